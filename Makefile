@@ -1,0 +1,43 @@
+# Everything a developer runs. Needs Python >= 3.12 and nothing else; each target installs what it needs into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint clean
+
+help:  ## what there is to run
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/run  ## see the main job done: a request that fails, and the same through the proxy
+	@$(BIN)/python tools/demo.py
+
+run: $(VENV)/run  ## mitmdump with the addon on 127.0.0.1:8080 (PORT=…, ARGS='--mode reverse:https://…')
+	@$(BIN)/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port $(PORT) $(ARGS)
+
+test: $(VENV)/test  ## all tests (ARGS='-k name' for some)
+	@$(BIN)/python -m pytest -n 4 $(ARGS)
+
+lint: $(VENV)/lint  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+$(VENV)/made:
+	@command -v $(PYTHON) >/dev/null || { echo "force-stream needs Python 3.12 or newer; there is no $(PYTHON) here. Try: make PYTHON=python3.13 …"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { echo "force-stream needs Python 3.12 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.13 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) && touch $@
+
+# One stamp a set of packages, so that an update of pyproject.toml is installed before the next run.
+$(VENV)/run: $(VENV)/made pyproject.toml
+	@echo "Installing mitmproxy into $(VENV) (once) …"
+	@$(BIN)/python tools/install.py && touch $@
+
+$(VENV)/test $(VENV)/lint: $(VENV)/%: $(VENV)/run pyproject.toml
+	@echo "Installing what $* needs into $(VENV) (once) …"
+	@$(BIN)/python tools/install.py $* && touch $@
