@@ -1,0 +1,38 @@
+"""What every endpoint's aggregator is and gives. Knows no endpoint."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """One document out of a whole stream.
+
+    `finish_reasons` has one entry a choice (for Responses: the status); `inferred` says that at least one of them was
+    not the upstream's own word.
+    """
+
+    document: dict[str, Any]
+    finish_reasons: tuple[str, ...] = ()
+    inferred: bool = False
+
+
+class Aggregator(Protocol):
+    """Merges the chunks of one stream. `add` and `finished` never raise."""
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+        """One event's data, with the event's name ("" where it has none)."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream's terminal event came: nothing can follow."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but usage can be missing."""
+
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+        """The document; `done`: `[DONE]` came; `partial`: the stream was cut and what came is wanted.
+
+        Raises a `StreamError` where the stream is not complete.
+        """

@@ -1,0 +1,222 @@
+"""What can be wrong with an upstream's answer, and what the client is told of it.
+
+Knows the shape of OpenAI's error object and the status that goes with each failure.
+Must not know where a failure was noticed: it is raised deep inside and becomes a reply in one place, `exchange`.
+"""
+
+from typing import Any, ClassVar, Final
+
+ERROR_TYPE: Final = "upstream_error"
+
+
+def error_body(message: str, code: str) -> dict[str, Any]:
+    """The addon's own error in OpenAI's shape (API reference, "Error object")."""
+    return {"error": {"message": message, "type": ERROR_TYPE, "param": None, "code": code}}
+
+
+class StreamError(Exception):
+    """An answer that cannot be given to the client as a success.
+
+    `status_hint` is the HTTP status for it, `retryable` says whether the same request can do better another time.
+    """
+
+    code: ClassVar[str] = "stream_error"
+    status_hint: int = 502
+    retryable: ClassVar[bool] = True
+    advice: ClassVar[str] = ""
+
+    def body(self, context: str = "") -> dict[str, Any]:
+        """The JSON for the client; `context` says which rule and how much had come."""
+        return error_body(" ".join(part for part in (f"{self}.", context, self.advice) if part), self.code)
+
+
+class IncompleteStream(StreamError):
+    """The stream stopped before its end."""
+
+    code = "stream_truncated"
+    advice = "Try again, or set on_truncated: partial in the rule to get what came."
+
+
+class EmptyStream(StreamError):
+    """An event stream without a single event."""
+
+    code = "stream_empty"
+    advice = "Try again; if it stays so, see whether the upstream streams this model at all."
+
+
+class MalformedStream(StreamError):
+    """Neither an event stream nor JSON."""
+
+    code = "stream_malformed"
+    retryable = False
+    advice = "See whether the upstream's address and path are right."
+
+
+class OversizedStream(StreamError):
+    """More bytes than the rule's max_body."""
+
+    code = "stream_too_large"
+    retryable = False
+    advice = "Raise max_body in the rule if such answers are expected."
+
+
+class StreamTimeout(StreamError):
+    """No end within the rule's timeout, or no byte within its idle_timeout."""
+
+    code = "stream_timeout"
+    status_hint = 504
+    advice = "Try again, or raise timeout or idle_timeout in the rule."
+
+
+class UpstreamUnreachable(StreamError):
+    """No connection, or a connection that gave no response."""
+
+    code = "upstream_unreachable"
+    advice = "See whether the upstream is up and its address is right."
+
+
+class InternalError(StreamError):
+    """A fault of the addon itself."""
+
+    code = "force_stream_error"
+    advice = "This is a fault of the proxy's force-stream addon; its log has the details."
+
+
+class UpstreamError(StreamError):
+    """The upstream itself said that it failed, inside its event stream.
+
+    `said` is the whole error event; the client gets all of it.
+    """
+
+    code = "upstream_error"
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        error = said.get("error")
+        super().__init__("the upstream reported an error inside its event stream")
+        self.said = said
+        self.status_hint = status_of(error if isinstance(error, dict) else said)
+
+    def body(self, context: str = "") -> dict[str, Any]:
+        return self.said
+
+
+# The codes and types by which upstreams name an HTTP status: OpenAI's (API reference, "Error codes", and the
+# Responses API's `ResponseError.code`), and Anthropic's error types, which gateways pass on.
+STATUS_BY_NAME: Final = {
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "invalid_prompt": 400,
+    "invalid_image": 400,
+    "invalid_image_format": 400,
+    "invalid_base64_image": 400,
+    "invalid_image_url": 400,
+    "invalid_image_mode": 400,
+    "image_too_large": 400,
+    "image_too_small": 400,
+    "image_parse_error": 400,
+    "image_content_policy_violation": 400,
+    "image_file_too_large": 400,
+    "unsupported_image_media_type": 400,
+    "empty_image_file": 400,
+    "failed_to_download_image": 400,
+    "image_file_not_found": 400,
+    "bad_request": 400,
+    "badrequesterror": 400,
+    "context_length_exceeded": 400,
+    "exceed_context_size_error": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
+    "tool_use_failed": 400,
+    "json_validate_failed": 400,
+    "unsupported_value": 400,
+    "unsupported_parameter": 400,
+    "missing_required_parameter": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "unauthorized": 401,
+    "insufficient_credits": 402,
+    "billing_error": 402,
+    "payment_required": 402,
+    "permission_error": 403,
+    "permission_denied": 403,
+    "forbidden": 403,
+    "not_found_error": 404,
+    "not_found": 404,
+    "model_not_found": 404,
+    "timeout_error": 504,
+    "request_too_large": 413,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "rate_limit": 429,
+    "rate_limited": 429,
+    "insufficient_quota": 429,
+    "too_many_requests": 429,
+    "usage_limit_reached": 429,
+    "server_error": 500,
+    "internal_server_error": 500,
+    "internal_error": 500,
+    "internalservererror": 500,
+    "api_error": 500,
+    "server_overloaded": 503,
+    "service_unavailable": 503,
+    "unavailable_error": 503,
+    "engine_overloaded": 503,
+    "overloaded": 503,
+    "vector_store_timeout": 504,
+    "overloaded_error": 529,
+}
+
+_STATUS_KEYS: Final = ("status", "status_code", "http_status", "code", "type")
+
+
+def status_of(error: dict[str, Any]) -> int:
+    """The 4xx/5xx that an error object names, by number or by a known name; 502 where it names none."""
+    for key in _STATUS_KEYS:
+        named = error.get(key)
+        if isinstance(named, str):
+            named = int(named) if named.isascii() and named.isdigit() else STATUS_BY_NAME.get(named.lower())
+        if isinstance(named, int) and not isinstance(named, bool) and 400 <= named <= 599:
+            return named
+    return 502
+
+
+# What of a chunk is no part of the error that it reports.
+_ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
+
+
+def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
+    """The error that one event of a stream reports, as the body `{"error": {...}, ...}`; None if it reports none.
+
+    `event` is the event's name. The body has all that the event said, less the envelope of a chunk.
+    """
+    error, kind, response = chunk.get("error"), chunk.get("type"), chunk.get("response")
+    rest = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
+    if kind == "error":
+        del rest["type"]
+    if error:
+        return {"error": _error_object(error), **rest}
+    if kind == "error" or event == "error" or chunk.get("object") == "error":  # the last: vLLM before 2025
+        return {"error": _error_object(rest)}
+    if isinstance(response, dict):
+        # The second is an alias (ogx-ai/ogx#5224).
+        failed = kind in ("response.failed", "response.error") or (
+            kind == "response.done" and response.get("status") == "failed"
+        )
+        reason = response.get("error") or "the upstream reported that the response failed, and no reason"
+        return {"error": _error_object(reason), "response": response} if failed else None
+    if chunk.get("choices") or kind:
+        return None
+    status = chunk.get("base_resp")
+    if isinstance(status, dict) and status.get("status_code"):  # MiniMax (RooCodeInc/Roo-Code#9105)
+        said = {"message": status.get("status_msg"), "code": status["status_code"]}
+        return {"error": _error_object(said), **rest}
+    if chunk.get("success") is False or ("code" in chunk and isinstance(chunk.get("message"), str)):
+        return {"error": _error_object(rest)}  # DashScope and gateways: the error's members without the envelope
+    return None
+
+
+def _error_object(error: Any) -> dict[str, Any]:
+    if isinstance(error, dict):
+        return error if error.get("message") else error | {"message": "the upstream reported an error, and no reason"}
+    message = error if isinstance(error, str) else f"the upstream's error: {error!r}"
+    return {"message": message, "type": ERROR_TYPE, "param": None, "code": None}

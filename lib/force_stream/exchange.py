@@ -1,0 +1,299 @@
+"""One request and its answer: a plain request in, a streaming one out; an event stream in, one JSON document out.
+
+Joins the wire grammar, the quirks and the aggregators; knows `[DONE]`, what tells an event stream from JSON, and which
+failure becomes which reply. Must not know mitmproxy or rules files. Nothing here raises but `Refusal`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from . import jsontext
+from .endpoints import ENDPOINTS, Endpoint, expected_choices, never_streams
+from .errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError, error_in
+from .quirks import QUIRKS
+from .request import Body, Edited
+from .sse import EventStreamDecoder, ServerSentEvent
+
+JSON_TYPE: Final = "application/json"
+MOST_NOTES: Final = 50
+_BOM: Final = b"\xef\xbb\xbf"
+_BLANK: Final = b" \t\r\n"
+
+
+class Refusal(Exception):
+    """Why a request cannot be forced and goes out as it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the client gets: a status and a complete JSON document; `headers` are to be set beside its content type."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A forced request: all that is needed to make an answer of its event stream. Of plain values, so that it can
+    travel with a flow."""
+
+    rule: str
+    endpoint: str
+    model: str = ""
+    choices: int = 1
+    on_truncated: str = "error"
+    quirks: tuple[str, ...] = ()
+
+    def read(self, status: int = 200, content_type: str = "") -> "Answer":
+        """Begin to read an answer with this status and content type."""
+        return Answer(self, status, content_type)
+
+
+def begin(
+    body: Body,
+    endpoint: Endpoint,
+    path: str,
+    *,
+    rule: str,
+    stream_options: Mapping[str, Any] | None,
+    on_truncated: str,
+    quirks: Sequence[str],
+) -> tuple[Exchange | None, Edited]:
+    """The forced form of a plain request, and what to make of its answer; no exchange where that will be plain too.
+
+    Raises `Refusal` where the request is to go out as it came.
+    """
+    if never_streams(endpoint, path):
+        if "stream" not in body.members:
+            raise Refusal("this path never streams")
+        return None, body.without("stream")
+    obstacle = endpoint.obstacle(body.members)
+    if obstacle:
+        raise Refusal(obstacle)
+    model = body.members.get("model")
+    exchange = Exchange(
+        rule=rule,
+        endpoint=endpoint.name,
+        model=model if isinstance(model, str) else "",
+        choices=expected_choices(body.members),
+        on_truncated=on_truncated,
+        quirks=tuple(quirks),
+    )
+    return exchange, body.forced(endpoint.options_for(stream_options))
+
+
+@dataclass(slots=True)
+class Report:
+    """What came, in figures and in words, for those who look on. `code` is the error's, "" for a success."""
+
+    events: int = 0
+    bytes: int = 0
+    status: int = 0
+    finish_reasons: tuple[str, ...] = ()
+    inferred: bool = False
+    truncated: bool = False
+    code: str = ""
+    usage: Any = None
+    odd: list[str] = field(default_factory=list)
+
+    def note(self, what: str) -> None:
+        """Something odd, in words. There is an end to what anybody reads."""
+        if len(self.odd) < MOST_NOTES:
+            self.odd.append(what)
+
+
+class Answer:
+    """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
+
+    `report` says what has come so far; `ended` that nothing more needs to come, `finished` that only usage may.
+    """
+
+    def __init__(self, exchange: Exchange, status: int, content_type: str) -> None:
+        self.report = Report()
+        self.done = False
+        self._exchange = exchange
+        self._status = status
+        self._content_type = content_type.partition(";")[0].strip().lower()
+        self._aggregator = ENDPOINTS[exchange.endpoint].aggregator(exchange.choices)
+        self._mends = [QUIRKS[name].mend() for name in exchange.quirks if name in QUIRKS]
+        self._decoder = EventStreamDecoder()
+        self._head = b""
+        self._is_json: bool | None = None
+        self._json: list[bytes] = []
+        self._chunks = 0
+        self._error: dict[str, Any] | None = None
+        self._texts: list[str] = []
+
+    @property
+    def ended(self) -> bool:
+        return self.done or self._aggregator.ended or self._error is not None
+
+    @property
+    def finished(self) -> bool:
+        return self._chunks > 0 and self._aggregator.finished
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the body, in pieces of any size."""
+        self.report.bytes += len(data)
+        if self._is_json is None:
+            self._head += data
+            begun = self._head.removeprefix(_BOM).lstrip(_BLANK)
+            if not begun:
+                self._head = self._head[: len(_BOM)]
+                return
+            # What a body is, its first character tells; labels are not to be believed (BYK/loreai#1195). No line of
+            # an event stream that begins with a bracket says anything.
+            self._is_json = begun[:1] in b"{["
+            data, self._head = self._head, b""
+        if self._is_json:
+            self._json.append(data)
+            return
+        for event in self._decoder.feed(data):
+            self._take(event)
+
+    def finish(self, cut: str = "") -> Reply | None:
+        """The reply to the client; None where the answer is to go to it as it came.
+
+        `cut` says in words how the transport ended the body too early, if it did.
+        """
+        reply = self._finish(cut)
+        if reply is None:
+            self.report.status = self._status
+        return reply
+
+    def _finish(self, cut: str) -> Reply | None:
+        if self._status < 200 or 300 <= self._status < 400 or self._status in (204, 205):
+            return None
+        try:
+            if self._is_json:
+                return self._plain(b"".join(self._json), cut)
+            for event in self._decoder.close():
+                self._take(event, at_end=True)
+            return self._failed() if self._status >= 400 else self._aggregated(cut)
+        except StreamError as error:
+            return self.failure(error)
+
+    def failure(self, error: StreamError) -> Reply:
+        """The reply for a failure, wherever it was noticed."""
+        self.report.code = error.code
+        context = f"Rule {self._exchange.rule}; {self.report.events:,} events, {self.report.bytes:,} bytes came."
+        status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
+        self.report.status = status
+        # OpenAI's clients try a 5xx again by themselves, unless this header says that it is no use.
+        headers = {} if error.retryable else {"x-should-retry": "false"}
+        return Reply(status, jsontext.dumps(error.body(context)), headers)
+
+    # A body that is JSON
+
+    def _plain(self, body: bytes, cut: str) -> Reply | None:
+        """The upstream ignored `stream`, or failed before it began to stream."""
+        text = body.decode("utf-8-sig", errors="replace")
+        try:
+            _, document, rest = jsontext.split(text)
+        except ValueError:
+            return self._unreadable(cut)
+        if rest.strip():
+            # A JSON answer with a stray "data: [DONE]" behind it (decolua/9router#3492).
+            leftover = EventStreamDecoder()
+            events = [*leftover.feed(rest.encode()), *leftover.close()]
+            if leftover.strangers or any(event.data.strip() != "[DONE]" for event in events):
+                return self._unreadable(cut)
+            self.report.note("a JSON answer with an event stream's end behind it")
+            self.report.status = self._status
+            return Reply(self._status, document.strip().encode())
+        if self._content_type.endswith(("/json", "+json")):
+            return None
+        self.report.note(f"a JSON answer labelled {self._content_type or 'as nothing'}")
+        self.report.status = self._status
+        return Reply(self._status, body)
+
+    def _unreadable(self, cut: str) -> Reply | None:
+        if self._status >= 400:
+            return None
+        if cut:
+            raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+        raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+
+    # A body that is an event stream
+
+    def _take(self, event: ServerSentEvent, *, at_end: bool = False) -> None:
+        if self.done:
+            return  # gateways in a row say [DONE] twice, or more behind it
+        if event.data.strip() == "[DONE]":
+            self.done = True
+            return
+        self.report.events += 1
+        try:
+            chunk = jsontext.loads(event.data)
+        except ValueError:
+            self._take_text(event, at_end=at_end)
+            return
+        if not isinstance(chunk, dict):
+            self.report.note(f"event {self.report.events}: its data is {type(chunk).__name__}, not an object")
+            return
+        error = error_in(chunk, event.event)
+        if error is not None:
+            self._error = self._error or error
+            return
+        for mend in self._mends:
+            chunk = mend(chunk)
+        self._chunks += 1
+        self._aggregator.add(chunk, event.event)
+
+    def _take_text(self, event: ServerSentEvent, *, at_end: bool) -> None:
+        lines = event.data.split("\n")
+        if len(lines) > 1:
+            # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
+            self.report.events -= 1
+            for line in lines:
+                self._take(ServerSentEvent(event.event, line, event.id), at_end=at_end)
+            return
+        if event.event == "error":
+            self._error = self._error or {
+                "error": {"message": event.data, "type": "error", "param": None, "code": None}
+            }
+        elif at_end and event.data.lstrip()[:1] == "{":
+            self.report.note(f"event {self.report.events}: cut off")
+        else:
+            self.report.note(f"event {self.report.events}: its data is not JSON")
+            self._texts.append(event.data)
+
+    def _failed(self) -> Reply | None:
+        """An error status whose body is no JSON: the error inside an event stream, or a page to pass on."""
+        if self._error is not None:
+            raise UpstreamError(self._error)
+        if not self._decoder.lines:
+            return None
+        said = " ".join(self._texts) or f"The upstream answered {self._status} with an event stream and no error in it."
+        raise UpstreamError({"error": {"message": said, "type": "upstream_error", "param": None, "code": None}})
+
+    def _aggregated(self, cut: str) -> Reply | None:
+        if self._error is not None:
+            raise UpstreamError(self._error)
+        if not self._chunks:
+            return self._without_chunks(cut)
+        try:
+            aggregate = self._aggregator.result(done=self.done)
+        except IncompleteStream as error:
+            self.report.truncated = True
+            if self._exchange.on_truncated != "partial":
+                raise IncompleteStream(f"{error}: {cut}") if cut else error from None
+            aggregate = self._aggregator.result(partial=True)
+        self.report.finish_reasons = aggregate.finish_reasons
+        self.report.inferred = aggregate.inferred
+        self.report.usage = aggregate.document.get("usage")
+        self.report.status = 200
+        return Reply(200, jsontext.dumps(aggregate.document))
+
+    def _without_chunks(self, cut: str) -> Reply | None:
+        if cut:
+            self.report.truncated = True
+            raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
+        if self._texts:
+            # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client is to read it.
+            raise MalformedStream(f"the upstream's event stream has no JSON in it, but says: {' '.join(self._texts)}")
+        if self._decoder.strangers > self._decoder.lines:
+            raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+        raise EmptyStream("the upstream's event stream had no event in it")

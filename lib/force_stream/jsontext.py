@@ -1,0 +1,100 @@
+"""JSON texts, read and written so that no number changes its spelling.
+
+Knows RFC 8259 and Python's `json`; must not know what any document means.
+"""
+
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number that Python would spell otherwise (`1E400`, `0.10`, `-0`, 5,000 digits), kept as its text."""
+
+    text: str
+
+    def __bool__(self) -> bool:
+        return any(digit in "123456789" for digit in re.split("[eE]", self.text)[0])
+
+
+def _parse_float(text: str) -> float | Number:
+    value = float(text)
+    return value if repr(value) == text else Number(text)
+
+
+def _parse_int(text: str) -> int | Number:
+    # int() refuses more than 4,300 digits, and -0 would come back as 0.
+    return Number(text) if len(text) > 4000 or text == "-0" else int(text)
+
+
+def _parse_constant(text: str) -> None:
+    # NaN and Infinity are no JSON (RFC 8259, section 6) though Python servers send them; null is what JavaScript
+    # would have written.
+    return None
+
+
+# Not strict: a control character that stands unescaped in a string (section 7 forbids it) is no reason to lose the text.
+_DECODER: Final = json.JSONDecoder(parse_float=_parse_float, parse_constant=_parse_constant, strict=False)
+_CAREFUL_DECODER: Final = json.JSONDecoder(
+    parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_constant, strict=False
+)
+_NEGATIVE_ZERO: Final = re.compile(r"-0(?![0-9.eE])")
+_WHITE_SPACE: Final = " \t\n\r"
+
+
+def _decode(text: str) -> tuple[Any, int]:
+    start = len(text) - len(text.lstrip(_WHITE_SPACE))
+    decoder = _CAREFUL_DECODER if "-0" in text and _NEGATIVE_ZERO.search(text) else _DECODER
+    try:
+        return decoder.raw_decode(text, start)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer beyond Python's limit of digits
+        return _CAREFUL_DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, start) from None
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text. Raises `json.JSONDecodeError`, and nothing else."""
+    value, end = _decode(text)
+    if text[end:].strip(_WHITE_SPACE):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+def split(text: str) -> tuple[Any, str, str]:
+    """The value of the JSON text that `text` starts with, that text itself, and what follows it.
+
+    Raises `json.JSONDecodeError`.
+    """
+    value, end = _decode(text)
+    return value, text[:end], text[end:]
+
+
+# A number kept as text goes through the C encoder as a string that nobody else can write, since it is drawn anew in
+# every process, and loses its quotes afterwards.
+_TOKEN: Final = f"number:{secrets.token_hex(16)}:"
+_QUOTED_NUMBER: Final = re.compile(f'"{_TOKEN}([-+.eE0-9]+)"')
+
+
+def _default(value: object) -> str:
+    if isinstance(value, Number):
+        return _TOKEN + value.text
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+def dumps(value: Any) -> bytes:
+    """The JSON text of a value, compact, in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default)
+    if _TOKEN in text:
+        text = _QUOTED_NUMBER.sub(r"\1", text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair has no UTF-8. As an escape it is legal, and two halves that two chunks brought become
+        # one character again for whoever reads them.
+        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text).encode()

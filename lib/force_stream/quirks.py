@@ -1,0 +1,187 @@
+"""Deviations of single upstreams that cannot be told from a well-formed stream, and that a rule must name.
+
+Each is a function that gets the request's or the stream's chunks and mends them before they are merged. Must not know
+how chunks are merged.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+type Chunk = dict[str, Any]
+type MendChunk = Callable[[Chunk], Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """`summary` is for people who look for the one they need; `mend` makes the function for one stream's chunks."""
+
+    name: str
+    summary: str
+    mend: Callable[[], MendChunk]
+
+
+# The texts of a delta that come in fragments, and which upstreams repeat.
+_TEXTS: Final = ("content", "reasoning_content", "reasoning")
+
+
+def _choices(chunk: Chunk) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The choices of a chunk, each with what tells it from the others."""
+    choices = chunk.get("choices")
+    for place, choice in enumerate(choices if isinstance(choices, list) else ()):
+        if isinstance(choice, dict):
+            index = choice.get("index")
+            yield (index if isinstance(index, int) else place), choice
+
+
+def _texts(chunk: Chunk) -> Iterator[tuple[tuple[Any, str], dict[str, Any], str]]:
+    """Each text of a chunk: what tells it from the other texts of the stream, the delta that holds it, and its name."""
+    for place, choice in _choices(chunk):
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            for name in _TEXTS:
+                if isinstance(delta.get(name), str):
+                    yield (place, name), delta, name
+
+
+def _cumulative_content() -> MendChunk:
+    said: dict[tuple[Any, str], str] = {}
+
+    def mend(chunk: Chunk) -> Chunk:
+        for key, delta, name in _texts(chunk):
+            before, text = said.get(key, ""), delta[name]
+            if text.startswith(before):
+                said[key] = text
+                delta[name] = text[len(before) :]
+            else:
+                said[key] = before + text
+        return chunk
+
+    return mend
+
+
+@dataclass(slots=True)
+class _Fragments:
+    texts: list[str]
+    length: int = 0
+
+    def are(self, text: str) -> bool:
+        # A single fragment may well be said twice: "ha", "ha".
+        return len(self.texts) > 1 and len(text) == self.length and "".join(self.texts) == text
+
+
+def _final_chunk_repeats_content() -> MendChunk:
+    said: dict[tuple[Any, str], _Fragments] = {}
+
+    def mend(chunk: Chunk) -> Chunk:
+        for key, delta, name in _texts(chunk):
+            before = said.setdefault(key, _Fragments([]))
+            if before.are(delta[name]):
+                delta[name] = ""
+            elif delta[name]:
+                before.texts.append(delta[name])
+                before.length += len(delta[name])
+        return chunk
+
+    return mend
+
+
+def _choice_index_counts_chunks() -> MendChunk:
+    def mend(chunk: Chunk) -> Chunk:
+        for _, choice in _choices(chunk):
+            choice.pop("index", None)  # the place in the list is left, which is right
+        return chunk
+
+    return mend
+
+
+_OPENING: Final = "<think>"
+_CLOSING: Final = "</think>"
+
+
+def _begun(text: str, tag: str) -> int:
+    """How many of the last characters of `text` may be the beginning of `tag`."""
+    return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:size])), 0)
+
+
+class _Thinking:
+    """The content of one choice: what of it was said between the tags, which stand only at its beginning."""
+
+    __slots__ = ("_held", "_tag")
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._tag = _OPENING  # the tag that is awaited; "" where none is any more
+
+    def split(self, text: str, *, last: bool) -> tuple[str, str]:
+        """The thinking and the answer in the next fragment. What may be a tag's beginning is held back until the next,
+        unless this one is the last."""
+        text, self._held = self._held + text, ""
+        thinking = ""
+        if self._tag == _OPENING:
+            begun = text.lstrip()
+            if begun.startswith(_OPENING):
+                text, self._tag = begun.removeprefix(_OPENING), _CLOSING
+            elif not last and _OPENING.startswith(begun):
+                self._held = text
+                return "", ""
+            else:
+                self._tag = ""
+        if self._tag == _CLOSING:
+            thinking, closed, rest = text.partition(_CLOSING)
+            if closed:
+                self._tag, text = "", rest
+            else:
+                held = 0 if last else _begun(thinking, _CLOSING)
+                self._held = thinking[len(thinking) - held :]
+                thinking, text = thinking[: len(thinking) - held], ""
+        return thinking, text
+
+
+def _think_tags() -> MendChunk:
+    choices: dict[Any, _Thinking] = {}
+
+    def mend(chunk: Chunk) -> Chunk:
+        for place, choice in _choices(chunk):
+            delta = choice.get("delta")
+            last = bool(choice.get("finish_reason"))
+            content = delta.get("content") if isinstance(delta, dict) else None
+            if not isinstance(content, str) and not last:
+                continue
+            thinking, text = choices.setdefault(place, _Thinking()).split(content or "", last=last)
+            if not isinstance(delta, dict):
+                delta = choice["delta"] = {}
+            if thinking:
+                delta["reasoning_content"] = (delta.get("reasoning_content") or "") + thinking
+            delta["content"] = text or None
+        return chunk
+
+    return mend
+
+
+_ALL: Final[tuple[Quirk, ...]] = (
+    Quirk(
+        "cumulative_content",
+        "Each delta repeats all of the text so far in place of going on with it (DashScope's coding plan and proxies to "
+        "Gemini; QwenLM/qwen-code#3896, #3279 and #1184).",
+        _cumulative_content,
+    ),
+    Quirk(
+        "final_chunk_repeats_content",
+        "After the fragments one delta, mostly the last, says the whole text again (openclaw/openclaw#142888, "
+        "tashfeenahmed/freellmapi#1007).",
+        _final_chunk_repeats_content,
+    ),
+    Quirk(
+        "choice_index_counts_chunks",
+        "The index of the only choice goes up with every chunk (foundry-local; microsoft/foundry-local#144).",
+        _choice_index_counts_chunks,
+    ),
+    Quirk(
+        "think_tags",
+        "The content begins with thinking between <think> and </think>, which the upstream's plain answers have as "
+        "reasoning_content (BerriAI/litellm#15233; MiniMax, decolua/9router#2231).",
+        _think_tags,
+    ),
+)
+QUIRKS: Final[Mapping[str, Quirk]] = {quirk.name: quirk for quirk in _ALL}

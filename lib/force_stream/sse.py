@@ -1,0 +1,113 @@
+"""The event stream's wire grammar: bytes in, server-sent events out.
+
+Knows the HTML standard, section 9.2.6 "Interpreting an event stream"; must not know JSON or `[DONE]`.
+https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+
+Where real upstreams leave the standard and a browser would lose what they said, the events are still given out:
+an event that the stream's end cuts off from its blank line (llama.cpp and others end that way; whether its data is
+whole is for the reader of the data to judge), a field name after white space, and llama.cpp's own field `error`
+(ggml-org/llama.cpp#16109), which is read as an event named "error".
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+_BOM: Final = b"\xef\xbb\xbf"
+_FIELDS: Final = frozenset((b"data", b"event", b"id", b"retry", b"error"))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """One event; `data` has its lines joined by a line feed. `event` is "" where the stream named none."""
+
+    event: str = ""
+    data: str = ""
+    id: str = ""
+    retry: int | None = None
+
+
+class EventStreamDecoder:
+    """A pull parser in the manner of the standard library's: feed it bytes, take the events they complete.
+
+    `lines` counts the lines that were a field or a comment, `strangers` those that were neither: what is no event
+    stream at all has only the latter.
+    """
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.strangers = 0
+        self._tail: list[bytes] = []
+        self._after_carriage_return = False
+        self._at_start = True
+        self._event = ""
+        self._data: list[bytes] = []
+        self._id = ""
+        self._retry: int | None = None
+
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
+        """The events that `data` completes, in order. Never raises."""
+        if self._after_carriage_return and data:
+            # CRLF may be split between two reads; the line was already taken at its CR.
+            self._after_carriage_return = False
+            if data.startswith(b"\n"):
+                data = data[1:]
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if not end:
+            if data:
+                self._tail.append(data)
+            return []
+        self._after_carriage_return = data.endswith(b"\r")
+        self._tail.append(data[:end])
+        # bytes.splitlines, unlike str's, knows no line ends but LF, CR and CRLF, which are the standard's.
+        lines = b"".join(self._tail).splitlines()
+        self._tail = [data[end:]] if end < len(data) else []
+        return self._take(lines)
+
+    def close(self) -> list[ServerSentEvent]:
+        """The event that the end of the stream leaves without its blank line, if there is one."""
+        lines = [b"".join(self._tail), b""]
+        self._tail = []
+        return self._take(lines)
+
+    def _take(self, lines: list[bytes]) -> list[ServerSentEvent]:
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        events: list[ServerSentEvent] = []
+        for line in lines:
+            if not line:
+                self._dispatch(events)
+                continue
+            name, _, value = line.partition(b":")
+            if name not in _FIELDS:
+                name = name.lstrip()
+            if value.startswith(b" "):
+                value = value[1:]
+            if name == b"data":
+                self._data.append(value)
+            elif name == b"event":
+                self._event = value.decode(errors="replace")
+            elif name == b"id":
+                if b"\0" not in value:
+                    self._id = value.decode(errors="replace")
+            elif name == b"retry":
+                if value.isdigit():
+                    self._retry = int(value[:18])
+            elif name == b"error" and value.startswith(b"{"):
+                self._dispatch(events)
+                events.append(ServerSentEvent("error", value.decode(errors="replace"), self._id))
+            elif name:
+                self.strangers += 1
+                continue
+            self.lines += 1
+        return events
+
+    def _dispatch(self, events: list[ServerSentEvent]) -> None:
+        # "If the data buffer is an empty string, set the data buffer and the event type buffer to the empty string
+        # and return": an event without data is none.
+        if self._data:
+            data = b"\n".join(self._data).decode(errors="replace")
+            if data:
+                events.append(ServerSentEvent(self._event, data, self._id, self._retry))
+            self._data = []
+        self._event = ""
