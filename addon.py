@@ -1,0 +1,298 @@
+"""force-stream: a mitmproxy addon that gives applications plain answers from upstreams that stream.
+
+    mitmdump -s addon.py --listen-host 127.0.0.1 --mode reverse:https://llm.example.com
+
+Knows mitmproxy: options, hooks, commands, flows. Must not know JSON, server-sent events or any endpoint. Nothing raises
+out of a hook, and nothing that is logged or kept on a flow holds a credential.
+"""
+
+import asyncio
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+HERE = Path(__file__).resolve().parent
+
+if __name__.startswith("__mitmproxy_script__"):
+    # mitmproxy loads this file again when it changes, and this file alone: the package has to be forgotten so that
+    # it is read again too. mitmproxy restores sys.path after loading, so lazy imports would not find the package.
+    for module in [name for name in sys.modules if name.partition(".")[0] == "force_stream"]:
+        del sys.modules[module]
+sys.path.insert(0, str(HERE / "lib"))
+
+from force_stream import flows, request  # noqa: E402
+from force_stream.exchange import Refusal, begin  # noqa: E402
+from force_stream.rules import RequestFacts, Rule, changes, describe, first_match  # noqa: E402
+from force_stream.rules_file import RulesError, parse_rules, with_value  # noqa: E402
+from force_stream.watch import Limits, Watch  # noqa: E402
+from mitmproxy import command, ctx, exceptions, http  # noqa: E402
+from mitmproxy.addonmanager import Loader  # noqa: E402
+
+logger = logging.getLogger("force_stream")
+
+# Seconds between two looks at the rules file; a change is to take effect within two.
+WATCH_INTERVAL = 0.5
+# Bytes. A larger event stream is aggregated in a thread, since one event loop serves everybody.
+LONG_STREAM = 64 * 1024
+
+
+class ForceStream:
+    """The addon. `rules` are those in force; `taken` counts the flows of each by name, over all reloads."""
+
+    def __init__(self) -> None:
+        self.rules: tuple[Rule, ...] = ()
+        self.taken: Counter[str] = Counter()
+        self._file_rules: tuple[Rule, ...] = ()
+        self._watches: WeakKeyDictionary[http.HTTPFlow, Watch] = WeakKeyDictionary()
+        self._tees: WeakKeyDictionary[http.HTTPFlow, flows.Tee] = WeakKeyDictionary()
+        self._seen: tuple[int, ...] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._seam: object | None = None
+
+    # Life
+
+    def load(self, loader: Loader) -> None:
+        loader.add_option("force_stream", bool, True, "Force upstream streaming by the rules; off: no flow is touched.")
+        loader.add_option(
+            "force_stream_rules",
+            str,
+            str(HERE / "rules.yaml"),
+            "The file with the rules for forced upstream streaming.",
+        )
+
+    def configure(self, updated: set[str]) -> None:
+        if "force_stream_rules" in updated:
+            self._read_rules()
+        if updated & {"mode", "connection_strategy"}:
+            reverse = any(mode.startswith("reverse:") for mode in ctx.options.mode)
+            if reverse and ctx.options.connection_strategy == "eager":
+                logger.warning(
+                    "In reverse mode with connection_strategy=eager, mitmproxy closes the client's connection without "
+                    "an answer when the upstream cannot be reached. --set connection_strategy=lazy gives a clear 502."
+                )
+
+    def running(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch_file())
+        self._seam = _seam(self._watches.get)
+        if self._seam is not None:
+            ctx.master.addons.add(self._seam)
+
+    def done(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._seam is not None and self._seam in ctx.master.addons.chain:
+            ctx.master.addons.remove(self._seam)
+
+    # The rules file
+
+    @property
+    def _path(self) -> Path:
+        return Path(ctx.options.force_stream_rules).expanduser()
+
+    def _read_rules(self) -> bool:
+        """Put the file's rules in force. Where it has a mistake, one line says so and the rules in force stay; at the
+        start mitmproxy exits over that line."""
+        path = self._path
+        self._seen = _signature(path)
+        try:
+            rules = parse_rules(path.read_text(encoding="utf-8-sig"), path.name)
+        except RulesError as error:
+            logger.error(f"{error}")
+            return False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            logger.error(f"{path}: the rules cannot be read: {reason}. Set force_stream_rules to a file with rules.")
+            return False
+        first = self._file_rules == () and self.rules == ()
+        for line in changes(self.rules, rules):
+            if not first:
+                logger.info(line)
+        if first:
+            logger.info(f"{len(rules)} rules from {path}: {', '.join(rule.name for rule in rules) or 'none'}")
+        self.rules = self._file_rules = rules
+        return True
+
+    async def _watch_file(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            # An editor that replaces the file leaves a moment without one; it is read when it is back.
+            signature = _signature(self._path)
+            if signature is not None and signature != self._seen:
+                self._read_rules()
+
+    # Hooks
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        if flow.response or flow.error or not flow.live or not ctx.options.force_stream:
+            return
+        try:
+            await self._force(flow)
+        except Exception as error:
+            _log_fault("the request went out as it came", error)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        tee = self._tees.get(flow)
+        if tee is not None and flow.response and not flow.response.stream and flows.is_event_stream(flow.response):
+            # mitmproxy would hold the client's own event stream back until its end.
+            flow.response.stream = tee
+
+    async def response(self, flow: http.HTTPFlow) -> None:
+        tee = self._tees.pop(flow, None)
+        watch = self._watches.pop(flow, None)
+        if flow.error or not flow.response:
+            return
+        try:
+            if tee is not None:
+                flows.keep_tee(flow, tee)
+            if watch is None:
+                exchange = flows.exchange_of(flow)
+                watch = Watch(exchange, Limits()) if exchange is not None else None
+            if watch is not None:
+                await self._answer(flow, watch)
+        except Exception as error:
+            _log_fault("the client gets an error", error)
+            flows.give(flow, flows.fault())
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        tee = self._tees.pop(flow, None)
+        watch = self._watches.pop(flow, None)
+        if tee is not None:
+            flows.keep_tee(flow, tee)
+        if watch is not None and flow.error:
+            logger.warning(flows.describe_error(flow, watch, flow.error.msg))
+
+    async def _force(self, flow: http.HTTPFlow) -> None:
+        hosts = flows.hosts_of(flow)
+        path = flow.request.path
+        # Only what may fall under a rule is parsed; all other traffic costs a look at its host.
+        rules = [rule for rule in self.rules if rule.is_for_host(hosts) and rule.endpoint(path)]
+        raw = flows.readable_body(flow) if rules and flow.request.method == "POST" else None
+        if raw is None:
+            return
+        replayed = flows.was_forced(flow)
+        if replayed:
+            raw = flows.as_it_came(flow, raw)
+        heavy = len(raw) > request.HEAVY
+        body = await asyncio.to_thread(request.read_body, raw) if heavy else request.read_body(raw)
+        if body is None:
+            return
+        model = body.members.get("model")
+        rule = first_match(rules, RequestFacts(hosts, path, model if isinstance(model, str) else None, flow))
+        if rule is None:
+            return
+        self.taken[rule.name] += 1
+        endpoint = rule.endpoint(path)
+        if not rule.force_upstream_stream or endpoint is None:
+            return
+        if not body.asks_plain and not replayed:
+            self._tees[flow] = flows.Tee(rule.max_body)
+            flows.note_rule(flow, rule.name, endpoint.name)
+            return
+        try:
+            flows.check_unsigned(flow.request)
+            exchange, edited = begin(
+                body,
+                endpoint,
+                path,
+                rule=rule.name,
+                stream_options=rule.stream_options,
+                on_truncated=rule.on_truncated,
+                quirks=rule.quirks,
+            )
+        except Refusal as reason:
+            flows.note_rule(flow, rule.name, endpoint.name, left_alone=str(reason))
+            logger.info(f"{rule.name} {endpoint.name}: left as it came: {reason}")
+            return
+        flows.send(flow, edited, exchange)
+        if exchange is not None:
+            self._watches[flow] = Watch(exchange, _limits(rule))
+
+    async def _answer(self, flow: http.HTTPFlow, watch: Watch) -> None:
+        if watch.attached and not watch.settled:
+            return  # another addon answered in the upstream's place
+        if not watch.attached and not flows.hand_over(flow, watch):
+            logger.warning(
+                f"{watch.exchange.rule} {watch.exchange.endpoint}: the answer went through as it came, because "
+                "mitmproxy streamed it (stream_large_bodies). Unset that option, or raise it."
+            )
+            return
+        decoded = flows.decoded(flow) if watch.encoded else None
+        long = watch.report.bytes > LONG_STREAM or watch.encoded
+        reply = await asyncio.to_thread(watch.finish, decoded) if long else watch.finish(decoded)
+        if watch.fault is not None:
+            _log_fault("the client gets an error", watch.fault)
+        flows.keep(flow, watch, decoded)
+        if reply is not None:
+            flows.give(flow, reply)
+        logger.info(flows.tell(flow, watch))
+
+    # Commands
+
+    @command.command("force_stream.rules")
+    def list_rules(self) -> Sequence[str]:
+        """The rules in force, a line each, with how many flows each has taken."""
+        return [f"{describe(rule)}; flows {self.taken[rule.name]}" for rule in self.rules]
+
+    @command.command("force_stream.set")
+    def set_value(self, rule: str, key: str, value: str) -> None:
+        """Change one key of one rule now. It lasts until the rules file changes."""
+        found = next((known for known in self.rules if known.name == rule), None)
+        if found is None:
+            names = ", ".join(known.name for known in self.rules) or "none"
+            raise exceptions.CommandError(f"there is no rule {rule!r}; the rules are: {names}")
+        try:
+            changed = with_value(found, key, value)
+        except RulesError as error:
+            raise exceptions.CommandError(f"{error}") from error
+        rules = tuple(changed if known is found else known for known in self.rules)
+        for line in changes(self.rules, rules):
+            logger.info(line)
+        self.rules = rules
+
+    @command.command("force_stream.reload")
+    def reload(self) -> None:
+        """Read the rules file again."""
+        if not self._read_rules():
+            raise exceptions.CommandError("the rules file has a mistake; the rules in force stay. See the log.")
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None where there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _limits(rule: Rule) -> Limits:
+    return Limits(rule.timeout, rule.idle_timeout, rule.heartbeat, rule.max_body)
+
+
+def _seam(watch_of: Callable[[http.HTTPFlow], Watch | None]) -> object | None:
+    """The addon that looks on below the hooks; None, and a warning, where this mitmproxy has no place for it."""
+    try:
+        from force_stream import upstream
+
+        problem = upstream.check()
+        if not problem:
+            return upstream.Seam(watch_of)
+    except (ImportError, AttributeError, TypeError) as error:
+        problem = f"{error}"
+    logger.warning(
+        f"force-stream: this mitmproxy is unknown below its hooks ({problem}). Answers are aggregated, but one that is "
+        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat and max_body do nothing."
+    )
+    return None
+
+
+def _log_fault(outcome: str, error: Exception) -> None:
+    # The message of an exception may quote a body, so the log has its kind alone; the traceback is for who asks for it.
+    logger.error(f"force-stream: a fault of the addon, {outcome}: {type(error).__name__}. Details at debug level.")
+    logger.debug("force-stream: the fault's traceback", exc_info=error)
+
+
+addons = [ForceStream()]

@@ -1,0 +1,333 @@
+"""A flow's view of an exchange: what is read from it, sent with it, kept on it and said about it.
+
+Knows mitmproxy's flow, headers and metadata; must not know events, chunks or rules files.
+
+Keys of `flow.metadata` (they travel in flow files):
+
+    force_stream.rule, .endpoint, .model    which rule took the flow, and as what
+    force_stream.forced                     true where the request was made to stream
+    force_stream.choices, .on_truncated, .quirks    what else the answer needs to be made, also after a reload
+    force_stream.undo, .forced_size, .headers_undo, .encoding_undo    how to get the request back as it came
+    force_stream.left_alone                 why a matched request went out as it came
+    force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
+    force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
+    force_stream.status, .events, .bytes, .finish_reason, .inferred, .truncated, .error, .usage, .odd    what came
+"""
+
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+from mitmproxy import http
+
+from . import jsontext
+from .errors import InternalError
+from .exchange import JSON_TYPE, Exchange, Refusal, Reply
+from .request import Edited, undo
+from .watch import Watch
+
+PREFIX: Final = "force_stream."
+MARK: Final = ":warning:"
+_KNOWN_STATUSES: Final = frozenset(HTTPStatus)
+EVENT_STREAM_TYPE: Final = "text/event-stream"
+
+# What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be
+# decoded: mitmproxy's brotli and deflate raise, its zstd gives nothing.
+_REQUEST_HEADERS: Final = {
+    "Accept": EVENT_STREAM_TYPE,
+    "Cache-Control": "no-cache",
+    "Accept-Encoding": "identity",
+}
+# Headers that vouch for a body's bytes. A request that has one would be refused once its body is edited.
+_SIGNATURES: Final = ("x-amz-content-sha256", "content-md5", "digest", "content-digest", "repr-digest", "signature")
+# What described the event stream, or the connection that it came over, and would be untrue of the document.
+_STREAM_HEADERS: Final = (
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "content-encoding",
+    "trailer",
+    "etag",
+    "content-md5",
+    "digest",
+    "content-digest",
+    "repr-digest",
+    "content-disposition",
+    "x-accel-buffering",
+)
+
+
+# What a request says
+
+
+def hosts_of(flow: http.HTTPFlow) -> tuple[tuple[str, int | None], ...]:
+    """The names a request goes by: its target, its Host or :authority, its TLS server name."""
+    request = flow.request
+    hosts: list[tuple[str, int | None]] = [(request.host, request.port)]
+    named = request.host_header
+    if named:
+        name, port = _split_authority(named)
+        hosts.append((name, port or request.port))
+    if flow.client_conn.sni:
+        hosts.append((flow.client_conn.sni, request.port))
+    return tuple(hosts)
+
+
+def _split_authority(authority: str) -> tuple[str, int | None]:
+    name, colon, port = authority.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in name or name.startswith("[")):
+        return name, int(port)
+    return authority, None
+
+
+def readable_body(flow: http.HTTPFlow) -> bytes | None:
+    """The request's body, decoded; None where mitmproxy does not hold it or it cannot be decoded."""
+    try:
+        return flow.request.content
+    except ValueError:
+        return None
+
+
+def check_unsigned(request: http.Request) -> None:
+    """Raises `Refusal` for a request whose headers vouch for its body's bytes."""
+    signed = [name for name in _SIGNATURES if name in request.headers]
+    if request.headers.get("authorization", "").startswith("AWS4-"):
+        signed.append("authorization")
+    if signed:
+        raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
+
+
+def was_forced(flow: http.HTTPFlow) -> bool:
+    """Whether this flow is the replay of a forced one: its request streams because we said so."""
+    return flow.is_replay == "request" and flow.metadata.get(f"{PREFIX}forced") is True
+
+
+def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
+    """The body of a forced request before it was edited; a body that a person edited since stays as it is."""
+    note = flow.metadata
+    if len(body) != note.get(f"{PREFIX}forced_size"):
+        return body
+    return undo(body, [(start, end, old) for start, end, old in note[f"{PREFIX}undo"]])
+
+
+def is_event_stream(response: http.Response) -> bool:
+    """Whether a response goes by the label of an event stream."""
+    content_type: str = response.headers.get("content-type", "")
+    return 200 <= response.status_code < 300 and content_type.lower().startswith(EVENT_STREAM_TYPE)
+
+
+def decoded(flow: http.HTTPFlow) -> bytes:
+    """A response's body without its content encoding; as it came where that is broken."""
+    assert flow.response is not None
+    try:
+        return flow.response.content or b""
+    except ValueError:
+        return flow.response.raw_content or b""
+
+
+def hand_over(flow: http.HTTPFlow, watch: Watch) -> bool:
+    """Show a whole response to a watch that saw nothing of it; False where mitmproxy does not hold the body."""
+    response = flow.response
+    assert response is not None
+    if response.raw_content is None:
+        return False
+    watch.head(response.status_code, response.headers.get("content-type", ""))
+    watch.data(decoded(flow))
+    watch.end()
+    return True
+
+
+# What a request becomes
+
+
+def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None:
+    """Put the edited body into the request; with an exchange, ask for an event stream too."""
+    request = flow.request
+    note: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
+    if exchange is not None:
+        note |= {
+            "rule": exchange.rule,
+            "endpoint": exchange.endpoint,
+            "model": exchange.model,
+            "choices": exchange.choices,
+            "on_truncated": exchange.on_truncated,
+            "quirks": list(exchange.quirks),
+            "forced": True,
+            "headers_undo": _ask_for_stream(request),
+        }
+    if "content-encoding" in request.headers:
+        note["encoding_undo"] = request.headers.pop("content-encoding")
+    request.raw_content = edited.body
+    if "transfer-encoding" not in request.headers:
+        request.headers["content-length"] = str(len(edited.body))
+    _note(flow, note)
+
+
+def _ask_for_stream(request: http.Request) -> list[list[str]]:
+    """Sets the headers; returns the values they had."""
+    before: list[list[str]] = []
+    for name, value in _REQUEST_HEADERS.items():
+        before.extend([name, old] for old in request.headers.get_all(name))
+        request.headers[name.lower() if request.is_http2 else name] = value
+    return before
+
+
+def note_rule(flow: http.HTTPFlow, rule: str, endpoint: str, *, left_alone: str = "") -> None:
+    """Note on a flow that is not forced which rule it fell under."""
+    _note(flow, {"rule": rule, "endpoint": endpoint} | ({"left_alone": left_alone} if left_alone else {}))
+
+
+def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
+    """The exchange of a forced flow out of its metadata, for one that began before the addon was loaded again."""
+    note = flow.metadata
+    if note.get(f"{PREFIX}forced") is not True or f"{PREFIX}sse" in note:
+        return None
+    return Exchange(
+        rule=note[f"{PREFIX}rule"],
+        endpoint=note[f"{PREFIX}endpoint"],
+        model=note[f"{PREFIX}model"],
+        choices=note[f"{PREFIX}choices"],
+        on_truncated=note[f"{PREFIX}on_truncated"],
+        quirks=tuple(note[f"{PREFIX}quirks"]),
+    )
+
+
+# What becomes of a response
+
+
+def give(flow: http.HTTPFlow, reply: Reply) -> None:
+    """Make the response the reply: its status, its document, and headers that are true of it."""
+    response = flow.response
+    if response is None:
+        return
+    if response.status_code != reply.status:
+        response.status_code = reply.status
+        response.reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN_STATUSES else ""
+    for name in _STREAM_HEADERS:
+        response.headers.pop(name, None)
+    response.trailers = None
+    if response.http_version == "HTTP/1.0":
+        response.http_version = "HTTP/1.1"  # as the client's connection is not the upstream's
+    headers = {"Content-Type": JSON_TYPE, "Content-Length": str(len(reply.body)), **reply.headers}
+    for name, value in headers.items():
+        response.headers[name.lower() if flow.request.is_http2 else name] = value
+    response.raw_content = reply.body
+
+
+def fault() -> Reply:
+    """The reply where the addon itself failed: raw events are nothing for a client that asked for JSON."""
+    error = InternalError("the answer could not be aggregated")
+    return Reply(error.status_hint, jsontext.dumps(error.body()))
+
+
+class Tee:
+    """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.pieces: list[bytes] = []
+        self.times: list[float] = []
+        self.size = 0
+        self.whole = True
+        self._limit = limit
+        self._begin = 0.0
+
+    def __call__(self, data: bytes) -> bytes:
+        if data and self.size + len(data) <= self._limit:
+            now = time.monotonic()
+            self._begin = self._begin or now
+            self.size += len(data)
+            self.pieces.append(data)
+            self.times += (round(now - self._begin, 6), self.size)
+        elif data:
+            self.whole = False
+        return data
+
+
+def keep_tee(flow: http.HTTPFlow, tee: Tee) -> None:
+    """Put the copy of a stream that was passed on live where its body would be."""
+    if flow.response is None or flow.response.raw_content is not None or not tee.pieces:
+        return
+    flow.response.raw_content = b"".join(tee.pieces)
+    _note(flow, {"times": tee.times} | ({} if tee.whole else {"cut_at": tee.size}))
+
+
+def keep(flow: http.HTTPFlow, watch: Watch, decoded_body: bytes | None) -> None:
+    """Keep the upstream's body on the flow, before the response is rewritten."""
+    if flow.response is None or not watch.headed:
+        return
+    content_type = flow.response.headers.get("content-type", "")
+    body = watch.body() if decoded_body is None else decoded_body
+    _note(flow, {"sse": body, "sse_status": flow.response.status_code, "sse_type": content_type})
+
+
+# What is said about it
+
+
+def tell(flow: http.HTTPFlow, watch: Watch) -> str:
+    """Comment, mark and metadata for a flow that was answered; returns the line for the log."""
+    exchange, report = watch.exchange, watch.report
+    seconds = _seconds(flow)
+    finish = ", ".join(dict.fromkeys(report.finish_reasons))
+    note: dict[str, Any] = {
+        "status": report.status,
+        "events": report.events,
+        "bytes": report.bytes,
+        "finish_reason": finish,
+        "inferred": report.inferred,
+        "truncated": report.truncated,
+        "error": report.code,
+        "odd": list(report.odd),
+        "times": watch.times,
+    }
+    if report.usage is not None:
+        note["usage"] = jsontext.dumps(report.usage).decode()
+    _note(flow, note)
+    outcome = [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
+    outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
+    words = [
+        f"{exchange.rule}: {exchange.endpoint} {exchange.model}".rstrip(),
+        f"{report.status}",
+        *filter(None, outcome),
+        f"{report.events:,} events",
+        f"{report.bytes:,} bytes",
+        *_tokens(report.usage),
+        f"{seconds:.1f} s",
+    ]
+    flow.comment = ", ".join(words[:2] + words[2:3] + words[-1:])
+    if report.inferred or report.truncated or report.code or report.status >= 400:
+        flow.marked = flow.marked or MARK
+    return ", ".join(words)
+
+
+def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
+    """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
+    exchange = watch.exchange
+    if watch.headed:
+        _note(flow, {"sse": watch.body(), "times": watch.times})
+    flow.comment = f"{exchange.rule}: {exchange.endpoint} {exchange.model}, no answer"
+    flow.marked = flow.marked or MARK
+    _note(flow, {"error": "no_answer"})
+    return f"{flow.comment}: {message}, {_seconds(flow):.1f} s"
+
+
+def _seconds(flow: http.HTTPFlow) -> float:
+    begin = flow.request.timestamp_end or flow.request.timestamp_start
+    return max(0.0, time.time() - begin)
+
+
+def _tokens(usage: Any) -> list[str]:
+    """A usage in short: tokens in and out, by chat's names or those of Responses."""
+    if not isinstance(usage, dict):
+        return []
+    pairs = (
+        (usage.get("prompt_tokens", usage.get("input_tokens")), "in"),
+        (
+            usage.get("completion_tokens", usage.get("output_tokens")),
+            "out",
+        ),
+    )
+    return [" + ".join(f"{count} {way}" for count, way in pairs if isinstance(count, int)) + " tokens"]
+
+
+def _note(flow: http.HTTPFlow, values: dict[str, Any]) -> None:
+    flow.metadata.update({f"{PREFIX}{key}": value for key, value in values.items()})

@@ -1,0 +1,290 @@
+"""mitmproxy's HTTP stream layer, where an upstream's answer can be watched while it comes in.
+
+The one module that touches mitmproxy's internals. mitmproxy's hooks see a body only when it is whole, and a body that
+is cut off never: the client gets a page of mitmproxy's own. Here a subclass of its `HttpStream` gives each piece to the
+flow's `Watch`, goes on as if the response had ended when the transport cuts it off, gives up when a limit has passed,
+and answers in the upstream's place when there is no response at all.
+
+Must not know JSON or events. `check` says whether mitmproxy is as this module needs it; the names are the same in
+12.0.1 to 12.2.3, but nobody promised them.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from types import ModuleType
+from typing import Any, Final
+
+from mitmproxy import http
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.http import _hooks as http_hooks
+
+from .watch import Due, Watch
+
+# Seconds. A wakeup cannot be taken back, and holds its stream until then: none is longer, so nothing outlives its flow
+# by more.
+LONGEST_NAP: Final = 1.0
+# Seconds. Clocks and timers are no finer, so two naps this close are one.
+SHORTEST_NAP: Final = 0.005
+
+type WatchOf = Callable[[http.HTTPFlow], Watch | None]
+type Commands = Generator[commands.Command, Any, Any]
+
+_NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
+    http_layers: {
+        "HttpStream": (
+            "_handle_event",
+            "handle_event",
+            "state_wait_for_response_headers",
+            "state_consume_response_body",
+            "state_done",
+            "state_errored",
+            "make_server_connection",
+            "handle_protocol_error",
+            "check_body_size",
+            "check_killed",
+            "send_response",
+            "flow_done",
+        ),
+        "HttpLayer": ("make_stream", "event_to_child"),
+        "SendHttp": (),
+        "DropStream": (),
+        "GetHttpConnection": (),
+    },
+    http_events: {
+        "ResponseHeaders": (),
+        "ResponseData": (),
+        "ResponseTrailers": (),
+        "ResponseEndOfMessage": (),
+        "ResponseProtocolError": (),
+        "RequestProtocolError": (),
+        "ErrorCode": ("CANCEL", "GENERIC_SERVER_ERROR"),
+    },
+    http_hooks: {"HttpResponseHook": ()},
+    commands: {"RequestWakeup": ()},
+    events: {"Wakeup": (), "CommandCompleted": ()},
+    layer: {"NextLayer": (), "Paused": ()},
+}
+
+
+def check() -> str:
+    """What of mitmproxy is not as this module needs it, in words; "" if all is."""
+    for module, names in _NEEDED.items():
+        for name, members in names.items():
+            holder = getattr(module, name, None)
+            missing = (
+                [name] if holder is None else [f"{name}.{member}" for member in members if not hasattr(holder, member)]
+            )
+            if missing:
+                return f"{module.__name__} has no {missing[0]}"
+    return ""
+
+
+class WatchedStream(http_layers.HttpStream):
+    """An HTTP stream that heeds the watch of its flow. Without one it is mitmproxy's own, call for call."""
+
+    watch_of: WatchOf
+
+    _watch: Watch | None = None
+    _connected = False
+    _answered = False
+    _wake_at: float | None = None
+
+    # Events
+
+    def handle_event(self, event: events.Event) -> Commands:
+        # mitmproxy holds a stream's events back while the stream waits for a connection; the clock goes on.
+        if isinstance(event, events.Wakeup) and self._watch is not None and self._connecting:
+            due = self._watch.look()
+            if due is Due.ANSWER:
+                assert self._paused is not None
+                self._paused.generator.close()
+                self._paused = None
+            else:
+                self._wake_at = None
+                if due is Due.HEARTBEAT:
+                    yield from self._heartbeat(self._watch)
+                yield from self._nap()
+                return
+        yield from super().handle_event(event)
+
+    @property
+    def _connecting(self) -> bool:
+        return self._paused is not None and isinstance(self._paused.command, http_layers.GetHttpConnection)
+
+    def _handle_event(self, event: events.Event) -> Commands:
+        if isinstance(event, events.Wakeup):
+            yield from self._look()
+        elif isinstance(event, events.CommandCompleted) or (self._answered and isinstance(event, _FROM_UPSTREAM)):
+            return  # a connection that came too late, and what an upstream sends when the client has its answer
+        else:
+            yield from super()._handle_event(event)
+
+    # The clock
+
+    def _nap(self) -> Commands:
+        """Ask to be woken when something may be due."""
+        if self._watch is None or self._over:
+            return
+        seconds = self._watch.next_look()
+        if seconds is None:
+            return
+        seconds = max(min(seconds, LONGEST_NAP), SHORTEST_NAP)
+        wake_at = time.monotonic() + seconds
+        if self._wake_at is None or wake_at < self._wake_at - SHORTEST_NAP:
+            self._wake_at = wake_at
+            yield commands.RequestWakeup(seconds)
+
+    def _look(self) -> Commands:
+        if self._wake_at is not None and time.monotonic() >= self._wake_at - SHORTEST_NAP:
+            self._wake_at = None
+        if self._watch is None or self._over:
+            return
+        due = self._watch.look()
+        if due is Due.ANSWER:
+            yield from self._answer()
+            return
+        if due is Due.HEARTBEAT:
+            yield from self._heartbeat(self._watch)
+        yield from self._nap()
+
+    @property
+    def _over(self) -> bool:
+        ended = (self.state_done, self.state_errored)
+        return self._answered or self.server_state in ended or self.client_state == self.state_errored
+
+    # The upstream's side
+
+    def make_server_connection(self) -> Commands:
+        self._watch = self.watch_of(self.flow)
+        if self._watch is not None:
+            self._watch.attached = True
+            yield from self._nap()
+        connected: bool = yield from super().make_server_connection()
+        self._connected = connected
+        return connected
+
+    def check_body_size(self, request: bool) -> Commands:
+        # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
+        if not request and self._watch is not None:
+            return False
+        exceeded: bool = yield from super().check_body_size(request)
+        return exceeded
+
+    def state_wait_for_response_headers(self, event: events.Event) -> Commands:
+        yield from super().state_wait_for_response_headers(event)
+        response = self.flow.response
+        if self._watch is not None and response and self.server_state == self.state_consume_response_body:
+            encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            content_type = response.headers.get("content-type", "")
+            self._watch.head(response.status_code, content_type, encoded=encoding != "identity")
+
+    def state_consume_response_body(self, event: events.Event) -> Commands:
+        watch = self._watch
+        if watch is None or isinstance(event, http_events.ResponseTrailers):
+            yield from super().state_consume_response_body(event)
+        elif isinstance(event, http_events.ResponseData):
+            hurried = watch.data(event.data)
+            if watch.settled:
+                yield from self._answer()
+            elif hurried:
+                yield from self._nap()
+        else:
+            watch.end()
+            yield from self._answer()
+
+    def handle_protocol_error(self, event: Any) -> Commands:
+        if self._watch is None or self._over or not isinstance(event, http_events.ResponseProtocolError):
+            yield from super().handle_protocol_error(event)
+            return
+        self._connected = False
+        self._watch.cut(event.message)
+        yield from self._answer()
+
+    # The client's side
+
+    def _answer(self) -> Commands:
+        """Give the answer now; an upstream that has not ended is left."""
+        watch = self._watch
+        assert watch is not None
+        self._answered = True
+        if self._connected and not watch.whole:
+            # Closes the connection (HTTP/2: the stream), so that the upstream stops working, and billing.
+            left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
+            yield http_layers.SendHttp(left, self.context.server)
+        if self.flow.response is None:
+            # A stand-in, until the `response` hook puts the reply in its place.
+            self.flow.response = http.Response.make(502)
+            self.flow.response.timestamp_start = time.time()
+        self.flow.response.data.content = watch.body()
+        yield from self.send_response()
+
+    def _heartbeat(self, watch: Watch) -> Commands:
+        """A space for a client that is about to lose patience; the first one commits to 200."""
+        if self.flow.request.http_version == "HTTP/1.0":
+            return  # it knows no chunks
+        if not watch.committed:
+            watch.committed = True
+            head = http.Response.make(200, b"", {"Content-Type": "application/json"})
+            del head.headers["content-length"]
+            if not self.flow.request.is_http2 and not self.flow.request.is_http3:
+                head.headers["Transfer-Encoding"] = "chunked"
+            yield http_layers.SendHttp(http_events.ResponseHeaders(self.stream_id, head, False), self.context.client)
+        yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, b" "), self.context.client)
+
+    def send_response(self, already_streamed: bool = False) -> Commands:
+        if self._watch is None or not self._watch.committed:
+            yield from super().send_response(already_streamed)
+            return
+        assert self.flow.response
+        self.flow.response.timestamp_end = time.time()
+        yield http_hooks.HttpResponseHook(self.flow)
+        self.server_state = self.state_done
+        if (yield from self.check_killed(False)):
+            return
+        if 200 <= self.flow.response.status_code < 300:
+            document = self.flow.response.raw_content or b""
+            yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, document), self.context.client)
+            yield from self.flow_done()
+            return
+        # The status is gone and cannot be taken back. A body that ends short is an answer to no client.
+        cut = http_events.ResponseProtocolError(self.stream_id, "failed", http_events.ErrorCode.GENERIC_SERVER_ERROR)
+        yield http_layers.SendHttp(cut, self.context.client)
+        self.flow.live = False
+        self.client_state = self.server_state = self.state_errored
+        yield http_layers.DropStream(self.stream_id)
+
+
+_FROM_UPSTREAM: Final = (
+    http_events.ResponseHeaders,
+    http_events.ResponseData,
+    http_events.ResponseTrailers,
+    http_events.ResponseEndOfMessage,
+    http_events.ResponseProtocolError,
+)
+
+
+class Seam:
+    """An addon object that has every new HTTP layer make watched streams.
+
+    It has to run behind mitmproxy's own `next_layer`, which makes the layers; a script runs before it. So the script
+    adds this one when all others are there.
+    """
+
+    def __init__(self, watch_of: WatchOf) -> None:
+        self._stream = type("WatchedStream", (WatchedStream,), {"watch_of": staticmethod(watch_of)})
+        stream = self._stream
+
+        class WatchedLayer(http_layers.HttpLayer):
+            def make_stream(self, stream_id: int) -> Commands:
+                self.streams[stream_id] = stream(self.context.fork(), stream_id)
+                yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+        self._layer = WatchedLayer
+
+    def next_layer(self, next_layer: layer.NextLayer) -> None:
+        # A TLS layer may come with its HTTP layer inside: all of a connection's layers are listed in its context.
+        for made in next_layer.context.layers:
+            if type(made) is http_layers.HttpLayer:
+                made.__class__ = self._layer
