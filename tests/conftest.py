@@ -1,0 +1,70 @@
+"""Fixtures of the end-to-end tests; what they are made of is in `harness`."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from harness import Certs, Proxy, Upstream
+
+RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Certs:
+    return Certs(tmp_path_factory.mktemp("certs"))
+
+
+@pytest.fixture(scope="session")
+def session_upstream(certs: Certs) -> Iterator[Upstream]:
+    """The upstream without its reset: for the modes of a shared proxy, not for scripting."""
+    with Upstream(certs) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def upstream(session_upstream: Upstream) -> Iterator[Upstream]:
+    """The scripted upstream, with an empty script and record."""
+    session_upstream.reset()
+    yield session_upstream
+    errors = session_upstream.errors
+    session_upstream.reset()
+    assert not errors, "\n".join(errors)
+
+
+@pytest.fixture
+def proxy_factory(certs: Certs) -> Iterator[Callable[..., Proxy]]:
+    """`proxy_factory(*modes, **arguments of Proxy)`: a started mitmdump that ends with the test."""
+    with ExitStack() as proxies:
+        yield lambda *modes, **arguments: proxies.enter_context(Proxy(*modes, certs=certs, **arguments))
+
+
+@pytest.fixture(scope="session")
+def shared_proxy(certs: Certs) -> Iterator[Callable[..., Proxy]]:
+    """The same, but tests that ask for the same arguments get the same process, and it lives for the whole session.
+
+    Only for tests that leave the process as they found it; one that has ended in between is started anew.
+    """
+    with ExitStack() as proxies:
+        running: dict[str, Proxy] = {}
+
+        def get(*modes: str, **arguments: object) -> Proxy:
+            key = repr((modes, sorted(arguments.items())))
+            if key not in running or not running[key].is_running:
+                running[key] = proxies.enter_context(Proxy(*modes, certs=certs, **arguments))
+            return running[key]
+
+        yield get
+
+
+@pytest.fixture(scope="session")
+def streams_dir() -> Path:
+    """The folder of recorded streams (index.jsonl, events/, answers/); skips where there is none."""
+    value = os.environ.get(RECORDINGS_VARIABLE)
+    if not value:
+        pytest.skip(f"{RECORDINGS_VARIABLE} does not name a folder of recorded streams")
+    folder = Path(value)
+    assert (folder / "index.jsonl").is_file(), f"{RECORDINGS_VARIABLE}={value} has no index.jsonl"
+    return folder
