@@ -25,6 +25,7 @@ sys.path.insert(0, str(HERE / "lib"))
 
 from force_stream import flows, request  # noqa: E402
 from force_stream.exchange import Refusal, begin  # noqa: E402
+from force_stream.form import Form, read_form  # noqa: E402
 from force_stream.rules import RequestFacts, Rule, changes, describe, first_match  # noqa: E402
 from force_stream.rules_file import RulesError, parse_rules, with_value  # noqa: E402
 from force_stream.watch import Limits, Watch  # noqa: E402
@@ -175,8 +176,10 @@ class ForceStream:
         replayed = flows.was_forced(flow)
         if replayed:
             raw = flows.as_it_came(flow, raw)
-        heavy = len(raw) > request.HEAVY
-        body = await asyncio.to_thread(request.read_body, raw) if heavy else request.read_body(raw)
+        body: request.Body | Form | None = read_form(raw, flow.request.headers.get("content-type", ""))
+        if body is None:
+            heavy = len(raw) > request.HEAVY
+            body = await asyncio.to_thread(request.read_body, raw) if heavy else request.read_body(raw)
         if body is None:
             return
         model = body.members.get("model")

@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """One document out of a whole stream.
+    """One document out of a whole stream: an object, but for llama.cpp's list of several.
 
     `finish_reasons` has one entry a choice (for Responses: the status); `inferred` says that at least one of them was
     not the upstream's own word.
     """
 
-    document: dict[str, Any]
+    document: Any
     finish_reasons: tuple[str, ...] = ()
     inferred: bool = False
 

@@ -10,7 +10,10 @@ from typing import Any, Final
 from .aggregate import Aggregator
 from .chat import ChatAggregator
 from .completions import CompletionsAggregator
+from .images import ImagesAggregator
+from .messages import MessagesAggregator
 from .responses import ResponsesAggregator
+from .transcriptions import TranscriptionsAggregator
 
 type Request = Mapping[str, Any]
 
@@ -19,7 +22,8 @@ type Request = Mapping[str, Any]
 class Endpoint:
     """One API.
 
-    `paths`: the ends of its paths. `never_streams`: ends of paths that belong to it but refuse `stream`.
+    `paths`: the ends of its paths; what `not_under` lists makes a path another API's. `never_streams`: ends of paths
+    that belong to it but refuse `stream`.
     `obstacle`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
     `aggregator`: made anew for each answer, with the number of choices the request asks for.
     """
@@ -29,6 +33,7 @@ class Endpoint:
     aggregator: Callable[[int], Aggregator]
     obstacle: Callable[[Request], str | None]
     never_streams: tuple[str, ...] = ()
+    not_under: tuple[str, ...] = ()
     stream_options: frozenset[str] | None = None
 
     def options_for(self, wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -57,6 +62,18 @@ def _completions_obstacle(request: Request) -> str | None:
     return None
 
 
+def _transcriptions_obstacle(request: Request) -> str | None:
+    # The other formats are no JSON, or (verbose_json) have what no event says.
+    wanted = str(request.get("response_format") or "json")
+    if wanted not in ("json", "diarized_json"):
+        return f"a transcription as {wanted} cannot be streamed, only as json or diarized_json"
+    return None
+
+
+def _no_obstacle(request: Request) -> str | None:
+    return None
+
+
 def _responses_obstacle(request: Request) -> str | None:
     # A background response is answered before it has begun; the application polls for it.
     return "a background response is not waited for" if request.get("background") is True else None
@@ -73,6 +90,28 @@ _ALL: Final = (
         never_streams=("/responses/compact",),
         # The API refuses include_usage here; its terminal event has the usage anyway.
         stream_options=frozenset(("include_obfuscation",)),
+    ),
+    Endpoint(
+        "messages",
+        ("/messages",),
+        MessagesAggregator,
+        _no_obstacle,
+        not_under=("/threads/",),  # the Assistants API's
+        stream_options=frozenset(),
+    ),
+    Endpoint(
+        "transcriptions",
+        ("/audio/transcriptions",),
+        TranscriptionsAggregator,
+        _transcriptions_obstacle,
+        stream_options=frozenset(),
+    ),
+    Endpoint(
+        "images",
+        ("/images/generations", "/images/edits"),
+        ImagesAggregator,
+        _no_obstacle,
+        stream_options=frozenset(),
     ),
 )
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {endpoint.name: endpoint for endpoint in _ALL}
@@ -91,7 +130,8 @@ def endpoint_for(path: str, extra: Mapping[str, str]) -> Endpoint | None:
     for end, name in sorted(extra.items(), key=lambda row: len(row[0]), reverse=True):
         if path.endswith(_bare(end)):
             return ENDPOINTS[name]
-    return next((endpoint for end, endpoint in _BY_END if path.endswith(end)), None)
+    found = next((endpoint for end, endpoint in _BY_END if path.endswith(end)), None)
+    return None if found is None or any(under in path for under in found.not_under) else found
 
 
 def never_streams(endpoint: Endpoint, path: str) -> bool:
