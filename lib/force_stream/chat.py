@@ -216,6 +216,7 @@ _CHUNK: Final[Mapping[str, Rule]] = {
     "system_fingerprint": latest,
     "obfuscation": nothing,
     "p": nothing,  # Mistral's padding
+    "prompt_progress": nothing,  # llama.cpp's progress through the prompt, of which a plain answer has none
     "x_groq": fields({"usage": nothing}, overlay),  # which Groq's plain answers have at the top alone
 }
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from . import jsontext
 from .endpoints import ENDPOINTS, Endpoint, expected_choices, never_streams
 from .errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError, error_in
+from .form import Form
 from .quirks import QUIRKS
 from .request import Body, Edited
 from .sse import EventStreamDecoder, ServerSentEvent
@@ -52,7 +53,7 @@ class Exchange:
 
 
 def begin(
-    body: Body,
+    body: Body | Form,
     endpoint: Endpoint,
     path: str,
     *,
@@ -283,7 +284,7 @@ class Answer:
             aggregate = self._aggregator.result(partial=True)
         self.report.finish_reasons = aggregate.finish_reasons
         self.report.inferred = aggregate.inferred
-        self.report.usage = aggregate.document.get("usage")
+        self.report.usage = aggregate.document.get("usage") if isinstance(aggregate.document, dict) else None
         self.report.status = 200
         return Reply(200, jsontext.dumps(aggregate.document))
 
