@@ -159,10 +159,34 @@ def _think_tags() -> MendChunk:
     return mend
 
 
+def _content_never_null() -> MendChunk:
+    def mend(chunk: Chunk) -> Chunk:
+        for _, choice in _choices(chunk):
+            delta = choice.get("delta")
+            if isinstance(delta, dict) and delta.get("content") is None:
+                delta["content"] = ""
+        return chunk
+
+    return mend
+
+
+def _usage_per_choice() -> MendChunk:
+    finished: list[Any] = [0]
+
+    def mend(chunk: Chunk) -> Chunk:
+        finished.extend(place for place, choice in _choices(chunk) if choice.get("finish_reason"))
+        # A direct answer has the first choice's counts. Here they come with its last chunk, or right behind it.
+        if finished[-1] != 0:
+            return {key: value for key, value in chunk.items() if key not in ("usage", "timings")}
+        return chunk
+
+    return mend
+
+
 _ALL: Final[tuple[Quirk, ...]] = (
     Quirk(
         "cumulative_content",
-        "Each delta repeats all of the text so far in place of going on with it (DashScope's coding plan and proxies to "
+        "Each delta repeats all of the text so far in place of going on with it (DashScope's coding plan, proxies to "
         "Gemini; QwenLM/qwen-code#3896, #3279 and #1184).",
         _cumulative_content,
     ),
@@ -182,6 +206,16 @@ _ALL: Final[tuple[Quirk, ...]] = (
         "The content begins with thinking between <think> and </think>, which the upstream's plain answers have as "
         "reasoning_content (BerriAI/litellm#15233; MiniMax, decolua/9router#2231).",
         _think_tags,
+    ),
+    Quirk(
+        "content_never_null",
+        'Where there is no content, a plain answer says "" and the stream null or nothing (llama.cpp).',
+        _content_never_null,
+    ),
+    Quirk(
+        "usage_per_choice",
+        "With several choices each has a usage of its own, and a plain answer has the first choice's (llama.cpp).",
+        _usage_per_choice,
     ),
 )
 QUIRKS: Final[Mapping[str, Quirk]] = {quirk.name: quirk for quirk in _ALL}
