@@ -6,10 +6,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
 from harness import Certs, Proxy, Upstream
+from hypothesis import HealthCheck, settings
 
 RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
+
+# No law depends on the speed of the machine. HYPOTHESIS_PROFILE=thorough looks further.
+settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")

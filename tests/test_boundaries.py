@@ -1,0 +1,99 @@
+"""The architecture, written down: which module may import which, read from the sources."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lib" / "force_stream"
+
+LEAVES = {"errors", "jsontext"}
+MERGING = {"aggregate", "merge", *LEAVES}
+PUBLIC = {path.stem for path in PACKAGE.glob("*.py")} - {"__main__"}
+
+# Module -> the modules of the package that it may import.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "jsontext": set(),
+    "sse": set(),
+    "request": set(),
+    "form": {"request"},
+    "merge": LEAVES,
+    "aggregate": {"merge"},
+    "tool_calls": MERGING,
+    "chat": {"tool_calls", *MERGING},
+    "completions": {"chat", *MERGING},
+    "responses": MERGING,
+    "messages": MERGING,
+    "transcriptions": MERGING,
+    "images": MERGING,
+    "endpoints": {"chat", "completions", "responses", "messages", "transcriptions", "images", "aggregate"},
+    "quirks": LEAVES,
+    "repeat": {"merge", *LEAVES},
+    "exchange": {"endpoints", "quirks", "request", "form", "sse", "repeat", *LEAVES},
+    "watch": {"exchange", *LEAVES},
+    "rules": {"endpoints", "quirks"},
+    "rules_file": {"rules", "endpoints", "quirks"},
+    "flows": {"exchange", "request", "watch", *LEAVES},
+    "upstream": {"watch", *LEAVES},
+    "__init__": {"endpoints", "exchange", "errors"},
+    "__main__": {"endpoints", "exchange"},
+    "addon": PUBLIC,
+}
+MAY_KNOW_MITMPROXY = {"addon", "rules", "flows", "upstream", "contentview"}
+
+
+def sources() -> list[Path]:
+    return [ROOT / "addon.py", *sorted(PACKAGE.glob("*.py"))]
+
+
+def imports(source: Path) -> tuple[set[str], set[str]]:
+    """The modules of the package that a file imports, wherever it does, and all else that it imports (top names)."""
+    own: set[str] = set()
+    foreign: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module == "force_stream"):
+            inner = (node.module or "").removeprefix("force_stream")
+            own |= {inner.split(".")[0]} if inner and node.level else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("force_stream."):
+            own.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.ImportFrom):
+            foreign.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                first, *rest = alias.name.split(".")
+                (own.add(rest[0]) if first == "force_stream" and rest else foreign.add(first))
+    return own, foreign
+
+
+SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
+
+
+@SOURCES
+def test_imports_point_one_way(source: Path) -> None:
+    assert imports(source)[0] <= ALLOWED[source.stem]
+
+
+@SOURCES
+def test_only_the_outer_modules_know_mitmproxy(source: Path) -> None:
+    assert "mitmproxy" not in imports(source)[1] or source.stem in MAY_KNOW_MITMPROXY
+
+
+@SOURCES
+def test_nothing_else_is_needed_but_python(source: Path) -> None:
+    # mitmproxy's standalone binaries take no further packages. A YAML library is looked for at run time, in `rules`.
+    assert imports(source)[1] <= set(sys.stdlib_module_names) | {"mitmproxy", "force_stream"}
+
+
+def test_table_names_no_module_that_is_gone() -> None:
+    assert set(ALLOWED) <= {source.stem for source in sources()}
+
+
+def test_no_cycle_is_allowed() -> None:
+    remaining = {module: set(allowed) - {module} for module, allowed in ALLOWED.items()}
+    while ready := [module for module, needs in remaining.items() if not needs & remaining.keys()]:
+        for module in ready:
+            del remaining[module]
+    assert not remaining
