@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from .merge import Repeatable
+
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
@@ -22,6 +24,9 @@ class Aggregator(Protocol):
 
     def add(self, chunk: dict[str, Any], event: str = "") -> None:
         """One event's data, with the event's name ("" where it has none)."""
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
 
     @property
     def ended(self) -> bool:

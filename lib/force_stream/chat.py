@@ -14,6 +14,7 @@ from .errors import EmptyStream, IncompleteStream
 from .merge import (
     Concat,
     Fields,
+    Repeatable,
     Rule,
     by_index,
     concat,
@@ -50,6 +51,9 @@ class Content:
             self._text.add(value)
         else:
             self._add_text(value)
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return None if self._parts is not None else self._text.again(value)
 
     def _add_text(self, text: Any) -> None:
         if text:
@@ -94,6 +98,9 @@ class Base64:
         if isinstance(value, str):
             self._pieces.append(value)
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return None if value else []
+
     def result(self) -> str:
         if any(piece.endswith("=") for piece in self._pieces[:-1]):
             try:
@@ -121,6 +128,9 @@ class FinishReason:
         if self._reason is None or _TELLING.get(str(value), 1) > _TELLING.get(str(self._reason), 1):
             self._reason = value
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return [] if not value or value in ("null", self._reason) else None
+
     def result(self) -> Any:
         return self._reason
 
@@ -142,6 +152,9 @@ class Usage:
             self._said = value
         elif value:
             self._placeholder = value
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return None if _counts(value) else []
 
     def result(self) -> Any:
         return self._said or self._placeholder
@@ -168,6 +181,9 @@ class Delta(Fields):
             # MiniMax's built-in search streams its results as a message of the role "tool"; they are not the answer.
             return
         super().add(value)
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return None if isinstance(value, dict) and value.get("role") == "tool" else super().again(value)
 
 
 _LOGPROBS: Final[Mapping[str, Rule]] = {"content": extend, "refusal": extend}
@@ -242,6 +258,12 @@ class Choices:
                     known = self._by_index[index] = Fields(self._rules, overlay)
                 known.add(choice)
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], dict):
+            return None
+        index = index_of(value[0]) or 0
+        return self._by_index[index].again(value[0]) if index in self._by_index else None
+
     def in_order(self) -> list[tuple[int, Fields]]:
         return sorted(self._by_index.items())
 
@@ -275,6 +297,14 @@ class CompletionAggregator:
         for place in (*(choices if isinstance(choices, list) else ()), chunk.get("x_groq"), chunk):
             if isinstance(place, dict) and "usage" in place:
                 self._usage.add(place["usage"])
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
+        top = self._top.again(chunk)
+        choices = self._choices.again(chunk.get("choices"))
+        if top is None or choices is None or _counts(chunk.get("usage")) or _counts(chunk.get("x_groq")):
+            return None
+        return [*top, *choices]
 
     @property
     def ended(self) -> bool:

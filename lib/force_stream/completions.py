@@ -11,7 +11,7 @@ from typing import Any, Final
 from .aggregate import Aggregate, Aggregator
 from .chat import ChatAggregator, CompletionAggregator, FinishReason, Usage
 from .errors import EmptyStream, IncompleteStream
-from .merge import Fields, Rule, concat, extend, fields, index_of, nothing
+from .merge import Fields, Repeatable, Rule, concat, extend, fields, index_of, nothing
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "index": nothing,
@@ -72,6 +72,9 @@ class LlamaCppAggregator:
         said.add(chunk)
         self._last[index] = chunk
 
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        return None  # its chunks count tokens, and the last one is the answer's frame
+
     @property
     def finished(self) -> bool:
         stopped = [chunk.get("stop") is True for chunk in self._last.values()]
@@ -107,6 +110,10 @@ class CompletionsAggregator:
             for held in self._held:
                 self._format.add(*held)
             self._held.clear()
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
+        return None if self._format is None else self._format.again(chunk)
 
     @property
     def ended(self) -> bool:

@@ -190,11 +190,13 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     `event` is the event's name. The body has all that the event said, less the envelope of a chunk.
     """
     error, kind, response = chunk.get("error"), chunk.get("type"), chunk.get("response")
+    if not (error or response or "error" in (event, kind, chunk.get("object"))) and (kind or chunk.get("choices")):
+        return None  # what nearly every chunk is
     rest = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
-    if kind == "error":
-        del rest["type"]
     if error:
         return {"error": _error_object(error), **rest}
+    if kind == "error":
+        del rest["type"]
     if kind == "error" or event == "error" or chunk.get("object") == "error":  # the last: vLLM before 2025
         return {"error": _error_object(rest)}
     if isinstance(response, dict):

@@ -13,6 +13,7 @@ from .endpoints import ENDPOINTS, Endpoint, expected_choices, never_streams
 from .errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError, error_in
 from .form import Form
 from .quirks import QUIRKS
+from .repeat import Repeats
 from .request import Body, Edited
 from .sse import EventStreamDecoder, ServerSentEvent
 
@@ -120,6 +121,7 @@ class Answer:
         self._aggregator = ENDPOINTS[exchange.endpoint].aggregator(exchange.choices)
         self._mends = [QUIRKS[name].mend() for name in exchange.quirks if name in QUIRKS]
         self._decoder = EventStreamDecoder()
+        self._repeats = Repeats()
         self._head = b""
         self._is_json: bool | None = None
         self._json: list[bytes] = []
@@ -151,8 +153,29 @@ class Answer:
         if self._is_json:
             self._json.append(data)
             return
-        for event in self._decoder.feed(data):
-            self._take(event)
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            if self._repeats.known and self._decoder.between_events:
+                at, count = self._repeats.take(data, at)
+                self.report.events += count
+                self._chunks += count
+                if at == len(data):
+                    return
+            end = _end_of_event(data, at)
+            self._read_event(data[at:end])
+            at = end
+
+    def _read_event(self, piece: bytes) -> None:
+        """A piece that holds one whole event at the most; the next ones may be like it."""
+        begins = self._decoder.between_events
+        events = self._decoder.feed(piece)
+        for event in events:
+            chunk = self._take(event)
+            if begins and len(events) == 1 and chunk is not None and not self._mends and self._repeats.wanted:
+                self._repeats.learn(piece, event.data.encode(errors="surrogatepass"), self._aggregator.again(chunk))
 
     def finish(self, cut: str = "") -> Reply | None:
         """The reply to the client; None where the answer is to go to it as it came.
@@ -214,34 +237,39 @@ class Answer:
         if self._status >= 400:
             return None
         if cut:
+            self.report.truncated = True
             raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
 
     # A body that is an event stream
 
-    def _take(self, event: ServerSentEvent, *, at_end: bool = False) -> None:
+    def _take(self, event: ServerSentEvent, *, at_end: bool = False) -> dict[str, Any] | None:
+        """Merge one event; returns its chunk, if it was one."""
+        self._repeats.forget()
         if self.done:
-            return  # gateways in a row say [DONE] twice, or more behind it
+            return None  # gateways in a row say [DONE] twice, or more behind it
         if event.data.strip() == "[DONE]":
             self.done = True
-            return
+            return None
         self.report.events += 1
         try:
-            chunk = jsontext.loads(event.data)
+            said = jsontext.loads(event.data)
         except ValueError:
             self._take_text(event, at_end=at_end)
-            return
-        if not isinstance(chunk, dict):
-            self.report.note(f"event {self.report.events}: its data is {type(chunk).__name__}, not an object")
-            return
+            return None
+        if not isinstance(said, dict):
+            self.report.note(f"event {self.report.events}: its data is {type(said).__name__}, not an object")
+            return None
+        chunk: dict[str, Any] = said
         error = error_in(chunk, event.event)
         if error is not None:
             self._error = self._error or error
-            return
+            return None
         for mend in self._mends:
             chunk = mend(chunk)
         self._chunks += 1
         self._aggregator.add(chunk, event.event)
+        return chunk
 
     def _take_text(self, event: ServerSentEvent, *, at_end: bool) -> None:
         lines = event.data.split("\n")
@@ -298,3 +326,15 @@ class Answer:
         if self._decoder.strangers > self._decoder.lines:
             raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
         raise EmptyStream("the upstream's event stream had no event in it")
+
+
+def _end_of_event(data: bytes, start: int) -> int:
+    """Where the first blank line after `start` ends, which ends an event; the end of the data if there is none.
+
+    Where lines end in another way than these two, an event is more than one, which costs nothing but speed.
+    """
+    ends = [end + len(blank) for blank in _BLANK_LINES if (end := data.find(blank, start)) >= 0]
+    return min(ends, default=len(data))
+
+
+_BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n")

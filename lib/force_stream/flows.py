@@ -145,6 +145,9 @@ def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None
     request = flow.request
     note: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
     if exchange is not None:
+        before = _ask_for_stream(request)
+        if was_forced(flow):
+            before = flow.metadata[f"{PREFIX}headers_undo"]  # what was found now is what was set the first time
         note |= {
             "rule": exchange.rule,
             "endpoint": exchange.endpoint,
@@ -153,7 +156,7 @@ def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None
             "on_truncated": exchange.on_truncated,
             "quirks": list(exchange.quirks),
             "forced": True,
-            "headers_undo": _ask_for_stream(request),
+            "headers_undo": before,
         }
     if "content-encoding" in request.headers:
         note["encoding_undo"] = request.headers.pop("content-encoding")
@@ -212,6 +215,13 @@ def give(flow: http.HTTPFlow, reply: Reply) -> None:
     for name, value in headers.items():
         response.headers[name.lower() if flow.request.is_http2 else name] = value
     response.raw_content = reply.body
+
+
+def pass_on(flow: http.HTTPFlow, watch: Watch) -> None:
+    """Leave the response as it came; of a body that was cut off, the length that was announced is untrue."""
+    response = flow.response
+    if response is not None and not watch.whole and "content-length" in response.headers:
+        response.headers["content-length"] = str(len(response.raw_content or b""))
 
 
 def fault() -> Reply:

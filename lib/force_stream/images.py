@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from .aggregate import Aggregate
 from .errors import IncompleteStream
-from .merge import Fields, nothing, overlay
+from .merge import Fields, Repeatable, nothing, overlay
 
 _COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
 # What of an event is one image's own; all else holds for the whole answer.
@@ -33,10 +33,15 @@ class ImagesAggregator:
 
     def add(self, chunk: dict[str, Any], event: str = "") -> None:
         """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
-        if (chunk.get("type") or event) in _COMPLETED:
+        kind = chunk.get("type") or event
+        if isinstance(kind, str) and kind in _COMPLETED:
             self._images.append({key: chunk[key] for key in _OF_AN_IMAGE if key in chunk})
             self._created = self._created or chunk.get("created_at")
             self._rest.add(chunk)
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """As in `merge`: these events are few, and none is like another."""
+        return None
 
     @property
     def ended(self) -> bool:

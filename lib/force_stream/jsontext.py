@@ -36,7 +36,7 @@ def _parse_constant(text: str) -> None:
     return None
 
 
-# Not strict: a control character that stands unescaped in a string (section 7 forbids it) is no reason to lose the text.
+# Not strict: a control character that stands unescaped in a string (section 7 forbids it) is no reason to lose text.
 _DECODER: Final = json.JSONDecoder(parse_float=_parse_float, parse_constant=_parse_constant, strict=False)
 _CAREFUL_DECODER: Final = json.JSONDecoder(
     parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_constant, strict=False

@@ -16,18 +16,33 @@ chunk said of the field, `result` gives what all of them said. Fragments are gat
     nothing    padding, which no direct answer has
 
 What holds for all: null never overwrites a value, a field once seen is in the result, and no input raises.
+
+`again` tells what of a value just added would change anything if it were added again: nothing ([]), texts that would
+be joined to what is there (these), or more than that (None). `repeat` lives from it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
+
+
+class Repeatable(NamedTuple):
+    """A member that may differ when its chunk comes again: a text and where it goes; None for what says nothing."""
+
+    key: str
+    goes_to: "Concat | None"
 
 
 class Accumulator(Protocol):
     def add(self, value: Any) -> None: ...
     def result(self) -> Any: ...
+    def again(self, value: Any) -> "list[Repeatable] | None": ...
 
 
 type Rule = Callable[[], Accumulator]
+
+
+# Padding and counters, which differ from chunk to chunk where they mean nothing to an answer that has begun.
+VARYING: Final = frozenset(("obfuscation", "p", "sequence_number", "created"))
 
 
 def says_something(value: Any) -> bool:
@@ -46,6 +61,9 @@ class First:
         if not self._value and value is not None:
             self._value = value
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return [] if self._value or value is None else None
+
     def result(self) -> Any:
         return self._value
 
@@ -59,6 +77,9 @@ class Latest:
     def add(self, value: Any) -> None:
         if says_something(value) or (self._value is None and value is not None):
             self._value = value
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return [] if value == self._value or not says_something(value) else None
 
     def result(self) -> Any:
         return self._value
@@ -78,6 +99,10 @@ class Overlay:
             self._members.add(value)
         else:
             self._latest.add(value)
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        members = self._members if isinstance(value, dict) else None
+        return self._latest.again(value) if members is None else members.again(value)
 
     def result(self) -> Any:
         return self._latest.result() if self._members is None else self._members.result()
@@ -101,6 +126,11 @@ class Concat:
                 self._other = fragment()
             self._other.add(value)
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        if isinstance(value, str):
+            return [Repeatable("", self)] if value else []
+        return [] if value is None else None
+
     def result(self) -> Any:
         if self._parts or self._other is None:
             return "".join(self._parts) if self._said else None
@@ -123,6 +153,9 @@ class Name:
         elif not self._text:
             self._text = value
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return [] if value in (None, "", self._text) else None
+
     def result(self) -> Any:
         return self._text
 
@@ -140,6 +173,9 @@ class Extend:
             self._items.extend(value)
         elif value is not None:
             self._items.append(value)
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return [] if value is None or value == [] else None
 
     def result(self) -> Any:
         return self._items if self._items or self._said else None
@@ -162,6 +198,9 @@ class Fragment:
         if kind is self._kind or self._kind is type(None):
             self._value.add(value)
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return None if says_something(value) else []
+
     def result(self) -> Any:
         return self._value.result()
 
@@ -177,6 +216,9 @@ class TextOrLabel:
     def add(self, value: Any) -> None:
         if value:
             self._parts.append(value)
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return None if value else []
 
     def result(self) -> Any:
         return self._parts[0] if len(set(self._parts)) == 1 else "".join(self._parts)
@@ -208,6 +250,20 @@ class Fields:
         """What was said of one member so far; None where it was not."""
         member = self._members.get(key)
         return None if member is None else member.result()
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        if not isinstance(value, dict):
+            return [] if value is None else None
+        parts: list[Repeatable] = []
+        for key, item in value.items():
+            member = self._members.get(key)
+            more = None if member is None else member.again(item)
+            if more is None:
+                return None
+            if key in VARYING and isinstance(member, (First, Nothing)):
+                more = [Repeatable("", None)]
+            parts += [part if part.key else part._replace(key=key) for part in more]
+        return parts
 
     def result(self) -> Any:
         if not self._members:
@@ -254,6 +310,12 @@ class ByIndex:
         self._entries.append((index, made))
         return made
 
+    def again(self, value: Any) -> list[Repeatable] | None:
+        if not isinstance(value, list) or len(value) != 1 or index_of(value[0]) is None:
+            return None if value else []
+        # An entry just added is the latest of its index, so another like it goes there too.
+        return self._find(value[0]).again(value[0])
+
     def result(self) -> list[Any]:
         # Sorting is stable: within an index, and where there is none, the order of arrival stays.
         return [made.result() for _, made in sorted(self._entries, key=lambda entry: entry[0])]
@@ -264,6 +326,9 @@ class Nothing:
 
     def add(self, value: Any) -> None:
         pass
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return []
 
     def result(self) -> Any:
         return NOTHING

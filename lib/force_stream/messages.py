@@ -10,25 +10,40 @@ from typing import Any, Final
 from . import jsontext
 from .aggregate import Aggregate
 from .errors import IncompleteStream
-from .merge import Accumulator, Extend, Fields, Latest, Rule, concat, fragment, index_of, latest, overlay
+from .merge import (
+    Accumulator,
+    Concat,
+    Extend,
+    Fields,
+    Latest,
+    Repeatable,
+    Rule,
+    concat,
+    fragment,
+    index_of,
+    latest,
+    overlay,
+)
 
 
 class _Input:
     """A tool's input: JSON in pieces. A call without arguments has no piece at all, and a direct answer says {}."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_text",)
 
     def __init__(self) -> None:
-        self._pieces: list[str] = []
+        self._text = Concat()
 
     def add(self, value: Any) -> None:
-        if isinstance(value, str):
-            self._pieces.append(value)
+        self._text.add(value)
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return self._text.again(value)
 
     def result(self) -> Any:
         try:
-            return jsontext.loads("".join(self._pieces))
-        except ValueError:
+            return jsontext.loads(self._text.result() or "")
+        except (ValueError, TypeError):
             return {}  # also for input that was cut off: llama.cpp's own direct answer to it
 
 
@@ -63,6 +78,14 @@ class _Block:
         if member not in self._members:
             self._members[member] = rule()
         self._members[member].add(delta.get(said))
+
+    def again(self, delta: dict[str, Any]) -> list[Repeatable] | None:
+        known = _DELTAS.get(str(delta.get("type")))
+        if known is None or len(delta) != 2:
+            return None
+        said, member, _ = known
+        parts = self._members[member].again(delta.get(said)) if member in self._members else None
+        return None if parts is None else [part._replace(key=said) for part in parts]
 
     def result(self) -> dict[str, Any]:
         block = dict(self.started)
@@ -119,6 +142,13 @@ class MessagesAggregator:
         elif kind == "message":
             self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
         self.ended = kind == "message_stop"
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
+        delta = chunk.get("delta")
+        if chunk.get("type") != "content_block_delta" or not isinstance(delta, dict):
+            return None
+        return self._block(chunk).again(delta)
 
     def _start(self, message: Any) -> None:
         if isinstance(message, dict):

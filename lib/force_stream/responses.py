@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from .aggregate import Aggregate
 from .errors import IncompleteStream
-from .merge import says_something
+from .merge import VARYING, Concat, Repeatable, says_something
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
 # What of a terminal event is no part of the answer.
@@ -71,7 +71,7 @@ class _Item:
         self.added: dict[str, Any] = {}
         self.done: dict[str, Any] | None = None
         self.parts: dict[tuple[str, int], dict[str, Any]] = {}
-        self.fragments: dict[tuple[str | int, ...], list[str]] = {}
+        self.texts: dict[tuple[str | int, ...], Concat] = {}
         self.part_types: dict[tuple[str | int, ...], str] = {}
         self.lists: dict[tuple[str | int, ...], list[Any]] = {}
 
@@ -88,8 +88,8 @@ class _Item:
             _put(item, (*path, "type"), part_type)
             if part_type == "output_text":
                 _put(item, (*path, "annotations"), [])
-        for path, fragments in sorted(self.fragments.items(), key=_by_place):
-            _put(item, path, "".join(fragments))
+        for path, text in sorted(self.texts.items(), key=_by_place):
+            _put(item, path, text.result() or "")
         for path, values in sorted(self.lists.items(), key=_by_place):
             _put(item, path, values)
         item["status"] = status
@@ -193,26 +193,39 @@ class ResponsesAggregator:
         elif name in _TEXTS:
             place, member = _TEXTS[name]
             if isinstance(chunk.get(member), str):
-                self._text(place, chunk).clear()
-                self._text(place, chunk).append(chunk[member])
+                item, path = self._place(place, chunk)
+                item.texts[path] = Concat()
+                item.texts[path].add(chunk[member])
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> None:
         delta = chunk.get("delta")
         if name not in _TEXTS or not isinstance(delta, str):
             return
         place, _ = _TEXTS[name]
-        self._text(place, chunk).append(delta)
+        item, path = self._place(place, chunk)
+        item.texts.setdefault(path, Concat()).add(delta)
         logprobs = chunk.get("logprobs")
         if isinstance(logprobs, list) and logprobs:
-            item = self._item(chunk, None, place.item)
-            item.lists.setdefault((*_path(place, chunk)[:-1], "logprobs"), []).extend(logprobs)
+            item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
 
-    def _text(self, place: Place, chunk: dict[str, Any]) -> list[str]:
+    def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, tuple[str | int, ...]]:
         item = self._item(chunk, None, place.item)
         path = _path(place, chunk)
         if place.part:
             item.part_types[path[:-1]] = place.part
-        return item.fragments.setdefault(path, [])
+        return item, path
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
+        name, _, what = str(chunk.get("type")).rpartition(".")
+        if self._terminal is not None or what != "delta" or name not in _TEXTS or chunk.get("logprobs"):
+            return None
+        item, path = self._place(_TEXTS[name][0], chunk)
+        text = item.texts.get(path)
+        if text is None or not isinstance(chunk.get("delta"), str):
+            return None
+        varying = [Repeatable(key, None) for key in VARYING if key in chunk]
+        return [Repeatable("delta", text), *varying]
 
     def _part(self, name: str, chunk: dict[str, Any]) -> None:
         part = chunk.get("part")

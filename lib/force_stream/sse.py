@@ -63,6 +63,11 @@ class EventStreamDecoder:
         self._tail = [data[end:]] if end < len(data) else []
         return self._take(lines)
 
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte begins an event, and nothing of the last one is kept."""
+        return not (self._tail or self._data or self._event or self._at_start or self._after_carriage_return)
+
     def close(self) -> list[ServerSentEvent]:
         """The event that the end of the stream leaves without its blank line, if there is one."""
         lines = [b"".join(self._tail), b""]
@@ -103,8 +108,8 @@ class EventStreamDecoder:
         return events
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
-        # "If the data buffer is an empty string, set the data buffer and the event type buffer to the empty string
-        # and return": an event without data is none.
+        # "If the data buffer is an empty string […] return": an event without data is none. Nor is one whose data line
+        # is empty, which a browser would give out: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
         if self._data:
             data = b"\n".join(self._data).decode(errors="replace")
             if data:

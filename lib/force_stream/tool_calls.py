@@ -11,7 +11,7 @@ the same: a call begins with a name, and nothing begins without a name or an id.
 from typing import Any
 
 from . import jsontext
-from .merge import Concat, Fields, Rule, concat, first, fragment, index_of, name, nothing
+from .merge import Concat, Fields, Repeatable, Rule, concat, first, fragment, index_of, name, nothing
 
 
 class Arguments:
@@ -29,6 +29,9 @@ class Arguments:
             self._text.add(value)
         elif value is not None:
             self._whole = value
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return self._text.again(value)
 
     def result(self) -> str:
         text: str = self._text.result() or ""
@@ -68,6 +71,10 @@ class _Call:
             self.whole = not self.arguments_begun and _is_whole(arguments)
             self.arguments_begun = True
 
+    def again(self, entry: dict[str, Any]) -> list[Repeatable] | None:
+        # A first fragment that is whole by itself matters to the entry after it; any later one does not.
+        return None if self.whole or not self.arguments_begun else self.said.again(entry)
+
     @property
     def nameless(self) -> bool:
         return not self.id and not self.name
@@ -102,6 +109,14 @@ class ToolCalls:
                 if call is not None:
                     call.add(entry)
                     self._latest = call
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], dict):
+            return None if value else []
+        entry = value[0]
+        if _name(entry) or self._latest is None or self._find(entry) is not self._latest:
+            return None
+        return self._latest.again(entry)
 
     def _find(self, entry: dict[str, Any]) -> _Call | None:
         index = index_of(entry)

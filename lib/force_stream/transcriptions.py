@@ -8,6 +8,7 @@ from typing import Any
 
 from .aggregate import Aggregate
 from .errors import IncompleteStream
+from .merge import Repeatable
 
 
 class TranscriptionsAggregator:
@@ -34,6 +35,10 @@ class TranscriptionsAggregator:
             self._segments.append({key: value for key, value in chunk.items() if key != "obfuscation"})
         elif kind == "transcript.text.done":
             self._done = {key: value for key, value in chunk.items() if key not in ("type", "obfuscation")}
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """As in `merge`: these events are few, and none is like another."""
+        return None
 
     @property
     def ended(self) -> bool:

@@ -9,12 +9,15 @@ Must not know JSON or events. `check` says whether mitmproxy is as this module n
 12.0.1 to 12.2.3, but nobody promised them.
 """
 
+import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from types import ModuleType
 from typing import Any, Final
 
 from mitmproxy import http
+from mitmproxy.connection import Connection
+from mitmproxy.net.http import validate
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -43,6 +46,7 @@ _NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
             "make_server_connection",
             "handle_protocol_error",
             "check_body_size",
+            "check_invalid",
             "check_killed",
             "send_response",
             "flow_done",
@@ -62,8 +66,9 @@ _NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
         "ErrorCode": ("CANCEL", "GENERIC_SERVER_ERROR"),
     },
     http_hooks: {"HttpResponseHook": ()},
-    commands: {"RequestWakeup": ()},
-    events: {"Wakeup": (), "CommandCompleted": ()},
+    validate: {"validate_headers": ()},
+    commands: {"CloseConnection": (), "Log": (), "RequestWakeup": ()},
+    events: {"CommandCompleted": (), "ConnectionEvent": (), "Event": (), "Wakeup": ()},
     layer: {"NextLayer": (), "Paused": ()},
 }
 
@@ -81,6 +86,10 @@ def check() -> str:
     return ""
 
 
+class _Faulted(events.Event):
+    """What a stream gives itself to handle when handling something else failed."""
+
+
 class WatchedStream(http_layers.HttpStream):
     """An HTTP stream that heeds the watch of its flow. Without one it is mitmproxy's own, call for call."""
 
@@ -94,6 +103,31 @@ class WatchedStream(http_layers.HttpStream):
     # Events
 
     def handle_event(self, event: events.Event) -> Commands:
+        try:
+            yield from self._take(event)
+        except Exception as fault:
+            if self._watch is None:
+                raise
+            yield from self._recover(self._watch, fault)
+
+    def _recover(self, watch: Watch, fault: Exception) -> Commands:
+        """The one place for faults of the addon below the hooks; mitmproxy would leave the client without an answer."""
+        if self._paused is not None:
+            self._paused.generator.close()
+            self._paused = None
+        if watch.fault is None and self.server_state != self.state_done:
+            watch.blame(fault)
+            try:
+                yield from super().handle_event(_Faulted())
+                return
+            except Exception as another:
+                fault = another
+        yield commands.Log(
+            f"force-stream: a fault of the addon, the client's answer ends short: {type(fault).__name__}", logging.ERROR
+        )
+        yield from self._end_short()
+
+    def _take(self, event: events.Event) -> Commands:
         # mitmproxy holds a stream's events back while the stream waits for a connection; the clock goes on.
         if isinstance(event, events.Wakeup) and self._watch is not None and self._connecting:
             due = self._watch.look()
@@ -114,7 +148,9 @@ class WatchedStream(http_layers.HttpStream):
         return self._paused is not None and isinstance(self._paused.command, http_layers.GetHttpConnection)
 
     def _handle_event(self, event: events.Event) -> Commands:
-        if isinstance(event, events.Wakeup):
+        if isinstance(event, _Faulted):
+            yield from self._answer()
+        elif isinstance(event, events.Wakeup):
             yield from self._look()
         elif isinstance(event, events.CommandCompleted) or (self._answered and isinstance(event, _FROM_UPSTREAM)):
             return  # a connection that came too late, and what an upstream sends when the client has its answer
@@ -165,12 +201,42 @@ class WatchedStream(http_layers.HttpStream):
         self._connected = connected
         return connected
 
+    def reads_from(self, connection: Connection | None) -> bool:
+        """Whether it is a watched answer that comes over this connection."""
+        return self._watch is not None and self.context.server is connection
+
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
         if not request and self._watch is not None:
             return False
         exceeded: bool = yield from super().check_body_size(request)
         return exceeded
+
+    def check_invalid(self, request: bool) -> Commands:
+        # mitmproxy would answer a response with headers that smuggle with a page of its own.
+        if request or self._watch is None:
+            invalid: bool = yield from super().check_invalid(request)
+            return invalid
+        response = self.flow.response
+        assert response is not None
+        try:
+            if self.context.options.validate_inbound_headers:
+                validate.validate_headers(response)
+        except ValueError as error:
+            yield from self._refuse(f"its head has {error}")
+            return True
+        # mitmproxy takes an interim response over HTTP/1.1 for the answer, and throws the answer behind it away.
+        if response.status_code < 200:
+            yield from self._refuse(f"an interim one ({response.status_code}) is all that mitmproxy reads of it")
+            return True
+        return False
+
+    def _refuse(self, reason: str) -> Commands:
+        """Go on as if there had been no response."""
+        assert self._watch is not None
+        self.flow.response = None
+        self._watch.cut(reason)
+        yield from self._answer()
 
     def state_wait_for_response_headers(self, event: events.Event) -> Commands:
         yield from super().state_wait_for_response_headers(event)
@@ -243,12 +309,15 @@ class WatchedStream(http_layers.HttpStream):
         self.server_state = self.state_done
         if (yield from self.check_killed(False)):
             return
-        if 200 <= self.flow.response.status_code < 300:
-            document = self.flow.response.raw_content or b""
+        document = self.flow.response.get_content(strict=False)
+        if 200 <= self.flow.response.status_code < 300 and document:
             yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()
             return
-        # The status is gone and cannot be taken back. A body that ends short is an answer to no client.
+        yield from self._end_short()
+
+    def _end_short(self) -> Commands:
+        """For a status that is gone and cannot be taken back: a body that ends short is an answer to no client."""
         cut = http_events.ResponseProtocolError(self.stream_id, "failed", http_events.ErrorCode.GENERIC_SERVER_ERROR)
         yield http_layers.SendHttp(cut, self.context.client)
         self.flow.live = False
@@ -280,6 +349,21 @@ class Seam:
             def make_stream(self, stream_id: int) -> Commands:
                 self.streams[stream_id] = stream(self.context.fork(), stream_id)
                 yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+            def event_to_child(self, child: layer.Layer, event: events.Event) -> Commands:
+                try:
+                    yield from super().event_to_child(child, event)
+                except NotImplementedError:
+                    # What mitmproxy does on trailers behind an HTTP/1.1 body, which is whole then. Nothing more can
+                    # be read from that connection.
+                    connection = event.connection if isinstance(event, events.ConnectionEvent) else None
+                    streams = [one for one in self.streams.values() if isinstance(one, WatchedStream)]
+                    ended = [one for one in streams if one.reads_from(connection)]
+                    if connection is None or not ended:
+                        raise
+                    yield commands.CloseConnection(connection)
+                    for one in ended:
+                        yield from super().event_to_child(one, http_events.ResponseEndOfMessage(one.stream_id))
 
         self._layer = WatchedLayer
 

@@ -90,8 +90,7 @@ class Watch:
             self._answer.feed(piece)
             return self._heed_end(now)
         except Exception as fault:
-            self._fault = fault
-            self.settled = True
+            self.blame(fault)
             return False
 
     def _heed_end(self, now: float) -> bool:
@@ -120,6 +119,11 @@ class Watch:
     def fail(self, error: StreamError) -> None:
         """Nothing that comes can be the answer any more."""
         self._failure = self._failure or error
+        self.settled = True
+
+    def blame(self, fault: Exception) -> None:
+        """The addon itself failed; that becomes the answer."""
+        self._fault = self._fault or fault
         self.settled = True
 
     # What is due
