@@ -11,14 +11,16 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 HERE = Path(__file__).resolve().parent
 
 if __name__.startswith("__mitmproxy_script__"):
     # mitmproxy loads this file again when it changes, and this file alone: the package has to be forgotten so that
-    # it is read again too. mitmproxy restores sys.path after loading, so lazy imports would not find the package.
+    # it is read again too.
     for module in [name for name in sys.modules if name.partition(".")[0] == "force_stream"]:
         del sys.modules[module]
 sys.path.insert(0, str(HERE / "lib"))
@@ -26,11 +28,15 @@ sys.path.insert(0, str(HERE / "lib"))
 from force_stream import flows, request  # noqa: E402
 from force_stream.exchange import Refusal, begin  # noqa: E402
 from force_stream.form import Form, read_form  # noqa: E402
+from force_stream.retry import delay  # noqa: E402
 from force_stream.rules import RequestFacts, Rule, changes, describe, first_match  # noqa: E402
 from force_stream.rules_file import RulesError, parse_rules, with_value  # noqa: E402
 from force_stream.watch import Limits, Watch  # noqa: E402
 from mitmproxy import command, ctx, exceptions, http  # noqa: E402
 from mitmproxy.addonmanager import Loader  # noqa: E402
+
+if TYPE_CHECKING:
+    from force_stream.upstream import Seam
 
 logger = logging.getLogger("force_stream")
 
@@ -51,7 +57,7 @@ class ForceStream:
         self._tees: WeakKeyDictionary[http.HTTPFlow, flows.Tee] = WeakKeyDictionary()
         self._seen: tuple[int, ...] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._seam: object | None = None
+        self._seam: Seam | None = None
 
     # Life
 
@@ -153,6 +159,8 @@ class ForceStream:
                 watch = Watch(exchange, Limits()) if exchange is not None else None
             if watch is not None:
                 await self._answer(flow, watch)
+                if watch.limits.retries:
+                    await self._try_again(flow, watch)
         except Exception as error:
             _log_fault("the client gets an error", error)
             flows.give(flow, flows.fault())
@@ -160,12 +168,17 @@ class ForceStream:
     def error(self, flow: http.HTTPFlow) -> None:
         tee = self._tees.pop(flow, None)
         watch = self._watches.pop(flow, None)
-        if tee is not None:
-            flows.keep_tee(flow, tee)
-        if watch is not None and flow.error:
-            logger.warning(flows.describe_error(flow, watch, flow.error.msg))
+        try:
+            if tee is not None:
+                flows.keep_tee(flow, tee)
+            if watch is not None and flow.error:
+                logger.warning(flows.describe_error(flow, watch, flow.error.msg))
+        except Exception as error:
+            _log_fault("the flow has no comment", error)
 
     async def _force(self, flow: http.HTTPFlow) -> None:
+        if flow in self._watches:
+            return  # another try: it is forced already
         hosts = flows.hosts_of(flow)
         path = flow.request.path
         # Only what may fall under a rule is parsed; all other traffic costs a look at its host.
@@ -230,7 +243,28 @@ class ForceStream:
         flows.keep(flow, watch, decoded)
         if reply is not None:
             flows.give(flow, reply)
+        else:
+            flows.pass_on(flow, watch)
         logger.info(flows.tell(flow, watch))
+
+    async def _try_again(self, flow: http.HTTPFlow, first: Watch) -> None:
+        """As often as the rule says, while the outcome is one that another try may cure. The client gets the last."""
+        watch, latest = first, flow
+        for tries in range(1, first.limits.retries + 1):
+            if self._seam is None or first.committed or not watch.settled or not flows.may_retry(latest, watch):
+                return
+            pause = delay(tries, flows.retry_after(latest))
+            remaining = first.remaining()
+            if pause is None or (remaining is not None and pause >= remaining):
+                return
+            await asyncio.sleep(pause)
+            if not flow.client_conn.connected:
+                return
+            latest = flows.another_try(flow, tries + 1)
+            limits = replace(first.limits, retries=0, heartbeat=None, timeout=first.remaining())
+            watch = self._watches[latest] = Watch(first.exchange, limits)
+            await self._seam.send(latest, ctx.options)
+            flows.adopt(flow, latest, tries + 1)
 
     # Commands
 
@@ -272,10 +306,10 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _limits(rule: Rule) -> Limits:
-    return Limits(rule.timeout, rule.idle_timeout, rule.heartbeat, rule.max_body)
+    return Limits(rule.timeout, rule.idle_timeout, rule.heartbeat, rule.max_body, rule.retries)
 
 
-def _seam(watch_of: Callable[[http.HTTPFlow], Watch | None]) -> object | None:
+def _seam(watch_of: Callable[[http.HTTPFlow], Watch | None]) -> "Seam | None":
     """The addon that looks on below the hooks; None, and a warning, where this mitmproxy has no place for it."""
     try:
         from force_stream import upstream

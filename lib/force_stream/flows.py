@@ -8,6 +8,7 @@ Keys of `flow.metadata` (they travel in flow files):
     force_stream.forced                     true where the request was made to stream
     force_stream.choices, .on_truncated, .quirks    what else the answer needs to be made, also after a reload
     force_stream.undo, .forced_size, .headers_undo, .encoding_undo    how to get the request back as it came
+    force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
     force_stream.left_alone                 why a matched request went out as it came
     force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
     force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
@@ -21,9 +22,10 @@ from typing import Any, Final
 from mitmproxy import http
 
 from . import jsontext
-from .errors import InternalError
+from .errors import InternalError, OversizedStream
 from .exchange import JSON_TYPE, Exchange, Refusal, Reply
 from .request import Edited, undo
+from .retry import is_retried
 from .watch import Watch
 
 PREFIX: Final = "force_stream."
@@ -54,6 +56,24 @@ _STREAM_HEADERS: Final = (
     "repr-digest",
     "content-disposition",
     "x-accel-buffering",
+)
+
+
+# The metadata that goes with the request, and so to another try of it.
+_OF_THE_REQUEST: Final = frozenset(
+    (
+        "rule",
+        "endpoint",
+        "model",
+        "choices",
+        "on_truncated",
+        "quirks",
+        "forced",
+        "undo",
+        "forced_size",
+        "headers_undo",
+        "encoding_undo",
+    )
 )
 
 
@@ -268,6 +288,45 @@ def keep(flow: http.HTTPFlow, watch: Watch, decoded_body: bytes | None) -> None:
     content_type = flow.response.headers.get("content-type", "")
     body = watch.body() if decoded_body is None else decoded_body
     _note(flow, {"sse": body, "sse_status": flow.response.status_code, "sse_type": content_type})
+
+
+def another_try(flow: http.HTTPFlow, tries: int) -> http.HTTPFlow:
+    """A new flow with the same request, forced as it is, linked to the first one."""
+    again: http.HTTPFlow = flow.copy()  # type: ignore[no-untyped-call]
+    again.response = None
+    again.error = None
+    again.marked = ""
+    again.comment = ""
+    again.is_replay = "request"
+    kept = {key: value for key, value in flow.metadata.items() if key.removeprefix(PREFIX) in _OF_THE_REQUEST}
+    again.metadata = kept | {f"{PREFIX}retry_of": flow.id, f"{PREFIX}try": tries}
+    note = flow.metadata.setdefault(f"{PREFIX}retried_as", [])
+    note.append(again.id)
+    return again
+
+
+def adopt(flow: http.HTTPFlow, again: http.HTTPFlow, tries: int) -> None:
+    """Make the outcome of another try the outcome of the first flow, for its client. What the first try itself came
+    to stays in its metadata."""
+    if again.response is None:
+        return
+    flow.response = again.response.copy()
+    flow.comment = f"{again.comment}, try {tries}"
+    flow.marked = flow.marked or MARK
+
+
+def may_retry(flow: http.HTTPFlow, watch: Watch) -> bool:
+    """Whether another try of this flow's request may come to more."""
+    if watch.report.truncated:
+        return True
+    if watch.report.code in (OversizedStream.code, InternalError.code):
+        return False
+    return is_retried(watch.report.status)
+
+
+def retry_after(flow: http.HTTPFlow) -> str | None:
+    """What the upstream says of when to come again."""
+    return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
 # What is said about it

@@ -16,8 +16,10 @@ from types import ModuleType
 from typing import Any, Final
 
 from mitmproxy import http
+from mitmproxy.addons import clientplayback
 from mitmproxy.connection import Connection
 from mitmproxy.net.http import validate
+from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -70,6 +72,7 @@ _NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
     commands: {"CloseConnection": (), "Log": (), "RequestWakeup": ()},
     events: {"CommandCompleted": (), "ConnectionEvent": (), "Event": (), "Wakeup": ()},
     layer: {"NextLayer": (), "Paused": ()},
+    clientplayback: {"ReplayHandler": ("replay",)},
 }
 
 
@@ -372,3 +375,10 @@ class Seam:
         for made in next_layer.context.layers:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
+
+    async def send(self, flow: http.HTTPFlow, options: Options) -> None:
+        """Send a flow's request to its upstream once more, as mitmproxy's client replay does; returns when the flow
+        has its response, or an error."""
+        handler = clientplayback.ReplayHandler(flow, options)
+        handler.layer.__class__ = self._layer
+        await handler.replay()

@@ -32,12 +32,13 @@ class Due(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A rule's limits: seconds and bytes, None for none."""
+    """A rule's limits: seconds and bytes, None for none; `retries` counts the tries after the first."""
 
     timeout: float | None = None
     idle_timeout: float | None = None
     heartbeat: float | None = None
     max_body: int | None = None
+    retries: int = 0
 
 
 class Watch:
@@ -179,6 +180,10 @@ class Watch:
         return Due.HEARTBEAT
 
     # What comes of it
+
+    def remaining(self) -> float | None:
+        """Seconds until the rule's timeout; None where there is none."""
+        return None if self.limits.timeout is None else self._begun + self.limits.timeout - self._clock()
 
     @property
     def headed(self) -> bool:

@@ -1,0 +1,48 @@
+"""Whether and when to try again.
+
+Knows statuses, the `Retry-After` header and patience; must not know mitmproxy or what an answer holds.
+"""
+
+import random
+import time
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+# What another try can cure, by RFC 9110 and by what OpenAI's own clients try again: a timeout, a conflict, a limit,
+# and whatever is the server's fault.
+RETRIED: Final = frozenset((408, 409, 429))
+# Seconds.
+FIRST_DELAY: Final = 0.5
+LONGEST_DELAY: Final = 8.0
+# Seconds. An upstream that asks for more patience than this is not waited for: the application decides.
+LONGEST_RETRY_AFTER: Final = 60.0
+
+
+def is_retried(status: int) -> bool:
+    """Whether an answer with this status may be better another time."""
+    return status in RETRIED or 500 <= status < 600
+
+
+def delay(tries: int, retry_after: str | None) -> float | None:
+    """Seconds to wait after `tries` tries have failed; None if the upstream asks for more than is waited for."""
+    asked = _seconds(retry_after)
+    if asked is not None:
+        return asked if asked <= LONGEST_RETRY_AFTER else None
+    # Full jitter over the upper half: many clients that failed together do not come back together.
+    longest = min(FIRST_DELAY * 2.0 ** (tries - 1), LONGEST_DELAY)
+    return float(random.uniform(longest / 2, longest))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds (RFC 9110, section 10.2.3: a number of them, or a date); None if it says neither."""
+    if not retry_after:
+        return None
+    text = retry_after.strip()
+    try:
+        return max(0.0, float(text)) if text.replace(".", "", 1).isdigit() else _until(text)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _until(date: str) -> float:
+    return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())

@@ -1,0 +1,174 @@
+"""What upstreams did, added up: per upstream and model, and the latest flows one by one.
+
+Knows figures and time; must not know mitmproxy, JSON or events.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+# How many flows are remembered one by one, and how many arrivals of each.
+MOST_FLOWS: Final = 200
+MOST_ARRIVALS: Final = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
+    nothing to time. `arrivals`: when each piece of the body came."""
+
+    id: str
+    at: float
+    upstream: str
+    rule: str
+    endpoint: str
+    model: str
+    status: int
+    events: int
+    bytes: int
+    finish_reason: str
+    inferred: bool
+    truncated: bool
+    code: str
+    seconds: float
+    first_event: float | None
+    first_content: float | None
+    arrivals: tuple[float, ...]
+    odd: tuple[str, ...] = ()
+    injected: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.status < 400 and not self.truncated
+
+    @property
+    def longest_gap(self) -> float | None:
+        """The longest silence between two pieces; None where there are not two."""
+        gaps = [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
+        return max(gaps, default=None)
+
+    @property
+    def event_rate(self) -> float | None:
+        """Events a second, from the first piece to the last; None where they cannot be told apart."""
+        span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
+        return self.events / span if span > 0 and self.events > 1 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self) | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
+
+
+@dataclass(slots=True)
+class _Sum:
+    count: int = 0
+    total: float = 0.0
+
+    def add(self, value: float | None) -> None:
+        if value is not None:
+            self.count += 1
+            self.total += value
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+@dataclass(slots=True)
+class Row:
+    """One upstream and model. Times are means over its flows, but for the longest gap."""
+
+    upstream: str
+    model: str
+    flows: int = 0
+    ok: int = 0
+    inferred: int = 0
+    truncated: int = 0
+    errors: int = 0
+    longest_gap: float | None = None
+    _first_event: _Sum = field(default_factory=_Sum)
+    _event_rate: _Sum = field(default_factory=_Sum)
+
+    def add(self, outcome: Outcome) -> None:
+        self.flows += 1
+        self.ok += outcome.ok
+        self.inferred += outcome.inferred
+        self.truncated += outcome.truncated
+        self.errors += not outcome.ok and not outcome.truncated
+        self._first_event.add(outcome.first_event)
+        self._event_rate.add(outcome.event_rate)
+        gap = outcome.longest_gap
+        if gap is not None:
+            self.longest_gap = gap if self.longest_gap is None else max(gap, self.longest_gap)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; times in seconds, None where nothing was timed."""
+        return {
+            "upstream": self.upstream,
+            "model": self.model,
+            "flows": self.flows,
+            "ok": self.ok,
+            "inferred": self.inferred,
+            "truncated": self.truncated,
+            "errors": self.errors,
+            "time_to_first_event": self._first_event.mean,
+            "events_per_second": self._event_rate.mean,
+            "longest_gap": self.longest_gap,
+        }
+
+
+class Stats:
+    """All flows since the start."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._latest: deque[Outcome] = deque(maxlen=MOST_FLOWS)
+
+    def add(self, outcome: Outcome) -> None:
+        key = outcome.upstream, outcome.model
+        if key not in self._rows:
+            self._rows[key] = Row(*key)
+        self._rows[key].add(outcome)
+        self._latest.append(outcome)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One for each upstream and model, in alphabetical order."""
+        return [row.as_dict() for _, row in sorted(self._rows.items())]
+
+    def latest(self) -> list[Outcome]:
+        """The latest flows, the newest first."""
+        return list(reversed(self._latest))
+
+
+_COLUMNS: Final = (
+    ("upstream", "upstream"),
+    ("model", "model"),
+    ("flows", "flows"),
+    ("ok", "ok"),
+    ("inferred", "inferred"),
+    ("truncated", "truncated"),
+    ("errors", "errors"),
+    ("time_to_first_event", "first event s"),
+    ("events_per_second", "events/s"),
+    ("longest_gap", "longest gap s"),
+)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows as lines of text, aligned, with a line of headings."""
+    cells = [[title for _, title in _COLUMNS], *([_cell(row[key]) for key, _ in _COLUMNS] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(_COLUMNS))]
+    numeric = [key not in ("upstream", "model") for key, _ in _COLUMNS]
+    return [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
