@@ -1,0 +1,240 @@
+"""What the README says that the code says too: tables, commands, examples and links."""
+
+import asyncio
+import contextlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import force_stream
+import pytest
+from force_stream import errors
+from force_stream.endpoints import ENDPOINTS
+from force_stream.request import read_body
+from force_stream.rules import Rule
+from force_stream.rules_file import KEYS, REQUIRED, parse_rules
+from mitmproxy.test import taddons
+
+from addon import ForceStream
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TARGETS = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def table(*header: str) -> list[list[str]]:
+    """The rows of the one table with this header, cell by cell."""
+    lines = README.splitlines()
+    (start,) = [number for number, line in enumerate(lines) if cells(line) == list(header)]
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(cells(line))
+        assert len(rows[-1]) == len(header), line
+    return rows
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def code_spans(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def code(cell: str) -> str:
+    (span,) = code_spans(cell)
+    return span
+
+
+def blocks(language: str) -> list[str]:
+    found = [text for name, text in FENCE.findall(README) if name == language]
+    assert found, language
+    return found
+
+
+def block_after(sentence: str) -> str:
+    """The indented block that follows the paragraph with this sentence."""
+    after = README.partition(sentence)[2]
+    match = re.search(r"\n\n((?:    .*\n|\n)+)", after)
+    assert sentence in README
+    assert match
+    return "\n".join(line[4:] for line in match[1].rstrip().split("\n"))
+
+
+def commands() -> Iterator[str]:
+    """Every line that a person may paste into a shell, and every command in the text."""
+    unfenced = FENCE.sub("", README)
+    yield from (line.strip() for line in unfenced.splitlines() if line.startswith("    "))
+    yield from code_spans(re.sub(r"^    .*$", "", unfenced, flags=re.MULTILINE).replace("\n", " "))
+
+
+def without_a_proxy(line: str) -> bool:
+    return " -n " in line
+
+
+# Tables
+
+
+def test_table_of_rule_keys_is_the_codes() -> None:
+    rows = table("key", "meaning", "default")
+    assert [code(key) for key, _, _ in rows] == list(KEYS)
+    assert all(meaning for _, meaning, _ in rows)
+    assert [code(key) for key, _, default in rows if default == "required"] == list(REQUIRED)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in REQUIRED])
+def test_defaults_of_rule_keys_are_the_codes(key: str) -> None:
+    default = next(code(default) for name, _, default in table("key", "meaning", "default") if code(name) == key)
+    (rule,) = parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    {key}: {default}\n", "README.md")
+    assert rule == Rule("r", ("h",))
+
+
+def registered(read: Callable[[taddons.context], Any]) -> Any:
+    """What `read` finds in a test master that has the addon."""
+
+    async def inside() -> Any:
+        with taddons.context(ForceStream()) as context:
+            return read(context)
+
+    return asyncio.run(inside())
+
+
+def test_table_of_options_is_the_addons() -> None:
+    options = registered(lambda context: {name: option.default for name, option in context.options.items()})
+    ours = {name: default for name, default in options.items() if name.startswith("force_stream")}
+    rows = {code(name): default for name, _, default in table("option", "meaning", "default")}
+    assert rows.keys() == ours.keys()
+    assert rows["force_stream"] == f"`{str(ours['force_stream']).lower()}`"
+    assert rows["force_stream_rules"] == "`rules.yaml` beside `addon.py`"
+    assert ours["force_stream_rules"] == str(ROOT / "rules.yaml")
+
+
+def test_table_of_commands_is_the_addons() -> None:
+    known = registered(lambda context: dict(context.master.commands.commands))
+    ours = {
+        " ".join([name, *(parameter.name.upper() for parameter in command.parameters)])
+        for name, command in known.items()
+        if name.startswith("force_stream.")
+    }
+    assert {code(name) for name, meaning in table("command", "meaning") if meaning} == ours
+
+
+def test_table_of_endpoints_is_the_codes() -> None:
+    rows = table("endpoint", "path ends with", "left as it came")
+    assert [(code(name), tuple(code_spans(paths))) for name, paths, _ in rows] == [
+        (endpoint.name, endpoint.paths) for endpoint in ENDPOINTS.values()
+    ]
+    for (_, _, exceptions), endpoint in zip(rows, ENDPOINTS.values(), strict=True):
+        assert set(endpoint.never_streams) <= set(code_spans(exceptions))
+
+
+def test_every_failure_of_the_addons_own_is_in_the_readme() -> None:
+    kinds = [kind for kind in errors.StreamError.__subclasses__() if kind is not errors.UpstreamError]
+    assert kinds
+    for kind in kinds:
+        assert f"{kind.status_hint} `{kind.code}`" in README
+    unretryable = [kind.code for kind in kinds if not kind.retryable]
+    sentence = re.search(r"([^.]*) carry\n?\s*`x-should-retry: false`", README)
+    assert sentence
+    assert code_spans(sentence[1]) == unretryable
+
+
+# Commands
+
+
+def test_every_make_command_exists() -> None:
+    named = [words[1] for words in map(str.split, commands()) if words[:1] == ["make"] and len(words) > 1]
+    assert {"demo", "test", "run"} <= set(named)
+    assert set(named) <= set(TARGETS)
+
+
+def test_every_mitmproxy_command_listens_on_this_machine_alone() -> None:
+    lines = [line for line in commands() if re.match(r"\S*mitm(dump|proxy|web) ", line)]
+    assert len(lines) >= 5
+    for line in lines:
+        assert "--listen-host 127.0.0.1" in line or without_a_proxy(line), line
+
+
+def test_every_reverse_proxy_answers_when_the_upstream_is_down() -> None:
+    lines = [line for line in commands() if "--mode reverse:" in line]
+    assert lines
+    for line in lines:
+        assert "--set connection_strategy=lazy" in line, line
+
+
+# Examples
+
+
+def test_rules_in_the_readme_are_rules() -> None:
+    for text in blocks("yaml"):
+        (rule,) = parse_rules(text, "README.md")
+        assert rule.force_upstream_stream
+
+
+def test_example_requests_are_before_and_after_the_edit() -> None:
+    plain = block_after("The application sends what it always sent:").split("\n")[-1].encode()
+    forced = block_after("The upstream gets this.").split("\n")[-1].encode()
+    body = read_body(plain)
+    assert body is not None
+    assert body.forced({"include_usage": True}).body == forced
+
+
+def test_example_stream_becomes_the_example_answer() -> None:
+    stream = block_after("The upstream streams:") + "\n\n"
+    assert stream.endswith("data: [DONE]\n\n")
+    reply = force_stream.aggregate(stream.encode())
+    assert (reply.status, reply.body.decode()) == (200, block_after("The application gets `200 OK`"))
+
+
+def test_example_error_is_the_addons() -> None:
+    answer = force_stream.Exchange(rule="private-vllm", endpoint="chat").read()
+    answer.feed(b'data: {"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}\n\n')
+    # mitmproxy's words for a connection that was closed within a chunked body.
+    closed = "HTTP/1 protocol error: peer closed connection without sending complete message body"
+    reply = answer.finish(f"{closed} (incomplete chunked read)")
+    assert reply is not None
+    example = block_after("The addon's own errors have OpenAI's shape.")
+    came = re.compile(r"[\d,]+ events, [\d,]+ bytes")
+    assert came.sub("", reply.body.decode()) == came.sub("", example)
+
+
+def test_example_log_line_has_the_form_of_a_log_line() -> None:
+    line = (
+        r"private-vllm: chat qwen3-8b, 200, finish stop, \d+ events, [\d,]+ bytes, \d+ in \+ \d+ out tokens, [\d.]+ s"
+    )
+    assert re.search(rf"^ +{line}$", README, re.MULTILINE)
+
+
+def test_python_in_the_readme_runs() -> None:
+    for text in blocks("python"):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(text, "README.md", "exec"), {})
+        assert printed.getvalue().startswith("200 b'{")
+        assert '"content":"Hi"' in printed.getvalue()
+
+
+# Links
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_links_within_the_project_resolve(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    checks: dict[bool, Callable[[str], Any]] = {
+        True: lambda target: target[1:] in anchors(text),
+        False: lambda target: (ROOT / target).is_file(),
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            assert checks[target.startswith("#")](target), target
