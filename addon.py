@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 HERE = Path(__file__).resolve().parent
 
@@ -26,16 +26,20 @@ if __name__.startswith("__mitmproxy_script__"):
 sys.path.insert(0, str(HERE / "lib"))
 
 from force_stream import flows, request  # noqa: E402
-from force_stream.exchange import Refusal, begin  # noqa: E402
-from force_stream.form import Form, read_form  # noqa: E402
+from force_stream.commands import Commands, aggregate_again  # noqa: E402
+from force_stream.exchange import Refusal  # noqa: E402
+from force_stream.learn import rule_to_paste  # noqa: E402
 from force_stream.retry import delay  # noqa: E402
 from force_stream.rules import RequestFacts, Rule, changes, describe, first_match  # noqa: E402
 from force_stream.rules_file import RulesError, parse_rules, with_value  # noqa: E402
+from force_stream.stats import Stats  # noqa: E402
 from force_stream.watch import Limits, Watch  # noqa: E402
 from mitmproxy import command, ctx, exceptions, http  # noqa: E402
 from mitmproxy.addonmanager import Loader  # noqa: E402
 
 if TYPE_CHECKING:
+    from force_stream.form import Form
+    from force_stream.request import Body
     from force_stream.upstream import Seam
 
 logger = logging.getLogger("force_stream")
@@ -52,8 +56,12 @@ class ForceStream:
     def __init__(self) -> None:
         self.rules: tuple[Rule, ...] = ()
         self.taken: Counter[str] = Counter()
+        self.stats = Stats()
         self._file_rules: tuple[Rule, ...] = ()
         self._watches: WeakKeyDictionary[http.HTTPFlow, Watch] = WeakKeyDictionary()
+        self._learned: set[tuple[str, str | None]] = set()
+        self._learning: WeakKeyDictionary[http.HTTPFlow, Rule] = WeakKeyDictionary()
+        self._sent: WeakSet[http.HTTPFlow] = WeakSet()
         self._tees: WeakKeyDictionary[http.HTTPFlow, flows.Tee] = WeakKeyDictionary()
         self._seen: tuple[int, ...] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -68,6 +76,13 @@ class ForceStream:
             str,
             str(HERE / "rules.yaml"),
             "The file with the rules for forced upstream streaming.",
+        )
+
+        loader.add_option(
+            "force_stream_aggregate",
+            bool,
+            False,
+            "Aggregate the kept event streams of flows that are read from a file again, by the rules as they are now.",
         )
 
     def configure(self, updated: set[str]) -> None:
@@ -152,11 +167,19 @@ class ForceStream:
         if flow.error or not flow.response:
             return
         try:
+            if not flow.live and ctx.options.force_stream_aggregate:
+                stream = flows.event_stream(flow)
+                if stream is not None:
+                    aggregate_again(flow, stream, self.rules)
+                return
             if tee is not None:
                 flows.keep_tee(flow, tee)
             if watch is None:
                 exchange = flows.exchange_of(flow)
                 watch = Watch(exchange, Limits()) if exchange is not None else None
+            learning = self._learning.pop(flow, None)
+            if learning is not None:
+                await self._learn(flow, learning)
             if watch is not None:
                 await self._answer(flow, watch)
                 if watch.limits.retries:
@@ -177,8 +200,8 @@ class ForceStream:
             _log_fault("the flow has no comment", error)
 
     async def _force(self, flow: http.HTTPFlow) -> None:
-        if flow in self._watches:
-            return  # another try: it is forced already
+        if flow in self._sent:
+            return  # our own: it is as it shall be
         hosts = flows.hosts_of(flow)
         path = flow.request.path
         # Only what may fall under a rule is parsed; all other traffic costs a look at its host.
@@ -188,43 +211,66 @@ class ForceStream:
             return
         replayed = flows.was_forced(flow)
         if replayed:
-            raw = flows.as_it_came(flow, raw)
-        body: request.Body | Form | None = read_form(raw, flow.request.headers.get("content-type", ""))
-        if body is None:
-            heavy = len(raw) > request.HEAVY
-            body = await asyncio.to_thread(request.read_body, raw) if heavy else request.read_body(raw)
+            raw = flow.request.raw_content = flows.as_it_came(flow, raw)
+        heavy = len(raw) > request.HEAVY
+        body = await asyncio.to_thread(flows.body_of, flow) if heavy else flows.body_of(flow)
         if body is None:
             return
-        model = body.members.get("model")
-        rule = first_match(rules, RequestFacts(hosts, path, model if isinstance(model, str) else None, flow))
+        rule = first_match(rules, RequestFacts(hosts, path, flows.model_of(body), flow))
         if rule is None:
             return
         self.taken[rule.name] += 1
         endpoint = rule.endpoint(path)
-        if not rule.force_upstream_stream or endpoint is None:
+        if endpoint is None or not self._forces(flow, rule, body):
             return
         if not body.asks_plain and not replayed:
             self._tees[flow] = flows.Tee(rule.max_body)
             flows.note_rule(flow, rule.name, endpoint.name)
             return
         try:
-            flows.check_unsigned(flow.request)
-            exchange, edited = begin(
-                body,
-                endpoint,
-                path,
-                rule=rule.name,
-                stream_options=rule.stream_options,
-                on_truncated=rule.on_truncated,
-                quirks=rule.quirks,
-            )
+            exchange = flows.force(flow, body, rule)
         except Refusal as reason:
             flows.note_rule(flow, rule.name, endpoint.name, left_alone=str(reason))
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {reason}")
             return
-        flows.send(flow, edited, exchange)
         if exchange is not None:
             self._watches[flow] = Watch(exchange, _limits(rule))
+
+    def _forces(self, flow: http.HTTPFlow, rule: Rule, body: "Body | Form") -> bool:
+        """Whether a rule forces a flow: because it says so, or because its upstream did."""
+        if rule.force_upstream_stream:
+            return True
+        if not rule.learn or not body.asks_plain:
+            return False
+        if (flow.request.host, flows.model_of(body)) in self._learned:
+            return True
+        self._learning[flow] = rule
+        return False
+
+    async def _learn(self, flow: http.HTTPFlow, rule: Rule) -> None:
+        """Where the upstream said that it must stream, ask it so, and give the client that answer."""
+        if not flows.says_it_must_stream(flow) or not self.can_send:
+            return
+        again = flows.another_try(flow, 2)
+        body = flows.body_of(again)
+        try:
+            exchange = None if body is None else flows.force(again, body, rule)
+        except Refusal as reason:
+            logger.info(
+                f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
+            )
+            return
+        if exchange is None:
+            return
+        await self.send(again, Watch(exchange, replace(_limits(rule), retries=0, heartbeat=None)))
+        flows.adopt(flow, again, 2)
+        if again.response is not None and again.response.status_code < 400:
+            self._learned.add((flow.request.host, exchange.model or None))
+            logger.warning(
+                f"{rule.name}: {flow.request.host} answers {exchange.model or 'this request'} only as a stream; until "
+                "mitmproxy ends it is forced. The rule for it, to be put before this one: "
+                + rule_to_paste(f"{rule.name}-learned", flow.request.host, exchange.model)
+            )
 
     async def _answer(self, flow: http.HTTPFlow, watch: Watch) -> None:
         if watch.attached and not watch.settled:
@@ -251,7 +297,7 @@ class ForceStream:
         """As often as the rule says, while the outcome is one that another try may cure. The client gets the last."""
         watch, latest = first, flow
         for tries in range(1, first.limits.retries + 1):
-            if self._seam is None or first.committed or not watch.settled or not flows.may_retry(latest, watch):
+            if not self.can_send or first.committed or not watch.settled or not flows.may_retry(latest, watch):
                 return
             pause = delay(tries, flows.retry_after(latest))
             remaining = first.remaining()
@@ -262,9 +308,22 @@ class ForceStream:
                 return
             latest = flows.another_try(flow, tries + 1)
             limits = replace(first.limits, retries=0, heartbeat=None, timeout=first.remaining())
-            watch = self._watches[latest] = Watch(first.exchange, limits)
-            await self._seam.send(latest, ctx.options)
+            watch = Watch(first.exchange, limits)
+            await self.send(latest, watch)
             flows.adopt(flow, latest, tries + 1)
+
+    @property
+    def can_send(self) -> bool:
+        """Whether requests of our own can be sent."""
+        return self._seam is not None
+
+    async def send(self, flow: http.HTTPFlow, watch: Watch | None) -> None:
+        """Send a flow's request upstream; returns when it has its answer. Without a watch it stays as it is."""
+        assert self._seam is not None
+        self._sent.add(flow)
+        if watch is not None:
+            self._watches[flow] = watch
+        await self._seam.send(flow, ctx.options)
 
     # Commands
 
@@ -332,4 +391,5 @@ def _log_fault(outcome: str, error: Exception) -> None:
     logger.debug("force-stream: the fault's traceback", exc_info=error)
 
 
-addons = [ForceStream()]
+_force_stream = ForceStream()
+addons = [_force_stream, Commands(_force_stream)]

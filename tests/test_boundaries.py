@@ -36,13 +36,19 @@ ALLOWED: dict[str, set[str]] = {
     "watch": {"exchange", *LEAVES},
     "rules": {"endpoints", "quirks"},
     "rules_file": {"rules", "endpoints", "quirks"},
-    "flows": {"exchange", "request", "watch", *LEAVES},
+    "retry": set(),
+    "stats": set(),
+    "learn": set(),
+    "compare": LEAVES,
+    "inject": LEAVES,
+    "flows": {"exchange", "request", "form", "learn", "watch", "retry", "rules", *LEAVES},
+    "commands": {"flows", "stats", "compare", "exchange", "rules", "watch", *LEAVES},
     "upstream": {"watch", *LEAVES},
     "__init__": {"endpoints", "exchange", "errors"},
     "__main__": {"endpoints", "exchange"},
     "addon": PUBLIC,
 }
-MAY_KNOW_MITMPROXY = {"addon", "rules", "flows", "upstream", "contentview"}
+MAY_KNOW_MITMPROXY = {"addon", "rules", "flows", "commands", "upstream", "contentview"}
 
 
 def sources() -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import jsontext
-from .endpoints import ENDPOINTS, Endpoint, expected_choices, never_streams
+from .endpoints import ENDPOINTS, Endpoint, endpoint_for, expected_choices, never_streams
 from .errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError, error_in
 from .form import Form
 from .quirks import QUIRKS
@@ -84,6 +84,12 @@ def begin(
         quirks=tuple(quirks),
     )
     return exchange, body.forced(endpoint.options_for(stream_options))
+
+
+def at_path(path: str) -> Exchange | None:
+    """The exchange of a stream that nobody forced, by its request's path; None if that is no endpoint's."""
+    endpoint = endpoint_for(path, {})
+    return None if endpoint is None else Exchange(rule="(none)", endpoint=endpoint.name)
 
 
 @dataclass(slots=True)

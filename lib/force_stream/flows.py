@@ -23,9 +23,12 @@ from mitmproxy import http
 
 from . import jsontext
 from .errors import InternalError, OversizedStream
-from .exchange import JSON_TYPE, Exchange, Refusal, Reply
-from .request import Edited, undo
+from .exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin
+from .form import Form, read_form
+from .learn import says_it_must_stream as says_so
+from .request import Body, Edited, read_body, undo
 from .retry import is_retried
+from .rules import Rule
 from .watch import Watch
 
 PREFIX: Final = "force_stream."
@@ -108,6 +111,45 @@ def readable_body(flow: http.HTTPFlow) -> bytes | None:
         return None
 
 
+def body_of(flow: http.HTTPFlow) -> Body | Form | None:
+    """A request's body, parsed, as a form or as JSON; a large one takes a while. None if it is neither."""
+    raw = readable_body(flow)
+    if raw is None:
+        return None
+    return read_form(raw, flow.request.headers.get("content-type", "")) or read_body(raw)
+
+
+def model_of(body: Body | Form | None) -> str | None:
+    """The model that a request names."""
+    model = None if body is None else body.members.get("model")
+    return model if isinstance(model, str) else None
+
+
+def check_forcible(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> tuple[Exchange | None, Edited]:
+    """The forced form of a flow's request by a rule. Raises `Refusal` where it has to go out as it came."""
+    endpoint = rule.endpoint(flow.request.path)
+    if endpoint is None:
+        raise Refusal("its path is no endpoint")
+    check_unsigned(flow.request)
+    return begin(
+        body,
+        endpoint,
+        flow.request.path,
+        rule=rule.name,
+        stream_options=rule.stream_options,
+        on_truncated=rule.on_truncated,
+        quirks=rule.quirks,
+    )
+
+
+def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> Exchange | None:
+    """Make a flow's request stream, by a rule; returns what to make of its answer, None if that will be plain. Raises
+    `Refusal`."""
+    exchange, edited = check_forcible(flow, body, rule)
+    send(flow, edited, exchange)
+    return exchange
+
+
 def check_unsigned(request: http.Request) -> None:
     """Raises `Refusal` for a request whose headers vouch for its body's bytes."""
     signed = [name for name in _SIGNATURES if name in request.headers]
@@ -117,9 +159,14 @@ def check_unsigned(request: http.Request) -> None:
         raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
 
 
+def was_made_to_stream(flow: http.HTTPFlow) -> bool:
+    """Whether this flow's request streams because a rule said so."""
+    return flow.metadata.get(f"{PREFIX}forced") is True
+
+
 def was_forced(flow: http.HTTPFlow) -> bool:
     """Whether this flow is the replay of a forced one: its request streams because we said so."""
-    return flow.is_replay == "request" and flow.metadata.get(f"{PREFIX}forced") is True
+    return flow.is_replay == "request" and was_made_to_stream(flow)
 
 
 def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
@@ -205,6 +252,10 @@ def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
     note = flow.metadata
     if note.get(f"{PREFIX}forced") is not True or f"{PREFIX}sse" in note:
         return None
+    return _exchange(note)
+
+
+def _exchange(note: dict[str, Any]) -> Exchange:
     return Exchange(
         rule=note[f"{PREFIX}rule"],
         endpoint=note[f"{PREFIX}endpoint"],
@@ -250,6 +301,49 @@ def fault() -> Reply:
     return Reply(error.status_hint, jsontext.dumps(error.body()))
 
 
+def event_stream(flow: http.HTTPFlow) -> bytes | None:
+    """The event stream that a flow holds: the one kept behind a rewritten response, or the response itself."""
+    kept = flow.metadata.get(f"{PREFIX}sse")
+    if isinstance(kept, bytes):
+        return kept
+    if flow.response is not None and is_event_stream(flow.response):
+        return decoded(flow)
+    return None
+
+
+def kept_answer(flow: http.HTTPFlow) -> tuple[Exchange, int, str] | None:
+    """What made, or would make, an answer of a flow's event stream: the exchange, the upstream's status and content
+    type. None where the flow's path is no endpoint's."""
+    note = flow.metadata
+    content_type = flow.response.headers.get("content-type", "") if flow.response is not None else ""
+    status = flow.response.status_code if flow.response is not None else 200
+    forced = note.get(f"{PREFIX}forced") is True
+    exchange = _exchange(note) if forced else at_path(flow.request.path)
+    if exchange is None:
+        return None
+    return exchange, note.get(f"{PREFIX}sse_status", status), note.get(f"{PREFIX}sse_type", content_type)
+
+
+def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
+    """A new flow with the request as it came, before it was forced."""
+    plain: http.HTTPFlow = flow.copy()
+    plain.response = None
+    plain.error = None
+    plain.marked = plain.comment = ""
+    plain.is_replay = "request"
+    request, note = plain.request, flow.metadata
+    if note.get(f"{PREFIX}forced") is True:
+        request.raw_content = as_it_came(flow, request.raw_content or b"")
+        for name in _REQUEST_HEADERS:
+            request.headers.pop(name, None)
+        for name, value in note.get(f"{PREFIX}headers_undo", []):
+            request.headers.add(name, value)
+        if "transfer-encoding" not in request.headers:
+            request.headers["content-length"] = str(len(request.raw_content))
+    plain.metadata = {}
+    return plain
+
+
 class Tee:
     """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`."""
 
@@ -285,14 +379,23 @@ def keep(flow: http.HTTPFlow, watch: Watch, decoded_body: bytes | None) -> None:
     """Keep the upstream's body on the flow, before the response is rewritten."""
     if flow.response is None or not watch.headed:
         return
-    content_type = flow.response.headers.get("content-type", "")
     body = watch.body() if decoded_body is None else decoded_body
-    _note(flow, {"sse": body, "sse_status": flow.response.status_code, "sse_type": content_type})
+    keep_stream(flow, body, flow.response.status_code, flow.response.headers.get("content-type", ""))
+
+
+def keep_stream(flow: http.HTTPFlow, stream: bytes, status: int, content_type: str) -> None:
+    """Keep an event stream behind a response that is to be rewritten."""
+    _note(flow, {"sse": stream, "sse_status": status, "sse_type": content_type})
+
+
+def text_of(response: http.Response) -> str:
+    """A response's body as text, whatever its label says; JSON is UTF-8 (RFC 8259, section 8.1)."""
+    return (response.get_content(strict=False) or b"").decode("utf-8-sig", errors="replace")
 
 
 def another_try(flow: http.HTTPFlow, tries: int) -> http.HTTPFlow:
     """A new flow with the same request, forced as it is, linked to the first one."""
-    again: http.HTTPFlow = flow.copy()  # type: ignore[no-untyped-call]
+    again: http.HTTPFlow = flow.copy()
     again.response = None
     again.error = None
     again.marked = ""
@@ -324,6 +427,11 @@ def may_retry(flow: http.HTTPFlow, watch: Watch) -> bool:
     return is_retried(watch.report.status)
 
 
+def says_it_must_stream(flow: http.HTTPFlow) -> bool:
+    """Whether a plain request was refused because it did not ask for a stream."""
+    return flow.response is not None and says_so(flow.response.status_code, decoded(flow))
+
+
 def retry_after(flow: http.HTTPFlow) -> str | None:
     """What the upstream says of when to come again."""
     return flow.response.headers.get("retry-after") if flow.response is not None else None
@@ -332,8 +440,9 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
 # What is said about it
 
 
-def tell(flow: http.HTTPFlow, watch: Watch) -> str:
-    """Comment, mark and metadata for a flow that was answered; returns the line for the log."""
+def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
+    """Comment, mark and metadata for a flow that was answered; returns the line for the log. `again`: from the kept
+    stream, whose times are already there."""
     exchange, report = watch.exchange, watch.report
     seconds = _seconds(flow)
     finish = ", ".join(dict.fromkeys(report.finish_reasons))
@@ -346,8 +455,9 @@ def tell(flow: http.HTTPFlow, watch: Watch) -> str:
         "truncated": report.truncated,
         "error": report.code,
         "odd": list(report.odd),
-        "times": watch.times,
     }
+    if not again:
+        note["times"] = watch.times
     if report.usage is not None:
         note["usage"] = jsontext.dumps(report.usage).decode()
     _note(flow, note)
@@ -381,7 +491,8 @@ def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
 
 def _seconds(flow: http.HTTPFlow) -> float:
     begin = flow.request.timestamp_end or flow.request.timestamp_start
-    return max(0.0, time.time() - begin)
+    end = None if flow.live or flow.response is None else flow.response.timestamp_end
+    return max(0.0, (end or time.time()) - begin)
 
 
 def _tokens(usage: Any) -> list[str]:
