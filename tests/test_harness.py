@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 
 import pytest
-
 from harness import (
     H2_UPSTREAM,
     Answer,
@@ -304,12 +303,14 @@ def test_a_peer_that_goes_away_is_no_fault_of_the_script(upstream: Upstream, cer
     assert upstream.errors == []
 
 
-def test_a_graceful_goaway_lets_the_stream_finish(upstream: Upstream, certs: Certs) -> None:
-    upstream.answer(Head(), GoAway(0), Data(b"abc"), End())
+@pytest.mark.parametrize(("step", "seen"), [(GoAway(0), (0, 1)), (GoAway(11, last_stream_id=0), (11, 0))])
+def test_a_goaway_names_its_error_and_the_last_stream(
+    upstream: Upstream, certs: Certs, step: GoAway, seen: tuple[int, int]
+) -> None:
+    upstream.answer(Head(), step, Linger())
     with Http2Client(upstream.url("h2"), certs) as client:
         client.get("/x")
-        assert client.goaway == (0, 1)
-    assert upstream.wait_request().wait_answered() == "sent"
+        assert client.goaway == seen
 
 
 def test_broken_frames_reach_the_client(upstream: Upstream, certs: Certs) -> None:
@@ -474,7 +475,11 @@ def test_a_bare_mitmdump_makes_502_of_every_cut(
     bare: Proxy, upstream: Upstream, certs: Certs, client_class: Callable, scheme: str, mode: int, steps: tuple
 ) -> None:
     upstream.answer(*steps, key="cut")
+    upstream.answer(document("warm"))
     with client_class(bare.urls[mode].replace("http", scheme), certs) as client:
+        # A reset amid HTTP/2's opening SETTINGS may cancel mitmproxy's connection task before it has told the flow that
+        # the connection is gone; that flow then never ends (12.0.1 and 12.2.3, 1 in 80 with HTTP/2 on both sides).
+        assert client.get("/x").json() == "warm"
         response = client.post(CHAT, {}, [("x-answer", "cut")])
     assert response.status == 502
     assert b"<html>" in response.body

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from .endpoints import ENDPOINTS
-from .exchange import Exchange
+from .exchange import JSON_TYPE, Exchange
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"{options.file}: {error.strerror}", file=sys.stderr)
         return 2
-    answer = Exchange(rule="(command line)", endpoint=options.endpoint).read()
+    # A body has no label here that could be wrong.
+    answer = Exchange(rule="(command line)", endpoint=options.endpoint).read(content_type=JSON_TYPE)
     answer.feed(body)
     reply = answer.finish()
     for note in answer.report.odd:

@@ -9,6 +9,7 @@ what comes and judge nothing: a body that ends short is an `ended` other than "c
 silence raises: TimeoutError.
 """
 
+import contextlib
 import json
 import socket
 import ssl
@@ -308,10 +309,9 @@ class Http2Client(_Client):
 
     def _flush(self) -> None:
         if data := self.h2.data_to_send():
-            try:
+            # How the connection ended is for the next read to tell.
+            with contextlib.suppress(OSError):
                 self.send(data)
-            except OSError:
-                pass  # How the connection ended is for the next read to tell.
 
     def _pump(self) -> bool:
         data, ended = self._read()

@@ -36,6 +36,7 @@ class Http1Connection:
             await self.wire.close()
         finally:
             receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
 
     async def _receive(self) -> None:
         try:
@@ -148,6 +149,9 @@ class Http1Exchange:
 
     async def goaway(self, error_code: int, last_stream_id: int | None) -> None:
         raise TypeError("GoAway exists only in HTTP/2")
+
+    async def settle(self) -> None:
+        pass
 
     async def linger(self) -> None:
         self.reusable = False

@@ -1,6 +1,7 @@
 """The upstream's side of one HTTP/2 connection: each stream's answer is played in a task of its own."""
 
 import asyncio
+import contextlib
 
 import h2.config
 import h2.connection
@@ -45,6 +46,8 @@ class Http2Connection:
         self._streams: dict[int, _Stream] = {}
         self._playing: set[asyncio.Task[None]] = set()
         self._window_moved = asyncio.Event()
+        self._pings: list[asyncio.Event] = []
+        """One for each PING that is not answered yet; the answers come in order."""
 
     @property
     def busy(self) -> bool:
@@ -77,10 +80,8 @@ class Http2Connection:
             await asyncio.gather(*playing, return_exceptions=True)
 
     async def _say_why(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             await self.flush()
-        except OSError:
-            pass
 
     async def flush(self) -> None:
         if data := self.h2.data_to_send():
@@ -96,11 +97,20 @@ class Http2Connection:
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 case h2.events.StreamEnded():
                     self._start(event.stream_id)
+                case h2.events.PingAckReceived():
+                    self._pings.pop(0).set()
                 case h2.events.StreamReset():
                     if stream := self._streams.get(event.stream_id):
                         stream.note_ended(f"rst_stream {int(event.error_code)}")
         self._window_moved.set()
         await self.flush()
+
+    async def settle(self) -> None:
+        answered = asyncio.Event()
+        self._pings.append(answered)
+        self.h2.ping(bytes(8))
+        await self.flush()
+        await answered.wait()
 
     def _start(self, stream_id: int) -> None:
         stream = self._streams[stream_id]
@@ -220,6 +230,9 @@ class Http2Exchange:
         # Not h2's own close_connection: after it h2 sends nothing more, while a server may finish what it began.
         last = self._id if last_stream_id is None else last_stream_id
         await self.raw(GoAwayFrame(0, last_stream_id=last, error_code=error_code).serialize())
+
+    async def settle(self) -> None:
+        await self._connection.settle()
 
     async def linger(self) -> None:
         await self._stream.ended.wait()

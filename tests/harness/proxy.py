@@ -179,7 +179,9 @@ class Proxy:
 
         An argument `flows_of(key)` stands for the flows whose request had that x-answer header.
         """
-        assert self.remote and self.process and self.process.stdin, "Proxy(remote=True) takes commands"
+        assert self.remote, "only Proxy(remote=True) takes commands"
+        assert self.process
+        assert self.process.stdin
         number = next(self._numbers)
         since = self.mark()
         self.process.stdin.write(json.dumps({"number": number, "command": name, "args": args}) + "\n")
@@ -202,7 +204,8 @@ class Proxy:
 
     def saved_flows(self) -> list[flow.Flow]:
         """What is in the flow file, once the process has stopped."""
-        assert self.flow_file and not self.is_running
+        assert self.flow_file
+        assert not self.is_running
         return read_flows(self.flow_file)
 
     # Inside

@@ -67,5 +67,6 @@ class Request:
         with self.changed:
             if self.closed is None:
                 self.closed = how
-                self.abandoned = self.answered is None
+                # A write may meet the peer's close before a read does.
+                self.abandoned = self.answered is None or self.answered.startswith("peer gone")
                 self.changed.notify_all()

@@ -28,6 +28,7 @@ class Exchange(Protocol):
     async def reset(self) -> None: ...
     async def rst_stream(self, error_code: int) -> None: ...
     async def goaway(self, error_code: int, last_stream_id: int | None) -> None: ...
+    async def settle(self) -> None: ...
     async def linger(self) -> None: ...
 
 
@@ -151,6 +152,17 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Settle:
+    """Wait until the peer has read all that stands before: in HTTP/2 it answers a PING. In HTTP/1.1 nothing can tell.
+
+    A reset destroys what the peer has not read, as soon as it writes; and an HTTP/2 peer writes when it likes.
+    """
+
+    async def play(self, exchange: Exchange) -> None:
+        await exchange.settle()
+
+
+@dataclass(frozen=True)
 class End:
     """The proper end of the body: last chunk, END_STREAM, or the close that the framing announced."""
 
@@ -226,6 +238,7 @@ Step = (
     | Pause
     | WaitFor
     | Signal
+    | Settle
     | End
     | CutChunk
     | Close

@@ -245,6 +245,8 @@ class Upstream:
                 await connection.play_accept(wire, accept)
             else:
                 await connection.play_http(self, wire, listener, context, next(self._numbers))
+            connection.over = True
+            await wire.finish()
         except OSError:
             pass  # The peer went away, or did not care for our certificate.
         except asyncio.CancelledError:
@@ -252,10 +254,13 @@ class Upstream:
         except Exception:
             self._note_error(traceback.format_exc())
         finally:
-            await wire.reset()
-            with self.changed:
-                del self._live[task]
-                self.changed.notify_all()
+            # A second cancellation may come while the first one's reset is under way.
+            try:
+                await wire.reset()
+            finally:
+                with self.changed:
+                    del self._live[task]
+                    self.changed.notify_all()
 
 
 class _Connection:
@@ -264,10 +269,12 @@ class _Connection:
     def __init__(self) -> None:
         self._http: Http1Connection | Http2Connection | None = None
         self._accepting = False
+        self.over = False
+        """Nothing but the peer's close is waited for."""
 
     @property
     def busy(self) -> bool:
-        return self._accepting or (self._http is not None and self._http.busy)
+        return self.over or self._accepting or (self._http is not None and self._http.busy)
 
     async def play_accept(self, wire: Wire, answer: Answer) -> None:
         self._accepting = True

@@ -5,11 +5,14 @@ keeps bytes that a reset would then throw away.
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import struct
 
 READ_SIZE = 1 << 16
+LINGER = 5.0
+"""Seconds that a closed connection waits for the peer's close."""
 
 
 class PeerGoneError(ConnectionError):
@@ -23,6 +26,7 @@ class Wire:
         self._tls: ssl.SSLObject | None = None
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._release: asyncio.TimerHandle | None = None
         self.ended = False
         """True once this side has closed or reset the connection."""
         # With no buffer of its own, drain() returns only when the kernel has every byte.
@@ -73,41 +77,44 @@ class Wire:
             await self._flush_tls()
 
     async def close(self, notify: bool = True) -> None:
-        """FIN, after TLS's close_notify unless `notify` is False."""
+        """FIN, after TLS's close_notify unless `notify` is False; `finish` releases the socket."""
         if self.ended:
             return
         self.ended = True
         if self._tls is not None and notify:
-            try:
+            # It writes our close_notify and then asks for the peer's, which may never come.
+            with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
-            except ssl.SSLError:
-                pass  # It has written our close_notify and now asks for the peer's, which may never come.
-            try:
-                await self._flush_tls()
-            except ConnectionError:
-                pass
-        self._writer.close()
-        await self._closed()
+        # Suppressed: the peer was faster.
+        with contextlib.suppress(OSError):
+            await self._flush_tls()
+            self._writer.write_eof()
+        self._release = asyncio.get_running_loop().call_later(LINGER, self._writer.transport.abort)
+
+    async def finish(self) -> None:
+        """Release the socket. After a `close`, read on until the peer closes as well, for LINGER seconds at most.
+
+        Were it released at once, the kernel would answer whatever the peer still sends with a reset, and the peer
+        would see that in the place of a close (RFC 9112, section 9.6).
+        """
+        if self.ended:
+            with contextlib.suppress(OSError):
+                while await self._reader.read(READ_SIZE):
+                    pass
+        await self.reset()
 
     async def reset(self) -> None:
-        """RST: a linger time of zero makes close(2) drop the connection (socket(7), SO_LINGER).
-
-        It also ends a close that waits for a peer who does not read; after a finished close it does nothing.
-        """
+        """RST: a linger time of zero makes close(2) drop the connection (socket(7), SO_LINGER)."""
         self.ended = True
+        if self._release:
+            self._release.cancel()
         linger = struct.pack("ii", 1, 0)
-        try:
+        # Suppressed: the connection is closed already.
+        with contextlib.suppress(OSError):
             self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        except OSError:
-            pass  # The connection is closed already.
         self._writer.transport.abort()
-        await self._closed()
-
-    async def _closed(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass
 
     async def _flush_tls(self) -> None:
         if self._outgoing.pending:

@@ -16,7 +16,7 @@ class Ready:
 
     async def _say(self) -> None:
         check = ctx.master.addons.get("errorcheck")
-        while check and check.logger in logging.getLogger().handlers:
+        while check and check.logger in logging.getLogger().handlers:  # noqa: ASYNC110 - mitmproxy has no event for it
             await asyncio.sleep(0)
         logging.info("mitmdump is ready")
 

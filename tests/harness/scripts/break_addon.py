@@ -1,0 +1,37 @@
+"""A mitmproxy script, loaded behind the addon: makes one part of it raise, for requests whose model names that part."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from force_stream import exchange, flows, upstream, watch
+
+
+def break_for(holder: Any, name: str, model_of: Callable[[Any], str]) -> None:
+    whole = getattr(holder, name)
+
+    @functools.wraps(whole)
+    def broken(first: Any, *rest: Any, **named: Any) -> Any:
+        if model_of(first).endswith(f"/break-{name}"):
+            raise ZeroDivisionError("a fault put in on purpose")
+        return whole(first, *rest, **named)
+
+    setattr(holder, name, broken)
+
+
+def model_of_flow(flow: Any) -> str:
+    return flow.metadata.get("force_stream.model", "")
+
+
+def model_of_stream(stream: Any) -> str:
+    return model_of_flow(stream.flow)
+
+
+for name in ("feed", "finish"):
+    break_for(exchange.Answer, name, lambda answer: answer._exchange.model)
+for name in ("head", "data", "look", "next_look", "end", "cut"):
+    break_for(watch.Watch, name, lambda watch: watch.exchange.model)
+for name in ("keep", "tell", "describe_error"):
+    break_for(flows, name, model_of_flow)
+for name in ("state_wait_for_response_headers", "state_consume_response_body", "_answer"):
+    break_for(upstream.WatchedStream, name, model_of_stream)

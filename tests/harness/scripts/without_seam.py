@@ -1,0 +1,5 @@
+"""A mitmproxy script, loaded behind the addon: as on a mitmproxy whose stream layer the addon does not know."""
+
+from force_stream import upstream
+
+upstream.check = lambda: "switched off by a test"
