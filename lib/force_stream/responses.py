@@ -17,8 +17,8 @@ from .errors import IncompleteStream
 from .merge import VARYING, Concat, Repeatable, says_something
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
-# What of a terminal event is no part of the answer.
-_ENVELOPE: Final = frozenset(("type", "response", "sequence_number", "obfuscation"))
+# What of the terminal event stands around the response and is no part of it; `timings` is llama.cpp's.
+_ENVELOPE: Final = frozenset(("type", "response", "sequence_number", "obfuscation", "timings"))
 
 
 @dataclass(frozen=True, slots=True)
