@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
+# The oldest mitmproxy that is supported, and so tested.
+OLDEST := mitmproxy==12.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint clean
+.PHONY: help demo run test faults test-oldest lint clean
 
 help:  ## what there is to run
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -19,6 +21,20 @@ run: $(VENV)/run  ## mitmdump with the addon on 127.0.0.1:8080 (PORT=…, ARGS='
 
 test: $(VENV)/test  ## all tests (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n 4 $(ARGS)
+
+test-oldest:  ## the same on the oldest mitmproxy supported, in an environment of its own
+	@$(MAKE) --no-print-directory test VENV=$(VENV)/oldest MITMPROXY=$(OLDEST) ARGS='$(ARGS)'
+
+faults: $(VENV)/test  ## play every fault of an upstream and write docs/faults.md
+	@mkdir -p docs
+	@$(BIN)/python tools/faults.py > docs/faults.md.new && mv docs/faults.md.new docs/faults.md
+
+oracle: $(VENV)/test  ## a real model server asked twice, directly and through the proxy (downloads 250 MB once)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tools/oracle-requirements.txt
+	@$(BIN)/python tools/oracle.py $(ARGS)
+
+bench: $(VENV)/bench  ## how fast streams are aggregated, side by side with other libraries
+	@$(BIN)/python tools/bench.py
 
 lint: $(VENV)/lint  ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -36,8 +52,8 @@ $(VENV)/made:
 # One stamp a set of packages, so that an update of pyproject.toml is installed before the next run.
 $(VENV)/run: $(VENV)/made pyproject.toml
 	@echo "Installing mitmproxy into $(VENV) (once) …"
-	@$(BIN)/python tools/install.py && touch $@
+	@$(BIN)/python tools/install.py $(MITMPROXY) && touch $@
 
-$(VENV)/test $(VENV)/lint: $(VENV)/%: $(VENV)/run pyproject.toml
+$(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(VENV)/run pyproject.toml
 	@echo "Installing what $* needs into $(VENV) (once) …"
-	@$(BIN)/python tools/install.py $* && touch $@
+	@$(BIN)/python tools/install.py $* $(MITMPROXY) && touch $@

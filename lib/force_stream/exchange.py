@@ -339,8 +339,9 @@ def _end_of_event(data: bytes, start: int) -> int:
 
     Where lines end in another way than these two, an event is more than one, which costs nothing but speed.
     """
-    ends = [end + len(blank) for blank in _BLANK_LINES if (end := data.find(blank, start)) >= 0]
-    return min(ends, default=len(data))
-
-
-_BLANK_LINES: Final = (b"\n\n", b"\r\n\r\n")
+    end = data.find(b"\n\n", start)
+    # Only before that: a search that finds nothing would cross all the data, again for every event.
+    in_crlf = data.find(b"\r\n\r\n", start, end if end >= 0 else len(data))
+    if in_crlf >= 0:
+        return in_crlf + 4
+    return end + 2 if end >= 0 else len(data)
