@@ -25,7 +25,7 @@ if __name__.startswith("__mitmproxy_script__"):
         del sys.modules[module]
 sys.path.insert(0, str(HERE / "lib"))
 
-from force_stream import flows, request  # noqa: E402
+from force_stream import contentview, flows, request  # noqa: E402
 from force_stream.commands import Commands, aggregate_again  # noqa: E402
 from force_stream.exchange import Refusal  # noqa: E402
 from force_stream.learn import rule_to_paste  # noqa: E402
@@ -70,6 +70,7 @@ class ForceStream:
     # Life
 
     def load(self, loader: Loader) -> None:
+        contentview.register()
         loader.add_option("force_stream", bool, True, "Force upstream streaming by the rules; off: no flow is touched.")
         loader.add_option(
             "force_stream_rules",
@@ -101,8 +102,11 @@ class ForceStream:
         self._seam = _seam(self._watches.get)
         if self._seam is not None:
             ctx.master.addons.add(self._seam)
+            proxyserver = ctx.master.addons.get("proxyserver")
+            self._seam.take_over(getattr(proxyserver, "connections", {}).values())
 
     def done(self) -> None:
+        contentview.unregister()
         if self._watcher is not None:
             self._watcher.cancel()
         if self._seam is not None and self._seam in ctx.master.addons.chain:
@@ -202,6 +206,9 @@ class ForceStream:
     async def _force(self, flow: http.HTTPFlow) -> None:
         if flow in self._sent:
             return  # our own: it is as it shall be
+        replayed = flows.was_forced(flow)
+        if replayed:
+            flows.restore(flow)  # the rules may say something else now
         hosts = flows.hosts_of(flow)
         path = flow.request.path
         # Only what may fall under a rule is parsed; all other traffic costs a look at its host.
@@ -209,9 +216,6 @@ class ForceStream:
         raw = flows.readable_body(flow) if rules and flow.request.method == "POST" else None
         if raw is None:
             return
-        replayed = flows.was_forced(flow)
-        if replayed:
-            raw = flow.request.raw_content = flows.as_it_came(flow, raw)
         heavy = len(raw) > request.HEAVY
         body = await asyncio.to_thread(flows.body_of, flow) if heavy else flows.body_of(flow)
         if body is None:

@@ -11,7 +11,7 @@ Must not know JSON or events. `check` says whether mitmproxy is as this module n
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import ModuleType
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.proxy.server import ConnectionHandler
 
 from .watch import Due, Watch
 
@@ -166,10 +167,10 @@ class WatchedStream(http_layers.HttpStream):
         """Ask to be woken when something may be due."""
         if self._watch is None or self._over:
             return
-        seconds = self._watch.next_look()
-        if seconds is None:
+        if self._watch.settled:
             return
-        seconds = max(min(seconds, LONGEST_NAP), SHORTEST_NAP)
+        seconds = self._watch.next_look()
+        seconds = LONGEST_NAP if seconds is None else max(min(seconds, LONGEST_NAP), SHORTEST_NAP)
         wake_at = time.monotonic() + seconds
         if self._wake_at is None or wake_at < self._wake_at - SHORTEST_NAP:
             self._wake_at = wake_at
@@ -180,6 +181,10 @@ class WatchedStream(http_layers.HttpStream):
             self._wake_at = None
         if self._watch is None or self._over:
             return
+        if self._connected and self.context.server.timestamp_end is not None:
+            # mitmproxy sends no event for an end of a connection whose handler just waits for its turn (server.py,
+            # drain_writers): of several that are reset at once, some would keep their streams waiting for ever.
+            self._watch.cut("server closed connection")
         due = self._watch.look()
         if due is Due.ANSWER:
             yield from self._answer()
@@ -375,6 +380,17 @@ class Seam:
         for made in next_layer.context.layers:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
+
+    def take_over(self, handlers: Iterable[ConnectionHandler]) -> None:
+        """Have connections that are open already make watched streams too: those from before the addon was loaded
+        again would otherwise heed the old one."""
+        layers: list[Any] = [handler.layer for handler in handlers]
+        while layers:
+            made = layers.pop()
+            if isinstance(made, http_layers.HttpLayer):
+                made.__class__ = self._layer
+                layers += made.streams.values()
+            layers += [inner for name in ("layer", "child_layer") if (inner := getattr(made, name, None)) is not None]
 
     async def send(self, flow: http.HTTPFlow, options: Options) -> None:
         """Send a flow's request to its upstream once more, as mitmproxy's client replay does; returns when the flow
