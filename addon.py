@@ -369,7 +369,7 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _limits(rule: Rule) -> Limits:
-    return Limits(rule.timeout, rule.idle_timeout, rule.heartbeat, rule.max_body, rule.retries)
+    return Limits(rule.timeout, rule.idle_timeout, rule.heartbeat, rule.max_body, rule.retries, rule.inject)
 
 
 def _seam(watch_of: Callable[[http.HTTPFlow], Watch | None]) -> "Seam | None":

@@ -120,6 +120,8 @@ STATUS_BY_NAME: Final = {
     "empty_image_file": 400,
     "failed_to_download_image": 400,
     "image_file_not_found": 400,
+    "image_generation_user_error": 400,
+    "moderation_blocked": 400,
     "bad_request": 400,
     "badrequesterror": 400,
     "context_length_exceeded": 400,

@@ -12,6 +12,7 @@ Keys of `flow.metadata` (they travel in flow files):
     force_stream.left_alone                 why a matched request went out as it came
     force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
     force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
+    force_stream.injected                   the rule's inject, as JSON, where it made the flow fail on purpose
     force_stream.status, .events, .bytes, .finish_reason, .inferred, .truncated, .error, .usage, .odd    what came
 """
 
@@ -212,9 +213,6 @@ def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None
     request = flow.request
     note: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
     if exchange is not None:
-        before = _ask_for_stream(request)
-        if was_forced(flow):
-            before = flow.metadata[f"{PREFIX}headers_undo"]  # what was found now is what was set the first time
         note |= {
             "rule": exchange.rule,
             "endpoint": exchange.endpoint,
@@ -223,7 +221,7 @@ def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None
             "on_truncated": exchange.on_truncated,
             "quirks": list(exchange.quirks),
             "forced": True,
-            "headers_undo": before,
+            "headers_undo": _ask_for_stream(request),
         }
     if "content-encoding" in request.headers:
         note["encoding_undo"] = request.headers.pop("content-encoding")
@@ -324,6 +322,21 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[Exchange, int, str] | None:
     return exchange, note.get(f"{PREFIX}sse_status", status), note.get(f"{PREFIX}sse_type", content_type)
 
 
+def restore(flow: http.HTTPFlow) -> None:
+    """Put a forced flow's request back as it came, and forget that it was forced."""
+    request, note = flow.request, flow.metadata
+    if not was_made_to_stream(flow):
+        return
+    request.raw_content = as_it_came(flow, request.raw_content or b"")
+    for name in _REQUEST_HEADERS:
+        request.headers.pop(name, None)
+    for name, value in note.get(f"{PREFIX}headers_undo", []):
+        request.headers.add(name.lower() if request.is_http2 else name, value)
+    if "transfer-encoding" not in request.headers:
+        request.headers["content-length"] = str(len(request.raw_content))
+    flow.metadata = {key: value for key, value in note.items() if not key.startswith(PREFIX)}
+
+
 def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     """A new flow with the request as it came, before it was forced."""
     plain: http.HTTPFlow = flow.copy()
@@ -331,15 +344,7 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     plain.error = None
     plain.marked = plain.comment = ""
     plain.is_replay = "request"
-    request, note = plain.request, flow.metadata
-    if note.get(f"{PREFIX}forced") is True:
-        request.raw_content = as_it_came(flow, request.raw_content or b"")
-        for name in _REQUEST_HEADERS:
-            request.headers.pop(name, None)
-        for name, value in note.get(f"{PREFIX}headers_undo", []):
-            request.headers.add(name, value)
-        if "transfer-encoding" not in request.headers:
-            request.headers["content-length"] = str(len(request.raw_content))
+    restore(plain)
     plain.metadata = {}
     return plain
 
@@ -353,15 +358,13 @@ class Tee:
         self.size = 0
         self.whole = True
         self._limit = limit
-        self._begin = 0.0
+        self._begin = time.monotonic()  # it is made when the request goes out
 
     def __call__(self, data: bytes) -> bytes:
-        if data and self.size + len(data) <= self._limit:
-            now = time.monotonic()
-            self._begin = self._begin or now
+        if data and self.whole and self.size + len(data) <= self._limit:
             self.size += len(data)
             self.pieces.append(data)
-            self.times += (round(now - self._begin, 6), self.size)
+            self.times += (round(time.monotonic() - self._begin, 6), self.size)
         elif data:
             self.whole = False
         return data
@@ -460,22 +463,22 @@ def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
         note["times"] = watch.times
     if report.usage is not None:
         note["usage"] = jsontext.dumps(report.usage).decode()
+    if watch.injection is not None:
+        note["injected"] = jsontext.dumps(dict(watch.limits.inject)).decode()
     _note(flow, note)
-    outcome = [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
+    outcome = ["FAULT INJECTED" if watch.injection is not None else ""]
+    outcome += [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
     outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
-    words = [
+    short = [
         f"{exchange.rule}: {exchange.endpoint} {exchange.model}".rstrip(),
         f"{report.status}",
         *filter(None, outcome),
-        f"{report.events:,} events",
-        f"{report.bytes:,} bytes",
-        *_tokens(report.usage),
-        f"{seconds:.1f} s",
     ]
-    flow.comment = ", ".join(words[:2] + words[2:3] + words[-1:])
-    if report.inferred or report.truncated or report.code or report.status >= 400:
+    figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", *_tokens(report.usage)]
+    flow.comment = ", ".join([*short, f"{seconds:.1f} s"])
+    if report.inferred or report.truncated or report.code or report.status >= 400 or watch.injection is not None:
         flow.marked = flow.marked or MARK
-    return ", ".join(words)
+    return ", ".join([*short, *figures, f"{seconds:.1f} s"])
 
 
 def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:

@@ -11,7 +11,7 @@ Must not know JSON or events. `check` says whether mitmproxy is as this module n
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Final
 
@@ -21,11 +21,13 @@ from mitmproxy.connection import Connection
 from mitmproxy.net.http import validate
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.server import ConnectionHandler
 
+from .inject import Cut, Deliver, Step
 from .watch import Due, Watch
 
 # Seconds. A wakeup cannot be taken back, and holds its stream until then: none is longer, so nothing outlives its flow
@@ -103,6 +105,12 @@ class WatchedStream(http_layers.HttpStream):
     _connected = False
     _answered = False
     _wake_at: float | None = None
+    _stalled_until: float | None = None
+    _steps: Iterator[Step] = iter(())
+
+    def __init__(self, context: Context, stream_id: int) -> None:
+        super().__init__(context, stream_id)
+        self._held: list[events.Event] = []
 
     # Events
 
@@ -185,6 +193,10 @@ class WatchedStream(http_layers.HttpStream):
             # mitmproxy sends no event for an end of a connection whose handler just waits for its turn (server.py,
             # drain_writers): of several that are reset at once, some would keep their streams waiting for ever.
             self._watch.cut("server closed connection")
+        if self._stalled_until is not None and time.monotonic() >= self._stalled_until - SHORTEST_NAP:
+            yield from self._go_on()
+            if self._over:
+                return
         due = self._watch.look()
         if due is Due.ANSWER:
             yield from self._answer()
@@ -251,22 +263,66 @@ class WatchedStream(http_layers.HttpStream):
         response = self.flow.response
         if self._watch is not None and response and self.server_state == self.state_consume_response_body:
             encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            injection = self._watch.injection
+            if injection is not None and injection.content_type is not None:
+                response.headers["content-type"] = injection.content_type
             content_type = response.headers.get("content-type", "")
             self._watch.head(response.status_code, content_type, encoded=encoding != "identity")
+            if injection is not None:
+                yield from self._inject(injection.begin())
 
     def state_consume_response_body(self, event: events.Event) -> Commands:
         watch = self._watch
         if watch is None or isinstance(event, http_events.ResponseTrailers):
             yield from super().state_consume_response_body(event)
+        elif self._stalled_until is not None:
+            self._held.append(event)
         elif isinstance(event, http_events.ResponseData):
-            hurried = watch.data(event.data)
-            if watch.settled:
-                yield from self._answer()
-            elif hurried:
-                yield from self._nap()
+            if watch.injection is None:
+                yield from self._deliver(event.data)
+            else:
+                yield from self._inject(watch.injection.feed(event.data))
         else:
-            watch.end()
+            if watch.injection is not None:
+                yield from self._inject(watch.injection.close())
+            if self._stalled_until is not None:
+                self._held.append(event)
+            elif not self._answered:
+                watch.end()
+                yield from self._answer()
+
+    def _deliver(self, data: bytes) -> Commands:
+        assert self._watch is not None
+        hurried = self._watch.data(data)
+        if self._watch.settled:
             yield from self._answer()
+        elif hurried:
+            yield from self._nap()
+
+    def _inject(self, steps: Iterator[Step]) -> Commands:
+        """Do what a rule's `inject` makes of the upstream's bytes, on the paths that real faults take."""
+        assert self._watch is not None
+        for step in steps:
+            if self._over:
+                return
+            if isinstance(step, Deliver):
+                yield from self._deliver(step.data)
+            elif isinstance(step, Cut):
+                self._watch.cut("cut off by the rule's inject")
+                yield from self._answer()
+            else:
+                self._stalled_until = time.monotonic() + step.seconds
+                self._steps = steps
+                yield commands.RequestWakeup(step.seconds)
+                return
+
+    def _go_on(self) -> Commands:
+        """What was held back while the answer stalled."""
+        self._stalled_until = None
+        steps, self._steps = self._steps, iter(())
+        yield from self._inject(steps)
+        while self._held and self._stalled_until is None and not self._over:
+            yield from self.state_consume_response_body(self._held.pop(0))
 
     def handle_protocol_error(self, event: Any) -> Commands:
         if self._watch is None or self._over or not isinstance(event, http_events.ResponseProtocolError):

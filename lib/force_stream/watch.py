@@ -5,13 +5,14 @@ Knows clocks and the exchange; must not know mitmproxy, which tells it what happ
 
 import time
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from .errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from .exchange import Exchange, Reply, Report
+from .inject import Injection
 
 # Seconds that an upstream has, after `[DONE]` or a terminal event, to end its answer in form. One that does keeps its
 # connection for the next request; one that lingers loses it.
@@ -32,13 +33,15 @@ class Due(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A rule's limits: seconds and bytes, None for none; `retries` counts the tries after the first."""
+    """A rule's limits: seconds and bytes, None for none; `retries` counts the tries after the first,
+    `inject` has the faults to make on purpose."""
 
     timeout: float | None = None
     idle_timeout: float | None = None
     heartbeat: float | None = None
     max_body: int | None = None
     retries: int = 0
+    inject: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Watch:
@@ -48,6 +51,7 @@ class Watch:
     def __init__(self, exchange: Exchange, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.exchange = exchange
         self.limits = limits
+        self.injection = Injection(limits.inject) if limits.inject else None
         self.attached = False
         self.settled = False
         self.whole = False
