@@ -58,6 +58,18 @@ def call(arguments: str, **more: Any) -> dict[str, Any]:
     return {"id": "c", "created": 7, "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
 
 
+def logprobs(number: int, **more: Any) -> dict[str, Any]:
+    made = chunk(f"w{number}", **more)
+    said = {
+        "token": f"w{number}",
+        "logprob": -number / 7,
+        "bytes": [119],
+        "top_logprobs": [{"token": '],["', "n": 1.50}],
+    }
+    made["choices"][0]["logprobs"] = {"content": [said] * (1 + number % 2), "refusal": None}
+    return made
+
+
 def event(data: object) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
@@ -73,6 +85,8 @@ LONG = {
     "padding that varies": b"".join(event(chunk(f" {n}", obfuscation="x" * (n % 7))) for n in range(40)),
     "times that vary": b"".join(event(chunk(f" {n}") | {"created": 100 + n // 3}) for n in range(40)),
     "a tool call": event(call("", id="c1", type="function")) + b"".join(event(call(f'{{"a{n}":')) for n in range(40)),
+    "logprobs": b"".join(event(logprobs(n)) for n in range(40)),
+    "logprobs with padding": b"".join(event(logprobs(n, obfuscation="x" * (n % 5))) for n in range(40)),
     "a response": b"".join(typed("response.output_text.delta", n, f"w{n} ") for n in range(40)),
     "a message": b"".join(
         event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"w{n} "}})
@@ -126,6 +140,12 @@ SPOILED = {
     "two lines of data": b'data: {"choices":\ndata: []}\n\n',
     "a counter with a zero before it": event(chunk("a") | {"created": 7}).replace(b":7,", b":07,"),
     "padding that is no JSON": event(chunk("a", obfuscation="x")).replace(b'"x"', b'"\\x"'),
+    "a list that ends and begins again": event(logprobs(1)).replace(b'"content":[', b'"content":[1],"content":['),
+    "a list of two": event(logprobs(1)).replace(b'"content":[', b'"content":[1,'),
+    "two lists for one": event(logprobs(1)).replace(b'"content":[', b'"content":[1],['),
+    "half a list": event(logprobs(1)).replace(b'"content":[', b'"content":[{'),
+    "an empty list": event(logprobs(1)).replace(b'"content":[{', b'"content":[],"x":[{'),
+    "a number spelled oddly": event(logprobs(1)).replace(b"1.5}", b"1.50e2}"),
     "the end": b"data: [DONE]\n\n",
 }
 
@@ -135,6 +155,8 @@ def test_an_odd_event_among_like_ones_is_read_as_ever(spoiled: str) -> None:
     for before, after in ((0, 5), (1, 5), (5, 5)):
         events = [event(chunk(f"{n}")) for n in range(before)], [event(chunk(f"-{n}")) for n in range(after)]
         assert_same(b"".join([*events[0], SPOILED[spoiled], *events[1], SPOILED[spoiled], *events[1]]), [1 << 20])
+        listed = b"".join(event(logprobs(n)) for n in range(4))
+        assert_same(listed + SPOILED[spoiled] + listed, [1 << 20])
         padded = b"".join(event(chunk(f"{n}", obfuscation="x" * n)) for n in range(4))
         assert_same(padded + SPOILED[spoiled] + padded, [1 << 20])
 
@@ -146,6 +168,7 @@ EVENTS = st.one_of(
     ),
     st.tuples(st.text(max_size=4), st.integers(0, 99)).map(lambda pair: event(chunk(pair[0]) | {"created": pair[1]})),
     st.text(max_size=6).map(lambda text: event(call(text))),
+    st.integers(0, 3).map(lambda number: event(logprobs(number))),
     st.sampled_from(sorted(SPOILED.values())),
 )
 
@@ -153,7 +176,10 @@ EVENTS = st.one_of(
 @given(
     st.lists(st.tuples(EVENTS, st.integers(1, 6)), max_size=8),
     st.lists(st.integers(1, 400), min_size=1, max_size=4),
-    st.lists(st.tuples(st.integers(0, 4000), st.sampled_from([b"", b'"', b"\\", b"\n", b"}", b"\xff"])), max_size=3),
+    st.lists(
+        st.tuples(st.integers(0, 4000), st.sampled_from([b"", b'"', b"\\", b"\n", b"}", b"]", b"[", b",", b"\xff"])),
+        max_size=3,
+    ),
 )
 def test_any_stream_has_the_same_answer(
     runs: list[tuple[bytes, int]], sizes: list[int], wounds: list[tuple[int, bytes]]

@@ -26,10 +26,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 
 class Repeatable(NamedTuple):
-    """A member that may differ when its chunk comes again: a text and where it goes; None for what says nothing."""
+    """A member that may differ when its chunk comes again: a text or a list and where it goes; None for what says
+    nothing."""
 
     key: str
-    goes_to: "Concat | None"
+    goes_to: "Concat | Extend | None"
 
 
 class Accumulator(Protocol):
@@ -175,7 +176,9 @@ class Extend:
             self._items.append(value)
 
     def again(self, value: Any) -> list[Repeatable] | None:
-        return [] if value is None or value == [] else None
+        if isinstance(value, list):
+            return [Repeatable("", self)] if value else []
+        return [] if value is None else None
 
     def result(self) -> Any:
         return self._items if self._items or self._said else None

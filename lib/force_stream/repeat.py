@@ -11,10 +11,10 @@ parsing and merging every chunk would have given.
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise, takewhile
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from . import jsontext
-from .merge import Concat, Repeatable
+from .merge import Concat, Extend, Repeatable
 
 _BACKSLASH: Final = ord("\\")
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
@@ -23,41 +23,49 @@ LONGEST_REST: Final = 64
 
 
 class _Gap(NamedTuple):
-    """A place where the bytes may differ: a string's inside, or a number. `named`: where the member's name begins;
-    `goes_to` None if it says nothing."""
+    """A place where the bytes may differ: the inside of a string or a list, or a number. `named`: where the member's
+    name begins; `goes_to` None if it says nothing."""
 
     start: int
     end: int
     named: int
-    is_string: bool
-    goes_to: Concat | None
+    opening: bytes
+    goes_to: Concat | Extend | None
 
 
-class _Filling(NamedTuple):
-    """What stood in one gap: the bytes of each event, and (once `right`) their texts if they go anywhere."""
+class _Filling:
+    """What stood in one gap: the bytes of each event, and (once `right`) what they say."""
 
-    gap: _Gap
-    raw: list[bytes]
-    texts: list[str]
+    __slots__ = ("_said", "gap", "raw")
+
+    def __init__(self, gap: _Gap) -> None:
+        self.gap = gap
+        self.raw: list[bytes] = []
+        self._said: list[Any] = []
 
     def right(self) -> int:
         """How many of the bytes, from the first on, are what stands in such a gap by JSON's grammar."""
-        if not self.gap.is_string:
+        if not self.gap.opening:
             return _leading(map(_is_number, self.raw))
         joined = b"".join(self.raw)
-        if b"\n" not in joined and b"\r" not in joined:
-            if joined.isascii() and b"\\" not in joined:
-                self.texts.append(joined.decode("ascii"))
-                return len(self.raw)
-            texts = _strings(self.raw)
-            if texts is not None:
-                self.texts.extend(texts)
-                return len(self.raw)
-        for inside in self.raw:
-            if b"\n" in inside or b"\r" in inside or _strings([inside]) is None:
-                break  # the end of a line, and with it of the event; or no JSON
-            self.texts.append("")
-        return len(self.texts)
+        is_string = self.gap.opening == b'"'
+        if is_string and joined.isascii() and not any(byte in joined for byte in (b"\\", b"\n", b"\r")):
+            self._said = [joined.decode("ascii")]
+            return len(self.raw)
+        values = _strings if is_string else _lists
+        # A line's end inside a value ends the event there, by the grammar of event streams.
+        said = None if b"\n" in joined or b"\r" in joined else values(self.raw)
+        if said is None:
+            return _leading(b"\n" not in one and b"\r" not in one and values([one]) is not None for one in self.raw)
+        self._said = said
+        return len(self.raw)
+
+    def give(self) -> None:
+        """Hand on what was said, as one addition."""
+        if isinstance(self.gap.goes_to, Concat):
+            self.gap.goes_to.add("".join(self._said))
+        elif isinstance(self.gap.goes_to, Extend):
+            self.gap.goes_to.add([item for said in self._said for item in said])
 
 
 class Pattern:
@@ -75,7 +83,7 @@ class Pattern:
         """How far the events that fit reach from `start`, and how many they are. Their texts go where they belong."""
         if not data.startswith(self._first, start):
             return start, 0
-        fillings = [_Filling(gap, [], []) for gap, _ in self._steps]
+        fillings = [_Filling(gap) for gap, _ in self._steps]
         at, count = self._fit(data, start, fillings)
         right = min(filling.right() for filling in fillings)
         if right < count:
@@ -83,8 +91,7 @@ class Pattern:
             return self.take(data[: self._reach(start, fillings, right)], start) if right else (start, 0)
         if count:
             for filling in fillings:
-                if filling.gap.goes_to is not None:
-                    filling.gap.goes_to.add("".join(filling.texts))
+                filling.give()
         return at, count
 
     def _fit(self, data: bytes, start: int, fillings: list[_Filling]) -> tuple[int, int]:
@@ -92,8 +99,9 @@ class Pattern:
         first, width = self._first, len(self._first)
         find, startswith = data.find, data.startswith
         steps = [
-            (part[:1], part, len(part), filling.raw.append)
-            for (_, part), filling in zip(self._steps, fillings, strict=True)
+            # A list ends where all that follows it does; a string or a number where the first byte of that stands.
+            (part if gap.opening == b"[" else part[:1], part, len(part), filling.raw.append)
+            for (gap, part), filling in zip(self._steps, fillings, strict=True)
         ]
         at, count = start, 0
         # This loop runs once an event, and is where the time goes: no call in it that is not C's.
@@ -155,6 +163,17 @@ def _strings(insides: Iterable[bytes]) -> list[str] | None:
     return said
 
 
+def _lists(insides: Sequence[bytes]) -> list[list[Any]] | None:
+    """What JSON lists hold, given their insides; None if one of them is none, or empty."""
+    text = (b"[[" + b"],[".join(insides) + b"]]").decode(errors="replace")
+    try:
+        said: list[list[Any]] = jsontext.loads(text)
+    except ValueError:
+        return None
+    # An inside that ends its list and begins another would make one more of them than there are insides.
+    return said if len(said) == len(insides) and all(isinstance(one, list) and one for one in said) else None
+
+
 def pattern_of(event: bytes, data: bytes, parts: Iterable[Repeatable], before: bytes = b"") -> Pattern | None:
     """The pattern of an event with this `data`, a JSON text, of which the `parts` may differ; None if the bytes do not
     show plainly where they are. What says nothing and was the same in the event `before` is taken to stay so: a gap
@@ -179,18 +198,38 @@ def _is_head(head: bytes) -> bool:
 
 def _gap(event: bytes, part: Repeatable) -> _Gap | None:
     # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they stand.
-    # Where they stand twice, they tell nothing.
-    name = f'"{part.key}":'.encode()
-    if event.count(name) != 1:
+    # Where they stand twice before a value of one kind, they tell nothing.
+    values = _MEMBER[type(part.goes_to)].replace(b"name", re.escape(part.key.encode()))
+    found = list(re.finditer(values, event))
+    if len(found) != 1:
         return None
-    named = event.index(name)
-    start = named + len(name)
-    start += event[start : start + 1] == b" "
-    if event[start : start + 1] == b'"':
-        end = _end_of_string(event, start + 1)
-        return _Gap(start + 1, end, named, True, part.goes_to) if end >= 0 else None
+    start, opening = found[0].end(), found[0]["opening"]
+    end = _ENDS[opening](event, start)
+    return None if end < 0 else _Gap(start, end, found[0].start(), opening, part.goes_to)
+
+
+def _end_of_list(event: bytes, start: int) -> int:
+    """Where the list's closing bracket is, given where its inside begins; -1 if nowhere."""
+    try:
+        _, _, rest = jsontext.split(event[start - 1 :].decode())
+    except ValueError:
+        return -1
+    return len(event) - len(rest.encode()) - 1
+
+
+def _end_of_number(event: bytes, start: int) -> int:
+    """Where the whole number ends, -1 if there is none."""
     number = _NUMBER.match(event, start)
-    return _Gap(start, number.end(), named, False, None) if number is not None and part.goes_to is None else None
+    return -1 if number is None else number.end()
+
+
+# A member's name and what opens its value, by where the value goes; what says nothing is a string or a number.
+_MEMBER: Final[dict[type, bytes]] = {
+    Concat: rb'"name": ?(?P<opening>")',
+    Extend: rb'"name": ?(?P<opening>\[)',
+    type(None): rb'"name": ?(?P<opening>"|(?=[0-9]))',
+}
+_ENDS: Final = {b'"': _end_of_string, b"[": _end_of_list, b"": _end_of_number}
 
 
 class Repeats:
