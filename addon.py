@@ -1,6 +1,6 @@
 """force-stream: a mitmproxy addon that gives applications plain answers from upstreams that stream.
 
-    mitmdump -s addon.py --listen-host 127.0.0.1 --mode reverse:https://llm.example.com
+    mitmdump -s addon.py --listen-host 127.0.0.1 --mode reverse:https://llm.example.com --set connection_strategy=lazy
 
 Knows mitmproxy: options, hooks, commands, flows. Must not know JSON, server-sent events or any endpoint. Nothing raises
 out of a hook, and nothing that is logged or kept on a flow holds a credential.
@@ -137,7 +137,8 @@ class ForceStream:
             if not first:
                 logger.info(line)
         if first:
-            logger.info(f"{len(rules)} rules from {path}: {', '.join(rule.name for rule in rules) or 'none'}")
+            noun = "rule" if len(rules) == 1 else "rules"
+            logger.info(f"{len(rules)} {noun} from {path}: {', '.join(rule.name for rule in rules) or 'none'}")
         self.rules = self._file_rules = rules
         return True
 
