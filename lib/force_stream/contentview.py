@@ -1,0 +1,122 @@
+"""The content view "Upstream SSE": the events behind an answer, in mitmproxy's console, mitmweb and mitmdump.
+
+Knows mitmproxy's content views and the metadata that `flows` lists; must not know events, which are `timeline`'s.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mitmproxy import contentviews, http
+from mitmproxy.contentviews import Contentview, Metadata
+
+from . import timeline
+from .timeline import About
+
+PREFIX: Final = "force_stream."
+EVENT_STREAM_TYPE: Final = "text/event-stream"
+# mitmproxy's own views say 1 for what they are made for, and the raw one says 0.1 for everything. Of a rewritten
+# answer, JSON is to be seen first, and this view next.
+BEST: Final = 2.0
+NEXT_TO_JSON: Final = 0.5
+NOT_OURS: Final = -1.0
+
+
+class UpstreamSSE(Contentview):
+    """Shows the event stream that the flow keeps, or else the one that the response is."""
+
+    @property
+    def name(self) -> str:
+        return "Upstream SSE"
+
+    def prettify(self, data: bytes, metadata: Metadata) -> str:
+        response = _response(metadata)
+        if response is None:
+            return "No event stream here: this view is for responses.\n"
+        note = _note(metadata)
+        kept = note.get("sse")
+        body = kept if isinstance(kept, bytes) else data
+        return timeline.text(timeline.read(body, note.get("times")), _about(note, response))
+
+    def render_priority(self, data: bytes, metadata: Metadata) -> float:
+        if _response(metadata) is None:
+            return NOT_OURS
+        content_type = (metadata.content_type or "").lower()
+        if content_type == EVENT_STREAM_TYPE:
+            return BEST
+        is_json = content_type.endswith("json")
+        return NEXT_TO_JSON if is_json and isinstance(_note(metadata).get("sse"), bytes) else NOT_OURS
+
+
+def _response(metadata: Metadata) -> http.Response | None:
+    """The response that is looked at; None for a request, a WebSocket message and the like."""
+    message = metadata.http_message
+    return message if isinstance(message, http.Response) else None
+
+
+def _note(metadata: Metadata) -> dict[str, Any]:
+    """What the addon left on the flow, by the keys that `flows` lists."""
+    kept: Mapping[Any, Any] = metadata.flow.metadata if metadata.flow is not None else {}
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in kept.items()
+        if isinstance(key, str) and key.startswith(PREFIX)
+    }
+
+
+def _about(note: dict[str, Any], response: http.Response) -> About:
+    odd = [line for line in _list(note.get("odd")) if isinstance(line, str)]
+    if note.get("truncated") is True:
+        odd.append("truncated: the stream stopped before its end")
+    if _text(note.get("error")):
+        odd.append(f"the client got an error: {_text(note['error'])}")
+    if isinstance(note.get("cut_at"), int):
+        odd.append(f"only the first {note['cut_at']:,} bytes were kept of what the client got")
+    return About(
+        rule=_text(note.get("rule")),
+        endpoint=_text(note.get("endpoint")),
+        model=_text(note.get("model")),
+        status=_status(note, response),
+        finish_reason=_text(note.get("finish_reason")),
+        inferred=note.get("inferred") is True,
+        tries=_tries(note),
+        odd=odd,
+    )
+
+
+def _status(note: dict[str, Any], response: http.Response) -> str:
+    given, upstream = response.status_code, note.get("sse_status")
+    if isinstance(upstream, int) and upstream != given:
+        return f"{upstream} from the upstream, {given} to the client"
+    return f"{given}"
+
+
+def _tries(note: dict[str, Any]) -> str:
+    again = len(_list(note.get("retried_as")))
+    if again:
+        return f"1 of {again + 1}; the others are flows of their own"
+    return f"{note['try']}" if isinstance(note.get("try"), int) else ""
+
+
+def _text(value: Any) -> str:
+    return value[:200] if isinstance(value, str) else ""
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+view = UpstreamSSE()
+
+
+def register() -> None:
+    """Offer the view; one of the same name, from before a reload, is replaced."""
+    contentviews.add(view)
+
+
+def unregister() -> None:
+    """Take the view back. mitmproxy's registry of views has no way for that in its API."""
+    views = getattr(contentviews.registry, "_by_name", {})
+    name = view.name.lower()
+    if views.get(name) is view:
+        del views[name]
+        contentviews.registry.on_change.send(view)

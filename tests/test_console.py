@@ -1,0 +1,155 @@
+"""The content view as a person meets it: mitmproxy's console in a terminal, keys pressed, the screen read.
+
+tmux is the terminal. Every test has a server of its own, which ends with it.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import Certs, Data, End, Head, Http1Client, Proxy, needs_tool, sse
+from harness.upstream import Upstream
+from samples import CHAT, EVENTS, RULES, STREAM, request
+
+import addon
+
+ADDON = Path(addon.__file__)
+MITMPROXY = Path(sys.executable).with_name("mitmproxy")
+TIMEOUT = 30.0
+
+
+class Console:
+    """mitmproxy in a terminal of 150 columns and 50 lines."""
+
+    def __init__(self, tmux: str, command: list[str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tmux-")  # the path of a socket has to be short
+        self._tmux = [tmux, "-S", f"{self._folder.name}/socket", "-f", os.devnull]
+        self._run("new-session", "-d", "-x", "150", "-y", "50", shlex.join(command))
+
+    def press(self, *keys: str) -> None:
+        """Keys by tmux's names for them: Enter, Tab, a."""
+        self._run("send-keys", *keys)
+
+    def type(self, text: str) -> None:
+        self._run("send-keys", "-l", text)
+
+    @property
+    def screen(self) -> str:
+        return self._run("capture-pane", "-p")
+
+    def wait_for(self, pattern: str) -> str:
+        """The screen, once the pattern is found on it."""
+        end = time.monotonic() + TIMEOUT
+        screen = self.screen
+        while not re.search(pattern, screen, re.MULTILINE):
+            assert time.monotonic() < end, f"{pattern!r} did not appear on the screen:\n{screen}"
+            time.sleep(0.05)
+            screen = self.screen
+        return screen
+
+    def close(self) -> None:
+        """End tmux, and mitmproxy with it, unless that has ended by itself."""
+        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
+        self._folder.cleanup()
+
+    def _run(self, *arguments: str) -> str:
+        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"tmux {arguments[0]}: {done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def console(tmp_path: Path, certs: Certs) -> Iterator[Callable[..., Console]]:
+    """`console(*arguments)`: a started mitmproxy with the addon."""
+    tmux = needs_tool("tmux")
+    opened: list[Console] = []
+
+    def start(*arguments: str) -> Console:
+        rules = tmp_path / "console-rules.yaml"
+        rules.write_text(RULES)
+        confdir = tmp_path / "confdir"
+        confdir.mkdir()
+        options = {"confdir": certs.confdir(confdir), "force_stream_rules": rules}
+        sets = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+        environment = ["env", "LC_ALL=C.UTF-8", "TERM=screen-256color"]
+        command = [*environment, str(MITMPROXY), "-s", str(ADDON), *sets, *arguments]
+        opened.append(Console(tmux, command))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def flow_file(tmp_path: Path, upstream: Upstream, proxy_factory: Callable[..., Proxy]) -> Path:
+    """A file with one forced flow, whose stream has a comment and the name of a colour in escape sequences."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    path = tmp_path / "flows.mitm"
+    proxy = proxy_factory(
+        f"reverse:{upstream.url()}", scripts=[ADDON], options={"force_stream_rules": rules}, flow_file=path
+    )
+    body = sse(EVENTS[0], b": \x1b[31mred\x1b[0m\n\n", *EVENTS[1:])
+    upstream.answer(Head(), Data(body[:300]), Data(body[300:]), End())
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request()).status == 200
+    proxy.stop()
+    return path
+
+
+def test_a_person_opens_a_saved_flow_and_sees_its_events(console: Callable[..., Console], flow_file: Path) -> None:
+    screen = console("-n", "-r", str(flow_file))
+    screen.wait_for(r"POST .*/v1/chat/completions")
+    screen.press("Enter")
+    screen.wait_for(r"\[m:auto\]")
+    screen.press("Tab")
+    screen.wait_for(r'"content": "Hello"')
+    assert re.search(r"JSON .*\[m:auto\]", screen.screen), "the document is seen first"
+    screen.press(":")
+    screen.type("console.flowview.mode.set 'upstream sse'")
+    screen.press("Enter")
+    screen.wait_for(r"Upstream SSE .*\[m:upstream sse\]")
+    for pattern in (
+        r"^rule +private-vllm *$",
+        r"^endpoint +chat *$",
+        r"^model +m, in the events m-1 *$",
+        r"^first event +\d\.\d{3} s *$",
+        r"^first content +\d\.\d{3} s *$",
+        r"^events +5, then \[DONE\] *$",
+        r"^finish reason +stop *$",
+        r"^Odd: *$",
+        r"^ +- 1 comment: keep-alives, most often *$",
+        r"^ +1 +\d\.\d{3} +chunk +id \"chatcmpl-1\"",
+        r"^ +\d\.\d{3} +\+\d\.\d{3} +comment +\\x1b\[31mred\\x1b\[0m *$",
+        r"^ +2 +\d\.\d{3} +\+\d\.\d{3} +chunk +choices\[0\]\.delta\.content \+\"Hel\" *$",
+        r"^ +4 +\d\.\d{3} +\+\d\.\d{3} +chunk +choices\[0\]\.finish_reason \"stop\" *$",
+        r"^ +\d\.\d{3} +\+\d\.\d{3} +\[DONE\] *$",
+    ):
+        screen.wait_for(pattern)
+
+
+def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
+    console: Callable[..., Console], tmp_path: Path, upstream: Upstream, proxy_factory: Callable[..., Proxy]
+) -> None:
+    path = tmp_path / "plain.mitm"
+    proxy = proxy_factory(f"reverse:{upstream.url()}", flow_file=path)
+    upstream.answer(Head(), Data(STREAM), End())
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request(stream=True)).body == STREAM
+    proxy.stop()
+    screen = console("-n", "-r", str(path))
+    screen.wait_for(r"POST .*/v1/chat/completions")
+    screen.press("Enter")
+    screen.wait_for(r"\[m:auto\]")
+    screen.press("Tab")
+    screen.wait_for(r"Upstream SSE .*\[m:auto\]")
+    screen.wait_for(r"^times +none were kept *$")
+    screen.wait_for(r'^ +3 +chunk +choices\[0\]\.delta\.content \+"lo" *$')
