@@ -454,3 +454,14 @@ def test_cumulative_content_makes_the_same_of_repeated_and_of_plain_fragments(fr
     answer = read([framed([*map(json.dumps, chunks), "[DONE]"])], "chat", quirks=("cumulative_content",))
     assert answer is not None
     assert answer[1]["choices"][0]["message"]["content"] == "".join(fragments)
+
+
+@pytest.mark.parametrize("depth", [100, 400, 600, 2_000, 100_000])
+@pytest.mark.parametrize("place", ["choices", "delta", "x"])
+def test_no_depth_of_nesting_raises(place: str, depth: int) -> None:
+    nested = '{"a":' * depth + "1" + "}" * depth
+    wrapped = nested if place == "x" else f'[{{"index":0,"delta":{{"y":{nested}}}}}]'
+    stream = f'data: {{"id":"c","{"choices" if place != "x" else "x"}":{wrapped}}}\n\n' * 3 + "data: [DONE]\n\n"
+    reply = aggregate(stream.encode())
+    assert reply.status in (200, 502)
+    assert reply.body.startswith(b"{")

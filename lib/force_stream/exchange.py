@@ -134,6 +134,7 @@ class Answer:
         self._chunks = 0
         self._error: dict[str, Any] | None = None
         self._texts: list[str] = []
+        self._too_deep = False
 
     @property
     def ended(self) -> bool:
@@ -204,6 +205,8 @@ class Answer:
             return self._failed() if self._status >= 400 else self._aggregated(cut)
         except StreamError as error:
             return self.failure(error)
+        except RecursionError:
+            return self.failure(MalformedStream("the upstream's answer nests too deeply to be read"))
 
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
@@ -274,7 +277,10 @@ class Answer:
         for mend in self._mends:
             chunk = mend(chunk)
         self._chunks += 1
-        self._aggregator.add(chunk, event.event)
+        try:
+            self._aggregator.add(chunk, event.event)
+        except RecursionError:
+            self._too_deep = True
         return chunk
 
     def _take_text(self, event: ServerSentEvent, *, at_end: bool) -> None:
@@ -307,6 +313,8 @@ class Answer:
     def _aggregated(self, cut: str) -> Reply | None:
         if self._error is not None:
             raise UpstreamError(self._error)
+        if self._too_deep:
+            raise MalformedStream("an event of the upstream's stream nests too deeply to be read")
         if not self._chunks:
             return self._without_chunks(cut)
         try:
