@@ -378,7 +378,7 @@ def name_of(values: list[Any]) -> Any:
 def arguments_of(values: list[Any]) -> Any:
     spelled = [value for value in values if isinstance(value, dict)]
     if not spelled:
-        return text_of(values)
+        return "".join(value for value in values if isinstance(value, str))  # a string in every direct answer
     return Has(
         lambda got: [] if isinstance(got, str) and parsed(got) == spelled[-1] else [f"not the arguments: {brief(got)}"],
         json.dumps(spelled[-1], default=lambda number: json.loads(number.text)),
@@ -535,14 +535,21 @@ def response_of(said: list[dict[str, Any]]) -> dict[str, Any]:
     # GitHub Copilot's terminal event has copilot_usage beside its response; its direct answer has it at the top.
     beside = {k: v for k, v in said[place].items() if k not in ("type", "response", "sequence_number", *PADDING)}
     constant = {"object": OneOf(("response", ABSENT))}
-    return constant | filled | beside | final | ({} if final.get("output") else {"output": output_of(said[:place])})
+    output = [drawn(item) for item in final["output"]] if final.get("output") else output_of(said[:place])
+    return constant | filled | beside | final | {"output": output}
+
+
+def drawn(item: Any) -> Any:
+    """An image that is there is completed, whatever its call still says: Azure's direct answer to that has it so."""
+    drawing = isinstance(item, dict) and item.get("type") == "image_generation_call" and item.get("result")
+    return item | {"status": "completed"} if drawing else item
 
 
 def output_of(said: list[dict[str, Any]]) -> Any:
     finished = [event for event in said if event["type"] == "response.output_item.done"]
     places = distinct(event.get("output_index") for event in finished)
     last = {at: [event for event in finished if event.get("output_index") == at][-1]["item"] for at in places}
-    items = [last[at] for at in sorted(places, key=place_of)]
+    items = [drawn(last[at]) for at in sorted(places, key=place_of)]
     spoken = [e for e in said if isinstance(e.get("delta"), str) and e.get("output_index") not in places]
     streams = distinct(
         (e["type"], e.get("output_index"), e.get("content_index"), e.get("summary_index")) for e in spoken
@@ -595,11 +602,23 @@ def message_document(said: list[dict[str, Any]]) -> dict[str, Any]:
     top = [{k: v for k, v in event.items() if k not in ("type", "delta", "usage")} for event in overlays]
     laid = {key: column([*deltas, *top], key)[-1] for key in keys_of([*deltas, *top]) if key != "usage"}
     usage = {"usage": {key: overlaid(column(usages, key)) for key in keys_of(usages)}} if usages else {}
-    blocks = [event for event in mine if event["type"] == "content_block_start"]
-    places = distinct(event.get("index") for event in blocks)
-    order = sorted(places, key=place_of)
-    content = [block_of([event for event in mine if event.get("index") == place]) for place in order]
-    return start | laid | usage | {"content": content}
+    constants = {"type": "message", "role": "assistant"}
+    return constants | start | laid | usage | {"content": [block_of(block) for block in blocks_in(mine)]}
+
+
+def blocks_in(said: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The events of each content block in index order; an index used again after its stop is another block."""
+    blocks: list[list[dict[str, Any]]] = []
+    for event in said:
+        if not event["type"].startswith("content_block_"):
+            continue
+        same = [block for block in blocks if block[0].get("index") == event.get("index")]
+        stopped = bool(same) and same[-1][-1]["type"] == "content_block_stop"
+        if same and not (stopped and event["type"] == "content_block_start"):
+            same[-1].append(event)
+        elif event["type"] != "content_block_stop":
+            blocks.append([event])
+    return sorted(blocks, key=lambda block: place_of(block[0].get("index")))
 
 
 def overlaid(values: list[Any]) -> Any:
@@ -608,11 +627,19 @@ def overlaid(values: list[Any]) -> Any:
     return OneOf.of(real[-1], values[-1]) if real else OneOf.of(*reversed(values))
 
 
+# Blocks whose input is an object, also where a call has no arguments and nothing said so (llama.cpp's direct answer).
+CALLS = ("tool_use", "server_tool_use", "mcp_tool_use")
+UNANNOUNCED = {"thinking_delta": "thinking", "signature_delta": "thinking", "input_json_delta": "tool_use"}
+
+
 def block_of(said: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last block started at this index, with its own deltas."""
-    begin = max(at for at, event in enumerate(said) if event["type"] == "content_block_start")
-    block: dict[str, Any] = said[begin]["content_block"]
+    """One block as it was last started, with the deltas since; its type is its deltas' where it never was."""
+    starts = [at for at, event in enumerate(said) if event["type"] == "content_block_start"]
+    begin = starts[-1] if starts else 0
     deltas = [event["delta"] for event in said[begin:] if event["type"] == "content_block_delta"]
+    kind = UNANNOUNCED.get(deltas[0].get("type"), "text") if deltas else "text"
+    block: dict[str, Any] = said[begin]["content_block"] if starts else {"type": kind}
+    block = ({"input": {}} if block.get("type") in CALLS else {}) | block
     grown = {
         field: "".join([*[text for _ in "x" if isinstance(text := block.get(field), str)], *pieces])
         for kind, field in GROWS.items()

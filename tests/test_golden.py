@@ -1,6 +1,6 @@
 """Event streams and the documents they must become: a case is a pair of files, and adding one is adding a pair.
 
-    golden/{chat,completions,responses,…}/NAME.sse + .json      the stream, and the whole document
+    golden/{chat,completions,messages,…}/NAME.sse + .json       the stream, and the whole document
     golden/quirks/QUIRK/ENDPOINT_NAME.sse + .json               the same, where the rule names this quirk
     golden/plain/ENDPOINT_NAME.sse + .json                      a body that is JSON; its comment line is not sent
     golden/broken/ENDPOINT_NAME.sse + .error.json               no answer: `status`, the error's `code`, under `partial`
@@ -105,7 +105,7 @@ FEEDS: dict[str, Callable[[bytes], list[bytes]]] = {
 FEED = pytest.mark.parametrize("feed", [pytest.param(feed, id=name) for name, feed in FEEDS.items()])
 
 
-@pytest.mark.parametrize("folder", ["chat", "completions", "responses", "plain", "broken", "quirks"])
+@pytest.mark.parametrize("folder", [*ENDPOINTS, "plain", "broken", "quirks"])
 def test_no_folder_is_without_cases(folder: str) -> None:
     assert [case for case in CASES if case.folder == folder]
 

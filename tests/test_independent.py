@@ -235,6 +235,7 @@ MESSAGES = sse(
 )
 MESSAGES_ANSWER = {
     "id": "m",
+    "type": "message",
     "role": "assistant",
     "content": [
         {"type": "thinking", "thinking": "hm", "signature": "sig"},
@@ -647,3 +648,63 @@ def test_chat_chunks_under_a_completions_path_are_a_chat_answer() -> None:
         "choices": [{"index": 0, "text": "", "finish_reason": "length"}],
     }
     assert judge("completions", TEXT, 200, legacy)
+
+
+def test_arguments_that_were_only_null_are_an_empty_text() -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": None}}
+    stream = sse(chunk({"tool_calls": [call]}), chunk({}, finish_reason="tool_calls"))
+    head = {k: v for k, v in TEXT_ANSWER.items() if k not in ("usage", "system_fingerprint")}
+
+    def answer(arguments: Any) -> dict[str, Any]:
+        calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+        message = {"role": "assistant", "content": None, "tool_calls": calls}
+        return head | {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+
+    assert judge("chat", stream, 200, answer("")) == []
+    assert judge("chat", stream, 200, answer(None))
+    assert judge("chat", stream, 200, answer("{}"))
+
+
+def test_an_image_that_is_there_is_completed() -> None:
+    call = {"type": "image_generation_call", "id": "ig", "status": "generating", "result": "aW1n"}
+    stream = sse({"type": "response.completed", "response": RESPONSE | {"output": [call]}}, done=False)
+    assert judge("responses", stream, 200, RESPONSE | {"output": [call | {"status": "completed"}]}) == []
+    assert judge("responses", stream, 200, RESPONSE | {"output": [call]})
+    unmade = RESPONSE | {"output": [call | {"result": None}]}
+    assert judge("responses", sse({"type": "response.completed", "response": unmade}, done=False), 200, unmade) == []
+
+
+def message_of(*blocks: dict[str, Any]) -> bytes:
+    start = {"type": "message_start", "message": {"id": "m", "content": []}}
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    return sse(start, *blocks, end, {"type": "message_stop"}, done=False)
+
+
+def message_with(*content: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "m", "type": "message", "role": "assistant", "content": [*content], "stop_reason": "end_turn"}
+
+
+def test_an_index_used_again_after_its_stop_is_another_block() -> None:
+    text = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    stop = {"type": "content_block_stop", "index": 0}
+    deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": t}} for t in "ab"]
+    a, b = ({"type": "text", "text": t} for t in "ab")
+    both = message_of(text, deltas[0], stop, text, deltas[1], stop)
+    assert judge("anthropic", both, 200, message_with(a, b)) == []
+    assert judge("anthropic", both, 200, message_with({"type": "text", "text": "ab"}))
+    one = message_of(text, *deltas, stop)
+    assert judge("anthropic", one, 200, message_with({"type": "text", "text": "ab"})) == []
+
+
+def test_a_block_that_was_not_announced_is_of_its_deltas_type() -> None:
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}}
+    stream = message_of(delta)
+    assert judge("anthropic", stream, 200, message_with({"type": "thinking", "thinking": "hm"})) == []
+    assert judge("anthropic", stream, 200, message_with())
+
+
+def test_a_call_without_input_has_an_empty_one() -> None:
+    call = {"type": "tool_use", "id": "t", "name": "f"}
+    stream = message_of({"type": "content_block_start", "index": 0, "content_block": call})
+    assert judge("anthropic", stream, 200, message_with(call | {"input": {}})) == []
+    assert judge("anthropic", stream, 200, message_with(call))

@@ -149,4 +149,6 @@ def expected_choices(request: Request) -> int:
     # A list of strings or of token lists is several prompts; a list of numbers is one, in tokens.
     several = isinstance(prompt, list) and len(prompt) > 0 and not isinstance(prompt[0], int)
     prompts = len(prompt) if several and isinstance(prompt, list) else 1
+    if isinstance(n, str) and n.isascii() and n.isdigit() and len(n) < 10:
+        n = int(n)  # a form has nothing but texts
     return prompts * (n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 1)

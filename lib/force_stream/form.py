@@ -31,7 +31,7 @@ class Form:
     raw: bytes
     delimiter: bytes
     members: Mapping[str, object]
-    _parts: tuple[_Part, ...] = field(repr=False)
+    _fields: tuple[_Part, ...] = field(repr=False)
     _close: int = field(repr=False)
 
     @property
@@ -41,7 +41,7 @@ class Form:
 
     def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
         """The form with `stream` true. A form has no place for stream options."""
-        splices = [(part.start, part.end, b"true") for part in self._parts if part.name == "stream"]
+        splices = [(part.start, part.end, b"true") for part in self._fields if part.name == "stream"]
         if not splices:
             added = self.delimiter + b'\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue'
             splices = [(self._close, self._close, added)]
@@ -64,8 +64,9 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
     if not raw.startswith(mark):
         return None
     delimiter = b"\r\n" + mark
-    parts: list[_Part] = []
+    fields: list[_Part] = []
     members: dict[str, object] = {}
+    has_parts = False
     start = len(mark)
     while not raw.startswith(b"--", start):
         end = raw.find(delimiter, start)
@@ -75,14 +76,13 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
         head = raw[start:head_end]
         name = _NAME.search(head)
         value = head_end + 4
-        if name is not None:
-            parts.append(_Part(name[1].decode(errors="replace"), value, end))
-            if end - value <= LONGEST_VALUE and not _FILE.search(head):
-                members[parts[-1].name] = raw[value:end].decode(errors="replace")
+        has_parts = has_parts or name is not None
+        if name is not None and not _FILE.search(head):
+            fields.append(_Part(name[1].decode(errors="replace"), value, end))
+            if end - value <= LONGEST_VALUE:
+                members[fields[-1].name] = raw[value:end].decode(errors="replace")
         start = end + len(delimiter)
-    if not parts:
-        return None
-    return Form(raw, delimiter, members, tuple(parts), start - len(delimiter))
+    return Form(raw, delimiter, members, tuple(fields), start - len(delimiter)) if has_parts else None
 
 
 def _spliced(raw: bytes, splices: list[Splice]) -> Edited:

@@ -54,4 +54,5 @@ class ImagesAggregator:
         # An upstream may make fewer than asked for, and then says [DONE].
         if not self._images or not (self.ended or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before the last image was complete")
-        return Aggregate({"created": self._created, "data": self._images, **self._rest.result()})
+        created = {} if self._created is None else {"created": self._created}
+        return Aggregate({**created, "data": self._images, **self._rest.result()})

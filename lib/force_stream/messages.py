@@ -56,7 +56,7 @@ _DELTAS: Final[Mapping[str, tuple[str, str, Rule]]] = {
     "citations_delta": ("citation", "citations", Extend),
     "compaction_delta": ("content", "content", concat),
 }
-_BESIDE: Final = frozenset(("type", "delta", "usage"))
+_BESIDE: Final = frozenset(("type", "delta", "usage", "obfuscation"))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
 
@@ -137,7 +137,7 @@ class MessagesAggregator:
             # context_management and its like stand beside the delta, and usage should too.
             for said in (chunk, delta):
                 if isinstance(said, dict):
-                    self._usage.add(said.get("usage"))
+                    self._count(said.get("usage"))
                     self._delta.add({key: value for key, value in said.items() if key not in _BESIDE})
         elif kind == "message":
             self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
@@ -146,14 +146,19 @@ class MessagesAggregator:
     def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
         """What of a chunk just added would change anything if it came again, as in `merge`."""
         delta = chunk.get("delta")
-        if chunk.get("type") != "content_block_delta" or not isinstance(delta, dict):
+        if self.ended or chunk.get("type") != "content_block_delta" or not isinstance(delta, dict):
             return None
         return self._block(chunk).again(delta)
 
     def _start(self, message: Any) -> None:
         if isinstance(message, dict):
-            self._usage.add(message.get("usage"))
+            self._count(message.get("usage"))
             self._message = self._message or message  # said twice by some gateways
+
+    def _count(self, usage: Any) -> None:
+        """The counts are cumulative, so one that falls to 0 is a gateway's placeholder."""
+        if isinstance(usage, dict):
+            self._usage.add({key: value for key, value in usage.items() if value != 0 or not self._usage.get(key)})
 
     def _start_block(self, chunk: dict[str, Any]) -> None:
         started = chunk.get("content_block")

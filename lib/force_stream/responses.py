@@ -79,7 +79,7 @@ class _Item:
         """The item; `status` is its own where nothing closed it."""
         if self.done is not None:
             return self.done
-        item = dict(self.added) or {"type": self.type, "id": self.id}
+        item = dict(self.added) or {"type": self.type} | ({} if self.id is None else {"id": self.id})
         if item.get("type") == "message":
             item.setdefault("role", "assistant")
         for (name, index), part in sorted(self.parts.items()):

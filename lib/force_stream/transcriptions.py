@@ -55,5 +55,5 @@ class TranscriptionsAggregator:
         if self._logprobs:
             document.setdefault("logprobs", self._logprobs)
         if self._segments:
-            document["segments"] = self._segments
+            document = {"task": "transcribe", **document, "segments": self._segments}  # a diarized answer's constant
         return Aggregate(document)
