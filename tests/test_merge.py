@@ -109,7 +109,19 @@ def test_rule_makes_of_what_was_said(rule: Rule, said: list[Any], result: Any) -
 
 @pytest.mark.parametrize(
     ("index", "read"),
-    [(0, 0), (7, 7), ("3", 3), (-1, -1), (True, None), (1.0, None), (None, None), ("", None), ("x", None), ("٣", None)],
+    [
+        (0, 0),
+        (7, 7),
+        ("3", 3),
+        (-1, -1),
+        (True, None),
+        (1.0, 1),
+        (1.5, None),
+        (None, None),
+        ("", None),
+        ("x", None),
+        ("٣", None),
+    ],
 )
 def test_index_is_a_whole_number(index: Any, read: int | None) -> None:
     assert merge.index_of({"index": index}) == read

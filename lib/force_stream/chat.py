@@ -62,7 +62,7 @@ class Content:
     def _add_part(self, part: Any) -> None:
         assert self._parts is not None
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in _JOINED_PARTS:
+        if not isinstance(kind, str) or kind not in _JOINED_PARTS:
             self._parts.append(("", part))
             return
         if not self._parts or self._parts[-1][0] != kind:
@@ -112,7 +112,7 @@ class Base64:
 
 # A finish reason that says more replaces one that says less; one that says as much does not. `stop` after
 # `tool_calls` is OpenRouter's habit with Gemini; `length` and `content_filter` are facts that nothing takes back.
-_TELLING: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 3}
+_TELLING: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
 class FinishReason:
@@ -180,7 +180,7 @@ class Delta(Fields):
         if isinstance(value, dict) and value.get("role") == "tool":
             # MiniMax's built-in search streams its results as a message of the role "tool"; they are not the answer.
             return
-        super().add(value)
+        super().add({"content": value} if isinstance(value, str) else value)
 
     def again(self, value: Any) -> list[Repeatable] | None:
         return None if isinstance(value, dict) and value.get("role") == "tool" else super().again(value)
@@ -247,6 +247,7 @@ class Choices:
     def __init__(self, rules: Mapping[str, Rule]) -> None:
         self._rules = rules
         self._by_index: dict[int, Fields] = {}
+        self._unfinished: set[int] = set()
 
     def add(self, value: Any) -> None:
         for position, choice in enumerate(value if isinstance(value, list) else ()):
@@ -257,6 +258,8 @@ class Choices:
                 if known is None:
                     known = self._by_index[index] = Fields(self._rules, overlay)
                 known.add(choice)
+                # Asked after every piece, so it must not cost more the more choices there are.
+                (self._unfinished.discard if known.get("finish_reason") else self._unfinished.add)(index)
 
     def again(self, value: Any) -> list[Repeatable] | None:
         if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], dict):
@@ -267,8 +270,10 @@ class Choices:
     def in_order(self) -> list[tuple[int, Fields]]:
         return sorted(self._by_index.items())
 
-    def unfinished(self) -> list[int]:
-        return [index for index, choice in self.in_order() if not choice.get("finish_reason")]
+    @property
+    def unfinished(self) -> bool:
+        """Whether a choice has no finish reason yet."""
+        return bool(self._unfinished)
 
     def __len__(self) -> int:
         return len(self._by_index)
@@ -313,7 +318,7 @@ class CompletionAggregator:
     @property
     def finished(self) -> bool:
         """Whether every choice asked for has its finish reason (usage may still come)."""
-        return len(self._choices) >= self._expected_choices and not self._choices.unfinished()
+        return len(self._choices) >= self._expected_choices and not self._choices.unfinished
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
         """The document. `done`: the stream ended with `[DONE]`; `partial`: it was cut off, and what came is wanted.
@@ -325,7 +330,7 @@ class CompletionAggregator:
             if done:
                 raise EmptyStream("the upstream's event stream had no choice in it")
             raise IncompleteStream("the upstream's event stream stopped before its first choice")
-        unfinished = self._choices.unfinished()
+        unfinished = self._choices.unfinished
         if unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
         choices = [self._choice(index, choice, done=done) for index, choice in self._choices.in_order()]
@@ -339,7 +344,7 @@ class CompletionAggregator:
         return Aggregate(
             {key: document[key] for key in (*head, *document) if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
-            inferred=bool(unfinished),
+            inferred=unfinished,
         )
 
     def _choice(self, index: int, said: Fields, *, done: bool) -> dict[str, Any]:

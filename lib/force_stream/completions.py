@@ -64,6 +64,7 @@ class LlamaCppAggregator:
         self._expected = expected_choices
         self._said: dict[int, Fields] = {}
         self._last: dict[int, dict[str, Any]] = {}
+        self._unstopped: set[int] = set()
 
     def add(self, chunk: dict[str, Any], event: str = "") -> None:
         """One chunk, as the upstream sent it. Never raises."""
@@ -71,14 +72,14 @@ class LlamaCppAggregator:
         said = self._said.setdefault(index, Fields(self._RULES, nothing))
         said.add(chunk)
         self._last[index] = chunk
+        (self._unstopped.discard if chunk.get("stop") is True else self._unstopped.add)(index)
 
     def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
         return None  # its chunks count tokens, and the last one is the answer's frame
 
     @property
     def finished(self) -> bool:
-        stopped = [chunk.get("stop") is True for chunk in self._last.values()]
-        return len(stopped) >= self._expected and all(stopped)
+        return len(self._last) >= self._expected and not self._unstopped
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
         """The object, or the list. Raises `IncompleteStream` where one has not stopped."""

@@ -25,6 +25,7 @@ class Endpoint:
     `paths`: the ends of its paths; what `not_under` lists makes a path another API's. `never_streams`: ends of paths
     that belong to it but refuse `stream`.
     `obstacle`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
+    `forms`: whether its requests may be forms with files.
     `aggregator`: made anew for each answer, with the number of choices the request asks for.
     """
 
@@ -35,6 +36,7 @@ class Endpoint:
     never_streams: tuple[str, ...] = ()
     not_under: tuple[str, ...] = ()
     stream_options: frozenset[str] | None = None
+    forms: bool = False
 
     def options_for(self, wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Those of a rule's `stream_options` that this endpoint takes."""
@@ -105,6 +107,7 @@ _ALL: Final = (
         TranscriptionsAggregator,
         _transcriptions_obstacle,
         stream_options=frozenset(),
+        forms=True,
     ),
     Endpoint(
         "images",
@@ -112,6 +115,7 @@ _ALL: Final = (
         ImagesAggregator,
         _no_obstacle,
         stream_options=frozenset(),
+        forms=True,
     ),
 )
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {endpoint.name: endpoint for endpoint in _ALL}

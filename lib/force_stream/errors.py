@@ -94,7 +94,9 @@ class UpstreamError(StreamError):
         error = said.get("error")
         super().__init__("the upstream reported an error inside its event stream")
         self.said = said
-        self.status_hint = status_of(error if isinstance(error, dict) else said)
+        # The error's own word, or one beside it.
+        named = _status_named(error) if isinstance(error, dict) else None
+        self.status_hint = named or status_of({key: value for key, value in said.items() if key != "error"})
 
     def body(self, context: str = "") -> dict[str, Any]:
         return self.said
@@ -173,13 +175,18 @@ _STATUS_KEYS: Final = ("status", "status_code", "http_status", "code", "type")
 
 def status_of(error: dict[str, Any]) -> int:
     """The 4xx/5xx that an error object names, by number or by a known name; 502 where it names none."""
+    return _status_named(error) or 502
+
+
+def _status_named(error: dict[str, Any]) -> int | None:
     for key in _STATUS_KEYS:
         named = error.get(key)
         if isinstance(named, str):
-            named = int(named) if named.isascii() and named.isdigit() else STATUS_BY_NAME.get(named.lower())
+            is_number = len(named) == 3 and named.isascii() and named.isdigit()
+            named = int(named) if is_number else STATUS_BY_NAME.get(named.lower())
         if isinstance(named, int) and not isinstance(named, bool) and 400 <= named <= 599:
             return named
-    return 502
+    return None
 
 
 # What of a chunk is no part of the error that it reports.
@@ -214,9 +221,15 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     if isinstance(status, dict) and status.get("status_code"):  # MiniMax (RooCodeInc/Roo-Code#9105)
         said = {"message": status.get("status_msg"), "code": status["status_code"]}
         return {"error": _error_object(said), **rest}
-    if chunk.get("success") is False or ("code" in chunk and isinstance(chunk.get("message"), str)):
+    bare = "choices" not in chunk and _says_failure(chunk.get("code")) and isinstance(chunk.get("message"), str)
+    if chunk.get("success") is False or bare:
         return {"error": _error_object(rest)}  # DashScope and gateways: the error's members without the envelope
     return None
+
+
+def _says_failure(code: Any) -> bool:
+    """Whether a `code` beside a `message` is that of an error: many APIs say 0, 200 or "Success" when all is well."""
+    return bool(code) and str(code).lower() not in ("0", "200", "ok", "success")
 
 
 def _error_object(error: Any) -> dict[str, Any]:

@@ -19,8 +19,19 @@ from .sse import EventStreamDecoder, ServerSentEvent
 
 JSON_TYPE: Final = "application/json"
 MOST_NOTES: Final = 50
+LONGEST_NAME: Final = 100
+# Bytes. A JSON text that is neither an object nor a list is a word, and no book either.
+_LONGEST_SCALAR: Final = 1024
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r\n"
+# Bytes. The begin of an event that is longer than this goes to the decoder: it is not to be copied for every piece.
+_LONGEST_REST: Final = 8 * 1024
+
+
+def printable(text: str) -> str:
+    """A name that somebody else chose, fit for a log line: no control character, no half of a surrogate, no book."""
+    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:LONGEST_NAME])
+    return clean if len(text) <= LONGEST_NAME else f"{clean}…"
 
 
 class Refusal(Exception):
@@ -71,6 +82,8 @@ def begin(
         if "stream" not in body.members:
             raise Refusal("this path never streams")
         return None, body.without("stream")
+    if isinstance(body, Form) and not endpoint.forms:
+        raise Refusal("its body is a form, and no JSON object")
     obstacle = endpoint.obstacle(body.members)
     if obstacle:
         raise Refusal(obstacle)
@@ -78,7 +91,7 @@ def begin(
     exchange = Exchange(
         rule=rule,
         endpoint=endpoint.name,
-        model=model if isinstance(model, str) else "",
+        model=printable(model) if isinstance(model, str) else "",
         choices=expected_choices(body.members),
         on_truncated=on_truncated,
         quirks=tuple(quirks),
@@ -129,11 +142,13 @@ class Answer:
         self._decoder = EventStreamDecoder()
         self._repeats = Repeats()
         self._head = b""
+        self._rest = b""
         self._is_json: bool | None = None
         self._json: list[bytes] = []
         self._chunks = 0
         self._error: dict[str, Any] | None = None
         self._texts: list[str] = []
+        self._scalar = b""
         self._too_deep = False
 
     @property
@@ -150,7 +165,7 @@ class Answer:
         if self._is_json is None:
             self._head += data
             begun = self._head.removeprefix(_BOM).lstrip(_BLANK)
-            if not begun:
+            if not begun or _BOM.startswith(begun):
                 self._head = self._head[: len(_BOM)]
                 return
             # What a body is, its first character tells; labels are not to be believed (BYK/loreai#1195). No line of
@@ -160,9 +175,12 @@ class Answer:
         if self._is_json:
             self._json.append(data)
             return
+        if len(self._scalar) < _LONGEST_SCALAR:
+            self._scalar += data[:_LONGEST_SCALAR]
         self._read(data)
 
     def _read(self, data: bytes) -> None:
+        data, self._rest = self._rest + data, b""
         at = 0
         while at < len(data):
             if self._repeats.known and self._decoder.between_events:
@@ -172,8 +190,17 @@ class Answer:
                 if at == len(data):
                     return
             end = _end_of_event(data, at)
+            if end == len(data) and self._may_wait(data, at):
+                self._rest = data[at:]
+                return
             self._read_event(data[at:end])
             at = end
+
+    def _may_wait(self, data: bytes, at: int) -> bool:
+        """Whether these last bytes begin an event that may fit the pattern once the rest of it is there. In the middle
+        of a line nothing can have ended."""
+        within_line = data[-1] not in b"\r\n" and len(data) - at <= _LONGEST_REST
+        return within_line and self._repeats.known and self._decoder.between_events
 
     def _read_event(self, piece: bytes) -> None:
         """A piece that holds one whole event at the most; the next ones may be like it."""
@@ -200,6 +227,8 @@ class Answer:
         try:
             if self._is_json:
                 return self._plain(b"".join(self._json), cut)
+            self._read_event(self._rest)
+            self._rest = b""
             for event in self._decoder.close():
                 self._take(event, at_end=True)
             return self._failed() if self._status >= 400 else self._aggregated(cut)
@@ -305,8 +334,8 @@ class Answer:
         """An error status whose body is no JSON: the error inside an event stream, or a page to pass on."""
         if self._error is not None:
             raise UpstreamError(self._error)
-        if not self._decoder.lines:
-            return None
+        if self._decoder.strangers >= self._decoder.lines:
+            return None  # a page, whatever one of its lines looks like
         said = " ".join(self._texts) or f"The upstream answered {self._status} with an event stream and no error in it."
         raise UpstreamError({"error": {"message": said, "type": "upstream_error", "param": None, "code": None}})
 
@@ -324,11 +353,21 @@ class Answer:
             if self._exchange.on_truncated != "partial":
                 raise IncompleteStream(f"{error}: {cut}") if cut else error from None
             aggregate = self._aggregator.result(partial=True)
-        self.report.finish_reasons = aggregate.finish_reasons
+        self.report.finish_reasons = tuple(map(printable, aggregate.finish_reasons))
         self.report.inferred = aggregate.inferred
         self.report.usage = aggregate.document.get("usage") if isinstance(aggregate.document, dict) else None
         self.report.status = 200
         return Reply(200, jsontext.dumps(aggregate.document))
+
+    def _is_scalar(self) -> bool:
+        """Whether the body is JSON, and says so, but is neither an object nor a list."""
+        if not self._content_type.endswith("/json") or len(self._scalar) >= _LONGEST_SCALAR:
+            return False
+        try:
+            jsontext.loads(self._scalar.decode())
+        except ValueError:
+            return False
+        return True
 
     def _without_chunks(self, cut: str) -> Reply | None:
         if cut:
@@ -337,6 +376,8 @@ class Answer:
         if self._texts:
             # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client is to read it.
             raise MalformedStream(f"the upstream's event stream has no JSON in it, but says: {' '.join(self._texts)}")
+        if self._is_scalar():
+            return None
         if self._decoder.strangers > self._decoder.lines:
             raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
         raise EmptyStream("the upstream's event stream had no event in it")

@@ -345,6 +345,8 @@ def index_of(entry: Any) -> int | None:
     index = entry.get("index") if isinstance(entry, dict) else None
     if isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 10:
         return int(index)
+    if isinstance(index, float) and index.is_integer():
+        return int(index)
     return index if isinstance(index, int) and not isinstance(index, bool) else None
 
 

@@ -89,7 +89,7 @@ class _Block:
 
     def result(self) -> dict[str, Any]:
         block = dict(self.started)
-        if block.get("type") in _INPUT_TYPES:
+        if str(block.get("type")) in _INPUT_TYPES:
             block.setdefault("input", {})
         for member, accumulator in self._members.items():
             block[member] = _joined(block.get(member), accumulator.result())

@@ -10,6 +10,7 @@ parsing and merging every chunk would have given.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import Any, Final, NamedTuple
 
@@ -68,14 +69,19 @@ class _Filling:
             self.gap.goes_to.add([item for said in self._said for item in said])
 
 
+def _around(event: bytes, gaps: Sequence[_Gap]) -> list[bytes]:
+    """The bytes before, between and behind the gaps."""
+    cuts = [0, *(cut for gap in gaps for cut in (gap.start, gap.end)), len(event)]
+    return [event[start:end] for start, end in list(pairwise(cuts))[::2]]
+
+
 class Pattern:
     """One event's bytes, with gaps. `take` is what makes it worth having."""
 
     __slots__ = ("_first", "_steps")
 
     def __init__(self, event: bytes, gaps: Sequence[_Gap]) -> None:
-        cuts = [0, *(cut for gap in gaps for cut in (gap.start, gap.end)), len(event)]
-        fixed = [event[start:end] for start, end in list(pairwise(cuts))[::2]]
+        fixed = _around(event, gaps)
         self._first = fixed[0]
         self._steps = list(zip(gaps, fixed[1:], strict=True))
 
@@ -185,6 +191,8 @@ def pattern_of(event: bytes, data: bytes, parts: Iterable[Repeatable], before: b
     found = sorted(gap for gap in gaps if gap is not None)
     if len(found) < len(gaps) or not any(gap.goes_to is not None for gap in found):
         return None
+    if any(b"\\" in part for part in _around(event, found)):
+        return None  # a name may be spelled with escapes there, and what stands in a gap be another member's
     same = {gap for gap in found if not before or event[gap.named : gap.end + 1] in before}
     varying = [gap for gap in found if gap.goes_to is not None or gap not in same]
     return Pattern(event, varying)
@@ -199,13 +207,17 @@ def _is_head(head: bytes) -> bool:
 def _gap(event: bytes, part: Repeatable) -> _Gap | None:
     # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they stand.
     # Where they stand twice before a value of one kind, they tell nothing.
-    values = _MEMBER[type(part.goes_to)].replace(b"name", re.escape(part.key.encode()))
-    found = list(re.finditer(values, event))
+    found = list(_member(part.key, _MEMBER[type(part.goes_to)]).finditer(event))
     if len(found) != 1:
         return None
     start, opening = found[0].end(), found[0]["opening"]
     end = _ENDS[opening](event, start)
     return None if end < 0 else _Gap(start, end, found[0].start(), opening, part.goes_to)
+
+
+@lru_cache(maxsize=256)
+def _member(key: str, value: bytes) -> re.Pattern[bytes]:
+    return re.compile(value.replace(b"name", re.escape(key.encode())))
 
 
 def _end_of_list(event: bytes, start: int) -> int:

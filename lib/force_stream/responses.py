@@ -164,7 +164,7 @@ class ResponsesAggregator:
             document |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
         if not document.get("output"):
             document["output"] = self._output("completed" if document.get("status") == "completed" else "incomplete")
-        if document.get("status") == "completed":
+        if document.get("status") == "completed" and isinstance(document["output"], list):
             document["output"] = [_closed(item) for item in document["output"]]
         return Aggregate(document, (str(document.get("status")),), inferred=False)
 
@@ -220,9 +220,11 @@ class ResponsesAggregator:
         name, _, what = str(chunk.get("type")).rpartition(".")
         if self._terminal is not None or what != "delta" or name not in _TEXTS or chunk.get("logprobs"):
             return None
+        if not isinstance(chunk.get("delta"), str) or isinstance(chunk.get("response"), dict):
+            return None
         item, path = self._place(_TEXTS[name][0], chunk)
         text = item.texts.get(path)
-        if text is None or not isinstance(chunk.get("delta"), str):
+        if text is None:
             return None
         varying = [Repeatable(key, None) for key in VARYING if key in chunk]
         return [Repeatable("delta", text), *varying]

@@ -60,6 +60,7 @@ class _Call:
         self.name = ""
         self.arguments_begun = False
         self.whole = False
+        self.owner: _Call | None = None
         self.stray: list[_Call] = []
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -146,13 +147,11 @@ class ToolCalls:
                 continue
             # Neither id nor name ever came for this index: it was never a call of its own. Its arguments, if any,
             # continue the call that was being said (indexes that count chunks, microsoft/foundry-local#144).
-            owner = call.before
-            while owner is not None and owner.nameless:
-                owner = owner.before
-            if owner is not None:
-                owner.stray.append(call)
-            elif call.arguments_begun:
-                calls.append(call)
+            # What was before it has found its own owner already, so one step back is enough.
+            before = call.before
+            call.owner = before.owner if before is not None and before.nameless else before
+            if call.owner is not None:
+                call.owner.stray.append(call)
         return [call.result() for call in sorted(calls, key=lambda call: call.index)] or None
 
     def __bool__(self) -> bool:
