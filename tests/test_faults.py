@@ -273,7 +273,7 @@ def broken_rows(*names: str) -> list[tuple[str, list[Any]]]:
 
 
 IN_THE_WATCH = ("feed", "finish", "head", "data", "next_look", "end", "cut")
-IN_THE_HOOK = ("keep", "tell")
+IN_THE_HOOK = ("keep",)
 IN_THE_STREAM_LAYER = ("state_wait_for_response_headers", "state_consume_response_body")
 
 
@@ -288,6 +288,16 @@ def test_a_fault_of_the_addon_becomes_an_error_of_its_own_shape(
     client: str, part: str, steps: list[Any], broken: Bench
 ) -> None:
     check_broken(broken, client, part, steps)
+
+
+@both_clients
+def test_a_fault_in_what_is_said_about_a_flow_does_not_touch_its_answer(client: str, broken: Bench) -> None:
+    since = broken.proxy.mark()
+    broken.upstream.answer(Head(), *WHOLE, End(), key="break-tell")
+    with broken.connect(client, "HTTP/1") as connection:
+        response = ask(connection, CHAT, "break-tell", "idle/break-tell")
+    assert verdict(response) == "200"
+    broken.proxy.wait_for_log("a fault of the addon, the flow has no comment", since=since)
 
 
 @both_clients

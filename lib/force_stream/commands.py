@@ -182,14 +182,20 @@ def _explained(each: http.HTTPFlow, rules: Sequence[Rule]) -> list[str]:
         if mismatch is None:
             return [*lines, f"{about}: rule {rule.name} takes it; {_verdict(each, rule)}"]
         lines.append(f"{about}: rule {rule.name}: {mismatch}")
+    if flows.was_made_to_stream(each):
+        lines.append(f"{about}: rule {flows.rule_of(each)} took it, as the rules were then; its request was forced")
     return lines or [f"{about}: there are no rules"]
 
 
 def _verdict(each: http.HTTPFlow, rule: Rule) -> str:
     if flows.was_made_to_stream(each):
-        return "its request was forced"
+        took = flows.rule_of(each)
+        return "its request was forced" + (f" by rule {took}, as the rules were then" if took != rule.name else "")
     if not rule.force_upstream_stream:
-        return "it changes nothing, since force_upstream_stream is false"
+        learns = ", unless its upstream says that it must stream" if rule.learn else ""
+        return f"it changes nothing, since force_upstream_stream is false{learns}"
+    if not ctx.options.force_stream:
+        return "it changes nothing, since the option force_stream is off"
     body = flows.body_of(each)
     if each.request.method != "POST" or body is None:
         return "left as it came: only a POST with a JSON object or a form is forced"

@@ -7,7 +7,7 @@ Keys of `flow.metadata` (they travel in flow files):
     force_stream.rule, .endpoint, .model    which rule took the flow, and as what
     force_stream.forced                     true where the request was made to stream
     force_stream.choices, .on_truncated, .quirks    what else the answer needs to be made, also after a reload
-    force_stream.undo, .forced_size, .headers_undo, .encoding_undo    how to get the request back as it came
+    force_stream.undo, .forced_size, .headers_undo    how to get the request back as it came
     force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
     force_stream.left_alone                 why a matched request went out as it came
     force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
@@ -23,6 +23,7 @@ from typing import Any, Final
 from mitmproxy import http
 
 from . import jsontext
+from .endpoints import Endpoint, expected_choices
 from .errors import InternalError, OversizedStream
 from .exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin
 from .form import Form, read_form
@@ -53,6 +54,8 @@ _STREAM_HEADERS: Final = (
     "transfer-encoding",
     "content-encoding",
     "trailer",
+    "content-range",
+    "accept-ranges",
     "etag",
     "content-md5",
     "digest",
@@ -76,7 +79,6 @@ _OF_THE_REQUEST: Final = frozenset(
         "undo",
         "forced_size",
         "headers_undo",
-        "encoding_undo",
     )
 )
 
@@ -165,6 +167,11 @@ def was_made_to_stream(flow: http.HTTPFlow) -> bool:
     return flow.metadata.get(f"{PREFIX}forced") is True
 
 
+def rule_of(flow: http.HTTPFlow) -> str:
+    """The name of the rule that took this flow; "" if none noted that."""
+    return str(flow.metadata.get(f"{PREFIX}rule", ""))
+
+
 def was_forced(flow: http.HTTPFlow) -> bool:
     """Whether this flow is the replay of a forced one: its request streams because we said so."""
     return flow.is_replay == "request" and was_made_to_stream(flow)
@@ -224,7 +231,7 @@ def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None
             "headers_undo": _ask_for_stream(request),
         }
     if "content-encoding" in request.headers:
-        note["encoding_undo"] = request.headers.pop("content-encoding")
+        del request.headers["content-encoding"]  # the edited body is sent plain
     request.raw_content = edited.body
     if "transfer-encoding" not in request.headers:
         request.headers["content-length"] = str(len(edited.body))
@@ -315,8 +322,12 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[Exchange, int, str] | None:
     note = flow.metadata
     content_type = flow.response.headers.get("content-type", "") if flow.response is not None else ""
     status = flow.response.status_code if flow.response is not None else 200
-    forced = note.get(f"{PREFIX}forced") is True
-    exchange = _exchange(note) if forced else at_path(flow.request.path)
+    if was_made_to_stream(flow):
+        exchange: Exchange | None = _exchange(note)
+    elif f"{PREFIX}endpoint" in note:
+        exchange = Exchange(note[f"{PREFIX}rule"], note[f"{PREFIX}endpoint"], model_of(body_of(flow)) or "")
+    else:
+        exchange = at_path(flow.request.path)
     if exchange is None:
         return None
     return exchange, note.get(f"{PREFIX}sse_status", status), note.get(f"{PREFIX}sse_type", content_type)
@@ -349,10 +360,17 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     return plain
 
 
-class Tee:
-    """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`."""
+def exchange_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> Exchange:
+    """How to read the answer to a request that asks for a stream itself."""
+    return Exchange(rule.name, endpoint.name, model_of(body) or "", expected_choices(body.members), quirks=rule.quirks)
 
-    def __init__(self, limit: int) -> None:
+
+class Tee:
+    """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`.
+    `exchange`: how the copy can be read."""
+
+    def __init__(self, limit: int, exchange: Exchange | None = None) -> None:
+        self.exchange = exchange
         self.pieces: list[bytes] = []
         self.times: list[float] = []
         self.size = 0
@@ -463,10 +481,10 @@ def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
         note["times"] = watch.times
     if report.usage is not None:
         note["usage"] = jsontext.dumps(report.usage).decode()
-    if watch.injection is not None:
-        note["injected"] = jsontext.dumps(dict(watch.limits.inject)).decode()
+    if watch.injected:
+        note["injected"] = jsontext.dumps(dict(watch.injected)).decode()
     _note(flow, note)
-    outcome = ["FAULT INJECTED" if watch.injection is not None else ""]
+    outcome = ["FAULT INJECTED" if watch.injected else ""]
     outcome += [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
     outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
     short = [
@@ -476,7 +494,7 @@ def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
     ]
     figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", *_tokens(report.usage)]
     flow.comment = ", ".join([*short, f"{seconds:.1f} s"])
-    if report.inferred or report.truncated or report.code or report.status >= 400 or watch.injection is not None:
+    if report.inferred or report.truncated or report.code or report.status >= 400 or watch.injected:
         flow.marked = flow.marked or MARK
     return ", ".join([*short, *figures, f"{seconds:.1f} s"])
 
@@ -509,7 +527,8 @@ def _tokens(usage: Any) -> list[str]:
             "out",
         ),
     )
-    return [" + ".join(f"{count} {way}" for count, way in pairs if isinstance(count, int)) + " tokens"]
+    counts = " + ".join(f"{count} {way}" for count, way in pairs if isinstance(count, int))
+    return [f"{counts} tokens"] if counts else []
 
 
 def _note(flow: http.HTTPFlow, values: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The words in which upstreams say that they must stream. Knows these words; must not know mitmproxy or rules."""
 
+import glob
 import json
 import re
 from typing import Final
@@ -27,8 +28,13 @@ def says_it_must_stream(status: int, body: bytes) -> bool:
     return _MUST_STREAM.search(body.decode(errors="replace")) is not None
 
 
-def rule_to_paste(name: str, host: str, model: str) -> str:
+def rule_to_paste(host: str, model: str) -> str:
     """The rule that makes what was learned last, as YAML in one line."""
-    # A JSON string is a YAML string too.
-    models = f", models: [{json.dumps(model)}]" if model else ""
-    return f"- {{name: {json.dumps(name)}, hosts: [{json.dumps(host)}]{models}, force_upstream_stream: true}}"
+    name = re.sub(r"[^\w.+-]+", " ", f"{host} {model}")[:80].strip(" .+-")
+    # In a rule, a model's wildcards would stand for other models.
+    models = f", models: [{_quoted(glob.escape(model))}]" if model else ""
+    return f"- {{name: {_quoted(name)}, hosts: [{_quoted(host)}]{models}, force_upstream_stream: true}}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # which is YAML too

@@ -5,6 +5,7 @@ Knows statuses, the `Retry-After` header and patience; must not know mitmproxy o
 
 import random
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -45,4 +46,6 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _until(date: str) -> float:
-    return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    moment = parsedate_to_datetime(date)
+    # One without a zone is in GMT like the others (RFC 9110, section 5.6.7), not in this machine's.
+    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time())

@@ -12,6 +12,7 @@ Must not know JSON or events. `check` says whether mitmproxy is as this module n
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from copy import copy
 from types import ModuleType
 from typing import Any, Final
 
@@ -140,9 +141,16 @@ class WatchedStream(http_layers.HttpStream):
         yield from self._end_short()
 
     def _take(self, event: events.Event) -> Commands:
-        # mitmproxy holds a stream's events back while the stream waits for a connection; the clock goes on.
-        if isinstance(event, events.Wakeup) and self._watch is not None and self._connecting:
-            due = self._watch.look()
+        # mitmproxy holds a stream's events back while the stream waits for a connection, or for its `response` hook,
+        # which may wait for other tries; the clock goes on.
+        watch, woken = self._watch, isinstance(event, events.Wakeup)
+        if watch is not None and isinstance(event, http_events.RequestProtocolError):
+            watch.leave()
+        elif watch is not None and woken and self._waits_for(http_hooks.HttpResponseHook):
+            yield from self._look_between_tries(watch)
+            return
+        elif watch is not None and woken and self._waits_for(http_layers.GetHttpConnection):
+            due = watch.look()
             if due is Due.ANSWER:
                 assert self._paused is not None
                 self._paused.generator.close()
@@ -150,14 +158,13 @@ class WatchedStream(http_layers.HttpStream):
             else:
                 self._wake_at = None
                 if due is Due.HEARTBEAT:
-                    yield from self._heartbeat(self._watch)
+                    yield from self._heartbeat(watch)
                 yield from self._nap()
                 return
         yield from super().handle_event(event)
 
-    @property
-    def _connecting(self) -> bool:
-        return self._paused is not None and isinstance(self._paused.command, http_layers.GetHttpConnection)
+    def _waits_for(self, kind: type[commands.Command]) -> bool:
+        return self._paused is not None and isinstance(self._paused.command, kind)
 
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, _Faulted):
@@ -177,26 +184,40 @@ class WatchedStream(http_layers.HttpStream):
             return
         if self._watch.settled:
             return
-        seconds = self._watch.next_look()
+        yield from self._wake_in(self._watch.next_look())
+
+    def _wake_in(self, seconds: float | None) -> Commands:
         seconds = LONGEST_NAP if seconds is None else max(min(seconds, LONGEST_NAP), SHORTEST_NAP)
         wake_at = time.monotonic() + seconds
         if self._wake_at is None or wake_at < self._wake_at - SHORTEST_NAP:
             self._wake_at = wake_at
             yield commands.RequestWakeup(seconds)
 
-    def _look(self) -> Commands:
+    def _woken(self) -> None:
         if self._wake_at is not None and time.monotonic() >= self._wake_at - SHORTEST_NAP:
             self._wake_at = None
+
+    def _look_between_tries(self, watch: Watch) -> Commands:
+        """Heartbeats for a client whose `response` hook waits for another try."""
+        self._woken()
+        if not _beats_between_tries(watch):
+            return
+        if watch.look() is Due.HEARTBEAT and not watch.left:
+            yield from self._heartbeat(watch)
+        yield from self._wake_in(watch.next_look())
+
+    def _look(self) -> Commands:
+        self._woken()
         if self._watch is None or self._over:
             return
-        if self._connected and self.context.server.timestamp_end is not None:
-            # mitmproxy sends no event for an end of a connection whose handler just waits for its turn (server.py,
-            # drain_writers): of several that are reset at once, some would keep their streams waiting for ever.
-            self._watch.cut("server closed connection")
         if self._stalled_until is not None and time.monotonic() >= self._stalled_until - SHORTEST_NAP:
             yield from self._go_on()
             if self._over:
                 return
+        if self._connected and self._stalled_until is None and self.context.server.timestamp_end is not None:
+            # mitmproxy sends no event for an end of a connection whose handler just waits for its turn (server.py,
+            # drain_writers): of several that are reset at once, some would keep their streams waiting for ever.
+            self._watch.cut("server closed connection")
         due = self._watch.look()
         if due is Due.ANSWER:
             yield from self._answer()
@@ -322,11 +343,14 @@ class WatchedStream(http_layers.HttpStream):
         steps, self._steps = self._steps, iter(())
         yield from self._inject(steps)
         while self._held and self._stalled_until is None and not self._over:
-            yield from self.state_consume_response_body(self._held.pop(0))
+            yield from self._handle_event(self._held.pop(0))
 
     def handle_protocol_error(self, event: Any) -> Commands:
         if self._watch is None or self._over or not isinstance(event, http_events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
+            return
+        if self._stalled_until is not None:
+            self._held.append(event)
             return
         self._connected = False
         self._watch.cut(event.message)
@@ -364,15 +388,21 @@ class WatchedStream(http_layers.HttpStream):
         yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, b" "), self.context.client)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
-        if self._watch is None or not self._watch.committed:
-            yield from super().send_response(already_streamed)
+        if self._watch is not None and _beats_between_tries(self._watch):
+            yield from self._wake_in(self._watch.limits.heartbeat)
+        sending = super().send_response(already_streamed)
+        reply = None
+        try:
+            # A heartbeat may have gone out before the `response` hook, or while it waited for another try.
+            while not (_is_response_head(command := sending.send(reply)) and self._watch and self._watch.committed):
+                reply = yield command
+        except StopIteration:
             return
+        yield from self._send_behind_heartbeat()
+
+    def _send_behind_heartbeat(self) -> Commands:
+        """The client has a head already, with status 200."""
         assert self.flow.response
-        self.flow.response.timestamp_end = time.time()
-        yield http_hooks.HttpResponseHook(self.flow)
-        self.server_state = self.state_done
-        if (yield from self.check_killed(False)):
-            return
         document = self.flow.response.get_content(strict=False)
         if 200 <= self.flow.response.status_code < 300 and document:
             yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, document), self.context.client)
@@ -387,6 +417,14 @@ class WatchedStream(http_layers.HttpStream):
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield http_layers.DropStream(self.stream_id)
+
+
+def _beats_between_tries(watch: Watch) -> bool:
+    return watch.limits.heartbeat is not None and watch.limits.retries > 0
+
+
+def _is_response_head(command: commands.Command) -> bool:
+    return isinstance(command, http_layers.SendHttp) and isinstance(command.event, http_events.ResponseHeaders)
 
 
 _FROM_UPSTREAM: Final = (
@@ -451,6 +489,24 @@ class Seam:
     async def send(self, flow: http.HTTPFlow, options: Options) -> None:
         """Send a flow's request to its upstream once more, as mitmproxy's client replay does; returns when the flow
         has its response, or an error."""
-        handler = clientplayback.ReplayHandler(flow, options)
+        handler = clientplayback.ReplayHandler(flow, _options_for(flow, options))
         handler.layer.__class__ = self._layer
-        await handler.replay()
+        server = handler.layer.context.server
+        if flow.server_conn.address == server.address and flow.server_conn.sni:
+            server.sni = flow.server_conn.sni  # not the Host header's, which keep_host_header leaves to the client
+        try:
+            await handler.replay()
+        finally:
+            # mitmproxy leaves them running: that of an HTTP/2 connection's pings would hold the flow for 58 seconds.
+            for timer in handler.wakeup_timer:
+                timer.cancel()
+
+
+def _options_for(flow: http.HTTPFlow, options: Options) -> Options:
+    """For a replay, which goes by the first mode alone and would use its upstream proxy for the flows of others."""
+    mode = flow.client_conn.proxy_mode.full_spec
+    if mode in options.mode[:1] or not any(each.startswith("upstream:") for each in options.mode):
+        return options
+    own: Options = copy(options)
+    own.mode = [mode]
+    return own

@@ -46,7 +46,8 @@ class Limits:
 
 class Watch:
     """One forced answer. `attached`: somebody looks on while it comes in; `settled`: it is to be given now, whatever
-    else may come; `whole`: the upstream ended it in form; `committed`: the client has seen a heartbeat."""
+    else may come; `whole`: the upstream ended it in form; `committed`: the client has seen a heartbeat; `left`: the
+    client is gone. While `retrying`, the client waits for another try, whose watch is `heir`."""
 
     def __init__(self, exchange: Exchange, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.exchange = exchange
@@ -56,6 +57,9 @@ class Watch:
         self.settled = False
         self.whole = False
         self.committed = False
+        self.left = False
+        self.retrying = False
+        self.heir: Watch | None = None
         self._clock = clock
         self._answer = exchange.read()
         self._headed = False
@@ -88,7 +92,7 @@ class Watch:
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.limits.max_body:,} bytes"))
             return False
         self._pieces.append(piece)
-        self._times.extend((now - self._begun, self._size))
+        self._times.extend((round(now - self._begun, 6), self._size))
         if self._encoded or self._fault is not None:
             return False
         try:
@@ -131,18 +135,24 @@ class Watch:
         self._fault = self._fault or fault
         self.settled = True
 
+    def leave(self) -> None:
+        """The client is gone; another try that is under way is given up, so that its upstream stops billing."""
+        self.left = True
+        if self.heir is not None:
+            self.heir.cut("the client is gone")
+
     # What is due
 
     def next_look(self) -> float | None:
         """Seconds until something may be due; None if nothing ever will be."""
         moments = [moment for moment, _ in self._dues()]
-        return max(0.0, min(moments) - self._clock()) if moments and not self.settled else None
+        return max(0.0, min(moments) - self._clock()) if moments else None
 
     def look(self) -> Due:
         """What is due now; a limit that has passed becomes the answer."""
         now = self._clock()
         for moment, act in sorted(self._dues(), key=lambda due: due[0]):
-            if moment <= now and not self.settled:
+            if moment <= now:
                 due = act()
                 if due is not Due.NOTHING:
                     return due
@@ -151,6 +161,10 @@ class Watch:
     def _dues(self) -> list[tuple[float, Callable[[], Due]]]:
         limits = self.limits
         dues: list[tuple[float, Callable[[], Due]]] = []
+        if limits.heartbeat is not None and (self.retrying or not self.settled):
+            dues.append((self._last_sign + limits.heartbeat, self._heartbeat))
+        if self.settled:
+            return dues
         if self._ended_at is not None:
             dues.append((self._ended_at + LINGER, self._settle))
         if self._finished_at is not None:
@@ -159,8 +173,6 @@ class Watch:
             dues.append((self._begun + limits.timeout, self._time_out))
         if limits.idle_timeout is not None:
             dues.append((self._last_byte + limits.idle_timeout, self._idle_out))
-        if limits.heartbeat is not None:
-            dues.append((self._last_sign + limits.heartbeat, self._heartbeat))
         return dues
 
     def _settle(self) -> Due:
@@ -190,6 +202,11 @@ class Watch:
         return None if self.limits.timeout is None else self._begun + self.limits.timeout - self._clock()
 
     @property
+    def injected(self) -> Mapping[str, Any]:
+        """The faults that were made on purpose, which is done below the hooks alone."""
+        return self.limits.inject if self.attached else {}
+
+    @property
     def headed(self) -> bool:
         """Whether the upstream has begun to respond."""
         return self._headed
@@ -210,11 +227,13 @@ class Watch:
     @property
     def times(self) -> list[float]:
         """For each piece: seconds since the request went out, and bytes so far; flat."""
-        return [round(value, 6) for value in self._times]
+        return self._times.tolist()
 
     def body(self) -> bytes:
-        """The body as it came."""
-        return b"".join(self._pieces)
+        """The body as it came. Whoever asks gets the same bytes, so that they are in memory once."""
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0] if self._pieces else b""
 
     def finish(self, decoded: bytes | None = None) -> Reply | None:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
