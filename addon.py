@@ -10,7 +10,7 @@ import asyncio
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,15 +23,20 @@ if __name__.startswith("__mitmproxy_script__"):
     # it is read again too.
     for module in [name for name in sys.modules if name.partition(".")[0] == "force_stream"]:
         del sys.modules[module]
-sys.path.insert(0, str(HERE / "lib"))
+if str(HERE / "lib") not in sys.path:
+    sys.path.insert(0, str(HERE / "lib"))
 
-from force_stream import contentview, flows, request  # noqa: E402
+from force_stream import contentview, flows, outcome, request  # noqa: E402
+from force_stream.board import LiveBoard  # noqa: E402
 from force_stream.commands import Commands, aggregate_again  # noqa: E402
-from force_stream.exchange import Refusal  # noqa: E402
+from force_stream.decoding import TooLarge, decode  # noqa: E402
+from force_stream.errors import OversizedStream  # noqa: E402
+from force_stream.exchange import Exchange, Refusal  # noqa: E402
 from force_stream.learn import rule_to_paste  # noqa: E402
 from force_stream.retry import delay  # noqa: E402
 from force_stream.rules import RequestFacts, Rule, changes, describe, first_match  # noqa: E402
 from force_stream.rules_file import RulesError, parse_rules, with_value  # noqa: E402
+from force_stream.serve import Serving  # noqa: E402
 from force_stream.stats import Stats  # noqa: E402
 from force_stream.watch import Limits, Watch  # noqa: E402
 from mitmproxy import command, ctx, exceptions, http  # noqa: E402
@@ -65,6 +70,7 @@ class ForceStream:
         self._tees: WeakKeyDictionary[http.HTTPFlow, flows.Tee] = WeakKeyDictionary()
         self._seen: tuple[int, ...] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._counting: set[asyncio.Task[None]] = set()
         self._seam: Seam | None = None
 
     # Life
@@ -116,7 +122,11 @@ class ForceStream:
 
     @property
     def _path(self) -> Path:
-        return Path(ctx.options.force_stream_rules).expanduser()
+        path = Path(ctx.options.force_stream_rules)
+        try:
+            return path.expanduser()
+        except RuntimeError:  # a ~user that nobody is
+            return path
 
     def _read_rules(self) -> bool:
         """Put the file's rules in force. Where it has a mistake, one line says so and the rules in force stay; at the
@@ -142,6 +152,27 @@ class ForceStream:
         self.rules = self._file_rules = rules
         return True
 
+    def change_rule(self, name: str, values: Mapping[str, str]) -> list[str]:
+        """Change keys of one rule, all or none, until the rules file changes. `values`: as the file would have them.
+        Returns the lines that were logged; raises KeyError for an unknown rule, RulesError for a mistake."""
+        found = next((known for known in self.rules if known.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        changed = found
+        for key, value in values.items():
+            changed = with_value(changed, key, value)
+        rules = tuple(changed if known is found else known for known in self.rules)
+        lines = changes(self.rules, rules)
+        for line in lines:
+            logger.info(line)
+        self.rules = rules
+        return lines
+
+    @property
+    def healthy(self) -> bool:
+        """Whether rules are in force, and their file is watched."""
+        return self._seen is not None and self._watcher is not None and not self._watcher.done()
+
     async def _watch_file(self) -> None:
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
@@ -162,7 +193,7 @@ class ForceStream:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         tee = self._tees.get(flow)
-        if tee is not None and flow.response and not flow.response.stream and flows.is_event_stream(flow.response):
+        if tee is not None and flow.response and not flow.response.stream and 200 <= flow.response.status_code < 300:
             # mitmproxy would hold the client's own event stream back until its end.
             flow.response.stream = tee
 
@@ -172,13 +203,14 @@ class ForceStream:
         if flow.error or not flow.response:
             return
         try:
-            if not flow.live and ctx.options.force_stream_aggregate:
-                stream = flows.event_stream(flow)
+            if not flow.live:  # read from a file
+                stream = flows.event_stream(flow) if ctx.options.force_stream_aggregate else None
                 if stream is not None:
                     aggregate_again(flow, stream, self.rules)
                 return
             if tee is not None:
                 flows.keep_tee(flow, tee)
+                self._count(flow, tee)
             if watch is None:
                 exchange = flows.exchange_of(flow)
                 watch = Watch(exchange, Limits()) if exchange is not None else None
@@ -197,10 +229,12 @@ class ForceStream:
         tee = self._tees.pop(flow, None)
         watch = self._watches.pop(flow, None)
         try:
-            if tee is not None:
+            if tee is not None and flow.error:
                 flows.keep_tee(flow, tee)
+                self._count(flow, tee, flow.error.msg)
             if watch is not None and flow.error:
                 logger.warning(flows.describe_error(flow, watch, flow.error.msg))
+                self.stats.add(outcome.of_no_answer(flow, watch))
         except Exception as error:
             _log_fault("the flow has no comment", error)
 
@@ -229,7 +263,7 @@ class ForceStream:
         if endpoint is None or not self._forces(flow, rule, body):
             return
         if not body.asks_plain and not replayed:
-            self._tees[flow] = flows.Tee(rule.max_body)
+            self._tees[flow] = flows.Tee(rule.max_body, flows.exchange_for(body, rule, endpoint))
             flows.note_rule(flow, rule.name, endpoint.name)
             return
         try:
@@ -270,11 +304,11 @@ class ForceStream:
         await self.send(again, Watch(exchange, replace(_limits(rule), retries=0, heartbeat=None)))
         flows.adopt(flow, again, 2)
         if again.response is not None and again.response.status_code < 400:
-            self._learned.add((flow.request.host, exchange.model or None))
+            self._learned.add((flow.request.host, flows.model_of(body)))
             logger.warning(
                 f"{rule.name}: {flow.request.host} answers {exchange.model or 'this request'} only as a stream; until "
                 "mitmproxy ends it is forced. The rule for it, to be put before this one: "
-                + rule_to_paste(f"{rule.name}-learned", flow.request.host, exchange.model)
+                + rule_to_paste(flow.request.host, exchange.model)
             )
 
     async def _answer(self, flow: http.HTTPFlow, watch: Watch) -> None:
@@ -286,7 +320,7 @@ class ForceStream:
                 "mitmproxy streamed it (stream_large_bodies). Unset that option, or raise it."
             )
             return
-        decoded = flows.decoded(flow) if watch.encoded else None
+        decoded = await self._decoded(flow, watch) if watch.encoded else None
         long = watch.report.bytes > LONG_STREAM or watch.encoded
         reply = await asyncio.to_thread(watch.finish, decoded) if long else watch.finish(decoded)
         if watch.fault is not None:
@@ -296,7 +330,34 @@ class ForceStream:
             flows.give(flow, reply)
         else:
             flows.pass_on(flow, watch)
-        logger.info(flows.tell(flow, watch))
+        try:
+            logger.info(flows.tell(flow, watch))
+            self.stats.add(outcome.of_answer(flow, watch))
+        except Exception as error:
+            _log_fault("the flow has no comment", error)  # the answer is as it should be
+
+    async def _decoded(self, flow: http.HTTPFlow, watch: Watch) -> bytes:
+        """The body of an encoded answer, unless it is larger than the rule's max_body."""
+        assert flow.response is not None
+        coding, limit = flow.response.headers.get("content-encoding", ""), watch.limits.max_body or sys.maxsize
+        try:
+            return await asyncio.to_thread(decode, watch.body(), coding, limit)
+        except TooLarge:
+            watch.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
+            return b""
+
+    def _count(self, flow: http.HTTPFlow, tee: flows.Tee, cut: str = "") -> None:
+        """Note what came of a stream that the client itself asked for, once the client has it."""
+        if tee.pieces and tee.exchange is not None:
+            task = asyncio.get_running_loop().create_task(self._read_own_stream(flow, tee.exchange, cut))
+            self._counting.add(task)
+            task.add_done_callback(self._counting.discard)
+
+    async def _read_own_stream(self, flow: http.HTTPFlow, exchange: Exchange, cut: str) -> None:
+        try:
+            self.stats.add(await asyncio.to_thread(outcome.of_own_stream, flow, exchange, cut))
+        except Exception as error:
+            _log_fault("a client's own stream is missing in the figures", error)
 
     async def _try_again(self, flow: http.HTTPFlow, first: Watch) -> None:
         """As often as the rule says, while the outcome is one that another try may cure. The client gets the last."""
@@ -307,13 +368,17 @@ class ForceStream:
             pause = delay(tries, flows.retry_after(latest))
             remaining = first.remaining()
             if pause is None or (remaining is not None and pause >= remaining):
+                logger.info(f"{first.exchange.rule}: not tried again: there is no time for the pause before it")
                 return
+            first.retrying = True
             await asyncio.sleep(pause)
-            if not flow.client_conn.connected:
+            if first.left:
+                logger.info(f"{first.exchange.rule}: not tried again: the client is gone")
+            if first.left or not ctx.options.force_stream:
                 return
             latest = flows.another_try(flow, tries + 1)
             limits = replace(first.limits, retries=0, heartbeat=None, timeout=first.remaining())
-            watch = Watch(first.exchange, limits)
+            watch = first.heir = Watch(first.exchange, limits)
             await self.send(latest, watch)
             flows.adopt(flow, latest, tries + 1)
 
@@ -328,7 +393,10 @@ class ForceStream:
         self._sent.add(flow)
         if watch is not None:
             self._watches[flow] = watch
-        await self._seam.send(flow, ctx.options)
+        try:
+            await self._seam.send(flow, ctx.options)
+        finally:
+            self._sent.discard(flow)  # a person may replay it
 
     # Commands
 
@@ -340,18 +408,13 @@ class ForceStream:
     @command.command("force_stream.set")
     def set_value(self, rule: str, key: str, value: str) -> None:
         """Change one key of one rule now. It lasts until the rules file changes."""
-        found = next((known for known in self.rules if known.name == rule), None)
-        if found is None:
-            names = ", ".join(known.name for known in self.rules) or "none"
-            raise exceptions.CommandError(f"there is no rule {rule!r}; the rules are: {names}")
         try:
-            changed = with_value(found, key, value)
+            self.change_rule(rule, {key: value})
+        except KeyError:
+            names = ", ".join(known.name for known in self.rules) or "none"
+            raise exceptions.CommandError(f"there is no rule {rule!r}; the rules are: {names}") from None
         except RulesError as error:
             raise exceptions.CommandError(f"{error}") from error
-        rules = tuple(changed if known is found else known for known in self.rules)
-        for line in changes(self.rules, rules):
-            logger.info(line)
-        self.rules = rules
 
     @command.command("force_stream.reload")
     def reload(self) -> None:
@@ -385,7 +448,8 @@ def _seam(watch_of: Callable[[http.HTTPFlow], Watch | None]) -> "Seam | None":
         problem = f"{error}"
     logger.warning(
         f"force-stream: this mitmproxy is unknown below its hooks ({problem}). Answers are aggregated, but one that is "
-        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat and max_body do nothing."
+        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, max_body, retries, learn and "
+        "inject do nothing."
     )
     return None
 
@@ -397,4 +461,5 @@ def _log_fault(outcome: str, error: Exception) -> None:
 
 
 _force_stream = ForceStream()
-addons = [_force_stream, Commands(_force_stream)]
+_serving = Serving(lambda: LiveBoard(_force_stream, asyncio.get_running_loop(), lambda: bool(ctx.options.force_stream)))
+addons = [_force_stream, Commands(_force_stream), _serving]

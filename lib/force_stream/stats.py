@@ -5,7 +5,8 @@ Knows figures and time; must not know mitmproxy, JSON or events.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import sub
 from typing import Any, Final
 
 # How many flows are remembered one by one, and how many arrivals of each.
@@ -16,7 +17,7 @@ MOST_ARRIVALS: Final = 2000
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
-    nothing to time. `arrivals`: when each piece of the body came."""
+    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came."""
 
     id: str
     at: float
@@ -40,13 +41,12 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        return self.status < 400 and not self.truncated
+        return 0 < self.status < 400 and not self.truncated
 
     @property
     def longest_gap(self) -> float | None:
         """The longest silence between two pieces; None where there are not two."""
-        gaps = [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
-        return max(gaps, default=None)
+        return max(map(sub, self.arrivals[1:], self.arrivals), default=None)
 
     @property
     def event_rate(self) -> float | None:
@@ -56,7 +56,21 @@ class Outcome:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self) | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return values | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
+
+
+def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
+    """At most `MOST_ARRIVALS` of these times, the first and the last among them. None of the others is further from
+    one that is kept than the whole time divided by that number."""
+    if len(arrivals) <= MOST_ARRIVALS:
+        return tuple(arrivals)
+    step = (arrivals[-1] - arrivals[0]) / (MOST_ARRIVALS - 2)
+    kept = [arrivals[0]]
+    for arrival in arrivals[1:-1]:
+        if arrival - kept[-1] > step:
+            kept.append(arrival)
+    return (*kept, arrivals[-1])
 
 
 @dataclass(slots=True)
