@@ -10,11 +10,14 @@ from typing import Any
 
 import force_stream
 import pytest
+from force_stream import commands as commands_of_flows
 from force_stream import errors
 from force_stream.endpoints import ENDPOINTS
 from force_stream.request import read_body
 from force_stream.rules import Rule
-from force_stream.rules_file import KEYS, REQUIRED, parse_rules
+from force_stream.rules_file import INJECT, KEYS, REQUIRED, parse_rules
+from force_stream.serve import Serving
+from mitmproxy import flowfilter
 from mitmproxy.test import taddons
 
 from addon import ForceStream
@@ -94,11 +97,16 @@ def test_defaults_of_rule_keys_are_the_codes(key: str) -> None:
     assert rule == Rule("r", ("h",))
 
 
+def _no_board() -> Any:
+    raise AssertionError("nobody runs this master")
+
+
 def registered(read: Callable[[taddons.context], Any]) -> Any:
     """What `read` finds in a test master that has the addon."""
 
     async def inside() -> Any:
-        with taddons.context(ForceStream()) as context:
+        ours = ForceStream()
+        with taddons.context(ours, commands_of_flows.Commands(ours), Serving(_no_board)) as context:
             return read(context)
 
     return asyncio.run(inside())
@@ -109,7 +117,8 @@ def test_table_of_options_is_the_addons() -> None:
     ours = {name: default for name, default in options.items() if name.startswith("force_stream")}
     rows = {code(name): default for name, _, default in table("option", "meaning", "default")}
     assert rows.keys() == ours.keys()
-    assert rows["force_stream"] == f"`{str(ours['force_stream']).lower()}`"
+    for name in ("force_stream", "force_stream_aggregate"):
+        assert rows[name] == f"`{str(ours[name]).lower()}`"
     assert rows["force_stream_rules"] == "`rules.yaml` beside `addon.py`"
     assert ours["force_stream_rules"] == str(ROOT / "rules.yaml")
 
@@ -122,6 +131,24 @@ def test_table_of_commands_is_the_addons() -> None:
         if name.startswith("force_stream.")
     }
     assert {code(name) for name, meaning in table("command", "meaning") if meaning} == ours
+
+
+def test_table_of_keys_is_the_consoles() -> None:
+    for (press, to), (key, command, _) in zip(table("press", "to"), commands_of_flows._KEYS, strict=True):
+        assert code(press) == key
+        assert code(to) in command.split()
+
+
+def test_table_of_faults_to_inject_is_the_codes() -> None:
+    shown = [code(entry) for entry, _ in table("inject", "what happens")]
+    assert {entry.partition(":")[0] for entry in shown} == set(INJECT)
+    for entry in shown:
+        parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    inject: {{{entry}}}\n", "README.md")
+
+
+def test_filters_in_the_readme_are_filters() -> None:
+    for entry, _ in table("filter", "flows"):
+        assert flowfilter.parse(code(entry)), entry
 
 
 def test_table_of_endpoints_is_the_codes() -> None:

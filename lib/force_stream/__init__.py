@@ -1,15 +1,20 @@
 """force-stream: plain answers from OpenAI-compatible upstreams that stream.
 
-The map, from the wire to the proxy; imports point backwards in this list only:
+The map, from the wire to the proxy; imports point backwards in this list only (tests/test_boundaries.py):
 
-    errors, jsontext, aggregate   what every module may use
-    sse                           bytes to server-sent events
-    merge, tool_calls             deltas to values
-    chat, completions, responses  events to the document of one endpoint
-    endpoints, quirks, request    the tables, and the request's bytes
-    exchange                      a request in, a reply out: all of it without a proxy
-    rules                         rules.yaml
-    addon.py                      mitmproxy
+    errors, jsontext, merge, aggregate          what modules of all kinds use
+    sse, repeat                                 bytes to server-sent events, and what need not be parsed again
+    tool_calls, chat, completions, responses,
+    messages, transcriptions, images            events to the document of one endpoint
+    endpoints, quirks                           the tables of both
+    request, form                               a request's bytes
+    exchange                                    a request in, a reply out: all of it without a proxy
+    watch, inject, retry, decoding, learn       an answer while it comes in, and what else a rule may ask for
+    rules, rules_file                           rules.yaml
+    upstream, flows                             mitmproxy: below its hooks, and its flows
+    additions, timeline, contentview            the event stream for a person's eyes
+    stats, outcome, plot, page, board, serve    the figures, and the page that shows them
+    commands, addon.py                          mitmproxy: commands, options, hooks
 """
 
 from .endpoints import ENDPOINTS
@@ -23,8 +28,8 @@ __version__ = "0.1.0"
 def aggregate(body: bytes, endpoint: str = "chat") -> Reply:
     """The one JSON document of a whole event stream, and the status that goes with it.
 
-    `endpoint` is a name out of the rules (chat, completions, responses). A body that is JSON already comes back as it
-    is. Raises `ValueError` for an unknown endpoint, and nothing for any body: a stream that failed or is cut off gives
+    `endpoint` is a name out of the rules (chat, completions, responses, messages, …). A body that is JSON already comes
+    back as it is. Raises `ValueError` for an unknown endpoint, and nothing for any body: a stream that failed or is cut off gives
     the error that a client would get.
     """
     if endpoint not in ENDPOINTS:
