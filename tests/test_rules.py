@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from force_stream import rules, rules_file
+from force_stream import rules_file
 from force_stream.endpoints import ENDPOINTS
 from force_stream.rules import RequestFacts, Rule, changes, describe, first_match
 from force_stream.rules_file import RulesError, parse_rules, with_value

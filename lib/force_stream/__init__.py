@@ -29,8 +29,8 @@ def aggregate(body: bytes, endpoint: str = "chat") -> Reply:
     """The one JSON document of a whole event stream, and the status that goes with it.
 
     `endpoint` is a name out of the rules (chat, completions, responses, messages, …). A body that is JSON already comes
-    back as it is. Raises `ValueError` for an unknown endpoint, and nothing for any body: a stream that failed or is cut off gives
-    the error that a client would get.
+    back as it is. Raises `ValueError` for an unknown endpoint, and nothing for any body: a stream that failed or is cut
+    off gives the error that a client would get.
     """
     if endpoint not in ENDPOINTS:
         raise ValueError(f"unknown endpoint {endpoint!r}; known: {', '.join(ENDPOINTS)}")
