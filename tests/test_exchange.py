@@ -9,6 +9,7 @@ from force_stream.endpoints import ENDPOINTS
 from force_stream.errors import error_in, status_of
 from force_stream.exchange import LONGEST_NAME, Exchange, Refusal, begin, printable
 from force_stream.form import read_form
+from force_stream.quirks import QUIRKS
 
 
 def finish(*pieces: bytes, status: int = 200, content_type: str = "text/event-stream") -> Any:
@@ -59,6 +60,29 @@ UNHASHABLE = {
 def test_a_value_of_another_type_is_kept(case: str) -> None:
     endpoint, body = UNHASHABLE[case]
     assert aggregate(body, endpoint).status == 200
+
+
+def test_a_tool_input_that_comes_as_an_object_is_kept() -> None:
+    block = {"type": "tool_use", "id": "t", "name": "f"}
+    delta = {"type": "input_json_delta", "partial_json": {"a": 1}}
+    events = [
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        {"type": "content_block_delta", "index": 0, "delta": delta},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+        {"type": "message_stop"},
+    ]
+    reply = aggregate(b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events), "messages")
+    assert json.loads(reply.body)["content"] == [{**block, "input": {"a": 1}}]
+
+
+@pytest.mark.parametrize("content", [1, [], {}, True, None, "x"])
+@pytest.mark.parametrize("quirk", sorted(QUIRKS))
+def test_no_quirk_raises_over_a_value_of_another_type(quirk: str, content: object) -> None:
+    answer = Exchange(rule="r", endpoint="chat", quirks=(quirk,)).read(200, "text/event-stream")
+    for delta in ({"content": "<think>a</think>b", "reasoning_content": content}, {"content": content}, content):
+        answer.feed(chunk(delta=delta))
+        answer.feed(chunk(delta=delta, finish_reason="stop"))
+    assert answer.finish().status == 200
 
 
 def test_an_output_that_is_an_object_stays_one() -> None:

@@ -41,9 +41,12 @@ class _Input:
         return self._text.again(value)
 
     def result(self) -> Any:
+        said = self._text.result()
+        if not isinstance(said, str):
+            return {} if said is None else said
         try:
-            return jsontext.loads(self._text.result() or "")
-        except (ValueError, TypeError):
+            return jsontext.loads(said)
+        except ValueError:
             return {}  # also for input that was cut off: llama.cpp's own direct answer to it
 
 

@@ -144,15 +144,18 @@ def _think_tags() -> MendChunk:
     def mend(chunk: Chunk) -> Chunk:
         for place, choice in _choices(chunk):
             delta = choice.get("delta")
+            if isinstance(delta, str):
+                delta = choice["delta"] = {"content": delta}
             last = bool(choice.get("finish_reason"))
             content = delta.get("content") if isinstance(delta, dict) else None
-            if not isinstance(content, str) and not last:
+            if not isinstance(content, str) and not (last and content is None):
                 continue
             thinking, text = choices.setdefault(place, _Thinking()).split(content or "", last=last)
             if not isinstance(delta, dict):
                 delta = choice["delta"] = {}
             if thinking:
-                delta["reasoning_content"] = (delta.get("reasoning_content") or "") + thinking
+                said = delta.get("reasoning_content")
+                delta["reasoning_content"] = f"{said}{thinking}" if isinstance(said, str) else thinking
             delta["content"] = text or None
         return chunk
 
