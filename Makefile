@@ -8,7 +8,7 @@ PORT ?= 8080
 OLDEST := mitmproxy==12.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test faults test-oldest lint clean
+.PHONY: help demo run test test-oldest faults oracle fuzz bench lint clean
 
 help:  ## what there is to run
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,9 @@ oracle: $(VENV)/test  ## a real model server asked twice, directly and through t
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tools/oracle-requirements.txt
 	@$(BIN)/python tools/oracle.py $(ARGS)
 
+fuzz: $(VENV)/fuzz  ## look for bytes that break a law of the library, for ten minutes (ARGS='--seconds 60 stream')
+	@$(BIN)/python tools/fuzz.py $(ARGS)
+
 bench: $(VENV)/bench  ## how fast streams are aggregated, side by side with other libraries
 	@$(BIN)/python tools/bench.py
 
@@ -54,6 +57,6 @@ $(VENV)/run: $(VENV)/made pyproject.toml
 	@echo "Installing mitmproxy into $(VENV) (once) …"
 	@$(BIN)/python tools/install.py $(MITMPROXY) && touch $@
 
-$(VENV)/test $(VENV)/lint $(VENV)/bench: $(VENV)/%: $(VENV)/run pyproject.toml
+$(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/fuzz: $(VENV)/%: $(VENV)/run pyproject.toml
 	@echo "Installing what $* needs into $(VENV) (once) …"
 	@$(BIN)/python tools/install.py $* $(MITMPROXY) && touch $@
