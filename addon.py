@@ -109,7 +109,7 @@ class ForceStream:
         if self._seam is not None:
             ctx.master.addons.add(self._seam)
             proxyserver = ctx.master.addons.get("proxyserver")
-            self._seam.take_over(getattr(proxyserver, "connections", {}).values())
+            self._watches.update(self._seam.take_over(getattr(proxyserver, "connections", {}).values()))
 
     def done(self) -> None:
         contentview.unregister()

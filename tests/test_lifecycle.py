@@ -17,6 +17,7 @@ from harness import (
     Http1Client,
     Proxy,
     ProxyExitedError,
+    Reset,
     Response,
     Signal,
     Upstream,
@@ -27,6 +28,7 @@ from harness import (
     pieces,
     sse,
 )
+from harness.steps import Step
 from mitmproxy import flowfilter
 from samples import CHAT, DOCUMENT, EVENTS, RULES, SECRET, STREAM, request
 
@@ -288,6 +290,32 @@ def test_an_edit_of_the_addon_reloads_its_package_and_a_flow_in_flight_still_get
     # The part that looks on below the hooks was put in place again too: without it a cut is mitmproxy's own page.
     upstream.answer(Answer.of(Head(), Data(STREAM[:300]), CutChunk()), key="cut")
     assert ask(proxy, x_answer="cut").json()["error"]["code"] == "stream_truncated"
+    assert "Traceback" not in proxy.log
+
+
+@pytest.mark.parametrize(
+    ("begun", "code"),
+    [((), "upstream_unreachable"), ((Head(), Data(STREAM[:300])), "stream_truncated")],
+    ids=["before the head", "in the body"],
+)
+def test_a_flow_in_flight_that_fails_after_a_reload_gets_its_error(
+    start: Callable[..., Proxy], upstream: Upstream, copied_addon: Path, begun: tuple[Step, ...], code: str
+) -> None:
+    here, gate = Gate(), Gate()
+    upstream.answer(*begun, Signal(here), WaitFor(gate), Reset(), key="slow")
+    proxy = start(addon=copied_addon)
+    with Http1Client(proxy.url) as client:
+        body = json.dumps(request()).encode()
+        client.start("POST", CHAT, [("Content-Type", "application/json"), ("x-answer", "slow")], body)
+        try:
+            here.wait()
+            since = proxy.mark()
+            _touch(copied_addon)
+            proxy.wait_for_log(r"\d rules? from ", since=since)
+        finally:
+            gate.open()
+        response = client.receive("POST")
+    assert (response.status, response.json()["error"]["code"]) == (502, code)
     assert "Traceback" not in proxy.log
 
 

@@ -475,16 +475,21 @@ class Seam:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
 
-    def take_over(self, handlers: Iterable[ConnectionHandler]) -> None:
+    def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, Watch]:
         """Have connections that are open already make watched streams too: those from before the addon was loaded
-        again would otherwise heed the old one."""
+        again would otherwise heed the old one. Returns the flows that are watched there now."""
+        watched: dict[http.HTTPFlow, Watch] = {}
         layers: list[Any] = [handler.layer for handler in handlers]
         while layers:
             made = layers.pop()
             if isinstance(made, http_layers.HttpLayer):
                 made.__class__ = self._layer
                 layers += made.streams.values()
+            watch = getattr(made, "_watch", None)
+            if watch is not None:
+                watched[made.flow] = watch
             layers += [inner for name in ("layer", "child_layer") if (inner := getattr(made, name, None)) is not None]
+        return watched
 
     async def send(self, flow: http.HTTPFlow, options: Options) -> None:
         """Send a flow's request to its upstream once more, as mitmproxy's client replay does; returns when the flow
