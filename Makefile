@@ -8,7 +8,7 @@ PORT ?= 8080
 OLDEST := mitmproxy==12.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-oldest faults oracle fuzz bench lint clean
+.PHONY: help demo run test test-oldest faults oracle fuzz soak bench lint clean
 
 help:  ## what there is to run
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -35,6 +35,9 @@ oracle: $(VENV)/test  ## a real model server asked twice, directly and through t
 
 fuzz: $(VENV)/fuzz  ## look for bytes that break a law of the library, for ten minutes (ARGS='--seconds 60 stream')
 	@$(BIN)/python tools/fuzz.py $(ARGS)
+
+soak: $(VENV)/test  ## 200 streams at once for three minutes, most with a fault, and what is left of them (ARGS='--seconds 60')
+	@$(BIN)/python tools/soak.py $(ARGS)
 
 bench: $(VENV)/bench  ## how fast streams are aggregated, side by side with other libraries
 	@$(BIN)/python tools/bench.py
