@@ -6,7 +6,9 @@ Knows RFC 8259 and Python's `json`; must not know what any document means.
 import json
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Final
 
 
@@ -87,11 +89,53 @@ def _default(value: object) -> str:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
+# Characters. The C encoder lets no other thread run while it writes a string: a longer one is written in slices.
+_LONG: Final = 64 * 1024
+# How deep, and in how long lists, long strings are looked for; where there are more, none is long.
+_DEPTH: Final = 8
+_BREADTH: Final = 64
+_QUOTED_TEXT: Final = re.compile(f'"{_TOKEN}text([0-9]+)"')
+
+
 def dumps(value: Any) -> bytes:
     """The JSON text of a value, compact, in UTF-8."""
+    long: list[str] = []
+    value = _without_long(value, long, _DEPTH)
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default)
-    if _TOKEN in text:
-        text = _QUOTED_NUMBER.sub(r"\1", text)
+    if _TOKEN not in text:
+        return _encode(text)
+    text = _QUOTED_NUMBER.sub(r"\1", text)
+    around = _QUOTED_TEXT.split(text)
+    written = BytesIO()
+    written.write(_encode(around[0]))
+    for number, behind in zip(around[1::2], around[2::2], strict=True):
+        written.write(b'"')
+        for piece in _slices(long[int(number)]):
+            written.write(piece)
+        written.write(b'"' + _encode(behind))
+    return written.getvalue()
+
+
+def _without_long(value: Any, long: list[str], depth: int) -> Any:
+    """The value with tokens in place of the long strings, which go to the list."""
+    if isinstance(value, str) and len(value) > _LONG:
+        long.append(value)
+        return f"{_TOKEN}text{len(long) - 1}"
+    if not depth:
+        return value
+    if isinstance(value, dict):
+        return {key: _without_long(each, long, depth - 1) for key, each in value.items()}
+    if isinstance(value, list) and len(value) <= _BREADTH:
+        return [_without_long(each, long, depth - 1) for each in value]
+    return value
+
+
+def _slices(text: str) -> Iterator[bytes]:
+    for start in range(0, len(text), _LONG):
+        yield _encode(json.dumps(text[start : start + _LONG], ensure_ascii=False)[1:-1])
+
+
+def _encode(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:

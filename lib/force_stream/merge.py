@@ -134,6 +134,8 @@ class Concat:
 
     def result(self) -> Any:
         if self._parts or self._other is None:
+            if len(self._parts) > 1:
+                self._parts = ["".join(self._parts)]  # a long text is not to be in memory twice
             return "".join(self._parts) if self._said else None
         return self._other.result()
 
