@@ -26,6 +26,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r\n"
 # Bytes. The begin of an event that is longer than this goes to the decoder: it is not to be copied for every piece.
 _LONGEST_REST: Final = 8 * 1024
+# Bytes. Pieces that are alike wait until they are this many. Nothing ends with them, so nobody waits for them.
+_MOST_WAITING: Final = 32 * 1024
 
 
 def printable(text: str) -> str:
@@ -132,8 +134,8 @@ class Answer:
     """
 
     def __init__(self, exchange: Exchange, status: int, content_type: str) -> None:
-        self.report = Report()
         self.done = False
+        self._report = Report()
         self._exchange = exchange
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
@@ -143,6 +145,8 @@ class Answer:
         self._repeats = Repeats()
         self._head = b""
         self._rest = b""
+        self._waiting: list[bytes] = []
+        self._waiting_size = 0
         self._is_json: bool | None = None
         self._json: list[bytes] = []
         self._chunks = 0
@@ -152,6 +156,11 @@ class Answer:
         self._too_deep = False
 
     @property
+    def report(self) -> Report:
+        self._catch_up()
+        return self._report
+
+    @property
     def ended(self) -> bool:
         return self.done or self._aggregator.ended or self._error is not None
 
@@ -159,25 +168,49 @@ class Answer:
     def finished(self) -> bool:
         return self._chunks > 0 and self._aggregator.finished
 
-    def feed(self, data: bytes) -> None:
-        """The next bytes of the body, in pieces of any size."""
-        self.report.bytes += len(data)
+    def feed(self, data: bytes) -> bool:
+        """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
+        more: what only says more of the same is read much cheaper in one go."""
+        self._report.bytes += len(data)
+        if self._repeats.is_like(data) and (self._waiting or self._is_at_event):
+            self._waiting.append(data)
+            self._waiting_size += len(data)
+            if self._waiting_size < _MOST_WAITING:
+                return False
+            data = b""
+        if self._waiting:
+            data = self._waited() + data
         if self._is_json is None:
             self._head += data
             begun = self._head.removeprefix(_BOM).lstrip(_BLANK)
             if not begun or _BOM.startswith(begun):
                 self._head = self._head[: len(_BOM)]
-                return
+                return True
             # What a body is, its first character tells; labels are not to be believed (BYK/loreai#1195). No line of
             # an event stream that begins with a bracket says anything.
             self._is_json = begun[:1] in b"{["
             data, self._head = self._head, b""
         if self._is_json:
             self._json.append(data)
-            return
+            return True
         if len(self._scalar) < _LONGEST_SCALAR:
             self._scalar += data[:_LONGEST_SCALAR]
         self._read(data)
+        return True
+
+    @property
+    def _is_at_event(self) -> bool:
+        return not self._rest and self._decoder.between_events
+
+    def _waited(self) -> bytes:
+        data = b"".join(self._waiting)
+        self._waiting = []
+        self._waiting_size = 0
+        return data
+
+    def _catch_up(self) -> None:
+        if self._waiting:
+            self._read(self._waited())
 
     def _read(self, data: bytes) -> None:
         data, self._rest = self._rest + data, b""
@@ -185,7 +218,7 @@ class Answer:
         while at < len(data):
             if self._repeats.known and self._decoder.between_events:
                 at, count = self._repeats.take(data, at)
-                self.report.events += count
+                self._report.events += count
                 self._chunks += count
                 if at == len(data):
                     return
@@ -197,8 +230,8 @@ class Answer:
             at = end
 
     def _may_wait(self, data: bytes, at: int) -> bool:
-        """Whether these last bytes begin an event that may fit the pattern once the rest of it is there. In the middle
-        of a line nothing can have ended."""
+        """Whether these last bytes are the begin of an event that may fit the pattern once the rest of it is there. In
+        the middle of a line nothing can have ended."""
         within_line = data[-1] not in b"\r\n" and len(data) - at <= _LONGEST_REST
         return within_line and self._repeats.known and self._decoder.between_events
 
@@ -218,10 +251,11 @@ class Answer:
         """
         reply = self._finish(cut)
         if reply is None:
-            self.report.status = self._status
+            self._report.status = self._status
         return reply
 
     def _finish(self, cut: str) -> Reply | None:
+        self._catch_up()
         if self._status < 200 or 300 <= self._status < 400 or self._status in (204, 205):
             return None
         try:
@@ -239,10 +273,11 @@ class Answer:
 
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
-        self.report.code = error.code
-        context = f"Rule {self._exchange.rule}; {self.report.events:,} events, {self.report.bytes:,} bytes came."
+        self._catch_up()
+        self._report.code = error.code
+        context = f"Rule {self._exchange.rule}; {self._report.events:,} events, {self._report.bytes:,} bytes came."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
-        self.report.status = status
+        self._report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header says that it is no use.
         headers = {} if error.retryable else {"x-should-retry": "false"}
         return Reply(status, jsontext.dumps(error.body(context)), headers)
@@ -262,20 +297,20 @@ class Answer:
             events = [*leftover.feed(rest.encode()), *leftover.close()]
             if leftover.strangers or any(event.data.strip() != "[DONE]" for event in events):
                 return self._unreadable(cut)
-            self.report.note("a JSON answer with an event stream's end behind it")
-            self.report.status = self._status
+            self._report.note("a JSON answer with an event stream's end behind it")
+            self._report.status = self._status
             return Reply(self._status, document.strip().encode())
         if self._content_type.endswith(("/json", "+json")):
             return None
-        self.report.note(f"a JSON answer labelled {self._content_type or 'as nothing'}")
-        self.report.status = self._status
+        self._report.note(f"a JSON answer labelled {self._content_type or 'as nothing'}")
+        self._report.status = self._status
         return Reply(self._status, body)
 
     def _unreadable(self, cut: str) -> Reply | None:
         if self._status >= 400:
             return None
         if cut:
-            self.report.truncated = True
+            self._report.truncated = True
             raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
 
@@ -289,14 +324,14 @@ class Answer:
         if event.data.strip() == "[DONE]":
             self.done = True
             return None
-        self.report.events += 1
+        self._report.events += 1
         try:
             said = jsontext.loads(event.data)
         except ValueError:
             self._take_text(event, at_end=at_end)
             return None
         if not isinstance(said, dict):
-            self.report.note(f"event {self.report.events}: its data is {type(said).__name__}, not an object")
+            self._report.note(f"event {self._report.events}: its data is {type(said).__name__}, not an object")
             return None
         chunk: dict[str, Any] = said
         error = error_in(chunk, event.event)
@@ -316,7 +351,7 @@ class Answer:
         lines = event.data.split("\n")
         if len(lines) > 1:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
-            self.report.events -= 1
+            self._report.events -= 1
             for line in lines:
                 self._take(ServerSentEvent(event.event, line, event.id), at_end=at_end)
             return
@@ -325,9 +360,9 @@ class Answer:
                 "error": {"message": event.data, "type": "error", "param": None, "code": None}
             }
         elif at_end and event.data.lstrip()[:1] == "{":
-            self.report.note(f"event {self.report.events}: cut off")
+            self._report.note(f"event {self._report.events}: cut off")
         else:
-            self.report.note(f"event {self.report.events}: its data is not JSON")
+            self._report.note(f"event {self._report.events}: its data is not JSON")
             self._texts.append(event.data)
 
     def _failed(self) -> Reply | None:
@@ -349,14 +384,14 @@ class Answer:
         try:
             aggregate = self._aggregator.result(done=self.done)
         except IncompleteStream as error:
-            self.report.truncated = True
+            self._report.truncated = True
             if self._exchange.on_truncated != "partial":
                 raise IncompleteStream(f"{error}: {cut}") if cut else error from None
             aggregate = self._aggregator.result(partial=True)
-        self.report.finish_reasons = tuple(map(printable, aggregate.finish_reasons))
-        self.report.inferred = aggregate.inferred
-        self.report.usage = aggregate.document.get("usage") if isinstance(aggregate.document, dict) else None
-        self.report.status = 200
+        self._report.finish_reasons = tuple(map(printable, aggregate.finish_reasons))
+        self._report.inferred = aggregate.inferred
+        self._report.usage = aggregate.document.get("usage") if isinstance(aggregate.document, dict) else None
+        self._report.status = 200
         return Reply(200, jsontext.dumps(aggregate.document))
 
     def _is_scalar(self) -> bool:
@@ -371,7 +406,7 @@ class Answer:
 
     def _without_chunks(self, cut: str) -> Reply | None:
         if cut:
-            self.report.truncated = True
+            self._report.truncated = True
             raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
         if self._texts:
             # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client is to read it.

@@ -78,12 +78,16 @@ def _around(event: bytes, gaps: Sequence[_Gap]) -> list[bytes]:
 class Pattern:
     """One event's bytes, with gaps. `take` is what makes it worth having."""
 
-    __slots__ = ("_first", "_steps")
+    __slots__ = ("_first", "_last", "_steps")
 
     def __init__(self, event: bytes, gaps: Sequence[_Gap]) -> None:
         fixed = _around(event, gaps)
         self._first = fixed[0]
+        self._last = fixed[-1]
         self._steps = list(zip(gaps, fixed[1:], strict=True))
+
+    def is_like(self, data: bytes) -> bool:
+        return data.endswith(self._last) and data.startswith(self._first)
 
     def take(self, data: bytes, start: int) -> tuple[int, int]:
         """How far the events that fit reach from `start`, and how many they are. Their texts go where they belong."""
@@ -257,6 +261,10 @@ class Repeats:
     @property
     def known(self) -> bool:
         return self._pattern is not None
+
+    def is_like(self, data: bytes) -> bool:
+        """Whether some bytes begin and end as the pattern does, as one event does that fits it, or some."""
+        return self._pattern is not None and self._pattern.is_like(data)
 
     def take(self, data: bytes, start: int) -> tuple[int, int]:
         """As `Pattern.take`."""

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from io import BytesIO
 from typing import Any, Final
 
 from .errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
@@ -64,7 +65,8 @@ class Watch:
         self._answer = exchange.read()
         self._headed = False
         self._encoded = False
-        self._pieces: list[bytes] = []
+        # Not a list: its pieces would be in memory once more when they are joined. A BytesIO gives its bytes away.
+        self._body = BytesIO()
         self._size = 0
         self._times = array("d")
         self._failure: StreamError | None = None
@@ -91,13 +93,12 @@ class Watch:
         if self.limits.max_body is not None and self._size > self.limits.max_body:
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.limits.max_body:,} bytes"))
             return False
-        self._pieces.append(piece)
+        self._body.write(piece)
         self._times.extend((round(now - self._begun, 6), self._size))
         if self._encoded or self._fault is not None:
             return False
         try:
-            self._answer.feed(piece)
-            return self._heed_end(now)
+            return self._answer.feed(piece) and self._heed_end(now)
         except Exception as fault:
             self.blame(fault)
             return False
@@ -231,9 +232,7 @@ class Watch:
 
     def body(self) -> bytes:
         """The body as it came. Whoever asks gets the same bytes, so that they are in memory once."""
-        if len(self._pieces) > 1:
-            self._pieces = [b"".join(self._pieces)]
-        return self._pieces[0] if self._pieces else b""
+        return self._body.getvalue()
 
     def finish(self, decoded: bytes | None = None) -> Reply | None:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
