@@ -52,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "contentview": {"timeline"},
     "flows": {"endpoints", "exchange", "request", "form", "learn", "watch", "retry", "rules", *LEAVES},
     "commands": {"flows", "stats", "compare", "exchange", "rules", "watch", *LEAVES},
-    "upstream": {"watch", "inject", *LEAVES},
+    "chunked": set(),
+    "upstream": {"chunked", "watch", "inject", *LEAVES},
     "__init__": {"endpoints", "exchange", "errors"},
     "__main__": {"endpoints", "exchange"},
     "addon": PUBLIC,
@@ -104,6 +105,7 @@ def test_nothing_else_is_needed_but_python(source: Path) -> None:
     # mitmproxy's standalone binaries take no further packages. A YAML library is looked for at run time, in `rules`.
     its_own = {"flask", "werkzeug"} if source.stem in MAY_KNOW_FLASK else set()
     its_own |= ITS_DECODERS if source.stem == "decoding" else set()
+    its_own |= {"h11"} if source.stem == "chunked" else set()
     assert imports(source)[1] <= set(sys.stdlib_module_names) | {"mitmproxy", "force_stream"} | its_own
 
 

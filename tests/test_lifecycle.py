@@ -125,7 +125,6 @@ def test_what_happened_is_in_the_log_on_the_flow_and_in_the_flow_file_and_no_cre
     }
     assert json.loads(note["force_stream.usage"]) == DOCUMENT["usage"]
     times, sizes = note["force_stream.times"][::2], note["force_stream.times"][1::2]
-    assert len(times) > 10, "ten bytes at a time leave many pieces"
     assert times == sorted(times)
     assert (sizes, sizes[-1]) == (sorted(sizes), len(STREAM))
     assert json.loads(flows["ok"].response.content) == DOCUMENT

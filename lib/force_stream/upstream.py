@@ -15,19 +15,22 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
 from types import ModuleType
 from typing import Any, Final
+from weakref import ref
 
 from mitmproxy import http
 from mitmproxy.addons import clientplayback
-from mitmproxy.connection import Connection
 from mitmproxy.net.http import validate
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http import _base as http_base
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.proxy.layers.http import _http1 as http_1
 from mitmproxy.proxy.server import ConnectionHandler
 
+from . import chunked
 from .inject import Cut, Deliver, Step
 from .watch import Due, Watch
 
@@ -62,7 +65,10 @@ _NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
         "DropStream": (),
         "GetHttpConnection": (),
     },
+    http_base: {"ReceiveHttp": ()},
+    http_1: {"Http1Client": ("read_body",)},
     http_events: {
+        "HttpEvent": (),
         "ResponseHeaders": (),
         "ResponseData": (),
         "ResponseTrailers": (),
@@ -74,7 +80,7 @@ _NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
     http_hooks: {"HttpResponseHook": ()},
     validate: {"validate_headers": ()},
     commands: {"CloseConnection": (), "Log": (), "RequestWakeup": ()},
-    events: {"CommandCompleted": (), "ConnectionEvent": (), "Event": (), "Wakeup": ()},
+    events: {"CommandCompleted": (), "DataReceived": (), "Event": (), "Wakeup": ()},
     layer: {"NextLayer": (), "Paused": ()},
     clientplayback: {"ReplayHandler": ("replay",)},
 }
@@ -93,8 +99,51 @@ def check() -> str:
     return ""
 
 
+_UNKNOWN_H11: Final = chunked.check()
+
+
 class _Faulted(events.Event):
     """What a stream gives itself to handle when handling something else failed."""
+
+
+class _Taken(http_events.HttpEvent):
+    """What a client tells its stream when the stream has taken a piece of the body, and something is due for it."""
+
+
+class WatchedClient(http_1.Http1Client):
+    """mitmproxy's connection to an HTTP/1 upstream. While it belongs to a watched stream, that gets the body without
+    the way through mitmproxy's layers, which for one event takes longer than all that is made of it."""
+
+    # Whose answer comes, or came last. Weak: a connection may outlive its streams by hours.
+    stream: "Callable[[], WatchedStream | None]"
+
+    def read_body(self, event: events.Event) -> Commands:
+        stream = self.stream()
+        if stream is None or stream.stream_id != self.stream_id:
+            return super().read_body(event)
+        return self._read_watched(stream, event)
+
+    def _read_watched(self, stream: "WatchedStream", event: events.Event) -> Commands:
+        piece = chunked.take(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
+        due = False
+        if piece and stream.takes_pieces:
+            due = stream.take(piece)
+        elif piece:
+            yield http_base.ReceiveHttp(http_events.ResponseData(stream.stream_id, piece))
+        if self.buf or not piece:
+            yield from self._read_rest(stream, event)
+        if due:
+            # Behind the rest: that may be the body's end, and then nothing is due any more.
+            yield http_base.ReceiveHttp(_Taken(stream.stream_id))
+
+    def _read_rest(self, stream: "WatchedStream", event: events.Event) -> Commands:
+        try:
+            yield from super().read_body(event)
+        except NotImplementedError:
+            # What mitmproxy does on trailers behind a body, which is whole then. Nothing more can be read from this
+            # connection.
+            yield commands.CloseConnection(self.conn)
+            yield http_base.ReceiveHttp(http_events.ResponseEndOfMessage(stream.stream_id))
 
 
 class WatchedStream(http_layers.HttpStream):
@@ -169,6 +218,8 @@ class WatchedStream(http_layers.HttpStream):
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, _Faulted):
             yield from self._answer()
+        elif isinstance(event, _Taken):
+            yield from self._follow()
         elif isinstance(event, events.Wakeup):
             yield from self._look()
         elif isinstance(event, events.CommandCompleted) or (self._answered and isinstance(event, _FROM_UPSTREAM)):
@@ -234,17 +285,36 @@ class WatchedStream(http_layers.HttpStream):
     # The upstream's side
 
     def make_server_connection(self) -> Commands:
+        connecting: Commands = super().make_server_connection()
         self._watch = self.watch_of(self.flow)
-        if self._watch is not None:
-            self._watch.attached = True
-            yield from self._nap()
-        connected: bool = yield from super().make_server_connection()
-        self._connected = connected
-        return connected
+        if self._watch is None:
+            self._leave_to_mitmproxy()
+            unwatched: bool = yield from connecting
+            return unwatched
+        self._watch.attached = True
+        yield from self._nap()
+        self._connected = yield from connecting
+        if self._connected:
+            self._take_client()
+        return self._connected
 
-    def reads_from(self, connection: Connection | None) -> bool:
-        """Whether it is a watched answer that comes over this connection."""
-        return self._watch is not None and self.context.server is connection
+    def _leave_to_mitmproxy(self) -> None:
+        """Be one of mitmproxy's own streams from now on, so that a flow that nobody watches costs what it did."""
+        self.__class__ = http_layers.HttpStream  # type: ignore[assignment]
+        # What was looked up before is ours still.
+        self.client_state = getattr(self, self.client_state.__name__)
+        self.server_state = getattr(self, self.server_state.__name__)
+
+    def _take_client(self) -> None:
+        """Have the connection to an HTTP/1 upstream know whose answer it reads."""
+        http_layer = next((one for one in self.context.layers[::-1] if isinstance(one, http_layers.HttpLayer)), None)
+        connection = http_layer.connections.get(self.context.server) if http_layer is not None else None
+        # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
+        client: Any = connection.context.layers[-1] if connection is not None else None
+        if type(client) is http_1.Http1Client and not _UNKNOWN_H11:
+            client.__class__ = WatchedClient
+        if isinstance(client, WatchedClient):
+            client.stream = ref(self)
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
@@ -291,6 +361,34 @@ class WatchedStream(http_layers.HttpStream):
             self._watch.head(response.status_code, content_type, encoded=encoding != "identity")
             if injection is not None:
                 yield from self._inject(injection.begin())
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether `take` may be called: the head has been handled, and nothing stands before the body's pieces."""
+        watch = self._watch
+        return (
+            self.server_state == self.state_consume_response_body
+            and self._paused is None
+            and watch is not None
+            and watch.injection is None
+            and not self._answered
+        )
+
+    def take(self, piece: bytes) -> bool:
+        """The next piece of the body, from elsewhere than an event. True if something is due for it."""
+        assert self._watch is not None
+        try:
+            return self._watch.data(piece) or self._watch.settled
+        except Exception as fault:
+            self._watch.blame(fault)
+            return True
+
+    def _follow(self) -> Commands:
+        assert self._watch is not None
+        if self._watch.settled and not self._over:
+            yield from self._answer()
+        else:
+            yield from self._nap()
 
     def state_consume_response_body(self, event: events.Event) -> Commands:
         watch = self._watch
@@ -451,21 +549,6 @@ class Seam:
             def make_stream(self, stream_id: int) -> Commands:
                 self.streams[stream_id] = stream(self.context.fork(), stream_id)
                 yield from self.event_to_child(self.streams[stream_id], events.Start())
-
-            def event_to_child(self, child: layer.Layer, event: events.Event) -> Commands:
-                try:
-                    yield from super().event_to_child(child, event)
-                except NotImplementedError:
-                    # What mitmproxy does on trailers behind an HTTP/1.1 body, which is whole then. Nothing more can
-                    # be read from that connection.
-                    connection = event.connection if isinstance(event, events.ConnectionEvent) else None
-                    streams = [one for one in self.streams.values() if isinstance(one, WatchedStream)]
-                    ended = [one for one in streams if one.reads_from(connection)]
-                    if connection is None or not ended:
-                        raise
-                    yield commands.CloseConnection(connection)
-                    for one in ended:
-                        yield from super().event_to_child(one, http_events.ResponseEndOfMessage(one.stream_id))
 
         self._layer = WatchedLayer
 
