@@ -116,6 +116,13 @@ class Additions:
         return True
 
 
+def speaks(chunk: dict[str, Any]) -> bool:
+    """Whether a chunk adds text to what the model said."""
+    leaves: list[_Leaf] = []
+    _gather(leaves, chunk, "")
+    return any(leaf.is_text for leaf in leaves)
+
+
 def _gather(leaves: list[_Leaf], value: dict[str, Any], before: str, depth: int = 0, in_delta: bool = False) -> None:
     """The values of an object that say something, in its order; a usage and a list of plain values count as one."""
     for name, member in value.items():

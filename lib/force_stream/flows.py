@@ -46,23 +46,32 @@ _REQUEST_HEADERS: Final = {
     "Accept-Encoding": "identity",
 }
 # Headers that vouch for a body's bytes. A request that has one would be refused once its body is edited.
-_SIGNATURES: Final = ("x-amz-content-sha256", "content-md5", "digest", "content-digest", "repr-digest", "signature")
+_SIGNATURES: Final = (
+    b"x-amz-content-sha256",
+    b"content-md5",
+    b"digest",
+    b"content-digest",
+    b"repr-digest",
+    b"signature",
+)
 # What described the event stream, or the connection that it came over, and would be untrue of the document.
-_STREAM_HEADERS: Final = (
-    "connection",
-    "keep-alive",
-    "transfer-encoding",
-    "content-encoding",
-    "trailer",
-    "content-range",
-    "accept-ranges",
-    "etag",
-    "content-md5",
-    "digest",
-    "content-digest",
-    "repr-digest",
-    "content-disposition",
-    "x-accel-buffering",
+_STREAM_HEADERS: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"content-encoding",
+        b"trailer",
+        b"content-range",
+        b"accept-ranges",
+        b"etag",
+        b"content-md5",
+        b"digest",
+        b"content-digest",
+        b"repr-digest",
+        b"content-disposition",
+        b"x-accel-buffering",
+    )
 )
 
 
@@ -155,7 +164,8 @@ def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> Exchange | None
 
 def check_unsigned(request: http.Request) -> None:
     """Raises `Refusal` for a request whose headers vouch for its body's bytes."""
-    signed = [name for name in _SIGNATURES if name in request.headers]
+    names = {name.lower() for name, _ in request.headers.fields}
+    signed = [name.decode() for name in _SIGNATURES if name in names]
     if request.headers.get("authorization", "").startswith("AWS4-"):
         signed.append("authorization")
     if signed:
@@ -282,8 +292,8 @@ def give(flow: http.HTTPFlow, reply: Reply) -> None:
     if response.status_code != reply.status:
         response.status_code = reply.status
         response.reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN_STATUSES else ""
-    for name in _STREAM_HEADERS:
-        response.headers.pop(name, None)
+    kept = [field for field in response.headers.fields if field[0].lower() not in _STREAM_HEADERS]
+    response.headers.fields = tuple(kept)
     response.trailers = None
     if response.http_version == "HTTP/1.0":
         response.http_version = "HTTP/1.1"  # as the client's connection is not the upstream's

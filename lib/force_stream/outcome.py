@@ -10,7 +10,7 @@ from typing import Final
 from mitmproxy import http
 
 from . import flows, jsontext
-from .additions import Additions
+from .additions import speaks
 from .exchange import Exchange, Report
 from .sse import EventStreamDecoder
 from .stats import Outcome, thinned
@@ -19,7 +19,7 @@ from .watch import Watch
 # How far the content is looked for: in these bytes, and events.
 _MOST_BYTES: Final = 64 * 1024
 _MOST_EVENTS: Final = 100
-_STEP: Final = 2 * 1024
+_STEP: Final = 512
 
 
 def of_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
@@ -87,7 +87,7 @@ def _outcome(
 
 def _first_content(body: bytes, times: Sequence[float]) -> float | None:
     """When the piece came with which the first text was there; None where there is none near the begin."""
-    decoder, additions = EventStreamDecoder(), Additions()
+    decoder = EventStreamDecoder()
     start = events = 0
     for at, size in zip(times[::2], times[1::2], strict=True):
         # A piece may be all of the stream, and the text begins soon: only so much of it is decoded at once.
@@ -98,9 +98,7 @@ def _first_content(body: bytes, times: Sequence[float]) -> float | None:
                     chunk = jsontext.loads(event.data)
                 except ValueError:
                     continue
-                if isinstance(chunk, dict):
-                    additions.describe(chunk)
-                if additions.spoken:
+                if isinstance(chunk, dict) and speaks(chunk):
                     return at
             if events >= _MOST_EVENTS:
                 return None
