@@ -51,8 +51,6 @@ logger = logging.getLogger("force_stream")
 
 # Seconds between two looks at the rules file; a change is to take effect within two.
 WATCH_INTERVAL = 0.5
-# Bytes. A larger event stream is aggregated in a thread, since one event loop serves everybody.
-LONG_STREAM = 64 * 1024
 
 
 class ForceStream:
@@ -321,8 +319,8 @@ class ForceStream:
             )
             return
         decoded = await self._decoded(flow, watch) if watch.encoded else None
-        long = watch.report.bytes > LONG_STREAM or watch.encoded
-        reply = await asyncio.to_thread(watch.finish, decoded) if long else watch.finish(decoded)
+        # One event loop serves everybody.
+        reply = await asyncio.to_thread(watch.finish, decoded) if watch.heavy else watch.finish(decoded)
         if watch.fault is not None:
             _log_fault("the client gets an error", watch.fault)
         flows.keep(flow, watch, decoded)
@@ -332,9 +330,17 @@ class ForceStream:
             flows.pass_on(flow, watch)
         try:
             logger.info(flows.tell(flow, watch))
-            self.stats.add(outcome.of_answer(flow, watch))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
+        else:
+            # Once the client has its answer: nobody waits for figures.
+            asyncio.get_running_loop().call_soon(self._count_answer, flow, watch)
+
+    def _count_answer(self, flow: http.HTTPFlow, watch: Watch) -> None:
+        try:
+            self.stats.add(outcome.of_answer(flow, watch))
+        except Exception as error:
+            _log_fault("a flow is missing in the figures", error)
 
     async def _decoded(self, flow: http.HTTPFlow, watch: Watch) -> bytes:
         """The body of an encoded answer, unless it is larger than the rule's max_body."""

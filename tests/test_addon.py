@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from force_stream import flows, upstream
+from force_stream.exchange import Exchange
 from force_stream.watch import Watch
 from harness import Http1Client, Proxy, document, refused_port, sse
 from harness.upstream import Upstream
@@ -308,8 +309,12 @@ def test_a_long_stream_is_aggregated_all_the_same(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         flow = flow_with()
         await ours.request(flow)
-        many = addon.LONG_STREAM // 100
-        answer_with(flow, sse(EVENTS[0], *[EVENTS[1]] * many, *EVENTS[3:]))
+        many = 30_000
+        stream = sse(EVENTS[0], *[EVENTS[1]] * many, *EVENTS[3:])
+        answer = Exchange(rule="r", endpoint="chat").read(200, "text/event-stream")
+        answer.feed(stream)
+        assert answer.heavy
+        answer_with(flow, stream)
         await ours.response(flow)
         assert flow.response
         assert flow.response.json()["choices"][0]["message"]["content"] == "Hel" * many

@@ -26,6 +26,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r\n"
 # Bytes. The begin of an event that is longer than this goes to the decoder: it is not to be copied for every piece.
 _LONGEST_REST: Final = 8 * 1024
+# Bytes of an answer that was parsed. What is left to be done for a larger one is not to be done on an event loop.
+_HEAVY: Final = 96 * 1024
 # Bytes. Pieces that are alike wait until they are this many. Nothing ends with them, so nobody waits for them.
 _MOST_WAITING: Final = 32 * 1024
 
@@ -147,6 +149,7 @@ class Answer:
         self._rest = b""
         self._waiting: list[bytes] = []
         self._waiting_size = 0
+        self._parsed = 0
         self._is_json: bool | None = None
         self._json: list[bytes] = []
         self._chunks = 0
@@ -167,6 +170,13 @@ class Answer:
     @property
     def finished(self) -> bool:
         return self._chunks > 0 and self._aggregator.finished
+
+    @property
+    def heavy(self) -> bool:
+        """Whether `finish` may take more than some milliseconds. What was not parsed, because it is like what came
+        before, adds its texts alone."""
+        parsed = self._report.bytes if self._is_json else self._parsed + self._report.bytes // 8
+        return parsed > _HEAVY
 
     def feed(self, data: bytes) -> bool:
         """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
@@ -237,6 +247,7 @@ class Answer:
 
     def _read_event(self, piece: bytes) -> None:
         """A piece that holds one whole event at the most; the next ones may be like it."""
+        self._parsed += len(piece)
         begins = self._decoder.between_events
         events = self._decoder.feed(piece)
         for event in events:

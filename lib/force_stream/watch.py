@@ -217,6 +217,11 @@ class Watch:
         return self._encoded
 
     @property
+    def heavy(self) -> bool:
+        """Whether `finish` may take more than some milliseconds."""
+        return self._encoded or self._answer.heavy
+
+    @property
     def report(self) -> Report:
         return self._answer.report
 
