@@ -142,7 +142,7 @@ def test_what_became_of_the_answer_is_told() -> None:
         "status         200 from the upstream, 502 to the client",
         "try            1 of 3; the others are flows of their own",
         "  - event 3: its data is not JSON",
-        "  - truncated: the stream stopped before its end",
+        "  - event 5: the last one; the stream stopped before its end",
         "  - the client got an error: stream_truncated",
     ):
         assert line in text.splitlines()
@@ -257,7 +257,7 @@ def test_a_reload_of_the_addon_replaces_the_view(
     with Http1Client(proxy.url) as client:
         client.post(CHAT, request())
         proxy.wait_for_log(r"Nothing odd\.")
-        text = copy / "lib" / "force_stream" / "timeline.py"
+        text = copy / "lib" / "force_stream" / "timeline_text.py"
         text.write_text(text.read_text().replace("Nothing odd.", "As edited."))
         since = proxy.mark()
         later = copied.stat().st_mtime_ns + 2_000_000_000

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream import timeline
+from force_stream import timeline, timeline_text
 from force_stream.exchange import Exchange
-from force_stream.timeline import MOST_BLOCKS, SHOWN_FIRST, SHOWN_LAST, About, Entry, Timeline
+from force_stream.timeline import MOST_BLOCKS, SHOWN_FIRST, SHOWN_LAST, Entry, Timeline
+from force_stream.timeline_text import About
 from harness import sse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ LONGEST = 600
 
 
 def show(body: bytes, times: object = None, **about: Any) -> str:
-    return timeline.text(timeline.read(body, times), About(**about))
+    return timeline_text.text(timeline.read(body, times), About(**about))
 
 
 def entries(body: bytes, times: object = None) -> list[Entry]:
@@ -48,7 +49,7 @@ def odd(body: bytes) -> list[str]:
 def assert_harmless(body: bytes, times: object = None) -> Timeline:
     """What holds for all bytes: the text has nothing for a terminal to obey, and an end."""
     read = timeline.read(body, times)
-    lines = timeline.text(read, About()).split("\n")
+    lines = timeline_text.text(read, About()).split("\n")
     assert all(line.isprintable() for line in lines)
     assert max(map(len, lines)) < LONGEST * 10, "every character may have become an escape of ten"
     assert len(lines) < SHOWN_FIRST + SHOWN_LAST + 100
@@ -196,6 +197,16 @@ def test_a_long_silence_stands_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("piece", "what"),
+    [(b": alive\n\n", "a comment"), (b"event: ping\n\n", "an event without data"), (DONE, "[DONE]")],
+    ids=["comment", "no data", "[DONE]"],
+)
+def test_a_silence_before_what_is_no_event_is_named_too(piece: bytes, what: str) -> None:
+    body = b'data: {"a":1}\n\n' + piece
+    assert f"  - a silence of 1 s or more before {what}\n" in show(body, [0.1, 15, 2.0, len(body)])
+
+
+@pytest.mark.parametrize(
     "times",
     [None, [], [1.0], "times", [0.1, "x"], [float("nan"), 5], [float("inf"), 5], [10**400, 5], [[1], [2]], {1: 2}],
     ids=repr,
@@ -224,7 +235,7 @@ def test_the_header_has_the_figures() -> None:
         size += len(event) + 2
         times += [0.5 + 0.25 * number, size]
     text = show(STREAM, times, rule="private-vllm", endpoint="chat", model="m", status="200")
-    assert text.split("\n\n")[0].splitlines() == [
+    assert text.split("\n \n")[0].splitlines() == [
         "rule           private-vllm",
         "endpoint       chat",
         "model          m, in the events m-1",
@@ -265,7 +276,7 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
     read = timeline.read(body)
     assert list(read.finish_reasons.values()) == [reason]
     assert usage is None or read.usage == usage
-    assert f"finish reason  {reason}\n" in timeline.text(read, About())
+    assert f"finish reason  {reason}\n" in timeline_text.text(read, About())
 
 
 # What is odd
@@ -286,7 +297,8 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
             id="cut inside an event",
         ),
         pytest.param(b"data: {oops\n\n" + STREAM, ["event 1: its data is not JSON"], id="no JSON"),
-        pytest.param(b"data: 1\n\n" + STREAM, ["event 1: its data is int, not an object"], id="no object"),
+        pytest.param(b"data: 1\n\n" + STREAM, ["event 1: its data is a number, not an object"], id="no object"),
+        pytest.param(b"data: null\n\n" + STREAM, ["event 1: its data is null, not an object"], id="null"),
         pytest.param(STREAM + DONE, ["more than one [DONE]"], id="twice [DONE]"),
         pytest.param(STREAM + b'data: {"a":1}\n\n', ["event 6: events after [DONE]"], id="after [DONE]"),
         pytest.param(b": a\n\n: b\n\n" + STREAM, ["2 comments: keep-alives, most often"], id="comments"),
@@ -350,7 +362,7 @@ def test_what_the_aggregation_noted_is_not_said_twice() -> None:
     text = show(
         b"data: {oops\n\n" + STREAM, odd=["event 1: its data is not JSON", "event 9: its data is not JSON", "slow"]
     )
-    assert text[text.index("Odd:") :].splitlines()[1:4] == ["  - events 1, 9: its data is not JSON", "  - slow", ""]
+    assert text[text.index("Odd:") :].splitlines()[1:4] == ["  - events 1, 9: its data is not JSON", "  - slow", " "]
 
 
 def test_there_is_an_end_to_what_is_odd() -> None:
@@ -476,7 +488,7 @@ def test_the_middle_of_a_long_stream_is_left_out_and_the_text_says_so() -> None:
     assert (read.events, read.unread) == (SHOWN_FIRST + SHOWN_LAST + 800, 0)
     assert [read.last[0].number, read.last[-2].number, read.last[-1].type] == [4_802, 5_000, "[DONE]"]
     assert read.last[-2].added == "n 5000"
-    lines = timeline.text(read, About()).splitlines()
+    lines = timeline_text.text(read, About()).splitlines()
     assert lines[-SHOWN_LAST - 1] == "  … 801 lines left out …"
 
 

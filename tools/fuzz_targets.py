@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from force_stream import jsontext, repeat, timeline
+from force_stream import jsontext, repeat, timeline, timeline_text
 from force_stream.endpoints import ENDPOINTS
 from force_stream.exchange import Exchange, Reply, Report
 from force_stream.form import Form, read_form
@@ -21,7 +21,7 @@ from force_stream.request import BLOCK, read_body, undo
 from force_stream.rules import Rule, changes, describe
 from force_stream.rules_file import KEYS, RulesError, parse_rules, with_value
 from force_stream.sse import EventStreamDecoder
-from force_stream.timeline import About
+from force_stream.timeline_text import About
 
 GOLDEN: Final = Path(__file__).resolve().parent.parent / "tests" / "golden"
 
@@ -475,7 +475,7 @@ def check_timeline(data: bytes) -> None:
     times: Any = [value for at, size in enumerate(data) for value in (at / 7, size * at)]
     if way & 2:
         times = choices.pick([*ODD, times[:-1], [1.0, len(stream.body)], [0.0, 0, 0.5, 1 << 70]])
-    text = timeline.text(timeline.read(stream.body, times), About(odd=["event 1: x", "y"], inferred=True))
+    text = timeline_text.text(timeline.read(stream.body, times), About(odd=["event 1: x", "y"], inferred=True))
     assert all(line.isprintable() for line in text.split("\n"))
 
 

@@ -12,7 +12,8 @@ The map, from the wire to the proxy; imports point backwards in this list only (
     watch, inject, retry, decoding, learn       an answer while it comes in, and what else a rule may ask for
     rules, rules_file                           rules.yaml
     upstream, flows                             mitmproxy: below its hooks, and its flows
-    additions, timeline, contentview            the event stream for a person's eyes
+    additions, timeline, timeline_text,
+    contentview                                 the event stream for a person's eyes
     stats, outcome, plot, page, board, serve    the figures, and the page that shows them
     commands, addon.py                          mitmproxy: commands, options, hooks
 """

@@ -9,8 +9,8 @@ from typing import Any, Final
 from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 
-from . import timeline
-from .timeline import About
+from . import timeline, timeline_text
+from .timeline_text import About
 
 PREFIX: Final = "force_stream."
 EVENT_STREAM_TYPE: Final = "text/event-stream"
@@ -35,7 +35,8 @@ class UpstreamSSE(Contentview):
         note = _note(metadata)
         kept = note.get("sse")
         body = kept if isinstance(kept, bytes) else data
-        return timeline.text(timeline.read(body, note.get("times")), _about(note, response))
+        read = timeline.read(body, note.get("times"))
+        return timeline_text.text(read, _about(note, response, read.events))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if _response(metadata) is None:
@@ -63,10 +64,11 @@ def _note(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _about(note: dict[str, Any], response: http.Response) -> About:
+def _about(note: dict[str, Any], response: http.Response, events: int) -> About:
     odd = [line for line in _list(note.get("odd")) if isinstance(line, str)]
     if note.get("truncated") is True:
-        odd.append("truncated: the stream stopped before its end")
+        last = f"event {events}: the last one" if events else "truncated"
+        odd.append(f"{last}; the stream stopped before its end")
     if _text(note.get("error")):
         odd.append(f"the client got an error: {_text(note['error'])}")
     if isinstance(note.get("cut_at"), int):

@@ -1,19 +1,19 @@
 """An event stream as a person looks at it: when each event came, what it added, and what was odd.
 
-Knows events, `[DONE]`, the figures of an answer, and how to set them in lines of text; must not know mitmproxy. Nothing
-here raises, and the work is bounded whatever the bytes: a part of a long stream is looked at, and the text says so.
+Knows events, `[DONE]` and the figures of an answer; must not know mitmproxy, or how it is set in lines of text. Nothing
+here raises, and the work is bounded whatever the bytes: of a long stream a part is looked at, and what is odd says so.
 """
 
 import re
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any, Final
 
 from . import jsontext
-from .additions import Additions, brief, index_of, printable, quote
+from .additions import Additions, brief, index_of, quote
 from .errors import error_in
 from .sse import EventStreamDecoder, ServerSentEvent
 
@@ -33,12 +33,14 @@ LONG_GAP: Final = 1.0
 MOST_ODD: Final = 50
 MOST_NUMBERS: Final = 5
 LONGEST_TYPE: Final = 48
-WIDEST_TYPE: Final = 32
 LONGEST_COMMENT: Final = 120
 
 _BLANK_LINES: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(\r\n|\n|\r)[\r\n]*")
 _COMMENT: Final = re.compile(rb"(?<![^\r\n]):([^\r\n]*)")
 _NUMBERED: Final = re.compile(r"event (\d{1,9}): (.*)", re.DOTALL)
+# Entries that are no events, and values that are no objects, in a sentence.
+_NO_EVENTS: Final = {"comment": "a comment", "no data": "an event without data"}
+_KINDS: Final[dict[type, str]] = {str: "a string", list: "a list", bool: "true or false", type(None): "null"}
 _EMPTY_USAGES: Final[tuple[Any, ...]] = (None, 0, {}, [], "")
 
 
@@ -124,20 +126,6 @@ class Timeline:
             return None
         seconds = self.ended - self.first_content
         return tokens / seconds if seconds > 0.001 else None
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What is known of an answer beside its events; "" and empty for what is not."""
-
-    rule: str = ""
-    endpoint: str = ""
-    model: str = ""
-    status: str = ""
-    finish_reason: str = ""
-    inferred: bool = False
-    tries: str = ""
-    odd: Sequence[str] = ()
 
 
 def read(body: bytes, times: object = None) -> Timeline:
@@ -295,7 +283,7 @@ class _Reader:
             timeline.odd.add("cut off" if cut else "its data is not JSON", number)
             self._push(event.event or ("cut off" if cut else "not JSON"), at, added=quote(data), number=number)
         elif not isinstance(said, dict):
-            timeline.odd.add(f"its data is {type(said).__name__}, not an object", number)
+            timeline.odd.add(f"its data is {_KINDS.get(type(said), 'a number')}, not an object", number)
             self._push(event.event or "no object", at, added=brief(said), number=number)
         else:
             self._look(said, event, number)
@@ -314,7 +302,8 @@ class _Reader:
         self._previous = at
         entry = Entry(kind[:LONGEST_TYPE], number, at, gap, added)
         if entry.after_long_gap:
-            self._timeline.odd.add(f"a silence of {LONG_GAP:g} s or more before it", number)
+            what = "it" if number is not None else _NO_EVENTS.get(kind, kind)
+            self._timeline.odd.add(f"a silence of {LONG_GAP:g} s or more before {what}", number)
         self._entries += 1
         if len(self._timeline.first) < SHOWN_FIRST:
             self._timeline.first.append(self._described(entry, chunk))
@@ -455,72 +444,3 @@ def _type(chunk: dict[str, Any], event: ServerSentEvent) -> str:
     if isinstance(kind, str) and kind:
         return kind
     return "error" if chunk.get("error") else "chunk" if "choices" in chunk else "object"
-
-
-# Text
-
-
-def text(timeline: Timeline, about: About) -> str:
-    """The timeline for a person: a header, what was odd, a line an entry. Every character of it can be printed."""
-    for line in about.odd:
-        timeline.odd.add_line(line)
-    if about.inferred:
-        timeline.odd.add("the finish reason is inferred: the upstream gave none")
-    odd = timeline.odd.lines()
-    entries = [*timeline.first, *timeline.last]
-    width = min(max((len(entry.type) for entry in entries), default=0), WIDEST_TYPE)
-    rows = [_entry_line(entry, width) for entry in entries]
-    if timeline.left_out:
-        rows.insert(len(timeline.first), f"  … {timeline.left_out:,} lines left out …")
-    lines = [f"{name:<14} {value}" for name, value in _header(timeline, about) if value]
-    lines += ["", "Odd:" if odd else "Nothing odd."]
-    lines += [f"  - {line}" for line in odd]
-    lines += ["", _row("#", "at s", "gap s", f"{'type':<{width}}", "what it added"), *rows]
-    return "\n".join(map(printable, lines)) + "\n"
-
-
-def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
-    yield "rule", about.rule or "none"
-    yield "endpoint", about.endpoint
-    said = ", ".join(model[:LONGEST_TYPE] for model in timeline.models)
-    asked = about.model and about.model != said
-    yield "model", f"{about.model}, in the events {said or 'none'}" if asked else said
-    yield "status", about.status
-    yield "try", about.tries
-    if timeline.ended is None:
-        yield "times", "none were kept"
-    else:
-        yield "first event", _seconds(timeline.first_event)
-        yield "first content", _seconds(timeline.first_content)
-        yield "end", _seconds(timeline.ended)
-    if timeline.longest_gap is not None:
-        begin, end = timeline.longest_gap
-        yield "longest gap", f"{end - begin:.3f} s, from {begin:.3f} to {end:.3f} s"
-    yield "events", f"{timeline.events:,}" + (", then [DONE]" if timeline.dones else "")
-    yield "bytes", f"{timeline.bytes:,}"
-    yield "finish reason", _finish(timeline, about)
-    yield "usage", "none" if timeline.usage is None else brief(timeline.usage)
-    speed = timeline.tokens_per_second
-    yield "speed", "" if speed is None else f"{speed:.1f} tokens/s from the first content on"
-
-
-def _seconds(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.3f} s"
-
-
-def _finish(timeline: Timeline, about: About) -> str:
-    said = [reason for _, reason in sorted(timeline.finish_reasons.items())]
-    reasons = about.finish_reason or ", ".join(list(dict.fromkeys(said))[:MOST_NUMBERS])
-    return (reasons[:LONGEST_TYPE] + " (inferred)" * about.inferred) if reasons else "none"
-
-
-def _entry_line(entry: Entry, width: int) -> str:
-    gap = "" if entry.gap is None else f"+{entry.gap:.3f}"
-    at = "" if entry.at is None else f"{entry.at:.3f}"
-    added = f"[after {entry.gap:.1f} s of silence] {entry.added}" if entry.after_long_gap else entry.added
-    mark = "!" if entry.after_long_gap else " "
-    return _row("" if entry.number is None else f"{entry.number}", at, gap, f"{entry.type:<{width}}", added, mark)
-
-
-def _row(number: str, at: str, gap: str, kind: str, added: str, mark: str = " ") -> str:
-    return f"{mark}{number:>6} {at:>9} {gap:>9}  {kind}  {added}".rstrip()
