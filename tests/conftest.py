@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 from harness import Certs, Proxy, Upstream
+from harness.browser import Browser
+from harness.browser import browse as browse_with
 from hypothesis import HealthCheck, settings
 
 RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
@@ -62,6 +64,12 @@ def shared_proxy(certs: Certs) -> Iterator[Callable[..., Proxy]]:
             return running[key]
 
         yield get
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[..., AbstractContextManager[Browser]]:
+    """`with browse(proxy)`: a browser, that goes through a proxy if one is given."""
+    return lambda proxy=None: browse_with(tmp_path / "profile", proxy)
 
 
 @pytest.fixture(scope="session")

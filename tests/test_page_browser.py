@@ -4,20 +4,16 @@ Needs chromium, node and `npm ci` in tests/browser. FORCE_STREAM_SCREENSHOTS=1 w
 """
 
 import json
-import os
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Data, Head, Http1Client, Pause, Proxy, Reset, event_stream, needs_tool, refused_port, sse
+from harness import Data, Head, Http1Client, Pause, Proxy, Reset, event_stream, refused_port, sse
 from harness.upstream import Upstream
 from samples import CHAT, STREAM, choice, chunk, request
 
 ROOT = Path(__file__).parent.parent
-BROWSER = Path(__file__).parent / "browser"
 RULES = """\
 rules:
   - name: private-vllm
@@ -28,61 +24,6 @@ rules:
     force_upstream_stream: true
 """
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'"
-
-
-class Browser:
-    """A page of Chromium; each action returns what drive.mjs gives for it."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self._answer()
-
-    def __call__(self, action: str, *args: str) -> Any:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps([action, *args]) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        assert line, "the browser has ended; its complaint is on stderr"
-        answer = json.loads(line)
-        assert "error" not in answer, answer["error"]
-        return answer["value"]
-
-
-@pytest.fixture
-def browse(tmp_path: Path) -> Callable:
-    """`with browse(proxy)`: a browser, that goes through a proxy if one is given."""
-    node, executable = needs_tool("node"), needs_tool("chromium")
-    if not (BROWSER / "node_modules").is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("tests/browser has no node_modules: npm ci there")
-
-    @contextmanager
-    def browse(proxy: str | None = None) -> Iterator[Browser]:
-        settings = {"executable": executable, "profile": str(tmp_path / "profile"), "proxy": proxy}
-        process = subprocess.Popen(
-            [node, str(BROWSER / "drive.mjs"), json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield Browser(process)
-        finally:
-            # At the end of its input it closes the browser.
-            assert process.stdin
-            assert process.stdout
-            process.stdin.close()
-            try:
-                process.wait(20)
-            finally:
-                process.kill()
-                process.wait()
-                process.stdout.close()
-
-    return browse
 
 
 @pytest.fixture
@@ -147,9 +88,7 @@ def test_a_rule_is_switched_and_a_cut_flow_is_seen(browse: Callable, proxy: Prox
         assert browser("evaluate", f"fetch({json.dumps(picture)}).then(a => a.text())").count('class="cut"') == 1
         drawn = "[...document.images].every(picture => picture.complete && picture.naturalWidth > 0)"
         browser("evaluate", f"new Promise(done => setInterval(() => {drawn} && done(), 20))")
-        if os.environ.get("FORCE_STREAM_SCREENSHOTS"):
-            (ROOT / "docs").mkdir(exist_ok=True)
-            browser("screenshot", str(ROOT / "docs" / "page.png"))
+        browser.picture("page.png")
 
         browser("click", "[data-rule=private-vllm]")
         browser("wait", "[data-rule=private-vllm]:not([checked])")

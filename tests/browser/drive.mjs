@@ -1,5 +1,5 @@
 // A browser that obeys: lines of JSON on stdin, each an action; for each a line of JSON on stdout, {"value": …} or
-// {"error": …}. The test itself is in test_page_browser.py.
+// {"error": …}. The tests themselves are in test_page_browser.py and test_mitmweb.py.
 //
 //     node drive.mjs {"executable": "/usr/bin/chromium", "profile": "/tmp/…", "proxy": "http://127.0.0.1:8080" or null}
 
@@ -43,11 +43,14 @@ const ACTIONS = {
     await page.goto(url);
   },
   click: (selector) => page.click(selector),
+  fill: (selector, text) => page.fill(selector, text),
+  press: (selector, key) => page.press(selector, key),
   wait: async (selector) => {
     await page.waitForSelector(selector, { timeout: 10_000 });
   },
   text: (selector) => page.innerText(selector),
   evaluate: (expression) => page.evaluate(expression),
+  resize: (width, height) => page.setViewportSize({ width, height }),
   screenshot: async (path) => {
     await page.screenshot({ path, fullPage: true });
   },

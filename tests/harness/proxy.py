@@ -59,6 +59,7 @@ class Proxy:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         remote: bool = False,
+        program: str = "mitmdump",
     ) -> None:
         """`options` become `--set` (a list: one each); `env` is added to this process's; `remote` allows `command`."""
         self.modes = modes or ("regular",)
@@ -70,6 +71,7 @@ class Proxy:
         self.env = dict(env or {})
         self.cwd = cwd
         self.remote = remote
+        self.program = MITMDUMP.with_name(program)
         self.log_lines: list[str] = []
         self.changed = threading.Condition()
         self.ports: list[int] = []
@@ -235,7 +237,7 @@ class Proxy:
             "ssl_verify_upstream_trusted_ca": self.certs.ca,
             "flow_detail": 0,
         } | self.options
-        line = [str(MITMDUMP)]
+        line = [str(self.program)]
         for name, value in options.items():
             for one in value if isinstance(value, (list, tuple)) else [value]:
                 line += ["--set", f"{name}={str(one).lower() if isinstance(one, bool) else one}"]

@@ -1,0 +1,71 @@
+"""A page of Chromium, driven by tests/browser/drive.mjs. Needs chromium, node and `npm ci` in tests/browser."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.tools import needs_tool
+
+ROOT = Path(__file__).parent.parent.parent
+DRIVER = ROOT / "tests" / "browser"
+
+
+class Browser:
+    """Each action returns what drive.mjs gives for it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._answer()
+
+    def __call__(self, action: str, *args: str | int) -> Any:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps([action, *args]) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def picture(self, name: str) -> None:
+        """Write docs/NAME, a picture of the whole page, if FORCE_STREAM_SCREENSHOTS is set."""
+        if os.environ.get("FORCE_STREAM_SCREENSHOTS"):
+            self("screenshot", str(ROOT / "docs" / name))
+
+    def _answer(self) -> Any:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, "the browser has ended; its complaint is on stderr"
+        answer = json.loads(line)
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
+
+
+@contextmanager
+def browse(profile: Path, proxy: str | None = None) -> Iterator[Browser]:
+    """A browser with a profile in that folder, that goes through a proxy if one is given."""
+    node, executable = needs_tool("node"), needs_tool("chromium")
+    if not (DRIVER / "node_modules").is_dir():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("tests/browser has no node_modules: npm ci there")
+    settings = {"executable": executable, "profile": str(profile), "proxy": proxy}
+    process = subprocess.Popen(
+        [node, str(DRIVER / "drive.mjs"), json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Browser(process)
+    finally:
+        # At the end of its input it closes the browser.
+        assert process.stdin
+        assert process.stdout
+        process.stdin.close()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
