@@ -15,7 +15,7 @@ The map, from the wire to the proxy; imports point backwards in this list only (
     additions, timeline, timeline_text,
     contentview                                 the event stream for a person's eyes
     stats, outcome, plot, page, board, serve    the figures, and the page that shows them
-    commands, addon.py                          mitmproxy: commands, options, hooks
+    mitmweb, commands, addon.py                 mitmproxy: commands, options, hooks
 """
 
 from .endpoints import ENDPOINTS

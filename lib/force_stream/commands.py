@@ -18,6 +18,7 @@ from mitmproxy.hooks import UpdateHook
 from . import flows, jsontext, stats
 from .compare import differences
 from .exchange import Refusal
+from .mitmweb import route_commands
 from .rules import RequestFacts, Rule, first_match
 from .watch import Limits, Watch
 
@@ -55,6 +56,7 @@ class Commands:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def running(self) -> None:
+        route_commands(getattr(ctx.master, "app", None))
         keymap = getattr(ctx.master, "keymap", None)
         if keymap is None:
             return  # only the console has keys
