@@ -26,6 +26,7 @@ if __name__.startswith("__mitmproxy_script__"):
 if str(HERE / "lib") not in sys.path:
     sys.path.insert(0, str(HERE / "lib"))
 
+import mitmproxy.types  # noqa: E402
 from force_stream import contentview, flows, outcome, request  # noqa: E402
 from force_stream.board import LiveBoard  # noqa: E402
 from force_stream.commands import Commands, aggregate_again  # noqa: E402
@@ -35,12 +36,13 @@ from force_stream.exchange import Exchange, Refusal  # noqa: E402
 from force_stream.learn import rule_to_paste  # noqa: E402
 from force_stream.retry import delay  # noqa: E402
 from force_stream.rules import RequestFacts, Rule, changes, describe, first_match  # noqa: E402
-from force_stream.rules_file import RulesError, parse_rules, with_value  # noqa: E402
+from force_stream.rules_file import KEYS, RulesError, parse_rules, with_value  # noqa: E402
 from force_stream.serve import Serving  # noqa: E402
 from force_stream.stats import Stats  # noqa: E402
 from force_stream.watch import Limits, Watch  # noqa: E402
 from mitmproxy import command, ctx, exceptions, http  # noqa: E402
 from mitmproxy.addonmanager import Loader  # noqa: E402
+from mitmproxy.command_lexer import quote  # noqa: E402
 
 if TYPE_CHECKING:
     from force_stream.form import Form
@@ -411,7 +413,19 @@ class ForceStream:
         """The rules in force, a line each, with how many flows each has taken."""
         return [f"{describe(rule)}; flows {self.taken[rule.name]}" for rule in self.rules]
 
+    @command.command("force_stream.rule.options")
+    def rule_options(self) -> Sequence[str]:
+        """The names of the rules in force, for completion."""
+        return _Options(quote(rule.name) for rule in self.rules)
+
+    @command.command("force_stream.key.options")
+    def key_options(self) -> Sequence[str]:
+        """The keys of a rule that can be changed, for completion."""
+        return _Options(sorted(KEYS.keys() - {"name"}))
+
     @command.command("force_stream.set")
+    @command.argument("rule", type=mitmproxy.types.Choice("force_stream.rule.options"))
+    @command.argument("key", type=mitmproxy.types.Choice("force_stream.key.options"))
     def set_value(self, rule: str, key: str, value: str) -> None:
         """Change one key of one rule now. It lasts until the rules file changes."""
         try:
@@ -427,6 +441,14 @@ class ForceStream:
         """Read the rules file again."""
         if not self._read_rules():
             raise exceptions.CommandError("the rules file has a mistake; the rules in force stay. See the log.")
+
+
+class _Options(list[str]):
+    """What mitmproxy completes a word from. It is told that every word is among them: of one that is none it would say
+    "Invalid choice." alone, where the command itself says what there is."""
+
+    def __contains__(self, word: object) -> bool:
+        return True
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Coroutine
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import mitmproxy.types
 import pytest
 from force_stream import commands
+from force_stream.rules import Rule
 from harness import (
     Answer,
     Certs,
@@ -111,7 +113,7 @@ def test_every_command_has_help_and_typed_arguments(run: Callable) -> None:
             name: each for name, each in context.master.commands.commands.items() if name.startswith("force_stream.")
         }
         assert {"explain", "compare", "aggregate", "sse", "stats", "stats.json", "rules", "set", "reload"} == {
-            name.removeprefix("force_stream.") for name in ours
+            name.removeprefix("force_stream.") for name in ours if not name.endswith(".options")
         }
         for name, each in ours.items():
             assert isinstance(each, Command)
@@ -120,6 +122,23 @@ def test_every_command_has_help_and_typed_arguments(run: Callable) -> None:
         for name in ("explain", "compare", "aggregate"):
             assert types[f"force_stream.{name}"] == ["collections.abc.Sequence[mitmproxy.flow.Flow]"]
         assert types["force_stream.sse"][1] == str(mitmproxy.types.Path), "so that it is completed"
+
+    run(test)
+
+
+def test_rules_and_keys_are_completed_and_all_of_them_can_be_set(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        manager = context.master.commands
+        ours.rules = (*ours.rules, replace(ours.rules[0], name='a "b" c'))
+        rule, key, _ = manager.commands["force_stream.set"].parameters
+        names, keys = (
+            mitmproxy.types.CommandTypes.get(each.type).completion(manager, each.type, "") for each in (rule, key)
+        )
+        assert list(names) == ["elsewhere", "legacy", "off", "learning", "all", "'a \"b\" c'"]
+        assert set(keys) == {field.name for field in fields(Rule) if field.init} - {"name"}
+        for name in names:
+            manager.execute(f"force_stream.set {name} timeout 3")
+        assert {rule.timeout for rule in ours.rules} == {3}
 
     run(test)
 
