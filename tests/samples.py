@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from harness import sse
+from harness import Data, Head, Pause, sse
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -57,6 +57,21 @@ def chunk(*choices: dict[str, Any], **members: Any) -> dict[str, Any]:
     """A chat chunk."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1700000000, "model": "m-1"}
     return head | {"choices": list(choices)} | members
+
+
+WORDS = ["Graz", "is", "the", "second", "largest", "city", "of", "Austria", "and", "lies", "on", "the", "river", "Mur"]
+
+
+def spoken(model: str, *between: Any) -> list[Any]:
+    """The steps of an answer up to its last word: a chunk a word, as a model writes them. `between`: in its middle."""
+
+    def event(**delta: Any) -> Data:
+        return Data(sse(chunk(choice(**delta), model=model), done=False))
+
+    steps = [Head(), Pause(0.3), event(role="assistant", content="")]
+    for number, word in enumerate(WORDS):
+        steps += [*(between if number == 8 else ()), Pause(0.04), event(content=f"{word} ")]
+    return steps
 
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}

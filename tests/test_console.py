@@ -1,6 +1,7 @@
 """The content view as a person meets it: mitmproxy's console in a terminal, keys pressed, the screen read.
 
-tmux is the terminal. Every test has a server of its own, which ends with it.
+tmux is the terminal. Every test has a server of its own, which ends with it. FORCE_STREAM_SCREENSHOTS=1 writes
+docs/console.svg.
 """
 
 import os
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Certs, Data, End, Head, Http1Client, Proxy, needs_tool, sse
+from force_stream import commands
+from harness import Certs, Data, End, Head, Http1Client, Pause, Proxy, Reset, needs_tool, sse
+from harness.terminal import svg
 from harness.upstream import Upstream
-from samples import CHAT, EVENTS, RULES, STREAM, request
+from samples import CHAT, EVENTS, RULES, STREAM, request, spoken
 
 import addon
 
@@ -53,6 +56,14 @@ class Console:
             time.sleep(0.05)
             screen = self.screen
         return screen
+
+    def picture(self, name: str, title: str, columns: int, lines: int, *, of: str) -> None:
+        """Write docs/NAME, a picture of the screen in that size once it shows `of`, if FORCE_STREAM_SCREENSHOTS is
+        set."""
+        if os.environ.get("FORCE_STREAM_SCREENSHOTS"):
+            self._run("resize-window", "-x", f"{columns}", "-y", f"{lines}")
+            self.wait_for(of)
+            (ADDON.parent / "docs" / name).write_text(svg(self._run("capture-pane", "-e", "-N", "-p"), title))
 
     def close(self) -> None:
         """End tmux, and mitmproxy with it, unless that has ended by itself."""
@@ -136,6 +147,40 @@ def test_a_person_opens_a_saved_flow_and_sees_its_events(console: Callable[..., 
         screen.wait_for(pattern)
 
 
+def test_a_person_presses_m_and_sees_where_a_stream_stopped(
+    console: Callable[..., Console], tmp_path: Path, upstream: Upstream, proxy_factory: Callable[..., Proxy]
+) -> None:
+    rules, path = tmp_path / "rules.yaml", tmp_path / "flows.mitm"
+    rules.write_text(RULES.replace('["m"]', '["qwen3-*"]'))
+    options = {"force_stream_rules": rules}
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON], options=options, flow_file=path)
+    upstream.answer(*spoken("qwen3-32b", Pause(1.4)), Reset())
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request("qwen3-32b")).status == 502
+    proxy.stop()
+    screen = console("-n", "-r", str(path))
+    screen.wait_for(r"POST .*/v1/chat/completions .*502")
+    screen.press("Enter")
+    screen.wait_for(r"\[m:auto\]")
+    screen.press("Tab")
+    screen.wait_for(r'"code": "stream_truncated"')
+    screen.press("m")
+    (key,) = re.findall(r"(\w)\) upstream sse", screen.wait_for(r"\) upstream sse"))
+    screen.type(key)
+    screen.wait_for(r"Upstream SSE .*\[m:upstream sse\]")
+    for pattern in (
+        r"^status +200 from the upstream, 502 to the client *$",
+        r"^longest gap +1\.\d{3} s, from \d\.\d{3} to \d\.\d{3} s *$",
+        r"^ +- event 10: a silence of 1 s or more before it *$",
+        r"^ +- event 15: the last one; the stream stopped before its end *$",
+        r"^ +- the client got an error: stream_truncated *$",
+        r"^! +10 +\d\.\d{3} +\+1\.\d{3} +chunk +\[after 1\.\d s of silence\] choices\[0\]\.",
+    ):
+        screen.wait_for(pattern)
+    title = "mitmproxy's console with the events of an answer that was cut off"
+    screen.picture("console.svg", title, 118, 49, of=r"^ +15 .*\+\"Mur \"")
+
+
 def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
     console: Callable[..., Console], tmp_path: Path, upstream: Upstream, proxy_factory: Callable[..., Proxy]
 ) -> None:
@@ -153,3 +198,49 @@ def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
     screen.wait_for(r"Upstream SSE .*\[m:auto\]")
     screen.wait_for(r"^times +none were kept *$")
     screen.wait_for(r'^ +3 +chunk +choices\[0\]\.delta\.content \+"lo" *$')
+
+
+def test_the_question_mark_lists_the_keys(console: Callable[..., Console]) -> None:
+    screen = console("-n")
+    screen.wait_for(r"^Flows")
+    screen.press("?")
+    for key, _, text in commands._KEYS:
+        screen.wait_for(rf"^{key} +{text} *$")
+
+
+# What is typed, the Tab key, and what stands there then: each Tab after it gives the next.
+COMPLETED = {
+    "a command": ("force_stream.exp", ["force_stream.explain"]),
+    "a rule": ("force_stream.set ", ["force_stream.set blue-team", "force_stream.set elsewhere"]),
+    "the begin of a rule": ("force_stream.set priv", ["force_stream.set private-vllm"]),
+    "a key": ("force_stream.set private-vllm idle", ["force_stream.set private-vllm idle_timeout"]),
+    "flows": ("force_stream.compare @f", ["force_stream.compare @focus"]),
+    "a path": ("force_stream.sse @all FOLDER/str", ["force_stream.sse @all FOLDER/stream.sse"]),
+}
+
+
+def test_the_tab_key_completes_what_is_typed(console: Callable[..., Console], tmp_path: Path) -> None:
+    (tmp_path / "stream.sse").touch()
+    screen = console("-n")
+    screen.wait_for(r"^Flows")
+    for typed, expected in COMPLETED.values():
+        screen.press(":")
+        screen.type(typed.replace("FOLDER", f"{tmp_path}"))
+        for text in expected:
+            screen.press("Tab")
+            screen.wait_for(rf"^: {re.escape(text.replace('FOLDER', f'{tmp_path}'))}( |$)")
+        screen.press("Escape")
+        screen.wait_for(r"^Proxy:")
+
+
+def test_a_word_that_is_none_of_them_is_named_with_those_there_are(console: Callable[..., Console]) -> None:
+    screen = console("-n")
+    screen.wait_for(r"^Flows")
+    for typed, said in (
+        ("nobody timeout 3", r"there is no rule 'nobody'; the rules are: not-forced, blue-team, "),
+        ("elsewhere tiemout 3", r"unknown key 'tiemout', did you mean 'timeout'\?"),
+    ):
+        screen.press(":")
+        screen.type(f"force_stream.set {typed}")
+        screen.press("Enter")
+        screen.wait_for(said)

@@ -7,13 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from harness import Certs, Data, End, Head, Http1Client, Pause, Proxy, Reset, document, refused_port, sse
+from harness import Certs, Data, End, Http1Client, Pause, Proxy, Reset, document, refused_port, sse
 from harness.browser import Browser, browse
 from harness.upstream import Upstream
-from samples import CHAT, DOCUMENT, USAGE, choice, chunk, request
+from samples import CHAT, DOCUMENT, USAGE, choice, chunk, request, spoken
 
 ROOT = Path(__file__).parent.parent
 RULES = """\
@@ -24,21 +23,8 @@ rules:
     force_upstream_stream: true
 """
 PASSWORD = "not-a-secret"
-WORDS = ["Graz", "is", "the", "second", "largest", "city", "of", "Austria", "and", "lies", "on", "the", "river", "Mur"]
 VIEW = ".flow-detail .contentview"
 GOOD, CUT = "qwen3-8b", "qwen3-32b"
-
-
-def answer(model: str, *between: Any) -> list[Any]:
-    """A chunk a word, as a model writes them; in the middle of it what the caller gives."""
-
-    def event(**delta: Any) -> Data:
-        return Data(sse(chunk(choice(**delta), model=model), done=False))
-
-    steps = [Head(), Pause(0.3), event(role="assistant", content="")]
-    for number, word in enumerate(WORDS):
-        steps += [Pause(0.04), event(content=f"{word} "), *(between if number == 7 else ())]
-    return steps
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +45,8 @@ def web(
     }
     session_upstream.reset()
     last = chunk(choice(finish_reason="stop"), model=GOOD), chunk(usage=USAGE, model=GOOD)
-    session_upstream.answer(*answer(GOOD), Data(sse(*last)), End())
-    session_upstream.answer(*answer(CUT, Pause(1.4)), Reset())
+    session_upstream.answer(*spoken(GOOD), Data(sse(*last)), End())
+    session_upstream.answer(*spoken(CUT, Pause(1.4)), Reset())
     session_upstream.answer(document(DOCUMENT))
     mode = f"reverse:{session_upstream.url()}"
     with (
