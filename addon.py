@@ -43,6 +43,7 @@ from force_stream.watch import Limits, Watch  # noqa: E402
 from mitmproxy import command, ctx, exceptions, http  # noqa: E402
 from mitmproxy.addonmanager import Loader  # noqa: E402
 from mitmproxy.command_lexer import quote  # noqa: E402
+from mitmproxy.log import ALERT  # noqa: E402
 
 if TYPE_CHECKING:
     from force_stream.form import Form
@@ -164,7 +165,7 @@ class ForceStream:
         rules = tuple(changed if known is found else known for known in self.rules)
         lines = changes(self.rules, rules)
         for line in lines:
-            logger.info(line)
+            logger.log(ALERT, line)  # as all that came of a command
         self.rules = rules
         return lines
 
@@ -441,6 +442,7 @@ class ForceStream:
         """Read the rules file again."""
         if not self._read_rules():
             raise exceptions.CommandError("the rules file has a mistake; the rules in force stay. See the log.")
+        logger.log(ALERT, f"the rules file was read again: {len(self.rules)} rules are in force")
 
 
 class _Options(list[str]):

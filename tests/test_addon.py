@@ -22,6 +22,7 @@ from mitmproxy import addons as default_addons
 from mitmproxy import exceptions, http, options
 from mitmproxy.addons import dumper, next_layer, save, script
 from mitmproxy.io import FlowReader, FlowWriter
+from mitmproxy.log import ALERT
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.test import taddons, tflow, tutils
 from mitmproxy.tools.dump import DumpMaster
@@ -505,7 +506,7 @@ def test_the_commands_list_and_change_rules(run: Callable, caplog: pytest.LogCap
         caplog.clear()
         call("force_stream.set", ["private-vllm", "idle_timeout", "30"])
         assert ours.rules[-1].idle_timeout == 30
-        assert lines(caplog, logging.INFO) == ["rule private-vllm: idle_timeout 540 -> 30"]
+        assert lines(caplog, ALERT) == ["rule private-vllm: idle_timeout 540 -> 30"]
         call("force_stream.reload", [])
         assert ours.rules[-1].idle_timeout == 540
 

@@ -546,7 +546,8 @@ def test_compare_sends_the_request_both_ways_and_logs_what_differs(shared: Proxy
         r'force_stream\.compare /v1/chat/completions: \$\.object: "x", and "chat\.completion"', since=since
     )
     shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing, and \{"prompt_', since=since)
-    assert len([line for line in shared.log_lines[since:] if "force_stream.compare" in line]) == 2
+    shared.wait_for_log("force_stream.compare /v1/chat/completions: 2 differences; the log has them", since=since)
+    assert len([line for line in shared.log_lines[since:] if "force_stream.compare" in line]) == 3
     _, *sent = upstream.requests
     assert sorted(seen.body for seen in sent) == sorted([json.dumps(request()).encode(), upstream.requests[0].body])
     assert {seen.header("authorization") for seen in sent} == {f"Bearer {SECRET}"}

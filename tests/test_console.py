@@ -200,6 +200,30 @@ def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
     screen.wait_for(r'^ +3 +chunk +choices\[0\]\.delta\.content \+"lo" *$')
 
 
+def test_what_came_of_a_key_or_a_command_is_seen_at_the_foot(
+    console: Callable[..., Console], flow_file: Path, tmp_path: Path
+) -> None:
+    screen = console("-n", "-r", str(flow_file))
+    screen.wait_for(r"POST .*/v1/chat/completions")
+    screen.press("t")
+    screen.wait_for(r"^Alert: .*private-vllm: chat m, 200, finish stop, 5 events, [\d,]+ bytes, ")
+    screen.press("s")
+    screen.wait_for(r"^: force_stream\.sse @focus ")
+    screen.type(f"{tmp_path}/again.sse")
+    screen.press("Enter")
+    screen.wait_for(rf"^Alert: .*\d bytes of event stream written to {tmp_path}/again\.sse")
+    for typed, said in (
+        ("force_stream.set elsewhere timeout 3", "rule elsewhere: timeout null -> 3"),
+        ("force_stream.reload", "the rules file was read again: 6 rules are in force"),
+    ):
+        screen.press(":")
+        screen.type(typed)
+        screen.press("Enter")
+        screen.wait_for(rf"^Alert: .*{re.escape(said)}")
+    screen.press("y")
+    screen.wait_for(r"rule private-vllm takes it; its request was forced")
+
+
 def test_the_question_mark_lists_the_keys(console: Callable[..., Console]) -> None:
     screen = console("-n")
     screen.wait_for(r"^Flows")

@@ -1,5 +1,7 @@
 """The commands with which a person looks at flows, and the keys they have in the console.
 
+What came of a command is logged as an alert, which the console shows at its foot; the rest of the log it does not show.
+
 Knows mitmproxy's commands and keys. Must not know how a flow is watched below the hooks, or how an event stream is
 read: the addon sends, the exchange reads.
 """
@@ -14,6 +16,7 @@ from typing import Final, Protocol
 import mitmproxy.types
 from mitmproxy import command, ctx, exceptions, flow, http
 from mitmproxy.hooks import UpdateHook
+from mitmproxy.log import ALERT
 
 from . import flows, jsontext, stats
 from .compare import differences
@@ -92,7 +95,7 @@ class Commands:
                 target.write_bytes(stream)
             except OSError as error:
                 raise exceptions.CommandError(f"{target}: {error.strerror}") from error
-            logger.info(f"{len(stream):,} bytes of event stream written to {target}")
+            logger.log(ALERT, f"{len(stream):,} bytes of event stream written to {target}")
 
     @command.command("force_stream.aggregate")
     def aggregate(self, flows: Sequence[flow.Flow]) -> None:
@@ -100,7 +103,7 @@ class Commands:
         chosen = _with_stream(flows)
         for each, stream in chosen:
             each.backup()
-            aggregate_again(each, stream, self._addon.rules)
+            aggregate_again(each, stream, self._addon.rules, ALERT)
         ctx.master.addons.trigger(UpdateHook([each for each, _ in chosen]))
 
     @command.command("force_stream.compare")
@@ -128,8 +131,11 @@ class Commands:
                 return
             watch = Watch(exchange, Limits(rule.timeout, rule.idle_timeout, max_body=rule.max_body))
             await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, watch))
-            for line in _compared(plain, forced):
-                logger.info(f"{name}: {line}")
+            lines = _compared(plain, forced)
+            for line in lines:
+                logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
+            if len(lines) > 1:
+                logger.log(ALERT, f"{name}: {len(lines)} differences; the log has them")
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")
         except Exception as error:
@@ -138,7 +144,7 @@ class Commands:
             logger.debug(name, exc_info=error)
 
 
-def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule]) -> None:
+def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO) -> None:
     """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
     kept = flows.kept_answer(each)
     if kept is None:
@@ -156,7 +162,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule]) -
     flows.keep_stream(each, stream, status, content_type)
     if reply is not None:
         flows.give(each, reply)
-    logger.info(flows.tell(each, watch, again=True))
+    logger.log(level, flows.tell(each, watch, again=True))
 
 
 def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
