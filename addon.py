@@ -27,7 +27,7 @@ if str(HERE / "lib") not in sys.path:
     sys.path.insert(0, str(HERE / "lib"))
 
 import mitmproxy.types  # noqa: E402
-from force_stream import contentview, flows, outcome, request  # noqa: E402
+from force_stream import contentview, flows, outcome, request, telling  # noqa: E402
 from force_stream.board import LiveBoard  # noqa: E402
 from force_stream.commands import Commands, aggregate_again  # noqa: E402
 from force_stream.decoding import TooLarge, decode  # noqa: E402
@@ -234,7 +234,7 @@ class ForceStream:
                 flows.keep_tee(flow, tee)
                 self._count(flow, tee, flow.error.msg)
             if watch is not None and flow.error:
-                logger.warning(flows.describe_error(flow, watch, flow.error.msg))
+                logger.warning(telling.describe_error(flow, watch, flow.error.msg))
                 self.stats.add(outcome.of_no_answer(flow, watch))
         except Exception as error:
             _log_fault("the flow has no comment", error)
@@ -332,7 +332,7 @@ class ForceStream:
         else:
             flows.pass_on(flow, watch)
         try:
-            logger.info(flows.tell(flow, watch))
+            logger.info(telling.tell(flow, watch))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
         else:

@@ -53,14 +53,26 @@ ALLOWED: dict[str, set[str]] = {
     "contentview": {"timeline", "timeline_text"},
     "flows": {"endpoints", "exchange", "request", "form", "learn", "watch", "retry", "rules", *LEAVES},
     "mitmweb": set(),
-    "commands": {"flows", "mitmweb", "stats", "compare", "exchange", "rules", "watch", *LEAVES},
+    "telling": {"flows", "watch", *LEAVES},
+    "commands": {"flows", "telling", "mitmweb", "stats", "compare", "exchange", "rules", "watch", *LEAVES},
     "chunked": set(),
     "upstream": {"chunked", "watch", "inject", *LEAVES},
     "__init__": {"endpoints", "exchange", "errors"},
     "__main__": {"endpoints", "exchange"},
     "addon": PUBLIC,
 }
-MAY_KNOW_MITMPROXY = {"addon", "rules", "flows", "outcome", "commands", "serve", "upstream", "contentview", "mitmweb"}
+MAY_KNOW_MITMPROXY = {
+    "addon",
+    "rules",
+    "flows",
+    "telling",
+    "outcome",
+    "commands",
+    "serve",
+    "upstream",
+    "contentview",
+    "mitmweb",
+}
 # mitmproxy's own dependencies, which its standalone binaries have too.
 MAY_KNOW_FLASK = {"page", "serve"}
 ITS_DECODERS = {"brotli", "zstandard"}

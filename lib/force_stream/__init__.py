@@ -11,7 +11,7 @@ The map, from the wire to the proxy; imports point backwards in this list only (
     exchange                                    a request in, a reply out: all of it without a proxy
     watch, inject, retry, decoding, learn       an answer while it comes in, and what else a rule may ask for
     rules, rules_file                           rules.yaml
-    upstream, flows                             mitmproxy: below its hooks, and its flows
+    upstream, flows, telling                    mitmproxy: below its hooks, its flows, and what is said of them
     additions, timeline, timeline_text,
     contentview                                 the event stream for a person's eyes
     stats, outcome, plot, page, board, serve    the figures, and the page that shows them

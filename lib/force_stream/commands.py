@@ -18,7 +18,7 @@ from mitmproxy import command, ctx, exceptions, flow, http
 from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
-from . import flows, jsontext, stats
+from . import flows, jsontext, stats, telling
 from .compare import differences
 from .exchange import Refusal
 from .mitmweb import route_commands
@@ -162,7 +162,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     flows.keep_stream(each, stream, status, content_type)
     if reply is not None:
         flows.give(each, reply)
-    logger.log(level, flows.tell(each, watch, again=True))
+    logger.log(level, telling.tell(each, watch, again=True))
 
 
 def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:

@@ -1,6 +1,6 @@
-"""A flow's view of an exchange: what is read from it, sent with it, kept on it and said about it.
+"""A flow's view of an exchange: what is read from it, sent with it and kept on it.
 
-Knows mitmproxy's flow, headers and metadata; must not know events, chunks or rules files.
+Knows mitmproxy's flow, headers and metadata; must not know events, chunks or rules files, or how a flow is told of.
 
 Keys of `flow.metadata` (they travel in flow files):
 
@@ -245,7 +245,7 @@ def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None
     request.raw_content = edited.body
     if "transfer-encoding" not in request.headers:
         request.headers["content-length"] = str(len(edited.body))
-    _note(flow, note)
+    remember(flow, note)
 
 
 def _ask_for_stream(request: http.Request) -> list[list[str]]:
@@ -259,7 +259,7 @@ def _ask_for_stream(request: http.Request) -> list[list[str]]:
 
 def note_rule(flow: http.HTTPFlow, rule: str, endpoint: str, *, left_alone: str = "") -> None:
     """Note on a flow that is not forced which rule it fell under."""
-    _note(flow, {"rule": rule, "endpoint": endpoint} | ({"left_alone": left_alone} if left_alone else {}))
+    remember(flow, {"rule": rule, "endpoint": endpoint} | ({"left_alone": left_alone} if left_alone else {}))
 
 
 def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
@@ -403,7 +403,7 @@ def keep_tee(flow: http.HTTPFlow, tee: Tee) -> None:
     if flow.response is None or flow.response.raw_content is not None or not tee.pieces:
         return
     flow.response.raw_content = b"".join(tee.pieces)
-    _note(flow, {"times": tee.times} | ({} if tee.whole else {"cut_at": tee.size}))
+    remember(flow, {"times": tee.times} | ({} if tee.whole else {"cut_at": tee.size}))
 
 
 def keep(flow: http.HTTPFlow, watch: Watch, decoded_body: bytes | None) -> None:
@@ -416,7 +416,7 @@ def keep(flow: http.HTTPFlow, watch: Watch, decoded_body: bytes | None) -> None:
 
 def keep_stream(flow: http.HTTPFlow, stream: bytes, status: int, content_type: str) -> None:
     """Keep an event stream behind a response that is to be rewritten."""
-    _note(flow, {"sse": stream, "sse_status": status, "sse_type": content_type})
+    remember(flow, {"sse": stream, "sse_status": status, "sse_type": content_type})
 
 
 def text_of(response: http.Response) -> str:
@@ -468,78 +468,6 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
-# What is said about it
-
-
-def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
-    """Comment, mark and metadata for a flow that was answered; returns the line for the log. `again`: from the kept
-    stream, whose times are already there."""
-    exchange, report = watch.exchange, watch.report
-    seconds = _seconds(flow)
-    finish = ", ".join(dict.fromkeys(report.finish_reasons))
-    note: dict[str, Any] = {
-        "status": report.status,
-        "events": report.events,
-        "bytes": report.bytes,
-        "finish_reason": finish,
-        "inferred": report.inferred,
-        "truncated": report.truncated,
-        "error": report.code,
-        "odd": list(report.odd),
-    }
-    if not again:
-        note["times"] = watch.times
-    if report.usage is not None:
-        note["usage"] = jsontext.dumps(report.usage).decode()
-    if watch.injected:
-        note["injected"] = jsontext.dumps(dict(watch.injected)).decode()
-    _note(flow, note)
-    outcome = ["FAULT INJECTED" if watch.injected else ""]
-    outcome += [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
-    outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
-    short = [
-        f"{exchange.rule}: {exchange.endpoint} {exchange.model}".rstrip(),
-        f"{report.status}",
-        *filter(None, outcome),
-    ]
-    figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", *_tokens(report.usage)]
-    flow.comment = ", ".join([*short, f"{seconds:.1f} s"])
-    if report.inferred or report.truncated or report.code or report.status >= 400 or watch.injected:
-        flow.marked = flow.marked or MARK
-    return ", ".join([*short, *figures, f"{seconds:.1f} s"])
-
-
-def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
-    """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
-    exchange = watch.exchange
-    if watch.headed:
-        _note(flow, {"sse": watch.body(), "times": watch.times})
-    flow.comment = f"{exchange.rule}: {exchange.endpoint} {exchange.model}, no answer"
-    flow.marked = flow.marked or MARK
-    _note(flow, {"error": "no_answer"})
-    return f"{flow.comment}: {message}, {_seconds(flow):.1f} s"
-
-
-def _seconds(flow: http.HTTPFlow) -> float:
-    begin = flow.request.timestamp_end or flow.request.timestamp_start
-    end = None if flow.live or flow.response is None else flow.response.timestamp_end
-    return max(0.0, (end or time.time()) - begin)
-
-
-def _tokens(usage: Any) -> list[str]:
-    """A usage in short: tokens in and out, by chat's names or those of Responses."""
-    if not isinstance(usage, dict):
-        return []
-    pairs = (
-        (usage.get("prompt_tokens", usage.get("input_tokens")), "in"),
-        (
-            usage.get("completion_tokens", usage.get("output_tokens")),
-            "out",
-        ),
-    )
-    counts = " + ".join(f"{count} {way}" for count, way in pairs if isinstance(count, int))
-    return [f"{counts} tokens"] if counts else []
-
-
-def _note(flow: http.HTTPFlow, values: dict[str, Any]) -> None:
+def remember(flow: http.HTTPFlow, values: dict[str, Any]) -> None:
+    """Keep values in a flow's metadata, under the addon's keys."""
     flow.metadata.update({f"{PREFIX}{key}": value for key, value in values.items()})

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from force_stream import exchange, flows, upstream, watch
+from force_stream import exchange, flows, telling, upstream, watch
 
 
 def break_for(holder: Any, name: str, model_of: Callable[[Any], str]) -> None:
@@ -31,7 +31,8 @@ for name in ("feed", "finish"):
     break_for(exchange.Answer, name, lambda answer: answer._exchange.model)
 for name in ("head", "data", "look", "next_look", "end", "cut"):
     break_for(watch.Watch, name, lambda watch: watch.exchange.model)
-for name in ("keep", "tell", "describe_error"):
-    break_for(flows, name, model_of_flow)
+break_for(flows, "keep", model_of_flow)
+for name in ("tell", "describe_error"):
+    break_for(telling, name, model_of_flow)
 for name in ("state_wait_for_response_headers", "state_consume_response_body", "_answer"):
     break_for(upstream.WatchedStream, name, model_of_stream)
