@@ -192,7 +192,7 @@ def check_message(document: Any) -> None:
     assert isinstance(document["stop_reason"], str)
     assert isinstance(document["content"], list)
     for block in document["content"]:
-        expected = BLOCKS.get(block["type"], {})
+        expected = BLOCKS.get(str(block["type"]), {})
         assert {key: type(block.get(key)) for key in expected} == expected, block
     counts = document.get("usage", {})
     assert all(type(counts[key]) is int for key in ("input_tokens", "output_tokens") if key in counts)
@@ -471,6 +471,8 @@ RESPONSE_CRASHES = {
     "Duplicate response output index": "two items at one index",
     "Response snapshot has conflicting output identities": "an item that is not the same at the end",
     "list index out of range": "deltas of a part that nobody announced",
+    "'int' object is not iterable": "an output that is a number",
+    "has no attribute 'type'": "an output that is an object",
 }
 
 
