@@ -5,7 +5,8 @@ A real mitmdump with the addon, before it clients of HTTP/1.1 and HTTP/2, behind
 
 * a request got no answer, an answer of another kind than its fault calls for, or another request's marker,
 * the upstream saw a request more or less often than it should have, or goes on with one whose client is gone,
-* mitmdump's memory grows after a warm-up, or tasks, sockets or objects of requests are left when all is over,
+* mitmdump's memory grows after a warm-up, or there is more of it in use when all is over than before,
+* tasks, sockets or objects of requests are left then,
 * its log has a fault of the addon or a traceback.
 
 It reads Linux's /proc. mitmproxy loads addon.py again when that is edited, so leave it alone meanwhile.
@@ -52,10 +53,17 @@ SHORTEST: Final = 1.0
 LONGEST: Final = 7.0
 # Requests of a stream after which its client's connection is renewed.
 LIFE: Final = 8
-# MiB and shares: what mitmdump's memory may have grown by, from the first third after the warm-up to the last.
+# MiB and shares: what mitmdump's resident memory may have grown by, from the first third after the warm-up to the last.
 MAY_GROW: Final = 6.0
 MAY_GROW_BY: Final = 0.05
-WARM_UP: Final = 0.3
+# Answers a stream, until when the allocators have what so many streams need at their peaks; and the fewest seconds
+# behind that which tell anything.
+WARM_UP: Final = 12
+SHORTEST_JUDGED: Final = 30
+# What may be in use when all is over that was not before: what is kept once, such as the figures of the latest flows,
+# and what each answer may leave behind. A list or a text that is kept of each is more.
+MAY_KEEP: Final = {"blocks": 10_000, "bytes": 2 << 20}
+MAY_KEEP_OF_EACH: Final = {"blocks": 1, "bytes": 100}
 MOST_SHOWN: Final = 20
 
 RULES: Final[dict[str, dict[str, Any]]] = {
@@ -237,6 +245,15 @@ LANES: Final = (
 )
 
 
+@dataclass(frozen=True)
+class Sample:
+    """mitmdump's resident memory in MiB, some seconds and answers after the beginning."""
+
+    at: float
+    answers: int
+    size: float
+
+
 @dataclass
 class Soak:
     """What has happened so far."""
@@ -251,7 +268,7 @@ class Soak:
     wrong: list[str] = field(default_factory=list)
     sent: dict[str, str] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
-    memory: list[tuple[float, float]] = field(default_factory=list)
+    memory: list["Sample"] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
     numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -418,13 +435,14 @@ class Shared:
 
 async def sample(soak: Soak) -> None:
     """mitmdump's memory, each second."""
-    begun = time.monotonic()
+    begun, done = time.monotonic(), soak.done
     while True:
-        soak.memory.append((time.monotonic() - begun, resident(soak.proxy.pid)))
+        now = Sample(time.monotonic() - begun, soak.done - done, resident(soak.proxy.pid))
+        soak.memory.append(now)
         if len(soak.memory) % 15 == 0:
             print(
-                f"  {time.monotonic() - begun:5.0f} s  {soak.done:7,} answers  {soak.running:4} streams"
-                f"  {soak.memory[-1][1]:6.1f} MiB  {len(soak.wrong)} wrong",
+                f"  {now.at:5.0f} s  {now.answers:7,} answers  {soak.running:4} streams"
+                f"  {now.size:6.1f} MiB  {len(soak.wrong)} wrong",
                 flush=True,
             )
         await asyncio.sleep(1)
@@ -460,7 +478,7 @@ async def inside(port: int) -> dict[str, dict[str, int]]:
 def left_over(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> list[str]:
     return [
         f"{count - before[group].get(name, 0)} more {name} among the {group}"
-        for group in before
+        for group in ("tasks", "files", "objects")
         for name, count in after[group].items()
         if count > before[group].get(name, 0)
     ]
@@ -474,19 +492,31 @@ async def settle(port: int, before: dict[str, dict[str, int]]) -> list[str]:
     return left
 
 
-def judge_memory(memory: list[tuple[float, float]]) -> tuple[str, list[str]]:
-    settled = memory[int(len(memory) * WARM_UP) :]
+def judge_memory(memory: list[Sample], streams: int) -> tuple[str, list[str]]:
+    """The resident memory under load."""
+    settled = [sample for sample in memory if sample.answers >= WARM_UP * streams]
+    if len(settled) < SHORTEST_JUDGED:
+        return "resident memory: too short a run to say", []
     third = len(settled) // 3
-    if third < 2:
-        return "memory: too short a run to say", []
-    slope, _ = statistics.linear_regression([at for at, _ in settled], [size for _, size in settled])
-    first, last = (statistics.mean(size for _, size in part) for part in (settled[:third], settled[-third:]))
+    slope, _ = statistics.linear_regression([one.at for one in settled], [one.size for one in settled])
+    first, last = (statistics.mean(one.size for one in part) for part in (settled[:third], settled[-third:]))
     line = (
-        f"memory after the warm-up: {first:.1f} MiB in the first third, {last:.1f} MiB in the last "
-        f"({last - first:+.1f}), slope {slope * 60:+.2f} MiB a minute, most {max(size for _, size in memory):.1f} MiB"
+        f"resident memory after {settled[0].answers:,} answers: {first:.1f} MiB in the first third, {last:.1f} MiB in "
+        f"the last ({last - first:+.1f}), slope {slope * 60:+.2f} MiB a minute, most "
+        f"{max(one.size for one in memory):.1f} MiB"
     )
     grown = last - first > max(MAY_GROW, first * MAY_GROW_BY)
     return line, [line] if grown else []
+
+
+def judge_kept(before: dict[str, int], after: dict[str, int], answers: int) -> tuple[str, list[str]]:
+    """The memory in use at rest, which no peak and no fragmentation is in."""
+    more = {name: after[name] - before[name] for name in before}
+    line = f"memory in use at rest, more than before {answers:,} answers: " + ", ".join(
+        f"{count:+,} {name} of {before[name]:,}" for name, count in more.items()
+    )
+    kept = any(count > MAY_KEEP[name] + answers * MAY_KEEP_OF_EACH[name] for name, count in more.items())
+    return line, [line] if kept else []
 
 
 def judge_upstream(soak: Soak) -> list[str]:
@@ -531,9 +561,10 @@ async def soak_through(soak: Soak, options: argparse.Namespace) -> list[str]:
         print(f"  {lane:<62}{count:>7,}")
     print("left when all was over: " + "; ".join(left or ["nothing"]))
     print("in mitmdump then: " + json.dumps(after, sort_keys=True))
-    line, grown = judge_memory(soak.memory)
-    print(line)
-    return [*soak.wrong, *judge_upstream(soak), *grown, *(f"left over: {one}" for one in left)]
+    resident, grown = judge_memory(soak.memory, options.streams)
+    in_use, kept = judge_kept(before["memory"], after["memory"], soak.done - done)
+    print(f"{resident}\n{in_use}")
+    return [*soak.wrong, *judge_upstream(soak), *grown, *kept, *(f"left over: {one}" for one in left)]
 
 
 def main() -> int:
