@@ -46,6 +46,7 @@ from mitmproxy.command_lexer import quote  # noqa: E402
 from mitmproxy.log import ALERT  # noqa: E402
 
 if TYPE_CHECKING:
+    from force_stream.endpoints import Endpoint
     from force_stream.form import Form
     from force_stream.request import Body
     from force_stream.upstream import Seam
@@ -66,7 +67,7 @@ class ForceStream:
         self._file_rules: tuple[Rule, ...] = ()
         self._watches: WeakKeyDictionary[http.HTTPFlow, Watch] = WeakKeyDictionary()
         self._learned: set[tuple[str, str | None]] = set()
-        self._learning: WeakKeyDictionary[http.HTTPFlow, Rule] = WeakKeyDictionary()
+        self._learning: WeakKeyDictionary[http.HTTPFlow, tuple[Rule, Watch]] = WeakKeyDictionary()
         self._sent: WeakSet[http.HTTPFlow] = WeakSet()
         self._tees: WeakKeyDictionary[http.HTTPFlow, flows.Tee] = WeakKeyDictionary()
         self._seen: tuple[int, ...] | None = None
@@ -106,7 +107,7 @@ class ForceStream:
 
     def running(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch_file())
-        self._seam = _seam(self._watches.get)
+        self._seam = _seam(self._watches.get, self._waiting)
         if self._seam is not None:
             ctx.master.addons.add(self._seam)
             proxyserver = ctx.master.addons.get("proxyserver")
@@ -217,7 +218,7 @@ class ForceStream:
                 watch = Watch(exchange, Limits()) if exchange is not None else None
             learning = self._learning.pop(flow, None)
             if learning is not None:
-                await self._learn(flow, learning)
+                await self._learn(flow, *learning)
             if watch is not None:
                 await self._answer(flow, watch)
                 if watch.limits.retries:
@@ -261,7 +262,7 @@ class ForceStream:
             return
         self.taken[rule.name] += 1
         endpoint = rule.endpoint(path)
-        if endpoint is None or not self._forces(flow, rule, body):
+        if endpoint is None or not self._forces(flow, rule, endpoint, body):
             return
         if not body.asks_plain and not replayed:
             self._tees[flow] = flows.Tee(rule.max_body, flows.exchange_for(body, rule, endpoint))
@@ -276,7 +277,7 @@ class ForceStream:
         if exchange is not None:
             self._watches[flow] = Watch(exchange, _limits(rule))
 
-    def _forces(self, flow: http.HTTPFlow, rule: Rule, body: "Body | Form") -> bool:
+    def _forces(self, flow: http.HTTPFlow, rule: Rule, endpoint: "Endpoint", body: "Body | Form") -> bool:
         """Whether a rule forces a flow: because it says so, or because its upstream did."""
         if rule.force_upstream_stream:
             return True
@@ -284,10 +285,17 @@ class ForceStream:
             return False
         if (flow.request.host, flows.model_of(body)) in self._learned:
             return True
-        self._learning[flow] = rule
+        # Nothing looks on while that answer comes in; its client may have to wait for another.
+        waiting = Watch(flows.exchange_for(body, rule, endpoint), Limits(heartbeat=rule.heartbeat, retries=1))
+        waiting.settled = True
+        self._learning[flow] = rule, waiting
         return False
 
-    async def _learn(self, flow: http.HTTPFlow, rule: Rule) -> None:
+    def _waiting(self, flow: http.HTTPFlow) -> Watch | None:
+        learning = self._learning.get(flow)
+        return learning[1] if learning is not None else None
+
+    async def _learn(self, flow: http.HTTPFlow, rule: Rule, waiting: Watch) -> None:
         """Where the upstream said that it must stream, ask it so, and give the client that answer."""
         if not flows.says_it_must_stream(flow) or not self.can_send:
             return
@@ -302,8 +310,9 @@ class ForceStream:
             return
         if exchange is None:
             return
-        await self.send(again, Watch(exchange, replace(_limits(rule), retries=0, heartbeat=None)))
-        flows.adopt(flow, again, 2)
+        watch = Watch(exchange, replace(_limits(rule), retries=0, heartbeat=None))
+        waiting.retrying = True
+        await self._send_for(flow, waiting, again, watch, 2)
         if again.response is not None and again.response.status_code < 400:
             self._learned.add((flow.request.host, flows.model_of(body)))
             logger.warning(
@@ -387,9 +396,18 @@ class ForceStream:
                 return
             latest = flows.another_try(flow, tries + 1)
             limits = replace(first.limits, retries=0, heartbeat=None, timeout=first.remaining())
-            watch = first.heir = Watch(first.exchange, limits)
-            await self.send(latest, watch)
-            flows.adopt(flow, latest, tries + 1)
+            watch = Watch(first.exchange, limits)
+            await self._send_for(flow, first, latest, watch, tries + 1)
+
+    async def _send_for(
+        self, flow: http.HTTPFlow, first: Watch, again: http.HTTPFlow, watch: Watch, tries: int
+    ) -> None:
+        """Send another try of a flow's request, whose client waits for it, and make its outcome the flow's."""
+        first.heir = watch
+        await self.send(again, watch)
+        if again.response is None and watch.fault is not None:
+            raise watch.fault
+        flows.adopt(flow, again, tries)
 
     @property
     def can_send(self) -> bool:
@@ -466,14 +484,16 @@ def _limits(rule: Rule) -> Limits:
     return Limits(rule.timeout, rule.idle_timeout, rule.heartbeat, rule.max_body, rule.retries, rule.inject)
 
 
-def _seam(watch_of: Callable[[http.HTTPFlow], Watch | None]) -> "Seam | None":
+def _seam(
+    watch_of: Callable[[http.HTTPFlow], Watch | None], waiting_of: Callable[[http.HTTPFlow], Watch | None]
+) -> "Seam | None":
     """The addon that looks on below the hooks; None, and a warning, where this mitmproxy has no place for it."""
     try:
         from force_stream import upstream
 
         problem = upstream.check()
         if not problem:
-            return upstream.Seam(watch_of)
+            return upstream.Seam(watch_of, waiting_of)
     except (ImportError, AttributeError, TypeError) as error:
         problem = f"{error}"
     logger.warning(

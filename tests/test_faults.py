@@ -274,7 +274,7 @@ def broken_rows(*names: str) -> list[tuple[str, list[Any]]]:
 
 IN_THE_WATCH = ("feed", "finish", "head", "data", "next_look", "end", "cut")
 IN_THE_HOOK = ("keep",)
-IN_THE_STREAM_LAYER = ("state_wait_for_response_headers", "state_consume_response_body")
+IN_THE_STREAM_LAYER = ("state_wait_for_response_headers", "state_consume_response_body", "_answer")
 
 
 @pytest.fixture
@@ -327,9 +327,9 @@ def check_broken(broken: Bench, client: str, part: str, steps: list[Any]) -> Non
 @both_clients
 def test_a_fault_where_the_answer_is_given_leaves_no_client_waiting(client: str, broken: Bench) -> None:
     since = broken.proxy.mark()
-    broken.upstream.answer(Head(), *WHOLE, End(), key="break-_answer")
+    broken.upstream.answer(Head(), *WHOLE, End(), key="break-send_response")
     with broken.connect(client, "HTTP/1") as connection:
-        response = ask(connection, CHAT, "break-_answer", "plain/break-_answer")
+        response = ask(connection, CHAT, "break-send_response", "plain/break-send_response")
         assert response.status == 502
     with broken.connect(client, "HTTP/1") as connection:
         assert verdict(ask(connection, CHAT, "next", "plain/next")) == "200"

@@ -11,20 +11,29 @@ from harness import (
     H2_UPSTREAM,
     Answer,
     Certs,
+    Data,
+    End,
+    Gate,
+    Head,
     Http1Client,
     Http2Client,
+    Linger,
+    Pause,
     Proxy,
     Request,
     Response,
     Upstream,
+    WaitFor,
     document,
     event_stream,
+    sse,
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import CHAT, COMPLETIONS, DOCUMENT, SECRET, STREAM, request
+from samples import CHAT, COMPLETIONS, DOCUMENT, EVENTS, SECRET, STREAM, request
 
 ADDON = Path(__file__).resolve().parent.parent / "addon.py"
+BREAK = Path(__file__).parent / "harness" / "scripts" / "break_addon.py"
 
 # The words
 
@@ -123,6 +132,11 @@ rules:
     models: ["forced"]
     force_upstream_stream: true
     learn: true
+  - name: beating
+    hosts: ["127.0.0.1"]
+    models: ["beating-*"]
+    learn: true
+    heartbeat: 0.2
   - name: hears
     hosts: ["127.0.0.1"]
     learn: true
@@ -142,7 +156,7 @@ def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_of_learn
     """What it has learned it keeps, so each test has a model of its own."""
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "h2")]
     options = {"force_stream_rules": rules_of_learn, "connection_strategy": "lazy"}
-    return shared_proxy(*modes, scripts=[ADDON, H2_UPSTREAM], options=options, remote=True)
+    return shared_proxy(*modes, scripts=[ADDON, BREAK, H2_UPSTREAM], options=options, remote=True)
 
 
 def only_streams(request: Request) -> Answer:
@@ -216,6 +230,66 @@ def test_nothing_is_learned_from_a_forced_request_that_fails_too(proxy: Proxy, u
     ask(proxy, "failing")
     assert [seen.json().get("stream") for seen in upstream.requests] == [None, True, None, True]
     assert "answers failing only as a stream" not in proxy.log
+
+
+def refused_then(upstream: Upstream, *steps: object) -> None:
+    upstream.answer(document(REFUSAL, status=400))
+    upstream.answer(*steps)
+
+
+def test_heartbeats_go_to_a_client_that_waits_for_the_forced_request(proxy: Proxy, upstream: Upstream) -> None:
+    gate = Gate()
+    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), WaitFor(gate), Data(sse(*EVENTS[1:])), End())
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, [("content-type", "application/json")], b'{"model": "beating-1"}')
+        incoming = client.begin("POST")
+        assert [incoming.read_piece(), incoming.read_piece()] == [b" ", b" "]
+        gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    response = incoming.response
+    assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
+
+
+def test_heartbeats_go_over_http2_too(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    gate = Gate()
+    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), WaitFor(gate), Data(sse(*EVENTS[1:])), End())
+    with Http2Client(proxy.url.replace("http:", "https:"), certs) as client:
+        headers = [("content-type", "application/json")]
+        stream = client.start("POST", CHAT, headers, b'{"model": "beating-2"}')
+        client.receive_some(stream)
+        client.receive_some(stream)
+        assert set(client.receive_some(stream).chunks) == {b" "}
+        gate.open()
+        response = client.receive(stream)
+    assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
+
+
+def test_an_answer_to_a_plain_request_gets_no_heartbeats(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(Pause(0.7), *document(DOCUMENT).steps)
+    response = ask(proxy, "beating-3")
+    assert (response.status, response.json()) == (200, DOCUMENT)
+    assert response.body.startswith(b"{")
+
+
+@pytest.mark.parametrize("model", ["gone", "beating-4"])
+def test_a_client_that_leaves_ends_the_forced_request(proxy: Proxy, upstream: Upstream, model: str) -> None:
+    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), Linger())
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, [("content-type", "application/json")], b'{"model": "%s"}' % model.encode())
+        forced = upstream.wait_request(2)
+        client.close()
+        assert forced.wait_closed()
+    assert forced.abandoned
+
+
+@pytest.mark.parametrize("part", ["_answer", "send_response"])
+def test_a_fault_of_the_addon_in_the_forced_request_is_an_error(proxy: Proxy, upstream: Upstream, part: str) -> None:
+    upstream.handle(only_streams)
+    response = ask(proxy, f"hears/break-try-{part}")
+    assert response.status == 502
+    assert response.json()["error"]["code"] == "force_stream_error"
+    assert ask(proxy, f"hears-after-{part}").json() == DOCUMENT
 
 
 def test_a_request_that_cannot_be_forced_keeps_its_refusal(proxy: Proxy, upstream: Upstream) -> None:

@@ -39,12 +39,13 @@ from mitmproxy import flowfilter
 from samples import CHAT, DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 
 ADDON = Path(__file__).resolve().parent.parent / "addon.py"
-QUICK = Path(__file__).parent / "harness" / "scripts" / "quick_retries.py"
+SCRIPTS = Path(__file__).parent / "harness" / "scripts"
+QUICK = SCRIPTS / "quick_retries.py"
 
 RULE = """\
   - name: {name}
     hosts: ["127.0.0.1", "localhost"]
-    models: ["{name}"]
+    models: ["{name}", "{name}/*"]
     force_upstream_stream: true
     {keys}
 """
@@ -85,7 +86,7 @@ HTTP, TLS, H2, REGULAR, DEAD = range(5)
 def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_of_retries: Path, dead_url: str) -> Proxy:
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "https", "h2")]
     options = {"force_stream_rules": rules_of_retries, "connection_strategy": "lazy"}
-    scripts = [ADDON, QUICK, H2_UPSTREAM]
+    scripts = [ADDON, QUICK, SCRIPTS / "break_addon.py", H2_UPSTREAM]
     return shared_proxy(*modes, "regular", f"reverse:{dead_url}", scripts=scripts, options=options, remote=True)
 
 
@@ -533,6 +534,36 @@ def test_an_answer_that_fails_behind_a_heartbeat_is_not_tried_again(
     assert response.status == 200
     assert response.ended != "complete"
     assert len(upstream.requests) == 1
+
+
+# The addon's own faults
+
+
+@pytest.mark.parametrize("part", ["state_consume_response_body", "_answer", "send_response"])
+def test_a_fault_of_the_addon_in_another_try_leaves_no_client_waiting(
+    upstream: Upstream, connect: Callable[..., Any], ask: Callable[..., Response], part: str
+) -> None:
+    script(upstream, status(503, retry_after="0"), GOOD, GOOD)
+    client, _, receive = connect(f"once/break-try-{part}")
+    with client:
+        response = receive()
+    assert (response.status, response.ended) == (502, "complete")
+    assert response.json()["error"]["type"] == "upstream_error"
+    assert response.json()["error"]["code"] == "force_stream_error"
+    assert ask("once").json() == DOCUMENT
+
+
+def test_a_fault_in_a_heartbeat_between_tries_does_not_touch_the_answer(
+    upstream: Upstream, connect: Callable[..., Any], proxy: Proxy
+) -> None:
+    script(upstream, status(503, retry_after="2"), GOOD)
+    since = proxy.mark()
+    client, _, receive = connect("beating/break-_heartbeat")
+    with client:
+        response = receive()
+    assert (response.status, response.json()) == (200, DOCUMENT)
+    assert not response.body.startswith(b" ")
+    proxy.wait_for_log("a fault of the addon, no heartbeats any more: ZeroDivisionError", since=since)
 
 
 # What is seen of it

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, Final
 from weakref import ref
 
+from mitmproxy import flow as mitmflow
 from mitmproxy import http
 from mitmproxy.addons import clientplayback
 from mitmproxy.net.http import validate
@@ -77,7 +78,7 @@ _NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
         "RequestProtocolError": (),
         "ErrorCode": ("CANCEL", "GENERIC_SERVER_ERROR"),
     },
-    http_hooks: {"HttpResponseHook": ()},
+    http_hooks: {"HttpErrorHook": (), "HttpResponseHook": ()},
     validate: {"validate_headers": ()},
     commands: {"CloseConnection": (), "Log": (), "RequestWakeup": ()},
     events: {"CommandCompleted": (), "DataReceived": (), "Event": (), "Wakeup": ()},
@@ -104,6 +105,10 @@ _UNKNOWN_H11: Final = chunked.check()
 
 class _Faulted(events.Event):
     """What a stream gives itself to handle when handling something else failed."""
+
+
+class _FaultedAgain(events.Event):
+    """What it gives itself when handling that failed too."""
 
 
 class _Taken(http_events.HttpEvent):
@@ -150,10 +155,12 @@ class WatchedStream(http_layers.HttpStream):
     """An HTTP stream that heeds the watch of its flow. Without one it is mitmproxy's own, call for call."""
 
     watch_of: WatchOf
+    waiting_of: WatchOf
 
     _watch: Watch | None = None
     _connected = False
     _answered = False
+    _hooked = False
     _wake_at: float | None = None
     _stalled_until: float | None = None
     _steps: Iterator[Step] = iter(())
@@ -174,20 +181,34 @@ class WatchedStream(http_layers.HttpStream):
 
     def _recover(self, watch: Watch, fault: Exception) -> Commands:
         """The one place for faults of the addon below the hooks; mitmproxy would leave the client without an answer."""
-        if self._paused is not None:
-            self._paused.generator.close()
-            self._paused = None
-        if watch.fault is None and self.server_state != self.state_done:
+        if self._waits_for(http_hooks.HttpResponseHook):
+            # The answer is being made; what failed are the heartbeats until then.
+            yield _fault_line("no heartbeats any more", fault)
+            return
+        for resort in (_Faulted(), _FaultedAgain()):
+            self._give_up_waiting()
+            if self._hooked:
+                break
             watch.blame(fault)
             try:
-                yield from super().handle_event(_Faulted())
+                yield from super().handle_event(resort)
                 return
             except Exception as another:
                 fault = another
-        yield commands.Log(
-            f"force-stream: a fault of the addon, the client's answer ends short: {type(fault).__name__}", logging.ERROR
-        )
+        yield _fault_line("the client's answer ends short", fault)
+        if not self._hooked:
+            # Whoever waits for this flow to have an outcome, such as the flow that it is another try of.
+            self.flow.response = None
+            self.flow.error = mitmflow.Error("a fault of the addon")
+            ended = http_hooks.HttpErrorHook(self.flow)
+            ended.blocking = False
+            yield ended
         yield from self._end_short()
+
+    def _give_up_waiting(self) -> None:
+        if self._paused is not None:
+            self._paused.generator.close()
+            self._paused = None
 
     def _take(self, event: events.Event) -> Commands:
         # mitmproxy holds a stream's events back while the stream waits for a connection, or for its `response` hook,
@@ -201,9 +222,7 @@ class WatchedStream(http_layers.HttpStream):
         elif watch is not None and woken and self._waits_for(http_layers.GetHttpConnection):
             due = watch.look()
             if due is Due.ANSWER:
-                assert self._paused is not None
-                self._paused.generator.close()
-                self._paused = None
+                self._give_up_waiting()
             else:
                 self._wake_at = None
                 if due is Due.HEARTBEAT:
@@ -218,6 +237,8 @@ class WatchedStream(http_layers.HttpStream):
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, _Faulted):
             yield from self._answer()
+        elif isinstance(event, _FaultedAgain):
+            yield from self._answer_empty()
         elif isinstance(event, _Taken):
             yield from self._follow()
         elif isinstance(event, events.Wakeup):
@@ -461,16 +482,26 @@ class WatchedStream(http_layers.HttpStream):
         watch = self._watch
         assert watch is not None
         self._answered = True
-        if self._connected and not watch.whole:
-            # Closes the connection (HTTP/2: the stream), so that the upstream stops working, and billing.
-            left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
-            yield http_layers.SendHttp(left, self.context.server)
+        yield from self._leave_upstream(watch)
         if self.flow.response is None:
-            # A stand-in, until the `response` hook puts the reply in its place.
-            self.flow.response = http.Response.make(502)
-            self.flow.response.timestamp_start = time.time()
+            self.flow.response = _stand_in()
         self.flow.response.data.content = watch.body()
         yield from self.send_response()
+
+    def _answer_empty(self) -> Commands:
+        """The same without anything that came."""
+        assert self._watch is not None
+        self._answered = True
+        yield from self._leave_upstream(self._watch)
+        self.flow.response = _stand_in()
+        yield from self.send_response()
+
+    def _leave_upstream(self, watch: Watch) -> Commands:
+        """Close the connection (HTTP/2: the stream), so that the upstream stops working, and billing."""
+        connected, self._connected = self._connected, False
+        if connected and not watch.whole:
+            left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
+            yield http_layers.SendHttp(left, self.context.server)
 
     def _heartbeat(self, watch: Watch) -> Commands:
         """A space for a client that is about to lose patience; the first one commits to 200."""
@@ -486,6 +517,8 @@ class WatchedStream(http_layers.HttpStream):
         yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, b" "), self.context.client)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
+        if self._watch is None and not already_streamed:
+            self._watch = self.waiting_of(self.flow)
         if self._watch is not None and _beats_between_tries(self._watch):
             yield from self._wake_in(self._watch.limits.heartbeat)
         sending = super().send_response(already_streamed)
@@ -493,6 +526,7 @@ class WatchedStream(http_layers.HttpStream):
         try:
             # A heartbeat may have gone out before the `response` hook, or while it waited for another try.
             while not (_is_response_head(command := sending.send(reply)) and self._watch and self._watch.committed):
+                self._hooked = self._hooked or isinstance(command, http_hooks.HttpResponseHook)
                 reply = yield command
         except StopIteration:
             return
@@ -521,6 +555,17 @@ def _beats_between_tries(watch: Watch) -> bool:
     return watch.limits.heartbeat is not None and watch.limits.retries > 0
 
 
+def _stand_in() -> http.Response:
+    """A response until the `response` hook puts the reply in its place."""
+    response = http.Response.make(502)
+    response.timestamp_start = time.time()
+    return response
+
+
+def _fault_line(outcome: str, fault: Exception) -> commands.Log:
+    return commands.Log(f"force-stream: a fault of the addon, {outcome}: {type(fault).__name__}", logging.ERROR)
+
+
 def _is_response_head(command: commands.Command) -> bool:
     return isinstance(command, http_layers.SendHttp) and isinstance(command.event, http_events.ResponseHeaders)
 
@@ -541,8 +586,11 @@ class Seam:
     adds this one when all others are there.
     """
 
-    def __init__(self, watch_of: WatchOf) -> None:
-        self._stream = type("WatchedStream", (WatchedStream,), {"watch_of": staticmethod(watch_of)})
+    def __init__(self, watch_of: WatchOf, waiting_of: WatchOf) -> None:
+        """`watch_of`: what watches a flow's answer; `waiting_of`: what waits with the client of a flow whose answer is
+        not watched, while its `response` hook asks the upstream once more."""
+        looks = {"watch_of": staticmethod(watch_of), "waiting_of": staticmethod(waiting_of)}
+        self._stream = type("WatchedStream", (WatchedStream,), looks)
         stream = self._stream
 
         class WatchedLayer(http_layers.HttpLayer):

@@ -1,4 +1,8 @@
-"""A mitmproxy script, loaded behind the addon: makes one part of it raise, for requests whose model names that part."""
+"""A mitmproxy script, loaded behind the addon: makes one part of it raise, for requests whose model names that part.
+
+plain/break-feed            the part called `feed`
+plain/break-try-feed        the same, in another try of the request alone
+"""
 
 import functools
 from collections.abc import Callable
@@ -24,7 +28,8 @@ def model_of_flow(flow: Any) -> str:
 
 
 def model_of_stream(stream: Any) -> str:
-    return model_of_flow(stream.flow)
+    model = model_of_flow(stream.flow)
+    return model.replace("/break-try-", "/break-") if "force_stream.try" in stream.flow.metadata else model
 
 
 for name in ("feed", "finish"):
@@ -34,5 +39,11 @@ for name in ("head", "data", "look", "next_look", "end", "cut"):
 break_for(flows, "keep", model_of_flow)
 for name in ("tell", "describe_error"):
     break_for(telling, name, model_of_flow)
-for name in ("state_wait_for_response_headers", "state_consume_response_body", "_answer"):
+for name in (
+    "state_wait_for_response_headers",
+    "state_consume_response_body",
+    "_answer",
+    "send_response",
+    "_heartbeat",
+):
     break_for(upstream.WatchedStream, name, model_of_stream)
