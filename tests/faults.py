@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -66,6 +66,7 @@ RULES: Final[dict[str, dict[str, Any]]] = {
     "timeout": {"timeout": 3},
     "small": {"max_body": "2KiB"},
 }
+OF_LIMITS: Final = ("idle", "timeout", "small")
 # Seconds between heartbeats; for what fails at once, so long that the failure comes first.
 HEARTBEATS: Final = {"patient": 30.0}
 HEARTBEAT: Final = 0.1
@@ -161,8 +162,20 @@ class Outcome:
     passed: bool = False
 
     @property
+    def words(self) -> str:
+        """What `verdict` says of it."""
+        return in_words(self.status, self.body if isinstance(self.body, bytes) else json.dumps(self.body), self.code)
+
+    @property
     def failed(self) -> bool:
         return not 200 <= self.status < 300 or self.body == b""
+
+
+def in_words(status: int, body: str | bytes, code: str = "") -> str:
+    """A status and, of an error, its code."""
+    with suppress(ValueError, TypeError, KeyError):
+        code = code or json.loads(body)["error"]["code"]
+    return f"{status} {code}" if code and status >= 400 else f"{status}"
 
 
 STATUSES: Final = {"stream_timeout": 504}
@@ -199,7 +212,8 @@ PAGE_OF_MITMPROXY: Final = "502, a page of mitmproxy's"
 class Fault:
     """One way to fail. `over`: the upstreams that can; `rule`: the limits; `kept`: how much of the steps' data the flow
     must show ("all", "some" or "none"); `left`: the proxy must end the connection or stream; `dead`: the address
-    answers nobody, so the next request fails alike; `fallback`: the outcome without the stream layer, "" if not tried.
+    answers nobody, so the next request fails alike; `without_layer`: the words for the outcome without the stream
+    layer, where it is another, "" if it is not tried.
     """
 
     name: str
@@ -212,7 +226,14 @@ class Fault:
     kept: str = "all"
     left: bool = False
     dead: bool = False
-    fallback: str = ""
+    without_layer: str | None = None
+
+    @property
+    def fallback(self) -> str:
+        if self.without_layer is not None:
+            return self.without_layer
+        # There are no limits then, and what an upstream leaves open stays so.
+        return "" if self.left or self.rule in OF_LIMITS else self.outcome.words
 
     @property
     def sent(self) -> bytes:
@@ -255,7 +276,7 @@ PADDING: Final = Data(b": " + b"x" * 100_000 + b"\n\n")
 
 def _no_response() -> Iterator[Fault]:
     """Faults before there is a response."""
-    none: dict[str, Any] = {"kept": "none", "fallback": PAGE_OF_MITMPROXY}
+    none: dict[str, Any] = {"kept": "none", "without_layer": PAGE_OF_MITMPROXY}
     yield fault("connection closed before any byte", [Close()], UNREACHABLE, **none)
     yield fault("TCP reset before any byte", [Reset()], UNREACHABLE, **none)
     yield fault("connection closed inside the status line", [Raw(b"HTTP/1.1 2"), Close()], UNREACHABLE, over=H1, **none)
@@ -282,29 +303,37 @@ def _no_response() -> Iterator[Fault]:
     invalid = Head(headers={"bad name": "x"})
     yield fault("an invalid header name", [invalid, HEL, Linger()], UNREACHABLE, over=H2, **none)
     interim = [Interim(103), *event_stream(WHOLE_BYTES).steps]
-    yield fault("an interim response first (mitmproxy reads no more)", interim, UNREACHABLE, over=H1, kept="none")
+    yield fault(
+        "an interim response first (mitmproxy reads no more)",
+        interim,
+        UNREACHABLE,
+        over=H1,
+        kept="none",
+        without_layer="",
+    )
     for name, code in CODES.items():
         # mitmproxy has no page for these two, and resets the client's stream as well.
         without = "no answer" if name in {"CANCEL", "HTTP_1_1_REQUIRED"} else PAGE_OF_MITMPROXY
         steps = [RstStream(code)]
-        yield fault(f"RST_STREAM {name} before the headers", steps, UNREACHABLE, over=H2, kept="none", fallback=without)
+        yield fault(
+            f"RST_STREAM {name} before the headers", steps, UNREACHABLE, over=H2, kept="none", without_layer=without
+        )
     yield fault(
         "GOAWAY that covers the request, before the headers", [GoAway(), Linger()], UNREACHABLE, over=H2, **none
     )
     not_covered = [GoAway(last_stream_id=0), Linger()]
     yield fault("GOAWAY that does not cover the request", not_covered, UNREACHABLE, over=H2, **none)
     gone: dict[str, Any] = {"kept": "none", "dead": True}
-    at_once: dict[str, Any] = gone | {"rule": "patient"}
+    at_once: dict[str, Any] = gone | {"rule": "patient", "without_layer": PAGE_OF_MITMPROXY}
     nothing = [Close()]  # never played: these addresses do not get as far as a request
-    page = PAGE_OF_MITMPROXY
-    yield fault("connection refused", nothing, UNREACHABLE, over=("refused",), fallback=page, **at_once)
+    yield fault("connection refused", nothing, UNREACHABLE, over=("refused",), **at_once)
     yield fault("connection closed at once", nothing, UNREACHABLE, over=("closing",), **at_once)
     yield fault("connection reset at once", nothing, UNREACHABLE, over=("resetting",), **at_once)
     yield fault("a greeting that is no HTTP", nothing, UNREACHABLE, over=("chatter",), **at_once)
     yield fault("TLS: a greeting in plain text", nothing, UNREACHABLE, over=("TLS chatter",), **at_once)
     yield fault("TLS: closed in the handshake", nothing, UNREACHABLE, over=("TLS closing",), **at_once)
     untrusted = "TLS: a certificate that nobody trusts"
-    yield fault(untrusted, nothing, UNREACHABLE, over=("untrusted",), fallback=page, **at_once)
+    yield fault(untrusted, nothing, UNREACHABLE, over=("untrusted",), **at_once)
     yield fault("accepted, then silence", nothing, TIMED_OUT, over=("silent",), rule="idle", **gone)
     yield fault("a connection that nobody accepts", nothing, TIMED_OUT, over=("full",), rule="timeout", **gone)
     yield fault("TLS: a handshake that never ends", nothing, TIMED_OUT, over=("TLS silent",), rule="timeout", **gone)
@@ -312,7 +341,7 @@ def _no_response() -> Iterator[Fault]:
 
 def _cut() -> Iterator[Fault]:
     """Streams that stop before their end."""
-    page: dict[str, Any] = {"fallback": PAGE_OF_MITMPROXY}
+    page: dict[str, Any] = {"without_layer": PAGE_OF_MITMPROXY}
     yield fault("connection closed after the headers", [Head(), Close()], TRUNCATED, **page)
     yield fault("TCP reset after the headers", [Head(), Reset()], TRUNCATED, **page)
     yield fault("TCP reset inside an event", [Head(), HEL, Data(LO.data[:30]), Reset()], TRUNCATED, **page)
@@ -332,26 +361,26 @@ def _cut() -> Iterator[Fault]:
     yield fault("body shorter than its Content-Length", [short, HEL, LO, Settle(), End()], TRUNCATED, over=H2, **page)
     yield fault("whole answer, Content-Length too large", [short, *WHOLE, Close()], answered(), over=H1, **page)
     over_long = [_raw_head(f"Content-Length: {len(HEL.data)}"), HEL, LO, Linger()]
-    yield fault("body longer than its Content-Length", over_long, TRUNCATED, over=H1, kept="some", left=True)
+    left: dict[str, Any] = {"left": True, "without_layer": TRUNCATED.words}
+    yield fault("body longer than its Content-Length", over_long, TRUNCATED, over=H1, kept="some", **left)
     over_long = [Head(headers={"Content-Length": f"{len(HEL.data)}"}), HEL, Settle(), LO, Linger()]
     yield fault("body longer than its Content-Length", over_long, TRUNCATED, over=H2, kept="some", **page)
     bad_chunk = [Head(), HEL, Raw(b"xyz\r\nhello\r\n"), Linger()]
     yield fault("a chunk size that is none", bad_chunk, TRUNCATED, over=H1, left=True, **page)
-    same: dict[str, Any] = {"fallback": "502 stream_truncated"}
     for framing in ("chunked", "length", "close"):
         over = ("HTTP/1", "HTTP/2") if framing == "length" else H1
         ended = [Head(framing=framing), HEL, LO, End()]
-        yield fault(f"clean end ({framing}), no finish reason, no [DONE]", ended, TRUNCATED, over=over, **same)
+        yield fault(f"clean end ({framing}), no finish reason, no [DONE]", ended, TRUNCATED, over=over)
     ended = [Head(), HEL, LO, End()]
-    yield fault("END_STREAM, no finish reason, no [DONE]", ended, TRUNCATED, over=H2, **same)
+    yield fault("END_STREAM, no finish reason, no [DONE]", ended, TRUNCATED, over=H2)
     ended = [Head(framing="close"), HEL, LO, STOP, End()]
-    yield fault("clean end, finish reason, no [DONE]", ended, answered(), over=H1, fallback="200")
+    yield fault("clean end, finish reason, no [DONE]", ended, answered(), over=H1)
     ended = [Head(), HEL, LO, DONE, End()]
-    yield fault("clean end, [DONE], no finish reason", ended, answered(inferred=True), fallback="200")
+    yield fault("clean end, [DONE], no finish reason", ended, answered(inferred=True))
     for name, code in CODES.items():
         without = "no answer" if name in {"CANCEL", "HTTP_1_1_REQUIRED"} else PAGE_OF_MITMPROXY
         steps = [Head(), HEL, LO, RstStream(code)]
-        yield fault(f"RST_STREAM {name} between two events", steps, TRUNCATED, over=H2, fallback=without)
+        yield fault(f"RST_STREAM {name} between two events", steps, TRUNCATED, over=H2, without_layer=without)
     yield fault("RST_STREAM NO_ERROR after [DONE]", [Head(), *WHOLE, RstStream(0)], answered(), over=H2, **page)
     steps = [Head(), *WHOLE, End(), RstStream(0)]
     yield fault("RST_STREAM NO_ERROR behind END_STREAM", steps, answered(), over=H2)
@@ -365,9 +394,9 @@ def _cut() -> Iterator[Fault]:
     for name, frame in BAD_FRAMES.items():
         yield fault(f"{name} in the body", [Head(), HEL, Raw(frame), Linger()], TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, Raw(DataFrame(1, data=b"").serialize()), LO, STOP, USED, DONE, End()]
-    yield fault("an empty DATA frame between events", steps, answered(), over=H2, fallback="200")
+    yield fault("an empty DATA frame between events", steps, answered(), over=H2)
     torn = Close(notify=False)
-    yield fault("TLS: closed without close_notify", [Head(), HEL, LO, torn], TRUNCATED, over=(*TLS, *H2))
+    yield fault("TLS: closed without close_notify", [Head(), HEL, LO, torn], TRUNCATED, over=(*TLS, *H2), **page)
     steps = [Head(framing="close"), HEL, LO, torn]
     yield fault("TLS: body to the close, no close_notify", steps, TRUNCATED, over=TLS)
     steps = [Head(framing="close"), *WHOLE, torn]
@@ -379,13 +408,13 @@ def _cut() -> Iterator[Fault]:
     gzipped = [coded, Data(gzip.compress(HEL.data * 50)[:60]), Close()]
     yield fault("a gzip stream, cut", gzipped, TRUNCATED, kept="none", **page)
     gzipped = [coded, *pieces(zipped, 40), End()]
-    yield fault("a gzip stream, whole", gzipped, answered(), kept="none", fallback="200")
+    yield fault("a gzip stream, whole", gzipped, answered(), kept="none")
     steps = [Head(), events(text_chunk("Hel")), Close()]
     yield fault("completions, cut", steps, TRUNCATED, path=COMPLETIONS, **page)
     yield fault("responses, cut", [Head(), CREATED, DELTA, Close()], TRUNCATED, path=RESPONSES, **page)
-    cut: dict[str, Any] = {"rule": "partial"}
+    cut: dict[str, Any] = {"rule": "partial"} | page
     what_came = answered("Hel", "length", truncated=True, inferred=True)
-    yield fault("on_truncated: partial; chat, cut", [Head(), HEL, Close()], what_came, **cut, **page)
+    yield fault("on_truncated: partial; chat, cut", [Head(), HEL, Close()], what_came, **cut)
     yield fault("on_truncated: partial; chat, TCP reset", [Head(), HEL, Reset()], what_came, **cut)
     yield fault("on_truncated: partial; before the first event", [Head(), Close()], TRUNCATED, **cut)
     steps = [Head(), events(text_chunk("Hel")), Close()]
@@ -425,16 +454,16 @@ def _too_long() -> Iterator[Fault]:
 
 def _other() -> Iterator[Fault]:
     """Answers that are whole but not what was asked for."""
-    yield fault("nothing wrong", event_stream(WHOLE_BYTES, size=10), answered(), fallback="200")
+    yield fault("nothing wrong", event_stream(WHOLE_BYTES, size=10), answered())
     trailing = [Head(), *WHOLE, End({"X-Checksum": "1"})]
-    yield fault("trailers behind the body", trailing, answered())
+    yield fault("trailers behind the body", trailing, answered(), without_layer="")
     unfinished = [Head(), HEL, LO, STOP, End({"X-Checksum": "1"})]
-    yield fault("trailers behind the body, no [DONE]", unfinished, answered())
+    yield fault("trailers behind the body, no [DONE]", unfinished, answered(), without_layer="")
     yield fault("an interim response first", [Interim(103), *event_stream(WHOLE_BYTES).steps], answered(), over=H2)
     bare = Head(204, content_type=None, framing=None)
     yield fault("204", [bare, End()], passed(204), kept="none")
     moved = Head(302, {"Location": "/elsewhere"}, content_type=None, framing="length")
-    yield fault("302", [moved, End()], passed(302), kept="none", fallback="302")
+    yield fault("302", [moved, End()], passed(302), kept="none")
     unchanged = Head(304, {"ETag": '"1"'}, content_type=None, framing=None)
     yield fault("304", [unchanged, End()], passed(304), kept="none")
     yield fault(
@@ -448,28 +477,32 @@ def _other() -> Iterator[Fault]:
         "JSON in spite of stream: true, gzipped", [head, Data(zipped), End()], passed(200, b'{"id": "c1"}'), kept="none"
     )
     head = Head(200, (), "application/json", ShortLength(10))
-    yield fault("JSON, cut", [head, Data(b'{"id": "c1", "cho'), Close()], TRUNCATED, over=H1)
+    page_of_its_own: dict[str, Any] = {"without_layer": PAGE_OF_MITMPROXY}
+    yield fault("JSON, cut", [head, Data(b'{"id": "c1", "cho'), Close()], TRUNCATED, over=H1, **page_of_its_own)
     yield fault(
         "429 with JSON",
         document(LIMITED, status=429),
         passed(429, json.dumps(LIMITED).encode()),
-        fallback="429 rate_limit_exceeded",
     )
     busy = Head(503, (), "text/html", "length")
     yield fault("503 with a page", [busy, Data(PAGE), End()], passed(503, PAGE))
     busy = Head(503, (), "text/html", ShortLength(10))
-    yield fault("503 with a page, cut", [busy, Data(PAGE), Close()], passed(503, PAGE), over=H1)
+    yield fault("503 with a page, cut", [busy, Data(PAGE), Close()], passed(503, PAGE), over=H1, **page_of_its_own)
     yield fault("429 with its error inside a stream", [Head(429), events(LIMITED), End()], said(429, LIMITED))
     yield fault("an error event that names its status", [Head(), HEL, events(LIMITED), End()], said(429, LIMITED))
     yield fault("an error event that names none", [Head(), events(OVERLOADED), DONE, End()], said(502, OVERLOADED))
     yield fault(
-        "response.failed", [Head(), CREATED, FAILED, End()], Outcome(429, error="upstream_error"), path=RESPONSES
+        "response.failed",
+        [Head(), CREATED, FAILED, End()],
+        Outcome(429, error="upstream_error"),
+        path=RESPONSES,
+        without_layer="429 rate_limit_exceeded",
     )
-    yield fault("an empty body", [Head(), End()], EMPTY, fallback="502 stream_empty")
+    yield fault("an empty body", [Head(), End()], EMPTY)
     yield fault("[DONE] and nothing else", [Head(), DONE, End()], EMPTY)
     yield fault("comments and nothing else", [Head(), Data(b": one\n\n: two\n\n"), End()], EMPTY)
     page = Head(200, (), "text/html", "length")
-    yield fault("200 with a page", [page, Data(PAGE), End()], MALFORMED, fallback="502 stream_malformed")
+    yield fault("200 with a page", [page, Data(PAGE), End()], MALFORMED)
     yield fault("events whose data is text", [Head(), Data(b"data: out of memory\n\n"), End()], MALFORMED)
     yield fault("events whose data is broken JSON", [Head(), Data(b'data: {"id": \n\n'), End()], MALFORMED)
     broken = Data(HEL.data.replace(b"Hel", b"Hel\xff"))
@@ -755,11 +788,7 @@ def verdict(response: Response) -> str:
     content_type = (response.header("content-type") or "").partition(";")[0]
     if content_type == "text/html" and (response.header("server") or "").startswith("mitmproxy"):
         return f"{response.status}, a page of mitmproxy's"
-    try:
-        code = response.json()["error"]["code"]
-    except (ValueError, TypeError, KeyError):
-        code = ""
-    return f"{response.status} {code}" if code and response.status >= 400 else f"{response.status}"
+    return in_words(response.status, response.body)
 
 
 def check_response(seen: Seen) -> Iterator[str]:
@@ -927,11 +956,7 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
     for one in FAULTS:
         for over in one.over:
             columns = [seen.get((one.name, over, column), "") for column in ("buffered", "heartbeat", "fallback")]
-            name = (
-                f"{one.name} (rule: {json.dumps(RULES[one.rule])})"
-                if one.rule in ("idle", "timeout", "small")
-                else one.name
-            )
+            name = f"{one.name} (rule: {json.dumps(RULES[one.rule])})" if one.rule in OF_LIMITS else one.name
             lines.append("| " + " | ".join([name, over, *columns]) + " |")
     return "\n".join(lines) + "\n", problems
 

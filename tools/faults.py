@@ -24,7 +24,9 @@ the next request on the client's connection works.
   ends the connection short (HTTP/1.1: no last chunk; HTTP/2: RST_STREAM). What fails before the first space has its
   true status.
 * *Without the stream layer*: on a mitmproxy that the addon does not know below its hooks. It says so at the start;
-  limits and heartbeats do nothing then, so only some rows are tried. "No answer" is a connection or a stream that ends.
+  limits and heartbeats do nothing then, so their rows are not tried, nor those of an upstream that leaves its answer
+  open. After trailers or an interim response over HTTP/1 mitmproxy leaves its client waiting. "No answer" is a
+  connection or a stream that ends.
 
 """
 
