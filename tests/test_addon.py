@@ -27,7 +27,7 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.test import taddons, tflow, tutils
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.utils import emoji
-from samples import CHAT, DOCUMENT, EVENTS, RULES, SECRET, STREAM, request
+from samples import CHAT, DOCUMENT, EVENTS, RULES, SECRET, STREAM, choice, chunk, request
 
 import addon
 
@@ -319,6 +319,29 @@ def test_a_long_stream_is_aggregated_all_the_same(run: Callable) -> None:
         await ours.response(flow)
         assert flow.response
         assert flow.response.json()["choices"][0]["message"]["content"] == "Hel" * many
+
+    run(test)
+
+
+@pytest.mark.parametrize("asked", [{}, {"stream": True}], ids=["forced", "the client's own stream"])
+def test_what_is_remembered_of_a_flow_is_little_whatever_its_names_are(run: Callable, asked: dict[str, Any]) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.change_rule("private-vllm", {"models": '["*"]'})
+        flow = flow_with(request("m" * 1_000, **asked))
+        await ours.request(flow)
+        answer_with(flow, sse(*(chunk(choice(number, f"a reason {number}")) for number in range(5_000))))
+        ours.responseheaders(flow)
+        assert flow.response
+        if callable(flow.response.stream):
+            content, flow.response.raw_content = flow.response.raw_content, None
+            flow.response.stream(content)
+        await ours.response(flow)
+        await asyncio.gather(*ours._counting)
+        (outcome,) = ours.stats.latest()
+        assert outcome.finish_reason.startswith("a reason 0, a reason 1, ")
+        assert len(repr(outcome)) < 1_000
+        assert len(repr(ours.stats.rows())) < 1_000
+        assert len(flow.comment) < 1_000
 
     run(test)
 

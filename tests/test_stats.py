@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from force_stream import jsontext
-from force_stream.stats import MOST_ARRIVALS, MOST_FLOWS, Outcome, Row, Stats, table, thinned
+from force_stream.stats import MOST_ARRIVALS, MOST_FLOWS, MOST_ROWS, OTHERS, Outcome, Row, Stats, table, thinned
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,6 +152,17 @@ def test_the_latest_flows_are_remembered_and_no_more() -> None:
     latest = stats.latest()
     assert [outcome.id for outcome in latest] == [f"{number}" for number in range(MOST_FLOWS + 4, 4, -1)]
     assert stats.rows()[0]["flows"] == MOST_FLOWS + 5
+
+
+def test_names_without_end_share_a_row() -> None:
+    stats = Stats()
+    for number in range(MOST_ROWS + 5):
+        stats.add(replace(FINE, model=f"{number}"))
+    stats.add(replace(FINE, model="0"))
+    rows = {(row["upstream"], row["model"]): row["flows"] for row in stats.rows()}
+    assert len(rows) == MOST_ROWS + 1
+    assert rows[OTHERS] == 5
+    assert rows[FINE.upstream, "0"] == 2
 
 
 @given(st.lists(st.floats(0, 1000), max_size=50), st.integers(1, 200))

@@ -123,6 +123,11 @@ class Report:
     usage: Any = None
     odd: list[str] = field(default_factory=list)
 
+    @property
+    def finish_reason(self) -> str:
+        """Those of all choices, each once. An upstream may send any number of them."""
+        return printable(", ".join(dict.fromkeys(self.finish_reasons)))
+
     def note(self, what: str) -> None:
         """Something odd, in words. There is an end to what anybody reads."""
         if len(self.odd) < MOST_NOTES:
@@ -313,7 +318,7 @@ class Answer:
             return Reply(self._status, document.strip().encode())
         if self._content_type.endswith(("/json", "+json")):
             return None
-        self._report.note(f"a JSON answer labelled {self._content_type or 'as nothing'}")
+        self._report.note(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
         self._report.status = self._status
         return Reply(self._status, body)
 

@@ -25,7 +25,7 @@ from mitmproxy import http
 from . import jsontext
 from .endpoints import Endpoint, expected_choices
 from .errors import InternalError, OversizedStream
-from .exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin
+from .exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin, printable
 from .form import Form, read_form
 from .learn import says_it_must_stream as says_so
 from .request import Body, Edited, read_body, undo
@@ -335,7 +335,7 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[Exchange, int, str] | None:
     if was_made_to_stream(flow):
         exchange: Exchange | None = _exchange(note)
     elif f"{PREFIX}endpoint" in note:
-        exchange = Exchange(note[f"{PREFIX}rule"], note[f"{PREFIX}endpoint"], model_of(body_of(flow)) or "")
+        exchange = Exchange(note[f"{PREFIX}rule"], note[f"{PREFIX}endpoint"], printable(model_of(body_of(flow)) or ""))
     else:
         exchange = at_path(flow.request.path)
     if exchange is None:
@@ -372,7 +372,8 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
 
 def exchange_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> Exchange:
     """How to read the answer to a request that asks for a stream itself."""
-    return Exchange(rule.name, endpoint.name, model_of(body) or "", expected_choices(body.members), quirks=rule.quirks)
+    model = printable(model_of(body) or "")
+    return Exchange(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
 
 
 class Tee:

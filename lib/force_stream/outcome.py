@@ -72,7 +72,7 @@ def _outcome(
         status=report.status,
         events=report.events,
         bytes=report.bytes,
-        finish_reason=", ".join(dict.fromkeys(report.finish_reasons)),
+        finish_reason=report.finish_reason,
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.code,

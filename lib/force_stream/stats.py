@@ -11,6 +11,9 @@ from typing import Any, Final
 
 # How many flows are remembered one by one, and how many arrivals of each.
 MOST_FLOWS: Final = 200
+# How many upstreams and models have a row of their own: a client may make up names without end.
+MOST_ROWS: Final = 1000
+OTHERS: Final = ("(others)", "(others)")
 MOST_ARRIVALS: Final = 2000
 
 
@@ -140,6 +143,8 @@ class Stats:
 
     def add(self, outcome: Outcome) -> None:
         key = outcome.upstream, outcome.model
+        if key not in self._rows and len(self._rows) >= MOST_ROWS:
+            key = OTHERS
         if key not in self._rows:
             self._rows[key] = Row(*key)
         self._rows[key].add(outcome)

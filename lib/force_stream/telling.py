@@ -17,7 +17,7 @@ def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
     stream, whose times are already there."""
     exchange, report = watch.exchange, watch.report
     seconds = _seconds(flow)
-    finish = ", ".join(dict.fromkeys(report.finish_reasons))
+    finish = report.finish_reason
     note: dict[str, Any] = {
         "status": report.status,
         "events": report.events,
