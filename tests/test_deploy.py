@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from deploy import drain
 ROOT = Path(__file__).parent.parent
 ADDON = ROOT / "addon.py"
 DEPLOY = ROOT / "deploy"
+HOLD_LOOP = Path(__file__).parent / "harness" / "scripts" / "hold_loop.py"
 CONFIGURATION = (DEPLOY / "haproxy.cfg").read_text()
 UNIT = DEPLOY / "force-stream@.service"
 COMPOSE = (DEPLOY / "compose.yaml").read_text()
@@ -158,8 +159,12 @@ class Balancer:
         return {name: int(figure) for name, figure in self.figures("stot").items()}
 
     def busy(self) -> str:
-        """The instance that has the one open request."""
-        (name,) = [name for name, figure in self.figures("scur").items() if figure == "1"]
+        """The instance that has the one open request, once there is one."""
+        deadline = time.monotonic() + TIMEOUT
+        while "1" not in (figures := self.figures("scur")).values():
+            assert time.monotonic() < deadline, figures
+            time.sleep(0.02)
+        (name,) = [name for name, figure in figures.items() if figure != "0"]
         return name
 
     def set_state(self, state: str, *names: str) -> None:
@@ -219,7 +224,12 @@ class Held:
 
 
 def start_instances(
-    start: Callable[..., Proxy], folder: Path, upstream: Upstream, **arguments: Any
+    start: Callable[..., Proxy],
+    folder: Path,
+    upstream: Upstream,
+    *,
+    scripts: Sequence[Path] = (ADDON,),
+    **arguments: Any,
 ) -> tuple[dict[str, Proxy], dict[str, int]]:
     """Two of mitmdump, which share one rules file in `folder`, and the ports of their pages."""
     rules = folder / "rules.yaml"
@@ -229,7 +239,7 @@ def start_instances(
     instances = {
         name: start(
             f"reverse:{upstream.url()}",
-            scripts=[ADDON],
+            scripts=scripts,
             options=options | {"force_stream_page_port": page},
             **arguments,
         )
@@ -416,6 +426,24 @@ def test_an_instance_that_hangs_gets_no_more_requests(own_balancer: Balancer, up
     finally:
         os.kill(own_balancer.instances[hung].pid, signal.SIGCONT)
     own_balancer.wait_until(ALL_UP)
+
+
+def test_an_instance_whose_event_loop_is_held_gets_no_more_requests(
+    proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    instances, pages = start_instances(proxy_factory, tmp_path, upstream, scripts=[ADDON, HOLD_LOOP])
+    free = tmp_path / "free"
+    with contextmanager(_balance)(tmp_path, instances, pages) as balancer, Http1Client(balancer.url) as client:
+        client.start("POST", CHAT, [JSON_TYPE, ("x-hold", str(free))], json.dumps(request()).encode())
+        try:
+            held = balancer.busy()
+            balancer.wait_until({held: "DOWN"})
+            assert [ask(balancer.url) for _ in range(2)] == [DOCUMENT] * 2
+        finally:
+            free.touch()
+        assert client.receive("POST").json() == DOCUMENT
+        balancer.wait_until(ALL_UP)
 
 
 def test_an_unhealthy_instance_ends_what_it_has_and_gets_no_more(own_balancer: Balancer, upstream: Upstream) -> None:

@@ -16,6 +16,8 @@ from .stats import Outcome, Stats
 
 # Seconds that a change may take, which is to say that the event loop may be held by others.
 _PATIENCE: Final = 10.0
+# Seconds after which an instance whose event loop does not turn is not well: it answers nobody.
+_HELD: Final = 5.0
 
 
 class Addon(Protocol):
@@ -53,7 +55,13 @@ class LiveBoard:
         return self._addon.stats.latest()
 
     def healthy(self) -> bool:
-        return self._addon.healthy
+        async def healthy() -> bool:
+            return self._addon.healthy
+
+        try:
+            return asyncio.run_coroutine_threadsafe(healthy(), self._loop).result(_HELD)
+        except TimeoutError:
+            return False
 
     def enabled(self) -> bool:
         return self._enabled()

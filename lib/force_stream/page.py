@@ -7,7 +7,7 @@
     GET /flows       the latest flows, the newest first (?limit=N)
     GET /flows/ID    one of them, with the time at which each piece came
     GET /flows/ID.svg    the same as a picture
-    GET /health      200 while rules are in force, else 503
+    GET /health      200 while rules are in force and requests are worked on, else 503
 
 Knows HTTP, HTML and who may ask. Must not know mitmproxy or rules: what there is to show, a `Board` has.
 
@@ -68,7 +68,7 @@ class Board(Protocol):
         """The latest flows, the newest first."""
 
     def healthy(self) -> bool:
-        """Whether rules are in force."""
+        """Whether rules are in force, and requests are worked on."""
 
     def enabled(self) -> bool:
         """Whether the master switch is on."""
