@@ -47,7 +47,8 @@ _FILLER: Final = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY"
 @dataclass(frozen=True, slots=True)
 class Load:
     """`clients` connections, each with `requests` requests one after another. Every answer has `chunks` events of text
-    of `width` characters (0: a word), `pace` seconds apart, or all at once; every request `body` bytes on top."""
+    of `width` characters (0: a word), `pace` seconds apart, or all at once; every request `body` bytes on top. The
+    clients begin together, or one after another within `spread` seconds."""
 
     port: int
     clients: int
@@ -59,6 +60,7 @@ class Load:
     stream: bool = False
     model: str = "bench"
     timeout: float = 600.0
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +280,8 @@ async def ask(load: Load) -> dict[str, Any]:
     waiting: list[asyncio.Future[None]] = [loop.create_future() for _ in range(load.clients)]
     clients = [ClientConnection(load, number * load.requests, done) for number, done in enumerate(waiting)]
     begun = time.monotonic()
-    for client in clients:
+    for number, client in enumerate(clients):
+        await asyncio.sleep(begun + load.spread * number / load.clients - time.monotonic() if load.spread else 0)
         await loop.create_connection(partial(_the, client), HOST, load.port)
     try:
         async with asyncio.timeout(load.timeout):
