@@ -8,7 +8,7 @@ PORT ?= 8080
 OLDEST := mitmproxy==12.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-oldest faults oracle fuzz soak bench lint clean
+.PHONY: help demo run test test-oldest faults oracle fuzz soak bench bench-scale lint clean
 
 help:  ## what there is to run
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,9 @@ soak: $(VENV)/test  ## 200 streams at once for three minutes, most with a fault,
 
 bench: $(VENV)/bench  ## how fast streams are aggregated, side by side with other libraries
 	@$(BIN)/python tools/bench.py
+
+bench-scale: $(VENV)/run  ## how many streams a proxy carries, and what a second one behind HAProxy adds (ARGS=--quick, ARGS=--write)
+	@$(BIN)/python tools/bench_scale.py $(ARGS)
 
 lint: $(VENV)/lint  ## ruff and mypy
 	@$(BIN)/ruff check .
