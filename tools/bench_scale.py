@@ -274,7 +274,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: less to be trusted")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/scaling.md")
     options = parser.parse_args()
-    seconds, steps, rounds = (2, STEPS[1:3], 1) if options.quick else (6, STEPS, 5)
+    seconds, steps, rounds = (2, STEPS[1:3], 1) if options.quick else (5, STEPS, 5)
     haproxy = shutil.which("haproxy")
     if haproxy is None:
         print("There is no haproxy here. Try: apt-get install haproxy", file=sys.stderr)
