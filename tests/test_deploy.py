@@ -72,8 +72,7 @@ def configuration(port: int, admin: Path, ports: dict[str, tuple[int, int]]) -> 
 # The files
 
 
-def test_haproxy_accepts_its_configuration(tmp_path: Path) -> None:
-    haproxy = needs_tool("haproxy")
+def test_haproxy_accepts_its_configuration(haproxy: str, tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(configuration(8080, Path("/run/haproxy/admin.sock"), dict.fromkeys(NAMES, (8081, 18081))))
     done = subprocess.run([haproxy, "-c", "-f", file], capture_output=True, text=True, check=False)
@@ -249,8 +248,13 @@ def start_instances(
 
 
 @pytest.fixture(scope="module")
+def haproxy() -> str:
+    return needs_tool("haproxy")
+
+
+@pytest.fixture(scope="module")
 def lasting(
-    certs: Certs, session_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+    haproxy: str, certs: Certs, session_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[dict[str, Proxy], dict[str, int]]]:
     with ExitStack() as stack:
         yield start_instances(
@@ -262,20 +266,22 @@ def lasting(
 
 @pytest.fixture
 def balancer(
-    lasting: tuple[dict[str, Proxy], dict[str, int]], upstream: Upstream, tmp_path: Path
+    haproxy: str, lasting: tuple[dict[str, Proxy], dict[str, int]], upstream: Upstream, tmp_path: Path
 ) -> Iterator[Balancer]:
     """Before instances that other tests use too."""
-    yield from _balance(tmp_path, *lasting)
+    yield from _balance(haproxy, tmp_path, *lasting)
 
 
 @pytest.fixture
-def own_balancer(proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path) -> Iterator[Balancer]:
+def own_balancer(
+    haproxy: str, proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+) -> Iterator[Balancer]:
     """Before instances that this test alone uses, and may spoil."""
-    yield from _balance(tmp_path, *start_instances(proxy_factory, tmp_path, upstream, remote=True))
+    yield from _balance(haproxy, tmp_path, *start_instances(proxy_factory, tmp_path, upstream, remote=True))
 
 
-def _balance(folder: Path, instances: dict[str, Proxy], pages: dict[str, int]) -> Iterator[Balancer]:
-    made = Balancer(needs_tool("haproxy"), folder, instances, pages)
+def _balance(haproxy: str, folder: Path, instances: dict[str, Proxy], pages: dict[str, int]) -> Iterator[Balancer]:
+    made = Balancer(haproxy, folder, instances, pages)
     try:
         made.wait_until(ALL_UP)
         yield made
@@ -429,12 +435,12 @@ def test_an_instance_that_hangs_gets_no_more_requests(own_balancer: Balancer, up
 
 
 def test_an_instance_whose_event_loop_is_held_gets_no_more_requests(
-    proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+    haproxy: str, proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
 ) -> None:
     upstream.answer_always(event_stream(STREAM))
     instances, pages = start_instances(proxy_factory, tmp_path, upstream, scripts=[ADDON, HOLD_LOOP])
     free = tmp_path / "free"
-    with contextmanager(_balance)(tmp_path, instances, pages) as balancer, Http1Client(balancer.url) as client:
+    with contextmanager(_balance)(haproxy, tmp_path, instances, pages) as balancer, Http1Client(balancer.url) as client:
         client.start("POST", CHAT, [JSON_TYPE, ("x-hold", str(free))], json.dumps(request()).encode())
         try:
             held = balancer.busy()
