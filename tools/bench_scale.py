@@ -312,7 +312,7 @@ def main() -> int:
         report(shared_out(balancers, upstream, 64, seconds, (rounds + 1) // 2))
         report(at_full_speed(balancers, upstream, rounds))
         taken = neighbours.cores([upstream, *instances, *balancers.values()])
-        quiet = "" if taken <= DISTURBED else ", so on a quiet machine the figures are better"
+        quiet = "" if taken <= DISTURBED else ": measure again on a quiet machine"
         report(iter([f"Meanwhile other programs took {taken:.1f} of the {_cores()} cores{quiet}."]))
     if options.write:
         head, _, behind = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
