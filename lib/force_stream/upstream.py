@@ -309,7 +309,8 @@ class WatchedStream(http_layers.HttpStream):
         connecting: Commands = super().make_server_connection()
         self._watch = self.watch_of(self.flow)
         if self._watch is None:
-            self._leave_to_mitmproxy()
+            if self.waiting_of(self.flow) is None:
+                self._leave_to_mitmproxy()
             unwatched: bool = yield from connecting
             return unwatched
         self._watch.attached = True
