@@ -8,7 +8,7 @@ PORT ?= 8080
 OLDEST := mitmproxy==12.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-oldest faults oracle fuzz soak bench bench-scale lint clean
+.PHONY: help demo run test test-oldest faults oracle fuzz soak bench bench-proxy bench-scale lint clean
 
 help:  ## what there is to run
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +42,9 @@ soak: $(VENV)/test  ## 200 streams at once for three minutes, most with a fault,
 bench: $(VENV)/bench  ## how fast streams are aggregated, side by side with other libraries
 	@$(BIN)/python tools/bench.py
 
+bench-proxy: $(VENV)/run $(VENV)/litellm  ## what forcing costs at the proxy, side by side, in half an hour (ARGS=--quick, ARGS=--write)
+	@$(BIN)/python tools/bench_proxy.py --litellm "$$(ls $(VENV)/litellm/bin/litellm 2>/dev/null)" $(ARGS)
+
 bench-scale: $(VENV)/run  ## how many streams a proxy carries, and what a second one behind HAProxy adds (ARGS=--quick, ARGS=--write)
 	@$(BIN)/python tools/bench_scale.py $(ARGS)
 
@@ -66,3 +69,9 @@ $(VENV)/run: $(VENV)/made pyproject.toml
 $(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/fuzz: $(VENV)/%: $(VENV)/run pyproject.toml
 	@echo "Installing what $* needs into $(VENV) (once) …"
 	@$(BIN)/python tools/install.py $* $(MITMPROXY) && touch $@
+
+# An environment of its own: what the LiteLLM proxy needs and what mitmproxy needs exclude each other. Where it cannot be
+# installed, the measurement goes on without it.
+$(VENV)/litellm: $(VENV)/made
+	@echo "Installing the LiteLLM proxy into $@ (once) …"
+	@$(PYTHON) -m venv $@ && { $@/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[proxy]>=1.80' || true; }
