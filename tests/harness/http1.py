@@ -147,7 +147,7 @@ class Http1Exchange:
     async def rst_stream(self, error_code: int) -> None:
         raise TypeError("RstStream exists only in HTTP/2")
 
-    async def goaway(self, error_code: int, last_stream_id: int | None) -> None:
+    async def goaway(self, error_code: int, last_stream_id: int | None, data: bytes) -> None:
         raise TypeError("GoAway exists only in HTTP/2")
 
     async def settle(self) -> None:

@@ -8,7 +8,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
-from hyperframe.frame import GoAwayFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, RstStreamFrame
 
 from harness.framing import Pairs
 from harness.record import Request
@@ -226,10 +226,11 @@ class Http2Exchange:
             # Allowed after END_STREAM (RFC 9113, section 8.1), where h2 has already forgotten the stream.
             await self.raw(RstStreamFrame(self._id, error_code=error_code).serialize())
 
-    async def goaway(self, error_code: int, last_stream_id: int | None) -> None:
+    async def goaway(self, error_code: int, last_stream_id: int | None, data: bytes) -> None:
         # Not h2's own close_connection: after it h2 sends nothing more, while a server may finish what it began.
         last = self._id if last_stream_id is None else last_stream_id
-        await self.raw(GoAwayFrame(0, last_stream_id=last, error_code=error_code).serialize())
+        before = DataFrame(self._id, data=data).serialize() if data else b""
+        await self.raw(before + GoAwayFrame(0, last_stream_id=last, error_code=error_code).serialize())
 
     async def settle(self) -> None:
         await self._connection.settle()

@@ -27,7 +27,7 @@ class Exchange(Protocol):
     async def close(self, notify: bool) -> None: ...
     async def reset(self) -> None: ...
     async def rst_stream(self, error_code: int) -> None: ...
-    async def goaway(self, error_code: int, last_stream_id: int | None) -> None: ...
+    async def goaway(self, error_code: int, last_stream_id: int | None, data: bytes) -> None: ...
     async def settle(self) -> None: ...
     async def linger(self) -> None: ...
 
@@ -213,13 +213,15 @@ class RstStream:
 
 @dataclass(frozen=True)
 class GoAway:
-    """HTTP/2 only: a GOAWAY frame and nothing else; `last_stream_id` None names this stream."""
+    """HTTP/2 only: a GOAWAY frame, in one write with the data before it, if any; `last_stream_id` None names this
+    stream."""
 
     error_code: int = 0
     last_stream_id: int | None = None
+    data: bytes = b""
 
     async def play(self, exchange: Exchange) -> None:
-        await exchange.goaway(self.error_code, self.last_stream_id)
+        await exchange.goaway(self.error_code, self.last_stream_id, self.data)
 
 
 @dataclass(frozen=True)
