@@ -176,12 +176,15 @@ class ForceStream:
         return self._seen is not None and self._watcher is not None and not self._watcher.done()
 
     async def _watch_file(self) -> None:
+        before = self._seen
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
-            # An editor that replaces the file leaves a moment without one; it is read when it is back.
+            # An editor leaves a moment without the file, with an empty one or half of one: it is read when it is there
+            # and no longer changes.
             signature = _signature(self._path)
-            if signature is not None and signature != self._seen:
+            if signature is not None and signature == before != self._seen:
                 self._read_rules()
+            before = signature
 
     # Hooks
 
