@@ -255,7 +255,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/scaling.md"])
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/performance.md", "docs/scaling.md"])
 def test_links_within_the_project_resolve(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     checks: dict[bool, Callable[[str], Any]] = {
