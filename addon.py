@@ -30,8 +30,8 @@ import mitmproxy.types  # noqa: E402
 from force_stream import contentview, flows, outcome, request, telling  # noqa: E402
 from force_stream.board import LiveBoard  # noqa: E402
 from force_stream.commands import Commands, aggregate_again  # noqa: E402
-from force_stream.decoding import TooLarge, decode  # noqa: E402
-from force_stream.errors import OversizedStream  # noqa: E402
+from force_stream.decoding import MissingDecoder, TooLarge, decode  # noqa: E402
+from force_stream.errors import OversizedStream, UnreadableEncoding  # noqa: E402
 from force_stream.exchange import Exchange, Refusal  # noqa: E402
 from force_stream.learn import rule_to_paste  # noqa: E402
 from force_stream.retry import delay  # noqa: E402
@@ -365,7 +365,9 @@ class ForceStream:
             return await asyncio.to_thread(decode, watch.body(), coding, limit)
         except TooLarge:
             watch.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
-            return b""
+        except MissingDecoder as error:
+            watch.fail(UnreadableEncoding(f"the upstream compressed its answer with {coding}, but {error}"))
+        return b""
 
     def _count(self, flow: http.HTTPFlow, tee: flows.Tee, cut: str = "") -> None:
         """Note what came of a stream that the client itself asked for, once the client has it."""

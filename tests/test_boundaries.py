@@ -1,7 +1,9 @@
 """The architecture, written down: which module may import which, read from the sources."""
 
 import ast
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,7 +77,6 @@ MAY_KNOW_MITMPROXY = {
 }
 # mitmproxy's own dependencies, which its standalone binaries have too.
 MAY_KNOW_FLASK = {"page", "serve"}
-ITS_DECODERS = {"brotli", "zstandard"}
 
 
 def sources() -> list[Path]:
@@ -103,6 +104,25 @@ def imports(source: Path) -> tuple[set[str], set[str]]:
 
 SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
 
+# Looked for while the addon runs, in one place each, where the answer to a missing one stands too.
+GUARDED = {
+    "decoding": {"compression.zstd", "backports.zstd", "zstandard"},
+    "rules_file": {"yaml", "ruamel.yaml"},
+}
+
+
+def declared() -> set[str]:
+    """What pyproject.toml says that the addon needs, as names of modules."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in project["dependencies"]}
+    return {"yaml" if name == "pyyaml" else name for name in names}
+
+
+def guarded(source: Path) -> set[str]:
+    """What a module names that it looks for while it runs: names of packages in calls and tables."""
+    constants = {node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)}
+    return {name for names in GUARDED.values() for name in names if name in constants}
+
 
 @SOURCES
 def test_imports_point_one_way(source: Path) -> None:
@@ -115,10 +135,23 @@ def test_only_the_outer_modules_know_mitmproxy(source: Path) -> None:
 
 
 @SOURCES
+def test_what_is_imported_is_declared(source: Path) -> None:
+    ours = {"force_stream", "addon"}
+    assert imports(source)[1] <= set(sys.stdlib_module_names) | ours | declared()
+
+
+@SOURCES
+def test_what_may_be_missing_is_looked_for_in_one_place(source: Path) -> None:
+    finds = "import_module" in source.read_text()
+    assert finds == (source.stem in GUARDED)
+    assert guarded(source) == GUARDED.get(source.stem, set())
+
+
+@SOURCES
 def test_nothing_else_is_needed_but_python(source: Path) -> None:
     # mitmproxy's standalone binaries take no further packages. A YAML library is looked for at run time, in `rules`.
     its_own = {"flask", "werkzeug"} if source.stem in MAY_KNOW_FLASK else set()
-    its_own |= ITS_DECODERS if source.stem == "decoding" else set()
+    its_own |= {"brotli"} if source.stem == "decoding" else set()
     its_own |= {"h11"} if source.stem == "chunked" else set()
     assert imports(source)[1] <= set(sys.stdlib_module_names) | {"mitmproxy", "force_stream"} | its_own
 

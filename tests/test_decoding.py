@@ -1,13 +1,15 @@
 """Content encodings undone within a limit, whole or cut off."""
 
 import gzip
+import sys
 import zlib
 from collections.abc import Callable
+from importlib import import_module
 
 import brotli
 import pytest
 import zstandard
-from force_stream.decoding import TooLarge, decode
+from force_stream.decoding import ZSTD_LIBRARIES, MissingDecoder, TooLarge, decode
 
 BODY = b"".join(b'data: {"n":%d}\n\n' % number for number in range(5_000))
 
@@ -55,6 +57,34 @@ def test_what_came_of_a_body_that_was_cut_off_is_its_beginning(name: str) -> Non
 @EACH
 def test_bytes_that_are_not_encoded_never_raise(name: str) -> None:
     assert isinstance(decode(b"\xff not encoded at all \x00" * 10, CODINGS[name][0], 1_000), bytes)
+
+
+def only_zstd(monkeypatch: pytest.MonkeyPatch, present: str | None) -> None:
+    """No zstd library can be imported but this one. The standard library's is its backport under another name."""
+    found = {"compression.zstd": "backports.zstd"} if sys.version_info < (3, 14) else {}
+    for name in ZSTD_LIBRARIES:
+        library = import_module(found.get(name, name)) if name == present else None
+        monkeypatch.setitem(sys.modules, name, library)
+
+
+@pytest.mark.parametrize("name", [name for name in ZSTD_LIBRARIES if sys.version_info < (3, 14) or "back" not in name])
+def test_any_of_the_zstd_libraries_reads_bodies_whole_cut_in_frames_and_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    only_zstd(monkeypatch, name)
+    encoded = zstandard.ZstdCompressor().compress(BODY)
+    assert decode(encoded, "zstd", len(BODY)) == BODY
+    assert decode(encoded * 2, "zstd", 2 * len(BODY)) == BODY * 2
+    assert BODY.startswith(decode(encoded[: len(encoded) // 2], "zstd", len(BODY)))
+    assert BODY.startswith(decode(encoded + b"no frame", "zstd", len(BODY)))
+    with pytest.raises(TooLarge):
+        decode(zstandard.ZstdCompressor().compress(bytes(50_000_000)), "zstd", 1_000_000)
+
+
+def test_without_a_zstd_library_the_error_names_one_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_zstd(monkeypatch, None)
+    with pytest.raises(MissingDecoder, match=r"no zstd library is installed; `pip install backports\.zstd`"):
+        decode(b"body", "zstd", 1_000)
 
 
 @pytest.mark.parametrize("coding", ["identity", "", "lzma", "gzip, br"])

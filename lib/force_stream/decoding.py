@@ -1,29 +1,38 @@
 """A body's content encoding undone, up to a limit.
 
-Knows the codings of RFC 9110, section 8.4.1, that mitmproxy brings libraries for; must not know what a body says. Made
-for bodies that nobody vouches for: a few bytes can stand for gigabytes.
+Knows the codings of RFC 9110, section 8.4.1, and of RFC 8878 (zstd); must not know what a body says. Made for bodies
+that nobody vouches for: a few bytes can stand for gigabytes.
 """
 
 import io
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 import brotli
-import zstandard
 
 # Bytes. What goes in at a time, so that what comes out is known before it is too much.
 _STEP: Final = 16 * 1024
+# Where zstd may be found: the standard library from Python 3.14 on, its backport (which mitmproxy 12.3 brings to older
+# Pythons), and what mitmproxy up to 12.2 brings.
+ZSTD_LIBRARIES: Final = ("compression.zstd", "backports.zstd", "zstandard")
 
 
 class TooLarge(ValueError):
     """More than the limit."""
 
 
+class MissingDecoder(ValueError):
+    """No library here can read the coding; says which one to install."""
+
+
 def decode(body: bytes, coding: str, limit: int) -> bytes:
     """The body without its coding; what can be read of one that is cut off or broken; itself for an unknown coding.
 
-    Raises `TooLarge` for more than `limit` bytes. May take a while: not to be called on the event loop.
+    Raises `TooLarge` for more than `limit` bytes, `MissingDecoder` where this machine cannot read the coding. May take
+    a while: not to be called on the event loop.
     """
     decoder = _DECODERS.get(coding.strip().lower())
     if decoder is None:
@@ -55,17 +64,46 @@ def _brotli(body: bytes, limit: int) -> bytes:
     return _piece_by_piece(body, limit, brotli.Decompressor().process)
 
 
-def _zstandard(body: bytes, limit: int) -> bytes:
-    reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
+def _zstd(body: bytes, limit: int) -> bytes:
+    library = _zstd_library()
     pieces: list[bytes] = []
     size = 0
+    read = _zstd_reader if library.__name__ == "zstandard" else _zstd_frames
     try:
-        while size <= limit and (piece := reader.read(_STEP)):
+        for piece in read(library, body, limit):
             pieces.append(piece)
             size += len(piece)
-    except zstandard.ZstdError:
+            if size > limit:
+                break
+    except library.ZstdError:
         pass
     return b"".join(pieces)
+
+
+def _zstd_frames(library: ModuleType, body: bytes, limit: int) -> Iterator[bytes]:
+    decoder = library.ZstdDecompressor()
+    for start in range(0, len(body), _STEP):
+        data = body[start : start + _STEP]
+        while data or not (decoder.needs_input or decoder.eof):
+            if decoder.eof:
+                decoder = library.ZstdDecompressor()  # frames may follow one another (RFC 8878, section 3.1)
+            yield decoder.decompress(data, limit + 1)
+            data = decoder.unused_data if decoder.eof else b""
+
+
+def _zstd_reader(library: ModuleType, body: bytes, limit: int) -> Iterator[bytes]:
+    reader = library.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
+    while piece := reader.read(_STEP):
+        yield piece
+
+
+def _zstd_library() -> ModuleType:
+    for name in ZSTD_LIBRARIES:
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise MissingDecoder("no zstd library is installed; `pip install backports.zstd`")
 
 
 def _piece_by_piece(body: bytes, limit: int, process: Callable[[bytes], bytes]) -> bytes:
@@ -88,5 +126,5 @@ _DECODERS: Final[Mapping[str, Callable[[bytes, int], bytes]]] = {
     "x-gzip": _gzip,
     "deflate": _deflate,
     "br": _brotli,
-    "zstd": _zstandard,
+    "zstd": _zstd,
 }

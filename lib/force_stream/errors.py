@@ -52,6 +52,12 @@ class MalformedStream(StreamError):
     advice = "See whether the upstream's address and path are right."
 
 
+class UnreadableEncoding(MalformedStream):
+    """A content encoding that no library on this machine can undo."""
+
+    advice = "Install it where mitmproxy runs, or have the upstream send its answers uncompressed."
+
+
 class OversizedStream(StreamError):
     """More bytes than the rule's max_body."""
 
