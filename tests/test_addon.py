@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from force_stream import flows, upstream
+from force_stream.addon import hooks as addon
 from force_stream.exchange import Exchange
 from force_stream.watch import Watch
 from harness import Http1Client, Proxy, document, refused_port, sse
@@ -29,7 +30,7 @@ from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.utils import emoji
 from samples import CHAT, DOCUMENT, EVENTS, RULES, SECRET, STREAM, choice, chunk, request
 
-import addon
+ADDON = Path(__file__).resolve().parent.parent / "addon.py"
 
 type Scenario = Callable[[addon.ForceStream, taddons.context], Coroutine[Any, Any, None]]
 
@@ -48,7 +49,7 @@ def run(rules_file: Path, caplog: pytest.LogCaptureFixture) -> Callable[[Scenari
 
     def run(test: Scenario) -> None:
         async def inside() -> None:
-            ours = addon.ForceStream()
+            ours = addon.ForceStream(ADDON.with_name("rules.yaml"))
             with taddons.context(ours) as context:
                 context.configure(ours, force_stream_rules=str(rules_file))
                 caplog.clear()
@@ -83,9 +84,9 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
 
 def test_the_options_are_there_with_their_defaults() -> None:
     async def test() -> None:
-        with taddons.context(addon.ForceStream()) as context:
+        with taddons.context(addon.ForceStream(ADDON.with_name("rules.yaml"))) as context:
             assert context.options.force_stream is True
-            assert context.options.force_stream_rules == str(Path(addon.__file__).with_name("rules.yaml"))
+            assert context.options.force_stream_rules == str(ADDON.with_name("rules.yaml"))
 
     asyncio.run(test())
 
@@ -324,7 +325,7 @@ def test_a_flow_that_was_forced_before_a_reload_is_aggregated_after_it(run: Call
         flow = flow_with(request(n=2))
         await ours.request(flow)
         answer_with(flow, sse(*EVENTS))
-        reloaded = addon.ForceStream()
+        reloaded = addon.ForceStream(ADDON.with_name("rules.yaml"))
         await reloaded.response(flow)
         assert flow.response
         assert flow.response.json()["choices"][0] == DOCUMENT["choices"][0]

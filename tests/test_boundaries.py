@@ -56,15 +56,21 @@ ALLOWED: dict[str, set[str]] = {
     "flows": {"endpoints", "exchange", "request", "form", "learn", "watch", "retry", "rules", *LEAVES},
     "mitmweb": set(),
     "telling": {"flows", "watch", *LEAVES},
-    "commands": {"flows", "telling", "mitmweb", "stats", "compare", "exchange", "rules", "watch", *LEAVES},
+    "commands": {"explain", "flows", "telling", "mitmweb", "stats", "compare", "exchange", "rules", "watch", *LEAVES},
     "chunked": set(),
     "upstream": {"chunked", "watch", "inject", *LEAVES},
     "__init__": {"endpoints", "exchange", "errors"},
     "__main__": {"endpoints", "exchange"},
-    "addon": PUBLIC,
+    "explain": {"endpoints", "exchange", "flows", "rules"},
+    "addon/hooks": PUBLIC,
+    "addon/__init__": PUBLIC | {"addon/hooks"},
+    "addon.py": {"addon/__init__"},
 }
 MAY_KNOW_MITMPROXY = {
-    "addon",
+    "addon.py",
+    "addon/__init__",
+    "addon/hooks",
+    "explain",
     "rules",
     "flows",
     "telling",
@@ -80,7 +86,12 @@ MAY_KNOW_FLASK = {"page", "serve"}
 
 
 def sources() -> list[Path]:
-    return [ROOT / "addon.py", *sorted(PACKAGE.glob("*.py"))]
+    return [ROOT / "addon.py", *sorted(PACKAGE.rglob("*.py"))]
+
+
+def label(source: Path) -> str:
+    """The name of a module in the tables."""
+    return f"{source.relative_to(PACKAGE).with_suffix('')}" if source.is_relative_to(PACKAGE) else source.name
 
 
 def imports(source: Path) -> tuple[set[str], set[str]]:
@@ -88,21 +99,30 @@ def imports(source: Path) -> tuple[set[str], set[str]]:
     own: set[str] = set()
     foreign: set[str] = set()
     for node in ast.walk(ast.parse(source.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.level or node.module == "force_stream"):
-            inner = (node.module or "").removeprefix("force_stream")
-            own |= {inner.split(".")[0]} if inner and node.level else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("force_stream."):
-            own.add((node.module or "").split(".")[1])
-        elif isinstance(node, ast.ImportFrom):
-            foreign.add((node.module or "").split(".")[0])
+        if isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".") if node.module else []
+            if node.level:
+                folder = source.parent.relative_to(PACKAGE).parts
+                inner = [*folder[: len(folder) - node.level + 1], *module]
+            elif module[0] == "force_stream":
+                inner = module[1:]
+            else:
+                foreign.add(module[0])
+                continue
+            own |= {_module([*inner, alias.name]) or _module(inner) for alias in node.names}
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                first, *rest = alias.name.split(".")
-                (own.add(rest[0]) if first == "force_stream" and rest else foreign.add(first))
+            foreign |= {alias.name.split(".")[0] for alias in node.names}
     return own, foreign
 
 
-SOURCES = pytest.mark.parametrize("source", sources(), ids=lambda source: source.stem)
+def _module(parts: list[str]) -> str:
+    """The module that these names lead to; "" where they lead to none."""
+    path = PACKAGE.joinpath(*parts)
+    found = next((each for each in (path.with_suffix(".py"), path / "__init__.py") if parts and each.is_file()), None)
+    return label(found) if found else "" if parts else "__init__"
+
+
+SOURCES = pytest.mark.parametrize("source", sources(), ids=label)
 
 # Looked for while the addon runs, in one place each, where the answer to a missing one stands too.
 GUARDED = {
@@ -126,12 +146,12 @@ def guarded(source: Path) -> set[str]:
 
 @SOURCES
 def test_imports_point_one_way(source: Path) -> None:
-    assert imports(source)[0] <= ALLOWED[source.stem]
+    assert imports(source)[0] <= ALLOWED[label(source)]
 
 
 @SOURCES
 def test_only_the_outer_modules_know_mitmproxy(source: Path) -> None:
-    assert "mitmproxy" not in imports(source)[1] or source.stem in MAY_KNOW_MITMPROXY
+    assert "mitmproxy" not in imports(source)[1] or label(source) in MAY_KNOW_MITMPROXY
 
 
 @SOURCES
@@ -143,21 +163,21 @@ def test_what_is_imported_is_declared(source: Path) -> None:
 @SOURCES
 def test_what_may_be_missing_is_looked_for_in_one_place(source: Path) -> None:
     finds = "import_module" in source.read_text()
-    assert finds == (source.stem in GUARDED)
-    assert guarded(source) == GUARDED.get(source.stem, set())
+    assert finds == (label(source) in GUARDED)
+    assert guarded(source) == GUARDED.get(label(source), set())
 
 
 @SOURCES
 def test_nothing_else_is_needed_but_python(source: Path) -> None:
     # mitmproxy's standalone binaries take no further packages. A YAML library is looked for at run time, in `rules`.
-    its_own = {"flask", "werkzeug"} if source.stem in MAY_KNOW_FLASK else set()
-    its_own |= {"brotli"} if source.stem == "decoding" else set()
-    its_own |= {"h11"} if source.stem == "chunked" else set()
+    its_own = {"flask", "werkzeug"} if label(source) in MAY_KNOW_FLASK else set()
+    its_own |= {"brotli"} if label(source) == "decoding" else set()
+    its_own |= {"h11"} if label(source) == "chunked" else set()
     assert imports(source)[1] <= set(sys.stdlib_module_names) | {"mitmproxy", "force_stream"} | its_own
 
 
 def test_table_names_no_module_that_is_gone() -> None:
-    assert set(ALLOWED) <= {source.stem for source in sources()}
+    assert set(ALLOWED) <= set(map(label, sources()))
 
 
 def test_no_cycle_is_allowed() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import mitmproxy.types
 import pytest
 from force_stream import commands
+from force_stream.addon import hooks as addon
 from force_stream.rules import Rule
 from harness import (
     Answer,
@@ -38,9 +39,7 @@ from mitmproxy.tools.console import defaultkeys
 from mitmproxy.tools.console.keymap import Keymap
 from samples import CHAT, COMPLETIONS, DOCUMENT, EVENTS, RESPONSES, SECRET, STREAM, request
 
-import addon
-
-ADDON = Path(addon.__file__)
+ADDON = Path(__file__).resolve().parent.parent / "addon.py"
 RULES = """\
 rules:
   - name: elsewhere
@@ -80,7 +79,7 @@ def run(rules_file: Path) -> Callable[[Scenario], None]:
 
     def run(test: Scenario) -> None:
         async def inside() -> None:
-            ours = addon.ForceStream()
+            ours = addon.ForceStream(ADDON.with_name("rules.yaml"))
             with taddons.context(ours, commands.Commands(ours)) as context:
                 context.configure(ours, force_stream_rules=str(rules_file))
                 await test(ours, context)

@@ -21,9 +21,7 @@ from harness.terminal import svg
 from harness.upstream import Upstream
 from samples import CHAT, EVENTS, RULES, STREAM, request, spoken
 
-import addon
-
-ADDON = Path(addon.__file__)
+ADDON = Path(__file__).resolve().parent.parent / "addon.py"
 MITMPROXY = Path(sys.executable).with_name("mitmproxy")
 TIMEOUT = 30.0
 

@@ -20,10 +20,8 @@ from mitmproxy.contentviews import Metadata
 from mitmproxy.test import taddons, tflow
 from samples import CHAT, DOCUMENT, RULES, STREAM, request
 
-import addon
-
 NAME = "upstream sse"
-ADDON = Path(addon.__file__)
+ADDON = Path(__file__).resolve().parent.parent / "addon.py"
 KEPT = {
     "force_stream.rule": "private-vllm",
     "force_stream.endpoint": "chat",

@@ -120,7 +120,7 @@ def test_what_compose_mounts_and_builds_is_there() -> None:
 
 
 def test_the_options_that_deploy_sets_are_the_addons() -> None:
-    source = "".join(path.read_text() for path in (ADDON, *(ROOT / "lib" / "force_stream").glob("*.py")))
+    source = "".join(path.read_text() for path in (ADDON, *(ROOT / "lib" / "force_stream").rglob("*.py")))
     texts = [path.read_text() for path in DEPLOY.iterdir() if path.is_file()]
     named = {name for text in texts for name in re.findall(r"--set (force_stream\w*)=", text)}
     assert named == {"force_stream_rules", "force_stream_page_port"}

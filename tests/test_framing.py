@@ -10,8 +10,7 @@ from harness import End, Head, Http1Client, Pause, Proxy, Raw, Upstream
 from harness.steps import Step
 from samples import CHAT, DOCUMENT, STREAM, request
 
-import addon
-
+ADDON = Path(__file__).resolve().parent.parent / "addon.py"
 RULES = """\
 rules:
   - {name: all, hosts: ["*"], endpoints: [chat], force_upstream_stream: true}
@@ -27,7 +26,7 @@ def proxy(
     rules.write_text(RULES)
     modes = [f"reverse:{session_upstream.url(listener, 'localhost')}" for listener in ("http", "https")]
     options = {"force_stream_rules": rules, "connection_strategy": "lazy"}
-    return shared_proxy(*modes, scripts=[Path(addon.__file__)], options=options)
+    return shared_proxy(*modes, scripts=[ADDON], options=options)
 
 
 def framed(body: bytes, random: Random) -> bytes:

@@ -232,16 +232,6 @@ def test_rules_with_a_mistake_end_the_start_with_one_line(
     assert "Traceback" not in failure.value.log
 
 
-def test_without_a_path_the_rules_beside_the_addon_are_in_force(
-    proxy_factory: Callable[..., Proxy], upstream: Upstream
-) -> None:
-    upstream.answer_always(event_stream(STREAM, size=10))
-    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON])
-    proxy.wait_for_log(rf"1 rule from {re.escape(str(ROOT / 'rules.yaml'))}: demo$")
-    assert ask(proxy, "m").body == STREAM
-    assert ask(proxy, "force-stream-demo").json() == DOCUMENT
-
-
 # Code
 
 
@@ -251,6 +241,29 @@ def copied_addon(tmp_path: Path) -> Path:
     folder = tmp_path / "copy"
     shutil.copytree(ROOT / "lib", folder / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     return Path(shutil.copy(ADDON, folder))
+
+
+def test_without_a_path_the_rules_beside_the_addon_are_in_force(
+    proxy_factory: Callable[..., Proxy], upstream: Upstream, copied_addon: Path
+) -> None:
+    upstream.answer_always(event_stream(STREAM, size=10))
+    rules = copied_addon.with_name("rules.yaml")
+    rules.write_text(RULES)
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[copied_addon])
+    proxy.wait_for_log(rf"6 rules from {re.escape(str(rules))}: .*, private-vllm$")
+    assert ask(proxy, "m").json() == DOCUMENT
+
+
+def test_no_rules_beside_the_addon_are_no_mistake_and_the_log_says_that_nothing_is_forced(
+    proxy_factory: Callable[..., Proxy], upstream: Upstream, copied_addon: Path
+) -> None:
+    upstream.answer_always(event_stream(STREAM, size=10))
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[copied_addon])
+    proxy.wait_for_log("force-stream: no rule forces anything")
+    assert ask(proxy, "m").body == STREAM
+    copied_addon.with_name("rules.yaml").write_text(RULES)
+    proxy.wait_for_log("rule private-vllm added")
+    assert ask(proxy, "m").json() == DOCUMENT
 
 
 def _touch(path: Path) -> None:
@@ -436,7 +449,7 @@ def test_a_file_without_rules_is_no_mistake(proxy_factory: Callable[..., Proxy],
     empty = tmp_path / "empty.yaml"
     empty.write_text("rules: []\n")
     proxy = proxy_factory("regular", scripts=[ADDON], options={"force_stream_rules": empty})
-    proxy.wait_for_log(r"0 rules from .*empty\.yaml: none$")
+    proxy.wait_for_log(r"no rule forces anything.* set force_upstream_stream: true in a rule of .*empty\.yaml, or name")
 
 
 def test_a_replayed_flow_that_no_rule_forces_any_more_goes_out_as_the_client_sent_it(

@@ -464,9 +464,9 @@ def test_a_rule_switched_through_the_api_forces_the_next_request(serve: Callable
 def test_a_change_is_checked_as_the_file_is_all_or_nothing(
     shared_proxy: Callable[..., Proxy], changes: dict[str, Any], words: str
 ) -> None:
-    proxy = shared_proxy("regular", scripts=(ADDON,))
+    proxy = shared_proxy("regular", scripts=(ADDON,), options={"force_stream_hosts": "a.example"})
     before = through(proxy, "GET", "/rules").json()
-    answer = through(proxy, "PATCH", "/rules/demo", JSON_TYPE, json.dumps(changes))
+    answer = through(proxy, "PATCH", "/rules/force_stream_hosts", JSON_TYPE, json.dumps(changes))
     assert answer.status == 400
     assert words in answer.json()["error"]
     assert "\n" not in answer.json()["error"]

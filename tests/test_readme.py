@@ -12,6 +12,7 @@ import force_stream
 import pytest
 from force_stream import commands as commands_of_flows
 from force_stream import errors
+from force_stream.addon.hooks import ForceStream
 from force_stream.endpoints import ENDPOINTS
 from force_stream.request import read_body
 from force_stream.rules import Rule
@@ -19,8 +20,6 @@ from force_stream.rules_file import INJECT, KEYS, REQUIRED, parse_rules
 from force_stream.serve import Serving
 from mitmproxy import flowfilter
 from mitmproxy.test import taddons
-
-from addon import ForceStream
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,7 +104,7 @@ def registered(read: Callable[[taddons.context], Any]) -> Any:
     """What `read` finds in a test master that has the addon."""
 
     async def inside() -> Any:
-        ours = ForceStream()
+        ours = ForceStream(ROOT / "rules.yaml")
         with taddons.context(ours, commands_of_flows.Commands(ours), Serving(_no_board)) as context:
             return read(context)
 

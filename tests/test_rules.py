@@ -9,7 +9,7 @@ import pytest
 from force_stream import rules_file
 from force_stream.endpoints import ENDPOINTS
 from force_stream.rules import RequestFacts, Rule, changes, describe, first_match
-from force_stream.rules_file import RulesError, parse_rules, with_value
+from force_stream.rules_file import RulesError, check_rules, parse_rules, with_value
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy import flowfilter
@@ -514,7 +514,7 @@ def test_the_port_belongs_to_its_own_name() -> None:
         ("", facts(path="/v1/models?key=secret"), "path /v1/models is no known endpoint"),
         ("endpoints: [completions, responses]", facts(), "endpoint chat is not among completions, responses"),
         ("models: [qwen3-*, gpt-4]", facts(model="gpt-4o"), "model gpt-4o is not among qwen3-*, gpt-4"),
-        ("models: [qwen3-*]", facts(model="Qwen3-8B"), "model Qwen3-8B is not among qwen3-*"),
+        ("models: [qwen3-*]", facts(model="Qwen3-8B"), "model Qwen3-8B is not among qwen3-* (they are case-sensitive)"),
         ("models: ['*']", facts(model=None), "the request names no model, and only * will do"),
         ("filter: '~hq x-team:.*blue'", facts(), "filter ~hq x-team:.*blue does not match"),
     ],
@@ -683,16 +683,13 @@ def presets() -> list[str]:
     return [text.replace(block, re.sub("^# ", "", block, flags=re.MULTILINE)) for block in blocks]
 
 
-def test_the_shipped_rules_change_nothing_but_the_demo(reader) -> None:
-    assert parse_rules(SHIPPED.read_text(encoding="utf-8"), "rules.yaml") == (
-        Rule("demo", ("127.0.0.1", "localhost"), models=("force-stream-demo",), force_upstream_stream=True),
-    )
+def test_the_shipped_rules_change_nothing(reader) -> None:
+    assert parse_rules(SHIPPED.read_text(encoding="utf-8"), "rules.yaml") == ()
 
 
-@pytest.mark.parametrize("text", presets(), ids=lambda text: re.findall("^  - name: (.*)", text, re.MULTILINE)[1])
+@pytest.mark.parametrize("text", presets(), ids=lambda text: re.findall("^  - name: (.*)", text, re.MULTILINE)[0])
 def test_each_preset_works_when_it_is_switched_on(text) -> None:
-    demo, preset = parse_rules(text, "rules.yaml")
-    assert demo.name == "demo"
+    (preset,) = parse_rules(text, "rules.yaml")
     assert preset.force_upstream_stream is True
 
 
@@ -701,13 +698,13 @@ def test_all_presets_together_work() -> None:
     count = len(re.findall(r"^# +- name:", text, re.MULTILINE))
     assert len(presets()) == count >= 5
     everything = re.sub(r"^# (?=  - name:|    \S)", "", text, flags=re.MULTILINE)
-    assert len(parse_rules(everything, "rules.yaml")) == count + 1
+    assert len(parse_rules(everything, "rules.yaml")) == count
 
 
 def test_the_shipped_file_explains_every_key_and_shows_its_default() -> None:
     text = SHIPPED.read_text(encoding="utf-8")
     assert re.findall("^# ([a-z_]+)  +[A-Zt]", text, re.MULTILINE) == list(rules_file.KEYS)
-    shown = parse_rules(next(text for text in presets() if "\n  - name: private-vllm" in text), "rules.yaml")[1]
+    (shown,) = parse_rules(next(text for text in presets() if "\n  - name: private-vllm" in text), "rules.yaml")
     default = Rule("private-vllm", shown.hosts)
     said = dict(re.findall(r"^#     ([a-z_]+):.*# default: (.*)", text, re.MULTILINE))
     for key in set(rules_file.KEYS) - set(rules_file.REQUIRED):
@@ -717,8 +714,42 @@ def test_the_shipped_file_explains_every_key_and_shows_its_default() -> None:
 
 def test_the_codex_preset_takes_the_codex_backend_alone() -> None:
     text = next(text for text in presets() if "\n  - name: chatgpt-codex" in text)
-    codex = parse_rules(text, "rules.yaml")[1]
+    (codex,) = parse_rules(text, "rules.yaml")
     flow = tflow.tflow(req=tutils.treq(host="chatgpt.com", path=b"/backend-api/codex/responses"))
     assert codex.mismatch(facts("chatgpt.com", path="/backend-api/codex/responses", flow=flow)) is None
     other = tflow.tflow(req=tutils.treq(host="chatgpt.com", path=b"/v1/responses"))
     assert codex.mismatch(facts("chatgpt.com", path="/v1/responses", flow=other)) is not None
+
+
+# --- All mistakes at once -------------------------------------------------------------------------------------------
+
+
+def test_every_mistake_is_told_rule_by_rule_beside_the_rules_that_are_right() -> None:
+    rules, mistakes = check_rules(
+        """\
+rules:
+  - name: good
+    hosts: [a.example]
+  - name: bad
+    hosts: [https://b.example/]
+    timeuot: 3
+    retries: many
+  - hosts: [c.example]
+  - name: good
+    hosts: [d.example]
+""",
+        "rules.yaml",
+    )
+    assert [rule.name for rule in rules] == ["good"]
+    assert [line.partition(", ")[0].partition("; ")[0] for line in mistakes] == [
+        "rules.yaml:5: rule bad: hosts: expected a host such as llm.example.com",
+        "rules.yaml:6: rule bad: unknown key 'timeuot'",
+        "rules.yaml:7: rule bad: retries: expected a whole number from 0 to 100",
+        "rules.yaml:8: rule number 3: the key 'name' is missing",
+        "rules.yaml:9: rule good: another rule has this name",
+    ]
+
+
+def test_a_file_without_a_mistake_has_no_line() -> None:
+    rules, mistakes = check_rules(FULL, "rules.yaml")
+    assert (rules, mistakes) == (parse_rules(FULL, "rules.yaml"), [])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from force_stream import flows
+from force_stream.addon import hooks as addon
 from harness import Http1Client, Proxy, Response, Upstream, document, event_stream
 from hypothesis import event, given
 from hypothesis import strategies as st
@@ -15,9 +16,7 @@ from mitmproxy import http
 from mitmproxy.test import taddons, tflow, tutils
 from samples import CHAT, COMPLETIONS, RESPONSES, STREAM
 
-import addon
-
-ADDON = Path(addon.__file__)
+ADDON = Path(__file__).resolve().parent.parent / "addon.py"
 
 # Matches no request below: by host, by model, by path, by filter.
 NO_MATCH = """\
@@ -102,7 +101,7 @@ class Addon:
 
     def __init__(self, folder: Path, rules: str) -> None:
         self.loop = asyncio.new_event_loop()
-        self.addon = addon.ForceStream()
+        self.addon = addon.ForceStream(ADDON.with_name("rules.yaml"))
         path = folder / "rules.yaml"
         path.write_text(rules)
 
@@ -203,7 +202,7 @@ def test_traffic_of_other_hosts_is_what_a_bare_mitmdump_makes_of_it(
     shared_proxy: Callable[..., Proxy], upstream: Upstream, answer: str, sent: str
 ) -> None:
     mode = f"reverse:{upstream.url()}"
-    proxies = [shared_proxy(mode), shared_proxy(mode, scripts=[ADDON])]  # the rules as shipped: the demo's model alone
+    proxies = [shared_proxy(mode), shared_proxy(mode, scripts=[ADDON])]  # the rules as shipped: none
     upstream.answer_always(ANSWERS[answer])
     answers: list[Response] = []
     for proxy in proxies:

@@ -2,9 +2,10 @@
 
 Starts an upstream of its own and a real mitmdump, both on free ports of 127.0.0.1, and stops both whatever happens.
 Exit code 0 only if the one request failed and the other succeeded as they should. Needs the environment that
-`make demo` sets up.
+`make demo` sets up, or another mitmdump and script by `--mitmdump` and `--script`.
 """
 
+import argparse
 import http.client
 import json
 import os
@@ -34,6 +35,12 @@ STOP_TIMEOUT: Final = 10.0
 
 PATH: Final = "/v1/chat/completions"
 MODEL: Final = "force-stream-demo"
+RULES: Final = """\
+rules:
+  - name: demo
+    hosts: ["127.0.0.1"]
+    force_upstream_stream: true
+"""
 REQUEST: Final = {"model": MODEL, "messages": [{"role": "user", "content": "How do you talk?"}]}
 ANSWER: Final = "Word by word, but you get it all in one."
 WORDS: Final = re.findall(r"\s*\S+", ANSWER)
@@ -137,17 +144,20 @@ def _envelope(choices: list[Any]) -> dict[str, Any]:
 
 
 class Mitmdump:
-    """A real mitmdump with the addon and the shipped rules, in reverse mode. It writes nothing outside a folder of its
-    own, not even its certificate authority."""
+    """A real mitmdump with the addon, in reverse mode. It reads no rules and no settings but the demo's own, and writes
+    nothing outside a folder of its own, not even its certificate authority."""
 
-    def __init__(self, upstream_port: int) -> None:
-        program = shutil.which("mitmdump", path=str(Path(sys.executable).parent))
+    def __init__(self, program: str | None, script: Path, upstream_port: int) -> None:
+        program = program or shutil.which("mitmdump", path=str(Path(sys.executable).parent))
         if program is None:
             raise DemoError(
                 f"mitmdump is not installed beside {sys.executable}. `make demo` sets up an environment that has it."
             )
         self._folder = tempfile.TemporaryDirectory(prefix="force-stream-demo-", ignore_cleanup_errors=True)
-        self._command = [program, "-s", str(ROOT / "addon.py"), "--listen-host", HOST, "--listen-port", "0"]
+        rules = Path(self._folder.name, "rules.yaml")
+        rules.write_text(RULES, encoding="utf-8")
+        self._command = [program, "-s", str(script), "--listen-host", HOST, "--listen-port", "0"]
+        self._command += ["--set", f"force_stream_rules={rules}"]
         self._command += ["--mode", f"reverse:http://{HOST}:{upstream_port}"]
         self._command += ["--set", "connection_strategy=lazy", "--set", "flow_detail=0"]
         self._command += ["--set", f"confdir={self._folder.name}"]
@@ -173,7 +183,12 @@ class Mitmdump:
         self._reader.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, problem: BaseException | None, __: object) -> None:
+        self._stop()
+        if isinstance(problem, DemoError):
+            problem.add_note(f"What mitmdump said:\n{textwrap.indent(self.log or '(nothing)', '  ')}")
+
+    def _stop(self) -> None:
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT)
@@ -208,7 +223,7 @@ class Mitmdump:
             in_time = self._changed.wait_for(search, timeout)
         if found is None:
             how = f"it ended with exit code {self._process.wait()}" if in_time else f"after {timeout:.0f} s"
-            raise DemoError(f"{problem}: {how}. What it said:\n{textwrap.indent(self.log or '(nothing)', '  ')}")
+            raise DemoError(f"{problem}: {how}.")
         return found
 
     def _read(self) -> None:
@@ -259,9 +274,7 @@ def check_refused(answer: Answer) -> None:
 def check_answered(answer: Answer, upstream: Upstream) -> None:
     """That the request through the proxy succeeded, and by way of a stream."""
     if answer.status == 400:
-        raise DemoError(
-            "the proxy left the request as it was. Is the rule demo in rules.yaml, with force_upstream_stream: true?"
-        )
+        raise DemoError("the proxy left the request as it was.")
     if answer.status != 200 or answer.content_type != "application/json":
         raise DemoError(f"the request through the proxy got {answer.status} {answer.content_type}: {answer.text}")
     choice = answer.document["choices"][0]
@@ -315,9 +328,9 @@ def show(text: str) -> None:
     print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
 
 
-def demo() -> None:
+def demo(program: str | None, script: Path) -> None:
     paint = Paint()
-    with Upstream() as upstream, Mitmdump(upstream.port) as mitmdump:
+    with Upstream() as upstream, Mitmdump(program, script, upstream.port) as mitmdump:
         print(paint.bold("An upstream that only streams, an application that does not, and force-stream in between.\n"))
         print(f'The application asks for a plain answer: POST {PATH}, no "stream" in it.')
         show(json.dumps(REQUEST))
@@ -339,20 +352,24 @@ def demo() -> None:
 
         print("\nWhat mitmdump logged about it:")
         show(mitmdump.wait_for_log("demo: chat"))
-    print(f"\n{paint.bold('Next:')} write a rule for your upstream in rules.yaml, and put the proxy before it:")
-    print("  make run ARGS='--mode reverse:https://llm.example.com --set connection_strategy=lazy'")
-    print("Your application's base URL is http://127.0.0.1:8080/v1 then. README.md has the other ways.")
+    print(f"\n{paint.bold('Next:')} put the proxy in front of your own upstream:")
+    print("  make run UPSTREAM=https://llm.example.com")
+    print("Your application's base URL is then http://127.0.0.1:8080/v1. README.md has the other ways.")
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Show a request that fails, and the same through the addon.")
+    parser.add_argument("--mitmdump", metavar="PROGRAM", help="another mitmdump than the one beside this Python")
+    parser.add_argument("--script", type=Path, default=ROOT / "addon.py", help="another script than addon.py")
+    options = parser.parse_args()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _leave)
     try:
-        demo()
+        demo(options.mitmdump, options.script.resolve())
     except DemoError as problem:
         sys.stdout.flush()
-        print(f"The demo failed: {problem}", file=sys.stderr)
+        print("\n".join([f"The demo failed: {problem}", *getattr(problem, "__notes__", ())]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         sys.stdout.flush()

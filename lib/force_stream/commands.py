@@ -21,8 +21,9 @@ from mitmproxy.log import ALERT
 from . import flows, jsontext, stats, telling
 from .compare import differences
 from .exchange import Refusal
+from .explain import explain, facts_of
 from .mitmweb import route_commands
-from .rules import RequestFacts, Rule, first_match
+from .rules import Rule, first_match
 from .watch import Limits, Watch
 
 logger = logging.getLogger("force_stream")
@@ -81,7 +82,8 @@ class Commands:
     @command.command("force_stream.explain")
     def explain(self, flows: Sequence[flow.Flow]) -> Sequence[str]:
         """For each flow: which rule took it, or for each rule the first thing that did not match."""
-        return [line for each in _http(flows) for line in _explained(each, self._addon.rules)]
+        enabled = ctx.options.force_stream
+        return [line for each in _http(flows) for line in explain(each, self._addon.rules, enabled=enabled)]
 
     @command.command("force_stream.sse")
     def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
@@ -121,7 +123,7 @@ class Commands:
         try:
             plain, forced = flows.restored(each), flows.restored(each)
             body = flows.body_of(forced)
-            rule = first_match(self._addon.rules, _facts(forced))
+            rule = first_match(self._addon.rules, facts_of(forced))
             if rule is None or body is None or not body.asks_plain:
                 logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
                 return
@@ -174,46 +176,6 @@ def _with_stream(chosen: Sequence[flow.Flow]) -> list[tuple[http.HTTPFlow, bytes
     if not found:
         raise exceptions.CommandError("none of these flows has an event stream")
     return found
-
-
-def _facts(each: http.HTTPFlow) -> RequestFacts:
-    return RequestFacts(flows.hosts_of(each), each.request.path, flows.model_of(flows.body_of(each)), each)
-
-
-def _explained(each: http.HTTPFlow, rules: Sequence[Rule]) -> list[str]:
-    """The rules one by one, until the one that takes the flow."""
-    about = f"{each.request.method} {each.request.host}{each.request.path.partition('?')[0]}"
-    facts = _facts(each)
-    lines: list[str] = []
-    for rule in rules:
-        mismatch = rule.mismatch(facts)
-        if mismatch is None:
-            return [*lines, f"{about}: rule {rule.name} takes it; {_verdict(each, rule)}"]
-        lines.append(f"{about}: rule {rule.name}: {mismatch}")
-    if flows.was_made_to_stream(each):
-        lines.append(f"{about}: rule {flows.rule_of(each)} took it, as the rules were then; its request was forced")
-    return lines or [f"{about}: there are no rules"]
-
-
-def _verdict(each: http.HTTPFlow, rule: Rule) -> str:
-    if flows.was_made_to_stream(each):
-        took = flows.rule_of(each)
-        return "its request was forced" + (f" by rule {took}, as the rules were then" if took != rule.name else "")
-    if not rule.force_upstream_stream:
-        learns = ", unless its upstream says that it must stream" if rule.learn else ""
-        return f"it changes nothing, since force_upstream_stream is false{learns}"
-    if not ctx.options.force_stream:
-        return "it changes nothing, since the option force_stream is off"
-    body = flows.body_of(each)
-    if each.request.method != "POST" or body is None:
-        return "left as it came: only a POST with a JSON object or a form is forced"
-    if not body.asks_plain:
-        return "the client itself asks for a stream, which passes live"
-    try:
-        flows.check_forcible(each, body, rule)
-    except Refusal as reason:
-        return f"left as it came: {reason}"
-    return "its request would be forced now"
 
 
 def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow) -> list[str]:

@@ -32,10 +32,10 @@ _HEAVY: Final = 96 * 1024
 _MOST_WAITING: Final = 32 * 1024
 
 
-def printable(text: str) -> str:
-    """A name that somebody else chose, fit for a log line: no control character, no half of a surrogate, no book."""
-    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:LONGEST_NAME])
-    return clean if len(text) <= LONGEST_NAME else f"{clean}…"
+def printable(text: str, longest: int = LONGEST_NAME) -> str:
+    """Text that somebody else chose, fit for a log line: printable, valid Unicode, at most so many characters."""
+    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:longest])
+    return clean if len(text) <= longest else f"{clean}…"
 
 
 class Refusal(Exception):

@@ -177,6 +177,11 @@ def was_made_to_stream(flow: http.HTTPFlow) -> bool:
     return flow.metadata.get(f"{PREFIX}forced") is True
 
 
+def was_left_alone(flow: http.HTTPFlow) -> bool:
+    """Whether the log has said why this flow's request went out as it came, though a forcing rule takes it."""
+    return f"{PREFIX}left_alone" in flow.metadata
+
+
 def rule_of(flow: http.HTTPFlow) -> str:
     """The name of the rule that took this flow; "" if none noted that."""
     return str(flow.metadata.get(f"{PREFIX}rule", ""))

@@ -20,7 +20,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pkgutil import get_data
 from typing import Any, Final, Protocol
 
 from flask import Flask, Response, abort, request
@@ -36,7 +36,6 @@ logger = logging.getLogger("force_stream")
 LARGEST_CHANGE: Final = 64 * 1024
 # How many flows the page itself shows.
 SHOWN_FLOWS: Final = 50
-_HERE: Final = Path(__file__).parent
 _PARTS: Final = {"page.css": "text/css", "page.js": "text/javascript"}
 _READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -74,12 +73,19 @@ class Board(Protocol):
         """Whether the master switch is on."""
 
 
+def _part(name: str) -> bytes:
+    # By the package's own loader: the package need not be a folder.
+    part = get_data(__package__, name)
+    assert part is not None
+    return part
+
+
 def create_app(board: Board, hosts: Collection[str], *, remote: bool = False) -> Flask:
     """The page as a WSGI application. `hosts`: the values of the Host header under which it answers, in lower case;
     `remote`: whether it answers clients on other machines too."""
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_CHANGE
-    page = app.jinja_env.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
+    page = app.jinja_env.from_string(_part("page.html").decode())
     app.before_request(lambda: _check(frozenset(hosts), remote))
     app.after_request(_harden)
     app.register_error_handler(HTTPException, _explain)
@@ -106,7 +112,7 @@ def create_app(board: Board, hosts: Collection[str], *, remote: bool = False) ->
         name = f"page.{kind}"
         if name not in _PARTS:
             abort(404)
-        return Response((_HERE / name).read_bytes(), mimetype=_PARTS[name])
+        return Response(_part(name), mimetype=_PARTS[name])
 
     @app.get("/rules")
     def list_rules() -> Response:

@@ -99,7 +99,9 @@ class Rule:
             if facts.model is None:
                 return f"the request names no model, and only {', '.join(self.models)} will do"
             if not any(pattern.match(facts.model) for pattern in self._models):
-                return f"model {facts.model} is not among {', '.join(self.models)}"
+                known = ", ".join(self.models)
+                folded = any(fnmatch.fnmatchcase(facts.model.lower(), model.lower()) for model in self.models)
+                return f"model {facts.model} is not among {known}" + " (they are case-sensitive)" * folded
         return self._filter_mismatch(facts.flow)
 
     def is_for_host(self, hosts: Iterable[tuple[str, int | None]]) -> bool:

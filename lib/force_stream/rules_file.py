@@ -30,11 +30,22 @@ class RulesError(ValueError):
 
 def parse_rules(text: str, filename: str) -> tuple[Rule, ...]:
     """The rules of a file's text, in its order. RulesError, beginning with `filename:LINE:`, for the first mistake."""
+    rules, mistakes = check_rules(text, filename)
+    if mistakes:
+        raise RulesError(mistakes[0])
+    return rules
+
+
+def check_rules(text: str, filename: str) -> tuple[tuple[Rule, ...], list[str]]:
+    """The rules that are right, and a line for each mistake, as `RulesError` has it, rule by rule."""
+    mistakes: list[_MistakeError] = []
     try:
-        return _rules(_compose(text))
+        rules = _rules(_compose(text), mistakes)
     except _MistakeError as mistake:
-        position = filename if mistake.line is None else f"{filename}:{mistake.line}"
-        raise RulesError(f"{position}: {mistake.what}") from None
+        rules = ()
+        mistakes.append(mistake)
+    position = [filename if mistake.line is None else f"{filename}:{mistake.line}" for mistake in mistakes]
+    return rules, [f"{where}: {mistake.what}" for where, mistake in zip(position, mistakes, strict=True)]
 
 
 def with_value(rule: Rule, key: str, text: str) -> Rule:
@@ -335,12 +346,18 @@ def _value(key: str, parse: _Parser, node: _Node, key_node: _Node | None = None)
         raise
 
 
-def _values(node: _Node, parsers: Mapping[str, _Parser]) -> dict[str, Any]:
+def _values(node: _Node, parsers: Mapping[str, _Parser], mistakes: list[_MistakeError] | None = None) -> dict[str, Any]:
+    """The value of each key. A mistake is raised, or put into the list, if there is one, and its key left out."""
     values = {}
     for key, key_node, value in _pairs(node):
-        if key not in parsers:
-            raise _MistakeError(f"unknown key {_quoted(key)}{_suggestion(key, parsers)}", key_node)
-        values[key] = _value(key, parsers[key], value, key_node)
+        try:
+            if key not in parsers:
+                raise _MistakeError(f"unknown key {_quoted(key)}{_suggestion(key, parsers)}", key_node)
+            values[key] = _value(key, parsers[key], value, key_node)
+        except _MistakeError as mistake:
+            if mistakes is None:
+                raise
+            mistakes.append(mistake)
     return values
 
 
@@ -437,7 +454,8 @@ KEYS: Final[Mapping[str, _Parser]] = {
 REQUIRED: Final = ("name", "hosts")
 
 
-def _rules(root: _Node | None) -> tuple[Rule, ...]:
+def _rules(root: _Node | None, mistakes: list[_MistakeError]) -> tuple[Rule, ...]:
+    """The rules without a mistake; the mistakes of the others go into the list."""
     if root is None or _kind(root) == "null":
         return ()
     if _kind(root) != "mapping":
@@ -451,19 +469,25 @@ def _rules(root: _Node | None) -> tuple[Rule, ...]:
         raise _MistakeError("the key 'rules' is missing", root)
     if _kind(listed) == "null":
         return ()
-    return _distinct([_rule(node, number) for number, node in enumerate(_value("rules", _items, listed), 1)])
+    items = _value("rules", _items, listed)
+    found = [rule for number, node in enumerate(items, 1) for rule in _rule(node, number, mistakes)]
+    return _distinct(found, mistakes)
 
 
-def _rule(node: _Node, number: int) -> tuple[Rule, _Node]:
+def _rule(node: _Node, number: int, mistakes: list[_MistakeError]) -> list[tuple[Rule, _Node]]:
+    """The rule and its node; none, and its mistakes in the list, where it has any."""
+    found: list[_MistakeError] = []
+    values: dict[str, Any] = {}
     try:
-        values = _values(node, KEYS)
-        for key in REQUIRED:
-            if key not in values:
-                raise _MistakeError(f"the key {key!r} is missing", node)
-        return Rule(**values), node
+        values = _values(node, KEYS, found)
+        given = {key for key, _, _ in _pairs(node)}
+        found += [_MistakeError(f"the key {key!r} is missing", node) for key in REQUIRED if key not in given]
     except _MistakeError as mistake:
-        mistake.what = f"{_label(node, number)}: {mistake.what}"
-        raise
+        found.append(mistake)
+    for each in found:
+        each.what = f"{_label(node, number)}: {each.what}"
+    mistakes += found
+    return [] if found else [(Rule(**values), node)]
 
 
 def _label(node: _Node, number: int) -> str:
@@ -474,11 +498,11 @@ def _label(node: _Node, number: int) -> str:
     return f"rule number {number}"
 
 
-def _distinct(rules: Iterable[tuple[Rule, _Node]]) -> tuple[Rule, ...]:
+def _distinct(rules: Iterable[tuple[Rule, _Node]], mistakes: list[_MistakeError]) -> tuple[Rule, ...]:
     by_name: dict[str, tuple[Rule, _Node]] = {}
     for rule, node in rules:
-        if rule.name in by_name:
-            first = _in_line(by_name[rule.name][1])
-            raise _MistakeError(f"rule {rule.name}: another rule has this name, the one{first}", node)
-        by_name[rule.name] = (rule, node)
+        first = by_name.setdefault(rule.name, (rule, node))
+        if first[1] is not node:
+            where = _in_line(first[1])
+            mistakes.append(_MistakeError(f"rule {rule.name}: another rule has this name, the one{where}", node))
     return tuple(rule for rule, _ in by_name.values())
