@@ -34,7 +34,8 @@ README = PAGES["README.md"]
 LONGEST_README = 130
 ENTRYPOINT = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").partition("ENTRYPOINT")[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TARGETS = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = re.findall(r"^([a-z-]+):.*##", MAKEFILE, re.MULTILINE)
 
 
 def table(*header: str) -> list[list[str]]:
@@ -204,6 +205,8 @@ def test_every_make_command_exists() -> None:
     named = [words[1] for words in map(str.split, commands()) if words[:1] == ["make"] and len(words) > 1]
     assert {"demo", "test", "run"} <= set(named)
     assert set(named) <= set(TARGETS)
+    variables = {name for line in commands() if line.startswith("make ") for name in re.findall(r"\b([A-Z]+)=", line)}
+    assert all(f"$({name})" in MAKEFILE for name in variables), variables
 
 
 def test_every_mitmproxy_command_listens_on_this_machine_alone() -> None:
