@@ -205,7 +205,7 @@ TRUNCATED: Final = failed("stream_truncated")
 TIMED_OUT: Final = failed("stream_timeout")
 EMPTY: Final = failed("stream_empty")
 MALFORMED: Final = failed("stream_malformed")
-PAGE_OF_MITMPROXY: Final = "502, a page of mitmproxy's"
+PAGE_OF_MITMPROXY: Final = "502, mitmproxy's own page"
 
 
 @dataclass(frozen=True)
@@ -266,9 +266,9 @@ def _raw_head(*lines: str) -> Raw:
 # Violations of HTTP/2.
 BAD_FRAMES: Final = {
     # hyperframe makes none that adds nothing: length 4, type 8, stream 1 (RFC 9113, section 6.9).
-    "WINDOW_UPDATE by nothing": b"\x00\x00\x04\x08\x00\x00\x00\x00\x01\x00\x00\x00\x00",
+    "WINDOW_UPDATE of zero": b"\x00\x00\x04\x08\x00\x00\x00\x00\x01\x00\x00\x00\x00",
     "WINDOW_UPDATE beyond the largest window": WindowUpdateFrame(0, window_increment=2**31 - 1).serialize(),
-    "DATA on a stream that nobody opened": DataFrame(99, data=b"x").serialize(),
+    "DATA on a stream that was never opened": DataFrame(99, data=b"x").serialize(),
 }
 # Longer than any limit of a test.
 PADDING: Final = Data(b": " + b"x" * 100_000 + b"\n\n")
@@ -286,13 +286,13 @@ def _no_response() -> Iterator[Fault]:
     yield fault("TCP reset inside the headers", [cut, Reset()], UNREACHABLE, over=H1, **none)
     cut = Raw(b"\x00\x00\x40\x01\x04\x00\x00\x00\x01\x88")
     yield fault("connection closed inside the HEADERS frame", [cut, Close()], UNREACHABLE, over=H2, **none)
-    yield fault("bytes that are no HTTP", [Raw(b"\x00\x01\x02 hello\r\n\r\n"), Close()], UNREACHABLE, over=H1, **none)
+    yield fault("bytes that are not HTTP", [Raw(b"\x00\x01\x02 hello\r\n\r\n"), Close()], UNREACHABLE, over=H1, **none)
     text = Raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    yield fault("an answer of HTTP/1.1 to HTTP/2", [text, Close()], UNREACHABLE, over=H2, **none)
+    yield fault("an HTTP/1.1 answer to an HTTP/2 request", [text, Close()], UNREACHABLE, over=H2, **none)
     for name, frame in BAD_FRAMES.items():
         yield fault(f"{name} before the headers", [Raw(frame), Linger()], UNREACHABLE, over=H2, **none)
     bad = Raw(b"HTTP/1.1 2OO Fine\r\nContent-Type: text/event-stream\r\n\r\n")
-    yield fault("a status line that is none", [bad, Linger()], UNREACHABLE, over=H1, left=True, **none)
+    yield fault("an invalid status line", [bad, Linger()], UNREACHABLE, over=H1, left=True, **none)
     for name, lines in {
         "an invalid header name": ("Bad Name: x", "Transfer-Encoding: chunked"),
         "a space before a header's colon": ("X-Thing : x", "Transfer-Encoding: chunked"),
@@ -329,13 +329,13 @@ def _no_response() -> Iterator[Fault]:
     yield fault("connection refused", nothing, UNREACHABLE, over=("refused",), **at_once)
     yield fault("connection closed at once", nothing, UNREACHABLE, over=("closing",), **at_once)
     yield fault("connection reset at once", nothing, UNREACHABLE, over=("resetting",), **at_once)
-    yield fault("a greeting that is no HTTP", nothing, UNREACHABLE, over=("chatter",), **at_once)
+    yield fault("a greeting that is not HTTP", nothing, UNREACHABLE, over=("chatter",), **at_once)
     yield fault("TLS: a greeting in plain text", nothing, UNREACHABLE, over=("TLS chatter",), **at_once)
     yield fault("TLS: closed in the handshake", nothing, UNREACHABLE, over=("TLS closing",), **at_once)
-    untrusted = "TLS: a certificate that nobody trusts"
+    untrusted = "TLS: an untrusted certificate"
     yield fault(untrusted, nothing, UNREACHABLE, over=("untrusted",), **at_once)
     yield fault("accepted, then silence", nothing, TIMED_OUT, over=("silent",), rule="idle", **gone)
-    yield fault("a connection that nobody accepts", nothing, TIMED_OUT, over=("full",), rule="timeout", **gone)
+    yield fault("a connection that is never accepted", nothing, TIMED_OUT, over=("full",), rule="timeout", **gone)
     yield fault("TLS: a handshake that never ends", nothing, TIMED_OUT, over=("TLS silent",), rule="timeout", **gone)
 
 
@@ -366,7 +366,7 @@ def _cut() -> Iterator[Fault]:
     over_long = [Head(headers={"Content-Length": f"{len(HEL.data)}"}), HEL, Settle(), LO, Linger()]
     yield fault("body longer than its Content-Length", over_long, TRUNCATED, over=H2, kept="some", **page)
     bad_chunk = [Head(), HEL, Raw(b"xyz\r\nhello\r\n"), Linger()]
-    yield fault("a chunk size that is none", bad_chunk, TRUNCATED, over=H1, left=True, **page)
+    yield fault("an invalid chunk size", bad_chunk, TRUNCATED, over=H1, left=True, **page)
     for framing in ("chunked", "length", "close"):
         over = ("HTTP/1", "HTTP/2") if framing == "length" else H1
         ended = [Head(framing=framing), HEL, LO, End()]
@@ -383,7 +383,7 @@ def _cut() -> Iterator[Fault]:
         yield fault(f"RST_STREAM {name} between two events", steps, TRUNCATED, over=H2, without_layer=without)
     yield fault("RST_STREAM NO_ERROR after [DONE]", [Head(), *WHOLE, RstStream(0)], answered(), over=H2, **page)
     steps = [Head(), *WHOLE, End(), RstStream(0)]
-    yield fault("RST_STREAM NO_ERROR behind END_STREAM", steps, answered(), over=H2)
+    yield fault("RST_STREAM NO_ERROR after END_STREAM", steps, answered(), over=H2)
     yield fault("GOAWAY that covers the stream", [Head(), HEL, GoAway(), Linger()], TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, GoAway(last_stream_id=0), Linger()]
     yield fault("GOAWAY that does not cover the stream", steps, TRUNCATED, over=H2, **page)
@@ -436,9 +436,9 @@ def _too_long() -> Iterator[Fault]:
     yield fault("silence for 5 s after the finish reason", [Head(), HEL, LO, STOP, Linger()], answered(), left=True)
     yield fault("no response within the timeout", [Linger()], TIMED_OUT, kept="none", **late)
     drip = [step for _ in range(100) for step in (Data(b": wait\n\n"), Pause(0.05))]
-    yield fault("comments without end", [Head(), *drip, Linger()], TIMED_OUT, kept="some", **late)
+    yield fault("endless comments", [Head(), *drip, Linger()], TIMED_OUT, kept="some", **late)
     flood = [step for _ in range(100) for step in (HEL, Pause(0.05))]
-    yield fault("events without end", [Head(), *flood, Linger()], TIMED_OUT, kept="some", **late)
+    yield fault("endless events", [Head(), *flood, Linger()], TIMED_OUT, kept="some", **late)
     yield fault("a connection that lingers after [DONE]", [Head(), *WHOLE, Linger()], answered(), left=True)
     steps = [Head(), CREATED, DELTA, COMPLETED, Linger()]
     yield fault("a connection that lingers after a terminal event", steps, answered(), path=RESPONSES, left=True)
@@ -457,9 +457,9 @@ def _other() -> Iterator[Fault]:
     """Answers that are whole but not what was asked for."""
     yield fault("nothing wrong", event_stream(WHOLE_BYTES, size=10), answered())
     trailing = [Head(), *WHOLE, End({"X-Checksum": "1"})]
-    yield fault("trailers behind the body", trailing, answered(), without_layer="")
+    yield fault("trailers after the body", trailing, answered(), without_layer="")
     unfinished = [Head(), HEL, LO, STOP, End({"X-Checksum": "1"})]
-    yield fault("trailers behind the body, no [DONE]", unfinished, answered(), without_layer="")
+    yield fault("trailers after the body, no [DONE]", unfinished, answered(), without_layer="")
     yield fault("an interim response first", [Interim(103), *event_stream(WHOLE_BYTES).steps], answered(), over=H2)
     bare = Head(204, content_type=None, framing=None)
     yield fault("204", [bare, End()], passed(204), kept="none")
@@ -491,7 +491,7 @@ def _other() -> Iterator[Fault]:
     yield fault("503 with a page, cut", [busy, Data(PAGE), Close()], passed(503, PAGE), over=H1, **page_of_its_own)
     yield fault("429 with its error inside a stream", [Head(429), events(LIMITED), End()], said(429, LIMITED))
     yield fault("an error event that names its status", [Head(), HEL, events(LIMITED), End()], said(429, LIMITED))
-    yield fault("an error event that names none", [Head(), events(OVERLOADED), DONE, End()], said(502, OVERLOADED))
+    yield fault("an error event that names no status", [Head(), events(OVERLOADED), DONE, End()], said(502, OVERLOADED))
     yield fault(
         "response.failed",
         [Head(), CREATED, FAILED, End()],
@@ -507,7 +507,7 @@ def _other() -> Iterator[Fault]:
     yield fault("events whose data is text", [Head(), Data(b"data: out of memory\n\n"), End()], MALFORMED)
     yield fault("events whose data is broken JSON", [Head(), Data(b'data: {"id": \n\n'), End()], MALFORMED)
     broken = Data(HEL.data.replace(b"Hel", b"Hel\xff"))
-    yield fault("bytes that are no UTF-8", [Head(), broken, LO, STOP, DONE, End()], answered("Hel\ufffdlo"))
+    yield fault("bytes that are not UTF-8", [Head(), broken, LO, STOP, DONE, End()], answered("Hel\ufffdlo"))
 
 
 FAULTS: Final = (*_no_response(), *_cut(), *_too_long(), *_other())
@@ -785,10 +785,10 @@ def verdict(response: Response) -> str:
     if response.status is None:
         return "no answer"
     if not response.complete:
-        return f"{response.status}, ends short"
+        return f"{response.status}, cut short"
     content_type = (response.header("content-type") or "").partition(";")[0]
     if content_type == "text/html" and (response.header("server") or "").startswith("mitmproxy"):
-        return f"{response.status}, a page of mitmproxy's"
+        return f"{response.status}, mitmproxy's own page"
     return in_words(response.status, response.body)
 
 

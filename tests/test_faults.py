@@ -143,7 +143,7 @@ def test_the_docs_name_every_fault() -> None:
 
 
 ON_STREAMS = {
-    "HTTP/1": ("connection closed between two events", "cut inside a chunk", "a chunk size that is none"),
+    "HTTP/1": ("connection closed between two events", "cut inside a chunk", "an invalid chunk size"),
     "HTTP/2": ("RST_STREAM REFUSED_STREAM before the headers", "RST_STREAM CANCEL between two events"),
 }
 ON_ANY = ("silence between two events", "a connection that lingers after [DONE]", "429 with JSON", "an empty body")
@@ -363,7 +363,7 @@ def test_no_credential_leaves_a_trace(certs: Certs, tmp_path: Path) -> None:
     flow_file = tmp_path / "flows"
     settings = {"scripts": [SCRIPTS / "break_addon.py"], "options": {"termlog_verbosity": "debug"}}
     wanted = [fault for fault in FAULTS if fault.name in SAMPLE or fault.outcome.code in faults.FINAL]
-    wanted += named("connection refused", "429 with JSON", "an error event that names none", "204")
+    wanted += named("connection refused", "429 with JSON", "an error event that names no status", "204")
     with Bench(certs, tmp_path, flow_file=flow_file, **settings) as bench:
         errors = []
         for row in faults.rows("HTTP/1", False, wanted):

@@ -14,19 +14,19 @@ TESTS: Final = Path(__file__).resolve().parent.parent / "tests"
 INTRODUCTION: Final = """\
 # What the client gets when the upstream fails
 
-Every row is played over real sockets against mitmproxy {version}, to a client of HTTP/1.1 and to one of HTTP/2; both
-get the same unless the row says otherwise. `make faults` writes this file anew, and `tests/test_faults.py` asserts each
-row: status, body, headers, what the flow shows, that the upstream's connection is closed where it has to be, and that
-the next request on the client's connection works.
+Every row is played over real sockets against mitmproxy {version}, to an HTTP/1.1 client and to an HTTP/2 client; both
+get the same unless the row says otherwise. `make faults` writes this file, and `tests/test_faults.py` asserts each row:
+the status, body and headers, what the flow shows, that the connection to the upstream is closed where it must be, and
+that the next request on the client's connection works.
 
-* *Answer*: to a client that waits. A code is that of the error the addon makes, or of the upstream's own.
-* *With heartbeat*: to a client that has seen the first space, so that the status is 200 whatever comes. A failure then
-  ends the connection short (HTTP/1.1: no last chunk; HTTP/2: RST_STREAM). What fails before the first space has its
-  true status.
-* *Without the stream layer*: on a mitmproxy that the addon does not know below its hooks. It says so at the start;
-  limits and heartbeats do nothing then, so their rows are not tried, nor those of an upstream that leaves its answer
-  open. After trailers or an interim response over HTTP/1 mitmproxy leaves its client waiting. "No answer" is a
-  connection or a stream that ends.
+* *Answer*: what a waiting client gets. The code is that of the addon's error, or of the upstream's own.
+* *With heartbeat*: what a client gets that has already received the first space, so that the status is always 200. A
+  failure then cuts the response short (HTTP/1.1: no last chunk; HTTP/2: RST_STREAM). A failure before the first space
+  has its true status.
+* *Without the stream layer*: on a mitmproxy whose internals the addon does not know, which it says at startup. Limits
+  and heartbeats then do nothing, so their rows are not played, nor those in which the upstream leaves its answer open.
+  After trailers, or after an interim response over HTTP/1, mitmproxy leaves its client waiting. "No answer" means that
+  the connection or the stream ends.
 
 """
 

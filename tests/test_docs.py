@@ -1,8 +1,9 @@
-"""What the README says that the code says too: tables, commands, examples and links."""
+"""What README.md and docs/ say that the code says too: tables, commands, examples and links."""
 
 import asyncio
 import contextlib
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from force_stream import commands as commands_of_flows
 from force_stream import errors
 from force_stream.addon.hooks import ForceStream
 from force_stream.endpoints import ENDPOINTS
+from force_stream.learn import rule_to_paste
+from force_stream.quirks import QUIRKS
 from force_stream.request import read_body
 from force_stream.rules import Rule
 from force_stream.rules_file import INJECT, KEYS, REQUIRED, parse_rules
@@ -22,14 +25,21 @@ from mitmproxy import flowfilter
 from mitmproxy.test import taddons
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README = PAGES["README.md"]
+LONGEST_README = 130
+ENTRYPOINT = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").partition("ENTRYPOINT")[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TARGETS = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = re.findall(r"^([a-z-]+):.*##", MAKEFILE, re.MULTILINE)
 
 
 def table(*header: str) -> list[list[str]]:
-    """The rows of the one table with this header, cell by cell."""
-    lines = README.splitlines()
+    """The rows of the one table with this header in all pages, cell by cell."""
+    lines = [line for text in PAGES.values() for line in (*text.splitlines(), "")]
     (start,) = [number for number, line in enumerate(lines) if cells(line) == list(header)]
     rows = []
     for line in lines[start + 2 :]:
@@ -53,30 +63,35 @@ def code(cell: str) -> str:
     return span
 
 
-def blocks(language: str) -> list[str]:
-    found = [text for name, text in FENCE.findall(README) if name == language]
+def blocks(language: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a language, each with the page that has it."""
+    found = [(page, block) for page, text in PAGES.items() for name, block in FENCE.findall(text) if name == language]
     assert found, language
     return found
 
 
 def block_after(sentence: str) -> str:
-    """The indented block that follows the paragraph with this sentence."""
-    after = README.partition(sentence)[2]
-    match = re.search(r"\n\n((?:    .*\n|\n)+)", after)
-    assert sentence in README
+    """The indented block that follows the paragraph with this sentence, which one page has."""
+    (page,) = [text for text in PAGES.values() if sentence in text]
+    match = re.search(r"\n\n((?:    .*\n|\n)+)", page.partition(sentence)[2])
     assert match
     return "\n".join(line[4:] for line in match[1].rstrip().split("\n"))
 
 
 def commands() -> Iterator[str]:
     """Every line that a person may paste into a shell, and every command in the text."""
-    unfenced = FENCE.sub("", README)
-    yield from (line.strip() for line in unfenced.splitlines() if line.startswith("    "))
-    yield from code_spans(re.sub(r"^    .*$", "", unfenced, flags=re.MULTILINE).replace("\n", " "))
+    for text in PAGES.values():
+        unfenced = FENCE.sub("", text)
+        yield from (line.strip() for line in unfenced.splitlines() if line.startswith("    "))
+        yield from code_spans(re.sub(r"^    .*$", "", unfenced, flags=re.MULTILINE).replace("\n", " "))
 
 
 def without_a_proxy(line: str) -> bool:
     return " -n " in line
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= LONGEST_README
 
 
 # Tables
@@ -92,7 +107,7 @@ def test_table_of_rule_keys_is_the_codes() -> None:
 @pytest.mark.parametrize("key", [key for key in KEYS if key not in REQUIRED])
 def test_defaults_of_rule_keys_are_the_codes(key: str) -> None:
     default = next(code(default) for name, _, default in table("key", "meaning", "default") if code(name) == key)
-    (rule,) = parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    {key}: {default}\n", "README.md")
+    (rule,) = parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    {key}: {default}\n", "docs")
     assert rule == Rule("r", ("h",))
 
 
@@ -116,9 +131,9 @@ def test_table_of_options_is_the_addons() -> None:
     ours = {name: default for name, default in options.items() if name.startswith("force_stream")}
     rows = {code(name): default for name, _, default in table("option", "meaning", "default")}
     assert rows.keys() == ours.keys()
-    for name in ("force_stream", "force_stream_aggregate"):
-        assert rows[name] == f"`{str(ours[name]).lower()}`"
-    assert rows["force_stream_rules"] == "`rules.yaml` beside `addon.py`"
+    assert rows.pop("force_stream_rules") == "`rules.yaml` beside `addon.py`"
+    for name, default in rows.items():
+        assert code(default) == (ours[name] if isinstance(ours[name], str) else json.dumps(ours[name])), name
     assert ours["force_stream_rules"] == str(ROOT / "rules.yaml")
 
 
@@ -142,16 +157,16 @@ def test_table_of_faults_to_inject_is_the_codes() -> None:
     shown = [code(entry) for entry, _ in table("inject", "what happens")]
     assert {entry.partition(":")[0] for entry in shown} == set(INJECT)
     for entry in shown:
-        parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    inject: {{{entry}}}\n", "README.md")
+        parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    inject: {{{entry}}}\n", "docs")
 
 
-def test_filters_in_the_readme_are_filters() -> None:
+def test_table_of_filters_has_filters() -> None:
     for entry, _ in table("filter", "flows"):
         assert flowfilter.parse(code(entry)), entry
 
 
 def test_table_of_endpoints_is_the_codes() -> None:
-    rows = table("endpoint", "path ends with", "left as it came")
+    rows = table("endpoint", "path ends with", "left unchanged")
     assert [(code(name), tuple(code_spans(paths))) for name, paths, _ in rows] == [
         (endpoint.name, endpoint.paths) for endpoint in ENDPOINTS.values()
     ]
@@ -159,13 +174,25 @@ def test_table_of_endpoints_is_the_codes() -> None:
         assert set(endpoint.never_streams) <= set(code_spans(exceptions))
 
 
-def test_every_failure_of_the_addons_own_is_in_the_readme() -> None:
+def test_table_of_quirks_is_the_codes() -> None:
+    assert [code(quirk) for quirk, _ in table("quirk", "the upstream's deviation")] == list(QUIRKS)
+
+
+def test_table_of_presets_is_that_of_the_rules_file() -> None:
+    presets = re.findall(r"^#   - name: (\S+)$", (ROOT / "rules.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    example, *presets = presets
+    assert example == "private-vllm"
+    assert [code(preset) for preset, _, _ in table("preset", "upstream", "why")] == presets
+
+
+def test_every_failure_of_the_addons_own_is_in_the_docs() -> None:
     kinds = [kind for kind in errors.StreamError.__subclasses__() if kind is not errors.UpstreamError]
     assert kinds
+    page = PAGES["docs/failures.md"]
     for kind in kinds:
-        assert f"{kind.status_hint} `{kind.code}`" in README
+        assert f"{kind.status_hint} `{kind.code}`" in page
     unretryable = [kind.code for kind in kinds if not kind.retryable]
-    sentence = re.search(r"([^.]*) carry\n?\s*`x-should-retry: false`", README)
+    sentence = re.search(r"([^.]*) carry\n?\s*`x-should-retry: false`", page)
     assert sentence
     assert code_spans(sentence[1]) == unretryable
 
@@ -177,6 +204,8 @@ def test_every_make_command_exists() -> None:
     named = [words[1] for words in map(str.split, commands()) if words[:1] == ["make"] and len(words) > 1]
     assert {"demo", "test", "run"} <= set(named)
     assert set(named) <= set(TARGETS)
+    variables = {name for line in commands() if line.startswith("make ") for name in re.findall(r"\b([A-Z]+)=", line)}
+    assert all(f"$({name})" in MAKEFILE for name in variables), variables
 
 
 def test_every_mitmproxy_command_listens_on_this_machine_alone() -> None:
@@ -186,25 +215,39 @@ def test_every_mitmproxy_command_listens_on_this_machine_alone() -> None:
         assert "--listen-host 127.0.0.1" in line or without_a_proxy(line), line
 
 
+def test_every_container_is_published_on_this_machine_alone() -> None:
+    lines = [line for line in commands() if line.startswith("docker run ")]
+    assert lines
+    for line in lines:
+        assert "-p 127.0.0.1:" in line, line
+
+
 def test_every_reverse_proxy_answers_when_the_upstream_is_down() -> None:
+    lazy = re.compile(r"--set connection_strategy=lazy\b|--set\", \"connection_strategy=lazy\"")
     lines = [line for line in commands() if "--mode reverse:" in line]
     assert lines
     for line in lines:
-        assert "--set connection_strategy=lazy" in line, line
+        # mitmproxy exits over an option that is given twice, and our image's entrypoint may give it.
+        given = line + (ENTRYPOINT if " force-stream --mode" in line else "")
+        assert len(lazy.findall(given)) == 1, line
 
 
 # Examples
 
 
-def test_rules_in_the_readme_are_rules() -> None:
-    for text in blocks("yaml"):
-        (rule,) = parse_rules(text, "README.md")
-        assert rule.force_upstream_stream
+def test_rules_in_the_docs_are_rules() -> None:
+    for page, text in blocks("yaml"):
+        (rule,) = parse_rules(text, page)
+        assert rule.force_upstream_stream or rule.learn
+
+
+def test_example_of_a_learned_rule_is_the_codes() -> None:
+    assert block_after("The log has the rule to paste") == rule_to_paste("llm.example.com", "qwq-32b")
 
 
 def test_example_requests_are_before_and_after_the_edit() -> None:
     plain = block_after("The application sends what it always sent:").split("\n")[-1].encode()
-    forced = block_after("The upstream gets this.").split("\n")[-1].encode()
+    forced = block_after("The upstream receives this.").split("\n")[-1].encode()
     body = read_body(plain)
     assert body is not None
     assert body.forced({"include_usage": True}).body == forced
@@ -224,7 +267,7 @@ def test_example_error_is_the_addons() -> None:
     closed = "HTTP/1 protocol error: peer closed connection without sending complete message body"
     reply = answer.finish(f"{closed} (incomplete chunked read)")
     assert reply is not None
-    example = block_after("The addon's own errors have OpenAI's shape.")
+    example = block_after("The addon's own errors have OpenAI's format.")
     came = re.compile(r"[\d,]+ events, [\d,]+ bytes")
     assert came.sub("", reply.body.decode()) == came.sub("", example)
 
@@ -233,14 +276,15 @@ def test_example_log_line_has_the_form_of_a_log_line() -> None:
     line = (
         r"private-vllm: chat qwen3-8b, 200, finish stop, \d+ events, [\d,]+ bytes, \d+ in \+ \d+ out tokens, [\d.]+ s"
     )
-    assert re.search(rf"^ +{line}$", README, re.MULTILINE)
+    shown = [page for page, text in PAGES.items() if re.search(rf"^ +{line}$", text, re.MULTILINE)]
+    assert shown == ["README.md", "docs/looking.md"]
 
 
-def test_python_in_the_readme_runs() -> None:
-    for text in blocks("python"):
+def test_python_in_the_docs_runs() -> None:
+    for page, text in blocks("python"):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(text, "README.md", "exec"), {})
+            exec(compile(text, page, "exec"), {})
         assert printed.getvalue().startswith("200 b'{")
         assert '"content":"Hi"' in printed.getvalue()
 
@@ -254,13 +298,20 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "docs/performance.md", "docs/scaling.md"])
+@pytest.mark.parametrize("name", [*PAGES, "CHANGELOG.md"])
 def test_links_within_the_project_resolve(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    checks: dict[bool, Callable[[str], Any]] = {
-        True: lambda target: target[1:] in anchors(text),
-        False: lambda target: ((ROOT / name).parent / target).is_file(),
-    }
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if "://" not in target:
-            assert checks[target.startswith("#")](target), target
+    for target in links((ROOT / name).read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        page = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert page.is_relative_to(ROOT), target
+        assert page.is_file() or (page.is_dir() and not anchor), target
+        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), target
+
+
+def test_readme_links_to_every_page() -> None:
+    assert set(PAGES) - {"README.md"} <= set(links(README))
+
+
+def links(text: str) -> list[str]:
+    """Where the links lead, but for those to other sites."""
+    return [target for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)) if "://" not in target]
