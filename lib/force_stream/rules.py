@@ -19,6 +19,8 @@ from mitmproxy.flow import Flow
 from .endpoints import Endpoint, endpoint_for
 
 MEBIBYTE: Final = 1024**2
+# mitmproxy's option that names hosts to force, and the rule that is made of it.
+HOSTS_OPTION: Final = "force_stream_hosts"
 
 
 @dataclass(frozen=True, slots=True)

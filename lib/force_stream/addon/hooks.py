@@ -31,7 +31,7 @@ from ..exchange import Exchange, Refusal
 from ..explain import why_not_forced
 from ..learn import rule_to_paste
 from ..retry import delay
-from ..rules import RequestFacts, Rule, changes, describe, first_match
+from ..rules import HOSTS_OPTION, RequestFacts, Rule, changes, describe, first_match
 from ..rules_file import KEYS, RulesError, parse_rules, with_value
 from ..stats import Stats
 from ..watch import Limits, Watch
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("force_stream")
 
-HOSTS_OPTION: Final = "force_stream_hosts"
 # Seconds between two looks at the rules file; a change is to take effect within two.
 WATCH_INTERVAL: Final = 0.5
 
@@ -83,7 +82,7 @@ class ForceStream:
             "The file with the rules for forced upstream streaming; empty: none.",
         )
         loader.add_option(
-            "force_stream_hosts",
+            HOSTS_OPTION,
             Sequence[str],
             [],
             "Hosts whose requests are forced without a rules file, as in a rule's hosts; tried after the file's rules.",

@@ -1,0 +1,42 @@
+"""`force-stream aggregate` and `python -m force_stream`: event streams in, their JSON documents out."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..endpoints import ENDPOINTS
+from ..exchange import JSON_TYPE, Exchange
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", choices=list(ENDPOINTS), default="chat", help="which API it is (default: chat)")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="event streams; default: stdin")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the document of each file, and on stderr what was odd about it. The exit code: 0 for documents, 1 where
+    one of them is an error, 2 for a file that cannot be read."""
+    return max([_aggregate(name, options.endpoint, named=len(options.files) > 1) for name in options.files or ["-"]])
+
+
+def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
+    try:
+        body = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        print(f"{name}: {error.strerror}", file=sys.stderr)
+        return 2
+    # A body has no label here that could be wrong.
+    answer = Exchange(rule="(command line)", endpoint=endpoint).read(content_type=JSON_TYPE)
+    answer.feed(body)
+    reply = answer.finish()
+    notes = list(answer.report.odd)
+    if answer.report.inferred:
+        notes.append("the finish reason is inferred: the upstream sent none")
+    failed = reply is not None and reply.status >= 400
+    if reply is not None and failed:
+        notes.append(f"an error: the client would get status {reply.status}")
+    for note in notes:
+        print(f"{name}: {note}" if named else note, file=sys.stderr)
+    sys.stdout.buffer.write((reply.body if reply else body).rstrip(b"\n") + b"\n")
+    sys.stdout.flush()
+    return 1 if failed else 0

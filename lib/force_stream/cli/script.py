@@ -1,0 +1,11 @@
+"""Where the addon's script is. Knows the two places: in a wheel, and in a checkout."""
+
+from pathlib import Path
+
+
+def script() -> Path:
+    """The path of addon.py, for mitmproxy's `-s`."""
+    package = Path(__file__).resolve().parent.parent
+    # In a wheel it has a folder of its own: mitmproxy puts that folder on the path of all scripts.
+    packaged = package / "script" / "addon.py"
+    return packaged if packaged.is_file() else package.parent.parent / "addon.py"
