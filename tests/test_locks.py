@@ -65,7 +65,7 @@ def versions(name: str, machine: dict[str, str]) -> dict[str, str]:
 
 
 def test_each_set_of_the_project_has_a_lock() -> None:
-    assert LOCKS == sorted(install.sets())
+    assert sorted(install.sets()) == LOCKS
 
 
 @pytest.mark.parametrize("name", LOCKS)
