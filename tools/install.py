@@ -1,26 +1,56 @@
-"""Install what pyproject.toml lists into the environment that runs this: the dependencies, and the groups named.
+"""Install sets of packages into the environment that runs this. It needs nothing but pip, and no make:
 
-An argument such as mitmproxy==12.0.1 is installed as it is, and narrows what pyproject.toml allows.
+    python tools/install.py run                       what the addon needs, as locked in requirements/run.txt
+    python tools/install.py test lint                 what the tests and the linters need
+    python tools/install.py --newest test             the newest versions that pyproject.toml allows
+    python tools/install.py test mitmproxy==12.0.1    the same, but with this version
 
-The addon itself is not installed: it runs from where it lies. (pip knows `--group` only since 25.1; a venv made by
-Python 3.12 or 3.13 has an older one.)
+A set is `run` or a dependency group of pyproject.toml. The addon itself is not installed: it runs from where it is.
 """
 
+import argparse
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+# The groups that do without the project's dependencies.
+STANDALONE: Final = frozenset({"build", "litellm"})
+# pip knows `--group` only since 25.1, and an environment that Python 3.12 or 3.13 makes has an older one.
+PIP: Final = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
 
-def main(arguments: list[str]) -> int:
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    groups = project["dependency-groups"]
-    packages = list(project["project"]["dependencies"])
-    for argument in arguments:
-        packages += [argument] if "==" in argument else groups[argument]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-    return subprocess.run(command, check=False).returncode
+def lock(name: str) -> Path:
+    return ROOT / "requirements" / f"{name}.txt"
+
+
+def sets() -> dict[str, list[str]]:
+    """What pyproject.toml asks for, for each set."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    run = project["project"]["dependencies"]
+    groups = project["dependency-groups"].items()
+    return {"run": run} | {name: group if name in STANDALONE else run + group for name, group in groups}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    known = sets()
+    parser = argparse.ArgumentParser(description="Install sets of packages, exactly as locked in requirements/.")
+    parser.add_argument("sets", nargs="+", metavar="SET", help=f"{', '.join(known)}; or PACKAGE==VERSION")
+    parser.add_argument("--newest", action="store_true", help="the newest versions that pyproject.toml allows")
+    options = parser.parse_args(arguments)
+    versions = [name for name in options.sets if "==" in name]
+    names = [name for name in options.sets if name not in versions]
+    if unknown := sorted(set(names) - known.keys()):
+        parser.error(f"unknown set {unknown[0]!r}; known: {', '.join(known)}")
+    if options.newest or versions:
+        packages = [package for name in names for package in known[name]]
+        what = ["--upgrade", "--upgrade-strategy", "eager", *packages, *versions]
+    else:
+        what = ["--require-hashes", *(part for name in names for part in ("--requirement", str(lock(name))))]
+    return subprocess.run([*PIP, *what], check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -36,7 +36,7 @@ from harness.steps import (
     pieces,
     sse,
 )
-from harness.tools import needs_tool
+from harness.tools import needs_packages, needs_tool
 from harness.upstream import Upstream, refused_port
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "event_stream",
     "flows_of",
     "httpx_client",
+    "needs_packages",
     "needs_tool",
     "openai_client",
     "pieces",

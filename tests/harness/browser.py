@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from harness.tools import needs_tool
+from harness.tools import needs_packages, needs_tool
 
 ROOT = Path(__file__).parent.parent.parent
 DRIVER = ROOT / "tests" / "browser"
@@ -47,8 +45,7 @@ class Browser:
 def browse(profile: Path, proxy: str | None = None) -> Iterator[Browser]:
     """A browser with a profile in that folder, that goes through a proxy if one is given."""
     node, executable = needs_tool("node"), needs_tool("chromium")
-    if not (DRIVER / "node_modules").is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("tests/browser has no node_modules: npm ci there")
+    needs_packages(DRIVER)
     settings = {"executable": executable, "profile": str(profile), "proxy": proxy}
     process = subprocess.Popen(
         [node, str(DRIVER / "drive.mjs"), json.dumps(settings)],
