@@ -61,7 +61,7 @@ def _load() -> "list[object]":
     problem = _too_old() or _register_package()
     if problem:
         # At the start mitmproxy exits with this line.
-        logging.getLogger("force_stream").error("force-stream: %s.", problem)
+        logging.getLogger("force_stream").error("force-stream: %s", problem)
         return []
     from force_stream.addon import create
 

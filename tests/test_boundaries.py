@@ -60,14 +60,28 @@ ALLOWED: dict[str, set[str]] = {
     "chunked": set(),
     "upstream": {"chunked", "watch", "inject", *LEAVES},
     "__init__": {"endpoints", "exchange", "errors"},
-    "__main__": {"endpoints", "exchange"},
+    "__main__": {"cli/aggregate"},
     "explain": {"endpoints", "exchange", "flows", "rules"},
     "addon/hooks": PUBLIC,
     "addon/__init__": PUBLIC | {"addon/hooks"},
     "addon.py": {"addon/__init__"},
+    "cli/script": set(),
+    "cli/aggregate": {"endpoints", "exchange"},
+    "cli/check": {"rules", "rules_file"},
+    "cli/environment": set(),
+    "cli/install": {"cli/script"},
+    "cli/mitmproxy_tools": {"cli/script"},
+    "cli/proxy": {"rules", "cli/mitmproxy_tools"},
+    "cli/run": {"rules", "rules_file", "cli/environment", "cli/mitmproxy_tools"},
+    "cli/__init__": {
+        "__init__",
+        *(f"cli/{name}" for name in ("aggregate", "check", "install", "proxy", "run", "script")),
+    },
+    "cli/__main__": {"cli/__init__"},
 }
 MAY_KNOW_MITMPROXY = {
     "addon.py",
+    "cli/mitmproxy_tools",
     "addon/__init__",
     "addon/hooks",
     "explain",
@@ -82,7 +96,14 @@ MAY_KNOW_MITMPROXY = {
     "mitmweb",
 }
 # mitmproxy's own dependencies, which its standalone binaries have too.
-MAY_KNOW_FLASK = {"page", "serve"}
+MAY_KNOW = {
+    "page": {"flask", "werkzeug"},
+    "serve": {"flask", "werkzeug"},
+    "decoding": {"brotli"},
+    "chunked": {"h11"},
+    "cli/environment": {"certifi"},
+    "cli/install": {"ruamel"},
+}
 
 
 def sources() -> list[Path]:
@@ -135,7 +156,7 @@ def declared() -> set[str]:
     """What pyproject.toml says that the addon needs, as names of modules."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in project["dependencies"]}
-    return {"yaml" if name == "pyyaml" else name for name in names}
+    return {{"pyyaml": "yaml", "ruamel.yaml": "ruamel"}.get(name, name) for name in names}
 
 
 def guarded(source: Path) -> set[str]:
@@ -170,9 +191,7 @@ def test_what_may_be_missing_is_looked_for_in_one_place(source: Path) -> None:
 @SOURCES
 def test_nothing_else_is_needed_but_python(source: Path) -> None:
     # mitmproxy's standalone binaries take no further packages. A YAML library is looked for at run time, in `rules`.
-    its_own = {"flask", "werkzeug"} if label(source) in MAY_KNOW_FLASK else set()
-    its_own |= {"brotli"} if label(source) == "decoding" else set()
-    its_own |= {"h11"} if label(source) == "chunked" else set()
+    its_own = MAY_KNOW.get(label(source), set())
     assert imports(source)[1] <= set(sys.stdlib_module_names) | {"mitmproxy", "force_stream"} | its_own
 
 

@@ -218,7 +218,7 @@ def compile_host(pattern: str) -> HostPattern:
     else:
         name, colon, number = pattern.partition(":")
         port = number if colon else None
-    if not (_is_ipv6(name) if ":" in name else _HOST.fullmatch(name)):
+    if "/" in pattern or not (_is_ipv6(name) if ":" in name else _HOST.fullmatch(name)):
         raise ValueError(f"not a host: {pattern!r}")
     return HostPattern(re.compile(fnmatch.translate(canonical_host(name))), _port(pattern, port))
 

@@ -14,9 +14,6 @@ from . import aggregate
 
 type Command = Callable[[argparse.Namespace], int]
 
-# What `run` ends with where COMMAND was not run; the numbers are those of env(1) and timeout(1).
-PROXY_FAILED = 125
-
 _UIS = ("dump", "web", "console")
 _EPILOG = """\
 exit codes:

@@ -19,10 +19,11 @@ from typing import Any, Final
 
 from ..rules import HOSTS_OPTION, Rule
 from ..rules_file import RulesError, parse_rules
-from . import PROXY_FAILED
 from .environment import proxied
 from .mitmproxy_tools import LOOPBACK, arguments, command, free_port
 
+# The exit code where the command was not run because of us, as env(1) and timeout(1) have it.
+PROXY_FAILED: Final = 125
 # Seconds. A first start compiles all of mitmproxy.
 _START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 10.0
