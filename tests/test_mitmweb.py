@@ -57,7 +57,8 @@ def web(
             statuses = [client.post(CHAT, request(model)).status for model in (GOOD, CUT, "other")]
         assert statuses == [200, 502, 200]
         yield proxy, browser
-        assert browser("complaints") == []
+        # mitmproxy 12.3.1 links to a stylesheet that it does not ship.
+        assert [each for each in browser("complaints") if "/src/css/vendor.less: " not in each] == []
 
 
 @pytest.fixture

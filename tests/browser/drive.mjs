@@ -27,7 +27,7 @@ const page = context.pages()[0] ?? (await context.newPage());
 const complaints = [];
 const requests = [];
 page.on("console", (message) => {
-  if (["error", "warning"].includes(message.type())) complaints.push(message.text());
+  if (["error", "warning"].includes(message.type())) complaints.push(`${message.location().url}: ${message.text()}`);
 });
 page.on("pageerror", (error) => complaints.push(String(error)));
 page.on("request", (request) => requests.push(request.url()));
