@@ -346,7 +346,8 @@ def demo() -> None:
 
 def main() -> int:
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
+        # What was ignored from the start is to be, as nohup wants it; so Python itself does with SIGINT.
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), _leave)
     try:
         demo()
