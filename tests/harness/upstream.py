@@ -10,9 +10,7 @@ ALPN h2 and http/1.1), "untrusted" (TLS with a certificate that nobody signed). 
 """
 
 import asyncio
-import contextlib
 import itertools
-import socket
 import ssl
 import threading
 import traceback
@@ -22,6 +20,7 @@ from collections.abc import Callable, Iterable
 from harness.certs import Certs
 from harness.http1 import Http1Connection
 from harness.http2 import PREFACE, Http2Connection
+from harness.ports import held_port
 from harness.record import TIMEOUT, Request, wait_until
 from harness.steps import Answer, Close, Exchange, Linger, Pause, Raw, Reset, Signal, Step, WaitFor, document
 from harness.wire import Wire
@@ -321,7 +320,7 @@ def _accepted(upstream: Upstream, listener: str, context: ssl.SSLContext | None)
 
 
 def refused_port() -> int:
-    """A port on 127.0.0.1 at which nothing listens."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port on 127.0.0.1 at which nothing listens but what a test lets listen there."""
+    port, holder = held_port()
+    holder.detach()  # as long as this process lives
+    return port
