@@ -31,6 +31,7 @@ WIDTH: Final = min(104, max(60, shutil.get_terminal_size((105, 40)).columns - 1)
 START_TIMEOUT: Final = 120.0
 ANSWER_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 10.0
+WAIT: Final = 0.2
 
 PATH: Final = "/v1/chat/completions"
 MODEL: Final = "force-stream-demo"
@@ -197,17 +198,17 @@ class Mitmdump:
         return self._wait_for(rf"(?:\] |^)({re.escape(start)}.*)", ANSWER_TIMEOUT, "mitmdump's log line is missing")[1]
 
     def _wait_for(self, pattern: str, timeout: float, problem: str) -> re.Match[str]:
-        found: re.Match[str] | None = None
+        def search() -> re.Match[str] | None:
+            return next(filter(None, (re.search(pattern, line) for line in self._lines)), None)
 
-        def search() -> bool:
-            nonlocal found
-            found = next(filter(None, (re.search(pattern, line) for line in self._lines)), None)
-            return found is not None or self._ended
-
+        end = time.monotonic() + timeout
         with self._changed:
-            in_time = self._changed.wait_for(search, timeout)
+            while not (found := search()) and not self._ended and time.monotonic() < end:
+                # Not in one wait: a signal that comes just before it would be heeded only after it.
+                self._changed.wait(WAIT)
+            ended = self._ended
         if found is None:
-            how = f"it ended with exit code {self._process.wait()}" if in_time else f"after {timeout:.0f} s"
+            how = f"it ended with exit code {self._process.wait()}" if ended else f"after {timeout:.0f} s"
             raise DemoError(f"{problem}: {how}. What it said:\n{textwrap.indent(self.log or '(nothing)', '  ')}")
         return found
 
