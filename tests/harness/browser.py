@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.record import TIMEOUT
 from harness.tools import needs_tool
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,7 +65,7 @@ def browse(profile: Path, proxy: str | None = None) -> Iterator[Browser]:
         assert process.stdout
         process.stdin.close()
         try:
-            process.wait(20)
+            process.wait(TIMEOUT)
         finally:
             process.kill()
             process.wait()

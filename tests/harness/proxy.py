@@ -7,6 +7,7 @@
 Every mode listens on a port of its own on 127.0.0.1. The process is ended, by its own id, whatever happens.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -123,7 +124,9 @@ class Proxy:
         self._collector.join(TIMEOUT)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
-                pipe.close()
+                # What could not be written to a process that was gone is tried once more at the close.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         if self._confdir:
             shutil.rmtree(self._confdir, ignore_errors=True)
         self.exit_code = self.process.returncode
