@@ -1,5 +1,6 @@
 """Fixtures of the end-to-end tests; what they are made of is in `harness`."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -17,6 +18,17 @@ RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
 settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def leaks_are_its_own() -> Iterator[None]:
+    """What a test has left open fails that test, and not one in whose time the garbage collector happens to run.
+
+    What is alive then is set aside for good, which makes the next collection a matter of 0.1 ms.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

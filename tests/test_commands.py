@@ -31,7 +31,7 @@ from harness import (
     read_flows,
     sse,
 )
-from harness.proxy import MITMDUMP
+from harness.proxy import MITMDUMP, START_TIMEOUT
 from mitmproxy import exceptions, http
 from mitmproxy.command import Command
 from mitmproxy.test import taddons, tflow, tutils
@@ -478,7 +478,7 @@ def mitmdump(certs: Certs, tmp_path: Path, *arguments: str) -> list[str]:
     """Run a mitmdump to its end and return its log without the times."""
     confdir = certs.confdir(tmp_path / "confdir")
     line = [str(MITMDUMP), "--set", f"confdir={confdir}", "--set", "flow_detail=0", *arguments]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=START_TIMEOUT, check=True)
     return [re.sub(r"^\[[\d:.]+\] ", "", each) for each in done.stdout.splitlines()]
 
 

@@ -7,7 +7,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,35 +127,61 @@ def test_a_proxy_that_answers_differently_fails_the_demo(python_beside: tuple[st
     assert "the proxy left the request as it was" in done.stderr
 
 
+# A program takes from whoever starts it which signals it ignores: a shell has its background jobs ignore SIGINT, nohup
+# SIGHUP. So each demo here is told, by a Python that the demo then takes the place of.
+DISPOSE = "import os, signal, sys; signal.signal(int(sys.argv[1]), {}); os.execv(sys.argv[2], sys.argv[2:])"
+HANDLED, IGNORED = DISPOSE.format("signal.SIG_DFL"), DISPOSE.format("signal.SIG_IGN")
+
+
+@contextmanager
+def waiting_demo(
+    python_beside: tuple[str, Path], signum: signal.Signals, dispose: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The demo, started with that disposition of the signal, as it waits for its mitmdump; and the id of that."""
+    python, mitmdump = python_beside
+    started = mitmdump.with_name("started")
+    os.mkfifo(started)
+    write_program(mitmdump, f'echo $$ > "{started}"', "exec sleep 600")
+    fifo = os.open(started, os.O_RDONLY | os.O_NONBLOCK)
+    command = [sys.executable, "-c", dispose, f"{signum:d}", python, str(DEMO)]
+    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    with demo:
+        try:
+            assert select.select([fifo], [], [], TIMEOUT)[0], "mitmdump was never started"
+            pid = int(os.read(fifo, 100))
+            assert demo.stdout is not None
+            while "1. Straight to the upstream" not in demo.stdout.readline():
+                assert demo.poll() is None
+            yield demo, pid
+        finally:
+            os.close(fifo)
+            demo.kill()
+
+
 @pytest.mark.parametrize(
     ("signum", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=lambda value: str(value),
 )
 def test_a_demo_that_is_stopped_stops_its_mitmdump(
-    python_beside: tuple[str, Path], tmp_path: Path, signum: signal.Signals, code: int
+    python_beside: tuple[str, Path], signum: signal.Signals, code: int
 ) -> None:
-    python, mitmdump = python_beside
-    started = tmp_path / "started"
-    os.mkfifo(started)
-    write_program(mitmdump, f'echo $$ > "{started}"', "exec sleep 600")
-    fifo = os.open(started, os.O_RDONLY | os.O_NONBLOCK)
-    demo = subprocess.Popen(
-        [python, str(DEMO)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
-    try:
-        assert select.select([fifo], [], [], TIMEOUT)[0], "mitmdump was never started"
-        pid = int(os.read(fifo, 100))
-        assert demo.stdout is not None
-        while "1. Straight to the upstream" not in demo.stdout.readline():
-            pass
+    with waiting_demo(python_beside, signum, HANDLED) as (demo, pid):
         demo.send_signal(signum)
         _, said = demo.communicate(timeout=TIMEOUT)
-    finally:
-        os.close(fifo)
-        demo.kill()
-        demo.wait()
     assert demo.returncode == code
     assert "Traceback" not in said
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP], ids=lambda value: str(value))
+def test_a_signal_that_whoever_started_the_demo_ignores_does_not_stop_it(
+    python_beside: tuple[str, Path], signum: signal.Signals
+) -> None:
+    with waiting_demo(python_beside, signum, IGNORED) as (demo, pid):
+        demo.send_signal(signum)
+        os.kill(pid, signal.SIGTERM)
+        _, said = demo.communicate(timeout=TIMEOUT)
+    assert demo.returncode == 1
+    assert "mitmdump did not start: it ended with exit code -15" in said

@@ -56,13 +56,15 @@ BEATING = """\
 """
 
 
-def configuration(port: int, admin: Path, ports: dict[str, tuple[int, int]]) -> str:
+def configuration(port: int, admin: Path, ports: dict[str, tuple[int, int]], patience: float = TIMEOUT) -> str:
     """deploy/haproxy.cfg with other ports, for whoever runs the tests, and with more frequent health checks.
 
-    `ports`: for each server that of its instance and that of its page."""
+    `ports`: for each server that of its instance and that of its page. `patience`: the seconds that a check waits for
+    its answer. HAProxy itself takes the time between two checks for it, which is too short here on a busy machine."""
     text = re.sub(r"^ +(user|group) haproxy\n", "", CONFIGURATION, flags=re.MULTILINE)
     text = text.replace('"${BIND-127.0.0.1}:8080"', f"127.0.0.1:{port}")
     text = text.replace("/run/haproxy/admin.sock", str(admin)).replace("inter 2s", "inter 100ms")
+    text = text.replace("timeout connect 5s", f"timeout connect 5s\n    timeout check {patience:.0f}s")
     for found in SERVER.finditer(CONFIGURATION):
         instance, page = ports[found[1]]
         text = text.replace(found[0], f"server {found[1]} 127.0.0.1:{instance} check port {page}")
@@ -133,15 +135,18 @@ def test_the_options_that_deploy_sets_are_the_addons() -> None:
 class Balancer:
     """HAProxy before some instances, with the configuration in deploy/ on other ports."""
 
-    def __init__(self, haproxy: str, folder: Path, instances: dict[str, Proxy], pages: dict[str, int]) -> None:
+    def __init__(
+        self, haproxy: str, folder: Path, instances: dict[str, Proxy], pages: dict[str, int], **settings: float
+    ) -> None:
         self.instances = instances
         self.admin = folder / "admin.sock"
         self.port = refused_port()
         ports = {name: (instance.ports[0], pages[name]) for name, instance in instances.items()}
         file = folder / "haproxy.cfg"
-        file.write_text(configuration(self.port, self.admin, ports))
-        self._log = (folder / "haproxy.log").open("w+")
-        self._process = subprocess.Popen([haproxy, "-db", "-f", file], stdout=self._log, stderr=subprocess.STDOUT)
+        file.write_text(configuration(self.port, self.admin, ports, **settings))
+        self._log = folder / "haproxy.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen([haproxy, "-db", "-f", file], stdout=log, stderr=subprocess.STDOUT)
 
     @property
     def url(self) -> str:
@@ -175,21 +180,20 @@ class Balancer:
         deadline = time.monotonic() + TIMEOUT
         now: dict[str, str] = {}
         while not states.items() <= now.items():
-            assert self._process.poll() is None, self.log()
+            assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, now
             time.sleep(0.02)
             with suppress(OSError):
                 checks = self.figures("check_status")
                 now = {name: state for name, state in self.figures("status").items() if checks[name] != "INI"}
 
-    def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
-
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(TIMEOUT)
-        self._log.close()
+        try:
+            self._process.wait(TIMEOUT)
+        finally:
+            self._process.kill()
+            self._process.wait()
 
 
 ALL_UP = dict.fromkeys(NAMES, "UP")
@@ -280,8 +284,18 @@ def own_balancer(
     yield from _balance(haproxy, tmp_path, *start_instances(proxy_factory, tmp_path, upstream, remote=True))
 
 
-def _balance(haproxy: str, folder: Path, instances: dict[str, Proxy], pages: dict[str, int]) -> Iterator[Balancer]:
-    made = Balancer(haproxy, folder, instances, pages)
+@pytest.fixture
+def impatient_balancer(
+    haproxy: str, proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+) -> Iterator[Balancer]:
+    """The same, but soon done with an instance that does not answer."""
+    yield from _balance(haproxy, tmp_path, *start_instances(proxy_factory, tmp_path, upstream), patience=1)
+
+
+def _balance(
+    haproxy: str, folder: Path, instances: dict[str, Proxy], pages: dict[str, int], **settings: float
+) -> Iterator[Balancer]:
+    made = Balancer(haproxy, folder, instances, pages, **settings)
     try:
         made.wait_until(ALL_UP)
         yield made
@@ -422,16 +436,16 @@ def test_what_an_instance_had_when_it_went_fails_and_is_not_sent_again(
     assert ask(own_balancer.url) == DOCUMENT
 
 
-def test_an_instance_that_hangs_gets_no_more_requests(own_balancer: Balancer, upstream: Upstream) -> None:
+def test_an_instance_that_hangs_gets_no_more_requests(impatient_balancer: Balancer, upstream: Upstream) -> None:
     upstream.answer_always(event_stream(STREAM))
     hung, left = NAMES
-    os.kill(own_balancer.instances[hung].pid, signal.SIGSTOP)
+    os.kill(impatient_balancer.instances[hung].pid, signal.SIGSTOP)
     try:
-        own_balancer.wait_until({hung: "DOWN", left: "UP"})
-        assert [ask(own_balancer.url) for _ in range(2)] == [DOCUMENT] * 2
+        impatient_balancer.wait_until({hung: "DOWN", left: "UP"})
+        assert [ask(impatient_balancer.url) for _ in range(2)] == [DOCUMENT] * 2
     finally:
-        os.kill(own_balancer.instances[hung].pid, signal.SIGCONT)
-    own_balancer.wait_until(ALL_UP)
+        os.kill(impatient_balancer.instances[hung].pid, signal.SIGCONT)
+    impatient_balancer.wait_until(ALL_UP)
 
 
 def test_an_instance_whose_event_loop_is_held_gets_no_more_requests(
@@ -440,7 +454,8 @@ def test_an_instance_whose_event_loop_is_held_gets_no_more_requests(
     upstream.answer_always(event_stream(STREAM))
     instances, pages = start_instances(proxy_factory, tmp_path, upstream, scripts=[ADDON, HOLD_LOOP])
     free = tmp_path / "free"
-    with contextmanager(_balance)(haproxy, tmp_path, instances, pages) as balancer, Http1Client(balancer.url) as client:
+    balancing = contextmanager(_balance)(haproxy, tmp_path, instances, pages, patience=1)
+    with balancing as balancer, Http1Client(balancer.url) as client:
         client.start("POST", CHAT, [JSON_TYPE, ("x-hold", str(free))], json.dumps(request()).encode())
         try:
             held = balancer.busy()
@@ -468,27 +483,28 @@ def test_an_unhealthy_instance_ends_what_it_has_and_gets_no_more(own_balancer: B
 
 
 def test_a_drained_instance_ends_what_it_has_and_gets_no_more(balancer: Balancer, upstream: Upstream) -> None:
-    with Http1Client(balancer.url) as client:
-        held = Held(client, upstream)
-        drained = balancer.busy()
-        process = drain_in_background(balancer, drained)
-        assert process.stdout.readline() == f"{drained}: waiting for 1 open requests\n"
-        upstream.answer_always(event_stream(STREAM))
-        assert [ask(balancer.url) for _ in range(3)] == [DOCUMENT] * 3
-        assert balancer.answered()[drained] == 1
-        assert process.poll() is None, "it waits for the answer"
-        assert held.is_answered()
-    assert process.communicate(timeout=TIMEOUT) == (f"{drained}: drained\n", "")
+    with ExitStack() as stack:
+        with Http1Client(balancer.url) as client:
+            held = Held(client, upstream)
+            drained = balancer.busy()
+            process = stack.enter_context(draining(balancer, drained))
+            assert process.stdout.readline() == f"{drained}: waiting for 1 open requests\n"
+            upstream.answer_always(event_stream(STREAM))
+            assert [ask(balancer.url) for _ in range(3)] == [DOCUMENT] * 3
+            assert balancer.answered()[drained] == 1
+            assert process.poll() is None, "it waits for the answer"
+            assert held.is_answered()
+        assert process.communicate(timeout=TIMEOUT) == (f"{drained}: drained\n", "")
     assert process.returncode == 0
     assert drain.main(["--admin", str(balancer.admin), "--ready", drained]) == 0
     balancer.wait_until(ALL_UP)
 
 
 def test_a_restart_of_each_instance_in_turn_breaks_no_answer(own_balancer: Balancer, upstream: Upstream) -> None:
-    with ExitStack() as clients:
-        held = [Held(clients.enter_context(Http1Client(own_balancer.url)), upstream) for _ in range(4)]
+    with ExitStack() as stack:
+        held = [Held(stack.enter_context(Http1Client(own_balancer.url)), upstream) for _ in range(4)]
         name = NAMES[0]
-        process = drain_in_background(own_balancer, name)
+        process = stack.enter_context(draining(own_balancer, name))
         assert process.stdout.readline() == f"{name}: waiting for 2 open requests\n"
         assert all(each.is_answered() for each in held)
         process.communicate(timeout=TIMEOUT)
@@ -501,9 +517,15 @@ def test_a_restart_of_each_instance_in_turn_breaks_no_answer(own_balancer: Balan
     assert len(upstream.requests) == 8
 
 
-def drain_in_background(balancer: Balancer, name: str) -> Any:
+@contextmanager
+def draining(balancer: Balancer, name: str) -> Iterator[Any]:
+    """deploy/drain.py at work."""
     command = [sys.executable, "-u", DEPLOY / "drain.py", "--admin", balancer.admin, name]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_draining_gives_up_after_its_patience(balancer: Balancer, upstream: Upstream, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,17 @@ def make_bench(certs: Certs, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """`make_bench(**arguments of Bench)`: the same arguments give the same bench, for the whole module."""
     benches: dict[str, Bench] = {}
 
-    def make(**settings: Any) -> Bench:
-        key = repr(sorted(settings.items()))
-        if key not in benches:
-            benches[key] = Bench(certs, tmp_path_factory.mktemp("bench"), **settings).__enter__()
-        return benches[key]
+    with ExitStack() as stack:
 
-    yield make
-    errors = []
-    for bench in benches.values():
-        errors += bench.upstream.errors
-        bench.__exit__()
-    assert not errors, "\n".join(errors)
+        def make(**settings: Any) -> Bench:
+            key = repr(sorted(settings.items()))
+            if key not in benches:
+                benches[key] = stack.enter_context(Bench(certs, tmp_path_factory.mktemp("bench"), **settings))
+            return benches[key]
+
+        yield make
+        errors = [error for bench in benches.values() for error in bench.upstream.errors]
+        assert not errors, "\n".join(errors)
 
 
 @pytest.fixture
@@ -379,9 +379,9 @@ def test_no_credential_leaves_a_trace(certs: Certs, tmp_path: Path) -> None:
         with bench.connect("HTTP/1", "HTTP/1") as client:
             signed = [*CREDENTIALS, ("Content-MD5", "x"), ("x-answer", "next")]
             errors.append(client.post(PATH, body_of("plain/next"), signed).body)
-        log = bench.proxy.log
-        assert "Traceback" in log
-        assert "left as it came" in log
+    log = bench.proxy.log
+    assert "Traceback" in log
+    assert "left as it came" in log
     saved = bench.proxy.saved_flows()
     assert len(saved) == len(errors)
     added = "".join(json.dumps([flow.metadata, flow.comment, flow.marked], default=repr) for flow in saved)

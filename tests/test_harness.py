@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import socket
@@ -348,6 +349,15 @@ def test_the_untrusted_listener_is_refused(upstream: Upstream, certs: Certs) -> 
 def test_nothing_listens_on_a_refused_port() -> None:
     with pytest.raises(ConnectionRefusedError):
         Http1Client(f"http://127.0.0.1:{refused_port()}")
+
+
+def test_an_upstream_that_stops_while_clients_connect_leaves_nothing_open(certs: Certs) -> None:
+    for _ in range(20):
+        with Upstream(certs) as upstream:
+            clients = [socket.create_connection(("127.0.0.1", upstream.ports["http"])) for _ in range(3)]
+        for client in clients:
+            client.close()
+    gc.collect()  # pytest makes an error of what Python says of connections that nobody has closed
 
 
 def test_answers_are_chosen_by_handler_key_path_queue_and_condition(upstream: Upstream) -> None:

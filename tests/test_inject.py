@@ -132,8 +132,7 @@ SPLIT_STREAM = sse(chunk(choice(content="Grüße, 世界 🙂")), chunk(choice(f
 def rules_of_inject(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("inject") / "rules.yaml"
     rules = (
-        RULE.format(name=name, inject=inject, idle=0.3 if name == "long-stall" else 30)
-        for name, inject in INJECT.items()
+        RULE.format(name=name, inject=inject, idle=2 if name == "long-stall" else 30) for name, inject in INJECT.items()
     )
     path.write_text("rules:\n" + "".join(rules))
     return path

@@ -32,6 +32,7 @@ WIDTH: Final = min(104, max(60, shutil.get_terminal_size((105, 40)).columns - 1)
 START_TIMEOUT: Final = 120.0
 ANSWER_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 10.0
+WAIT: Final = 0.2
 
 PATH: Final = "/v1/chat/completions"
 MODEL: Final = "force-stream-demo"
@@ -212,17 +213,17 @@ class Mitmdump:
         return self._wait_for(rf"(?:\] |^)({re.escape(start)}.*)", ANSWER_TIMEOUT, "mitmdump's log line is missing")[1]
 
     def _wait_for(self, pattern: str, timeout: float, problem: str) -> re.Match[str]:
-        found: re.Match[str] | None = None
+        def search() -> re.Match[str] | None:
+            return next(filter(None, (re.search(pattern, line) for line in self._lines)), None)
 
-        def search() -> bool:
-            nonlocal found
-            found = next(filter(None, (re.search(pattern, line) for line in self._lines)), None)
-            return found is not None or self._ended
-
+        end = time.monotonic() + timeout
         with self._changed:
-            in_time = self._changed.wait_for(search, timeout)
+            while not (found := search()) and not self._ended and time.monotonic() < end:
+                # Not in one wait: a signal that comes just before it would be heeded only after it.
+                self._changed.wait(WAIT)
+            ended = self._ended
         if found is None:
-            how = f"it ended with exit code {self._process.wait()}" if in_time else f"after {timeout:.0f} s"
+            how = f"it ended with exit code {self._process.wait()}" if ended else f"after {timeout:.0f} s"
             raise DemoError(f"{problem}: {how}.")
         return found
 
@@ -363,7 +364,8 @@ def main() -> int:
     parser.add_argument("--script", type=Path, default=ROOT / "addon.py", help="another script than addon.py")
     options = parser.parse_args()
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
+        # What was ignored from the start is to be, as nohup wants it; so Python itself does with SIGINT.
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), _leave)
     try:
         demo(options.mitmdump, options.script.resolve())

@@ -46,7 +46,7 @@ const ACTIONS = {
   fill: (selector, text) => page.fill(selector, text),
   press: (selector, key) => page.press(selector, key),
   wait: async (selector) => {
-    await page.waitForSelector(selector, { timeout: 10_000 });
+    await page.waitForSelector(selector, { timeout: 60_000 });
   },
   text: (selector) => page.innerText(selector),
   evaluate: (expression) => page.evaluate(expression),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.record import TIMEOUT
 from harness.tools import needs_packages, needs_tool
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +62,7 @@ def browse(profile: Path, proxy: str | None = None) -> Iterator[Browser]:
         assert process.stdout
         process.stdin.close()
         try:
-            process.wait(20)
+            process.wait(TIMEOUT)
         finally:
             process.kill()
             process.wait()

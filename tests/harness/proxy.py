@@ -7,6 +7,7 @@
 Every mode listens on a port of its own on 127.0.0.1. The process is ended, by its own id, whatever happens.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from mitmproxy.io import FlowReader
 from mitmproxy.proxy.mode_specs import ProxyMode
 
 from harness.certs import Certs
+from harness.ports import held_port
 from harness.record import TIMEOUT, wait_until
 
 MITMDUMP = Path(sys.executable).parent / "mitmdump"
@@ -34,7 +36,8 @@ H2_UPSTREAM = SCRIPTS / "h2_upstream.py"
 REMOTE = SCRIPTS / "remote.py"
 READY = SCRIPTS / "ready.py"
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 120.0
+"""Seconds; a first start compiles all of mitmproxy, which takes long on a busy machine."""
 _PORT_TAKEN = "failed to listen on"
 
 
@@ -80,6 +83,7 @@ class Proxy:
         self._confdir: Path | None = None
         self._numbers = itertools.count(1)
         self._output_ended = False
+        self._held: list[socket.socket] = []
 
     # Life
 
@@ -97,12 +101,14 @@ class Proxy:
                 self._wait_until_listening()
                 return self
             except ProxyExitedError as e:
-                # Between choosing a free port and mitmdump's taking it, another process may have got it.
+                # Where no port can be held until mitmdump listens, another process may have got it.
                 if _PORT_TAKEN not in e.log or attempt == 2:
                     raise
             except BaseException:
                 self.stop()
                 raise
+            finally:
+                self._release_ports()
         raise AssertionError("unreachable")
 
     def stop(self, timeout: float = TIMEOUT) -> int:
@@ -118,7 +124,9 @@ class Proxy:
         self._collector.join(TIMEOUT)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
-                pipe.close()
+                # What could not be written to a process that was gone is tried once more at the close.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         if self._confdir:
             shutil.rmtree(self._confdir, ignore_errors=True)
         self.exit_code = self.process.returncode
@@ -250,14 +258,16 @@ class Proxy:
         return line + self.args
 
     def _listening_specs(self) -> list[str]:
-        # mitmproxy refuses two modes on port 0 as "the same address", so several get ports that are free now.
+        # mitmproxy refuses two modes on port 0 as "the same address", so several get ports that are free.
         if len(self.modes) == 1:
             return list(self.modes)
-        probes = [socket.create_server(("127.0.0.1", 0)) for _ in self.modes]
-        specs = [f"{mode}@{probe.getsockname()[1]}" for mode, probe in zip(self.modes, probes, strict=True)]
-        for probe in probes:
-            probe.close()
-        return specs
+        held = [held_port() for _ in self.modes]
+        self._held = [holder for _, holder in held]
+        return [f"{mode}@{port}" for mode, (port, _) in zip(self.modes, held, strict=True)]
+
+    def _release_ports(self) -> None:
+        while self._held:
+            self._held.pop().close()
 
     def _wait_until_listening(self) -> None:
         try:

@@ -8,8 +8,9 @@ from typing import Any
 
 from harness.framing import Pairs, values
 
-TIMEOUT = 10.0
-"""Seconds a test waits for what must happen; far beyond what it takes, so that only a real failure meets it."""
+TIMEOUT = 60.0
+"""Seconds a test waits for what must happen; far beyond what it takes, so that only a real failure meets it, on a busy
+machine too."""
 
 
 def wait_until(changed: threading.Condition, predicate: Callable[[], Any], timeout: float, what: str) -> Any:

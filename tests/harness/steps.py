@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from harness.record import TIMEOUT
+
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
@@ -46,7 +48,7 @@ class Gate:
     def is_open(self) -> bool:
         return self._opened.done()
 
-    def wait(self, timeout: float = 10) -> None:
+    def wait(self, timeout: float = TIMEOUT) -> None:
         """Block the calling thread until the gate is open; TimeoutError if it stays shut."""
         self._opened.result(timeout)
 

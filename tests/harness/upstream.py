@@ -10,9 +10,7 @@ ALPN h2 and http/1.1), "untrusted" (TLS with a certificate that nobody signed). 
 """
 
 import asyncio
-import contextlib
 import itertools
-import socket
 import ssl
 import threading
 import traceback
@@ -22,6 +20,7 @@ from collections.abc import Callable, Iterable
 from harness.certs import Certs
 from harness.http1 import Http1Connection
 from harness.http2 import PREFACE, Http2Connection
+from harness.ports import held_port
 from harness.record import TIMEOUT, Request, wait_until
 from harness.steps import Answer, Close, Exchange, Linger, Pause, Raw, Reset, Signal, Step, WaitFor, document
 from harness.wire import Wire
@@ -70,10 +69,12 @@ class Upstream:
         return self
 
     def stop(self) -> None:
-        self._run(self._shut_down())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(TIMEOUT)
-        self._loop.close()
+        try:
+            self._run(self._shut_down())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(TIMEOUT)
+            self._loop.close()
 
     def reset(self) -> None:
         """Forget script and record, and abort the answers in progress; idle connections stay open."""
@@ -220,10 +221,16 @@ class Upstream:
             self.ports[name] = server.sockets[0].getsockname()[1]
 
     async def _shut_down(self) -> None:
+        # No server is closed before what it has accepted is over: a connection that is not among the live ones yet, for
+        # which asyncio has a task, would be dropped, and the garbage collector complain of it in some other test.
+        for server in self._servers:
+            for listener in server.sockets:
+                self._loop.remove_reader(listener.fileno())
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await self._abort(busy_only=False)
+            await asyncio.wait(others, timeout=0.01)
         for server in self._servers:
             server.close()
-        await self._abort(busy_only=False)
-        for server in self._servers:
             await server.wait_closed()
 
     async def _abort(self, *, busy_only: bool) -> None:
@@ -321,7 +328,7 @@ def _accepted(upstream: Upstream, listener: str, context: ssl.SSLContext | None)
 
 
 def refused_port() -> int:
-    """A port on 127.0.0.1 at which nothing listens."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port on 127.0.0.1 at which nothing listens but what a test lets listen there."""
+    port, holder = held_port()
+    holder.detach()  # as long as this process lives
+    return port
