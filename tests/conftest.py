@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,6 +16,11 @@ from hypothesis import HealthCheck, settings
 RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
 
 # No law depends on the speed of the machine. HYPOTHESIS_PROFILE=thorough looks further.
+# Signals, terminals, shells, HAProxy and systemd: what these are about is not there on Windows.
+collect_ignore = ["test_console.py", "test_demo.py", "test_deploy.py", "test_image.py", "test_makefile.py"]
+if sys.platform != "win32":
+    collect_ignore.clear()
+
 settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -36,6 +36,9 @@ sys.exit(7)
 """
 
 
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+
+
 def environment(home: Path, **changes: str) -> dict[str, str]:
     """An empty home, and nothing that the tester has set about proxies and certificates."""
     plain = {key: value for key, value in os.environ.items() if not re.search("(?i)proxy|cert|bundle|_ca", key)}
@@ -302,12 +305,14 @@ def test_what_keeps_a_command_from_running_is_told_with_an_exit_code_of_its_own(
     assert "Traceback" not in done.stderr
 
 
+@POSIX
 def test_a_command_that_a_signal_ends_gives_its_number(tmp_path: Path) -> None:
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
     done = ran("run", "--host", "a.example", "--", sys.executable, "-c", kill, home=tmp_path)
     assert done.returncode == 128 + signal.SIGTERM
 
 
+@POSIX
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_decides_what_a_signal_means(number: signal.Signals, tmp_path: Path) -> None:
     # A terminal sends Ctrl-C to the whole process group; SIGTERM goes to one process.
@@ -339,6 +344,7 @@ def test_the_command_decides_what_a_signal_means(number: signal.Signals, tmp_pat
     assert "Traceback" not in said
 
 
+@POSIX
 def test_the_proxy_ends_where_its_parent_is_killed(tmp_path: Path) -> None:
     show = "import os, time; print(os.environ['HTTPS_PROXY'], flush=True); time.sleep(2)"
     process = subprocess.Popen(
