@@ -1,5 +1,6 @@
 """mitmdump with the addon over time: its start, its log and flow file, edits of rules and code, commands, replay."""
 
+import gzip
 import json
 import os
 import re
@@ -230,6 +231,24 @@ def test_rules_with_a_mistake_end_the_start_with_one_line(
     assert len(lines) == 1
     assert re.search(pattern, lines[0])
     assert "Traceback" not in failure.value.log
+
+
+def test_an_encoding_that_no_library_here_reads_is_an_error_that_says_so_and_all_else_works(
+    proxy_factory: Callable[..., Proxy], upstream: Upstream
+) -> None:
+    script = ROOT / "tests" / "harness" / "scripts" / "without_zstd.py"
+    upstream.answer(event_stream(b"\x28\xb5\x2f\xfd", headers={"Content-Encoding": "zstd"}))
+    proxy = proxy_factory(
+        f"reverse:{upstream.url()}", scripts=[ADDON, script], options={"force_stream_hosts": "127.0.0.1"}
+    )
+    answer = ask(proxy)
+    error = answer.json()["error"]
+    assert (answer.status, error["code"], answer.header("x-should-retry")) == (502, "stream_malformed", "false")
+    assert error["message"].startswith(
+        "the upstream compressed its answer with zstd, but no zstd library is installed; `pip install backports.zstd`."
+    )
+    upstream.answer(event_stream(gzip.compress(STREAM), headers={"Content-Encoding": "gzip"}))
+    assert ask(proxy).json() == DOCUMENT
 
 
 # Code

@@ -139,3 +139,23 @@ def test_the_package_that_debian_puts_venv_into_is_named(bin_: Path, make: Make)
         "force-stream needs Python's venv module; python3 (3.13.5) has none; "
         "on Debian and Ubuntu: apt install python3.13-venv"
     )
+
+
+# make run
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ((), ".venv/bin/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port 8080"),
+        (("PORT=9000", "ARGS=-w flows"), "… --listen-port 9000 -w flows"),
+        (("UPSTREAM=https://a.example/v2",), "… -m force_stream.cli proxy https://a.example/v2 --port 8080 --"),
+        (("UPSTREAM=a.example", "PORT=9", "ARGS=-q"), "… proxy a.example --port 9 -- -q"),
+    ],
+)
+def test_make_run_starts_the_addon_or_a_proxy_for_an_upstream(variables: tuple[str, ...], line: str) -> None:
+    # -n: print what would be run; -o: what it needs is there.
+    done = subprocess.run(
+        ["make", "-n", "-o", ".venv/run", "run", *variables], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert " ".join(done.stdout.split()).endswith(line.removeprefix("… "))

@@ -26,13 +26,12 @@ def facts_of(flow: http.HTTPFlow) -> RequestFacts:
 
 def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> list[str]:
     """The rules one by one, a line each, until the one that takes the flow. `enabled`: the option force_stream."""
-    about = f"{flow.request.method} {flow.request.host}{flow.request.path.partition('?')[0]}"
     lines, decided = _mismatches(flow, rules)
     if decided is not None:
         lines.append(f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}")
     elif flows.was_made_to_stream(flow):
         lines.append(f"rule {flows.rule_of(flow)} took it, as the rules were then; its request was forced")
-    return [printable(f"{about}: {line}", _LONGEST_LINE) for line in lines or ["there are no rules"]]
+    return [printable(f"{_about(flow)}: {line}", _LONGEST_LINE) for line in lines or ["there are no rules"]]
 
 
 def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
@@ -46,9 +45,13 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
         if body is None or not body.asks_plain:
             return ""
     what = f"{response.status_code}" if response.status_code >= 400 else "an event stream"
-    about = f"{flow.request.method} {flow.request.host}{flow.request.path.partition('?')[0]}"
     why = _why(flow, rules, enabled=enabled)
-    return printable(f"{about}: answered with {what}, and not forced: {why}", _LONGEST_LINE)
+    return printable(f"{_about(flow)}: answered with {what}, and not forced: {why}", _LONGEST_LINE)
+
+
+def _about(flow: http.HTTPFlow) -> str:
+    # The query stays out of it: some APIs take the key there.
+    return f"{flow.request.method} {flow.request.host}{flow.request.path.partition('?')[0]}"
 
 
 def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:

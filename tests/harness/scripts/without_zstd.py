@@ -1,0 +1,5 @@
+"""A mitmproxy script, loaded behind the addon: as on a machine where no zstd library can be found."""
+
+from force_stream import decoding
+
+decoding.ZSTD_LIBRARIES = ()
