@@ -1,5 +1,6 @@
 """How `make` finds a Python for its environment. The Pythons here are fakes on a PATH of their own."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -154,8 +155,8 @@ def test_the_package_that_debian_puts_venv_into_is_named(bin_: Path, make: Make)
     ],
 )
 def test_make_run_starts_the_addon_or_a_proxy_for_an_upstream(variables: tuple[str, ...], line: str) -> None:
-    # -n: print what would be run; -o: what it needs is there.
-    done = subprocess.run(
-        ["make", "-n", "-o", ".venv/run", "run", *variables], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    # Not as a part of the make that runs the tests. -n: print what would be run; -o: what it needs is there.
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    words = ["make", "-n", "-o", ".venv/run", "run", *variables]
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert " ".join(done.stdout.split()).endswith(line.removeprefix("… "))
