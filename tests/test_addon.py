@@ -13,10 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from force_stream import flows, upstream
 from force_stream.addon import hooks as addon
-from force_stream.exchange import Exchange
-from force_stream.watch import Watch
+from force_stream.answer.exchange import Exchange
+from force_stream.proxy import flows, stream_layer
+from force_stream.proxy.watch import Watch
 from harness import Http1Client, Proxy, document, refused_port, sse
 from harness.upstream import Upstream
 from mitmproxy import addons as default_addons
@@ -498,7 +498,7 @@ def test_a_fault_in_the_request_hook_leaves_the_request(
 def test_a_mitmproxy_unknown_below_its_hooks_is_warned_of_and_answers_are_still_aggregated(
     run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream, "check", lambda: "http has no HttpStream")
+    monkeypatch.setattr(stream_layer, "check", lambda: "http has no HttpStream")
 
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         before = list(context.master.addons.chain)
@@ -525,7 +525,7 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         before = list(context.master.addons.chain)
         ours.running()
-        assert [type(each) for each in context.master.addons.chain[len(before) :]] == [upstream.Seam]
+        assert [type(each) for each in context.master.addons.chain[len(before) :]] == [stream_layer.Seam]
         ours.done()
         assert context.master.addons.chain == before
         assert lines(caplog, logging.WARNING) == []
@@ -534,14 +534,14 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(module, name) for module, names in upstream._NEEDED.items() for name in names]
+    ("module", "name"), [(module, name) for module, names in stream_layer._NEEDED.items() for name in names]
 )
 def test_what_is_missing_below_the_hooks_is_named(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
 ) -> None:
-    assert upstream.check() == ""
+    assert stream_layer.check() == ""
     monkeypatch.delattr(module, name)
-    assert upstream.check() == f"{module.__name__} has no {name}"
+    assert stream_layer.check() == f"{module.__name__} has no {name}"
 
 
 # Commands
@@ -684,8 +684,8 @@ def test_fact_a_response_hook_decides_over_status_headers_and_body(
         "    flow.response.raw_content = b'tea'\n"
         "    flow.response.headers['content-length'] = '3'\n"
     )
-    upstream.answer(document("coffee"))
-    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[replace])
+    stream_layer.answer(document("coffee"))
+    proxy = proxy_factory(f"reverse:{stream_layer.url()}", scripts=[replace])
     with Http1Client(proxy.url) as client:
         response = client.get("/x")
     assert (response.status, response.header("content-type"), response.body) == (418, "text/x", b"tea")

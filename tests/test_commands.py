@@ -12,9 +12,9 @@ from typing import Any
 
 import mitmproxy.types
 import pytest
-from force_stream import commands
+from force_stream.addon import commands
 from force_stream.addon import hooks as addon
-from force_stream.rules import Rule
+from force_stream.rules.rule import Rule
 from harness import (
     Answer,
     Certs,

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from force_stream.compare import SET_ASIDE, differences
+from force_stream.view.compare import SET_ASIDE, differences
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import DOCUMENT

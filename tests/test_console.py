@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from force_stream import commands
+from force_stream.addon import commands
 from harness import Certs, Data, End, Head, Http1Client, Pause, Proxy, Reset, needs_tool, sse
 from harness.terminal import svg
 from harness.upstream import Upstream

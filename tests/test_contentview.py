@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream import contentview
+from force_stream.view import contentview
 from harness import Http1Client, Proxy, event_stream, read_flows
 from harness.upstream import Upstream
 from hypothesis import given

@@ -9,7 +9,7 @@ from importlib import import_module
 import brotli
 import pytest
 import zstandard
-from force_stream.decoding import ZSTD_LIBRARIES, MissingDecoder, TooLarge, decode
+from force_stream.wire.encodings import ZSTD_LIBRARIES, MissingDecoder, TooLarge, decode
 
 BODY = b"".join(b'data: {"n":%d}\n\n' % number for number in range(5_000))
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import force_stream
 import pytest
-from force_stream import commands as commands_of_flows
 from force_stream import errors
+from force_stream.addon import commands as commands_of_flows
 from force_stream.addon.hooks import ForceStream
+from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
-from force_stream.learn import rule_to_paste
-from force_stream.quirks import QUIRKS
-from force_stream.request import read_body
-from force_stream.rules import Rule
-from force_stream.rules_file import INJECT, KEYS, REQUIRED, parse_rules
-from force_stream.serve import Serving
+from force_stream.page.server import Serving
+from force_stream.proxy.must_stream import rule_to_paste
+from force_stream.rules.file import INJECT, KEYS, REQUIRED, parse_rules
+from force_stream.rules.rule import Rule
+from force_stream.wire.json_body import read_body
 from mitmproxy import flowfilter
 from mitmproxy.test import taddons
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from force_stream import aggregate
+from force_stream.answer.exchange import LONGEST_NAME, Exchange, Refusal, begin, printable
+from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
 from force_stream.errors import error_in, status_of
-from force_stream.exchange import LONGEST_NAME, Exchange, Refusal, begin, printable
-from force_stream.form import read_form
-from force_stream.quirks import QUIRKS
+from force_stream.wire.form_body import read_form
 
 
 def finish(*pieces: bytes, status: int = 200, content_type: str = "text/event-stream") -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream.explain import why_not_forced
-from force_stream.rules_file import parse_rules
+from force_stream.proxy.explain import why_not_forced
+from force_stream.rules.file import parse_rules
 from harness import Http1Client, Proxy, ProxyExitedError, Upstream, document, event_stream
 from mitmproxy import http
 from mitmproxy.test import tflow, tutils

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from force_stream.form import LONGEST_VALUE, Form, read_form
-from force_stream.request import undo
+from force_stream.wire.form_body import LONGEST_VALUE, Form, read_form
+from force_stream.wire.json_body import undo
 from harness import Certs, Http1Client, Proxy, Upstream, document, event_stream, openai_client, sse
 from hypothesis import given
 from hypothesis import strategies as st

@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 from force_stream import Exchange, Reply, aggregate
+from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
-from force_stream.quirks import QUIRKS
 
 GOLDEN = Path(__file__).parent / "golden"
 LINE_END = re.compile(b"\r\n|\r|\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream.inject import Cut, Deliver, Injection, Stall, Step
+from force_stream.proxy.inject import Cut, Deliver, Injection, Stall, Step
 from harness import (
     H2_UPSTREAM,
     Answer,

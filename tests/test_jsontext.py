@@ -5,8 +5,8 @@ import math
 from typing import Any
 
 import pytest
-from force_stream import jsontext
-from force_stream.jsontext import Number
+from force_stream.wire import jsontext
+from force_stream.wire.jsontext import Number
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from force_stream import Exchange, Reply, aggregate
+from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
-from force_stream.quirks import QUIRKS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_merge import interleave

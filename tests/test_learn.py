@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from force_stream.learn import LONGEST_ERROR, rule_to_paste, says_it_must_stream
-from force_stream.rules_file import parse_rules
+from force_stream.proxy.must_stream import LONGEST_ERROR, rule_to_paste, says_it_must_stream
+from force_stream.rules.file import parse_rules
 from harness import (
     H2_UPSTREAM,
     Answer,

@@ -4,9 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from force_stream import merge
-from force_stream.jsontext import Number
-from force_stream.merge import NOTHING, Rule, by_index, concat, extend, fields, first, fragment, latest, name, overlay
+from force_stream.merge.fields import (
+    NOTHING,
+    Rule,
+    by_index,
+    concat,
+    extend,
+    fields,
+    first,
+    fragment,
+    latest,
+    name,
+    nothing,
+    overlay,
+)
+from force_stream.wire.jsontext import Number
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,7 +77,7 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
         {"id": "1", "text": "ab", "x": "c"},
     ),
     "fields: a field once seen is in the result": (fields({}), [{"a": None}, {}], {"a": None}),
-    "fields: padding is in no result": (fields({"p": merge.nothing}), [{"p": "x", "a": 1}], {"a": 1}),
+    "fields: padding is in no result": (fields({"p": nothing}), [{"p": "x", "a": 1}], {"a": 1}),
     "fields: null where an object should be": (fields({}), [None, None], None),
     "fields: text where an object should be": (fields({}), ["x", None], "x"),
     "fields: an object wins": (fields({}), ["x", {"a": 1}, "y"], {"a": 1}),
@@ -98,7 +110,7 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "by index: a bare entry": (ENTRY, [{"index": 0, "text": "a"}], [{"index": 0, "text": "a"}]),
     "by index: null and nothing": (ENTRY, [None, []], []),
     "by index: entries that are no objects": (ENTRY, [["x", None, 1]], ["x", None, 1]),
-    "nothing": (merge.nothing, ["x", 1], NOTHING),
+    "nothing": (nothing, ["x", 1], NOTHING),
 }
 
 
@@ -124,12 +136,12 @@ def test_rule_makes_of_what_was_said(rule: Rule, said: list[Any], result: Any) -
     ],
 )
 def test_index_is_a_whole_number(index: Any, read: int | None) -> None:
-    assert merge.index_of({"index": index}) == read
+    assert fields.index_of({"index": index}) == read
 
 
 @pytest.mark.parametrize("entry", [None, [], "x", 1, {}])
 def test_what_has_no_index_has_none(entry: Any) -> None:
-    assert merge.index_of(entry) is None
+    assert fields.index_of(entry) is None
 
 
 # ---- laws

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from force_stream.page import LARGEST_CHANGE, create_app
-from force_stream.stats import Outcome, Stats
+from force_stream.page.app import LARGEST_CHANGE, create_app
+from force_stream.view.stats import Outcome, Stats
 from harness import Data, Gate, Head, Http1Client, Proxy, Reset, WaitFor, event_stream, raw_request, refused_port, sse
 from harness.record import TIMEOUT
 from harness.upstream import Upstream

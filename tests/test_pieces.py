@@ -7,8 +7,8 @@ from typing import Any
 
 import h11
 import pytest
-from force_stream import chunked
-from force_stream.exchange import Exchange
+from force_stream.answer.exchange import Exchange
+from force_stream.proxy import chunked
 from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
 from h11._receivebuffer import ReceiveBuffer
 from hypothesis import given

@@ -5,8 +5,8 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from force_stream.plot import HEIGHT, WIDTH, plot
-from force_stream.stats import MOST_ARRIVALS, Outcome, thinned
+from force_stream.page.plot import HEIGHT, WIDTH, plot
+from force_stream.view.stats import MOST_ARRIVALS, Outcome, thinned
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream.quirks import QUIRKS
+from force_stream.answer.quirks import QUIRKS
 
 RULES_FILE = Path(__file__).parent.parent / "rules.yaml"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream import exchange, repeat
-from force_stream.exchange import Exchange
+from force_stream.answer import exchange, patterns
+from force_stream.answer.exchange import Exchange
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parent / "golden"
 STREAMS = {path.stem: path for path in sorted(GOLDEN.glob("*/*.sse")) if path.parent.name in ("chat", "responses")}
 
 
-class Never(repeat.Repeats):
+class Never(patterns.Repeats):
     """The plain way."""
 
     @property
@@ -22,7 +22,7 @@ class Never(repeat.Repeats):
         return False
 
 
-class Counting(repeat.Repeats):
+class Counting(patterns.Repeats):
     taken = 0
 
     def take(self, data: bytes, start: int) -> tuple[int, int]:
@@ -31,7 +31,7 @@ class Counting(repeat.Repeats):
         return at, count
 
 
-def answer(body: bytes, way: type[repeat.Repeats], sizes: list[int], endpoint: str = "chat") -> tuple[Any, ...]:
+def answer(body: bytes, way: type[patterns.Repeats], sizes: list[int], endpoint: str = "chat") -> tuple[Any, ...]:
     """Reply and report of a stream that comes in pieces of these sizes, again and again."""
     made = Exchange(rule="r", endpoint=endpoint).read(200, "text/event-stream")
     made._repeats = way()
@@ -44,7 +44,7 @@ def answer(body: bytes, way: type[repeat.Repeats], sizes: list[int], endpoint: s
 
 
 def assert_same(body: bytes, sizes: list[int], endpoint: str = "chat") -> None:
-    assert answer(body, repeat.Repeats, sizes, endpoint) == answer(body, Never, sizes, endpoint)
+    assert answer(body, patterns.Repeats, sizes, endpoint) == answer(body, Never, sizes, endpoint)
 
 
 def chunk(text: str, **more: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def test_most_chunks_of_a_long_stream_are_taken_by_their_bytes(name: str) -> Non
 def test_a_long_stream_has_the_same_answer_in_any_pieces(name: str, size: int) -> None:
     endpoint = ENDPOINTS.get(name, "chat")
     whole, _ = answer(LONG[name] + b"data: [DONE]\n\n", Never, [1 << 20], endpoint)
-    taken, _ = answer(LONG[name] + b"data: [DONE]\n\n", repeat.Repeats, [size], endpoint)
+    taken, _ = answer(LONG[name] + b"data: [DONE]\n\n", patterns.Repeats, [size], endpoint)
     assert taken == whole
 
 
@@ -193,7 +193,7 @@ def test_any_stream_has_the_same_answer(
 def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None:
     steps = 0
 
-    class Steps(repeat.Repeats):
+    class Steps(patterns.Repeats):
         def take(self, data: bytes, start: int) -> tuple[int, int]:
             nonlocal steps
             steps += 1

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from force_stream.request import BLOCK, Body, Edited, read_body, undo
+from force_stream.wire.json_body import BLOCK, Body, Edited, read_body, undo
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import time
 from email.utils import formatdate
 
 import pytest
-from force_stream.retry import FIRST_DELAY, LONGEST_DELAY, LONGEST_RETRY_AFTER, delay, is_retried
+from force_stream.proxy.retry_policy import FIRST_DELAY, LONGEST_DELAY, LONGEST_RETRY_AFTER, delay, is_retried
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from force_stream.sse import EventStreamDecoder, ServerSentEvent
+from force_stream.wire.sse import EventStreamDecoder, ServerSentEvent
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from force_stream import jsontext
-from force_stream.stats import MOST_ARRIVALS, MOST_FLOWS, MOST_ROWS, OTHERS, Outcome, Row, Stats, table, thinned
+from force_stream.view.stats import MOST_ARRIVALS, MOST_FLOWS, MOST_ROWS, OTHERS, Outcome, Row, Stats, table, thinned
+from force_stream.wire import jsontext
 from hypothesis import given
 from hypothesis import strategies as st
 

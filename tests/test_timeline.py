@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream import timeline, timeline_text
-from force_stream.exchange import Exchange
-from force_stream.timeline import MOST_BLOCKS, SHOWN_FIRST, SHOWN_LAST, Entry, Timeline
-from force_stream.timeline_text import About
+from force_stream.answer.exchange import Exchange
+from force_stream.view import timeline, timeline_text
+from force_stream.view.timeline import MOST_BLOCKS, SHOWN_FIRST, SHOWN_LAST, Entry, Timeline
+from force_stream.view.timeline_text import About
 from harness import sse
 from hypothesis import given
 from hypothesis import strategies as st

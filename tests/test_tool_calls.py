@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from force_stream.tool_calls import tool_calls
+from force_stream.merge.tool_calls import tool_calls
 from hypothesis import given
 from hypothesis import strategies as st
 from test_merge import JSON, interleave, merged

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream import flows
 from force_stream.addon import hooks as addon
+from force_stream.proxy import flows
 from harness import Http1Client, Proxy, Response, Upstream, document, event_stream
 from hypothesis import event, given
 from hypothesis import strategies as st

@@ -12,16 +12,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from force_stream import jsontext, repeat, timeline, timeline_text
+from force_stream.answer import patterns
+from force_stream.answer.exchange import Exchange, Reply, Report
+from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
-from force_stream.exchange import Exchange, Reply, Report
-from force_stream.form import Form, read_form
-from force_stream.quirks import QUIRKS
-from force_stream.request import BLOCK, read_body, undo
-from force_stream.rules import Rule, changes, describe
-from force_stream.rules_file import KEYS, RulesError, parse_rules, with_value
-from force_stream.sse import EventStreamDecoder
-from force_stream.timeline_text import About
+from force_stream.rules.file import KEYS, RulesError, parse_rules, with_value
+from force_stream.rules.rule import Rule, changes, describe
+from force_stream.view import timeline, timeline_text
+from force_stream.view.timeline_text import About
+from force_stream.wire import jsontext
+from force_stream.wire.form_body import Form, read_form
+from force_stream.wire.json_body import BLOCK, read_body, undo
+from force_stream.wire.sse import EventStreamDecoder
 
 GOLDEN: Final = Path(__file__).resolve().parent.parent / "tests" / "golden"
 
@@ -53,7 +55,7 @@ class Choices:
 # Event streams
 
 
-class Never(repeat.Repeats):
+class Never(patterns.Repeats):
     """The plain way: every chunk is parsed."""
 
     @property
@@ -72,7 +74,7 @@ class Stream:
     cut: str = ""
     sizes: tuple[int, ...] = (1 << 30,)
 
-    def read(self, way: type[repeat.Repeats], sizes: Sequence[int]) -> tuple[Reply | None, Report]:
+    def read(self, way: type[patterns.Repeats], sizes: Sequence[int]) -> tuple[Reply | None, Report]:
         answer = self.exchange.read(self.status, self.content_type)
         answer._repeats = way()
         for piece in split(self.body, sizes):
@@ -93,13 +95,13 @@ def split(body: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
 
 def check_stream(stream: Stream) -> None:
     """No body raises, every reply is JSON, and neither the pieces nor the short cut change anything."""
-    whole = stream.read(repeat.Repeats, [1 << 30])
+    whole = stream.read(patterns.Repeats, [1 << 30])
     assert_is_an_answer(stream, whole[0])
     assert stream.read(Never, [1 << 30]) == whole, "taking repeated chunks by their bytes changed the answer"
-    assert stream.read(repeat.Repeats, stream.sizes) == whole, f"pieces of {stream.sizes} changed the answer"
+    assert stream.read(patterns.Repeats, stream.sizes) == whole, f"pieces of {stream.sizes} changed the answer"
     assert stream.read(Never, stream.sizes) == whole, f"pieces of {stream.sizes} changed the answer, read plainly"
     if len(stream.body) < 400:
-        assert stream.read(repeat.Repeats, [1]) == whole, "single bytes changed the answer"
+        assert stream.read(patterns.Repeats, [1]) == whole, "single bytes changed the answer"
     assert decoded([stream.body]) == decoded(split(stream.body, stream.sizes)), "pieces changed the events"
 
 

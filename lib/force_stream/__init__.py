@@ -1,26 +1,24 @@
 """force-stream: plain answers from OpenAI-compatible upstreams that stream.
 
-The map, from the wire to the proxy; imports point backwards in this list only (tests/test_boundaries.py):
+The rooms, from the wire to the command line. A room imports from itself and from those above it, as
+tests/test_boundaries.py has it:
 
-    errors, jsontext, merge, aggregate          what modules of all kinds use
-    sse, repeat                                 bytes to server-sent events, and what need not be parsed again
-    tool_calls, chat, completions, responses,
-    messages, transcriptions, images            events to the document of one endpoint
-    endpoints, quirks                           the tables of both
-    request, form                               a request's bytes
-    exchange                                    a request in, a reply out: all of it without a proxy
-    watch, inject, retry, decoding, learn       an answer while it comes in, and what else a rule may ask for
-    rules, rules_file                           rules.yaml
-    upstream, flows, telling                    mitmproxy: below its hooks, its flows, and what is said of them
-    additions, timeline, timeline_text,
-    contentview                                 the event stream for a person's eyes
-    stats, outcome, plot, page, board, serve    the figures, and the page that shows them
-    mitmweb, commands, addon.py                 mitmproxy: commands, options, hooks
+    errors      what can be wrong with an answer; every room may import it
+    wire/       bytes and grammars, no meaning: server-sent events, JSON text, JSON and form bodies, content encodings
+    merge/      many deltas, one value: the rules of fields, tool calls
+    endpoints/  one module an API, and their table
+    answer/     an answer's bytes to a reply: reading, quirks, what need not be parsed again
+    rules/      which request: the rule, the rules file
+    proxy/      one flow in mitmproxy: below its hooks, an answer while it comes in, what is kept and said of a flow
+    view/       what a person sees: the timeline, the content view, figures
+    page/       the page that the proxy serves
+    addon/      mitmproxy's hooks, options and commands
+    cli/        the command `force-stream`
 """
 
+from .answer.exchange import Exchange, Reply
 from .endpoints import ENDPOINTS
 from .errors import StreamError
-from .exchange import Exchange, Reply
 
 __all__ = ["Exchange", "Reply", "StreamError", "aggregate"]
 __version__ = "0.1.0"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mitmproxy import ctx
 
-from ..board import LiveBoard
-from ..commands import Commands
-from ..serve import Serving
+from ..page.board import LiveBoard
+from ..page.server import Serving
+from .commands import Commands
 from .hooks import ForceStream
 
 

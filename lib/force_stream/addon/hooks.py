@@ -23,24 +23,26 @@ from mitmproxy.command_lexer import quote
 from mitmproxy.log import ALERT
 from mitmproxy.options import Options
 
-from .. import contentview, flows, outcome, request, telling
-from ..commands import aggregate_again
-from ..decoding import MissingDecoder, TooLarge, decode
+from ..answer.exchange import Exchange, Refusal
 from ..errors import OversizedStream, UnreadableEncoding
-from ..exchange import Exchange, Refusal
-from ..explain import why_not_forced
-from ..learn import rule_to_paste
-from ..retry import delay
-from ..rules import HOSTS_OPTION, RequestFacts, Rule, changes, describe, first_match
-from ..rules_file import KEYS, RulesError, parse_rules, with_value
-from ..stats import Stats
-from ..watch import Limits, Watch
+from ..proxy import flows, summary
+from ..proxy.explain import why_not_forced
+from ..proxy.must_stream import rule_to_paste
+from ..proxy.retry_policy import delay
+from ..proxy.watch import Limits, Watch
+from ..rules.file import KEYS, RulesError, parse_rules, with_value
+from ..rules.rule import HOSTS_OPTION, RequestFacts, Rule, changes, describe, first_match
+from ..view import contentview, flow_record
+from ..view.stats import Stats
+from ..wire import json_body
+from ..wire.encodings import MissingDecoder, TooLarge, decode
+from .commands import aggregate_again
 
 if TYPE_CHECKING:
     from ..endpoints import Endpoint
-    from ..form import Form
-    from ..request import Body
-    from ..upstream import Seam
+    from ..proxy.stream_layer import Seam
+    from ..wire.form_body import Form
+    from ..wire.json_body import Body
 
 logger = logging.getLogger("force_stream")
 
@@ -274,7 +276,7 @@ class ForceStream:
 
     async def _say_why_not(self, flow: http.HTTPFlow) -> None:
         explain = partial(why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
-        heavy = len(flow.request.raw_content or b"") > request.HEAVY
+        heavy = len(flow.request.raw_content or b"") > json_body.HEAVY
         if why := await asyncio.to_thread(explain) if heavy else explain():
             logger.warning(why)
 
@@ -286,8 +288,8 @@ class ForceStream:
                 flows.keep_tee(flow, tee)
                 self._count(flow, tee, flow.error.msg)
             if watch is not None and flow.error:
-                logger.warning(telling.describe_error(flow, watch, flow.error.msg))
-                self.stats.add(outcome.of_no_answer(flow, watch))
+                logger.warning(summary.describe_error(flow, watch, flow.error.msg))
+                self.stats.add(flow_record.of_no_answer(flow, watch))
         except Exception as error:
             _log_fault("the flow has no comment", error)
 
@@ -304,7 +306,7 @@ class ForceStream:
         raw = flows.readable_body(flow) if rules and flow.request.method == "POST" else None
         if raw is None:
             return
-        heavy = len(raw) > request.HEAVY
+        heavy = len(raw) > json_body.HEAVY
         body = await asyncio.to_thread(flows.body_of, flow) if heavy else flows.body_of(flow)
         if body is None:
             return
@@ -392,7 +394,7 @@ class ForceStream:
         else:
             flows.pass_on(flow, watch)
         try:
-            logger.info(telling.tell(flow, watch))
+            logger.info(summary.tell(flow, watch))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
         else:
@@ -401,7 +403,7 @@ class ForceStream:
 
     def _count_answer(self, flow: http.HTTPFlow, watch: Watch) -> None:
         try:
-            self.stats.add(outcome.of_answer(flow, watch))
+            self.stats.add(flow_record.of_answer(flow, watch))
         except Exception as error:
             _log_fault("a flow is missing in the figures", error)
 
@@ -426,7 +428,7 @@ class ForceStream:
 
     async def _read_own_stream(self, flow: http.HTTPFlow, exchange: Exchange, cut: str) -> None:
         try:
-            self.stats.add(await asyncio.to_thread(outcome.of_own_stream, flow, exchange, cut))
+            self.stats.add(await asyncio.to_thread(flow_record.of_own_stream, flow, exchange, cut))
         except Exception as error:
             _log_fault("a client's own stream is missing in the figures", error)
 
@@ -553,11 +555,11 @@ def _seam(
 ) -> "Seam | None":
     """The addon that looks on below the hooks; None, and a warning, where this mitmproxy has no place for it."""
     try:
-        from .. import upstream
+        from ..proxy import stream_layer
 
-        problem = upstream.check()
+        problem = stream_layer.check()
         if not problem:
-            return upstream.Seam(watch_of, waiting_of)
+            return stream_layer.Seam(watch_of, waiting_of)
     except (ImportError, AttributeError, TypeError) as error:
         problem = f"{error}"
     logger.warning(

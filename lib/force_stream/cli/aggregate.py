@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..answer.exchange import JSON_TYPE, Exchange
 from ..endpoints import ENDPOINTS
-from ..exchange import JSON_TYPE, Exchange
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

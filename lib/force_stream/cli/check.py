@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from ..rules import describe
-from ..rules_file import check_rules
+from ..rules.file import check_rules
+from ..rules.rule import describe
 
 
 def check(name: str) -> int:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from ..rules import HOSTS_OPTION
+from ..rules.rule import HOSTS_OPTION
 from .mitmproxy_tools import LOOPBACK, arguments, free_port, is_free, start
 
 # How many ports behind the proxy's own are tried for the page, so that it is found at the same place again.

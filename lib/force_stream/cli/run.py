@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from ..rules import HOSTS_OPTION, Rule
-from ..rules_file import RulesError, parse_rules
+from ..rules.file import RulesError, parse_rules
+from ..rules.rule import HOSTS_OPTION, Rule
 from .environment import proxied
 from .mitmproxy_tools import LOOPBACK, arguments, command, free_port
 

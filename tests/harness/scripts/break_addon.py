@@ -8,7 +8,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from force_stream import exchange, flows, telling, upstream, watch
+from force_stream.answer import exchange
+from force_stream.proxy import flows, stream_layer, summary, watch
 
 
 def break_for(holder: Any, name: str, model_of: Callable[[Any], str]) -> None:
@@ -38,7 +39,7 @@ for name in ("head", "data", "look", "next_look", "end", "cut"):
     break_for(watch.Watch, name, lambda watch: watch.exchange.model)
 break_for(flows, "keep", model_of_flow)
 for name in ("tell", "describe_error"):
-    break_for(telling, name, model_of_flow)
+    break_for(summary, name, model_of_flow)
 for name in (
     "state_wait_for_response_headers",
     "state_consume_response_body",
@@ -46,4 +47,4 @@ for name in (
     "send_response",
     "_heartbeat",
 ):
-    break_for(upstream.WatchedStream, name, model_of_stream)
+    break_for(stream_layer.WatchedStream, name, model_of_stream)

@@ -1,5 +1,5 @@
 """A mitmproxy script, loaded behind the addon: short pauses between the tries of a request."""
 
-from force_stream import retry
+from force_stream.proxy import retry_policy
 
-retry.FIRST_DELAY = 0.02
+retry_policy.FIRST_DELAY = 0.02

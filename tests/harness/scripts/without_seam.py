@@ -1,5 +1,5 @@
 """A mitmproxy script, loaded behind the addon: as on a mitmproxy whose stream layer the addon does not know."""
 
-from force_stream import upstream
+from force_stream.proxy import stream_layer
 
-upstream.check = lambda: "switched off by a test"
+stream_layer.check = lambda: "switched off by a test"

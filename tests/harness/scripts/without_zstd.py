@@ -1,5 +1,5 @@
 """A mitmproxy script, loaded behind the addon: as on a machine where no zstd library can be found."""
 
-from force_stream import decoding
+from force_stream.wire import encodings
 
-decoding.ZSTD_LIBRARIES = ()
+encodings.ZSTD_LIBRARIES = ()

@@ -1,0 +1,196 @@
+"""The commands with which a person looks at flows, and the keys they have in the console.
+
+What came of a command is logged as an alert, which the console shows at its foot; the rest of the log it does not show.
+
+Knows mitmproxy's commands and keys. Must not know how a flow is watched below the hooks, or how an event stream is
+read: the addon sends, the exchange reads.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import mitmproxy.types
+from mitmproxy import command, ctx, exceptions, flow, http
+from mitmproxy.hooks import UpdateHook
+from mitmproxy.log import ALERT
+
+from ..answer.exchange import Refusal
+from ..proxy import flows, summary
+from ..proxy.explain import explain, facts_of
+from ..proxy.watch import Limits, Watch
+from ..rules.rule import Rule, first_match
+from ..view import stats
+from ..view.compare import differences
+from ..wire import jsontext
+from .mitmweb import route_commands
+
+logger = logging.getLogger("force_stream")
+
+# In the console's flow list and flow view; none of them mitmproxy's own.
+_KEYS: Final = (
+    ("y", "force_stream.explain @focus", "Which rule took this flow, or why none did"),
+    ("Y", "force_stream.compare @focus", "Send this request both ways and log what differs"),
+    ("t", "force_stream.aggregate @focus", "Aggregate the kept event stream again"),
+    ("T", "force_stream.stats", "What upstreams did, per upstream and model"),
+    ("s", "console.command force_stream.sse @focus ", "Write the upstream's event stream to a file"),
+)
+
+
+class Addon(Protocol):
+    """What the commands need of the addon."""
+
+    rules: tuple[Rule, ...]
+    stats: stats.Stats
+
+    @property
+    def can_send(self) -> bool:
+        """Whether this mitmproxy has what `send` needs."""
+
+    async def send(self, flow: http.HTTPFlow, watch: Watch | None) -> None:
+        """Send a flow's request upstream; returns when it has its answer. Without a watch it stays as it is."""
+
+
+class Commands:
+    """An addon object with commands and keys, and nothing that traffic runs through."""
+
+    def __init__(self, addon: Addon) -> None:
+        self._addon = addon
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def running(self) -> None:
+        route_commands(getattr(ctx.master, "app", None))
+        keymap = getattr(ctx.master, "keymap", None)
+        if keymap is None:
+            return  # only the console has keys
+        for key, bound, text in _KEYS:
+            contexts = [context for context in ("flowlist", "flowview") if keymap.get(context, key) is None]
+            if contexts:
+                keymap.add(key, bound, contexts, text)
+
+    @command.command("force_stream.stats")
+    def show_stats(self) -> Sequence[str]:
+        """What upstreams did, per upstream and model, as a table."""
+        return stats.table(self._addon.stats.rows())
+
+    @command.command("force_stream.stats.json")
+    def stats_as_json(self) -> str:
+        """The same as JSON: a list of objects, times in seconds."""
+        return jsontext.dumps(self._addon.stats.rows()).decode()
+
+    @command.command("force_stream.explain")
+    def explain(self, flows: Sequence[flow.Flow]) -> Sequence[str]:
+        """For each flow: which rule took it, or for each rule the first thing that did not match."""
+        enabled = ctx.options.force_stream
+        return [line for each in _http(flows) for line in explain(each, self._addon.rules, enabled=enabled)]
+
+    @command.command("force_stream.sse")
+    def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
+        """Write the event stream exactly as the upstream sent it. Of several flows, each gets a file with a number."""
+        chosen = _with_stream(flows)
+        for number, (_, stream) in enumerate(chosen, 1):
+            target = Path(path).expanduser()
+            if len(chosen) > 1:
+                target = target.with_stem(f"{target.stem}-{number}")
+            try:
+                target.write_bytes(stream)
+            except OSError as error:
+                raise exceptions.CommandError(f"{target}: {error.strerror}") from error
+            logger.log(ALERT, f"{len(stream):,} bytes of event stream written to {target}")
+
+    @command.command("force_stream.aggregate")
+    def aggregate(self, flows: Sequence[flow.Flow]) -> None:
+        """Aggregate again from the kept event stream, by the rules as they are now; also flows read from a file."""
+        chosen = _with_stream(flows)
+        for each, stream in chosen:
+            each.backup()
+            aggregate_again(each, stream, self._addon.rules, ALERT)
+        ctx.master.addons.trigger(UpdateHook([each for each, _ in chosen]))
+
+    @command.command("force_stream.compare")
+    def compare(self, flows: Sequence[flow.Flow]) -> None:
+        """Send the same request upstream both ways, as it came and forced, and log what differs."""
+        if not self._addon.can_send:
+            raise exceptions.CommandError("this mitmproxy is unknown below its hooks; see the warning at the start")
+        for each in _http(flows):
+            task = asyncio.get_running_loop().create_task(self._compare(each))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _compare(self, each: http.HTTPFlow) -> None:
+        name = f"force_stream.compare {each.request.path.partition('?')[0]}"
+        try:
+            plain, forced = flows.restored(each), flows.restored(each)
+            body = flows.body_of(forced)
+            rule = first_match(self._addon.rules, facts_of(forced))
+            if rule is None or body is None or not body.asks_plain:
+                logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
+                return
+            exchange = flows.force(forced, body, rule)
+            if exchange is None:
+                logger.warning(f"{name}: this path never streams.")
+                return
+            watch = Watch(exchange, Limits(rule.timeout, rule.idle_timeout, max_body=rule.max_body))
+            await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, watch))
+            lines = _compared(plain, forced)
+            for line in lines:
+                logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
+            if len(lines) > 1:
+                logger.log(ALERT, f"{name}: {len(lines)} differences; the log has them")
+        except Refusal as reason:
+            logger.warning(f"{name}: this request cannot be forced: {reason}")
+        except Exception as error:
+            # Its message may quote a body.
+            logger.error(f"{name}: a fault of the addon: {type(error).__name__}")
+            logger.debug(name, exc_info=error)
+
+
+def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO) -> None:
+    """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
+    kept = flows.kept_answer(each)
+    if kept is None:
+        logger.warning(f"{each.request.path.partition('?')[0]} is no endpoint whose events are known; left as it is")
+        return
+    exchange, status, content_type = kept
+    rule = next((rule for rule in rules if rule.name == exchange.rule), None)
+    if rule is not None:
+        exchange = replace(exchange, quirks=rule.quirks, on_truncated=rule.on_truncated)
+    watch = Watch(exchange, Limits())
+    watch.head(status, content_type)
+    watch.data(stream)
+    watch.end()
+    reply = watch.finish()
+    flows.keep_stream(each, stream, status, content_type)
+    if reply is not None:
+        flows.give(each, reply)
+    logger.log(level, summary.tell(each, watch, again=True))
+
+
+def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
+    return [each for each in chosen if isinstance(each, http.HTTPFlow)]
+
+
+def _with_stream(chosen: Sequence[flow.Flow]) -> list[tuple[http.HTTPFlow, bytes]]:
+    found = [(each, stream) for each in _http(chosen) if (stream := flows.event_stream(each)) is not None]
+    if not found:
+        raise exceptions.CommandError("none of these flows has an event stream")
+    return found
+
+
+def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow) -> list[str]:
+    """What differs between the direct answer and the aggregated one; the plain one's value first."""
+    one, other = plain.response, forced.response
+    if one is None or other is None:
+        return [f"no answer to the {'plain' if one is None else 'forced'} request"]
+    lines = []
+    if one.status_code != other.status_code:
+        lines.append(f"status: {one.status_code}, and {other.status_code}")
+    try:
+        left, right = (jsontext.loads(flows.text_of(response)) for response in (one, other))
+    except ValueError:
+        return [*lines, "one of the two answers is no JSON"]
+    lines += differences(left, right)
+    return lines or ["the plain answer and the forced one are the same, but for ids and times"]

@@ -1,0 +1,1 @@
+"""An answer's bytes to a reply. Must not know rules or mitmproxy."""

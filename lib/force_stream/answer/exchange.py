@@ -1,0 +1,447 @@
+"""One request and its answer: a plain request in, a streaming one out; an event stream in, one JSON document out.
+
+Joins the wire grammar, the quirks and the aggregators; knows `[DONE]`, what tells an event stream from JSON, and which
+failure becomes which reply. Must not know mitmproxy or rules files. Nothing here raises but `Refusal`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..endpoints import ENDPOINTS, Endpoint, endpoint_for, expected_choices, never_streams
+from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError, error_in
+from ..wire import jsontext
+from ..wire.form_body import Form
+from ..wire.json_body import Body, Edited
+from ..wire.sse import EventStreamDecoder, ServerSentEvent
+from .patterns import Repeats
+from .quirks import QUIRKS
+
+JSON_TYPE: Final = "application/json"
+MOST_NOTES: Final = 50
+LONGEST_NAME: Final = 100
+# Bytes. A JSON text that is neither an object nor a list is a word, and no book either.
+_LONGEST_SCALAR: Final = 1024
+_BOM: Final = b"\xef\xbb\xbf"
+_BLANK: Final = b" \t\r\n"
+# Bytes. The begin of an event that is longer than this goes to the decoder: it is not to be copied for every piece.
+_LONGEST_REST: Final = 8 * 1024
+# Bytes of an answer that was parsed. What is left to be done for a larger one is not to be done on an event loop.
+_HEAVY: Final = 96 * 1024
+# Bytes. Pieces that are alike wait until they are this many. Nothing ends with them, so nobody waits for them.
+_MOST_WAITING: Final = 32 * 1024
+
+
+def printable(text: str, longest: int = LONGEST_NAME) -> str:
+    """Text that somebody else chose, fit for a log line: printable, valid Unicode, at most so many characters."""
+    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:longest])
+    return clean if len(text) <= longest else f"{clean}…"
+
+
+class Refusal(Exception):
+    """Why a request cannot be forced and goes out as it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the client gets: a status and a complete JSON document; `headers` are to be set beside its content type."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A forced request: all that is needed to make an answer of its event stream. Of plain values, so that it can
+    travel with a flow."""
+
+    rule: str
+    endpoint: str
+    model: str = ""
+    choices: int = 1
+    on_truncated: str = "error"
+    quirks: tuple[str, ...] = ()
+
+    def read(self, status: int = 200, content_type: str = "") -> "Answer":
+        """Begin to read an answer with this status and content type."""
+        return Answer(self, status, content_type)
+
+
+def begin(
+    body: Body | Form,
+    endpoint: Endpoint,
+    path: str,
+    *,
+    rule: str,
+    stream_options: Mapping[str, Any] | None,
+    on_truncated: str,
+    quirks: Sequence[str],
+) -> tuple[Exchange | None, Edited]:
+    """The forced form of a plain request, and what to make of its answer; no exchange where that will be plain too.
+
+    Raises `Refusal` where the request is to go out as it came.
+    """
+    if never_streams(endpoint, path):
+        if "stream" not in body.members:
+            raise Refusal("this path never streams")
+        return None, body.without("stream")
+    if isinstance(body, Form) and not endpoint.forms:
+        raise Refusal("its body is a form, and no JSON object")
+    obstacle = endpoint.obstacle(body.members)
+    if obstacle:
+        raise Refusal(obstacle)
+    model = body.members.get("model")
+    exchange = Exchange(
+        rule=rule,
+        endpoint=endpoint.name,
+        model=printable(model) if isinstance(model, str) else "",
+        choices=expected_choices(body.members),
+        on_truncated=on_truncated,
+        quirks=tuple(quirks),
+    )
+    return exchange, body.forced(endpoint.options_for(stream_options))
+
+
+def at_path(path: str) -> Exchange | None:
+    """The exchange of a stream that nobody forced, by its request's path; None if that is no endpoint's."""
+    endpoint = endpoint_for(path, {})
+    return None if endpoint is None else Exchange(rule="(none)", endpoint=endpoint.name)
+
+
+@dataclass(slots=True)
+class Report:
+    """What came, in figures and in words, for those who look on. `code` is the error's, "" for a success."""
+
+    events: int = 0
+    bytes: int = 0
+    status: int = 0
+    finish_reasons: tuple[str, ...] = ()
+    inferred: bool = False
+    truncated: bool = False
+    code: str = ""
+    usage: Any = None
+    odd: list[str] = field(default_factory=list)
+
+    @property
+    def finish_reason(self) -> str:
+        """Those of all choices, each once. An upstream may send any number of them."""
+        return printable(", ".join(dict.fromkeys(self.finish_reasons)))
+
+    def note(self, what: str) -> None:
+        """Something odd, in words. There is an end to what anybody reads."""
+        if len(self.odd) < MOST_NOTES:
+            self.odd.append(what)
+
+
+class Answer:
+    """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
+
+    `report` says what has come so far; `ended` that nothing more needs to come, `finished` that only usage may.
+    """
+
+    def __init__(self, exchange: Exchange, status: int, content_type: str) -> None:
+        self.done = False
+        self._report = Report()
+        self._exchange = exchange
+        self._status = status
+        self._content_type = content_type.partition(";")[0].strip().lower()
+        self._aggregator = ENDPOINTS[exchange.endpoint].aggregator(exchange.choices)
+        self._mends = [QUIRKS[name].mend() for name in exchange.quirks if name in QUIRKS]
+        self._decoder = EventStreamDecoder()
+        self._repeats = Repeats()
+        self._head = b""
+        self._rest = b""
+        self._waiting: list[bytes] = []
+        self._waiting_size = 0
+        self._parsed = 0
+        self._is_json: bool | None = None
+        self._json: list[bytes] = []
+        self._chunks = 0
+        self._error: dict[str, Any] | None = None
+        self._texts: list[str] = []
+        self._scalar = b""
+        self._too_deep = False
+
+    @property
+    def report(self) -> Report:
+        self._catch_up()
+        return self._report
+
+    @property
+    def ended(self) -> bool:
+        return self.done or self._aggregator.ended or self._error is not None
+
+    @property
+    def finished(self) -> bool:
+        return self._chunks > 0 and self._aggregator.finished
+
+    @property
+    def heavy(self) -> bool:
+        """Whether `finish` may take more than some milliseconds. What was not parsed, because it is like what came
+        before, adds its texts alone."""
+        parsed = self._report.bytes if self._is_json else self._parsed + self._report.bytes // 8
+        return parsed > _HEAVY
+
+    def feed(self, data: bytes) -> bool:
+        """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
+        more: what only says more of the same is read much cheaper in one go."""
+        self._report.bytes += len(data)
+        if self._repeats.is_like(data) and (self._waiting or self._is_at_event):
+            self._waiting.append(data)
+            self._waiting_size += len(data)
+            if self._waiting_size < _MOST_WAITING:
+                return False
+            data = b""
+        if self._waiting:
+            data = self._waited() + data
+        if self._is_json is None:
+            self._head += data
+            begun = self._head.removeprefix(_BOM).lstrip(_BLANK)
+            if not begun or _BOM.startswith(begun):
+                self._head = self._head[: len(_BOM)]
+                return True
+            # What a body is, its first character tells; labels are not to be believed (BYK/loreai#1195). No line of
+            # an event stream that begins with a bracket says anything.
+            self._is_json = begun[:1] in b"{["
+            data, self._head = self._head, b""
+        if self._is_json:
+            self._json.append(data)
+            return True
+        if len(self._scalar) < _LONGEST_SCALAR:
+            self._scalar += data[:_LONGEST_SCALAR]
+        self._read(data)
+        return True
+
+    @property
+    def _is_at_event(self) -> bool:
+        return not self._rest and self._decoder.between_events
+
+    def _waited(self) -> bytes:
+        data = b"".join(self._waiting)
+        self._waiting = []
+        self._waiting_size = 0
+        return data
+
+    def _catch_up(self) -> None:
+        if self._waiting:
+            self._read(self._waited())
+
+    def _read(self, data: bytes) -> None:
+        data, self._rest = self._rest + data, b""
+        at = 0
+        while at < len(data):
+            if self._repeats.known and self._decoder.between_events:
+                at, count = self._repeats.take(data, at)
+                self._report.events += count
+                self._chunks += count
+                if at == len(data):
+                    return
+            end = _end_of_event(data, at)
+            if end == len(data) and self._may_wait(data, at):
+                self._rest = data[at:]
+                return
+            self._read_event(data[at:end])
+            at = end
+
+    def _may_wait(self, data: bytes, at: int) -> bool:
+        """Whether these last bytes are the begin of an event that may fit the pattern once the rest of it is there. In
+        the middle of a line nothing can have ended."""
+        within_line = data[-1] not in b"\r\n" and len(data) - at <= _LONGEST_REST
+        return within_line and self._repeats.known and self._decoder.between_events
+
+    def _read_event(self, piece: bytes) -> None:
+        """A piece that holds one whole event at the most; the next ones may be like it."""
+        self._parsed += len(piece)
+        begins = self._decoder.between_events
+        events = self._decoder.feed(piece)
+        for event in events:
+            chunk = self._take(event)
+            if begins and len(events) == 1 and chunk is not None and not self._mends and self._repeats.wanted:
+                self._repeats.learn(piece, event.data.encode(errors="surrogatepass"), self._aggregator.again(chunk))
+
+    def finish(self, cut: str = "") -> Reply | None:
+        """The reply to the client; None where the answer is to go to it as it came.
+
+        `cut` says in words how the transport ended the body too early, if it did.
+        """
+        reply = self._finish(cut)
+        if reply is None:
+            self._report.status = self._status
+        return reply
+
+    def _finish(self, cut: str) -> Reply | None:
+        self._catch_up()
+        if self._status < 200 or 300 <= self._status < 400 or self._status in (204, 205):
+            return None
+        try:
+            if self._is_json:
+                return self._plain(b"".join(self._json), cut)
+            self._read_event(self._rest)
+            self._rest = b""
+            for event in self._decoder.close():
+                self._take(event, at_end=True)
+            return self._failed() if self._status >= 400 else self._aggregated(cut)
+        except StreamError as error:
+            return self.failure(error)
+        except RecursionError:
+            return self.failure(MalformedStream("the upstream's answer nests too deeply to be read"))
+
+    def failure(self, error: StreamError) -> Reply:
+        """The reply for a failure, wherever it was noticed."""
+        self._catch_up()
+        self._report.code = error.code
+        context = f"Rule {self._exchange.rule}; {self._report.events:,} events, {self._report.bytes:,} bytes came."
+        status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
+        self._report.status = status
+        # OpenAI's clients try a 5xx again by themselves, unless this header says that it is no use.
+        headers = {} if error.retryable else {"x-should-retry": "false"}
+        return Reply(status, jsontext.dumps(error.body(context)), headers)
+
+    # A body that is JSON
+
+    def _plain(self, body: bytes, cut: str) -> Reply | None:
+        """The upstream ignored `stream`, or failed before it began to stream."""
+        text = body.decode("utf-8-sig", errors="replace")
+        try:
+            _, document, rest = jsontext.split(text)
+        except ValueError:
+            return self._unreadable(cut)
+        if rest.strip():
+            # A JSON answer with a stray "data: [DONE]" behind it (decolua/9router#3492).
+            leftover = EventStreamDecoder()
+            events = [*leftover.feed(rest.encode()), *leftover.close()]
+            if leftover.strangers or any(event.data.strip() != "[DONE]" for event in events):
+                return self._unreadable(cut)
+            self._report.note("a JSON answer with an event stream's end behind it")
+            self._report.status = self._status
+            return Reply(self._status, document.strip().encode())
+        if self._content_type.endswith(("/json", "+json")):
+            return None
+        self._report.note(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
+        self._report.status = self._status
+        return Reply(self._status, body)
+
+    def _unreadable(self, cut: str) -> Reply | None:
+        if self._status >= 400:
+            return None
+        if cut:
+            self._report.truncated = True
+            raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+        raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+
+    # A body that is an event stream
+
+    def _take(self, event: ServerSentEvent, *, at_end: bool = False) -> dict[str, Any] | None:
+        """Merge one event; returns its chunk, if it was one."""
+        self._repeats.forget()
+        if self.done:
+            return None  # gateways in a row say [DONE] twice, or more behind it
+        if event.data.strip() == "[DONE]":
+            self.done = True
+            return None
+        self._report.events += 1
+        try:
+            said = jsontext.loads(event.data)
+        except ValueError:
+            self._take_text(event, at_end=at_end)
+            return None
+        if not isinstance(said, dict):
+            self._report.note(f"event {self._report.events}: its data is {type(said).__name__}, not an object")
+            return None
+        chunk: dict[str, Any] = said
+        error = error_in(chunk, event.event)
+        if error is not None:
+            self._error = self._error or error
+            return None
+        for mend in self._mends:
+            chunk = mend(chunk)
+        self._chunks += 1
+        try:
+            self._aggregator.add(chunk, event.event)
+        except RecursionError:
+            self._too_deep = True
+        return chunk
+
+    def _take_text(self, event: ServerSentEvent, *, at_end: bool) -> None:
+        lines = event.data.split("\n")
+        if len(lines) > 1:
+            # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
+            self._report.events -= 1
+            for line in lines:
+                self._take(ServerSentEvent(event.event, line, event.id), at_end=at_end)
+            return
+        if event.event == "error":
+            self._error = self._error or {
+                "error": {"message": event.data, "type": "error", "param": None, "code": None}
+            }
+        elif at_end and event.data.lstrip()[:1] == "{":
+            self._report.note(f"event {self._report.events}: cut off")
+        else:
+            self._report.note(f"event {self._report.events}: its data is not JSON")
+            self._texts.append(event.data)
+
+    def _failed(self) -> Reply | None:
+        """An error status whose body is no JSON: the error inside an event stream, or a page to pass on."""
+        if self._error is not None:
+            raise UpstreamError(self._error)
+        if self._decoder.strangers >= self._decoder.lines:
+            return None  # a page, whatever one of its lines looks like
+        said = " ".join(self._texts) or f"The upstream answered {self._status} with an event stream and no error in it."
+        raise UpstreamError({"error": {"message": said, "type": "upstream_error", "param": None, "code": None}})
+
+    def _aggregated(self, cut: str) -> Reply | None:
+        if self._error is not None:
+            raise UpstreamError(self._error)
+        if self._too_deep:
+            raise MalformedStream("an event of the upstream's stream nests too deeply to be read")
+        if not self._chunks:
+            return self._without_chunks(cut)
+        try:
+            aggregate = self._aggregator.result(done=self.done)
+        except IncompleteStream as error:
+            self._report.truncated = True
+            if self._exchange.on_truncated != "partial":
+                raise IncompleteStream(f"{error}: {cut}") if cut else error from None
+            aggregate = self._aggregator.result(partial=True)
+        self._report.finish_reasons = tuple(map(printable, aggregate.finish_reasons))
+        self._report.inferred = aggregate.inferred
+        self._report.usage = aggregate.document.get("usage") if isinstance(aggregate.document, dict) else None
+        self._report.status = 200
+        return Reply(200, jsontext.dumps(aggregate.document))
+
+    def _is_scalar(self) -> bool:
+        """Whether the body is JSON, and says so, but is neither an object nor a list."""
+        if not self._content_type.endswith("/json") or len(self._scalar) >= _LONGEST_SCALAR:
+            return False
+        try:
+            jsontext.loads(self._scalar.decode())
+        except ValueError:
+            return False
+        return True
+
+    def _without_chunks(self, cut: str) -> Reply | None:
+        if cut:
+            self._report.truncated = True
+            raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
+        if self._texts:
+            # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client is to read it.
+            raise MalformedStream(f"the upstream's event stream has no JSON in it, but says: {' '.join(self._texts)}")
+        if self._is_scalar():
+            return None
+        if self._decoder.strangers > self._decoder.lines:
+            raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+        raise EmptyStream("the upstream's event stream had no event in it")
+
+
+def _end_of_event(data: bytes, start: int) -> int:
+    """Where the first blank line after `start` ends, which ends an event; the end of the data if there is none.
+
+    Where lines end in another way than these two, an event is more than one, which costs nothing but speed.
+    """
+    end = data.find(b"\n\n", start)
+    # Only before that: a search that finds nothing would cross all the data, again for every event.
+    in_crlf = data.find(b"\r\n\r\n", start, end if end >= 0 else len(data))
+    if in_crlf >= 0:
+        return in_crlf + 4
+    return end + 2 if end >= 0 else len(data)

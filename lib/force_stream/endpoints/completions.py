@@ -1,0 +1,144 @@
+"""Completions: from what streams at their path to what a plain request there gets.
+
+Knows the three formats that upstreams answer in: OpenAI's legacy `text_completion`, chat's chunks (Mistral's
+fill-in-the-middle), and llama.cpp's own. Must not know bytes, HTTP or server-sent events.
+https://platform.openai.com/docs/api-reference/completions
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..errors import EmptyStream, IncompleteStream
+from ..merge.fields import Fields, Repeatable, Rule, concat, extend, fields, index_of, nothing
+from .aggregator import Aggregate, Aggregator
+from .chat import ChatAggregator, CompletionAggregator, FinishReason, Usage
+
+_CHOICE: Final[Mapping[str, Rule]] = {
+    "index": nothing,
+    "delta": nothing,
+    "text": concat,
+    "logprobs": fields(
+        {
+            "tokens": extend,
+            "token_logprobs": extend,
+            "top_logprobs": extend,
+            "text_offset": extend,
+            "content": extend,  # llama.cpp answers in the chat API's shape
+        }
+    ),
+    "finish_reason": FinishReason,
+    "usage": Usage,
+    "token_ids": extend,
+    "obfuscation": nothing,
+}
+
+
+class LegacyAggregator(CompletionAggregator):
+    """Merges streamed `text_completion`s."""
+
+    object_name = "text_completion"
+    choice_rules = _CHOICE
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+        value = chunk.get("value")
+        if isinstance(value, str) and "choices" not in chunk:
+            # Writer streams {"value": "…"} and nothing else.
+            chunk = {key: item for key, item in chunk.items() if key != "value"} | {"choices": [{"text": value}]}
+        super().add(chunk, event)
+
+    def _choice(self, index: int, said: Fields, *, done: bool) -> dict[str, Any]:
+        choice = said.result()
+        choice.pop("usage", None)
+        finish_reason = choice.pop("finish_reason", None) or ("stop" if done else "length")
+        return {"text": choice.pop("text", None) or "", "index": index, **choice, "finish_reason": finish_reason}
+
+
+class LlamaCppAggregator:
+    """Merges llama.cpp's own completions: an object a prompt in fragments, and a list of them for several prompts."""
+
+    ended = False  # other prompts may still be at work
+
+    _RULES: Final[Mapping[str, Rule]] = {"content": concat, "completion_probabilities": extend}
+
+    def __init__(self, expected_choices: int = 1) -> None:
+        self._expected = expected_choices
+        self._said: dict[int, Fields] = {}
+        self._last: dict[int, dict[str, Any]] = {}
+        self._unstopped: set[int] = set()
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+        """One chunk, as the upstream sent it. Never raises."""
+        index = index_of(chunk) or 0
+        said = self._said.setdefault(index, Fields(self._RULES, nothing))
+        said.add(chunk)
+        self._last[index] = chunk
+        (self._unstopped.discard if chunk.get("stop") is True else self._unstopped.add)(index)
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        return None  # its chunks count tokens, and the last one is the answer's frame
+
+    @property
+    def finished(self) -> bool:
+        return len(self._last) >= self._expected and not self._unstopped
+
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+        """The object, or the list. Raises `IncompleteStream` where one has not stopped."""
+        if not (self.finished or done or partial):
+            raise IncompleteStream("the upstream's event stream stopped before its end")
+        # The last chunk is the direct answer, but for what comes in pieces.
+        documents = [self._last[index] | said.result() for index, said in sorted(self._said.items())]
+        reasons = tuple(str(document.get("stop_type")) for document in documents)
+        return Aggregate(documents[0] if len(documents) == 1 else documents, reasons)
+
+
+class CompletionsAggregator:
+    """Hands the chunks to whom their format belongs; what came before the first telling one goes there too."""
+
+    def __init__(self, expected_choices: int = 1) -> None:
+        self._expected = expected_choices
+        self._held: list[tuple[dict[str, Any], str]] = []
+        self._format: Aggregator | None = None
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+        """One chunk, as the upstream sent it. Never raises."""
+        if self._format is not None:
+            self._format.add(chunk, event)
+            return
+        self._held.append((chunk, event))
+        made = _format_of(chunk)
+        if made is not None:
+            self._format = made(self._expected)
+            for held in self._held:
+                self._format.add(*held)
+            self._held.clear()
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
+        return None if self._format is None else self._format.again(chunk)
+
+    @property
+    def ended(self) -> bool:
+        return self._format is not None and self._format.ended
+
+    @property
+    def finished(self) -> bool:
+        return self._format is not None and self._format.finished
+
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+        """The document; raises as its format's aggregator does, and where no chunk said anything."""
+        if self._format is not None:
+            return self._format.result(done=done, partial=partial)
+        if done:
+            raise EmptyStream("the upstream's event stream had no choice in it")
+        raise IncompleteStream("the upstream's event stream stopped before its first choice")
+
+
+def _format_of(chunk: Mapping[str, Any]) -> type[LegacyAggregator | ChatAggregator | LlamaCppAggregator] | None:
+    choices = chunk.get("choices")
+    if isinstance(choices, list) and choices:
+        # Together says both `text` and `delta`, and answers with the former.
+        legacy = any(isinstance(choice, dict) and ("text" in choice or "delta" not in choice) for choice in choices)
+        return LegacyAggregator if legacy else ChatAggregator
+    if isinstance(chunk.get("value"), str):
+        return LegacyAggregator
+    return LlamaCppAggregator if "content" in chunk and "stop" in chunk else None

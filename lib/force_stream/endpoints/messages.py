@@ -1,0 +1,211 @@
+"""Anthropic's Messages API, which gateways serve beside OpenAI's: from its events to the `message` of a plain request.
+
+Knows the event types and the content blocks; must not know bytes, HTTP or server-sent events.
+https://docs.anthropic.com/en/docs/build-with-claude/streaming
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..errors import IncompleteStream
+from ..merge.fields import (
+    Accumulator,
+    Concat,
+    Extend,
+    Fields,
+    Latest,
+    Repeatable,
+    Rule,
+    concat,
+    fragment,
+    index_of,
+    latest,
+    overlay,
+)
+from ..wire import jsontext
+from .aggregator import Aggregate
+
+
+class _Input:
+    """A tool's input: JSON in pieces. A call without arguments has no piece at all, and a direct answer says {}."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self) -> None:
+        self._text = Concat()
+
+    def add(self, value: Any) -> None:
+        self._text.add(value)
+
+    def again(self, value: Any) -> list[Repeatable] | None:
+        return self._text.again(value)
+
+    def result(self) -> Any:
+        said = self._text.result()
+        if not isinstance(said, str):
+            return {} if said is None else said
+        try:
+            return jsontext.loads(said)
+        except ValueError:
+            return {}  # also for input that was cut off: llama.cpp's own direct answer to it
+
+
+# What each kind of delta carries, the member of the block that it goes to, and how it is merged there.
+_DELTAS: Final[Mapping[str, tuple[str, str, Rule]]] = {
+    "text_delta": ("text", "text", concat),
+    "thinking_delta": ("thinking", "thinking", concat),
+    "signature_delta": ("signature", "signature", latest),
+    "input_json_delta": ("partial_json", "input", _Input),
+    "citations_delta": ("citation", "citations", Extend),
+    "compaction_delta": ("content", "content", concat),
+}
+_BESIDE: Final = frozenset(("type", "delta", "usage", "obfuscation"))
+_INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
+
+
+class _Block:
+    """One content block: what it started with, and what its deltas brought."""
+
+    def __init__(self, started: dict[str, Any]) -> None:
+        self.started = started
+        self.stopped = False
+        self._members: dict[str, Accumulator] = {}
+        self._others = Fields({"type": Latest}, fragment)
+
+    def add(self, delta: dict[str, Any]) -> None:
+        known = _DELTAS.get(str(delta.get("type")))
+        if known is None:
+            self._others.add({key: value for key, value in delta.items() if key != "type"})
+            return
+        said, member, rule = known
+        if member not in self._members:
+            self._members[member] = rule()
+        self._members[member].add(delta.get(said))
+
+    def again(self, delta: dict[str, Any]) -> list[Repeatable] | None:
+        known = _DELTAS.get(str(delta.get("type")))
+        if known is None or len(delta) != 2:
+            return None
+        said, member, _ = known
+        parts = self._members[member].again(delta.get(said)) if member in self._members else None
+        return None if parts is None else [part._replace(key=said) for part in parts]
+
+    def result(self) -> dict[str, Any]:
+        block = dict(self.started)
+        if str(block.get("type")) in _INPUT_TYPES:
+            block.setdefault("input", {})
+        for member, accumulator in self._members.items():
+            block[member] = _joined(block.get(member), accumulator.result())
+        return block | (self._others.result() or {})
+
+
+def _joined(started: Any, said: Any) -> Any:
+    """What a block starts with is empty, the first piece, or (MiniMax, cline/cline#9215) said again by the deltas."""
+    if isinstance(started, str) and isinstance(said, str):
+        return said if said.startswith(started) else started + said
+    if isinstance(started, list) and isinstance(said, list):
+        return started + said
+    return started if said is None or (said == {} and started) else said
+
+
+class MessagesAggregator:
+    """Merges the events of one `message`."""
+
+    def __init__(self, expected_choices: int = 1) -> None:
+        self._message: dict[str, Any] = {}
+        self._delta = Fields({}, overlay)
+        self._usage = Fields({}, overlay)
+        self._blocks: list[tuple[int, _Block]] = []
+        self._by_index: dict[int, _Block] = {}
+        self._whole: dict[str, Any] | None = None
+        self.ended = False
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+        """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
+        if self.ended:
+            return
+        kind = chunk.get("type") or event
+        if kind == "message_start":
+            self._start(chunk.get("message"))
+        elif kind == "content_block_start":
+            self._start_block(chunk)
+        elif kind == "content_block_delta":
+            delta = chunk.get("delta")
+            if isinstance(delta, dict):
+                self._block(chunk).add(delta)
+        elif kind == "content_block_stop":
+            self._block(chunk).stopped = True
+        elif kind == "message_delta":
+            delta = chunk.get("delta")
+            # context_management and its like stand beside the delta, and usage should too.
+            for said in (chunk, delta):
+                if isinstance(said, dict):
+                    self._count(said.get("usage"))
+                    self._delta.add({key: value for key, value in said.items() if key not in _BESIDE})
+        elif kind == "message":
+            self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
+        self.ended = kind == "message_stop"
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
+        delta = chunk.get("delta")
+        if self.ended or chunk.get("type") != "content_block_delta" or not isinstance(delta, dict):
+            return None
+        return self._block(chunk).again(delta)
+
+    def _start(self, message: Any) -> None:
+        if isinstance(message, dict):
+            self._count(message.get("usage"))
+            self._message = self._message or message  # said twice by some gateways
+
+    def _count(self, usage: Any) -> None:
+        """The counts are cumulative, so one that falls to 0 is a gateway's placeholder."""
+        if isinstance(usage, dict):
+            self._usage.add({key: value for key, value in usage.items() if value != 0 or not self._usage.get(key)})
+
+    def _start_block(self, chunk: dict[str, Any]) -> None:
+        started = chunk.get("content_block")
+        index = index_of(chunk)
+        index = len(self._blocks) if index is None else index
+        known = self._by_index.get(index)
+        # The same index again, after its block has stopped, is another block (spliced answers).
+        if known is None or known.stopped:
+            block = self._by_index[index] = _Block(started if isinstance(started, dict) else {})
+            self._blocks.append((index, block))
+
+    def _block(self, chunk: dict[str, Any]) -> _Block:
+        index = index_of(chunk)
+        block = self._by_index.get(index) if index is not None else self._blocks[-1][1] if self._blocks else None
+        if block is None:
+            delta = chunk.get("delta")
+            kind = {"thinking_delta": "thinking", "input_json_delta": "tool_use"}.get(
+                str(delta.get("type")) if isinstance(delta, dict) else "", "text"
+            )
+            self._start_block({**chunk, "content_block": {"type": kind}})
+            block = self._blocks[-1][1]
+        return block
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._delta.get("stop_reason"))
+
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+        """The message. Raises `IncompleteStream` without a stop reason and an end, unless what came is wanted."""
+        said = self._delta.result() or {}
+        if not self._message and self._whole is None and not self._blocks:
+            raise IncompleteStream("the upstream's event stream stopped before its message began")
+        stop_reason = said.get("stop_reason") or (self._whole or {}).get("stop_reason")
+        if not (stop_reason or self.ended or done or partial):
+            raise IncompleteStream("the upstream's event stream stopped before its end")
+        blocks = [block.result() for _, block in sorted(self._blocks, key=lambda entry: entry[0])]
+        document = {"type": "message", "role": "assistant", **(self._whole or {}), **self._message}
+        document["content"] = blocks or document.get("content") or []
+        document |= {key: value for key, value in said.items() if value is not None or key not in document}
+        usage = self._usage.result()
+        if usage:
+            document["usage"] = usage
+        inferred = not stop_reason
+        if inferred:
+            calls = any(block.get("type") == "tool_use" for block in blocks)
+            document["stop_reason"] = ("tool_use" if calls else "end_turn") if done or self.ended else "max_tokens"
+        return Aggregate(document, (str(document["stop_reason"]),), inferred)

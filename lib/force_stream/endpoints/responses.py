@@ -1,0 +1,287 @@
+"""The Responses API: from `response.*` events to the `response` a plain request gets.
+
+Knows the event types, which place of which output item each addresses, and the terminal events; must not know bytes,
+HTTP or server-sent events. https://platform.openai.com/docs/api-reference/responses-streaming
+
+The terminal event carries the whole response, and is the answer. Only where its `output` is empty (the ChatGPT
+backend, RayBytes/ChatMock#121; gateways, QuantumNous/new-api#4362) the items are put together from the events before
+it: from `response.output_item.done`, failing that from the deltas.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..errors import IncompleteStream
+from ..merge.fields import VARYING, Concat, Repeatable, says_something
+from .aggregator import Aggregate
+
+TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
+# What of the terminal event stands around the response and is no part of it; `timings` is llama.cpp's.
+_ENVELOPE: Final = frozenset(("type", "response", "sequence_number", "obfuscation", "timings"))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in an output item a text stands: member names, and names of the event's own indexes (`…_index`).
+
+    `part` is the type of the part that holds it, `item` the type of an item that nobody announced.
+    """
+
+    path: tuple[str, ...]
+    item: str
+    part: str = ""
+
+
+_MESSAGE_TEXT: Final = Place(("content", "content_index", "text"), "message", "output_text")
+_REASONING_TEXT: Final = Place(("content", "content_index", "text"), "reasoning", "reasoning_text")
+
+# Event type without its ".delta" or ".done" -> the place, and the member of the ".done" event that says it whole.
+_TEXTS: Final[Mapping[str, tuple[Place, str]]] = {
+    "response.output_text": (_MESSAGE_TEXT, "text"),
+    "response.text": (_MESSAGE_TEXT, "text"),  # the old name
+    "response.refusal": (Place(("content", "content_index", "refusal"), "message", "refusal"), "refusal"),
+    "response.reasoning_text": (_REASONING_TEXT, "text"),
+    "response.reasoning": (_REASONING_TEXT, "text"),  # OpenRouter, gpt-oss
+    "response.reasoning_summary_text": (
+        Place(("summary", "summary_index", "text"), "reasoning", "summary_text"),
+        "text",
+    ),
+    "response.function_call_arguments": (Place(("arguments",), "function_call"), "arguments"),
+    "response.mcp_call_arguments": (Place(("arguments",), "mcp_call"), "arguments"),
+    "response.custom_tool_call_input": (Place(("input",), "custom_tool_call"), "input"),
+    "response.code_interpreter_call_code": (Place(("code",), "code_interpreter_call"), "code"),
+    "response.apply_patch_call_operation_diff": (Place(("operation", "diff"), "apply_patch_call"), "diff"),
+    "response.shell_call_command": (Place(("action", "commands", "command_index"), "shell_call"), "command"),
+}
+_PARTS: Final[Mapping[str, tuple[str, str]]] = {
+    "response.content_part": ("content", "content_index"),
+    "response.reasoning_part": ("content", "content_index"),
+    "response.reasoning_summary_part": ("summary", "summary_index"),
+}
+
+
+class _Item:
+    """One output item: what announced it, the texts that followed, and what closed it."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.type = ""
+        self.id: Any = None
+        self.added: dict[str, Any] = {}
+        self.done: dict[str, Any] | None = None
+        self.parts: dict[tuple[str, int], dict[str, Any]] = {}
+        self.texts: dict[tuple[str | int, ...], Concat] = {}
+        self.part_types: dict[tuple[str | int, ...], str] = {}
+        self.lists: dict[tuple[str | int, ...], list[Any]] = {}
+
+    def result(self, status: str) -> dict[str, Any]:
+        """The item; `status` is its own where nothing closed it."""
+        if self.done is not None:
+            return self.done
+        item = dict(self.added) or {"type": self.type} | ({} if self.id is None else {"id": self.id})
+        if item.get("type") == "message":
+            item.setdefault("role", "assistant")
+        for (name, index), part in sorted(self.parts.items()):
+            _put(item, (name, index), dict(part))
+        for path, part_type in sorted(self.part_types.items(), key=_by_place):
+            _put(item, (*path, "type"), part_type)
+            if part_type == "output_text":
+                _put(item, (*path, "annotations"), [])
+        for path, text in sorted(self.texts.items(), key=_by_place):
+            _put(item, path, text.result() or "")
+        for path, values in sorted(self.lists.items(), key=_by_place):
+            _put(item, path, values)
+        item["status"] = status
+        return item
+
+
+def _by_place(entry: tuple[tuple[str | int, ...], Any]) -> list[str]:
+    return [f"{step:09}" if isinstance(step, int) else step for step in entry[0]]
+
+
+def _put(item: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
+    """Set a value deep in an item, making the lists and objects on the way; one that is in the way is replaced."""
+    holder: Any = item
+    for step, following in zip(path, (*path[1:], None), strict=True):
+        if isinstance(step, int):
+            step = min(step, len(holder))  # an index beyond the end counts what was not streamed
+            if step == len(holder):
+                holder.append(None)
+        if following is None:
+            holder[step] = value
+            return
+        wanted: type[Any] = list if isinstance(following, int) else dict
+        held = holder.get(step) if isinstance(holder, dict) else holder[step]
+        # A copy, since what the upstream said may be looked at again.
+        holder[step] = wanted(held) if isinstance(held, wanted) else wanted()
+        holder = holder[step]
+
+
+class ResponsesAggregator:
+    """Merges the events of one `response`."""
+
+    def __init__(self, expected_choices: int = 1) -> None:
+        self._snapshot: dict[str, Any] = {}
+        self._terminal: dict[str, Any] | None = None
+        self._items: list[_Item] = []
+        self._by_index: dict[int, _Item] = {}
+        self._by_id: dict[str, _Item] = {}
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+        """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
+        kind = chunk.get("type") or event
+        if self._terminal is not None or not isinstance(kind, str):
+            return
+        response = chunk.get("response")
+        if kind in TERMINAL:
+            # GitHub Copilot has copilot_usage beside the response; its plain answers have it in it.
+            beside = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
+            self._terminal = beside | (response if isinstance(response, dict) else {})
+        elif isinstance(response, dict):
+            self._snapshot.update(response)
+        elif kind == "response.output_text.annotation.added":
+            self._annotation(chunk)
+        else:
+            name, _, what = kind.rpartition(".")
+            change = _CHANGES.get(what)
+            if change is not None:
+                change(self, name, chunk)
+
+    @property
+    def ended(self) -> bool:
+        return self._terminal is not None
+
+    finished = ended
+
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+        """The response. Raises `IncompleteStream` without a terminal event, unless what came is wanted."""
+        if self._terminal is None and not partial:
+            raise IncompleteStream("the upstream's event stream stopped before its terminal event")
+        document = {"object": "response", **self._snapshot, **(self._terminal or {})}
+        if self._terminal is None:
+            # What the API answers when a response had to stop at its length.
+            document |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        if not document.get("output"):
+            document["output"] = self._output("completed" if document.get("status") == "completed" else "incomplete")
+        if document.get("status") == "completed" and isinstance(document["output"], list):
+            document["output"] = [_closed(item) for item in document["output"]]
+        return Aggregate(document, (str(document.get("status")),), inferred=False)
+
+    def _output(self, status: str) -> list[dict[str, Any]]:
+        return [item.result(status) for item in sorted(self._items, key=lambda item: item.index)]
+
+    # Changes to an item, by the last word of the event's type.
+
+    def _added(self, name: str, chunk: dict[str, Any]) -> None:
+        if name == "response.output_item":
+            said = chunk.get("item")
+            item = self._item(chunk, said, begins=True)
+            if isinstance(said, dict):
+                item.added = said
+                item.type = item.type or str(said.get("type") or "")
+        elif name in _PARTS:
+            self._part(name, chunk)
+
+    def _done(self, name: str, chunk: dict[str, Any]) -> None:
+        if name == "response.output_item":
+            said = chunk.get("item")
+            if isinstance(said, dict):
+                self._item(chunk, said, begins=True).done = said
+        elif name in _PARTS:
+            self._part(name, chunk)
+        elif name in _TEXTS:
+            place, member = _TEXTS[name]
+            if isinstance(chunk.get(member), str):
+                item, path = self._place(place, chunk)
+                item.texts[path] = Concat()
+                item.texts[path].add(chunk[member])
+
+    def _delta(self, name: str, chunk: dict[str, Any]) -> None:
+        delta = chunk.get("delta")
+        if name not in _TEXTS or not isinstance(delta, str):
+            return
+        place, _ = _TEXTS[name]
+        item, path = self._place(place, chunk)
+        item.texts.setdefault(path, Concat()).add(delta)
+        logprobs = chunk.get("logprobs")
+        if isinstance(logprobs, list) and logprobs:
+            item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
+
+    def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, tuple[str | int, ...]]:
+        item = self._item(chunk, None, place.item)
+        path = _path(place, chunk)
+        if place.part:
+            item.part_types[path[:-1]] = place.part
+        return item, path
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """What of a chunk just added would change anything if it came again, as in `merge`."""
+        name, _, what = str(chunk.get("type")).rpartition(".")
+        if self._terminal is not None or what != "delta" or name not in _TEXTS or chunk.get("logprobs"):
+            return None
+        if not isinstance(chunk.get("delta"), str) or isinstance(chunk.get("response"), dict):
+            return None
+        item, path = self._place(_TEXTS[name][0], chunk)
+        text = item.texts.get(path)
+        if text is None:
+            return None
+        varying = [Repeatable(key, None) for key in VARYING if key in chunk]
+        return [Repeatable("delta", text), *varying]
+
+    def _part(self, name: str, chunk: dict[str, Any]) -> None:
+        part = chunk.get("part")
+        if isinstance(part, dict):
+            list_name, index_name = _PARTS[name]
+            item_type = "message" if list_name == "content" else "reasoning"
+            self._item(chunk, None, item_type).parts[list_name, _index(chunk, index_name)] = part
+
+    def _annotation(self, chunk: dict[str, Any]) -> None:
+        if says_something(chunk.get("annotation")):
+            item = self._item(chunk, None, "message")
+            path = ("content", _index(chunk, "content_index"), "annotations")
+            item.lists.setdefault(path, []).append(chunk["annotation"])
+
+    def _item(self, chunk: dict[str, Any], said: Any, item_type: str = "", *, begins: bool = False) -> _Item:
+        """The item that an event addresses: by `output_index` (GitHub Copilot's ids change with every event,
+        vercel/ai#18548), else by id, else the latest; a new one where there is none."""
+        item_id = said.get("id") if isinstance(said, dict) else chunk.get("item_id")
+        index = chunk.get("output_index")
+        if isinstance(index, int):
+            item = self._by_index.get(index)
+        else:
+            item = self._by_id.get(str(item_id)) or (self._items[-1] if self._items and not begins else None)
+            index = item.index if item else len(self._items)
+        # Some gateways give two items one index (BerriAI/litellm#36375): what is announced after the first is done
+        # is the second.
+        if item is None or (begins and item.done is not None and item.done != said):
+            item = _Item(index)
+            item.type, item.id = item_type, item_id
+            self._items.append(item)
+            self._by_index[index] = item
+        if item_id:
+            self._by_id[str(item_id)] = item
+        return item
+
+
+def _path(place: Place, chunk: dict[str, Any]) -> tuple[str | int, ...]:
+    return tuple(_index(chunk, step) if step.endswith("_index") else step for step in place.path)
+
+
+def _index(chunk: dict[str, Any], name: str) -> int:
+    index = chunk.get(name)
+    return index if isinstance(index, int) and index >= 0 else 0
+
+
+def _closed(item: Any) -> Any:
+    # The terminal event can hold a generated image whose status was left behind (Wei-Shaw/sub2api#4218).
+    if isinstance(item, dict) and item.get("type") == "image_generation_call" and item.get("result"):
+        return item | {"status": "completed"}
+    return item
+
+
+_CHANGES: Final[Mapping[str, Callable[[ResponsesAggregator, str, dict[str, Any]], None]]] = {
+    "added": ResponsesAggregator._added,
+    "done": ResponsesAggregator._done,
+    "delta": ResponsesAggregator._delta,
+}

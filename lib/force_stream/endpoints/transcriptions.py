@@ -1,0 +1,59 @@
+"""Audio transcriptions: from `transcript.text.*` events to the transcription a plain request gets.
+
+Knows those events; must not know bytes, HTTP or server-sent events.
+https://platform.openai.com/docs/api-reference/audio/transcript-text-done-event
+"""
+
+from typing import Any
+
+from ..errors import IncompleteStream
+from ..merge.fields import Repeatable
+from .aggregator import Aggregate
+
+
+class TranscriptionsAggregator:
+    """Merges the events of one transcription: the last has the whole text, diarized ones send segments before."""
+
+    def __init__(self, expected_choices: int = 1) -> None:
+        self._deltas: list[str] = []
+        self._logprobs: list[Any] = []
+        self._segments: list[dict[str, Any]] = []
+        self._done: dict[str, Any] | None = None
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+        """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
+        kind = chunk.get("type") or event
+        if self._done is not None:
+            return
+        if kind == "transcript.text.delta":
+            delta, logprobs = chunk.get("delta"), chunk.get("logprobs")
+            if isinstance(delta, str):
+                self._deltas.append(delta)
+            if isinstance(logprobs, list):
+                self._logprobs += logprobs
+        elif kind == "transcript.text.segment":
+            self._segments.append({key: value for key, value in chunk.items() if key != "obfuscation"})
+        elif kind == "transcript.text.done":
+            self._done = {key: value for key, value in chunk.items() if key not in ("type", "obfuscation")}
+
+    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
+        """As in `merge`: these events are few, and none is like another."""
+        return None
+
+    @property
+    def ended(self) -> bool:
+        return self._done is not None
+
+    finished = ended
+
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+        """The transcription. Raises `IncompleteStream` without the last event, unless what came is wanted."""
+        if self._done is None and not partial:
+            raise IncompleteStream("the upstream's event stream stopped before its last event")
+        document = dict(self._done or {})
+        document.setdefault("text", "".join(self._deltas) or "".join(str(part.get("text")) for part in self._segments))
+        if self._logprobs:
+            document.setdefault("logprobs", self._logprobs)
+        if self._segments:
+            document = {"task": "transcribe", **document, "segments": self._segments}  # a diarized answer's constant
+        return Aggregate(document)

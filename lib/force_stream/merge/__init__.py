@@ -1,0 +1,1 @@
+"""Many deltas, one value. Must not know any endpoint."""

@@ -1,0 +1,108 @@
+"""Why a flow was forced or not: rule by rule, in words for a person.
+
+Knows rules and flows; must not know where the words are shown, or change anything.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from mitmproxy import http
+
+from ..answer.exchange import Refusal, printable
+from ..endpoints import endpoint_for
+from ..rules.rule import RequestFacts, Rule
+from . import flows
+
+# How many rules one line of the log goes through; the command has no such limit.
+_RULES_IN_A_LINE: Final = 3
+# Characters of a line. Hosts, paths and models are the client's own.
+_LONGEST_LINE: Final = 1000
+
+
+def facts_of(flow: http.HTTPFlow) -> RequestFacts:
+    """What rules ask about a flow. A large body takes a while."""
+    return RequestFacts(flows.hosts_of(flow), flow.request.path, flows.model_of(flows.body_of(flow)), flow)
+
+
+def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> list[str]:
+    """The rules one by one, a line each, until the one that takes the flow. `enabled`: the option force_stream."""
+    lines, decided = _mismatches(flow, rules)
+    if decided is not None:
+        lines.append(f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}")
+    elif flows.was_made_to_stream(flow):
+        lines.append(f"rule {flows.rule_of(flow)} took it, as the rules were then; its request was forced")
+    return [printable(f"{_about(flow)}: {line}", _LONGEST_LINE) for line in lines or ["there are no rules"]]
+
+
+def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
+    """One line for the log about a flow that went out as it came and was answered with a failure, or with an event
+    stream that nobody asked for; "" for any other."""
+    response = flow.response
+    if response is None or not _is_known(flow.request.path, rules):
+        return ""
+    if response.status_code < 400:
+        body = flows.body_of(flow) if flows.is_event_stream(response) else None
+        if body is None or not body.asks_plain:
+            return ""
+    what = f"{response.status_code}" if response.status_code >= 400 else "an event stream"
+    why = _why(flow, rules, enabled=enabled)
+    return printable(f"{_about(flow)}: answered with {what}, and not forced: {why}", _LONGEST_LINE)
+
+
+def _about(flow: http.HTTPFlow) -> str:
+    # The query stays out of it: some APIs take the key there.
+    return f"{flow.request.method} {flow.request.host}{flow.request.path.partition('?')[0]}"
+
+
+def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
+    if not enabled:
+        return "the option force_stream is off"
+    if not rules:
+        return f"there are no rules; --set force_stream_hosts={flow.request.host} forces that host"
+    lines, decided = _mismatches(flow, rules)
+    if decided is not None:
+        # The first match decides, so what the rules above it say does not matter.
+        return f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}"
+    # A rule for the host says more than any other.
+    hosts = flows.hosts_of(flow)
+    near = [line for rule, line in zip(rules, lines, strict=True) if rule.is_for_host(hosts)]
+    shown = near or lines
+    rest = len(shown) - _RULES_IN_A_LINE
+    more = [f"and {rest} more (force_stream.explain lists them)"] if rest > 0 else []
+    return "; ".join([*shown[:_RULES_IN_A_LINE], *more])
+
+
+def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], Rule | None]:
+    facts = facts_of(flow)
+    lines: list[str] = []
+    for rule in rules:
+        mismatch = rule.mismatch(facts)
+        if mismatch is None:
+            return lines, rule
+        lines.append(f"rule {rule.name}: {mismatch}")
+    return lines, None
+
+
+def _is_known(path: str, rules: Sequence[Rule]) -> bool:
+    return endpoint_for(path, {}) is not None or any(rule.endpoint(path) is not None for rule in rules)
+
+
+def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
+    if flows.was_made_to_stream(flow):
+        took = flows.rule_of(flow)
+        return "its request was forced" + (f" by rule {took}, as the rules were then" if took != rule.name else "")
+    if not rule.force_upstream_stream:
+        learns = ", unless its upstream says that it must stream" if rule.learn else ""
+        return f"it changes nothing, since force_upstream_stream is false{learns}"
+    if not enabled:
+        return "it changes nothing, since the option force_stream is off"
+    body = flows.body_of(flow)
+    if flow.request.method != "POST" or body is None:
+        return "left as it came: only a POST with a JSON object or a form is forced"
+    if not body.asks_plain:
+        return "the client itself asks for a stream, which passes live"
+    try:
+        flows.check_forcible(flow, body, rule)
+    except Refusal as reason:
+        return f"left as it came: {reason}"
+    return "its request would be forced now"

@@ -1,0 +1,83 @@
+"""What is said about a forced flow: the line for the log, the comment and the mark in the flow list, what came of it.
+
+Knows the figures of an answer and how people read them; must not know how a flow is forced, or read events.
+"""
+
+import time
+from typing import Any
+
+from mitmproxy import http
+
+from ..wire import jsontext
+from . import flows
+from .watch import Watch
+
+
+def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
+    """Comment, mark and metadata for a flow that was answered; returns the line for the log. `again`: from the kept
+    stream, whose times are already there."""
+    exchange, report = watch.exchange, watch.report
+    seconds = _seconds(flow)
+    finish = report.finish_reason
+    note: dict[str, Any] = {
+        "status": report.status,
+        "events": report.events,
+        "bytes": report.bytes,
+        "finish_reason": finish,
+        "inferred": report.inferred,
+        "truncated": report.truncated,
+        "error": report.code,
+        "odd": list(report.odd),
+    }
+    if not again:
+        note["times"] = watch.times
+    if report.usage is not None:
+        note["usage"] = jsontext.dumps(report.usage).decode()
+    if watch.injected:
+        note["injected"] = jsontext.dumps(dict(watch.injected)).decode()
+    flows.remember(flow, note)
+    outcome = ["FAULT INJECTED" if watch.injected else ""]
+    outcome += [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
+    outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
+    short = [
+        f"{exchange.rule}: {exchange.endpoint} {exchange.model}".rstrip(),
+        f"{report.status}",
+        *filter(None, outcome),
+    ]
+    figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", *_tokens(report.usage)]
+    flow.comment = ", ".join([*short, f"{seconds:.1f} s"])
+    if report.inferred or report.truncated or report.code or report.status >= 400 or watch.injected:
+        flow.marked = flow.marked or flows.MARK
+    return ", ".join([*short, *figures, f"{seconds:.1f} s"])
+
+
+def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
+    """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
+    exchange = watch.exchange
+    if watch.headed:
+        flows.remember(flow, {"sse": watch.body(), "times": watch.times})
+    flow.comment = f"{exchange.rule}: {exchange.endpoint} {exchange.model}, no answer"
+    flow.marked = flow.marked or flows.MARK
+    flows.remember(flow, {"error": "no_answer"})
+    return f"{flow.comment}: {message}, {_seconds(flow):.1f} s"
+
+
+def _seconds(flow: http.HTTPFlow) -> float:
+    begin = flow.request.timestamp_end or flow.request.timestamp_start
+    end = None if flow.live or flow.response is None else flow.response.timestamp_end
+    return max(0.0, (end or time.time()) - begin)
+
+
+def _tokens(usage: Any) -> list[str]:
+    """A usage in short: tokens in and out, by chat's names or those of Responses."""
+    if not isinstance(usage, dict):
+        return []
+    pairs = (
+        (usage.get("prompt_tokens", usage.get("input_tokens")), "in"),
+        (
+            usage.get("completion_tokens", usage.get("output_tokens")),
+            "out",
+        ),
+    )
+    counts = " + ".join(f"{count} {way}" for count, way in pairs if isinstance(count, int))
+    return [f"{counts} tokens"] if counts else []

@@ -1,0 +1,98 @@
+"""A request body that is a form with files: read its fields, and change one without touching another byte.
+
+Knows multipart/form-data (RFC 7578); no rules, endpoints, HTTP or mitmproxy. Its `Form` can be used as `request.Body`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from .json_body import Edited, Splice
+
+# Bytes. A value of more is no option, whatever it is.
+LONGEST_VALUE: Final = 1024
+
+_BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"]{1,200})"|([^\s;,"]{1,200}))', re.IGNORECASE)
+_NAME: Final = re.compile(rb'^content-disposition:[^\r\n]*?;\s*name="([^"]*)"', re.IGNORECASE | re.MULTILINE)
+_FILE: Final = re.compile(rb"^content-disposition:[^\r\n]*?;\s*filename\*?=", re.IGNORECASE | re.MULTILINE)
+
+
+class _Part(NamedTuple):
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """The fields of a form. `members` has those that are short and no files, as text; of equal names the last."""
+
+    raw: bytes
+    delimiter: bytes
+    members: Mapping[str, object]
+    _fields: tuple[_Part, ...] = field(repr=False)
+    _close: int = field(repr=False)
+
+    @property
+    def asks_plain(self) -> bool:
+        """Whether `stream` is absent or says no."""
+        return str(self.members.get("stream", "")).strip().lower() in ("", "false", "0", "null", "none")
+
+    def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
+        """The form with `stream` true. A form has no place for stream options."""
+        splices = [(part.start, part.end, b"true") for part in self._fields if part.name == "stream"]
+        if not splices:
+            added = self.delimiter + b'\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue'
+            splices = [(self._close, self._close, added)]
+        return _spliced(self.raw, splices)
+
+    def without(self, *keys: str) -> Edited:
+        """No form has to lose a field."""
+        return Edited(self.raw, [])
+
+
+def read_form(raw: bytes, content_type: str) -> Form | None:
+    """The form that `raw` is by its content type; None if it is none. Never raises."""
+    found = _BOUNDARY.search(content_type)
+    if not content_type.lower().startswith("multipart/form-data") or found is None:
+        return None
+    try:
+        mark = b"--" + (found[1] or found[2]).encode("ascii")
+    except UnicodeEncodeError:
+        return None
+    if not raw.startswith(mark):
+        return None
+    delimiter = b"\r\n" + mark
+    fields: list[_Part] = []
+    members: dict[str, object] = {}
+    has_parts = False
+    start = len(mark)
+    while not raw.startswith(b"--", start):
+        end = raw.find(delimiter, start)
+        head_end = raw.find(b"\r\n\r\n", start, end)
+        if end < 0 or head_end < 0:
+            return None
+        head = raw[start:head_end]
+        name = _NAME.search(head)
+        value = head_end + 4
+        has_parts = has_parts or name is not None
+        if name is not None and not _FILE.search(head):
+            fields.append(_Part(name[1].decode(errors="replace"), value, end))
+            if end - value <= LONGEST_VALUE:
+                members[fields[-1].name] = raw[value:end].decode(errors="replace")
+        start = end + len(delimiter)
+    return Form(raw, delimiter, members, tuple(fields), start - len(delimiter)) if has_parts else None
+
+
+def _spliced(raw: bytes, splices: list[Splice]) -> Edited:
+    pieces: list[bytes] = []
+    undo: list[Splice] = []
+    at = size = 0
+    for start, end, new in splices:
+        pieces += (raw[at:start], new)
+        size += start - at
+        undo.append((size, size + len(new), raw[start:end]))
+        size += len(new)
+        at = end
+    return Edited(b"".join([*pieces, raw[at:]]), undo)
