@@ -684,8 +684,8 @@ def test_fact_a_response_hook_decides_over_status_headers_and_body(
         "    flow.response.raw_content = b'tea'\n"
         "    flow.response.headers['content-length'] = '3'\n"
     )
-    stream_layer.answer(document("coffee"))
-    proxy = proxy_factory(f"reverse:{stream_layer.url()}", scripts=[replace])
+    upstream.answer(document("coffee"))
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[replace])
     with Http1Client(proxy.url) as client:
         response = client.get("/x")
     assert (response.status, response.header("content-type"), response.body) == (418, "text/x", b"tea")

@@ -255,7 +255,7 @@ def test_a_reload_of_the_addon_replaces_the_view(
     with Http1Client(proxy.url) as client:
         client.post(CHAT, request())
         proxy.wait_for_log(r"Nothing odd\.")
-        text = copy / "lib" / "force_stream" / "timeline_text.py"
+        text = copy / "lib" / "force_stream" / "view" / "timeline_text.py"
         text.write_text(text.read_text().replace("Nothing odd.", "As edited."))
         since = proxy.mark()
         later = copied.stat().st_mtime_ns + 2_000_000_000

@@ -13,6 +13,7 @@ from force_stream.merge.fields import (
     fields,
     first,
     fragment,
+    index_of,
     latest,
     name,
     nothing,
@@ -136,12 +137,12 @@ def test_rule_makes_of_what_was_said(rule: Rule, said: list[Any], result: Any) -
     ],
 )
 def test_index_is_a_whole_number(index: Any, read: int | None) -> None:
-    assert fields.index_of({"index": index}) == read
+    assert index_of({"index": index}) == read
 
 
 @pytest.mark.parametrize("entry", [None, [], "x", 1, {}])
 def test_what_has_no_index_has_none(entry: Any) -> None:
-    assert fields.index_of(entry) is None
+    assert index_of(entry) is None
 
 
 # ---- laws
