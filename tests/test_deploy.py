@@ -122,8 +122,10 @@ def test_what_compose_mounts_and_builds_is_there() -> None:
 
 
 def test_the_options_that_deploy_sets_are_the_addons() -> None:
-    source = "".join(path.read_text() for path in (ADDON, *(ROOT / "lib" / "force_stream").rglob("*.py")))
-    texts = [path.read_text() for path in DEPLOY.iterdir() if path.is_file()]
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (ADDON, *(ROOT / "lib" / "force_stream").rglob("*.py"))
+    )
+    texts = [path.read_text(encoding="utf-8") for path in DEPLOY.iterdir() if path.is_file()]
     named = {name for text in texts for name in re.findall(r"--set (force_stream\w*)=", text)}
     assert named == {"force_stream_rules", "force_stream_page_port"}
     assert all(f'"{name}",' in source for name in named)
