@@ -49,7 +49,7 @@ def imports(source: Path) -> tuple[set[str], set[str]]:
     """The modules of the package that a file imports, wherever it does, and all else that it imports (top names)."""
     own: set[str] = set()
     foreign: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_text())):
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             module = (node.module or "").split(".") if node.module else []
             if node.level:
@@ -91,7 +91,9 @@ def declared() -> set[str]:
 
 def guarded(source: Path) -> set[str]:
     """What a module names that it looks for while it runs: names of packages in calls and tables."""
-    constants = {node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)}
+    constants = {
+        node.value for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant)
+    }
     return {name for names in GUARDED.values() for name in names if name in constants}
 
 
@@ -124,7 +126,7 @@ def test_what_is_imported_is_declared(source: Path) -> None:
 
 @SOURCES
 def test_what_may_be_missing_is_looked_for_in_one_place(source: Path) -> None:
-    finds = "import_module" in source.read_text()
+    finds = "import_module" in source.read_text(encoding="utf-8")
     assert finds == (label(source) in GUARDED)
     assert guarded(source) == GUARDED.get(label(source), set())
 

@@ -31,7 +31,7 @@ class Console:
 
     def __init__(self, tmux: str, command: list[str]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="tmux-")  # the path of a socket has to be short
-        self._tmux = [tmux, "-S", f"{self._folder.name}/socket", "-f", os.devnull]
+        self._tmux = [tmux, "-u", "-S", f"{self._folder.name}/socket", "-f", os.devnull]
         self._run("new-session", "-d", "-x", "150", "-y", "50", shlex.join(command))
 
     def press(self, *keys: str) -> None:
@@ -69,7 +69,7 @@ class Console:
         self._folder.cleanup()
 
     def _run(self, *arguments: str) -> str:
-        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run([*self._tmux, *arguments], capture_output=True, encoding="utf-8", check=False)
         assert done.returncode == 0, f"tmux {arguments[0]}: {done.stderr}"
         return done.stdout
 
@@ -87,7 +87,7 @@ def console(tmp_path: Path, certs: Certs) -> Iterator[Callable[..., Console]]:
         confdir.mkdir()
         options = {"confdir": certs.confdir(confdir), "force_stream_rules": rules}
         sets = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
-        environment = ["env", "LC_ALL=C.UTF-8", "TERM=screen-256color"]
+        environment = ["env", "-u", "PYTHONIOENCODING", "LC_ALL=C.UTF-8", "TERM=screen-256color"]
         command = [*environment, str(MITMPROXY), "-s", str(ADDON), *sets, *arguments]
         opened.append(Console(tmux, command))
         return opened[-1]

@@ -256,7 +256,7 @@ def test_a_reload_of_the_addon_replaces_the_view(
         client.post(CHAT, request())
         proxy.wait_for_log(r"Nothing odd\.")
         text = copy / "lib" / "force_stream" / "view" / "timeline_text.py"
-        text.write_text(text.read_text().replace("Nothing odd.", "As edited."))
+        text.write_text(text.read_text(encoding="utf-8").replace("Nothing odd.", "As edited."), encoding="utf-8")
         since = proxy.mark()
         later = copied.stat().st_mtime_ns + 2_000_000_000
         os.utime(copied, ns=(later, later))

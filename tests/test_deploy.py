@@ -41,9 +41,9 @@ ROOT = Path(__file__).parent.parent
 ADDON = ROOT / "addon.py"
 DEPLOY = ROOT / "deploy"
 HOLD_LOOP = Path(__file__).parent / "harness" / "scripts" / "hold_loop.py"
-CONFIGURATION = (DEPLOY / "haproxy.cfg").read_text()
+CONFIGURATION = (DEPLOY / "haproxy.cfg").read_text(encoding="utf-8")
 UNIT = DEPLOY / "force-stream@.service"
-COMPOSE = (DEPLOY / "compose.yaml").read_text()
+COMPOSE = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
 JSON_TYPE = ("Content-Type", "application/json")
 SERVER = re.compile(r"server (\w+) 127\.0\.0\.1:(\d+) check port (\d+)")
 NAMES = tuple(name for name, _, _ in SERVER.findall(CONFIGURATION))
@@ -85,7 +85,7 @@ def test_haproxy_accepts_its_configuration(haproxy: str, tmp_path: Path) -> None
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     analyze = needs_tool("systemd-analyze")
     # It looks whether what the unit starts is there.
-    text = re.sub(r"/opt/force-stream/\.venv/bin/\w+", sys.executable, UNIT.read_text())
+    text = re.sub(r"/opt/force-stream/\.venv/bin/\w+", sys.executable, UNIT.read_text(encoding="utf-8"))
     (tmp_path / UNIT.name).write_text(text)
     unit = tmp_path / UNIT.name.replace("@", "@8081")
     done = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
@@ -100,7 +100,7 @@ def test_haproxy_compose_and_unit_mean_the_same_instances_by_the_same_names() ->
     services = yaml.safe_load(COMPOSE)["services"]
     composed = {name: service["command"] for name, service in services.items() if "command" in service}
     assert {name: ports_of(command) for name, command in composed.items()} == servers
-    assert ports_of(UNIT.read_text()) == ("%i", "1%i")
+    assert ports_of(UNIT.read_text(encoding="utf-8")) == ("%i", "1%i")
 
 
 def ports_of(command: str) -> tuple[str, ...]:
@@ -116,14 +116,16 @@ def test_what_compose_mounts_and_builds_is_there() -> None:
             assert source in composed["volumes"] or (DEPLOY / source).exists(), source
     build = composed["x-proxy"]["build"]
     context = DEPLOY / build["context"]
-    copied = re.findall(r"^COPY (.*) \S+$", (context / build["dockerfile"]).read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (.*) \S+$", (context / build["dockerfile"]).read_text(encoding="utf-8"), re.MULTILINE)
     assert copied
     assert [name for line in copied for name in line.split() if not (context / name).exists()] == []
 
 
 def test_the_options_that_deploy_sets_are_the_addons() -> None:
-    source = "".join(path.read_text() for path in (ADDON, *(ROOT / "lib" / "force_stream").rglob("*.py")))
-    texts = [path.read_text() for path in DEPLOY.iterdir() if path.is_file()]
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (ADDON, *(ROOT / "lib" / "force_stream").rglob("*.py"))
+    )
+    texts = [path.read_text(encoding="utf-8") for path in DEPLOY.iterdir() if path.is_file()]
     named = {name for text in texts for name in re.findall(r"--set (force_stream\w*)=", text)}
     assert named == {"force_stream_rules", "force_stream_page_port"}
     assert all(f'"{name}",' in source for name in named)
@@ -180,7 +182,7 @@ class Balancer:
         deadline = time.monotonic() + TIMEOUT
         now: dict[str, str] = {}
         while not states.items() <= now.items():
-            assert self._process.poll() is None, self._log.read_text()
+            assert self._process.poll() is None, self._log.read_text(encoding="utf-8")
             assert time.monotonic() < deadline, now
             time.sleep(0.02)
             with suppress(OSError):

@@ -432,7 +432,7 @@ def ask_message(proxy: Proxy, **members: Any) -> tuple[int | None, Mapping[str, 
 def test_a_message_comes_as_one_document(proxy: Proxy, upstream: Upstream, name: str) -> None:
     stream, expected = MESSAGES[name]
     upstream.answer(event_stream(stream.read_bytes(), size=10))
-    assert ask_message(proxy) == (200, json.loads(expected.read_text()))
+    assert ask_message(proxy) == (200, json.loads(expected.read_text(encoding="utf-8")))
     seen = upstream.wait_request()
     asked = {"stream": True, "model": "m", "max_tokens": 99, "messages": [{"role": "user", "content": "Hi"}]}
     assert seen.json() == asked, "this API has no stream_options"

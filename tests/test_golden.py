@@ -52,7 +52,9 @@ class Case:
 
     @property
     def expected(self) -> Any:
-        return parse(self.path.with_suffix(".error.json" if self.folder == "broken" else ".json").read_text())
+        return parse(
+            self.path.with_suffix(".error.json" if self.folder == "broken" else ".json").read_text(encoding="utf-8")
+        )
 
     @property
     def folder(self) -> str:

@@ -301,7 +301,7 @@ def test_an_edit_of_the_addon_reloads_its_package_and_a_flow_in_flight_still_get
     proxy = start(addon=copied_addon)
     assert "set on_truncated" in ask(proxy, x_answer="truncated").json()["error"]["message"]
     errors = copied_addon.parent / "lib" / "force_stream" / "errors.py"
-    errors.write_text(errors.read_text().replace("Try again, or set on_truncated", "As edited, set on_truncated"))
+    errors.write_bytes(errors.read_bytes().replace(b"Try again, or set on_truncated", b"As edited, set on_truncated"))
 
     with Http1Client(proxy.url) as client:
         body = json.dumps(request()).encode()

@@ -483,7 +483,7 @@ def test_numbers_lists_and_texts_are_changed_as_they_are_meant(serve: Callable) 
 
 
 def test_a_rule_whose_name_has_spaces_is_found(serve: Callable, tmp_path: Path) -> None:
-    (tmp_path / "rules.yaml").write_text(RULES.replace("only-chat", "only chät +1"))
+    (tmp_path / "rules.yaml").write_text(RULES.replace("only-chat", "only chät +1"), encoding="utf-8")
     proxy = serve("regular")
     path = "/rules/only%20ch%C3%A4t%20+1"
     assert through(proxy, "PATCH", path, JSON_TYPE, '{"force_upstream_stream": false}').status == 200
@@ -632,7 +632,9 @@ def test_the_port_is_opened_moved_and_closed_with_its_option(serve: Callable) ->
 def test_the_port_is_open_to_this_machine_alone(serve: Callable) -> None:
     port = refused_port()
     serve("regular", force_stream_page_port=port)
-    listeners = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line]
+    listeners = [
+        line.split()[1] for line in Path("/proc/net/tcp").read_text(encoding="utf-8").splitlines() if " 0A " in line
+    ]
     assert [address for address in listeners if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
 
 
@@ -655,13 +657,13 @@ def test_a_port_that_cannot_be_had_is_one_line_and_traffic_goes_on(
 def test_a_reload_of_the_script_takes_the_port_with_it(serve: Callable, upstream: Upstream, tmp_path: Path) -> None:
     copy = tmp_path / "addon.py"
     (tmp_path / "lib").symlink_to(ROOT / "lib")
-    copy.write_text(ADDON.read_text())
+    copy.write_bytes(ADDON.read_bytes())
     port = refused_port()
     proxy = serve("regular", script=copy, force_stream_page_port=port)
     changed = through(proxy, "PATCH", "/rules/not-forced", JSON_TYPE, SWITCH)
     assert changed.json()["rule"]["force_upstream_stream"] is True
     since = proxy.mark()
-    copy.write_text(copy.read_text() + "\n# changed\n")
+    copy.write_bytes(copy.read_bytes() + b"\n# changed\n")
     proxy.wait_for_log("The page of force-stream is at", since=since)
     # The rules are the file's again, so it is the new page that answers, at both places.
     assert at(port, "GET", "/rules").json()[0]["force_upstream_stream"] is False

@@ -112,5 +112,5 @@ def test_summary_has_a_source(quirk: Any) -> None:
 
 
 def test_rules_file_names_every_quirk() -> None:
-    named = re.findall(r"(?m)^# +(\w+): ", RULES_FILE.read_text())
+    named = re.findall(r"(?m)^# +(\w+): ", RULES_FILE.read_text(encoding="utf-8"))
     assert set(QUIRKS) <= set(named)

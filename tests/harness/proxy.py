@@ -229,9 +229,9 @@ class Proxy:
             stdin=subprocess.PIPE if self.remote else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | self.env,
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | self.env,
             cwd=self.cwd,
         )
         self._collector = threading.Thread(target=self._collect, args=(self.process,), name="mitmdump", daemon=True)
