@@ -18,7 +18,8 @@ from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
 from force_stream.page.server import Serving
 from force_stream.proxy.must_stream import rule_to_paste
-from force_stream.rules.file import INJECT, KEYS, REQUIRED, parse_rules
+from force_stream.rules.file import parse_rules
+from force_stream.rules.keys import INJECT, KEYS, REQUIRED
 from force_stream.rules.rule import Rule
 from force_stream.wire.json_body import read_body
 from mitmproxy import flowfilter

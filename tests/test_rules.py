@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from force_stream.endpoints import ENDPOINTS
-from force_stream.rules import file
+from force_stream.rules.describe import changes, describe
 from force_stream.rules.file import RulesError, check_rules, parse_rules, with_value
-from force_stream.rules.rule import RequestFacts, Rule, changes, describe, first_match
+from force_stream.rules.keys import INJECT, KEYS, REQUIRED
+from force_stream.rules.rule import RequestFacts, Rule, first_match
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy import flowfilter
@@ -398,7 +399,7 @@ def test_without_any_yaml_library_the_message_says_what_to_install(monkeypatch) 
     assert refusal(FULL) == "rules.yaml: neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`"
 
 
-keys = [*file.KEYS, *file.INJECT, *ENDPOINTS, "rules"]
+keys = [*KEYS, *INJECT, *ENDPOINTS, "rules"]
 values = ["a.example", "null", "true", "1", "-1", ".inf", "1e5", "64MiB", "~q", "&a ", "*a", "!t ", "|", "'", '"']
 marks = [":", ": ", ",", "- ", "[", "]", "{", "}", "\n", "\n  ", "\n    ", "#", "? ", "%"]
 words = st.lists(st.sampled_from([*keys, *values, *marks]), max_size=40).map("".join)
@@ -703,11 +704,11 @@ def test_all_presets_together_work() -> None:
 
 def test_the_shipped_file_explains_every_key_and_shows_its_default() -> None:
     text = SHIPPED.read_text(encoding="utf-8")
-    assert re.findall("^# ([a-z_]+)  +[A-Zt]", text, re.MULTILINE) == list(file.KEYS)
+    assert re.findall("^# ([a-z_]+)  +[A-Zt]", text, re.MULTILINE) == list(KEYS)
     (shown,) = parse_rules(next(text for text in presets() if "\n  - name: private-vllm" in text), "rules.yaml")
     default = Rule("private-vllm", shown.hosts)
     said = dict(re.findall(r"^#     ([a-z_]+):.*# default: (.*)", text, re.MULTILINE))
-    for key in set(file.KEYS) - set(file.REQUIRED):
+    for key in set(KEYS) - set(REQUIRED):
         told = with_value(default, key, said[key]) if key in said else shown
         assert getattr(told, key) == getattr(default, key), key
 

@@ -30,8 +30,10 @@ from ..proxy.explain import why_not_forced
 from ..proxy.must_stream import rule_to_paste
 from ..proxy.retry_policy import delay
 from ..proxy.watch import Limits, Watch
-from ..rules.file import KEYS, RulesError, parse_rules, with_value
-from ..rules.rule import HOSTS_OPTION, RequestFacts, Rule, changes, describe, first_match
+from ..rules.describe import changes, describe
+from ..rules.file import RulesError, parse_rules, with_value
+from ..rules.keys import KEYS
+from ..rules.rule import HOSTS_OPTION, RequestFacts, Rule, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Stats
 from ..wire import json_body
