@@ -1,5 +1,6 @@
 """The rules file: what is read, what is refused and in which words, and which request a rule is for."""
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -9,7 +10,7 @@ import pytest
 from force_stream.endpoints import ENDPOINTS
 from force_stream.rules.describe import changes, describe
 from force_stream.rules.file import RulesError, check_rules, parse_rules, with_value
-from force_stream.rules.keys import INJECT, KEYS, REQUIRED
+from force_stream.rules.keys import FAULTS, KEYS, REQUIRED
 from force_stream.rules.rule import RequestFacts, Rule, first_match
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -154,6 +155,34 @@ def test_both_readers_give_the_same_rules(monkeypatch) -> None:
     with_pyyaml = [parse_rules(text, "rules.yaml") for text in texts]
     monkeypatch.setitem(sys.modules, "yaml", None)
     assert [parse_rules(text, "rules.yaml") for text in texts] == with_pyyaml
+
+
+# --- The rows of keys -----------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_a_rule_has_its_row() -> None:
+    ours = [field for field in dataclasses.fields(Rule) if field.init]
+    assert [field.name for field in ours] == list(KEYS)
+    missing = dataclasses.MISSING
+    needed = [field.name for field in ours if field.default is missing and field.default_factory is missing]
+    assert needed == list(REQUIRED)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in REQUIRED])
+def test_the_default_of_a_row_is_the_rules(key) -> None:
+    rule = Rule("x", ("a.example",))
+    assert one(f"{key}: {KEYS[key].default}") == rule
+    assert one(f"{key}: {KEYS[key].spell(getattr(rule, key))}") == rule
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if KEYS[key].example and key != "name"])
+def test_the_example_of_a_row_is_a_value_but_not_the_default(key) -> None:
+    assert one(f"{key}: {KEYS[key].example}") != one("")
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+def test_the_example_of_a_fault_is_a_value(fault) -> None:
+    assert one(f"inject: {{{fault.name}: {fault.example}}}").inject.keys() == {fault.name}
 
 
 # --- Refusing -------------------------------------------------------------------------------------------------------
@@ -399,7 +428,7 @@ def test_without_any_yaml_library_the_message_says_what_to_install(monkeypatch) 
     assert refusal(FULL) == "rules.yaml: neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`"
 
 
-keys = [*KEYS, *INJECT, *ENDPOINTS, "rules"]
+keys = [*KEYS, *FAULTS, *ENDPOINTS, "rules"]
 values = ["a.example", "null", "true", "1", "-1", ".inf", "1e5", "64MiB", "~q", "&a ", "*a", "!t ", "|", "'", '"']
 marks = [":", ": ", ",", "- ", "[", "]", "{", "}", "\n", "\n  ", "\n    ", "#", "? ", "%"]
 words = st.lists(st.sampled_from([*keys, *values, *marks]), max_size=40).map("".join)
@@ -700,17 +729,6 @@ def test_all_presets_together_work() -> None:
     assert len(presets()) == count >= 5
     everything = re.sub(r"^# (?=  - name:|    \S)", "", text, flags=re.MULTILINE)
     assert len(parse_rules(everything, "rules.yaml")) == count
-
-
-def test_the_shipped_file_explains_every_key_and_shows_its_default() -> None:
-    text = SHIPPED.read_text(encoding="utf-8")
-    assert re.findall("^# ([a-z_]+)  +[A-Zt]", text, re.MULTILINE) == list(KEYS)
-    (shown,) = parse_rules(next(text for text in presets() if "\n  - name: private-vllm" in text), "rules.yaml")
-    default = Rule("private-vllm", shown.hosts)
-    said = dict(re.findall(r"^#     ([a-z_]+):.*# default: (.*)", text, re.MULTILINE))
-    for key in set(KEYS) - set(REQUIRED):
-        told = with_value(default, key, said[key]) if key in said else shown
-        assert getattr(told, key) == getattr(default, key), key
 
 
 def test_the_codex_preset_takes_the_codex_backend_alone() -> None:

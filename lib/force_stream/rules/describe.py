@@ -1,13 +1,10 @@
 """Rules in words: one line each, with values as the file spells them. For logs and for `force_stream.rules`."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from .keys import KEYS
 from .rule import Rule
-
-MEBIBYTE: Final = 1024**2
 
 
 def changes(old: Sequence[Rule], new: Sequence[Rule]) -> list[str]:
@@ -48,15 +45,4 @@ def _changed(old: Rule, new: Rule) -> Iterator[tuple[str, Any]]:
 
 
 def _spelled(key: str, value: object) -> str:
-    return SPELLINGS.get(key, _as_yaml)(value)
-
-
-def _as_yaml(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _as_size(value: object) -> str:
-    return f"{value // MEBIBYTE}MiB" if isinstance(value, int) and value % MEBIBYTE == 0 else _as_yaml(value)
-
-
-SPELLINGS: Final[Mapping[str, Callable[[object], str]]] = {"max_body": _as_size}
+    return KEYS[key].spell(value)

@@ -65,7 +65,7 @@ def with_value(rule: Rule, key: str, text: str) -> Rule:
             raise MistakeError("the name cannot be changed, other rules and logs go by it")
         if key not in KEYS:
             raise MistakeError(f"unknown key {quoted(key)}{suggestion(key, KEYS)}")
-        return replace(rule, **{key: read(key, KEYS[key], _compose(text) or _Nothing())})
+        return replace(rule, **{key: read(key, KEYS[key].parse, _compose(text) or _Nothing())})
     except MistakeError as mistake:
         raise RulesError(f"rule {rule.name}: {mistake.what}") from None
 
@@ -173,7 +173,7 @@ def _rule(node: Node, number: int, mistakes: list[MistakeError]) -> list[tuple[R
     found: list[MistakeError] = []
     values: dict[str, Any] = {}
     try:
-        values = read_mapping(node, KEYS, found)
+        values = read_mapping(node, {name: key.parse for name, key in KEYS.items()}, found)
         given = {key for key, _, _ in pairs(node)}
         found += [MistakeError(f"the key {key!r} is missing", node) for key in REQUIRED if key not in given]
     except MistakeError as mistake:

@@ -17,7 +17,6 @@ from mitmproxy.flow import Flow
 from ..endpoints import Endpoint, endpoint_for
 from .hosts import HostPattern, canonical_host, compile_host, spelled_hosts
 
-MEBIBYTE: Final = 1024**2
 # mitmproxy's option that names hosts to force, and the rule that is made of it.
 HOSTS_OPTION: Final = "force_stream_hosts"
 
@@ -58,7 +57,7 @@ class Rule:
     idle_timeout: float | None = 540
     heartbeat: float | None = None
     retries: int = 0
-    max_body: int = 64 * MEBIBYTE
+    max_body: int = 64 * 1024**2
     learn: bool = False
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
