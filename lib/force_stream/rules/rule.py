@@ -6,8 +6,9 @@ changed, or what a response holds.
 
 import fnmatch
 import re
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class Rule:
 
     name: str
     hosts: tuple[str, ...]
+    _: KW_ONLY
     force_upstream_stream: bool = False
     endpoints: tuple[str, ...] | None = None
     paths: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -116,6 +118,10 @@ class Rule:
             # Its message may quote the body, so only its kind is told.
             return f"filter {self.filter} could not be evaluated ({type(error).__name__})"
         return None if matched else f"filter {self.filter} does not match"
+
+
+# For an answer that no rule limits.
+UNLIMITED: Final = Rule("(none)", (), idle_timeout=None, max_body=sys.maxsize)
 
 
 def first_match(rules: Iterable[Rule], facts: RequestFacts) -> Rule | None:
