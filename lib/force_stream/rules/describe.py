@@ -8,7 +8,7 @@ from .rule import Rule
 
 
 def changes(old: Sequence[Rule], new: Sequence[Rule]) -> list[str]:
-    """What a person should know after the rules were read again: one line a rule, values as the file spells them."""
+    """What changed when the rules were read again: one line per rule, values as the file spells them."""
     before = {rule.name: rule for rule in old}
     after = {rule.name: rule for rule in new}
     lines = [f"rule {name} removed" for name in before if name not in after]
@@ -17,7 +17,7 @@ def changes(old: Sequence[Rule], new: Sequence[Rule]) -> list[str]:
             lines.append(f"rule {name} added")
         elif rule != before[name]:
             lines.append(f"rule {name}: {_difference(before[name], rule)}")
-    # The first match decides, so the order means something, but only among rules that stand in both.
+    # The first match decides, so the order matters, but only among rules that are in both.
     kept = [name for name in after if name in before]
     if kept != [name for name in before if name in after]:
         lines.append(f"order of the rules changed: {', '.join(after)}")
@@ -26,8 +26,8 @@ def changes(old: Sequence[Rule], new: Sequence[Rule]) -> list[str]:
 
 def describe(rule: Rule) -> str:
     """The rule in one line: its name, whether it forces, its hosts, and every key that is not at its default."""
-    told = ("name", "hosts", "force_upstream_stream")
-    rest = [f"{key} {_spelled(key, value)}" for key, value in _changed(Rule("", ()), rule) if key not in told]
+    shown = ("name", "hosts", "force_upstream_stream")
+    rest = [f"{key} {_spelled(key, value)}" for key, value in _changed(Rule("", ()), rule) if key not in shown]
     force = "on" if rule.force_upstream_stream else "off"
     return "; ".join([f"{rule.name}: force {force}", f"hosts {', '.join(rule.hosts)}", *rest])
 

@@ -62,7 +62,7 @@ def with_value(rule: Rule, key: str, text: str) -> Rule:
     """The rule with one key changed to what `text` means as YAML. RulesError as for the file, without a position."""
     try:
         if key == "name":
-            raise MistakeError("the name cannot be changed, other rules and logs go by it")
+            raise MistakeError("the name cannot be changed, because logs and commands use it")
         if key not in KEYS:
             raise MistakeError(f"unknown key {quoted(key)}{suggestion(key, KEYS)}")
         return replace(rule, **{key: read(key, KEYS[key].parse, _compose(text) or _Nothing())})
@@ -94,9 +94,9 @@ def _compose(text: str) -> Node | None:
     except ModuleNotFoundError:
         raise MistakeError("neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`") from None
     except RecursionError:
-        raise MistakeError("nested too deep for a rules file", line=1) from None
+        raise MistakeError("nested too deeply for a rules file", line=1) from None
     except Exception as error:
-        # Both libraries let ValueError and more through for odd escapes and directives, hence the wide net.
+        # Both libraries let ValueError and more through for odd escapes and directives, so everything is caught.
         raise MistakeError(f"this is not YAML: {_problem(error)}", line=_problem_line(error, text)) from None
 
 
@@ -116,7 +116,7 @@ def _compose_with_ruamel(text: str) -> Node | None:
     return node
 
 
-# What people run into, by the libraries' words for it.
+# Hints for common mistakes, by words in the libraries' messages.
 _HINTS: Final = {
     "alias": "put a value that starts with * in quotes",
     "'\\t'": "indent with spaces, not with tabs",
@@ -169,7 +169,7 @@ def _rules(root: Node | None, mistakes: list[MistakeError]) -> tuple[Rule, ...]:
 
 
 def _rule(node: Node, number: int, mistakes: list[MistakeError]) -> list[tuple[Rule, Node]]:
-    """The rule and its node; none, and its mistakes in the list, where it has any."""
+    """The rule and its node; nothing if it has mistakes, which go into the list."""
     found: list[MistakeError] = []
     values: dict[str, Any] = {}
     try:
@@ -185,7 +185,7 @@ def _rule(node: Node, number: int, mistakes: list[MistakeError]) -> list[tuple[R
 
 
 def _label(node: Node, number: int) -> str:
-    """How to speak of a rule that is wrong somewhere: by its name, if that at least is right."""
+    """What to call a rule that has a mistake: its name, if at least that is valid."""
     for key, value in node.value if node.id == "mapping" else ():
         if key.value == "name" and kind_of(value) == "text" and NAME.fullmatch(value.value[:81]):
             return f"rule {value.value[:80]}"
@@ -198,5 +198,5 @@ def _distinct(rules: Iterable[tuple[Rule, Node]], mistakes: list[MistakeError]) 
         first = by_name.setdefault(rule.name, (rule, node))
         if first[1] is not node:
             where = in_line(first[1])
-            mistakes.append(MistakeError(f"rule {rule.name}: another rule has this name, the one{where}", node))
+            mistakes.append(MistakeError(f"rule {rule.name}: the rule{where} already has this name", node))
     return tuple(rule for rule, _ in by_name.values())

@@ -62,7 +62,7 @@ def _filter(node: Node) -> str:
     try:
         compile_filter(expression)
     except ValueError:
-        what = f"{quoted(expression)} is no filter expression (mitmproxy's Filter expressions page lists them)"
+        what = f"{quoted(expression)} is not a filter expression (mitmproxy's Filter expressions page lists them)"
         raise MistakeError(what, node) from None
     return expression
 

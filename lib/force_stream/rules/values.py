@@ -25,7 +25,7 @@ type Parser = Callable[[Node], Any]
 
 
 class MistakeError(Exception):
-    """What is wrong, and in which line; the callers put before it the key and the rule in which it is."""
+    """What is wrong, and in which line; callers prepend the key and the rule."""
 
     def __init__(self, what: str, node: Node | None = None, line: int | None = None) -> None:
         super().__init__(what)
@@ -51,7 +51,7 @@ _KINDS: Final = {
         "int": "number",
         "float": "number",
         "str": "text",
-        # A date, a lone `=` and a `<<` are special to YAML and mere text here.
+        # A date, a lone `=` and a `<<` are special in YAML and plain text here.
         "timestamp": "text",
         "value": "text",
         "merge": "text",
@@ -116,7 +116,7 @@ def text(node: Node) -> str:
 
 
 def number(node: Node) -> float | None:
-    """The number that stands there, int if spelled as one; None for any other value and for 010, 1:30, .inf."""
+    """The number, int if written as one; None for any other value and for 010, 1:30 and .inf."""
     digits = str(node.value).replace("_", "") if kind_of(node) == "number" else ""
     if not _NUMBER.fullmatch(digits):
         return None
@@ -194,7 +194,7 @@ def pairs(node: Node) -> Iterator[tuple[str, Node, Node]]:
         if key.id != "scalar":
             raise expected("a key", key)
         if key.value in seen:
-            raise MistakeError(f"the key {quoted(key.value)} stands here twice, first{in_line(seen[key.value])}", key)
+            raise MistakeError(f"the key {quoted(key.value)} appears twice, first{in_line(seen[key.value])}", key)
         seen[key.value] = key
         yield key.value, key, value
 
