@@ -13,8 +13,8 @@ UV := $(VENV)/uv
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-newest demo-oldest run test test-newest test-oldest faults oracle fuzz soak bench bench-proxy \
-	bench-scale dist standalone lint update clean
+.PHONY: help demo demo-newest demo-oldest run test test-newest test-oldest faults docs oracle fuzz soak bench \
+	bench-proxy bench-scale dist standalone lint update clean
 
 help:  ## what there is to run
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-oldest:  ## the same on the oldest mitmproxy that is supported, in an envir
 faults: $(VENV)/test  ## play every fault of an upstream and write docs/faults.md
 	@mkdir -p docs
 	@$(BIN)/python tools/faults.py > docs/faults.md.new && mv docs/faults.md.new docs/faults.md
+
+docs: $(VENV)/run  ## write the tables of rule keys, quirks and faults to inject in docs/ and rules.yaml
+	@PYTHONPATH=lib $(BIN)/python tools/docs.py
 
 oracle: $(VENV)/oracle  ## a real model server asked twice, directly and through the proxy (downloads 250 MB once)
 	@$(BIN)/python tools/oracle.py $(ARGS)

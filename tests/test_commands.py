@@ -264,9 +264,9 @@ EXPLAINED: dict[str, tuple[http.HTTPFlow, list[str]]] = {
         flow_with(b"[]"),
         [
             *BEFORE_ALL[:2],
-            "rule off: the request names no model, and only unforced will do",
-            "rule learning: the request names no model, and only learned will do",
-            "rule all: the request names no model, and only m, other will do",
+            "rule off: the request has no model, and the rule is only for unforced",
+            "rule learning: the request has no model, and the rule is only for learned",
+            "rule all: the request has no model, and the rule is only for m, other",
         ],
     ),
     "another host": (
@@ -281,7 +281,7 @@ EXPLAINED: dict[str, tuple[http.HTTPFlow, list[str]]] = {
     ),
     "another path": (
         flow_with(path="/v1/embeddings?key=secret"),
-        [BEFORE_ALL[0], *[r"rule \w+: path /v1/embeddings is no known endpoint"] * 4],
+        [BEFORE_ALL[0], *[r"rule \w+: path /v1/embeddings is not a known endpoint"] * 4],
     ),
 }
 

@@ -14,15 +14,15 @@ import pytest
 from force_stream import errors
 from force_stream.addon import commands as commands_of_flows
 from force_stream.addon.hooks import ForceStream
-from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
 from force_stream.page.server import Serving
 from force_stream.proxy.must_stream import rule_to_paste
-from force_stream.rules.file import INJECT, KEYS, REQUIRED, parse_rules
-from force_stream.rules.rule import Rule
+from force_stream.rules.file import parse_rules
 from force_stream.wire.json_body import read_body
 from mitmproxy import flowfilter
 from mitmproxy.test import taddons
+
+from tools import docs
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -97,18 +97,9 @@ def test_readme_is_short() -> None:
 # Tables
 
 
-def test_table_of_rule_keys_is_the_codes() -> None:
-    rows = table("key", "meaning", "default")
-    assert [code(key) for key, _, _ in rows] == list(KEYS)
-    assert all(meaning for _, meaning, _ in rows)
-    assert [code(key) for key, _, default in rows if default == "required"] == list(REQUIRED)
-
-
-@pytest.mark.parametrize("key", [key for key in KEYS if key not in REQUIRED])
-def test_defaults_of_rule_keys_are_the_codes(key: str) -> None:
-    default = next(code(default) for name, _, default in table("key", "meaning", "default") if code(name) == key)
-    (rule,) = parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    {key}: {default}\n", "docs")
-    assert rule == Rule("r", ("h",))
+@pytest.mark.parametrize("path", docs.PARTS)
+def test_tables_that_are_written_from_the_code_are_current(path: str) -> None:
+    assert docs.current(path) == (ROOT / path).read_text(encoding="utf-8"), "run make docs"
 
 
 def _no_board() -> Any:
@@ -153,13 +144,6 @@ def test_table_of_keys_is_the_consoles() -> None:
         assert code(to) in command.split()
 
 
-def test_table_of_faults_to_inject_is_the_codes() -> None:
-    shown = [code(entry) for entry, _ in table("inject", "what happens")]
-    assert {entry.partition(":")[0] for entry in shown} == set(INJECT)
-    for entry in shown:
-        parse_rules(f"rules:\n  - name: r\n    hosts: [h]\n    inject: {{{entry}}}\n", "docs")
-
-
 def test_table_of_filters_has_filters() -> None:
     for entry, _ in table("filter", "flows"):
         assert flowfilter.parse(code(entry)), entry
@@ -172,10 +156,6 @@ def test_table_of_endpoints_is_the_codes() -> None:
     ]
     for (_, _, exceptions), endpoint in zip(rows, ENDPOINTS.values(), strict=True):
         assert set(endpoint.never_streams) <= set(code_spans(exceptions))
-
-
-def test_table_of_quirks_is_the_codes() -> None:
-    assert [code(quirk) for quirk, _ in table("quirk", "the upstream's deviation")] == list(QUIRKS)
 
 
 def test_table_of_presets_is_that_of_the_rules_file() -> None:

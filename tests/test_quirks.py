@@ -2,13 +2,10 @@
 
 import copy
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from force_stream.answer.quirks import QUIRKS
-
-RULES_FILE = Path(__file__).parent.parent / "rules.yaml"
 
 
 def mended(quirk: str, chunks: list[Any]) -> list[Any]:
@@ -107,10 +104,5 @@ def test_usage_of_other_choices_is_taken_away() -> None:
 
 
 @pytest.mark.parametrize("quirk", QUIRKS.values(), ids=list(QUIRKS))
-def test_summary_has_a_source(quirk: Any) -> None:
-    assert re.search(r"[\w.-]+/[\w.-]+#\d+|\(llama\.cpp\)", quirk.summary)
-
-
-def test_rules_file_names_every_quirk() -> None:
-    named = re.findall(r"(?m)^# +(\w+): ", RULES_FILE.read_text(encoding="utf-8"))
-    assert set(QUIRKS) <= set(named)
+def test_every_quirk_was_seen_somewhere(quirk: Any) -> None:
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+(, [\w.-]+/[\w.-]+#\d+)*|llama\.cpp", quirk.reports)

@@ -1,5 +1,6 @@
-"""The rules file: what is read, what is refused and in which words, and which request a rule is for."""
+"""The rules file: what is read, what is rejected and in which words, and which request a rule is for."""
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from force_stream.endpoints import ENDPOINTS
-from force_stream.rules import file
+from force_stream.rules.describe import changes, describe
 from force_stream.rules.file import RulesError, check_rules, parse_rules, with_value
-from force_stream.rules.rule import RequestFacts, Rule, changes, describe, first_match
+from force_stream.rules.keys import FAULTS, KEYS, REQUIRED
+from force_stream.rules.rule import RequestFacts, Rule, first_match
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mitmproxy import flowfilter
@@ -155,6 +157,34 @@ def test_both_readers_give_the_same_rules(monkeypatch) -> None:
     assert [parse_rules(text, "rules.yaml") for text in texts] == with_pyyaml
 
 
+# --- The rows of keys -----------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_a_rule_has_its_row() -> None:
+    ours = [field for field in dataclasses.fields(Rule) if field.init]
+    assert [field.name for field in ours] == list(KEYS)
+    missing = dataclasses.MISSING
+    needed = [field.name for field in ours if field.default is missing and field.default_factory is missing]
+    assert needed == list(REQUIRED)
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in REQUIRED])
+def test_the_default_of_a_row_is_the_rules(key) -> None:
+    rule = Rule("x", ("a.example",))
+    assert one(f"{key}: {KEYS[key].default}") == rule
+    assert one(f"{key}: {KEYS[key].spell(getattr(rule, key))}") == rule
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if KEYS[key].example and key != "name"])
+def test_the_example_of_a_row_is_a_value_but_not_the_default(key) -> None:
+    assert one(f"{key}: {KEYS[key].example}") != one("")
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+def test_the_example_of_a_fault_is_a_value(fault) -> None:
+    assert one(f"inject: {{{fault.name}: {fault.example}}}").inject.keys() == {fault.name}
+
+
 # --- Refusing -------------------------------------------------------------------------------------------------------
 
 HEAD = "rules:\n  - name: x\n    hosts: [a.example]\n"
@@ -167,12 +197,11 @@ BAD_VALUES = {
     ),
     "unknown key like no other": (
         "zzz: 1",
-        "unknown key 'zzz'; known are name, hosts, force_upstream_stream, endpoints, paths, models, filter, "
-        "stream_options, on_truncated, quirks, timeout, idle_timeout, heartbeat, retries, max_body, learn, inject",
+        f"unknown key 'zzz'; known are {', '.join(KEYS)}",
     ),
     "merge key": ("<<: {a: 1}", "unknown key '<<'; known are name, hosts"),
     "key that is a list": ("? [a]\n    : 1", "expected a key, found a list"),
-    "key given twice": ("hosts: [b.example]", "the key 'hosts' stands here twice, first in line 3"),
+    "key given twice": ("hosts: [b.example]", "the key 'hosts' appears twice, first in line 3"),
     "bool as text": ('learn: "true"', "learn: expected true or false, found the text 'true'"),
     "bool as number": ("force_upstream_stream: 1", "force_upstream_stream: expected true or false, found the number 1"),
     "bool as nothing": ("learn:", "learn: expected true or false, found nothing"),
@@ -224,11 +253,11 @@ BAD_VALUES = {
     "model with a surrogate": (r'models: ["\ud800"]', r"models: expected a line of text, found the text '\ud800'"),
     "filter": (
         'filter: "~hq ("',
-        "filter: '~hq (' is no filter expression (mitmproxy's Filter expressions page lists them)",
+        "filter: '~hq (' is not a filter expression (mitmproxy's Filter expressions page lists them)",
     ),
-    "filter regex": ('filter: "~u ["', "filter: '~u [' is no filter expression"),
+    "filter regex": ('filter: "~u ["', "filter: '~u [' is not a filter expression"),
     "filter empty": ('filter: ""', "filter: expected a line of text, found the text ''"),
-    "filter nested without end": (f'filter: "{"(" * 5000}"', f"filter: '{'(' * 59}…' is no filter expression"),
+    "filter nested without end": (f'filter: "{"(" * 5000}"', f"filter: '{'(' * 59}…' is not a filter expression"),
     "filter unquoted with !": (
         "filter: !~u foo",
         "filter: expected text, found a value with the tag '!~u'; put a value that starts with ! in quotes",
@@ -250,7 +279,7 @@ BAD_VALUES = {
         "paths:\n      /ok: chat\n      /x: caht",
         "paths: '/x': unknown endpoint 'caht', did you mean 'chat'?",
     ),
-    "path twice": ("paths: {/x: chat, /x: chat}", "paths: the key '/x' stands here twice, first in line 4"),
+    "path twice": ("paths: {/x: chat, /x: chat}", "paths: the key '/x' appears twice, first in line 4"),
     "stream_options as list": (
         "stream_options: []",
         "stream_options: expected a mapping of keys to values, found a list",
@@ -270,7 +299,7 @@ BAD_VALUES = {
     ),
     "hosts with scheme": (
         'models: [a]\n    "hosts": ["https://api.example.com/v1"]',
-        "the key 'hosts' stands here twice",
+        "the key 'hosts' appears twice",
     ),
 }
 # The line of the mistake where it is not the first after HEAD.
@@ -313,7 +342,7 @@ BAD_HOSTS = [
 
 
 @pytest.mark.parametrize("host", BAD_HOSTS)
-def test_a_bad_host_is_refused(host, reader) -> None:
+def test_a_bad_host_is_rejected(host, reader) -> None:
     said = refusal(f'rules:\n  - name: x\n    hosts:\n    - ok.example\n    - "{host}"\n')
     assert said.startswith("rules.yaml:5: rule x: hosts: expected a")
     assert said.endswith(f"found the text {host!r}")
@@ -331,13 +360,13 @@ BAD_FILES = {
     "two documents": ("rules: []\n---\nrules: []", 2, "expected a single document in the stream but found another"),
     "control character": ("rules:\n\n- \x07", 3, "this is not YAML: special characters are not allowed"),
     "impossible escape": (r'rules: "\UFFFFFFFF"', None, "this is not YAML: chr() arg not in range(0x110000)"),
-    "nested without end": ("[" * 5000, 1, "nested too deep for a rules file"),
+    "nested without end": ("[" * 5000, 1, "nested too deeply for a rules file"),
     "too long": ("#" * 300_000, 1, "the text is longer than 256 KiB; is this a rules file?"),
     "a text": ("hello", 1, "expected a mapping with the key 'rules', found the text 'hello'"),
     "a list": ("- name: x", 1, "expected a mapping with the key 'rules', found a list; put 'rules:' above it"),
     "no rules": ("\n{}", 2, "the key 'rules' is missing"),
     "unknown key": ("rules: []\nruels: []", 2, "unknown key 'ruels', did you mean 'rules'?"),
-    "rules twice": ("rules: []\nrules: []", 2, "the key 'rules' stands here twice, first in line 1"),
+    "rules twice": ("rules: []\nrules: []", 2, "the key 'rules' appears twice, first in line 1"),
     "rules a mapping": ("rules:\n  name: x", 2, "rules: expected a list, found a mapping"),
     "rule a text": ("rules:\n- x", 2, "rule number 1: expected a mapping of keys to values, found the text 'x'"),
     "rule holds itself": ("rules: &r\n- *r", 1, "rule number 1: expected a mapping of keys to values, found a list"),
@@ -361,7 +390,7 @@ BAD_FILES = {
     "name taken": (
         "rules:\n- {name: a, hosts: [a]}\n- {name: b, hosts: [a]}\n- {name: a, hosts: [a]}",
         4,
-        "rule a: another rule has this name, the one in line 2",
+        "rule a: the rule in line 2 already has this name",
     ),
     "alias grown a thousandfold": (
         "rules:\n- &a [x, x]\n- &b [*a, *a]\n- &c [*b, *b]\n- &d [*c, *c]",
@@ -385,7 +414,7 @@ def test_a_bad_file_is_told_with_its_line(case, reader) -> None:
     assert len(said) < 500
 
 
-def test_a_mistake_in_one_rule_refuses_the_whole_file() -> None:
+def test_a_mistake_in_one_rule_rejects_the_whole_file() -> None:
     with pytest.raises(
         RulesError, match=re.escape("here/my.yaml:4: rule b: unknown key 'host', did you mean 'hosts'?")
     ):
@@ -398,7 +427,7 @@ def test_without_any_yaml_library_the_message_says_what_to_install(monkeypatch) 
     assert refusal(FULL) == "rules.yaml: neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`"
 
 
-keys = [*file.KEYS, *file.INJECT, *ENDPOINTS, "rules"]
+keys = [*KEYS, *FAULTS, *ENDPOINTS, "rules"]
 values = ["a.example", "null", "true", "1", "-1", ".inf", "1e5", "64MiB", "~q", "&a ", "*a", "!t ", "|", "'", '"']
 marks = [":", ": ", ",", "- ", "[", "]", "{", "}", "\n", "\n  ", "\n    ", "#", "? ", "%"]
 words = st.lists(st.sampled_from([*keys, *values, *marks]), max_size=40).map("".join)
@@ -511,11 +540,11 @@ def test_the_port_belongs_to_its_own_name() -> None:
             RequestFacts((), "/", None, tflow.tflow()),
             "a request without a host is not among llm.example.com",
         ),
-        ("", facts(path="/v1/models?key=secret"), "path /v1/models is no known endpoint"),
+        ("", facts(path="/v1/models?key=secret"), "path /v1/models is not a known endpoint"),
         ("endpoints: [completions, responses]", facts(), "endpoint chat is not among completions, responses"),
         ("models: [qwen3-*, gpt-4]", facts(model="gpt-4o"), "model gpt-4o is not among qwen3-*, gpt-4"),
         ("models: [qwen3-*]", facts(model="Qwen3-8B"), "model Qwen3-8B is not among qwen3-* (they are case-sensitive)"),
-        ("models: ['*']", facts(model=None), "the request names no model, and only * will do"),
+        ("models: ['*']", facts(model=None), "the request has no model, and the rule is only for *"),
         ("filter: '~hq x-team:.*blue'", facts(), "filter ~hq x-team:.*blue does not match"),
     ],
 )
@@ -606,16 +635,16 @@ def test_a_changed_host_matches_at_once() -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("name", "y", "rule x: the name cannot be changed, other rules and logs go by it"),
+        ("name", "y", "rule x: the name cannot be changed, because logs and commands use it"),
         ("timout", "1", "rule x: unknown key 'timout', did you mean 'timeout'?"),
         ("timeout", "soon", "rule x: timeout: expected seconds, a number above 0, found the text 'soon'"),
         ("learn", "", "rule x: learn: expected true or false, found nothing"),
         ("hosts", "[*.a]", "(put a value that starts with * in quotes)"),
         ("hosts", "a", "rule x: hosts: expected a list, found the text 'a'; write ['a']"),
-        ("filter", "'~q ('", "rule x: filter: '~q (' is no filter expression"),
+        ("filter", "'~q ('", "rule x: filter: '~q (' is not a filter expression"),
     ],
 )
-def test_a_bad_change_is_refused_in_the_words_of_the_file(key, text, message, reader) -> None:
+def test_a_bad_change_is_rejected_in_the_words_of_the_file(key, text, message, reader) -> None:
     with pytest.raises(RulesError) as caught:
         with_value(one(""), key, text)
     assert message in str(caught.value)
@@ -701,17 +730,6 @@ def test_all_presets_together_work() -> None:
     assert len(parse_rules(everything, "rules.yaml")) == count
 
 
-def test_the_shipped_file_explains_every_key_and_shows_its_default() -> None:
-    text = SHIPPED.read_text(encoding="utf-8")
-    assert re.findall("^# ([a-z_]+)  +[A-Zt]", text, re.MULTILINE) == list(file.KEYS)
-    (shown,) = parse_rules(next(text for text in presets() if "\n  - name: private-vllm" in text), "rules.yaml")
-    default = Rule("private-vllm", shown.hosts)
-    said = dict(re.findall(r"^#     ([a-z_]+):.*# default: (.*)", text, re.MULTILINE))
-    for key in set(file.KEYS) - set(file.REQUIRED):
-        told = with_value(default, key, said[key]) if key in said else shown
-        assert getattr(told, key) == getattr(default, key), key
-
-
 def test_the_codex_preset_takes_the_codex_backend_alone() -> None:
     text = next(text for text in presets() if "\n  - name: chatgpt-codex" in text)
     (codex,) = parse_rules(text, "rules.yaml")
@@ -746,7 +764,7 @@ rules:
         "rules.yaml:6: rule bad: unknown key 'timeuot'",
         "rules.yaml:7: rule bad: retries: expected a whole number from 0 to 100",
         "rules.yaml:8: rule number 3: the key 'name' is missing",
-        "rules.yaml:9: rule good: another rule has this name",
+        "rules.yaml:9: rule good: the rule in line 2 already has this name",
     ]
 
 

@@ -16,8 +16,10 @@ from force_stream.answer import patterns
 from force_stream.answer.exchange import Exchange, Reply, Report
 from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
-from force_stream.rules.file import KEYS, RulesError, parse_rules, with_value
-from force_stream.rules.rule import Rule, changes, describe
+from force_stream.rules.describe import changes, describe
+from force_stream.rules.file import RulesError, parse_rules, with_value
+from force_stream.rules.keys import KEYS
+from force_stream.rules.rule import Rule
 from force_stream.view import timeline, timeline_text
 from force_stream.view.timeline_text import About
 from force_stream.wire import jsontext

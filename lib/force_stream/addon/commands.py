@@ -21,8 +21,8 @@ from mitmproxy.log import ALERT
 from ..answer.exchange import Refusal
 from ..proxy import flows, summary
 from ..proxy.explain import explain, facts_of
-from ..proxy.watch import Limits, Watch
-from ..rules.rule import Rule, first_match
+from ..proxy.watch import Watch
+from ..rules.rule import UNLIMITED, Rule, first_match
 from ..view import stats
 from ..view.compare import differences
 from ..wire import jsontext
@@ -133,7 +133,7 @@ class Commands:
             if exchange is None:
                 logger.warning(f"{name}: this path never streams.")
                 return
-            watch = Watch(exchange, Limits(rule.timeout, rule.idle_timeout, max_body=rule.max_body))
+            watch = Watch(exchange, replace(rule, heartbeat=None, retries=0, inject={}))
             await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, watch))
             lines = _compared(plain, forced)
             for line in lines:
@@ -158,7 +158,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     rule = next((rule for rule in rules if rule.name == exchange.rule), None)
     if rule is not None:
         exchange = replace(exchange, quirks=rule.quirks, on_truncated=rule.on_truncated)
-    watch = Watch(exchange, Limits())
+    watch = Watch(exchange, UNLIMITED)
     watch.head(status, content_type)
     watch.data(stream)
     watch.end()

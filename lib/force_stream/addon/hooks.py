@@ -6,7 +6,6 @@ hook, and nothing that is logged or kept on a flow holds a credential.
 
 import asyncio
 import logging
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,9 +28,11 @@ from ..proxy import flows, summary
 from ..proxy.explain import why_not_forced
 from ..proxy.must_stream import rule_to_paste
 from ..proxy.retry_policy import delay
-from ..proxy.watch import Limits, Watch
-from ..rules.file import KEYS, RulesError, parse_rules, with_value
-from ..rules.rule import HOSTS_OPTION, RequestFacts, Rule, changes, describe, first_match
+from ..proxy.watch import Watch
+from ..rules.describe import changes, describe
+from ..rules.file import RulesError, parse_rules, with_value
+from ..rules.keys import KEYS
+from ..rules.rule import HOSTS_OPTION, UNLIMITED, RequestFacts, Rule, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Stats
 from ..wire import json_body
@@ -260,13 +261,13 @@ class ForceStream:
                 self._count(flow, tee)
             if watch is None:
                 exchange = flows.exchange_of(flow)
-                watch = Watch(exchange, Limits()) if exchange is not None else None
+                watch = Watch(exchange, UNLIMITED) if exchange is not None else None
             learning = self._learning.pop(flow, None)
             if learning is not None:
                 await self._learn(flow, *learning)
             if watch is not None:
                 await self._answer(flow, watch)
-                if watch.limits.retries:
+                if watch.rule.retries:
                     await self._try_again(flow, watch)
             elif not flows.was_left_alone(flow) and flow not in self._sent:
                 await self._say_why_not(flow)
@@ -328,7 +329,7 @@ class ForceStream:
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {reason}")
             return
         if exchange is not None:
-            self._watches[flow] = Watch(exchange, _limits(rule))
+            self._watches[flow] = Watch(exchange, rule)
 
     def _forces(self, flow: http.HTTPFlow, rule: Rule, endpoint: "Endpoint", body: "Body | Form") -> bool:
         """Whether a rule forces a flow: because it says so, or because its upstream did."""
@@ -339,7 +340,9 @@ class ForceStream:
         if (flow.request.host, flows.model_of(body)) in self._learned:
             return True
         # Nothing looks on while that answer comes in; its client may have to wait for another.
-        waiting = Watch(flows.exchange_for(body, rule, endpoint), Limits(heartbeat=rule.heartbeat, retries=1))
+        waiting = Watch(
+            flows.exchange_for(body, rule, endpoint), replace(UNLIMITED, heartbeat=rule.heartbeat, retries=1)
+        )
         waiting.settled = True
         self._learning[flow] = rule, waiting
         return False
@@ -363,7 +366,7 @@ class ForceStream:
             return
         if exchange is None:
             return
-        watch = Watch(exchange, replace(_limits(rule), retries=0, heartbeat=None))
+        watch = Watch(exchange, replace(rule, retries=0, heartbeat=None))
         waiting.retrying = True
         await self._send_for(flow, waiting, again, watch, 2)
         if again.response is not None and again.response.status_code < 400:
@@ -410,7 +413,7 @@ class ForceStream:
     async def _decoded(self, flow: http.HTTPFlow, watch: Watch) -> bytes:
         """The body of an encoded answer, unless it is larger than the rule's max_body."""
         assert flow.response is not None
-        coding, limit = flow.response.headers.get("content-encoding", ""), watch.limits.max_body or sys.maxsize
+        coding, limit = flow.response.headers.get("content-encoding", ""), watch.rule.max_body
         try:
             return await asyncio.to_thread(decode, watch.body(), coding, limit)
         except TooLarge:
@@ -435,7 +438,7 @@ class ForceStream:
     async def _try_again(self, flow: http.HTTPFlow, first: Watch) -> None:
         """As often as the rule says, while the outcome is one that another try may cure. The client gets the last."""
         watch, latest = first, flow
-        for tries in range(1, first.limits.retries + 1):
+        for tries in range(1, first.rule.retries + 1):
             if not self.can_send or first.committed or not watch.settled or not flows.may_retry(latest, watch):
                 return
             pause = delay(tries, flows.retry_after(latest))
@@ -450,8 +453,8 @@ class ForceStream:
             if first.left or not ctx.options.force_stream:
                 return
             latest = flows.another_try(flow, tries + 1)
-            limits = replace(first.limits, retries=0, heartbeat=None, timeout=first.remaining())
-            watch = Watch(first.exchange, limits)
+            rule = replace(first.rule, retries=0, heartbeat=None, timeout=first.remaining())
+            watch = Watch(first.exchange, rule)
             await self._send_for(flow, first, latest, watch, tries + 1)
 
     async def _send_for(
@@ -544,10 +547,6 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _limits(rule: Rule) -> Limits:
-    return Limits(rule.timeout, rule.idle_timeout, rule.heartbeat, rule.max_body, rule.retries, rule.inject)
 
 
 def _seam(

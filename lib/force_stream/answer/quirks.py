@@ -14,10 +14,12 @@ type MendChunk = Callable[[Chunk], Chunk]
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
-    """`summary` is for people who look for the one they need; `mend` makes the function for one stream's chunks."""
+    """A row. `help` is Markdown, for the table in docs/rules.md and for rules.yaml; `reports` says where it was seen;
+    `mend` makes the function for one stream's chunks."""
 
     name: str
-    summary: str
+    help: str
+    reports: str
     mend: Callable[[], MendChunk]
 
 
@@ -189,35 +191,38 @@ def _usage_per_choice() -> MendChunk:
 _ALL: Final[tuple[Quirk, ...]] = (
     Quirk(
         "cumulative_content",
-        "Each delta repeats all of the text so far in place of going on with it (DashScope's coding plan, proxies to "
-        "Gemini; QwenLM/qwen-code#3896, #3279 and #1184).",
+        "Each delta repeats all of the text so far (DashScope's coding plan, proxies to Gemini).",
+        "QwenLM/qwen-code#3896, QwenLM/qwen-code#3279, QwenLM/qwen-code#1184",
         _cumulative_content,
     ),
     Quirk(
         "final_chunk_repeats_content",
-        "After the fragments one delta, mostly the last, says the whole text again (openclaw/openclaw#142888, "
-        "tashfeenahmed/freellmapi#1007).",
+        "One delta, usually the last, repeats the whole text.",
+        "openclaw/openclaw#142888, tashfeenahmed/freellmapi#1007",
         _final_chunk_repeats_content,
     ),
     Quirk(
         "choice_index_counts_chunks",
-        "The index of the only choice goes up with every chunk (foundry-local; microsoft/foundry-local#144).",
+        "The index of the only choice goes up with every chunk (foundry-local).",
+        "microsoft/foundry-local#144",
         _choice_index_counts_chunks,
     ),
     Quirk(
         "think_tags",
-        "The content begins with thinking between <think> and </think>, which the upstream's plain answers have as "
-        "reasoning_content (BerriAI/litellm#15233; MiniMax, decolua/9router#2231).",
+        "The text begins with thinking in `<think>` tags; a plain answer has it as `reasoning_content` (MiniMax).",
+        "BerriAI/litellm#15233, decolua/9router#2231",
         _think_tags,
     ),
     Quirk(
         "content_never_null",
-        'Where there is no content, a plain answer says "" and the stream null or nothing (llama.cpp).',
+        'Where there is no text, a plain answer has `""` and the stream has null or nothing (llama.cpp).',
+        "llama.cpp",
         _content_never_null,
     ),
     Quirk(
         "usage_per_choice",
-        "With several choices each has a usage of its own, and a plain answer has the first choice's (llama.cpp).",
+        "Each of several choices has its own usage; a plain answer has only the first choice's (llama.cpp).",
+        "llama.cpp",
         _usage_per_choice,
     ),
 )

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from ..rules.describe import describe
 from ..rules.file import check_rules
-from ..rules.rule import describe
 
 
 def check(name: str) -> int:

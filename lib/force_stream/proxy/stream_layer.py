@@ -521,7 +521,7 @@ class WatchedStream(http_layers.HttpStream):
         if self._watch is None and not already_streamed:
             self._watch = self.waiting_of(self.flow)
         if self._watch is not None and _beats_between_tries(self._watch):
-            yield from self._wake_in(self._watch.limits.heartbeat)
+            yield from self._wake_in(self._watch.rule.heartbeat)
         sending = super().send_response(already_streamed)
         reply = None
         try:
@@ -553,7 +553,7 @@ class WatchedStream(http_layers.HttpStream):
 
 
 def _beats_between_tries(watch: Watch) -> bool:
-    return watch.limits.heartbeat is not None and watch.limits.retries > 0
+    return watch.rule.heartbeat is not None and watch.rule.retries > 0
 
 
 def _stand_in() -> http.Response:

@@ -6,13 +6,13 @@ Knows clocks and the exchange; must not know mitmproxy, which tells it what happ
 import time
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from io import BytesIO
 from typing import Any, Final
 
 from ..answer.exchange import Exchange, Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
+from ..rules.rule import Rule
 from .inject import Injection
 
 # Seconds that an upstream has, after `[DONE]` or a terminal event, to end its answer in form. One that does keeps its
@@ -32,28 +32,15 @@ class Due(Enum):
     ANSWER = "answer"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """A rule's limits: seconds and bytes, None for none; `retries` counts the tries after the first,
-    `inject` has the faults to make on purpose."""
-
-    timeout: float | None = None
-    idle_timeout: float | None = None
-    heartbeat: float | None = None
-    max_body: int | None = None
-    retries: int = 0
-    inject: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Watch:
-    """One forced answer. `attached`: somebody looks on while it comes in; `settled`: it is to be given now, whatever
-    else may come; `whole`: the upstream ended it in form; `committed`: the client has seen a heartbeat; `left`: the
-    client is gone. While `retrying`, the client waits for another try, whose watch is `heir`."""
+    """One forced answer, within its rule's limits. `attached`: somebody looks on while it comes in; `settled`: it is to
+    be given now, whatever else may come; `whole`: the upstream ended it in form; `committed`: the client has seen a
+    heartbeat; `left`: the client is gone. While `retrying`, the client waits for another try, whose watch is `heir`."""
 
-    def __init__(self, exchange: Exchange, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, exchange: Exchange, rule: Rule, clock: Callable[[], float] = time.monotonic) -> None:
         self.exchange = exchange
-        self.limits = limits
-        self.injection = Injection(limits.inject) if limits.inject else None
+        self.rule = rule
+        self.injection = Injection(rule.inject) if rule.inject else None
         self.attached = False
         self.settled = False
         self.whole = False
@@ -90,8 +77,8 @@ class Watch:
         the answer."""
         now = self._last_byte = self._clock()
         self._size += len(piece)
-        if self.limits.max_body is not None and self._size > self.limits.max_body:
-            self.fail(OversizedStream(f"the upstream's answer is larger than {self.limits.max_body:,} bytes"))
+        if self._size > self.rule.max_body:
+            self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
             return False
         self._body.write(piece)
         self._times.extend((round(now - self._begun, 6), self._size))
@@ -160,20 +147,20 @@ class Watch:
         return Due.ANSWER if self.settled else Due.NOTHING
 
     def _dues(self) -> list[tuple[float, Callable[[], Due]]]:
-        limits = self.limits
+        rule = self.rule
         dues: list[tuple[float, Callable[[], Due]]] = []
-        if limits.heartbeat is not None and (self.retrying or not self.settled):
-            dues.append((self._last_sign + limits.heartbeat, self._heartbeat))
+        if rule.heartbeat is not None and (self.retrying or not self.settled):
+            dues.append((self._last_sign + rule.heartbeat, self._heartbeat))
         if self.settled:
             return dues
         if self._ended_at is not None:
             dues.append((self._ended_at + LINGER, self._settle))
         if self._finished_at is not None:
             dues.append((self._finished_at + USAGE_WAIT, self._settle))
-        if limits.timeout is not None:
-            dues.append((self._begun + limits.timeout, self._time_out))
-        if limits.idle_timeout is not None:
-            dues.append((self._last_byte + limits.idle_timeout, self._idle_out))
+        if rule.timeout is not None:
+            dues.append((self._begun + rule.timeout, self._time_out))
+        if rule.idle_timeout is not None:
+            dues.append((self._last_byte + rule.idle_timeout, self._idle_out))
         return dues
 
     def _settle(self) -> Due:
@@ -183,13 +170,13 @@ class Watch:
     def _time_out(self) -> Due:
         if self._finished_at is not None:
             return self._settle()
-        self.fail(StreamTimeout(f"the upstream's answer had no end within {self.limits.timeout:g} s"))
+        self.fail(StreamTimeout(f"the upstream's answer had no end within {self.rule.timeout:g} s"))
         return Due.ANSWER
 
     def _idle_out(self) -> Due:
         if self._finished_at is not None:
             return self._settle()
-        self.fail(StreamTimeout(f"the upstream sent no byte for {self.limits.idle_timeout:g} s"))
+        self.fail(StreamTimeout(f"the upstream sent no byte for {self.rule.idle_timeout:g} s"))
         return Due.ANSWER
 
     def _heartbeat(self) -> Due:
@@ -200,12 +187,12 @@ class Watch:
 
     def remaining(self) -> float | None:
         """Seconds until the rule's timeout; None where there is none."""
-        return None if self.limits.timeout is None else self._begun + self.limits.timeout - self._clock()
+        return None if self.rule.timeout is None else self._begun + self.rule.timeout - self._clock()
 
     @property
     def injected(self) -> Mapping[str, Any]:
         """The faults that were made on purpose, which is done below the hooks alone."""
-        return self.limits.inject if self.attached else {}
+        return self.rule.inject if self.attached else {}
 
     @property
     def headed(self) -> bool:

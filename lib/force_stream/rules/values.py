@@ -1,0 +1,244 @@
+"""Values from YAML nodes: true and false, numbers, text, lists, mappings. Each says what it expected where it found
+something else.
+
+A parser takes a node and gives the value, or raises MistakeError. Must not know which keys there are.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+YEAR: Final = 365 * 24 * 60 * 60
+
+
+class Node(Protocol):
+    """What PyYAML's and ruamel.yaml's nodes have in common. `id` is scalar, sequence or mapping."""
+
+    id: Any
+    tag: Any
+    value: Any
+    start_mark: Any
+
+
+type Parser = Callable[[Node], Any]
+
+
+class MistakeError(Exception):
+    """What is wrong, and in which line; callers prepend the key and the rule."""
+
+    def __init__(self, what: str, node: Node | None = None, line: int | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.line = line if node is None or node.start_mark is None else node.start_mark.line + 1
+
+
+def quoted(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    # difflib compares every character with every other one, so it never sees more than a name's length.
+    close = difflib.get_close_matches(wrong[:60], list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(known) or 'none yet'}"
+
+
+_CORE: Final = "tag:yaml.org,2002:"
+_KINDS: Final = {
+    "scalar": {
+        "null": "null",
+        "bool": "bool",
+        "int": "number",
+        "float": "number",
+        "str": "text",
+        # A date, a lone `=` and a `<<` are special in YAML and plain text here.
+        "timestamp": "text",
+        "value": "text",
+        "merge": "text",
+    },
+    "sequence": {"seq": "list"},
+    "mapping": {"map": "mapping"},
+}
+_FLAGS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# YAML 1.1 wants a point and a sign in such a number; ruamel.yaml takes it without, PyYAML makes it text.
+_EXPONENT: Final = re.compile(r"[-+]?[0-9][0-9_.]*[eE][-+]?[0-9]+")
+# At most fifteen digits: exact as a float, and no work for int().
+_NUMBER: Final = re.compile(r"[-+]?(0|[1-9][0-9]{0,14})(\.[0-9]{0,15})?")
+_SIZE: Final = re.compile(r"(?P<number>[0-9]{1,12}(\.[0-9]{1,6})?) ?(?P<unit>[KMG]i?B|B|)", re.IGNORECASE)
+_UNITS: Final = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def kind_of(node: Node) -> str:
+    """null, bool, number, text, list, mapping, or tagged for a value with a tag that means nothing here."""
+    kind = _KINDS[node.id].get(str(node.tag).removeprefix(_CORE), "tagged")
+    if kind == "text" and not getattr(node, "style", None) and _EXPONENT.fullmatch(node.value):
+        return "number"
+    return kind
+
+
+def _found(node: Node) -> str:
+    return _FOUND[kind_of(node)](node)
+
+
+_FOUND: Final[Mapping[str, Callable[[Node], str]]] = {
+    "null": lambda node: "found nothing" if node.value == "" else "found null",
+    "bool": lambda node: f"found {node.value}",
+    "number": lambda node: f"found the number {node.value[:30]}",
+    "text": lambda node: f"found the text {quoted(node.value)}",
+    "list": lambda node: "found a list",
+    "mapping": lambda node: "found a mapping",
+    "tagged": lambda node: (
+        f"found a value with the tag {quoted(str(node.tag).replace(_CORE, '!!'))}"
+        "; put a value that starts with ! in quotes"
+    ),
+}
+
+
+def expected(what: str, node: Node, hint: str = "") -> MistakeError:
+    return MistakeError(f"expected {what}, {_found(node)}{hint}", node)
+
+
+def flag(node: Node) -> bool:
+    value = _FLAGS.get(str(node.value).lower()) if kind_of(node) == "bool" else None
+    if value is None:
+        raise expected("true or false", node)
+    return value
+
+
+def text(node: Node) -> str:
+    kind = kind_of(node)
+    if kind != "text":
+        raise expected("text", node, "; put it in quotes" if kind in {"number", "bool"} else "")
+    line = str(node.value)
+    if not line.strip() or not line.isprintable():
+        raise expected("a line of text", node)
+    return line
+
+
+def number(node: Node) -> float | None:
+    """The number, int if written as one; None for any other value and for 010, 1:30 and .inf."""
+    digits = str(node.value).replace("_", "") if kind_of(node) == "number" else ""
+    if not _NUMBER.fullmatch(digits):
+        return None
+    return float(digits) if "." in digits else int(digits)
+
+
+def whole(least: int, most: int) -> Parser:
+    def parse(node: Node) -> int:
+        value = number(node)
+        if not isinstance(value, int) or not least <= value <= most:
+            raise expected(f"a whole number from {least} to {most}", node)
+        return value
+
+    return parse
+
+
+def seconds(node: Node) -> float:
+    value = number(node)
+    if value is None or value <= 0:
+        raise expected("seconds, a number above 0", node)
+    if value > YEAR:
+        raise expected("seconds, at most a year", node)
+    return value
+
+
+def size(node: Node) -> int:
+    spelled = _SIZE.fullmatch(str(node.value)) if kind_of(node) in {"number", "text"} else None
+    count = int(float(spelled["number"]) * _UNITS[spelled["unit"].lower()]) if spelled else 0
+    if count <= 0:
+        raise expected("a size above 0 such as 64MiB, 10MB or a number of bytes", node)
+    return count
+
+
+def or_null(parse: Parser, null: Callable[[], Any] = lambda: None) -> Parser:
+    return lambda node: null() if kind_of(node) == "null" else parse(node)
+
+
+def items(node: Node) -> Sequence[Node]:
+    kind = kind_of(node)
+    if kind != "list":
+        raise expected("a list", node, f"; write [{quoted(node.value)}]" if kind == "text" else "")
+    found: Sequence[Node] = node.value
+    return found
+
+
+def list_of(parse: Parser) -> Parser:
+    return lambda node: tuple(map(parse, items(node)))
+
+
+def some(parse: Parser) -> Parser:
+    def parse_list(node: Node) -> tuple[Any, ...]:
+        if not items(node):
+            raise MistakeError("an empty list would match nothing", node)
+        return tuple(map(parse, items(node)))
+
+    return parse_list
+
+
+def one_of(noun: str, known: Iterable[str]) -> Parser:
+    def parse(node: Node) -> str:
+        name = text(node)
+        if name not in known:
+            raise MistakeError(f"unknown {noun} {quoted(name)}{suggestion(name, known)}", node)
+        return name
+
+    return parse
+
+
+def pairs(node: Node) -> Iterator[tuple[str, Node, Node]]:
+    """Each key of a mapping as it is spelled, with the nodes of key and value; a key given twice is a mistake."""
+    if kind_of(node) != "mapping":
+        raise expected("a mapping of keys to values", node)
+    seen: dict[str, Node] = {}
+    for key, value in node.value:
+        if key.id != "scalar":
+            raise expected("a key", key)
+        if key.value in seen:
+            raise MistakeError(f"the key {quoted(key.value)} appears twice, first{in_line(seen[key.value])}", key)
+        seen[key.value] = key
+        yield key.value, key, value
+
+
+def in_line(node: Node) -> str:
+    return f" in line {node.start_mark.line + 1}"
+
+
+def read(key: str, parse: Parser, node: Node, key_node: Node | None = None) -> Any:
+    try:
+        return parse(node)
+    except MistakeError as mistake:
+        mistake.what = f"{key}: {mistake.what}"
+        if key_node is not None and node.value == "":
+            # ruamel.yaml puts a value that is not there where the next key begins.
+            mistake.line = key_node.start_mark.line + 1
+        raise
+
+
+def read_mapping(
+    node: Node, parsers: Mapping[str, Parser], mistakes: list[MistakeError] | None = None
+) -> dict[str, Any]:
+    """The value of each key. A mistake is raised, or put into the list, if there is one, and its key left out."""
+    values = {}
+    for key, key_node, value in pairs(node):
+        try:
+            if key not in parsers:
+                raise MistakeError(f"unknown key {quoted(key)}{suggestion(key, parsers)}", key_node)
+            values[key] = read(key, parsers[key], value, key_node)
+        except MistakeError as mistake:
+            if mistakes is None:
+                raise
+            mistakes.append(mistake)
+    return values
+
+
+def plain(node: Node) -> Any:
+    """A JSON value for the request. No API has an option that is a list or a mapping, and without those no alias can
+    hold itself or grow."""
+    parse = _PLAIN.get(kind_of(node), number)
+    value = parse(node)
+    if value is None and parse is number:
+        raise expected("true, false, a number, text or null", node)
+    return value
+
+
+_PLAIN: Final[Mapping[str, Parser]] = {"null": lambda node: None, "bool": flag, "text": text}
