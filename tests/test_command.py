@@ -562,6 +562,20 @@ def test_a_mitmdump_after_install_has_the_addon_without_being_told(tmp_path: Pat
     assert (tmp_path / ".mitmproxy" / "config.yaml").read_text() == ""
 
 
+@POSIX
+def test_a_configuration_that_is_a_link_stays_one_and_keeps_its_mode(tmp_path: Path) -> None:
+    kept = tmp_path / "dotfiles" / "mitmproxy.yaml"
+    kept.parent.mkdir()
+    kept.write_text("scripts:\n", encoding="utf-8")
+    kept.chmod(0o600)
+    (tmp_path / "config.yaml").symlink_to(kept)
+    assert main(["install", "--confdir", str(tmp_path)]) == 0
+    assert (tmp_path / "config.yaml").is_symlink()
+    assert str(ROOT / "addon.py") in kept.read_text(encoding="utf-8")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
 def test_a_script_of_another_environment_is_replaced(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("scripts: [/old/site-packages/force_stream/script/addon.py]\n")

@@ -88,12 +88,17 @@ def _write(path: Path, config: Any) -> None:
     text = StringIO()
     if config:
         _yaml().dump(config, text)
-    # Whole or not at all: mitmproxy does not start with half a file.
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="utf-8", delete=False) as new:
+    # Whole or not at all: mitmproxy does not start with half a file. What a link leads to is replaced, not the link.
+    target = path.resolve()
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", delete=False) as new:
         new.write(text.getvalue())
-    os.chmod(new.name, mode)
-    os.replace(new.name, path.resolve())
+    try:
+        os.chmod(new.name, mode)
+        os.replace(new.name, target)
+    except OSError:
+        os.unlink(new.name)
+        raise
 
 
 def _failed(path: Path, error: Exception) -> int:
