@@ -103,11 +103,18 @@ class EventReader:
                 events.append(self._text(self._number(data), name, data, at_end))
             return
         number = self._number(data)
-        if isinstance(value, dict):
-            events.append(self._chunk(number, name, data, value))
-        else:
+        if not isinstance(value, dict):
             self.odd.add(f"its data is {kind_of(value)}, not an object", number)
             events.append(Event(number, Kind.VALUE, name, data, value))
+            return
+        error = error_in(value, name)
+        if error is not None:
+            self.odd.add("an error", number)
+        else:
+            for mend in self._mends:
+                value = mend(value)
+        self.odd.look(value, number)
+        events.append(Event(number, Kind.CHUNK, name, data, value, error))
 
     def _number(self, data: str) -> int:
         self.count += 1
@@ -128,13 +135,3 @@ class EventReader:
         is_cut = at_end and data.lstrip().startswith("{")
         self.odd.add("cut off" if is_cut else "its data is not JSON", number)
         return Event(number, Kind.CUT if is_cut else Kind.TEXT, name, data)
-
-    def _chunk(self, number: int, name: str, data: str, chunk: dict[str, Any]) -> Event:
-        error = error_in(chunk, name)
-        if error is not None:
-            self.odd.add("an error", number)
-        else:
-            for mend in self._mends:
-                chunk = mend(chunk)
-        self.odd.look(chunk, number)
-        return Event(number, Kind.CHUNK, name, data, chunk, error)

@@ -6,7 +6,6 @@ log lines too: it has nothing in it of what the upstream said but names, and a l
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 LONGEST_NAME: Final = 100
@@ -94,17 +93,18 @@ class Oddities:
         here: where the one before has been looked at, it need not be."""
         for key in ("id", "model"):
             name = chunk.get(key)
-            if isinstance(name, str) and name and self._names.setdefault(key, name) != name:
-                # Some upstreams make up a name for every chunk. The first of them says it.
-                self._once(f"its {key} is not that of the events before", number)
+            if name != self._names.get(key) and isinstance(name, str) and name:
+                self._look_at_name(key, name, number)
         choices = chunk.get("choices")
         if isinstance(choices, list):
-            for place, choice in enumerate(islice(choices, _MOST_LOOKED_AT)):
+            for place, choice in enumerate(choices[:_MOST_LOOKED_AT]):
                 if isinstance(choice, dict):
                     self._look_at_choice(choice, index_of(choice, place), number)
 
-    def _once(self, words: str, number: int) -> None:
-        if words not in self._found:
+    def _look_at_name(self, key: str, name: str, number: int) -> None:
+        words = f"its {key} is not that of the events before"
+        # Some upstreams make up a name for every chunk. The first of them says it.
+        if self._names.setdefault(key, name) != name and words not in self._found:
             self.add(words, number)
 
     def _look_at_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
@@ -117,7 +117,7 @@ class Oddities:
             self.finish_reasons[index] = reason
         delta = choice.get("delta")
         calls = delta.get("tool_calls") if isinstance(delta, dict) else None
-        for call in islice(calls, _MOST_LOOKED_AT) if isinstance(calls, list) else ():
+        for call in calls[:_MOST_LOOKED_AT] if isinstance(calls, list) else ():
             if isinstance(call, dict) and isinstance(call.get("index"), int) and isinstance(call.get("id"), str):
                 self._look_at_call((index, call["index"]), call["id"], number)
 
