@@ -42,7 +42,8 @@ class Event(NamedTuple):
 class EventReader:
     """A pull parser: feed it bytes, take the events they complete. `mends`: what is done to each chunk first.
 
-    `count` is the number of the last event, `dones` counts `[DONE]`; `decoder` knows the lines.
+    `count` is the number of the last event, to which those that are read elsewhere are added; `dones` counts `[DONE]`;
+    `decoder` knows the lines.
     """
 
     def __init__(self, mends: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()) -> None:
@@ -60,16 +61,15 @@ class EventReader:
         """The event that the end of the stream leaves without its blank line, if there is one."""
         return self._read(self.decoder.close(), at_end=True)
 
-    def skip(self, count: int, data: bytes = b"") -> None:
-        """Count events that somebody else has read: they are like the one before but for their texts, which can be odd
-        in one way alone. `data`: all of them, where they are."""
-        at = 0
-        for number in range(self.count + 1, self.count + count + 1) if data else ():
-            end = end_of_event(data, at)
+    def look_for_replaced(self, data: bytes) -> None:
+        """Note what is odd about the next events, all in `data`, which are read elsewhere: they are like the one before
+        but for their texts, and those can be odd in one way alone."""
+        at, number = 0, self.count
+        while 0 <= at < len(data):
+            end, number = end_of_event(data, at), number + 1
             if REPLACED in data[at:end].decode(errors="replace"):
                 self._note_replaced(number)
             at = end
-        self.count += count
 
     def conclude(self, *, inferred: bool = False) -> None:
         """Note what is odd about the stream as a whole, which has ended."""

@@ -226,9 +226,10 @@ class Answer:
             if self._repeats.known and self._decoder.between_events:
                 begin = at
                 at, count = self._repeats.take(data, begin)
-                if count:
-                    self._reader.skip(count, data[begin:at] if self._repeats.replaced else b"")
-                    self._chunks += count
+                if self._repeats.replaced:
+                    self._reader.look_for_replaced(data[begin:at])
+                self._reader.count += count
+                self._chunks += count
                 if at == len(data):
                     return
             end = end_of_event(data, at)

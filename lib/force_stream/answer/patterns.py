@@ -98,6 +98,7 @@ class Pattern:
 
     def take(self, data: bytes, start: int) -> tuple[int, int]:
         """How far the events that fit reach from `start`, and how many they are. Their texts go where they belong."""
+        self.replaced = False
         if not data.startswith(self._first, start):
             return start, 0
         fillings = [_Filling(gap) for gap, _ in self._steps]

@@ -177,7 +177,7 @@ class _Reader:
         begin = tail[0][0] if tail else len(body)
         timeline.unread = body.count(b"\ndata:", unread_from, begin) + body.count(b"\rdata:", unread_from, begin)
         timeline.unread += body.startswith(b"data:", unread_from)
-        self._reader.skip(timeline.unread)
+        self._reader.count += timeline.unread
         self._waiting.clear()
         self._previous = None
         work = 0
@@ -205,7 +205,7 @@ class _Reader:
         timeline.looked_at += 1
         piece = self._body[start:end] if cost <= MOST_WORK_IN_BLOCK else b""
         if not piece:
-            self._reader.skip(1)
+            self._reader.count += 1
             added = f"{end - start:,} bytes: {quote(self._beginning(start, end))}"
             self._push("not looked into", self._arrivals.of(end), added=added, number=self._reader.count)
             return 1
