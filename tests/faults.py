@@ -908,7 +908,7 @@ def check_flow(row: Row, flow: dict[str, Any] | None) -> Iterator[str]:
     start = f"{row.rule}: {ENDPOINTS[row.fault.path]} {row.model}, {outcome.status}"
     if not flow["comment"].startswith(start) or outcome.error not in flow["comment"]:
         yield f"comment {flow['comment']!r}"
-    odd = bool(outcome.status >= 400 or outcome.error or outcome.truncated or outcome.inferred)
+    odd = bool(outcome.status >= 400 or outcome.error or outcome.truncated or note.get("force_stream.odd"))
     if (flow["marked"] == ":warning:") != odd:
         yield f"marked {flow['marked']!r}"
     kept = note.get("force_stream.sse")

@@ -134,8 +134,8 @@ def test_a_person_opens_a_saved_flow_and_sees_its_events(console: Callable[..., 
         r"^first content +\d+\.\d{3} s *$",
         r"^events +5, then \[DONE\] *$",
         r"^finish reason +stop *$",
-        r"^Odd: *$",
-        r"^ +- 1 comment: keep-alives, most often *$",
+        r"^keep-alives +1 comment line *$",
+        r"^Nothing odd\. *$",
         r"^ +1 +\d+\.\d{3} +chunk +id \"chatcmpl-1\"",
         r"^ +\d+\.\d{3} +\+\d+\.\d{3} +comment +\\x1b\[31mred\\x1b\[0m *$",
         r"^ +2 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +choices\[0\]\.delta\.content \+\"Hel\" *$",
@@ -169,9 +169,9 @@ def test_a_person_presses_m_and_sees_where_a_stream_stopped(
     for pattern in (
         r"^status +200 from the upstream, 502 to the client *$",
         r"^longest gap +[1-9]\d*\.\d{3} s, from \d+\.\d{3} to \d+\.\d{3} s *$",
-        r"^ +- event 10: a silence of 1 s or more before it *$",
-        r"^ +- event 15: the last one; the stream stopped before its end *$",
-        r"^ +- the client got an error: stream_truncated *$",
+        r"^truncated +cut off after event 15 *$",
+        r"^client got +an error: stream_truncated *$",
+        r"^ +- no finish reason for choice 0 *$",
         r"^! +10 +\d+\.\d{3} +\+[1-9]\d*\.\d{3} +chunk +\[after [1-9]\d*\.\d s of silence\] choices\[0\]\.",
     ):
         screen.wait_for(pattern)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from force_stream import aggregate
-from force_stream.answer.exchange import LONGEST_NAME, Exchange, Refusal, begin, printable
+from force_stream.answer.exchange import Exchange, Refusal, begin
+from force_stream.answer.oddities import LONGEST_NAME, printable
 from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
 from force_stream.errors import error_in, status_of

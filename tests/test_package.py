@@ -88,7 +88,7 @@ def test_what_is_odd_is_told_on_stderr_and_the_document_is_printed() -> None:
     assert json.loads(ran.stdout)["choices"] == DOCUMENT["choices"]
     assert ran.stderr.decode().splitlines() == [
         "event 1: its data is not JSON",
-        "the finish reason is inferred: the upstream sent none",
+        "no finish reason for choice 0",
     ]
 
 

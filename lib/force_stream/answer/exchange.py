@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..endpoints import ENDPOINTS, Endpoint, endpoint_for, expected_choices, never_streams
-from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError, error_in
+from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError
 from ..wire import jsontext
 from ..wire.form_body import Form
 from ..wire.json_body import Body, Edited
-from ..wire.sse import EventStreamDecoder, ServerSentEvent
+from ..wire.sse import EventStreamDecoder, end_of_event
+from .events import Event, EventReader, Kind
+from .oddities import Oddities, printable
 from .patterns import Repeats
 from .quirks import QUIRKS
 
 JSON_TYPE: Final = "application/json"
-MOST_NOTES: Final = 50
-LONGEST_NAME: Final = 100
 # Bytes. A JSON text that is neither an object nor a list is a word, and no book either.
 _LONGEST_SCALAR: Final = 1024
 _BOM: Final = b"\xef\xbb\xbf"
@@ -30,12 +30,6 @@ _LONGEST_REST: Final = 8 * 1024
 _HEAVY: Final = 96 * 1024
 # Bytes. Pieces that are alike wait until they are this many. Nothing ends with them, so nobody waits for them.
 _MOST_WAITING: Final = 32 * 1024
-
-
-def printable(text: str, longest: int = LONGEST_NAME) -> str:
-    """Text that somebody else chose, fit for a log line: printable, valid Unicode, at most so many characters."""
-    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:longest])
-    return clean if len(text) <= longest else f"{clean}…"
 
 
 class Refusal(Exception):
@@ -128,11 +122,6 @@ class Report:
         """Those of all choices, each once. An upstream may send any number of them."""
         return printable(", ".join(dict.fromkeys(self.finish_reasons)))
 
-    def note(self, what: str) -> None:
-        """Something odd, in words. There is an end to what anybody reads."""
-        if len(self.odd) < MOST_NOTES:
-            self.odd.append(what)
-
 
 class Answer:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
@@ -148,7 +137,8 @@ class Answer:
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[exchange.endpoint].aggregator(exchange.choices)
         self._mends = [QUIRKS[name].mend() for name in exchange.quirks if name in QUIRKS]
-        self._decoder = EventStreamDecoder()
+        self._reader = EventReader(self._mends)
+        self._decoder = self._reader.decoder
         self._repeats = Repeats()
         self._head = b""
         self._rest = b""
@@ -166,6 +156,8 @@ class Answer:
     @property
     def report(self) -> Report:
         self._catch_up()
+        self._report.events = self._reader.count
+        self._report.odd = self._reader.odd.lines()
         return self._report
 
     @property
@@ -232,15 +224,20 @@ class Answer:
         at = 0
         while at < len(data):
             if self._repeats.known and self._decoder.between_events:
-                at, count = self._repeats.take(data, at)
-                self._report.events += count
+                begin = at
+                at, count = self._repeats.take(data, begin)
+                if self._repeats.replaced:
+                    self._reader.look_for_replaced(data[begin:at])
+                self._reader.count += count
                 self._chunks += count
                 if at == len(data):
                     return
-            end = _end_of_event(data, at)
-            if end == len(data) and self._may_wait(data, at):
-                self._rest = data[at:]
-                return
+            end = end_of_event(data, at)
+            if end < 0:
+                end = len(data)
+                if self._may_wait(data, at):
+                    self._rest = data[at:]
+                    return
             self._read_event(data[at:end])
             at = end
 
@@ -254,7 +251,7 @@ class Answer:
         """A piece that holds one whole event at the most; the next ones may be like it."""
         self._parsed += len(piece)
         begins = self._decoder.between_events
-        events = self._decoder.feed(piece)
+        events = self._reader.feed(piece)
         for event in events:
             chunk = self._take(event)
             if begins and len(events) == 1 and chunk is not None and not self._mends and self._repeats.wanted:
@@ -268,6 +265,9 @@ class Answer:
         reply = self._finish(cut)
         if reply is None:
             self._report.status = self._status
+            self._reader.odd = Oddities()  # it was no event stream, which is not odd
+        elif not self._is_json:
+            self._reader.conclude(inferred=self._report.inferred)
         return reply
 
     def _finish(self, cut: str) -> Reply | None:
@@ -279,8 +279,8 @@ class Answer:
                 return self._plain(b"".join(self._json), cut)
             self._read_event(self._rest)
             self._rest = b""
-            for event in self._decoder.close():
-                self._take(event, at_end=True)
+            for event in self._reader.close():
+                self._take(event)
             return self._failed() if self._status >= 400 else self._aggregated(cut)
         except StreamError as error:
             return self.failure(error)
@@ -291,7 +291,7 @@ class Answer:
         """The reply for a failure, wherever it was noticed."""
         self._catch_up()
         self._report.code = error.code
-        context = f"Rule {self._exchange.rule}; {self._report.events:,} events, {self._report.bytes:,} bytes came."
+        context = f"Rule {self._exchange.rule}; {self._reader.count:,} events, {self._report.bytes:,} bytes came."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         self._report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header says that it is no use.
@@ -313,12 +313,12 @@ class Answer:
             events = [*leftover.feed(rest.encode()), *leftover.close()]
             if leftover.strangers or any(event.data.strip() != "[DONE]" for event in events):
                 return self._unreadable(cut)
-            self._report.note("a JSON answer with an event stream's end behind it")
+            self._reader.odd.add("a JSON answer with an event stream's end behind it")
             self._report.status = self._status
             return Reply(self._status, document.strip().encode())
         if self._content_type.endswith(("/json", "+json")):
             return None
-        self._report.note(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
+        self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
         self._report.status = self._status
         return Reply(self._status, body)
 
@@ -332,54 +332,26 @@ class Answer:
 
     # A body that is an event stream
 
-    def _take(self, event: ServerSentEvent, *, at_end: bool = False) -> dict[str, Any] | None:
+    def _take(self, event: Event) -> dict[str, Any] | None:
         """Merge one event; returns its chunk, if it was one."""
         self._repeats.forget()
         if self.done:
             return None  # gateways in a row say [DONE] twice, or more behind it
-        if event.data.strip() == "[DONE]":
+        if event.error is not None:
+            self._error = self._error or event.error
+        elif event.kind is Kind.DONE:
             self.done = True
-            return None
-        self._report.events += 1
-        try:
-            said = jsontext.loads(event.data)
-        except ValueError:
-            self._take_text(event, at_end=at_end)
-            return None
-        if not isinstance(said, dict):
-            self._report.note(f"event {self._report.events}: its data is {type(said).__name__}, not an object")
-            return None
-        chunk: dict[str, Any] = said
-        error = error_in(chunk, event.event)
-        if error is not None:
-            self._error = self._error or error
-            return None
-        for mend in self._mends:
-            chunk = mend(chunk)
-        self._chunks += 1
-        try:
-            self._aggregator.add(chunk, event.event)
-        except RecursionError:
-            self._too_deep = True
-        return chunk
-
-    def _take_text(self, event: ServerSentEvent, *, at_end: bool) -> None:
-        lines = event.data.split("\n")
-        if len(lines) > 1:
-            # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
-            self._report.events -= 1
-            for line in lines:
-                self._take(ServerSentEvent(event.event, line, event.id), at_end=at_end)
-            return
-        if event.event == "error":
-            self._error = self._error or {
-                "error": {"message": event.data, "type": "error", "param": None, "code": None}
-            }
-        elif at_end and event.data.lstrip()[:1] == "{":
-            self._report.note(f"event {self._report.events}: cut off")
-        else:
-            self._report.note(f"event {self._report.events}: its data is not JSON")
+        elif event.kind is Kind.TEXT:
             self._texts.append(event.data)
+        elif event.kind is Kind.CHUNK:
+            self._chunks += 1
+            chunk: dict[str, Any] = event.value
+            try:
+                self._aggregator.add(chunk, event.name)
+            except RecursionError:
+                self._too_deep = True
+            return chunk
+        return None
 
     def _failed(self) -> Reply | None:
         """An error status whose body is no JSON: the error inside an event stream, or a page to pass on."""
@@ -432,16 +404,3 @@ class Answer:
         if self._decoder.strangers > self._decoder.lines:
             raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
         raise EmptyStream("the upstream's event stream had no event in it")
-
-
-def _end_of_event(data: bytes, start: int) -> int:
-    """Where the first blank line after `start` ends, which ends an event; the end of the data if there is none.
-
-    Where lines end in another way than these two, an event is more than one, which costs nothing but speed.
-    """
-    end = data.find(b"\n\n", start)
-    # Only before that: a search that finds nothing would cross all the data, again for every event.
-    in_crlf = data.find(b"\r\n\r\n", start, end if end >= 0 else len(data))
-    if in_crlf >= 0:
-        return in_crlf + 4
-    return end + 2 if end >= 0 else len(data)

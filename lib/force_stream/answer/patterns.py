@@ -21,6 +21,8 @@ _BACKSLASH: Final = ord("\\")
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
 # Events. How many pass without an attempt after attempts that came to nothing: twice as many each time, up to this.
 LONGEST_REST: Final = 64
+# What stands for bytes that are not UTF-8.
+REPLACED: Final = "\ufffd"
 
 
 class _Gap(NamedTuple):
@@ -37,11 +39,12 @@ class _Gap(NamedTuple):
 class _Filling:
     """What stood in one gap: the bytes of each event, and (once `right`) what they say."""
 
-    __slots__ = ("_said", "gap", "raw")
+    __slots__ = ("_said", "gap", "raw", "replaced")
 
     def __init__(self, gap: _Gap) -> None:
         self.gap = gap
         self.raw: list[bytes] = []
+        self.replaced = False
         self._said: list[Any] = []
 
     def right(self) -> int:
@@ -53,6 +56,8 @@ class _Filling:
         if is_string and joined.isascii() and not any(byte in joined for byte in (b"\\", b"\n", b"\r")):
             self._said = [joined.decode("ascii")]
             return len(self.raw)
+        # A quote between them, as `_strings` has it: halves of a character do not make a whole one.
+        self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
         values = _strings if is_string else _lists
         # A line's end inside a value ends the event there, by the grammar of event streams.
         said = None if b"\n" in joined or b"\r" in joined else values(self.raw)
@@ -76,14 +81,16 @@ def _around(event: bytes, gaps: Sequence[_Gap]) -> list[bytes]:
 
 
 class Pattern:
-    """One event's bytes, with gaps. `take` is what makes it worth having."""
+    """One event's bytes, with gaps. `take` is what makes it worth having. `replaced`: what it took last has characters
+    in it that stand for something else, which is odd."""
 
-    __slots__ = ("_first", "_last", "_steps")
+    __slots__ = ("_first", "_last", "_steps", "replaced")
 
     def __init__(self, event: bytes, gaps: Sequence[_Gap]) -> None:
         fixed = _around(event, gaps)
         self._first = fixed[0]
         self._last = fixed[-1]
+        self.replaced = False
         self._steps = list(zip(gaps, fixed[1:], strict=True))
 
     def is_like(self, data: bytes) -> bool:
@@ -91,6 +98,7 @@ class Pattern:
 
     def take(self, data: bytes, start: int) -> tuple[int, int]:
         """How far the events that fit reach from `start`, and how many they are. Their texts go where they belong."""
+        self.replaced = False
         if not data.startswith(self._first, start):
             return start, 0
         fillings = [_Filling(gap) for gap, _ in self._steps]
@@ -100,6 +108,7 @@ class Pattern:
             # Bytes that are no JSON after all: what is right before them is taken again, and nothing else.
             return self.take(data[: self._reach(start, fillings, right)], start) if right else (start, 0)
         if count:
+            self.replaced = any(filling.replaced for filling in fillings)
             for filling in fillings:
                 filling.give()
         return at, count
@@ -189,7 +198,12 @@ def pattern_of(event: bytes, data: bytes, parts: Iterable[Repeatable], before: b
     show plainly where they are. What says nothing and was the same in the event `before` is taken to stay so: a gap
     costs time in every event, and a wrong guess one more event parsed."""
     start = event.find(data)
-    if start < 0 or not _is_head(event[:start]) or event[start + len(data) :] not in (b"\n\n", b"\r\n\r\n"):
+    if (
+        REPLACED.encode() in data
+        or start < 0
+        or not _is_head(event[:start])
+        or event[start + len(data) :] not in (b"\n\n", b"\r\n\r\n")
+    ):
         return None
     gaps = [_gap(event, part) for part in parts]
     found = sorted(gap for gap in gaps if gap is not None)
@@ -261,6 +275,11 @@ class Repeats:
     @property
     def known(self) -> bool:
         return self._pattern is not None
+
+    @property
+    def replaced(self) -> bool:
+        """As `Pattern.replaced`."""
+        return self._pattern is not None and self._pattern.replaced
 
     def is_like(self, data: bytes) -> bool:
         """Whether some bytes begin and end as the pattern does, as one event does that fits it, or some."""

@@ -30,8 +30,6 @@ def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
     answer.feed(body)
     reply = answer.finish()
     notes = list(answer.report.odd)
-    if answer.report.inferred:
-        notes.append("the finish reason is inferred: the upstream sent none")
     failed = reply is not None and reply.status >= 400
     if reply is not None and failed:
         notes.append(f"an error: the client would get status {reply.status}")

@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from mitmproxy import http
 
-from ..answer.exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin, printable
+from ..answer.exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin
+from ..answer.oddities import printable
 from ..endpoints import Endpoint, expected_choices
 from ..errors import InternalError, OversizedStream
 from ..rules.rule import Rule

@@ -1,17 +1,18 @@
 """Faults made on purpose, for those who test an application.
 
-Knows a rule's `inject` and the grammar of an event stream; must not know mitmproxy. What comes out goes the way that a
-real upstream's bytes go, so that the application sees what it would see.
+Knows a rule's `inject` and counts events as their reader does; must not know mitmproxy. What comes out goes the way
+that a real upstream's bytes go, so that the application sees what it would see.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..answer.events import EventReader, Kind
 from ..errors import error_body
 from ..wire import jsontext
+from ..wire.sse import end_of_event
 
-_ENDS: Final = (b"\n\n", b"\r\n\r\n")
 _ERROR: Final = b"data: " + jsontext.dumps(error_body("an error that the rule injects", "injected")) + b"\n\n"
 
 
@@ -46,9 +47,14 @@ class Injection:
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
         self._wanted = dict(wanted)
-        self._events = 0
+        self._reader = EventReader()
         self._rest = b""
         self._over = False
+
+    @property
+    def events(self) -> int:
+        """How many events have come, as their reader counts them."""
+        return self._reader.count
 
     @property
     def content_type(self) -> str | None:
@@ -65,41 +71,41 @@ class Injection:
         if self._over:
             return
         self._rest += data
-        while not self._over and (event := self._next_event()):
-            yield from self._event(event)
+        at = 0
+        while not self._over and (end := end_of_event(self._rest, at)) >= 0:
+            yield from self._piece(self._rest[at:end])
+            at = end
+        self._rest = self._rest[at:]
 
     def close(self) -> Iterator[Step]:
         """What becomes of an event that has no end."""
         if not self._over and self._rest:
-            event, self._rest = self._rest, b""
-            yield from self._event(event)
+            yield from self._piece(self._rest, at_end=True)
 
-    def _next_event(self) -> bytes:
-        ends = [end + len(mark) for mark in _ENDS if (end := self._rest.find(mark)) >= 0]
-        if not ends:
-            return b""
-        event, self._rest = self._rest[: min(ends)], self._rest[min(ends) :]
-        return event
-
-    def _event(self, event: bytes) -> Iterator[Step]:
-        if self._wanted.get("drop_done") and b"[DONE]" in event and event.lstrip().startswith(b"data"):
+    def _piece(self, piece: bytes, *, at_end: bool = False) -> Iterator[Step]:
+        """Bytes up to the end of an event."""
+        before = self.events
+        events = self._reader.feed(piece) + (self._reader.close() if at_end else [])
+        if self._wanted.get("drop_done") and events and all(event.kind is Kind.DONE for event in events):
             return
         if self._wanted.get("split_utf8"):
             # A byte at a time wherever a character has more than one.
             yield from (
-                (Deliver(event[at : at + 1]) for at in range(len(event))) if not event.isascii() else [Deliver(event)]
+                (Deliver(piece[at : at + 1]) for at in range(len(piece))) if not piece.isascii() else [Deliver(piece)]
             )
         else:
-            yield Deliver(event)
-        self._events += 1
-        if self._events == 1 and self._wanted.get("stall"):
+            yield Deliver(piece)
+        if not before < self.events:
+            return
+        if not before and self._wanted.get("stall"):
             yield Stall(float(self._wanted["stall"]))
         yield from self._at_limit()
 
     def _at_limit(self) -> Iterator[Step]:
-        if self._events == self._wanted.get("error_after"):
+        error_after, cut_after = self._wanted.get("error_after"), self._wanted.get("cut_after")
+        if error_after is not None and self.events >= error_after:
             self._over = True
             yield Deliver(_ERROR)
-        elif self._events == self._wanted.get("cut_after"):
+        elif cut_after is not None and self.events >= cut_after:
             self._over = True
             yield Cut()

@@ -8,6 +8,8 @@ from typing import Any
 
 from mitmproxy import http
 
+from ..answer.exchange import Report
+from ..answer.oddities import in_brief
 from ..wire import jsontext
 from . import flows
 from .watch import Watch
@@ -45,21 +47,27 @@ def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
         *filter(None, outcome),
     ]
     figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", *_tokens(report.usage)]
-    flow.comment = ", ".join([*short, f"{seconds:.1f} s"])
-    if report.inferred or report.truncated or report.code or report.status >= 400 or watch.injected:
+    odd = _odd(report)
+    flow.comment = ", ".join([*short, f"{seconds:.1f} s{odd}"])
+    if odd or report.truncated or report.code or report.status >= 400 or watch.injected:
         flow.marked = flow.marked or flows.MARK
-    return ", ".join([*short, *figures, f"{seconds:.1f} s"])
+    return ", ".join([*short, *figures, f"{seconds:.1f} s{odd}"])
 
 
 def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
     """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
-    exchange = watch.exchange
+    exchange, report = watch.exchange, watch.report
     if watch.headed:
         flows.remember(flow, {"sse": watch.body(), "times": watch.times})
-    flow.comment = f"{exchange.rule}: {exchange.endpoint} {exchange.model}, no answer"
+    said, odd = f"{exchange.rule}: {exchange.endpoint} {exchange.model}, no answer", _odd(report)
+    flow.comment = said + odd
     flow.marked = flow.marked or flows.MARK
-    flows.remember(flow, {"error": "no_answer"})
-    return f"{flow.comment}: {message}, {_seconds(flow):.1f} s"
+    flows.remember(flow, {"error": "no_answer", "odd": report.odd})
+    return f"{said}: {message}, {_seconds(flow):.1f} s{odd}"
+
+
+def _odd(report: Report) -> str:
+    return f"; odd: {in_brief(report.odd)}" if report.odd else ""
 
 
 def _seconds(flow: http.HTTPFlow) -> float:

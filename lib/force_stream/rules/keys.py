@@ -130,7 +130,7 @@ _FAULTS: Final = (
         name="cut_after",
         parse=whole(0, 10**9),
         example="3",
-        help="The connection breaks after this many events.",
+        help="The connection breaks after this many events, as the log counts them: comments and `[DONE]` are none.",
     ),
     Fault(
         name="error_after",

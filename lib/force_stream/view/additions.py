@@ -6,6 +6,7 @@ Knows JSON values and what a person can read at a glance; must not know events, 
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from ..answer.oddities import index_of
 from ..wire.jsontext import Number
 
 # Characters of one value, of one member's name, and of all that one chunk adds.
@@ -151,9 +152,3 @@ def _is_text(path: str, name: str, in_delta: bool) -> bool:
     if name in _LABELS:
         return False
     return in_delta or name == "b64_json" or (name == "text" and path.startswith("choices["))
-
-
-def index_of(item: dict[str, Any], place: int) -> int:
-    """An item's own index, by which its pieces belong together, or its place where it has none."""
-    index = item.get("index")
-    return index if type(index) is int and 0 <= index < 1_000_000 else place

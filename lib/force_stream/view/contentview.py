@@ -36,7 +36,7 @@ class UpstreamSSE(Contentview):
         kept = note.get("sse")
         body = kept if isinstance(kept, bytes) else data
         read = timeline.read(body, note.get("times"))
-        return timeline_text.text(read, _about(note, response, read.events))
+        return timeline_text.text(read, _about(note, response))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if _response(metadata) is None:
@@ -64,15 +64,8 @@ def _note(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def _about(note: dict[str, Any], response: http.Response, events: int) -> About:
-    odd = [line for line in _list(note.get("odd")) if isinstance(line, str)]
-    if note.get("truncated") is True:
-        last = f"event {events}: the last one" if events else "truncated"
-        odd.append(f"{last}; the stream stopped before its end")
-    if _text(note.get("error")):
-        odd.append(f"the client got an error: {_text(note['error'])}")
-    if isinstance(note.get("cut_at"), int):
-        odd.append(f"only the first {note['cut_at']:,} bytes were kept of what the client got")
+def _about(note: dict[str, Any], response: http.Response) -> About:
+    odd, kept = note.get("odd"), note.get("cut_at")
     return About(
         rule=_text(note.get("rule")),
         endpoint=_text(note.get("endpoint")),
@@ -81,7 +74,10 @@ def _about(note: dict[str, Any], response: http.Response, events: int) -> About:
         finish_reason=_text(note.get("finish_reason")),
         inferred=note.get("inferred") is True,
         tries=_tries(note),
-        odd=odd,
+        truncated=note.get("truncated") is True,
+        error=_text(note.get("error")),
+        kept=kept if isinstance(kept, int) else None,
+        odd=[line for line in odd if isinstance(line, str)] if isinstance(odd, (list, tuple)) else None,
     )
 
 

@@ -1,7 +1,8 @@
-"""An event stream as a person looks at it: when each event came, what it added, and what was odd.
+"""An event stream as a person looks at it: when each event came, and what it added.
 
-Knows events, `[DONE]` and the figures of an answer; must not know mitmproxy, or how it is set in lines of text. Nothing
-here raises, and the work is bounded whatever the bytes: of a long stream a part is looked at, and what is odd says so.
+Knows what `events` reads, and the figures of an answer; must not know mitmproxy, or how it is set in lines of text.
+Nothing here raises, and the work is bounded whatever the bytes: of a long stream a part is looked at, and `unread` says
+of how much that is not true.
 """
 
 import re
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any, Final
 
-from ..errors import error_in
-from ..wire import jsontext
-from ..wire.sse import EventStreamDecoder, ServerSentEvent
-from .additions import Additions, brief, index_of, quote
+from ..answer.events import Event, EventReader, Kind
+from ..answer.oddities import MOST_NUMBERS
+from ..wire.sse import end_of_event
+from .additions import Additions, brief, quote, speaks
 
 # Lines of the timeline, from the stream's begin and from its end.
 SHOWN_FIRST: Final = 4_000
@@ -30,17 +31,14 @@ TAIL: Final = 512 * 1024
 MOST_WORK_IN_TAIL: Final = 50_000
 # Seconds. A longer silence stands out.
 LONG_GAP: Final = 1.0
-MOST_ODD: Final = 50
-MOST_NUMBERS: Final = 5
 LONGEST_TYPE: Final = 48
 LONGEST_COMMENT: Final = 120
+# How far the first content is looked for, in bytes and events, where nothing else is.
+MOST_BYTES_TO_CONTENT: Final = 64 * 1024
+MOST_EVENTS_TO_CONTENT: Final = 100
 
-_BLANK_LINES: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(\r\n|\n|\r)[\r\n]*")
+_LINE_ENDS: Final = re.compile(rb"[\r\n]*")
 _COMMENT: Final = re.compile(rb"(?<![^\r\n]):([^\r\n]*)")
-_NUMBERED: Final = re.compile(r"event (\d{1,9}): (.*)", re.DOTALL)
-# Entries that are no events, and values that are no objects, in a sentence.
-_NO_EVENTS: Final = {"comment": "a comment", "no data": "an event without data"}
-_KINDS: Final[dict[type, str]] = {str: "a string", list: "a list", bool: "true or false", type(None): "null"}
 _EMPTY_USAGES: Final[tuple[Any, ...]] = (None, 0, {}, [], "")
 
 
@@ -60,39 +58,6 @@ class Entry:
         return self.gap is not None and self.gap >= LONG_GAP
 
 
-class Odd:
-    """What was odd, each with the numbers of the events where it was."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, list[int]] = {}
-
-    def add(self, what: str, number: int | None = None) -> None:
-        if what not in self._found and len(self._found) >= MOST_ODD:
-            return
-        numbers = self._found.setdefault(what, [])
-        if number is not None and number not in numbers[-1:]:
-            numbers.append(number)
-
-    def add_line(self, line: str) -> None:
-        """The same for a line that names its event."""
-        numbered = _NUMBERED.fullmatch(line)
-        if numbered is None:
-            self.add(line)
-        elif int(numbered[1]) not in self._found.get(numbered[2], ()):
-            self.add(numbered[2], int(numbered[1]))
-
-    def lines(self) -> list[str]:
-        return [_numbers(numbers) + what for what, numbers in self._found.items()]
-
-
-def _numbers(numbers: list[int]) -> str:
-    if not numbers:
-        return ""
-    shown = ", ".join(f"{number}" for number in numbers[:MOST_NUMBERS])
-    more = f" and {len(numbers) - MOST_NUMBERS:,} more" if len(numbers) > MOST_NUMBERS else ""
-    return f"event{'s' * (len(numbers) > 1)} {shown}{more}: "
-
-
 @dataclass(slots=True)
 class Timeline:
     """One event stream. `first` and `last` are the entries to show, `left_out` counts those between them, of which
@@ -106,6 +71,7 @@ class Timeline:
     looked_at: int = 0
     events: int = 0
     comments: int = 0
+    without_data: int = 0
     dones: int = 0
     timed: bool = False
     first_event: float | None = None
@@ -115,7 +81,10 @@ class Timeline:
     models: list[str] = field(default_factory=list)
     finish_reasons: dict[str, str] = field(default_factory=dict)
     usage: Any = None
-    odd: Odd = field(default_factory=Odd)
+    usages: int = 0
+    # What the body is where it is no event stream.
+    json: str = ""
+    odd: list[str] = field(default_factory=list)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -134,28 +103,53 @@ def read(body: bytes, times: object = None) -> Timeline:
     return _Reader(body, times).read()
 
 
+def first_content(body: bytes, times: object) -> float | None:
+    """When the event came that began the text, as in `read`; None where there is none near the begin."""
+    arrivals, reader = Arrivals(times, len(body)), EventReader()
+    for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]) if arrivals.fit else ():
+        events = reader.feed(body[start:end])
+        if not whole and end == len(body):
+            events += reader.close()
+        for event in events:
+            if event.kind is Kind.CHUNK and speaks(event.value):
+                return arrivals.of(end)
+        if reader.count >= MOST_EVENTS_TO_CONTENT:
+            break
+    return None
+
+
+class Arrivals:
+    """When each piece of a body of this size came. `fit`: they are the times of this body, and not of another."""
+
+    def __init__(self, times: object, size: int) -> None:
+        self.seconds, self._sizes = _arrivals(times)
+        self.fit = bool(self.seconds) and self._sizes[-1] == size
+
+    def of(self, end: int) -> float | None:
+        """When the piece came that has the byte before `end` in it."""
+        if not self.fit:
+            return None
+        return self.seconds[min(bisect_left(self._sizes, end), len(self.seconds) - 1)]
+
+
 class _Reader:
     def __init__(self, body: bytes, times: object) -> None:
         self._body = body
         self._timeline = Timeline(len(body))
-        self._seconds, self._sizes = _arrivals(times)
-        self._decoder = EventStreamDecoder()
+        self._arrivals = Arrivals(times, len(body))
+        self._reader = EventReader()
         self._additions = Additions()
         # Of what may be among the last, the chunk itself is kept: most of it is never described.
         self._waiting: deque[tuple[Entry, Any]] = deque(maxlen=SHOWN_LAST)
         self._entries = 0
         self._previous: float | None = None
-        self._ids: dict[str, str] = {}
-        self._calls: dict[tuple[int, int], str] = {}
-        self._choices: set[str] = set()
-        self._usages: list[int] = []
 
     def read(self) -> Timeline:
         timeline = self._timeline
         self._check_times()
         begun = self._body[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
         if begun[:1] in (b"{", b"["):
-            timeline.odd.add(f"the body is JSON, no event stream: {quote(self._beginning(0, len(self._body)))}")
+            timeline.json = quote(self._beginning(0, len(self._body)))
             return timeline
         work, stopped_at = 0, None
         for count, (start, end, whole) in enumerate(_blocks(self._body)):
@@ -176,15 +170,14 @@ class _Reader:
         timeline, body = self._timeline, self._body
         window = max(unread_from, len(body) - TAIL)
         if window > unread_from:
-            blank = _BLANK_LINES.search(body, window)
-            window = blank.end() if blank else len(body)
+            end = end_of_event(body, window)
+            window = end if end >= 0 else len(body)
         # There may be a great many of them even here.
         tail = deque(_blocks(body, window), maxlen=SHOWN_LAST)
         begin = tail[0][0] if tail else len(body)
         timeline.unread = body.count(b"\ndata:", unread_from, begin) + body.count(b"\rdata:", unread_from, begin)
         timeline.unread += body.startswith(b"data:", unread_from)
-        timeline.events += timeline.unread
-        timeline.odd.add(f"about {timeline.unread:,} events in the middle of this long stream were not looked at")
+        self._reader.count += timeline.unread
         self._waiting.clear()
         self._previous = None
         work = 0
@@ -195,23 +188,14 @@ class _Reader:
     # Times
 
     def _check_times(self) -> None:
-        timeline = self._timeline
-        if not self._seconds:
+        timeline, seconds = self._timeline, self._arrivals.seconds
+        if not seconds:
             return
-        if self._sizes[-1] != len(self._body):
-            timeline.odd.add("the events have no times: those that were kept are of a body with another encoding")
-        else:
-            timeline.timed = True
-        pairs = list(pairwise(self._seconds))
+        timeline.timed = self._arrivals.fit
+        pairs = list(pairwise(seconds))
         if pairs:
             timeline.longest_gap = max(pairs, key=lambda pair: pair[1] - pair[0])
-        timeline.ended = self._seconds[-1]
-
-    def _arrival(self, end: int) -> float | None:
-        """When the piece came that has the byte before `end` in it."""
-        if not self._timeline.timed:
-            return None
-        return self._seconds[min(bisect_left(self._sizes, end), len(self._seconds) - 1)]
+        timeline.ended = seconds[-1]
 
     # Blocks of lines, and the events in them
 
@@ -221,73 +205,43 @@ class _Reader:
         timeline.looked_at += 1
         piece = self._body[start:end] if cost <= MOST_WORK_IN_BLOCK else b""
         if not piece:
-            timeline.events += 1
-            timeline.odd.add("too much to look into", timeline.events)
+            self._reader.count += 1
             added = f"{end - start:,} bytes: {quote(self._beginning(start, end))}"
-            self._push("not looked into", self._arrival(end), added=added, number=timeline.events)
+            self._push("not looked into", self._arrivals.of(end), added=added, number=self._reader.count)
             return 1
         comments = 0
         has_comments = piece.startswith(b":") or b"\n:" in piece or b"\r:" in piece
         for comment in _COMMENT.finditer(piece) if has_comments else ():
             comments += 1
             said = comment[1][:LONGEST_COMMENT].decode(errors="replace").strip()
-            self._push("comment", self._arrival(min(start + comment.end() + 1, end)), added=said)
+            self._push("comment", self._arrivals.of(min(start + comment.end() + 1, end)), added=said)
         timeline.comments += comments
-        lines, strangers = self._decoder.lines, self._decoder.strangers
-        events = self._decoder.feed(piece)
+        lines = self._reader.decoder.lines
+        events = self._reader.feed(piece)
         if not whole:
-            events += self._decoder.close()
-        at = self._arrival(end)
+            events += self._reader.close()
+        at = self._arrivals.of(end)
         for event in events:
-            self._event(event, at, whole=whole)
-        if self._decoder.strangers > strangers:
-            number = timeline.events if events else None
-            timeline.odd.add("lines that are no part of an event stream", number)
-        if not events and self._decoder.lines - lines > comments:
-            if b"data" in piece:
-                timeline.odd.add("events without data: some servers keep a connection alive that way")
+            self._event(event, at)
+        if not events and self._reader.decoder.lines - lines > comments:
+            timeline.without_data += 1
             self._push("no data", at)
         return cost
 
-    def _event(self, event: ServerSentEvent, at: float | None, *, whole: bool) -> None:
-        timeline = self._timeline
-        data = event.data.strip()
-        if data == "[DONE]":
-            timeline.dones += 1
-            if timeline.dones == 2:
-                timeline.odd.add("more than one [DONE]")
+    def _event(self, event: Event, at: float | None) -> None:
+        if event.kind is Kind.DONE:
             self._push("[DONE]", at)
             return
-        try:
-            said = jsontext.loads(event.data)
-        except ValueError:
-            if "\n" in data:
-                # Events with no blank line between them: each line is one.
-                for line in data.split("\n"):
-                    self._event(ServerSentEvent(event.event, line), at, whole=whole)
-                return
-            said = None
-            not_json = True
+        if self._timeline.first_event is None:
+            self._timeline.first_event = at
+        if event.kind is Kind.CHUNK:
+            self._look(event.value)
+            self._push(_type(event), at, chunk=event.value, number=event.number)
+        elif event.kind is Kind.VALUE:
+            self._push(event.name or "no object", at, added=brief(event.value), number=event.number)
         else:
-            not_json = False
-        timeline.events += 1
-        number = timeline.events
-        if timeline.first_event is None:
-            timeline.first_event = at
-        if timeline.dones:
-            timeline.odd.add("events after [DONE]", number)
-        if "\ufffd" in event.data:
-            timeline.odd.add("not all of it is UTF-8, or the upstream put replacement characters in it", number)
-        if not_json:
-            cut = not whole and data.startswith("{")
-            timeline.odd.add("cut off" if cut else "its data is not JSON", number)
-            self._push(event.event or ("cut off" if cut else "not JSON"), at, added=quote(data), number=number)
-        elif not isinstance(said, dict):
-            timeline.odd.add(f"its data is {_KINDS.get(type(said), 'a number')}, not an object", number)
-            self._push(event.event or "no object", at, added=brief(said), number=number)
-        else:
-            self._look(said, event, number)
-            self._push(_type(said, event), at, chunk=said, number=number)
+            kind = "cut off" if event.kind is Kind.CUT else "not JSON"
+            self._push(event.name or kind, at, added=quote(event.data.strip()), number=event.number)
 
     def _push(
         self,
@@ -301,9 +255,6 @@ class _Reader:
         gap = at - self._previous if at is not None and self._previous is not None else None
         self._previous = at
         entry = Entry(kind[:LONGEST_TYPE], number, at, gap, added)
-        if entry.after_long_gap:
-            what = "it" if number is not None else _NO_EVENTS.get(kind, kind)
-            self._timeline.odd.add(f"a silence of {LONG_GAP:g} s or more before {what}", number)
         self._entries += 1
         if len(self._timeline.first) < SHOWN_FIRST:
             self._timeline.first.append(self._described(entry, chunk))
@@ -323,19 +274,12 @@ class _Reader:
 
     # What an event says of the answer
 
-    def _look(self, chunk: dict[str, Any], event: ServerSentEvent, number: int) -> None:
-        odd = self._timeline.odd
-        if chunk.get("error") is not None or chunk.get("choices") is None:
-            error = error_in(chunk, event.event)
-            if error is not None:
-                message = error["error"].get("message")
-                odd.add(f"an error: {message if isinstance(message, str) else brief(message)}"[:200], number)
-        self._look_at_names(chunk, number)
+    def _look(self, chunk: dict[str, Any]) -> None:
+        self._note_model(chunk.get("model"))
         choices = chunk.get("choices")
         usage = chunk.get("usage")
-        for place, choice in enumerate(choices[:100]) if isinstance(choices, list) else ():
+        for choice in choices[:100] if isinstance(choices, list) else ():
             if isinstance(choice, dict):
-                self._look_at_choice(choice, index_of(choice, place), number)
                 usage = usage or choice.get("usage")
         response = chunk.get("response")
         if isinstance(response, dict):
@@ -360,59 +304,22 @@ class _Reader:
             usage = usage or groq.get("usage")
         if isinstance(usage, dict) and any(count not in _EMPTY_USAGES for count in islice(usage.values(), 100)):
             if choices is not None:
-                self._usages.append(number)
+                self._timeline.usages += 1
                 self._timeline.usage = usage
             else:
                 # Anthropic's first event has the tokens that came in, a later one those that go out.
                 self._timeline.usage = (self._timeline.usage or {}) | usage
-
-    def _look_at_names(self, chunk: dict[str, Any], number: int) -> None:
-        self._note_model(chunk.get("model"))
-        for key in ("id", "model"):
-            name = chunk.get(key)
-            if isinstance(name, str) and name:
-                if self._ids.setdefault(key, name) != name:
-                    self._timeline.odd.add(f"its {key} is not that of the events before", number)
-                self._ids[key] = name
 
     def _note_model(self, model: Any) -> None:
         models = self._timeline.models
         if isinstance(model, str) and model and len(models) < MOST_NUMBERS and model not in models:
             models.append(model)
 
-    def _look_at_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
-        odd, reasons = self._timeline.odd, self._timeline.finish_reasons
-        if len(self._choices) < MOST_BLOCKS:
-            self._choices.add(f"{index}")
-        reason = choice.get("finish_reason")
-        if isinstance(reason, str) and reason not in ("", "null"):
-            known = reasons.setdefault(f"{index}", reason)
-            if known != reason:
-                odd.add(f"another finish reason than before for choice {index}: {quote(reason)}", number)
-                reasons[f"{index}"] = reason
-        delta = choice.get("delta")
-        calls = delta.get("tool_calls") if isinstance(delta, dict) else None
-        for call in calls[:100] if isinstance(calls, list) else ():
-            if isinstance(call, dict) and isinstance(call.get("index"), int) and isinstance(call.get("id"), str):
-                place = index, call["index"]
-                if call["id"] and self._calls.setdefault(place, call["id"]) != call["id"]:
-                    odd.add("a new id for a tool call at the same index", number)
-                    self._calls[place] = call["id"]
-
     def _conclude(self) -> None:
-        timeline, odd = self._timeline, self._timeline.odd
-        if not timeline.events:
-            odd.add("there is no event in the stream")
-        missing = [choice for choice in sorted(self._choices, key=int) if choice not in timeline.finish_reasons]
-        if missing:
-            odd.add(f"no finish reason for choice {', '.join(missing[:MOST_NUMBERS])}")
-        if self._choices and not timeline.dones:
-            odd.add("no [DONE]")
-        if len(self._usages) > 1:
-            for number in self._usages:
-                odd.add("usage, more than once; the last counts", number)
-        if timeline.comments:
-            odd.add(f"{timeline.comments:,} comment{'s' * (timeline.comments > 1)}: keep-alives, most often")
+        timeline, reader = self._timeline, self._reader
+        reader.conclude()
+        timeline.events, timeline.dones, timeline.odd = reader.count, reader.dones, reader.odd.lines()
+        timeline.finish_reasons |= {f"{index}": reason for index, reason in reader.odd.finish_reasons.items()}
 
 
 def _arrivals(times: object) -> tuple[list[float], list[float]]:
@@ -426,12 +333,15 @@ def _arrivals(times: object) -> tuple[list[float], list[float]]:
 
 def _blocks(body: bytes, start: int = 0) -> Iterator[tuple[int, int, bool]]:
     """Where each run of lines between blank ones begins, where its first blank line ends, and whether it has one."""
-    for blank in _BLANK_LINES.finditer(body, start):
-        if blank.start() > start:
-            yield start, blank.end(1), True
-        start = blank.end()
-    if start < len(body):
-        yield start, len(body), False
+    while (start := _after_line_ends(body, start)) < len(body):
+        end = end_of_event(body, start)
+        yield start, end if end >= 0 else len(body), end >= 0
+        start = end if end >= 0 else len(body)
+
+
+def _after_line_ends(body: bytes, start: int) -> int:
+    found = _LINE_ENDS.match(body, start)
+    return found.end() if found else start
 
 
 def _work(body: bytes, start: int, end: int) -> int:
@@ -439,8 +349,9 @@ def _work(body: bytes, start: int, end: int) -> int:
     return sum(body.count(mark, start, end) for mark in (b"\n", b"\r", b",", b"[", b"{"))
 
 
-def _type(chunk: dict[str, Any], event: ServerSentEvent) -> str:
-    kind = event.event or chunk.get("type")
+def _type(event: Event) -> str:
+    chunk = event.value
+    kind = event.name or chunk.get("type")
     if isinstance(kind, str) and kind:
         return kind
     return "error" if chunk.get("error") else "chunk" if "choices" in chunk else "object"

@@ -9,11 +9,22 @@ whole is for the reader of the data to judge), a field name after white space, a
 (ggml-org/llama.cpp#16109), which is read as an event named "error".
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 _BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = frozenset((b"data", b"event", b"id", b"retry", b"error"))
+# The end of a line and a blank line. A last CR may be half of a CRLF, and is awaited where line ends before it have an
+# LF; where they are CRs alone, nothing is, since an upstream may say no more for a while.
+_BLANK_LINE: Final = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\n\n|\r\n\r\n|\r\n\r(?=[^\n])|\r\r")
+
+
+def end_of_event(data: bytes, start: int = 0) -> int:
+    """Where the first blank line from `start` on ends, and with it an event; -1 if there is none yet. `start` is the
+    beginning of a line."""
+    end = _BLANK_LINE.search(data, start)
+    return end.end() if end is not None else -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,137 @@
+"""The one reader of events: an event stream's bytes in; numbered events, what they say, and what was odd, out.
+
+Joins the wire grammar and JSON; knows `[DONE]`, errors, and what servers make of an event's data. Must not know how
+chunks are merged or shown. Whoever needs events, or how many there are, gets them here, so that all count alike.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from ..errors import error_in
+from ..wire import jsontext
+from ..wire.sse import EventStreamDecoder, ServerSentEvent, end_of_event
+from .oddities import Oddities, kind_of
+from .patterns import REPLACED
+
+_DONE: Final = "[DONE]"
+
+
+class Kind(Enum):
+    """What an event's data is."""
+
+    CHUNK = "an object"
+    VALUE = "another JSON value"
+    TEXT = "no JSON"
+    CUT = "the beginning of an object, where the stream ends"
+    DONE = "[DONE]"
+
+
+class Event(NamedTuple):
+    """One event. `number` counts from 1, and is 0 for `[DONE]`; `value` is what its data says, if that is JSON;
+    `error` is the body of the error that it reports, if it does."""
+
+    number: int
+    kind: Kind
+    name: str
+    data: str
+    value: Any = None
+    error: dict[str, Any] | None = None
+
+
+class EventReader:
+    """A pull parser: feed it bytes, take the events they complete. `mends`: what is done to each chunk first.
+
+    `count` is the number of the last event, to which those that are read elsewhere are added; `dones` counts `[DONE]`;
+    `decoder` knows the lines.
+    """
+
+    def __init__(self, mends: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()) -> None:
+        self.count = 0
+        self.dones = 0
+        self.odd = Oddities()
+        self._mends = mends
+        self.decoder = EventStreamDecoder()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that these bytes complete. Never raises."""
+        return self._read(self.decoder.feed(data))
+
+    def close(self) -> list[Event]:
+        """The event that the end of the stream leaves without its blank line, if there is one."""
+        return self._read(self.decoder.close(), at_end=True)
+
+    def look_for_replaced(self, data: bytes) -> None:
+        """Note what is odd about the next events, all in `data`, which are read elsewhere: they are like the one before
+        but for their texts, and those can be odd in one way alone."""
+        at, number = 0, self.count
+        while 0 <= at < len(data):
+            end, number = end_of_event(data, at), number + 1
+            if REPLACED in data[at:end].decode(errors="replace"):
+                self._note_replaced(number)
+            at = end
+
+    def conclude(self, *, inferred: bool = False) -> None:
+        """Note what is odd about the stream as a whole, which has ended."""
+        if self.decoder.strangers:
+            self.odd.add("lines that are no part of an event stream")
+        self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
+
+    def _read(self, decoded: list[ServerSentEvent], *, at_end: bool = False) -> list[Event]:
+        events: list[Event] = []
+        for each in decoded:
+            self._read_one(each, events, at_end)
+        return events
+
+    def _read_one(self, event: ServerSentEvent, events: list[Event], at_end: bool) -> None:
+        name, data = event.event, event.data
+        if data.strip() == _DONE:
+            self.dones += 1
+            if self.dones == 2:
+                self.odd.add("more than one [DONE]")
+            events.append(Event(0, Kind.DONE, name, data))
+            return
+        try:
+            value = jsontext.loads(data)
+        except ValueError:
+            # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
+            lines = [line for line in data.split("\n") if line.strip()] if "\n" in data else []
+            if len(lines) > 1:
+                for line in lines:
+                    self._read_one(ServerSentEvent(name, line), events, at_end)
+            else:
+                events.append(self._text(self._number(data), name, data, at_end))
+            return
+        number = self._number(data)
+        if not isinstance(value, dict):
+            self.odd.add(f"its data is {kind_of(value)}, not an object", number)
+            events.append(Event(number, Kind.VALUE, name, data, value))
+            return
+        error = error_in(value, name)
+        if error is not None:
+            self.odd.add("an error", number)
+        else:
+            for mend in self._mends:
+                value = mend(value)
+        self.odd.look(value, number)
+        events.append(Event(number, Kind.CHUNK, name, data, value, error))
+
+    def _number(self, data: str) -> int:
+        self.count += 1
+        if self.dones:
+            self.odd.add("events after [DONE]", self.count)
+        if REPLACED in data:
+            self._note_replaced(self.count)
+        return self.count
+
+    def _note_replaced(self, number: int) -> None:
+        self.odd.add("not all of it is UTF-8, or the upstream put replacement characters in it", number)
+
+    def _text(self, number: int, name: str, data: str, at_end: bool) -> Event:
+        if name == "error":
+            self.odd.add("an error", number)
+            error = {"error": {"message": data, "type": "error", "param": None, "code": None}}
+            return Event(number, Kind.TEXT, name, data, error=error)
+        is_cut = at_end and data.lstrip().startswith("{")
+        self.odd.add("cut off" if is_cut else "its data is not JSON", number)
+        return Event(number, Kind.CUT if is_cut else Kind.TEXT, name, data)

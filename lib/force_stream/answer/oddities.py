@@ -1,0 +1,140 @@
+"""What is odd about an event stream, in words: found once while it is read, and shown the same wherever it is shown.
+
+Knows chunks as far as they can be odd; must not know how they are merged, or times. A line of the list is meant for
+log lines too: it has nothing in it of what the upstream said but names, and a log can print all of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+LONGEST_NAME: Final = 100
+# What is listed, and the numbers of events that are listed for each.
+MOST_ODD: Final = 50
+MOST_NUMBERS: Final = 5
+# What is told in one line.
+MOST_IN_BRIEF: Final = 5
+# How far a chunk is looked into, and how many choices and tool calls are told apart.
+_MOST_LOOKED_AT: Final = 100
+_MOST_KNOWN: Final = 10_000
+
+_KINDS: Final[dict[type, str]] = {
+    type(None): "null",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def printable(text: str, longest: int = LONGEST_NAME) -> str:
+    """Text that somebody else chose, fit for a log line: printable, valid Unicode, at most so many characters."""
+    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:longest])
+    return clean if len(text) <= longest else f"{clean}…"
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in JSON's words."""
+    return _KINDS.get(type(value), "a number")
+
+
+def index_of(item: dict[str, Any], place: int) -> int:
+    """An item's own index, by which its pieces belong together, or its place where it has none."""
+    index = item.get("index")
+    return index if type(index) is int and 0 <= index < 1_000_000 else place
+
+
+def in_brief(lines: Sequence[str]) -> str:
+    """The list in one line; "" where nothing is odd."""
+    more = [f"{len(lines) - MOST_IN_BRIEF} more"] if len(lines) > MOST_IN_BRIEF else []
+    return "; ".join([*lines[:MOST_IN_BRIEF], *more])
+
+
+@dataclass(slots=True)
+class Oddity:
+    """One thing that was odd, and the first of the events where it was, of which there were `count`."""
+
+    words: str
+    numbers: list[int] = field(default_factory=list)
+    count: int = 0
+
+    def __str__(self) -> str:
+        if not self.count:
+            return self.words
+        more = f" and {self.count - MOST_NUMBERS:,} more" if self.count > MOST_NUMBERS else ""
+        return f"event{'s' * (self.count > 1)} {', '.join(map(str, self.numbers))}{more}: {self.words}"
+
+
+class Oddities:
+    """What was odd so far about one stream. `finish_reasons`: the last one of each choice."""
+
+    def __init__(self) -> None:
+        self.finish_reasons: dict[int, str] = {}
+        self._found: dict[str, Oddity] = {}
+        self._names: dict[str, str] = {}
+        self._calls: dict[tuple[int, int], str] = {}
+        self._choices: set[int] = set()
+
+    def lines(self) -> list[str]:
+        return list(map(str, self._found.values()))
+
+    def add(self, words: str, number: int | None = None) -> None:
+        """Something odd, about an event or the stream as a whole."""
+        if words not in self._found and len(self._found) >= MOST_ODD:
+            return
+        oddity = self._found.setdefault(words, Oddity(words))
+        if number is not None and number not in oddity.numbers[-1:]:
+            oddity.count += 1
+            if oddity.count <= MOST_NUMBERS:
+                oddity.numbers.append(number)
+
+    def look(self, chunk: dict[str, Any], number: int) -> None:
+        """What a chunk says that does not go with those before it. A chunk that only adds to texts says nothing new
+        here: where the one before has been looked at, it need not be."""
+        for key in ("id", "model"):
+            name = chunk.get(key)
+            if name != self._names.get(key) and isinstance(name, str) and name:
+                self._look_at_name(key, name, number)
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            for place, choice in enumerate(choices[:_MOST_LOOKED_AT]):
+                if isinstance(choice, dict):
+                    self._look_at_choice(choice, index_of(choice, place), number)
+
+    def _look_at_name(self, key: str, name: str, number: int) -> None:
+        words = f"its {key} is not that of the events before"
+        # Some upstreams make up a name for every chunk. The first of them says it.
+        if self._names.setdefault(key, name) != name and words not in self._found:
+            self.add(words, number)
+
+    def _look_at_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
+        if index not in self._choices and len(self._choices) < _MOST_KNOWN:
+            self._choices.add(index)
+        reason = choice.get("finish_reason")
+        if isinstance(reason, str) and reason not in ("", "null") and index in self._choices:
+            if self.finish_reasons.get(index, reason) != reason:
+                self.add(f'another finish reason than before for choice {index}: "{printable(reason)}"', number)
+            self.finish_reasons[index] = reason
+        delta = choice.get("delta")
+        calls = delta.get("tool_calls") if isinstance(delta, dict) else None
+        for call in calls[:_MOST_LOOKED_AT] if isinstance(calls, list) else ():
+            if isinstance(call, dict) and isinstance(call.get("index"), int) and isinstance(call.get("id"), str):
+                self._look_at_call((index, call["index"]), call["id"], number)
+
+    def _look_at_call(self, place: tuple[int, int], name: str, number: int) -> None:
+        if name and (place in self._calls or len(self._calls) < _MOST_KNOWN):
+            if self._calls.setdefault(place, name) != name:
+                self.add("a new id for a tool call at the same index", number)
+            self._calls[place] = name
+
+    def conclude(self, *, events: int, done: bool, inferred: bool) -> None:
+        """What is missing from a stream that has ended. `inferred`: so is a finish reason, by its aggregator."""
+        if not events:
+            self.add("there is no event in the stream")
+        missing = sorted(self._choices - self.finish_reasons.keys())
+        if missing:
+            self.add(f"no finish reason for choice {', '.join(map(str, missing[:MOST_NUMBERS]))}")
+        elif inferred:
+            self.add("no finish reason")
+        if self._choices and not done:
+            self.add("no [DONE]")
