@@ -95,7 +95,7 @@ class Recording:
 
 
 def recordings_in(folder: Path) -> list[Recording]:
-    with (folder / "index.jsonl").open() as index:
+    with (folder / "index.jsonl").open(encoding="utf-8") as index:
         entries = [json.loads(line) for line in index]
     found = [Recording(entry, folder) for entry in entries]
     return [one for one in found if one.kind in PATHS]

@@ -52,7 +52,7 @@ def browse(profile: Path, proxy: str | None = None) -> Iterator[Browser]:
         [node, str(DRIVER / "drive.mjs"), json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         yield Browser(process)
