@@ -920,7 +920,7 @@ def check_flow(row: Row, flow: dict[str, Any] | None) -> Iterator[str]:
         yield f"kept {kept!r} of no response"
 
 
-def without_seam(faults: Iterable[Fault] = FAULTS) -> list[Fault]:
+def without_stream_layer(faults: Iterable[Fault] = FAULTS) -> list[Fault]:
     """The faults to try without the stream layer, where there are no limits and no heartbeats."""
     return [replace(fault, rule="plain") for fault in faults if fault.fallback]
 
@@ -943,10 +943,10 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
                 problems += bench.problems(results)
                 column = "heartbeat" if heartbeat else "buffered"
                 _collect(seen, column, results)
-    with Bench(certs, folder, scripts=[scripts / "without_seam.py"]) as bench:
+    with Bench(certs, folder, scripts=[scripts / "without_stream_layer.py"]) as bench:
         for client in CLIENTS:
             say(f"{client} client, without the stream layer …")
-            results = bench.run(rows(client, False, without_seam()))
+            results = bench.run(rows(client, False, without_stream_layer()))
             problems += [
                 f"without the stream layer: {one.row.key}: {verdict(one.response)}, not {one.row.fault.fallback}"
                 for one in results

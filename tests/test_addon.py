@@ -525,7 +525,7 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         before = list(context.master.addons.chain)
         ours.running()
-        assert [type(each) for each in context.master.addons.chain[len(before) :]] == [stream_layer.Seam]
+        assert [type(each) for each in context.master.addons.chain[len(before) :]] == [stream_layer.StreamLayerAddon]
         ours.done()
         assert context.master.addons.chain == before
         assert lines(caplog, logging.WARNING) == []
@@ -632,7 +632,7 @@ def test_fact_scripts_run_before_what_shows_saves_and_layers() -> None:
 
 
 def test_fact_a_layer_makes_its_streams_in_one_place() -> None:
-    # What `Seam` replaces, so that it makes its own streams.
+    # What `StreamLayerAddon` replaces, so that it makes its own streams.
     source = inspect.getsource(http_layers.HttpLayer.make_stream)
     assert [line.strip() for line in source.splitlines()[1:]] == [
         "ctx = self.context.fork()",

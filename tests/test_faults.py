@@ -81,8 +81,8 @@ def test_every_fault_has_its_outcome(client: str, heartbeat: bool, bench: Bench)
 def test_without_the_stream_layer_a_cut_gives_a_page_and_the_rest_is_the_same(
     client: str, make_bench: Callable[..., Bench]
 ) -> None:
-    bench = make_bench(scripts=[SCRIPTS / "without_seam.py"])
-    seen = bench.run(faults.rows(client, False, faults.without_seam()))
+    bench = make_bench(scripts=[SCRIPTS / "without_stream_layer.py"])
+    seen = bench.run(faults.rows(client, False, faults.without_stream_layer()))
     different = [
         f"{one.row.key}: {verdict(one.response)}, not {one.row.fault.fallback}"
         for one in seen
@@ -273,7 +273,7 @@ def broken_rows(*names: str) -> list[tuple[str, list[Any]]]:
 
 
 IN_THE_WATCH = ("feed", "finish", "head", "data", "next_look", "end", "cut")
-IN_THE_HOOK = ("keep",)
+IN_THE_HOOK = ("store_answer",)
 IN_THE_STREAM_LAYER = ("state_wait_for_response_headers", "state_consume_response_body", "_answer")
 
 
@@ -293,9 +293,9 @@ def test_a_fault_of_the_addon_becomes_an_error_of_its_own_shape(
 @both_clients
 def test_a_fault_in_what_is_said_about_a_flow_does_not_touch_its_answer(client: str, broken: Bench) -> None:
     since = broken.proxy.mark()
-    broken.upstream.answer(Head(), *WHOLE, End(), key="break-tell")
+    broken.upstream.answer(Head(), *WHOLE, End(), key="break-summarize")
     with broken.connect(client, "HTTP/1") as connection:
-        response = ask(connection, CHAT, "break-tell", "idle/break-tell")
+        response = ask(connection, CHAT, "break-summarize", "idle/break-summarize")
     assert verdict(response) == "200"
     broken.proxy.wait_for_log("a fault of the addon, the flow has no comment", since=since)
 
@@ -371,7 +371,7 @@ def test_no_credential_leaves_a_trace(certs: Certs, tmp_path: Path) -> None:
             headers = [*CREDENTIALS, *headers_of(row.key)]
             with bench.connect("HTTP/1", row.over) as client:
                 errors.append(client.post(row.fault.path + PATH[len(CHAT) :], body_of(row.model), headers).body)
-        for part in ("feed", "keep"):
+        for part in ("feed", "store_answer"):
             bench.upstream.answer(Head(), *WHOLE, End(), key=f"break-{part}")
             headers = [*CREDENTIALS, *headers_of(f"break-{part}")]
             with bench.connect("HTTP/1", "HTTP/1") as client:

@@ -326,7 +326,7 @@ def test_without_the_stream_layer_nothing_is_injected_and_nothing_says_so(
     proxy_factory: Callable[..., Proxy], upstream: Upstream, rules_of_inject: Path
 ) -> None:
     upstream.answer_always(event_stream(STREAM))
-    without = Path(__file__).parent / "harness" / "scripts" / "without_seam.py"
+    without = Path(__file__).parent / "harness" / "scripts" / "without_stream_layer.py"
     proxy = proxy_factory(
         f"reverse:{upstream.url()}",
         scripts=[ADDON, without],

@@ -9,8 +9,8 @@ from force_stream.answer.quirks import QUIRKS
 
 
 def mended(quirk: str, chunks: list[Any]) -> list[Any]:
-    mend = QUIRKS[quirk].mend()
-    return [mend(copy.deepcopy(chunk)) for chunk in chunks]
+    patch = QUIRKS[quirk].patch()
+    return [patch(copy.deepcopy(chunk)) for chunk in chunks]
 
 
 def chunk(*deltas: Any, finish: str | None = None) -> dict[str, Any]:

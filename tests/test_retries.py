@@ -676,7 +676,7 @@ def test_without_the_stream_layer_there_is_one_try(
     proxy_factory: Callable[..., Proxy], upstream: Upstream, rules_of_retries: Path
 ) -> None:
     script(upstream, status(503), GOOD)
-    without = QUICK.with_name("without_seam.py")
+    without = QUICK.with_name("without_stream_layer.py")
     options = {"force_stream_rules": rules_of_retries, "connection_strategy": "lazy"}
     proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON, without], options=options)
     with Http1Client(proxy.url) as client:

@@ -140,7 +140,7 @@ def test_an_event_is_given_out_with_its_blank_line() -> None:
 def test_lines_and_strangers_are_counted() -> None:
     decoder = EventStreamDecoder()
     decoder.feed(b": hi\ndata: x\n\n<html>\nHTTP/1.1 200\n")
-    assert (decoder.lines, decoder.strangers) == (2, 2)
+    assert (decoder.lines, decoder.unknown_lines) == (2, 2)
 
 
 # ---- laws

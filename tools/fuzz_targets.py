@@ -110,7 +110,7 @@ def check_stream(stream: Stream) -> None:
 def decoded(pieces: Iterator[bytes] | list[bytes]) -> Any:
     decoder = EventStreamDecoder()
     events = [event for piece in pieces for event in decoder.feed(piece)]
-    return events + decoder.close(), decoder.lines, decoder.strangers
+    return events + decoder.close(), decoder.lines, decoder.unknown_lines
 
 
 def assert_is_an_answer(stream: Stream, reply: Reply | None) -> None:

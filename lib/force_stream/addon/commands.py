@@ -163,10 +163,10 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     watch.data(stream)
     watch.end()
     reply = watch.finish()
-    flows.keep_stream(each, stream, status, content_type)
+    flows.store_raw_stream(each, stream, status, content_type)
     if reply is not None:
-        flows.give(each, reply)
-    logger.log(level, summary.tell(each, watch, again=True))
+        flows.set_reply(each, reply)
+    logger.log(level, summary.summarize(each, watch, again=True))
 
 
 def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:

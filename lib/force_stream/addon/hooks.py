@@ -41,7 +41,7 @@ from .commands import aggregate_again
 
 if TYPE_CHECKING:
     from ..endpoints import Endpoint
-    from ..proxy.stream_layer import Seam
+    from ..proxy.stream_layer import StreamLayerAddon
     from ..wire.form_body import Form
     from ..wire.json_body import Body
 
@@ -57,7 +57,7 @@ class ForceStream:
     def __init__(self, default_rules: Path) -> None:
         """`default_rules`: the rules file where the option names no other; it may be missing."""
         self.rules: tuple[Rule, ...] = ()
-        self.taken: Counter[str] = Counter()
+        self.flow_counts: Counter[str] = Counter()
         self.stats = Stats()
         self._default_rules = default_rules
         self._file_rules: tuple[Rule, ...] | None = None
@@ -65,13 +65,13 @@ class ForceStream:
         self._learned: set[tuple[str, str | None]] = set()
         self._learning: WeakKeyDictionary[http.HTTPFlow, tuple[Rule, Watch]] = WeakKeyDictionary()
         self._sent: WeakSet[http.HTTPFlow] = WeakSet()
-        self._tees: WeakKeyDictionary[http.HTTPFlow, flows.Tee] = WeakKeyDictionary()
+        self._live_copies: WeakKeyDictionary[http.HTTPFlow, flows.LiveCopy] = WeakKeyDictionary()
         self._host_rules: tuple[Rule, ...] = ()
         self._seen: tuple[int, ...] | None = None
         self._missing = True
         self._watcher: asyncio.Task[None] | None = None
         self._counting: set[asyncio.Task[None]] = set()
-        self._seam: Seam | None = None
+        self._stream_layer: StreamLayerAddon | None = None
 
     # Life
 
@@ -116,18 +116,18 @@ class ForceStream:
         for line in unknown_options(ctx.options):
             logger.warning(line)
         self._watcher = asyncio.get_running_loop().create_task(self._watch_file())
-        self._seam = _seam(self._watches.get, self._waiting)
-        if self._seam is not None:
-            ctx.master.addons.add(self._seam)
+        self._stream_layer = _stream_layer(self._watches.get, self._waiting)
+        if self._stream_layer is not None:
+            ctx.master.addons.add(self._stream_layer)
             proxyserver = ctx.master.addons.get("proxyserver")
-            self._watches.update(self._seam.take_over(getattr(proxyserver, "connections", {}).values()))
+            self._watches.update(self._stream_layer.take_over(getattr(proxyserver, "connections", {}).values()))
 
     def done(self) -> None:
         contentview.unregister()
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._seam is not None and self._seam in ctx.master.addons.chain:
-            ctx.master.addons.remove(self._seam)
+        if self._stream_layer is not None and self._stream_layer in ctx.master.addons.chain:
+            ctx.master.addons.remove(self._stream_layer)
 
     # The rules file
 
@@ -240,13 +240,13 @@ class ForceStream:
             _log_fault("the request went out as it came", error)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        tee = self._tees.get(flow)
+        tee = self._live_copies.get(flow)
         if tee is not None and flow.response and not flow.response.stream and 200 <= flow.response.status_code < 300:
             # mitmproxy would hold the client's own event stream back until its end.
             flow.response.stream = tee
 
     async def response(self, flow: http.HTTPFlow) -> None:
-        tee = self._tees.pop(flow, None)
+        tee = self._live_copies.pop(flow, None)
         watch = self._watches.pop(flow, None)
         if flow.error or not flow.response:
             return
@@ -257,7 +257,7 @@ class ForceStream:
                     aggregate_again(flow, stream, self.rules)
                 return
             if tee is not None:
-                flows.keep_tee(flow, tee)
+                flows.store_live_copy(flow, tee)
                 self._count(flow, tee)
             if watch is None:
                 exchange = flows.exchange_of(flow)
@@ -273,20 +273,20 @@ class ForceStream:
                 await self._say_why_not(flow)
         except Exception as error:
             _log_fault("the client gets an error", error)
-            flows.give(flow, flows.fault())
+            flows.set_reply(flow, flows.fault())
 
     async def _say_why_not(self, flow: http.HTTPFlow) -> None:
         explain = partial(why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
-        heavy = len(flow.request.raw_content or b"") > json_body.HEAVY
+        heavy = len(flow.request.raw_content or b"") > json_body.BLOCKS_LOOP
         if why := await asyncio.to_thread(explain) if heavy else explain():
             logger.warning(why)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        tee = self._tees.pop(flow, None)
+        tee = self._live_copies.pop(flow, None)
         watch = self._watches.pop(flow, None)
         try:
             if tee is not None and flow.error:
-                flows.keep_tee(flow, tee)
+                flows.store_live_copy(flow, tee)
                 self._count(flow, tee, flow.error.msg)
             if watch is not None and flow.error:
                 logger.warning(summary.describe_error(flow, watch, flow.error.msg))
@@ -307,19 +307,19 @@ class ForceStream:
         raw = flows.readable_body(flow) if rules and flow.request.method == "POST" else None
         if raw is None:
             return
-        heavy = len(raw) > json_body.HEAVY
+        heavy = len(raw) > json_body.BLOCKS_LOOP
         body = await asyncio.to_thread(flows.body_of, flow) if heavy else flows.body_of(flow)
         if body is None:
             return
         rule = first_match(rules, RequestFacts(hosts, path, flows.model_of(body), flow))
         if rule is None:
             return
-        self.taken[rule.name] += 1
+        self.flow_counts[rule.name] += 1
         endpoint = rule.endpoint(path)
         if endpoint is None or not self._forces(flow, rule, endpoint, body):
             return
         if not body.asks_plain and not replayed:
-            self._tees[flow] = flows.Tee(rule.max_body, flows.exchange_for(body, rule, endpoint))
+            self._live_copies[flow] = flows.LiveCopy(rule.max_body, flows.exchange_for(body, rule, endpoint))
             flows.note_rule(flow, rule.name, endpoint.name)
             return
         try:
@@ -380,7 +380,7 @@ class ForceStream:
     async def _answer(self, flow: http.HTTPFlow, watch: Watch) -> None:
         if watch.attached and not watch.settled:
             return  # another addon answered in the upstream's place
-        if not watch.attached and not flows.hand_over(flow, watch):
+        if not watch.attached and not flows.observe_whole(flow, watch):
             logger.warning(
                 f"{watch.exchange.rule} {watch.exchange.endpoint}: the answer went through as it came, because "
                 "mitmproxy streamed it (stream_large_bodies). Unset that option, or raise it."
@@ -391,13 +391,13 @@ class ForceStream:
         reply = await asyncio.to_thread(watch.finish, decoded) if watch.heavy else watch.finish(decoded)
         if watch.fault is not None:
             _log_fault("the client gets an error", watch.fault)
-        flows.keep(flow, watch, decoded)
+        flows.store_answer(flow, watch, decoded)
         if reply is not None:
-            flows.give(flow, reply)
+            flows.set_reply(flow, reply)
         else:
-            flows.pass_on(flow, watch)
+            flows.pass_through(flow, watch)
         try:
-            logger.info(summary.tell(flow, watch))
+            logger.info(summary.summarize(flow, watch))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
         else:
@@ -422,7 +422,7 @@ class ForceStream:
             watch.fail(UnreadableEncoding(f"the upstream compressed its answer with {coding}, but {error}"))
         return b""
 
-    def _count(self, flow: http.HTTPFlow, tee: flows.Tee, cut: str = "") -> None:
+    def _count(self, flow: http.HTTPFlow, tee: flows.LiveCopy, cut: str = "") -> None:
         """Note what came of a stream that the client itself asked for, once the client has it."""
         if tee.pieces and tee.exchange is not None:
             task = asyncio.get_running_loop().create_task(self._read_own_stream(flow, tee.exchange, cut))
@@ -465,21 +465,21 @@ class ForceStream:
         await self.send(again, watch)
         if again.response is None and watch.fault is not None:
             raise watch.fault
-        flows.adopt(flow, again, tries)
+        flows.copy_outcome(flow, again, tries)
 
     @property
     def can_send(self) -> bool:
         """Whether requests of our own can be sent."""
-        return self._seam is not None
+        return self._stream_layer is not None
 
     async def send(self, flow: http.HTTPFlow, watch: Watch | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without a watch it stays as it is."""
-        assert self._seam is not None
+        assert self._stream_layer is not None
         self._sent.add(flow)
         if watch is not None:
             self._watches[flow] = watch
         try:
-            await self._seam.send(flow, ctx.options)
+            await self._stream_layer.send(flow, ctx.options)
         finally:
             self._sent.discard(flow)  # a person may replay it
 
@@ -488,7 +488,7 @@ class ForceStream:
     @command.command("force_stream.rules")
     def list_rules(self) -> Sequence[str]:
         """The rules in force, a line each, with how many flows each has taken."""
-        return [f"{describe(rule)}; flows {self.taken[rule.name]}" for rule in self.rules]
+        return [f"{describe(rule)}; flows {self.flow_counts[rule.name]}" for rule in self.rules]
 
     @command.command("force_stream.rule.options")
     def rule_options(self) -> Sequence[str]:
@@ -549,16 +549,16 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _seam(
+def _stream_layer(
     watch_of: Callable[[http.HTTPFlow], Watch | None], waiting_of: Callable[[http.HTTPFlow], Watch | None]
-) -> "Seam | None":
+) -> "StreamLayerAddon | None":
     """The addon that looks on below the hooks; None, and a warning, where this mitmproxy has no place for it."""
     try:
         from ..proxy import stream_layer
 
         problem = stream_layer.check()
         if not problem:
-            return stream_layer.Seam(watch_of, waiting_of)
+            return stream_layer.StreamLayerAddon(watch_of, waiting_of)
     except (ImportError, AttributeError, TypeError) as error:
         problem = f"{error}"
     logger.warning(

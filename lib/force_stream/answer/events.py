@@ -40,17 +40,17 @@ class Event(NamedTuple):
 
 
 class EventReader:
-    """A pull parser: feed it bytes, take the events they complete. `mends`: what is done to each chunk first.
+    """A pull parser: feed it bytes, take the events they complete. `patches`: what is done to each chunk first.
 
     `count` is the number of the last event, to which those that are read elsewhere are added; `dones` counts `[DONE]`;
     `decoder` knows the lines.
     """
 
-    def __init__(self, mends: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()) -> None:
+    def __init__(self, patches: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()) -> None:
         self.count = 0
         self.dones = 0
         self.odd = Oddities()
-        self._mends = mends
+        self._patches = patches
         self.decoder = EventStreamDecoder()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -73,7 +73,7 @@ class EventReader:
 
     def conclude(self, *, inferred: bool = False) -> None:
         """Note what is odd about the stream as a whole, which has ended."""
-        if self.decoder.strangers:
+        if self.decoder.unknown_lines:
             self.odd.add("lines that are no part of an event stream")
         self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
 
@@ -111,8 +111,8 @@ class EventReader:
         if error is not None:
             self.odd.add("an error", number)
         else:
-            for mend in self._mends:
-                value = mend(value)
+            for patch in self._patches:
+                value = patch(value)
         self.odd.look(value, number)
         events.append(Event(number, Kind.CHUNK, name, data, value, error))
 

@@ -82,9 +82,9 @@ def begin(
         return None, body.without("stream")
     if isinstance(body, Form) and not endpoint.forms:
         raise Refusal("its body is a form, and no JSON object")
-    obstacle = endpoint.obstacle(body.members)
-    if obstacle:
-        raise Refusal(obstacle)
+    reason = endpoint.cannot_stream(body.members)
+    if reason:
+        raise Refusal(reason)
     model = body.members.get("model")
     exchange = Exchange(
         rule=rule,
@@ -136,8 +136,8 @@ class Answer:
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[exchange.endpoint].aggregator(exchange.choices)
-        self._mends = [QUIRKS[name].mend() for name in exchange.quirks if name in QUIRKS]
-        self._reader = EventReader(self._mends)
+        self._patches = [QUIRKS[name].patch() for name in exchange.quirks if name in QUIRKS]
+        self._reader = EventReader(self._patches)
         self._decoder = self._reader.decoder
         self._repeats = Repeats()
         self._head = b""
@@ -254,7 +254,7 @@ class Answer:
         events = self._reader.feed(piece)
         for event in events:
             chunk = self._take(event)
-            if begins and len(events) == 1 and chunk is not None and not self._mends and self._repeats.wanted:
+            if begins and len(events) == 1 and chunk is not None and not self._patches and self._repeats.wanted:
                 self._repeats.learn(piece, event.data.encode(errors="surrogatepass"), self._aggregator.again(chunk))
 
     def finish(self, cut: str = "") -> Reply | None:
@@ -311,7 +311,7 @@ class Answer:
             # A JSON answer with a stray "data: [DONE]" behind it (decolua/9router#3492).
             leftover = EventStreamDecoder()
             events = [*leftover.feed(rest.encode()), *leftover.close()]
-            if leftover.strangers or any(event.data.strip() != "[DONE]" for event in events):
+            if leftover.unknown_lines or any(event.data.strip() != "[DONE]" for event in events):
                 return self._unreadable(cut)
             self._reader.odd.add("a JSON answer with an event stream's end behind it")
             self._report.status = self._status
@@ -357,7 +357,7 @@ class Answer:
         """An error status whose body is no JSON: the error inside an event stream, or a page to pass on."""
         if self._error is not None:
             raise UpstreamError(self._error)
-        if self._decoder.strangers >= self._decoder.lines:
+        if self._decoder.unknown_lines >= self._decoder.lines:
             return None  # a page, whatever one of its lines looks like
         said = " ".join(self._texts) or f"The upstream answered {self._status} with an event stream and no error in it."
         raise UpstreamError({"error": {"message": said, "type": "upstream_error", "param": None, "code": None}})
@@ -401,6 +401,6 @@ class Answer:
             raise MalformedStream(f"the upstream's event stream has no JSON in it, but says: {' '.join(self._texts)}")
         if self._is_scalar():
             return None
-        if self._decoder.strangers > self._decoder.lines:
+        if self._decoder.unknown_lines > self._decoder.lines:
             raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
         raise EmptyStream("the upstream's event stream had no event in it")

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 type Chunk = dict[str, Any]
-type MendChunk = Callable[[Chunk], Chunk]
+type PatchChunk = Callable[[Chunk], Chunk]
 
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
     """A row. `help` is Markdown, for the table in docs/rules.md and for rules.yaml; `reports` says where it was seen;
-    `mend` makes the function for one stream's chunks."""
+    `patch` makes the function for one stream's chunks."""
 
     name: str
     help: str
     reports: str
-    mend: Callable[[], MendChunk]
+    patch: Callable[[], PatchChunk]
 
 
 # The texts of a delta that come in fragments, and which upstreams repeat.
@@ -46,10 +46,10 @@ def _texts(chunk: Chunk) -> Iterator[tuple[tuple[Any, str], dict[str, Any], str]
                     yield (place, name), delta, name
 
 
-def _cumulative_content() -> MendChunk:
+def _cumulative_content() -> PatchChunk:
     said: dict[tuple[Any, str], str] = {}
 
-    def mend(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> Chunk:
         for key, delta, name in _texts(chunk):
             before, text = said.get(key, ""), delta[name]
             if text.startswith(before):
@@ -59,7 +59,7 @@ def _cumulative_content() -> MendChunk:
                 said[key] = before + text
         return chunk
 
-    return mend
+    return patch
 
 
 @dataclass(slots=True)
@@ -72,10 +72,10 @@ class _Fragments:
         return len(self.texts) > 1 and len(text) == self.length and "".join(self.texts) == text
 
 
-def _final_chunk_repeats_content() -> MendChunk:
+def _final_chunk_repeats_content() -> PatchChunk:
     said: dict[tuple[Any, str], _Fragments] = {}
 
-    def mend(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> Chunk:
         for key, delta, name in _texts(chunk):
             before = said.setdefault(key, _Fragments([]))
             if before.are(delta[name]):
@@ -85,16 +85,16 @@ def _final_chunk_repeats_content() -> MendChunk:
                 before.length += len(delta[name])
         return chunk
 
-    return mend
+    return patch
 
 
-def _choice_index_counts_chunks() -> MendChunk:
-    def mend(chunk: Chunk) -> Chunk:
+def _choice_index_counts_chunks() -> PatchChunk:
+    def patch(chunk: Chunk) -> Chunk:
         for _, choice in _choices(chunk):
             choice.pop("index", None)  # the place in the list is left, which is right
         return chunk
 
-    return mend
+    return patch
 
 
 _OPENING: Final = "<think>"
@@ -140,10 +140,10 @@ class _Thinking:
         return thinking, text
 
 
-def _think_tags() -> MendChunk:
+def _think_tags() -> PatchChunk:
     choices: dict[Any, _Thinking] = {}
 
-    def mend(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> Chunk:
         for place, choice in _choices(chunk):
             delta = choice.get("delta")
             if isinstance(delta, str):
@@ -161,31 +161,31 @@ def _think_tags() -> MendChunk:
             delta["content"] = text or None
         return chunk
 
-    return mend
+    return patch
 
 
-def _content_never_null() -> MendChunk:
-    def mend(chunk: Chunk) -> Chunk:
+def _content_never_null() -> PatchChunk:
+    def patch(chunk: Chunk) -> Chunk:
         for _, choice in _choices(chunk):
             delta = choice.get("delta")
             if isinstance(delta, dict) and delta.get("content") is None:
                 delta["content"] = ""
         return chunk
 
-    return mend
+    return patch
 
 
-def _usage_per_choice() -> MendChunk:
+def _usage_per_choice() -> PatchChunk:
     finished: list[Any] = [0]
 
-    def mend(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> Chunk:
         finished.extend(place for place, choice in _choices(chunk) if choice.get("finish_reason"))
         # A direct answer has the first choice's counts. Here they come with its last chunk, or right behind it.
         if finished[-1] != 0:
             return {key: value for key, value in chunk.items() if key not in ("usage", "timings")}
         return chunk
 
-    return mend
+    return patch
 
 
 _ALL: Final[tuple[Quirk, ...]] = (

@@ -75,7 +75,7 @@ def _read(path: Path) -> Any:
     try:
         config = _yaml().load(path.read_text(encoding="utf-8")) if path.exists() else None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ValueError("it is not YAML; mend it first") from error
+        raise ValueError("it is not YAML; fix it first") from error
     if config is None:
         config = {}
     if not isinstance(config, dict) or not isinstance(config.get("scripts") or [], list):

@@ -24,7 +24,7 @@ class Endpoint:
 
     `paths`: the ends of its paths; what `not_under` lists makes a path another API's. `never_streams`: ends of paths
     that belong to it but refuse `stream`.
-    `obstacle`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
+    `cannot_stream`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
     `forms`: whether its requests may be forms with files.
     `aggregator`: made anew for each answer, with the number of choices the request asks for.
     """
@@ -32,7 +32,7 @@ class Endpoint:
     name: str
     paths: tuple[str, ...]
     aggregator: Callable[[int], Aggregator]
-    obstacle: Callable[[Request], str | None]
+    cannot_stream: Callable[[Request], str | None]
     never_streams: tuple[str, ...] = ()
     not_under: tuple[str, ...] = ()
     stream_options: frozenset[str] | None = None
@@ -45,7 +45,7 @@ class Endpoint:
         return {key: value for key, value in wanted.items() if key in self.stream_options}
 
 
-def _chat_obstacle(request: Request) -> str | None:
+def _chat_cannot_stream(request: Request) -> str | None:
     audio = request.get("audio")
     modalities = request.get("modalities")
     # "stream: true" takes no audio format but pcm16 (API reference, chat, `audio.format`).
@@ -56,7 +56,7 @@ def _chat_obstacle(request: Request) -> str | None:
     return None
 
 
-def _completions_obstacle(request: Request) -> str | None:
+def _completions_cannot_stream(request: Request) -> str | None:
     # "Results cannot be streamed" (API reference, completions, `best_of`).
     best_of = request.get("best_of")
     if isinstance(best_of, (int, float)) and best_of > 1:
@@ -64,7 +64,7 @@ def _completions_obstacle(request: Request) -> str | None:
     return None
 
 
-def _transcriptions_obstacle(request: Request) -> str | None:
+def _transcriptions_cannot_stream(request: Request) -> str | None:
     # The other formats are no JSON, or (verbose_json) have what no event says.
     wanted = str(request.get("response_format") or "json")
     if wanted not in ("json", "diarized_json"):
@@ -72,23 +72,23 @@ def _transcriptions_obstacle(request: Request) -> str | None:
     return None
 
 
-def _no_obstacle(request: Request) -> str | None:
+def _no_cannot_stream(request: Request) -> str | None:
     return None
 
 
-def _responses_obstacle(request: Request) -> str | None:
+def _responses_cannot_stream(request: Request) -> str | None:
     # A background response is answered before it has begun; the application polls for it.
     return "a background response is not waited for" if request.get("background") is True else None
 
 
 _ALL: Final = (
-    Endpoint("chat", ("/chat/completions",), ChatAggregator, _chat_obstacle),
-    Endpoint("completions", ("/completions",), CompletionsAggregator, _completions_obstacle),
+    Endpoint("chat", ("/chat/completions",), ChatAggregator, _chat_cannot_stream),
+    Endpoint("completions", ("/completions",), CompletionsAggregator, _completions_cannot_stream),
     Endpoint(
         "responses",
         ("/responses",),
         ResponsesAggregator,
-        _responses_obstacle,
+        _responses_cannot_stream,
         never_streams=("/responses/compact",),
         # The API refuses include_usage here; its terminal event has the usage anyway.
         stream_options=frozenset(("include_obfuscation",)),
@@ -97,7 +97,7 @@ _ALL: Final = (
         "messages",
         ("/messages",),
         MessagesAggregator,
-        _no_obstacle,
+        _no_cannot_stream,
         not_under=("/threads/",),  # the Assistants API's
         stream_options=frozenset(),
     ),
@@ -105,7 +105,7 @@ _ALL: Final = (
         "transcriptions",
         ("/audio/transcriptions",),
         TranscriptionsAggregator,
-        _transcriptions_obstacle,
+        _transcriptions_cannot_stream,
         stream_options=frozenset(),
         forms=True,
     ),
@@ -113,7 +113,7 @@ _ALL: Final = (
         "images",
         ("/images/generations", "/images/edits"),
         ImagesAggregator,
-        _no_obstacle,
+        _no_cannot_stream,
         stream_options=frozenset(),
         forms=True,
     ),

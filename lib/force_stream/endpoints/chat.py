@@ -112,7 +112,7 @@ class Base64:
 
 # A finish reason that says more replaces one that says less; one that says as much does not. `stop` after
 # `tool_calls` is OpenRouter's habit with Gemini; `length` and `content_filter` are facts that nothing takes back.
-_TELLING: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
+_PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
 class FinishReason:
@@ -125,7 +125,7 @@ class FinishReason:
         # "" (Ollama, SGLang) and "null" (KoboldCpp) on chunks under way are no finish reasons.
         if not value or value == "null":
             return
-        if self._reason is None or _TELLING.get(str(value), 1) > _TELLING.get(str(self._reason), 1):
+        if self._reason is None or _PRECEDENCE.get(str(value), 1) > _PRECEDENCE.get(str(self._reason), 1):
             self._reason = value
 
     def again(self, value: Any) -> list[Repeatable] | None:

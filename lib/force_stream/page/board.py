@@ -24,7 +24,7 @@ class Addon(Protocol):
     """What the board needs of the addon."""
 
     rules: tuple[Rule, ...]
-    taken: Counter[str]
+    flow_counts: Counter[str]
     stats: Stats
 
     @property
@@ -46,7 +46,7 @@ class LiveBoard:
     # Reading takes a copy of what is there, in one step of the interpreter, so it needs no lock.
 
     def rules(self) -> list[dict[str, Any]]:
-        return [_as_dict(rule) | {"flows": self._addon.taken[rule.name]} for rule in self._addon.rules]
+        return [_as_dict(rule) | {"flows": self._addon.flow_counts[rule.name]} for rule in self._addon.rules]
 
     def stats(self) -> list[dict[str, Any]]:
         return self._addon.stats.rows()

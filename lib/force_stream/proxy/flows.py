@@ -159,7 +159,7 @@ def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> Exchange | None
     """Make a flow's request stream, by a rule; returns what to make of its answer, None if that will be plain. Raises
     `Refusal`."""
     exchange, edited = check_forcible(flow, body, rule)
-    send(flow, edited, exchange)
+    apply_edit(flow, edited, exchange)
     return exchange
 
 
@@ -216,7 +216,7 @@ def decoded(flow: http.HTTPFlow) -> bytes:
         return flow.response.raw_content or b""
 
 
-def hand_over(flow: http.HTTPFlow, watch: Watch) -> bool:
+def observe_whole(flow: http.HTTPFlow, watch: Watch) -> bool:
     """Show a whole response to a watch that saw nothing of it; False where mitmproxy does not hold the body."""
     response = flow.response
     assert response is not None
@@ -231,7 +231,7 @@ def hand_over(flow: http.HTTPFlow, watch: Watch) -> bool:
 # What a request becomes
 
 
-def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None:
+def apply_edit(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None:
     """Put the edited body into the request; with an exchange, ask for an event stream too."""
     request = flow.request
     note: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
@@ -251,7 +251,7 @@ def send(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None
     request.raw_content = edited.body
     if "transfer-encoding" not in request.headers:
         request.headers["content-length"] = str(len(edited.body))
-    remember(flow, note)
+    save_notes(flow, note)
 
 
 def _ask_for_stream(request: http.Request) -> list[list[str]]:
@@ -265,7 +265,7 @@ def _ask_for_stream(request: http.Request) -> list[list[str]]:
 
 def note_rule(flow: http.HTTPFlow, rule: str, endpoint: str, *, left_alone: str = "") -> None:
     """Note on a flow that is not forced which rule it fell under."""
-    remember(flow, {"rule": rule, "endpoint": endpoint} | ({"left_alone": left_alone} if left_alone else {}))
+    save_notes(flow, {"rule": rule, "endpoint": endpoint} | ({"left_alone": left_alone} if left_alone else {}))
 
 
 def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
@@ -290,7 +290,7 @@ def _exchange(note: dict[str, Any]) -> Exchange:
 # What becomes of a response
 
 
-def give(flow: http.HTTPFlow, reply: Reply) -> None:
+def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
     """Make the response the reply: its status, its document, and headers that are true of it."""
     response = flow.response
     if response is None:
@@ -309,7 +309,7 @@ def give(flow: http.HTTPFlow, reply: Reply) -> None:
     response.raw_content = reply.body
 
 
-def pass_on(flow: http.HTTPFlow, watch: Watch) -> None:
+def pass_through(flow: http.HTTPFlow, watch: Watch) -> None:
     """Leave the response as it came; of a body that was cut off, the length that was announced is untrue."""
     response = flow.response
     if response is not None and not watch.whole and "content-length" in response.headers:
@@ -382,7 +382,7 @@ def exchange_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> Exchange:
     return Exchange(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
 
 
-class Tee:
+class LiveCopy:
     """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`.
     `exchange`: how the copy can be read."""
 
@@ -405,25 +405,25 @@ class Tee:
         return data
 
 
-def keep_tee(flow: http.HTTPFlow, tee: Tee) -> None:
+def store_live_copy(flow: http.HTTPFlow, tee: LiveCopy) -> None:
     """Put the copy of a stream that was passed on live where its body would be."""
     if flow.response is None or flow.response.raw_content is not None or not tee.pieces:
         return
     flow.response.raw_content = b"".join(tee.pieces)
-    remember(flow, {"times": tee.times} | ({} if tee.whole else {"cut_at": tee.size}))
+    save_notes(flow, {"times": tee.times} | ({} if tee.whole else {"cut_at": tee.size}))
 
 
-def keep(flow: http.HTTPFlow, watch: Watch, decoded_body: bytes | None) -> None:
+def store_answer(flow: http.HTTPFlow, watch: Watch, decoded_body: bytes | None) -> None:
     """Keep the upstream's body on the flow, before the response is rewritten."""
     if flow.response is None or not watch.headed:
         return
     body = watch.body() if decoded_body is None else decoded_body
-    keep_stream(flow, body, flow.response.status_code, flow.response.headers.get("content-type", ""))
+    store_raw_stream(flow, body, flow.response.status_code, flow.response.headers.get("content-type", ""))
 
 
-def keep_stream(flow: http.HTTPFlow, stream: bytes, status: int, content_type: str) -> None:
+def store_raw_stream(flow: http.HTTPFlow, stream: bytes, status: int, content_type: str) -> None:
     """Keep an event stream behind a response that is to be rewritten."""
-    remember(flow, {"sse": stream, "sse_status": status, "sse_type": content_type})
+    save_notes(flow, {"sse": stream, "sse_status": status, "sse_type": content_type})
 
 
 def text_of(response: http.Response) -> str:
@@ -446,7 +446,7 @@ def another_try(flow: http.HTTPFlow, tries: int) -> http.HTTPFlow:
     return again
 
 
-def adopt(flow: http.HTTPFlow, again: http.HTTPFlow, tries: int) -> None:
+def copy_outcome(flow: http.HTTPFlow, again: http.HTTPFlow, tries: int) -> None:
     """Make the outcome of another try the outcome of the first flow, for its client. What the first try itself came
     to stays in its metadata."""
     if again.response is None:
@@ -475,6 +475,6 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
-def remember(flow: http.HTTPFlow, values: dict[str, Any]) -> None:
+def save_notes(flow: http.HTTPFlow, values: dict[str, Any]) -> None:
     """Keep values in a flow's metadata, under the addon's keys."""
     flow.metadata.update({f"{PREFIX}{key}": value for key, value in values.items()})

@@ -189,7 +189,7 @@ class WatchedStream(http_layers.HttpStream):
             self._give_up_waiting()
             if self._hooked:
                 break
-            watch.blame(fault)
+            watch.record_bug(fault)
             try:
                 yield from super().handle_event(resort)
                 return
@@ -402,7 +402,7 @@ class WatchedStream(http_layers.HttpStream):
         try:
             return self._watch.data(piece) or self._watch.settled
         except Exception as fault:
-            self._watch.blame(fault)
+            self._watch.record_bug(fault)
             return True
 
     def _follow(self) -> Commands:
@@ -580,7 +580,7 @@ _FROM_UPSTREAM: Final = (
 )
 
 
-class Seam:
+class StreamLayerAddon:
     """An addon object that has every new HTTP layer make watched streams.
 
     It has to run behind mitmproxy's own `next_layer`, which makes the layers; a script runs before it. So the script

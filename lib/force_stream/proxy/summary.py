@@ -15,7 +15,7 @@ from . import flows
 from .watch import Watch
 
 
-def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
+def summarize(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
     """Comment, mark and metadata for a flow that was answered; returns the line for the log. `again`: from the kept
     stream, whose times are already there."""
     exchange, report = watch.exchange, watch.report
@@ -37,7 +37,7 @@ def tell(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
         note["usage"] = jsontext.dumps(report.usage).decode()
     if watch.injected:
         note["injected"] = jsontext.dumps(dict(watch.injected)).decode()
-    flows.remember(flow, note)
+    flows.save_notes(flow, note)
     outcome = ["FAULT INJECTED" if watch.injected else ""]
     outcome += [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
     outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
@@ -58,11 +58,11 @@ def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
     """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
     exchange, report = watch.exchange, watch.report
     if watch.headed:
-        flows.remember(flow, {"sse": watch.body(), "times": watch.times})
+        flows.save_notes(flow, {"sse": watch.body(), "times": watch.times})
     said, odd = f"{exchange.rule}: {exchange.endpoint} {exchange.model}, no answer", _odd(report)
     flow.comment = said + odd
     flow.marked = flow.marked or flows.MARK
-    flows.remember(flow, {"error": "no_answer", "odd": report.odd})
+    flows.save_notes(flow, {"error": "no_answer", "odd": report.odd})
     return f"{said}: {message}, {_seconds(flow):.1f} s{odd}"
 
 

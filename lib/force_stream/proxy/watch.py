@@ -87,7 +87,7 @@ class Watch:
         try:
             return self._answer.feed(piece) and self._heed_end(now)
         except Exception as fault:
-            self.blame(fault)
+            self.record_bug(fault)
             return False
 
     def _heed_end(self, now: float) -> bool:
@@ -118,7 +118,7 @@ class Watch:
         self._failure = self._failure or error
         self.settled = True
 
-    def blame(self, fault: Exception) -> None:
+    def record_bug(self, fault: Exception) -> None:
         """The addon itself failed; that becomes the answer."""
         self._fault = self._fault or fault
         self.settled = True

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
 # Bytes. A larger body may be of the slow kind (many small strings: up to 25 ms a megabyte), so read it in a thread.
-HEAVY: Final = 256 * 1024
+BLOCKS_LOOP: Final = 256 * 1024
 # Bytes. A run shorter than this costs json less than it costs to cut it out.
 BLOCK: Final = 8 * 1024
 

@@ -40,13 +40,13 @@ class ServerSentEvent:
 class EventStreamDecoder:
     """A pull parser in the manner of the standard library's: feed it bytes, take the events they complete.
 
-    `lines` counts the lines that were a field or a comment, `strangers` those that were neither: what is no event
+    `lines` counts the lines that were a field or a comment, `unknown_lines` those that were neither: what is no event
     stream at all has only the latter.
     """
 
     def __init__(self) -> None:
         self.lines = 0
-        self.strangers = 0
+        self.unknown_lines = 0
         self._tail: list[bytes] = []
         self._after_carriage_return = False
         self._at_start = True
@@ -113,7 +113,7 @@ class EventStreamDecoder:
                 self._dispatch(events)
                 events.append(ServerSentEvent("error", value.decode(errors="replace"), self._id))
             elif name:
-                self.strangers += 1
+                self.unknown_lines += 1
                 continue
             self.lines += 1
         return events

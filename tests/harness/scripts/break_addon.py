@@ -37,8 +37,8 @@ for name in ("feed", "finish"):
     break_for(exchange.Answer, name, lambda answer: answer._exchange.model)
 for name in ("head", "data", "look", "next_look", "end", "cut"):
     break_for(watch.Watch, name, lambda watch: watch.exchange.model)
-break_for(flows, "keep", model_of_flow)
-for name in ("tell", "describe_error"):
+break_for(flows, "store_answer", model_of_flow)
+for name in ("summarize", "describe_error"):
     break_for(summary, name, model_of_flow)
 for name in (
     "state_wait_for_response_headers",
