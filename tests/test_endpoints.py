@@ -110,7 +110,7 @@ OBSTACLES: dict[str, tuple[str, dict[str, Any], str | None]] = {
 @pytest.mark.parametrize("case", OBSTACLES)
 def test_what_cannot_be_streamed_says_why(case: str) -> None:
     name, request, why = OBSTACLES[case]
-    said = ENDPOINTS[name].obstacle(request)
+    said = ENDPOINTS[name].cannot_stream(request)
     assert (said is None) if why is None else (why in (said or ""))
 
 

@@ -40,7 +40,7 @@ from ..wire.encodings import MissingDecoder, TooLarge, decode
 from .commands import aggregate_again
 
 if TYPE_CHECKING:
-    from ..endpoints import Endpoint
+    from ..endpoints.endpoint import Endpoint
     from ..proxy.stream_layer import StreamLayerAddon
     from ..wire.form_body import Form
     from ..wire.json_body import Body

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..endpoints import ENDPOINTS, Endpoint, endpoint_for, expected_choices, never_streams
+from ..endpoints import ENDPOINTS, endpoint_for, expected_choices, never_streams
+from ..endpoints.endpoint import Endpoint
 from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError
 from ..wire import jsontext
 from ..wire.form_body import Form

@@ -29,6 +29,7 @@ from ..merge.fields import (
 )
 from ..merge.tool_calls import Arguments, tool_calls
 from .aggregator import Aggregate
+from .endpoint import Endpoint, Request
 
 
 class Content:
@@ -390,3 +391,17 @@ def _inferred(message: Mapping[str, Any]) -> str:
     if message.get("tool_calls"):
         return "tool_calls"
     return "function_call" if message.get("function_call") else "stop"
+
+
+def _cannot_stream(request: Request) -> str | None:
+    audio = request.get("audio")
+    modalities = request.get("modalities")
+    # "stream: true" takes no audio format but pcm16 (API reference, chat, `audio.format`).
+    if isinstance(modalities, list) and "audio" in modalities and isinstance(audio, dict):
+        audio_format = audio.get("format")
+        if audio_format != "pcm16":
+            return f"audio output in the format {audio_format} cannot be streamed, only pcm16"
+    return None
+
+
+CHAT: Final = Endpoint("chat", ("/chat/completions",), ChatAggregator, _cannot_stream)

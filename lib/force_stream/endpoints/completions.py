@@ -12,6 +12,7 @@ from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import Fields, Repeatable, Rule, concat, extend, fields, index_of, nothing
 from .aggregator import Aggregate, Aggregator
 from .chat import ChatAggregator, CompletionAggregator, FinishReason, Usage
+from .endpoint import Endpoint, Request
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "index": nothing,
@@ -142,3 +143,14 @@ def _format_of(chunk: Mapping[str, Any]) -> type[LegacyAggregator | ChatAggregat
     if isinstance(chunk.get("value"), str):
         return LegacyAggregator
     return LlamaCppAggregator if "content" in chunk and "stop" in chunk else None
+
+
+def _cannot_stream(request: Request) -> str | None:
+    # "Results cannot be streamed" (API reference, completions, `best_of`).
+    best_of = request.get("best_of")
+    if isinstance(best_of, (int, float)) and best_of > 1:
+        return f"best_of {best_of} cannot be streamed"
+    return None
+
+
+COMPLETIONS: Final = Endpoint("completions", ("/completions",), CompletionsAggregator, _cannot_stream)

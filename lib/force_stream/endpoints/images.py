@@ -9,6 +9,7 @@ from typing import Any, Final
 from ..errors import IncompleteStream
 from ..merge.fields import Fields, Repeatable, nothing, overlay
 from .aggregator import Aggregate
+from .endpoint import Endpoint
 
 _COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
 # What of an event is one image's own; all else holds for the whole answer.
@@ -56,3 +57,12 @@ class ImagesAggregator:
             raise IncompleteStream("the upstream's event stream stopped before the last image was complete")
         created = {} if self._created is None else {"created": self._created}
         return Aggregate({**created, "data": self._images, **self._rest.result()})
+
+
+IMAGES: Final = Endpoint(
+    "images",
+    ("/images/generations", "/images/edits"),
+    ImagesAggregator,
+    stream_options=frozenset(),
+    forms=True,
+)

@@ -24,6 +24,7 @@ from ..merge.fields import (
 )
 from ..wire import jsontext
 from .aggregator import Aggregate
+from .endpoint import Endpoint
 
 
 class _Input:
@@ -209,3 +210,12 @@ class MessagesAggregator:
             calls = any(block.get("type") == "tool_use" for block in blocks)
             document["stop_reason"] = ("tool_use" if calls else "end_turn") if done or self.ended else "max_tokens"
         return Aggregate(document, (str(document["stop_reason"]),), inferred)
+
+
+MESSAGES: Final = Endpoint(
+    "messages",
+    ("/messages",),
+    MessagesAggregator,
+    not_under=("/threads/",),  # the Assistants API's
+    stream_options=frozenset(),
+)

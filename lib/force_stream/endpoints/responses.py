@@ -15,6 +15,7 @@ from typing import Any, Final
 from ..errors import IncompleteStream
 from ..merge.fields import VARYING, Concat, Repeatable, says_something
 from .aggregator import Aggregate
+from .endpoint import Endpoint, Request
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
 # What of the terminal event stands around the response and is no part of it; `timings` is llama.cpp's.
@@ -285,3 +286,19 @@ _CHANGES: Final[Mapping[str, Callable[[ResponsesAggregator, str, dict[str, Any]]
     "done": ResponsesAggregator._done,
     "delta": ResponsesAggregator._delta,
 }
+
+
+def _cannot_stream(request: Request) -> str | None:
+    # A background response is answered before it has begun; the application polls for it.
+    return "a background response is not waited for" if request.get("background") is True else None
+
+
+RESPONSES: Final = Endpoint(
+    "responses",
+    ("/responses",),
+    ResponsesAggregator,
+    _cannot_stream,
+    never_streams=("/responses/compact",),
+    # The API refuses include_usage here; its terminal event has the usage anyway.
+    stream_options=frozenset(("include_obfuscation",)),
+)

@@ -4,11 +4,12 @@ Knows those events; must not know bytes, HTTP or server-sent events.
 https://platform.openai.com/docs/api-reference/audio/transcript-text-done-event
 """
 
-from typing import Any
+from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import Repeatable
 from .aggregator import Aggregate
+from .endpoint import Endpoint, Request
 
 
 class TranscriptionsAggregator:
@@ -57,3 +58,21 @@ class TranscriptionsAggregator:
         if self._segments:
             document = {"task": "transcribe", **document, "segments": self._segments}  # a diarized answer's constant
         return Aggregate(document)
+
+
+def _cannot_stream(request: Request) -> str | None:
+    # The other formats are no JSON, or (verbose_json) have what no event says.
+    wanted = str(request.get("response_format") or "json")
+    if wanted not in ("json", "diarized_json"):
+        return f"a transcription as {wanted} cannot be streamed, only as json or diarized_json"
+    return None
+
+
+TRANSCRIPTIONS: Final = Endpoint(
+    "transcriptions",
+    ("/audio/transcriptions",),
+    TranscriptionsAggregator,
+    _cannot_stream,
+    stream_options=frozenset(),
+    forms=True,
+)

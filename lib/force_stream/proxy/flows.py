@@ -24,7 +24,8 @@ from mitmproxy import http
 
 from ..answer.exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin
 from ..answer.oddities import printable
-from ..endpoints import Endpoint, expected_choices
+from ..endpoints import expected_choices
+from ..endpoints.endpoint import Endpoint
 from ..errors import InternalError, OversizedStream
 from ..rules.rule import Rule
 from ..wire import jsontext

@@ -15,7 +15,8 @@ from typing import Any, Final
 from mitmproxy import flowfilter
 from mitmproxy.flow import Flow
 
-from ..endpoints import Endpoint, endpoint_for
+from ..endpoints import endpoint_for
+from ..endpoints.endpoint import Endpoint
 from .hosts import HostPattern, canonical_host, compile_host, spelled_hosts
 
 # mitmproxy's option that names hosts to force, and the rule that is made of it.
