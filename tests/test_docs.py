@@ -278,7 +278,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", [*PAGES, "CHANGELOG.md"])
+@pytest.mark.parametrize("name", [*PAGES, "CHANGELOG.md", "CONTRIBUTING.md"])
 def test_links_within_the_project_resolve(name: str) -> None:
     for target in links((ROOT / name).read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
