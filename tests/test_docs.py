@@ -111,16 +111,12 @@ def test_defaults_of_rule_keys_are_the_codes(key: str) -> None:
     assert rule == Rule("r", ("h",))
 
 
-def _no_board() -> Any:
-    raise AssertionError("nobody runs this master")
-
-
 def registered(read: Callable[[taddons.context], Any]) -> Any:
     """What `read` finds in a test master that has the addon."""
 
     async def inside() -> Any:
         ours = ForceStream(ROOT / "rules.yaml")
-        with taddons.context(ours, commands_of_flows.Commands(ours), Serving(_no_board)) as context:
+        with taddons.context(ours, commands_of_flows.Commands(ours), Serving(ours)) as context:
             return read(context)
 
     return asyncio.run(inside())
