@@ -29,8 +29,7 @@ MAY_KNOW_MITMPROXY = {
 MAY_KNOW = {
     "wire/encodings": {"brotli"},
     "proxy/chunked": {"h11"},
-    "page/app": {"flask", "werkzeug"},
-    "page/server": {"flask", "werkzeug"},
+    "page/server": {"tornado"},
     "cli/environment": {"certifi"},
     "cli/install": {"ruamel"},
 }

@@ -102,16 +102,12 @@ def test_tables_that_are_written_from_the_code_are_current(path: str) -> None:
     assert docs.current(path) == (ROOT / path).read_text(encoding="utf-8"), "run make docs"
 
 
-def _no_board() -> Any:
-    raise AssertionError("nobody runs this master")
-
-
 def registered(read: Callable[[taddons.context], Any]) -> Any:
     """What `read` finds in a test master that has the addon."""
 
     async def inside() -> Any:
         ours = ForceStream(ROOT / "rules.yaml")
-        with taddons.context(ours, commands_of_flows.Commands(ours), Serving(_no_board)) as context:
+        with taddons.context(ours, commands_of_flows.Commands(ours), Serving(ours)) as context:
             return read(context)
 
     return asyncio.run(inside())

@@ -5,14 +5,16 @@ import json
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from force_stream.page.app import LARGEST_CHANGE, create_app
+from force_stream.page.app import LARGEST_CHANGE, Request, Site, respond
+from force_stream.rules.rule import Rule
 from force_stream.view.stats import Outcome, Stats
 from harness import Data, Gate, Head, Http1Client, Proxy, Reset, WaitFor, event_stream, raw_request, refused_port, sse
 from harness.record import TIMEOUT
@@ -26,18 +28,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 SWITCH = json.dumps({"force_upstream_stream": True})
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\ud800"
 
-RULE = {
-    "name": "private-vllm",
-    "hosts": ["llm.example.com"],
-    "force_upstream_stream": False,
-    "endpoints": None,
-    "models": ["qwen3-*"],
-    "filter": None,
-    "on_truncated": "error",
-    "learn": False,
-    "inject": {},
-    "flows": 3,
-}
+RULE = Rule("private-vllm", ("llm.example.com",), models=("qwen3-*",))
 OUTCOME = Outcome(
     id="f-1",
     at=1_700_000_000.0,
@@ -60,52 +51,72 @@ OUTCOME = Outcome(
 
 
 class Shelf:
-    """A board of fixed things that remembers what was asked of it."""
+    """An addon of fixed things that remembers what was asked of it."""
 
-    def __init__(self, *outcomes: Outcome, rule: Mapping[str, Any] = RULE) -> None:
-        self.rule = dict(rule)
-        self.changes: list[dict[str, object]] = []
-        self.ok = self.on = True
-        self._stats = Stats()
+    def __init__(self, *outcomes: Outcome, rule: Rule = RULE) -> None:
+        self.rules = (rule,)
+        self.flow_counts = Counter({rule.name: 3})
+        self.changes: list[dict[str, str]] = []
+        self.healthy = self.enabled = True
+        self.stats = Stats()
         for outcome in outcomes:
-            self._stats.add(outcome)
+            self.stats.add(outcome)
 
-    def rules(self) -> list[dict[str, Any]]:
-        return [self.rule]
-
-    def change(self, name: str, changes: Mapping[str, object]) -> list[str]:
-        if name != self.rule["name"]:
+    def change_rule(self, name: str, values: Mapping[str, str]) -> list[str]:
+        (rule,) = self.rules
+        if name != rule.name:
             raise KeyError(name)
-        if unknown := changes.keys() - self.rule.keys():
+        if unknown := values.keys() - {"force_upstream_stream"}:
             raise ValueError(f"rule {name}: unknown key {min(unknown)!r}")
-        self.changes.append(dict(changes))
-        self.rule |= changes
+        self.changes.append(dict(values))
+        self.rules = (dataclasses.replace(rule, force_upstream_stream=values["force_upstream_stream"] == "true"),)
         return [f"rule {name}: changed"]
 
-    def stats(self) -> list[dict[str, Any]]:
-        return self._stats.rows()
 
-    def flows(self) -> list[Outcome]:
-        return self._stats.latest()
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
 
-    def healthy(self) -> bool:
-        return self.ok
+    @property
+    def type(self) -> str:
+        return self.headers["Content-Type"].partition(";")[0]
 
-    def enabled(self) -> bool:
-        return self.on
+    @property
+    def text(self) -> str:
+        return self.data.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.data)
 
 
-class Client(FlaskClient):
-    overrides: Mapping[str, str] = {}
+@dataclasses.dataclass(frozen=True)
+class Client:
+    site: Site
+    address: str
+    host: str
 
-    def open(self, *args: Any, **kwargs: Any) -> Any:
-        return super().open(*args, environ_overrides=self.overrides, **kwargs)
+    def ask(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, data: str | bytes | None = b""
+    ) -> Answered:
+        path, _, query = path.partition("?")
+        named = {name.lower(): value for name, value in (headers or {}).items()}
+        body = data.encode() if isinstance(data, str) else data
+        answer = respond(self.site, Request(method, self.host, path, query, named, body, self.address))
+        assert answer.headers["Content-Length"] == f"{len(answer.body)}" or method == "HEAD"
+        return Answered(answer.status, answer.headers, answer.body)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answered:
+        return self.ask("GET", path, headers)
+
+    def patch(self, path: str, *, data: str | bytes | None, headers: Mapping[str, str] = JSON_TYPE) -> Answered:
+        return self.ask("PATCH", path, headers, data)
 
 
-def client_of(board: Shelf, *, address: str = "127.0.0.1", host: str = NAME, remote: bool = False) -> FlaskClient:
-    client = Client(create_app(board, {NAME}, remote=remote))
-    client.overrides = {"REMOTE_ADDR": address, "HTTP_HOST": host}
-    return client
+def client_of(addon: Shelf, *, address: str = "127.0.0.1", host: str = NAME, remote: bool = False) -> Client:
+    return Client(Site(addon, frozenset({NAME}), remote), address, host)
 
 
 class Seen(HTMLParser):
@@ -148,23 +159,26 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
 
 
 def test_a_rule_that_injects_faults_and_a_flow_that_got_one_are_marked() -> None:
-    board = Shelf(dataclasses.replace(OUTCOME, injected=True), rule=RULE | {"inject": {"cut_after": 3}})
-    words = Seen(client_of(board).get("/").text).words
+    addon = Shelf(dataclasses.replace(OUTCOME, injected=True), rule=dataclasses.replace(RULE, inject={"cut_after": 3}))
+    words = Seen(client_of(addon).get("/").text).words
     assert "faults injected" in words
     assert '{"cut_after": 3}' in words
     assert "fault injected" in words.replace("faults injected", "")
 
 
 def test_the_page_says_so_when_the_addon_is_off() -> None:
-    board = Shelf()
-    assert "every flow passes untouched" not in client_of(board).get("/").text
-    board.on = False
-    assert "every flow passes untouched" in client_of(board).get("/").text
+    addon = Shelf()
+    assert "every flow passes untouched" not in client_of(addon).get("/").text
+    addon.enabled = False
+    assert "every flow passes untouched" in client_of(addon).get("/").text
 
 
 def test_the_api_gives_rules_figures_and_flows() -> None:
     client = client_of(Shelf(OUTCOME, dataclasses.replace(OUTCOME, id="f-2")))
-    assert client.get("/rules").json == [RULE]
+    (rule,) = client.get("/rules").json
+    assert rule.keys() == {key.name for key in dataclasses.fields(Rule) if key.init} | {"flows"}
+    assert (rule["name"], rule["hosts"], rule["models"]) == ("private-vllm", ["llm.example.com"], ["qwen3-*"])
+    assert (rule["force_upstream_stream"], rule["endpoints"], rule["inject"], rule["flows"]) == (False, None, {}, 3)
     (row,) = client.get("/stats").json
     assert (row["upstream"], row["model"], row["flows"]) == ("llm.example.com:443", "qwen3-8b", 2)
     assert [flow["id"] for flow in client.get("/flows").json] == ["f-2", "f-1"]
@@ -176,36 +190,36 @@ def test_the_api_gives_rules_figures_and_flows() -> None:
 
 def test_the_plot_of_a_flow_is_a_picture_without_rights() -> None:
     answer = client_of(Shelf(OUTCOME)).get("/flows/f-1.svg")
-    assert answer.mimetype == "image/svg+xml"
+    assert answer.type == "image/svg+xml"
     assert answer.data.startswith(b"<svg ")
     assert answer.headers["Content-Security-Policy"].startswith("default-src 'none';")
 
 
 def test_health_is_503_while_no_rules_are_in_force() -> None:
-    board = Shelf()
-    answer = client_of(board).get("/health")
-    assert (answer.status_code, answer.json) == (200, {"ok": True, "enabled": True})
-    board.ok = False
-    answer = client_of(board).get("/health")
-    assert (answer.status_code, answer.json) == (503, {"ok": False, "enabled": True})
+    addon = Shelf()
+    answer = client_of(addon).get("/health")
+    assert (answer.status, answer.json) == (200, {"ok": True, "enabled": True})
+    addon.healthy = False
+    answer = client_of(addon).get("/health")
+    assert (answer.status, answer.json) == (503, {"ok": False, "enabled": True})
 
 
 def test_a_health_check_may_name_no_host() -> None:
     client = client_of(Shelf(), host="")
-    assert client.get("/health").status_code == 200
-    assert client.get("/rules").status_code == 421
+    assert client.get("/health").status == 200
+    assert client.get("/rules").status == 421
 
 
 # What it changes
 
 
 def test_a_patch_changes_a_rule_and_says_what_was_logged() -> None:
-    board = Shelf()
-    answer = client_of(board).patch("/rules/private-vllm", data=SWITCH, headers=JSON_TYPE)
-    assert answer.status_code == 200
+    addon = Shelf()
+    answer = client_of(addon).patch("/rules/private-vllm", data=SWITCH, headers=JSON_TYPE)
+    assert answer.status == 200
     assert answer.json["changed"] == ["rule private-vllm: changed"]
     assert answer.json["rule"]["force_upstream_stream"] is True
-    assert board.changes == [{"force_upstream_stream": True}]
+    assert addon.changes == [{"force_upstream_stream": "true"}]
 
 
 @pytest.mark.parametrize(
@@ -219,14 +233,45 @@ def test_a_patch_changes_a_rule_and_says_what_was_logged() -> None:
         pytest.param("private-vllm", "[]", 400, "must be an object", id="no object"),
         pytest.param("private-vllm", "{}", 400, "must be an object", id="nothing"),
         pytest.param("private-vllm", " " * LARGEST_CHANGE + "{}", 413, "larger than 65,536 bytes", id="too large"),
+        pytest.param("private-vllm", None, 413, "larger than 65,536 bytes", id="too large to be read"),
+        pytest.param("private-vllm", '{"x": ' + "[" * 900 + "]" * 900 + "}", 400, "x", id="a deep value"),
     ],
 )
-def test_a_bad_patch_is_refused_in_a_sentence(name: str, body: str | bytes, status: int, words: str) -> None:
-    board = Shelf()
-    answer = client_of(board).patch(f"/rules/{name}", data=body, headers=JSON_TYPE)
-    assert (answer.status_code, answer.mimetype) == (status, "application/json")
+def test_a_bad_patch_is_refused_in_a_sentence(name: str, body: str | bytes | None, status: int, words: str) -> None:
+    addon = Shelf()
+    answer = client_of(addon).patch(f"/rules/{name}", data=body, headers=JSON_TYPE)
+    assert (answer.status, answer.type) == (status, "application/json")
     assert words in answer.json["error"]
-    assert board.changes == []
+    assert addon.changes == []
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/rules", "GET, HEAD, OPTIONS"),
+        ("/flows/f-1.svg", "GET, HEAD, OPTIONS"),
+        ("/rules/private-vllm", "OPTIONS, PATCH"),
+    ],
+)
+def test_what_a_place_allows_is_said(path: str, allowed: str) -> None:
+    client = client_of(Shelf(OUTCOME))
+    answer = client.ask("DELETE", path, JSON_TYPE)
+    assert (answer.status, answer.headers["Allow"], answer.json) == (405, allowed, {"error": "Method not allowed."})
+    answer = client.ask("OPTIONS", path)
+    assert (answer.status, answer.headers["Allow"], answer.data) == (200, allowed, b"")
+
+
+@pytest.mark.parametrize("path", ["/", "/rules", "/page.css", "/nothing"])
+def test_head_is_get_without_the_body(path: str) -> None:
+    client = client_of(Shelf(OUTCOME))
+    head, whole = client.ask("HEAD", path), client.get(path)
+    assert (head.status, head.headers, head.data) == (whole.status, whole.headers, b"")
+
+
+@pytest.mark.parametrize("limit", ["", "-1", "many", "1e3", "100000", "\u0661"])
+def test_a_limit_that_is_not_a_number_is_refused(limit: str) -> None:
+    answer = client_of(Shelf()).get(f"/flows?limit={limit}")
+    assert (answer.status, answer.json) == (400, {"error": "The limit is a whole number of flows."})
 
 
 # Whom it refuses
@@ -256,19 +301,23 @@ def test_a_bad_patch_is_refused_in_a_sentence(name: str, body: str | bytes, stat
     ],
 )
 def test_only_the_page_itself_and_programs_may_write(method: str, headers: dict[str, str], status: int) -> None:
-    board = Shelf()
-    answer = client_of(board).open("/rules/private-vllm", method=method, data=SWITCH, headers=JSON_TYPE | headers)
-    assert answer.status_code == status
-    assert bool(board.changes) is (status == 200)
+    addon = Shelf()
+    answer = client_of(addon).ask(method, "/rules/private-vllm", JSON_TYPE | headers, SWITCH)
+    assert answer.status == status
+    assert bool(addon.changes) is (status == 200)
 
 
 def test_a_form_of_another_page_changes_nothing() -> None:
-    board = Shelf()
-    form = {'{"force_upstream_stream": true, "x": "': '"}'}
-    headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    answer = client_of(board).post("/rules/private-vllm", data=form, headers=headers)
-    assert answer.status_code == 403
-    assert board.changes == []
+    addon = Shelf()
+    headers = {
+        "Content-Type": "text/plain",
+        "Origin": "http://evil.example",
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+    }
+    answer = client_of(addon).ask("POST", "/rules/private-vllm", headers, '{"force_upstream_stream": true, "x": "="}')
+    assert answer.status == 403
+    assert addon.changes == []
 
 
 @pytest.mark.parametrize(
@@ -282,7 +331,7 @@ def test_a_form_of_another_page_changes_nothing() -> None:
 )
 def test_other_pages_may_link_here_and_nothing_more(headers: dict[str, str], status: int) -> None:
     answer = client_of(Shelf()).get("/rules", headers=headers)
-    assert answer.status_code == status
+    assert answer.status == status
 
 
 @pytest.mark.parametrize(
@@ -290,9 +339,9 @@ def test_other_pages_may_link_here_and_nothing_more(headers: dict[str, str], sta
 )
 def test_every_answer_forbids_what_a_browser_might_do_with_it(path: str) -> None:
     client = client_of(Shelf(OUTCOME))
-    for answer in (client.get(path), client.options(path, headers={"Origin": "http://evil.example"})):
+    for answer in (client.get(path), client.ask("OPTIONS", path, {"Origin": "http://evil.example"})):
         headers = answer.headers
-        assert not [name for name in headers.keys() if name.lower().startswith("access-control-")]  # noqa: SIM118
+        assert not [name for name in headers if name.lower().startswith("access-control-")]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
         assert headers["Cache-Control"] == "no-store"
@@ -321,23 +370,23 @@ def test_every_answer_forbids_what_a_browser_might_do_with_it(path: str) -> None
     ],
 )
 def test_only_this_machine_is_answered_unless_an_option_says_otherwise(address: str, remote: bool, status: int) -> None:
-    board = Shelf()
-    client = client_of(board, address=address, remote=remote)
-    assert client.get("/").status_code == status
-    assert client.get("/health").status_code == status
-    assert client.patch("/rules/private-vllm", data=SWITCH, headers=JSON_TYPE).status_code == status
+    addon = Shelf()
+    client = client_of(addon, address=address, remote=remote)
+    assert client.get("/").status == status
+    assert client.get("/health").status == status
+    assert client.patch("/rules/private-vllm", data=SWITCH, headers=JSON_TYPE).status == status
     # What a client says of where it comes from counts for nothing.
-    assert client.get("/rules", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == status
+    assert client.get("/rules", headers={"X-Forwarded-For": "127.0.0.1"}).status == status
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost", "127.0.0.1", f"{NAME}.evil.example", f"{NAME}:8080", ""])
 def test_under_a_foreign_name_nothing_is_told_or_changed(host: str) -> None:
-    board = Shelf()
-    client = client_of(board, host=host)
-    assert client.get("/rules").status_code == 421
+    addon = Shelf()
+    client = client_of(addon, host=host)
+    assert client.get("/rules").status == 421
     headers = JSON_TYPE | {"Origin": f"http://{host}"}
-    assert client.patch("/rules/private-vllm", data=SWITCH, headers=headers).status_code == 421
-    assert board.changes == []
+    assert client.patch("/rules/private-vllm", data=SWITCH, headers=headers).status == 421
+    assert addon.changes == []
 
 
 @pytest.mark.parametrize(
@@ -360,14 +409,14 @@ def test_under_a_foreign_name_nothing_is_told_or_changed(host: str) -> None:
 )
 def test_no_path_leads_out(path: str) -> None:
     answer = client_of(Shelf()).get(path)
-    assert answer.status_code in (404, 405)
+    assert answer.status in (404, 405)
     assert answer.json["error"]
 
 
 def test_a_person_gets_a_sentence_and_a_program_gets_json() -> None:
     client = client_of(Shelf())
     person = client.get("/nothing", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
-    assert (person.status_code, person.mimetype) == (404, "text/plain")
+    assert (person.status, person.type) == (404, "text/plain")
     assert person.text == "There is no such page. There are /, /rules, /stats, /flows and /health.\n"
     program = client.get("/nothing")
     assert program.json == {"error": person.text.strip()}
@@ -386,17 +435,19 @@ def test_what_an_upstream_sends_is_text_wherever_it_stands() -> None:
         assert "<script>alert(1)</script>" in page.words
         assert client_of(Shelf(each)).get("/flows/f-1.svg").data.count(b"<script") == 0
     answer = client_of(Shelf(outcome)).get("/flows")
-    assert answer.mimetype == "application/json"
+    assert answer.type == "application/json"
     assert answer.json[0]["model"] == HOSTILE
 
 
 def test_a_fault_of_the_page_tells_no_message(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(Shelf):
-        def rules(self) -> list[dict[str, Any]]:
+    class Broken(Stats):
+        def rows(self) -> list[dict[str, Any]]:
             raise RuntimeError(SECRET)
 
-    answer = client_of(Broken()).get("/rules")
-    assert answer.status_code == 500
+    addon = Shelf()
+    addon.stats = Broken()
+    answer = client_of(addon).get("/stats")
+    assert answer.status == 500
     assert SECRET not in answer.text
     assert SECRET not in caplog.text
 
@@ -629,6 +680,37 @@ def test_the_port_is_opened_moved_and_closed_with_its_option(serve: Callable) ->
     assert not listens(second)
 
 
+def test_the_port_gives_each_connection_one_answer_and_has_room_for_a_hundred(serve: Callable) -> None:
+    port = refused_port()
+    serve("regular", force_stream_page_port=port)
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(100)]
+        with socket.create_connection(("127.0.0.1", port)) as one_more:
+            one_more.settimeout(TIMEOUT)
+            assert one_more.recv(1) == b"", "it is closed without a word"
+        idle[0].settimeout(TIMEOUT)
+        idle[0].sendall(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        head = b""
+        while piece := idle[0].recv(4096):
+            head += piece
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.endswith(b"\r\n\r\n")
+        assert b"Connection: close" in head
+    assert at(port, "GET", "/health").status == 200
+
+
+def test_a_connection_that_stays_open_ends_with_its_port(serve: Callable) -> None:
+    port = refused_port()
+    proxy = serve("regular", force_stream_page_port=port)
+    with socket.create_connection(("127.0.0.1", port)) as idle:
+        idle.settimeout(TIMEOUT)
+        idle.sendall(b"GET /health HTTP/1.1\r\n")
+        assert at(port, "GET", "/health").status == 200
+        proxy.set_options(force_stream_page_port=0)
+        assert idle.recv(1) == b""
+    assert "Traceback" not in proxy.log
+
+
 def test_the_port_is_open_to_this_machine_alone(serve: Callable) -> None:
     port = refused_port()
     serve("regular", force_stream_page_port=port)
@@ -639,7 +721,7 @@ def test_the_port_is_open_to_this_machine_alone(serve: Callable) -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "reason"), [(None, "Address already in use"), (70000, "there is no such port")], ids=["taken", "no port"]
+    ("port", "reason"), [(None, "is already in use"), (70000, "does not exist")], ids=["taken", "no port"]
 )
 def test_a_port_that_cannot_be_had_is_one_line_and_traffic_goes_on(
     serve: Callable, upstream: Upstream, port: int | None, reason: str
@@ -647,7 +729,7 @@ def test_a_port_that_cannot_be_had_is_one_line_and_traffic_goes_on(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = port or taken.getsockname()[1]
         proxy = serve(f"reverse:{upstream.url()}", force_stream_page_port=port)
-        proxy.wait_for_log(rf"force_stream_page_port={port}: the page has no port of its own: {reason}\.")
+        proxy.wait_for_log(f"port {port} {reason}, so the page is not served there; choose another port")
     upstream.answer_always(event_stream(STREAM))
     with Http1Client(proxy.url) as client:
         assert client.post(CHAT, request()).status == 200

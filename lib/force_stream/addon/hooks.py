@@ -217,6 +217,11 @@ class ForceStream:
         """Whether rules are in force, and their file is watched."""
         return not self._missing and self._watcher is not None and not self._watcher.done()
 
+    @property
+    def enabled(self) -> bool:
+        """Whether the master switch is on."""
+        return bool(ctx.options.force_stream)
+
     async def _watch_file(self) -> None:
         before = self._seen
         while True:

@@ -7,9 +7,9 @@
     GET /flows       the latest flows, the newest first (?limit=N)
     GET /flows/ID    one of them, with the time at which each piece came
     GET /flows/ID.svg    the same as a picture
-    GET /health      200 while rules are in force and requests are worked on, else 503
+    GET /health      200 while rules are in force, else 503; no answer while the event loop is blocked
 
-Knows HTTP, HTML and who may ask. Must not know mitmproxy or rules: what there is to show, a `Board` has.
+Knows HTTP and who may ask: a request in, a response out. Must not know mitmproxy or sockets.
 
 Its adversaries are other pages in the same browser, and whatever an upstream sent. So the host's name is checked (a
 foreign name that leads here is DNS rebinding), writes must come from this page or from no page at all, no other page
@@ -18,27 +18,25 @@ may read anything, no script runs but the page's own, and every value is escaped
 
 import ipaddress
 import logging
-import time
-from collections.abc import Collection, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pkgutil import get_data
 from typing import Any, Final, Protocol
+from urllib.parse import parse_qs, unquote
 
-from flask import Flask, Response, abort, request
-from werkzeug.exceptions import HTTPException
-
-from ..view.stats import Outcome
+from ..rules.rule import Rule
+from ..view.stats import Outcome, Stats
 from ..wire import jsontext
-from .plot import HEIGHT, WIDTH, ending, plot
+from .markup import render
+from .plot import plot
 
 logger = logging.getLogger("force_stream")
 
 # Bytes of a PATCH. A rule is a few hundred.
 LARGEST_CHANGE: Final = 64 * 1024
-# How many flows the page itself shows.
-SHOWN_FLOWS: Final = 50
-_PARTS: Final = {"page.css": "text/css", "page.js": "text/javascript"}
 _READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -48,142 +46,137 @@ _HEADERS: Final = {
 }
 _POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PAGE_POLICY: Final = f"{_POLICY}; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
+_HTML: Final = "text/html; charset=utf-8"
 
 
-class Board(Protocol):
-    """What there is to show and to change. Its methods are called from threads of the page's own."""
+class Addon(Protocol):
+    """What there is to show and to change."""
 
-    def rules(self) -> list[dict[str, Any]]:
-        """Every rule in force: its keys as plain JSON values, and `flows`, how many it has taken."""
+    rules: tuple[Rule, ...]
+    flow_counts: Counter[str]
+    stats: Stats
 
-    def change(self, name: str, changes: Mapping[str, object]) -> list[str]:
-        """Change keys of one rule, all or none; returns the lines that were logged. KeyError for an unknown rule,
-        ValueError with a plain sentence for a bad key or value."""
-
-    def stats(self) -> list[dict[str, Any]]:
-        """A row for each upstream and model, as `Stats.rows` gives them."""
-
-    def flows(self) -> list[Outcome]:
-        """The latest flows, the newest first."""
-
+    @property
     def healthy(self) -> bool:
-        """Whether rules are in force, and requests are worked on."""
+        """Whether rules are in force."""
 
+    @property
     def enabled(self) -> bool:
         """Whether the master switch is on."""
 
-
-def _part(name: str) -> bytes:
-    # By the package's own loader: the package need not be a folder.
-    part = get_data(__package__, name)
-    assert part is not None
-    return part
+    def change_rule(self, name: str, values: Mapping[str, str]) -> list[str]:
+        """Change keys of one rule, all or none; `values` are YAML. Returns the lines that were logged. KeyError for an
+        unknown rule, ValueError with a plain sentence for a bad key or value."""
 
 
-def create_app(board: Board, hosts: Collection[str], *, remote: bool = False) -> Flask:
-    """The page as a WSGI application. `hosts`: the values of the Host header under which it answers, in lower case;
-    `remote`: whether it answers clients on other machines too."""
-    app = Flask(__name__, static_folder=None, template_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_CHANGE
-    page = app.jinja_env.from_string(_part("page.html").decode())
-    app.before_request(lambda: _check(frozenset(hosts), remote))
-    app.after_request(_harden)
-    app.register_error_handler(HTTPException, _explain)
-    app.register_error_handler(Exception, _confess)
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The page in one place. `hosts`: the values of the Host header under which it answers, in lower case; `remote`:
+    whether it answers clients on other machines too."""
 
-    @app.get("/")
-    def show_page() -> Response:
-        text = page.render(
-            enabled=board.enabled(),
-            rules=board.rules(),
-            stats=board.stats(),
-            flows=board.flows()[:SHOWN_FLOWS],
-            ending=ending,
-            clock=_clock,
-            figure=_figure,
-            width=WIDTH,
-            height=HEIGHT,
-        )
-        # A model may send half a surrogate pair, and for that there is no UTF-8.
-        return Response(text.encode(errors="replace"), mimetype="text/html")
+    addon: Addon
+    hosts: frozenset[str]
+    remote: bool = False
 
-    @app.get("/page.<kind>")
-    def show_part(kind: str) -> Response:
-        name = f"page.{kind}"
-        if name not in _PARTS:
-            abort(404)
-        return Response(_part(name), mimetype=_PARTS[name])
 
-    @app.get("/rules")
-    def list_rules() -> Response:
-        return _json(board.rules())
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`path` and `query` as they were sent; names of `headers` in lower case; `body` is None where it was too large to
+    be read; `peer` is the client's IP address."""
 
-    @app.patch("/rules/<name>")
-    def change_rule(name: str) -> Response:
-        changes = _changes()
-        try:
-            lines = board.change(name, changes)
-        except KeyError:
-            abort(404, f"There is no rule {name!r}.")
-        except ValueError as mistake:
-            abort(400, f"{mistake}")
-        return _json({"changed": lines, "rule": next((rule for rule in board.rules() if rule["name"] == name), None)})
+    method: str
+    host: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    peer: str
+    scheme: str = "http"
 
-    @app.get("/stats")
-    def show_stats() -> Response:
-        return _json(board.stats())
 
-    @app.get("/flows")
-    def list_flows() -> Response:
-        limit = request.args.get("limit", "200")
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 6):
-            abort(400, "The limit is a whole number of flows.")
-        # Without the arrivals, which are nearly all of it.
-        return _json([_without_arrivals(outcome.as_dict()) for outcome in board.flows()[: int(limit)]])
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
-    @app.get("/flows/<id>")
-    def show_flow(id: str) -> Response:
-        return _json(_outcome(board, id).as_dict())
 
-    @app.get("/flows/<id>.svg")
-    def show_plot(id: str) -> Response:
-        return Response(plot(_outcome(board, id)), mimetype="image/svg+xml")
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    body: bytes
+    type: str = "application/json"
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
-    @app.get("/health")
-    def show_health() -> Response:
-        healthy = board.healthy()
-        return _json({"ok": healthy, "enabled": board.enabled()}, 200 if healthy else 503)
 
-    return app
+class _Failure(Exception):
+    def __init__(self, status: int, sentence: str, **headers: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.headers = headers
+
+
+def respond(site: Site, request: Request) -> Response:
+    try:
+        _check(site, request)
+        answer = _route(site, request)
+    except _Failure as failure:
+        answer = _explain(request, failure)
+    except Exception as error:
+        # Its message may quote what an upstream sent.
+        logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
+        logger.debug("force-stream: the fault's traceback", exc_info=error)
+        answer = _json({"error": "A fault of the page itself; the log has its kind."}, 500)
+    headers = {
+        **answer.headers,
+        **_HEADERS,
+        "Content-Security-Policy": _PAGE_POLICY if answer.type == _HTML else _POLICY,
+        "Content-Type": answer.type,
+        "Content-Length": f"{len(answer.body)}",
+    }
+    return Response(answer.status, headers, b"" if request.method == "HEAD" else answer.body)
+
+
+def _explain(request: Request, failure: _Failure) -> _Answer:
+    """An error as a plain sentence: for a program in JSON, for a person who came by browser as text."""
+    accepted = request.headers.get("accept", "")
+    if "text/html" in accepted and "application/json" not in accepted:
+        said = f"{failure}\n".encode(errors="replace")
+        return _Answer(said, "text/plain; charset=utf-8", failure.status, failure.headers)
+    return _json({"error": f"{failure}"}, failure.status, failure.headers)
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> _Answer:
+    return _Answer(jsontext.dumps(value) + b"\n", status=status, headers=headers or {})
 
 
 # Who may ask
 
 
-def _check(hosts: frozenset[str], remote: bool) -> None:
-    if not remote and not _is_loopback(request.remote_addr):
-        abort(403, "This page answers only this machine, unless the option force_stream_page_remote is set.")
+def _check(site: Site, request: Request) -> None:
+    if not site.remote and not _is_loopback(request.peer):
+        raise _Failure(403, "This page answers only this machine, unless the option force_stream_page_remote is set.")
     # A health check often names no host, and its answer is no secret.
-    host = request.headers.get("Host", "").lower()
-    if host not in hosts and request.path != "/health":
-        abort(421, "This page does not go by that name.")
-    site = request.headers.get("Sec-Fetch-Site", "same-origin")
+    host = request.host.lower()
+    if host not in site.hosts and request.path != "/health":
+        raise _Failure(421, "This page does not go by that name.")
+    site_of_origin = request.headers.get("sec-fetch-site", "same-origin")
     if request.method in _READING:
-        # A link to this page is no harm; anything else that another page does with it is.
-        if site not in ("same-origin", "none") and request.headers.get("Sec-Fetch-Mode") != "navigate":
-            abort(403, "Other pages may not read this one.")
+        # A link to this page does no harm; anything else that another page does with it might.
+        if site_of_origin not in ("same-origin", "none") and request.headers.get("sec-fetch-mode") != "navigate":
+            raise _Failure(403, "Other pages may not read this one.")
         return
-    origin = request.headers.get("Origin")
-    if site != "same-origin" or (origin is not None and origin.lower() != f"{request.scheme}://{host}"):
-        abort(403, "Other pages may not change anything here.")
+    origin = request.headers.get("origin")
+    if site_of_origin != "same-origin" or (origin is not None and origin.lower() != f"{request.scheme}://{host}"):
+        raise _Failure(403, "Other pages may not change anything here.")
     # The types that a form can send are sent to any site without asking it first (Fetch, section 2.2.2).
-    if request.mimetype != "application/json":
-        abort(415, "Send JSON, with Content-Type: application/json.")
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise _Failure(415, "Send JSON, with Content-Type: application/json.")
 
 
-def _is_loopback(address: str | None) -> bool:
+def _is_loopback(address: str) -> bool:
     try:
-        parsed = ipaddress.ip_address(address or "")
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
     # A listener for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
@@ -191,77 +184,124 @@ def _is_loopback(address: str | None) -> bool:
     return (mapped or parsed).is_loopback
 
 
-def _harden(response: Response) -> Response:
-    response.headers.update(_HEADERS)
-    response.headers["Content-Security-Policy"] = _PAGE_POLICY if response.mimetype == "text/html" else _POLICY
-    return response
-
-
 # What is asked and answered
 
 
-def _changes() -> dict[str, Any]:
-    """The body of a PATCH."""
+def _route(site: Site, request: Request) -> _Answer:
+    path = unquote(request.path)
+    method = "GET" if request.method == "HEAD" else request.method
+    # The first pattern that fits, so that a flow's picture is not taken for a flow.
+    found = next(((route, match) for route in _ROUTES if (match := route[1].fullmatch(path))), None)
+    if found is None:
+        raise _Failure(404, "There is no such page. There are /, /rules, /stats, /flows and /health.")
+    (allowed, _, answer), match = found
+    methods = "GET, HEAD, OPTIONS" if allowed == "GET" else f"OPTIONS, {allowed}"
+    if method == "OPTIONS":
+        return _Answer(b"", "text/plain", headers={"Allow": methods})
+    if method != allowed:
+        raise _Failure(405, "Method not allowed.", Allow=methods)
+    return answer(site, request, *match.groups())
+
+
+def _show_page(site: Site, request: Request) -> _Answer:
+    addon = site.addon
+    text = render(addon.enabled, _rules(addon), addon.stats.rows(), addon.stats.latest())
+    # A model may send half a surrogate pair, and for that there is no UTF-8.
+    return _Answer(text.encode(errors="replace"), _HTML)
+
+
+def _show_part(site: Site, request: Request, kind: str) -> _Answer:
+    # By the package's own loader: the package need not be a folder.
+    part = get_data(__package__, f"page.{kind}")
+    assert part is not None
+    return _Answer(part, {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}[kind])
+
+
+def _list_rules(site: Site, request: Request) -> _Answer:
+    return _json(_rules(site.addon))
+
+
+def _change_rule(site: Site, request: Request, name: str) -> _Answer:
+    changes = _changes(request)
     try:
-        changes = jsontext.loads(request.get_data().decode())
+        lines = site.addon.change_rule(name, {key: jsontext.dumps(value).decode() for key, value in changes.items()})
+    except KeyError:
+        raise _Failure(404, f"There is no rule {name!r}.") from None
+    except RecursionError:
+        raise _Failure(400, "nested too deeply for a rule") from None
+    except ValueError as mistake:
+        raise _Failure(400, f"{mistake}") from None
+    return _json({"changed": lines, "rule": next((rule for rule in _rules(site.addon) if rule["name"] == name), None)})
+
+
+def _show_stats(site: Site, request: Request) -> _Answer:
+    return _json(site.addon.stats.rows())
+
+
+def _list_flows(site: Site, request: Request) -> _Answer:
+    limit = parse_qs(request.query, keep_blank_values=True).get("limit", ["200"])[0]
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 6):
+        raise _Failure(400, "The limit is a whole number of flows.")
+    flows = [outcome.as_dict() for outcome in site.addon.stats.latest()[: int(limit)]]
+    # Without the arrivals, which are nearly all of it.
+    return _json([{key: value for key, value in flow.items() if key != "arrivals"} for flow in flows])
+
+
+def _show_flow(site: Site, request: Request, id: str) -> _Answer:
+    return _json(_outcome(site, id).as_dict())
+
+
+def _show_plot(site: Site, request: Request, id: str) -> _Answer:
+    return _Answer(plot(_outcome(site, id)).encode(), "image/svg+xml; charset=utf-8")
+
+
+def _show_health(site: Site, request: Request) -> _Answer:
+    healthy = site.addon.healthy
+    return _json({"ok": healthy, "enabled": site.addon.enabled}, 200 if healthy else 503)
+
+
+_ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., _Answer]], ...]] = (
+    ("GET", re.compile("/"), _show_page),
+    ("GET", re.compile("/page[.](css|js)"), _show_part),
+    ("GET", re.compile("/rules"), _list_rules),
+    ("PATCH", re.compile("/rules/([^/]+)"), _change_rule),
+    ("GET", re.compile("/stats"), _show_stats),
+    ("GET", re.compile("/flows"), _list_flows),
+    ("GET", re.compile("/flows/([^/]+)[.]svg"), _show_plot),
+    ("GET", re.compile("/flows/([^/]+)"), _show_flow),
+    ("GET", re.compile("/health"), _show_health),
+)
+
+
+def _rules(addon: Addon) -> list[dict[str, Any]]:
+    """Every rule in force: its keys as plain JSON values, and `flows`, how many it has taken."""
+    return [
+        {key.name: _plain(getattr(rule, key.name)) for key in fields(rule) if key.init}
+        | {"flows": addon.flow_counts[rule.name]}
+        for rule in addon.rules
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _changes(request: Request) -> dict[str, Any]:
+    """The body of a PATCH."""
+    if request.body is None or len(request.body) > LARGEST_CHANGE:
+        raise _Failure(413, f"The body is larger than {LARGEST_CHANGE:,} bytes.")
+    try:
+        changes = jsontext.loads(request.body.decode())
     except ValueError:
-        abort(400, "The body is not JSON.")
+        raise _Failure(400, "The body is not JSON.") from None
     if not isinstance(changes, dict) or not changes:
-        abort(400, 'The body must be an object with the keys to change, such as {"force_upstream_stream": true}.')
+        example = '{"force_upstream_stream": true}'
+        raise _Failure(400, f"The body must be an object with the keys to change, such as {example}.")
     return changes
 
 
-def _outcome(board: Board, id: str) -> Outcome:
-    found = next((outcome for outcome in board.flows() if outcome.id == id), None)
+def _outcome(site: Site, id: str) -> Outcome:
+    found = next((outcome for outcome in site.addon.stats.latest() if outcome.id == id), None)
     if found is None:
-        abort(404, "There is no such flow, or it is too long ago.")
+        raise _Failure(404, "There is no such flow, or it is too long ago.")
     return found
-
-
-def _without_arrivals(flow: dict[str, Any]) -> dict[str, Any]:
-    del flow["arrivals"]
-    return flow
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(jsontext.dumps(value) + b"\n", status, mimetype="application/json")
-
-
-def _explain(error: HTTPException) -> Response:
-    """An error as a plain sentence: for a program in JSON, for a person who came by browser as text."""
-    words = error.description or error.name
-    said = _SENTENCES.get(error.code or 500, words) if words == type(error).description else words
-    response = _json({"error": said}, error.code or 500)
-    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-        response = Response(f"{said}\n", error.code, mimetype="text/plain")
-    if error.code == 405 and (allowed := getattr(error, "valid_methods", None)):
-        response.headers["Allow"] = ", ".join(sorted(allowed))
-    return response
-
-
-_SENTENCES: Final = {
-    404: "There is no such page. There are /, /rules, /stats, /flows and /health.",
-    405: "That cannot be done with this page.",
-    413: f"The body is larger than {LARGEST_CHANGE:,} bytes.",
-}
-
-
-def _confess(error: Exception) -> Response:
-    # Its message may quote what an upstream sent.
-    logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
-    logger.debug("force-stream: the fault's traceback", exc_info=error)
-    return _json({"error": "A fault of the page itself; the log has its kind."}, 500)
-
-
-# Words for the page
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at))
-
-
-def _figure(value: float | None, unit: str = "") -> str:
-    if value is None:
-        return "–"
-    spelled = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
-    return f"{spelled} {unit}".rstrip()

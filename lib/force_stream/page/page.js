@@ -60,7 +60,7 @@ async function keepFresh() {
       await refresh();
       if (message.textContent.startsWith("mitmproxy")) message.textContent = "";
     } catch {
-      message.textContent = "mitmproxy does not answer; what stands here is what it said last.";
+      message.textContent = "mitmproxy is not responding; this is the last known state.";
     }
   }
 }

@@ -1,34 +1,44 @@
 """Where the page is served: within the proxy, under a host name of its own, and on a port of this machine.
 
-Knows mitmproxy's hooks and options, and WSGI. Must not know what the page shows or who may see it.
+Knows mitmproxy's hooks and options, and tornado's connections. Must not know what the page shows or who may see it.
 """
 
 import asyncio
-import io
+import errno
 import logging
 import os
 import socket
-import sys
-import threading
-from collections.abc import Callable
-from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+import time
+from http import HTTPStatus
+from typing import Any, Final, cast
 
-from flask import Flask
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
-from werkzeug.wrappers import Response
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+    format_timestamp,
+)
+from tornado.iostream import IOStream
+from tornado.tcpserver import TCPServer
 
-from .app import Board, create_app
+from .app import LARGEST_CHANGE, Addon, Request, Site, respond
 
 logger = logging.getLogger("force_stream")
 
 LOOPBACK: Final = "127.0.0.1"
-# Seconds within which the server's thread notices that it shall end; the event loop waits for it.
-_POLL: Final = 0.05
 _OPTIONS: Final = {"force_stream_page", "force_stream_page_port", "force_stream_page_remote"}
 _PORTS: Final = {"http": 80, "https": 443}
+
+# Limits of the port. Each connection has one request, and this many seconds for it and its answer.
+_PATIENCE: Final = 30.0
+_MOST_CONNECTIONS: Final = 100
+_LIMITS: Final = HTTP1ConnectionParameters(no_keep_alive=True, max_header_size=64 * 1024, max_body_size=LARGEST_CHANGE)
 
 
 class Serving:
@@ -38,11 +48,10 @@ class Serving:
     files: an open page asks for news all the time.
     """
 
-    def __init__(self, board: Callable[[], Board]) -> None:
-        """`board` is called once mitmproxy runs, in its event loop."""
-        self._make_board = board
-        self._board: Board | None = None
-        self._app: Flask | None = None
+    def __init__(self, addon: Addon) -> None:
+        self._addon = addon
+        self._running = False
+        self._site: Site | None = None
         self._name = ""
         self._port: _OwnPort | None = None
 
@@ -69,36 +78,33 @@ class Serving:
         )
 
     def running(self) -> None:
-        self._board = self._make_board()
+        self._running = True
         self._serve()
 
     def configure(self, updated: set[str]) -> None:
-        if self._board is not None and updated & _OPTIONS:
+        if self._running and updated & _OPTIONS:
             self._serve()
 
     def done(self) -> None:
-        self._app = self._board = None
+        self._running = False
+        self._site = None
         self._close_port()
 
     def _serve(self) -> None:
         """Serve as the options say now."""
-        assert self._board is not None
         self._name = _canonical(ctx.options.force_stream_page)
         ports = {"", *(f":{port}" for port in _PORTS.values())}
-        names = {f"{name}{port}" for name in (self._name, f"{self._name}.") for port in ports}
-        self._app = create_app(self._board, names, remote=ctx.options.force_stream_page_remote) if self._name else None
+        names = frozenset(f"{name}{port}" for name in (self._name, f"{self._name}.") for port in ports)
+        self._site = Site(self._addon, names, ctx.options.force_stream_page_remote) if self._name else None
         wanted = ctx.options.force_stream_page_port
         if self._port is not None and self._port.number == wanted:
             return
         self._close_port()
         if wanted:
             try:
-                self._port = _OwnPort(self._board, wanted)
+                self._port = _OwnPort(self._addon, wanted)
             except (OSError, OverflowError) as error:
-                reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "there is no such port"
-                logger.warning(
-                    f"force_stream_page_port={wanted}: the page has no port of its own: {reason}. Set another one."
-                )
+                logger.warning(f"port {wanted} {_why_not(error)}, so the page is not served there; choose another port")
             else:
                 logger.info(f"The page of force-stream is at http://{LOOPBACK}:{wanted}/")
 
@@ -113,15 +119,13 @@ class Serving:
         if self._is_for_page(flow):
             raise exceptions.AddonHalt
 
-    async def request(self, flow: http.HTTPFlow) -> None:
-        if self._app is None or flow.response or not self._is_for_page(flow):
+    def request(self, flow: http.HTTPFlow) -> None:
+        if self._site is None or flow.response or not self._is_for_page(flow):
             return
-        try:
-            flow.response = await asyncio.to_thread(_answer, self._app, _environ(flow))
-        except Exception as error:
-            logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
-            logger.debug("force-stream: the fault's traceback", exc_info=error)
-            flow.response = http.Response.make(500, b"A fault of the page itself; the log has its kind.\n")
+        answer = respond(self._site, _request_of(flow))
+        flow.response = http.Response.make(answer.status, answer.body)
+        # It would say how long the body is here, which to HEAD is not how long it is.
+        flow.response.headers = http.Headers([(k.encode(), v.encode()) for k, v in answer.headers.items()])
         raise exceptions.AddonHalt
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -140,7 +144,7 @@ class Serving:
         """
         request = flow.request
         return (
-            self._app is not None
+            self._site is not None
             and flow.live
             and not flow.error
             and request.method != "CONNECT"
@@ -150,92 +154,102 @@ class Serving:
         )
 
 
+def _why_not(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return "does not exist"
+    taken = error.errno == errno.EADDRINUSE
+    return "is already in use" if taken else f"cannot be opened ({os.strerror(error.errno or 0)})"
+
+
 def _canonical(host: str) -> str:
     return host.strip().lower().removesuffix(".")
 
 
-# A flow to WSGI and back. mitmproxy's WSGIApp does the same, but escapes the path twice and serves one at a time.
-
-
-def _environ(flow: http.HTTPFlow) -> dict[str, Any]:
-    """A flow's request as PEP 3333 has it."""
+def _request_of(flow: http.HTTPFlow) -> Request:
     request = flow.request
-    body = request.raw_content or b""
     path, _, query = request.path.partition("?")
-    headers: dict[str, Any] = {}
-    for name in {name.lower() for name in request.headers}:
-        key = name.upper().replace("-", "_")
-        headers[key if name in ("content-type", "content-length") else f"HTTP_{key}"] = request.headers[name]
-    # A header of HTTP/2 says what Host says in HTTP/1.1.
-    headers["HTTP_HOST"] = request.host_header or ""
     peer = flow.client_conn.peername
-    return headers | {
-        "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-        "QUERY_STRING": query,
-        "CONTENT_LENGTH": str(len(body)),
-        "SERVER_NAME": request.host,
-        "SERVER_PORT": str(request.port),
-        "SERVER_PROTOCOL": request.http_version,
-        "REMOTE_ADDR": peer[0] if peer else "",
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": request.scheme,
-        "wsgi.input": io.BytesIO(body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-    }
-
-
-def _answer(app: Flask, environ: dict[str, Any]) -> http.Response:
-    answer = Response.from_app(app, environ)
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    return http.Response.make(answer.status_code, answer.get_data(), headers)
+    return Request(
+        method=request.method,
+        # A header of HTTP/2 says what Host says in HTTP/1.1.
+        host=request.host_header or "",
+        path=path,
+        query=query,
+        headers={name.lower(): request.headers[name] for name in request.headers},
+        body=request.raw_content or b"",
+        peer=peer[0] if peer else "",
+        scheme=request.scheme,
+    )
 
 
 # A port
 
 
-class _OwnPort:
-    """The page on a port of 127.0.0.1, in threads of its own. OSError where the port cannot be had."""
+class _OwnPort(TCPServer, HTTPServerConnectionDelegate):
+    """The page on a port of 127.0.0.1, in mitmproxy's event loop. OSError where the port cannot be had."""
 
-    def __init__(self, board: Board, number: int) -> None:
+    def __init__(self, addon: Addon, number: int) -> None:
+        super().__init__()
         self.number = number
         names = (LOOPBACK, "localhost")
         hosts = {f"{name}:{number}" for name in names} | (set(names) if number == _PORTS["http"] else set())
-        # Bound here, since the server would end the process over a port that is taken.
-        with socket.create_server((LOOPBACK, number)) as bound:
-            self._server: BaseWSGIServer = make_server(
-                LOOPBACK,
-                number,
-                create_app(board, hosts),
-                threaded=True,
-                request_handler=_Handler,
-                fd=bound.fileno(),
-            )
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_POLL,), name="force_stream_page", daemon=True
-        )
-        self._thread.start()
+        self._site = Site(addon, frozenset(hosts))
+        self._connections: dict[object, tuple[IOStream, asyncio.TimerHandle]] = {}
+        bound = socket.create_server((LOOPBACK, number))
+        bound.setblocking(False)
+        self.add_socket(bound)
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            stream.close()
+            return
+        connection = HTTP1ServerConnection(stream, _LIMITS, address[0])
+        timer = asyncio.get_running_loop().call_later(_PATIENCE, stream.close)
+        self._connections[connection] = stream, timer
+        connection.start_serving(self)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        return _Exchange(self._site, cast(HTTP1Connection, request_conn))
+
+    def on_close(self, server_conn: object) -> None:
+        _, timer = self._connections.pop(server_conn)
+        timer.cancel()
 
     def close(self) -> None:
-        """The port is free when this returns."""
-        self._server.shutdown()
-        self._thread.join(10 * _POLL)
+        """The port is free when this returns, and no connection goes on with rules that are no longer in force."""
+        self.stop()
+        for stream, _ in list(self._connections.values()):
+            stream.close()
 
 
-class _Handler(WSGIRequestHandler):
-    # A connection that stays open would outlive its server, and go on with rules that are no more.
-    protocol_version = "HTTP/1.0"
-    server_version = "force-stream"
-    sys_version = ""
-    # Seconds. A client that says nothing holds a thread.
-    timeout = 30
+class _Exchange(HTTPMessageDelegate):
+    """One request on the port and its answer."""
 
-    def version_string(self) -> str:
-        return self.server_version
+    def __init__(self, site: Site, connection: HTTP1Connection) -> None:
+        self._site = site
+        self._connection = connection
+        self._body = bytearray()
 
-    def log(self, type: str, message: str, *args: Any) -> None:
-        """Not a word: an open page asks for news all the time."""
+    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
+        self._start = cast(RequestStartLine, start_line)
+        self._headers = headers
+        length = headers.get("Content-Length", "")
+        if length.isdigit() and (len(length) > 9 or int(length) > LARGEST_CHANGE):
+            self._answer(None)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body += chunk
+
+    def finish(self) -> None:
+        self._answer(bytes(self._body))
+
+    def _answer(self, body: bytes | None) -> None:
+        path, _, query = self._start.path.partition("?")
+        headers = {name.lower(): value for name, value in self._headers.items()}
+        peer = str(self._connection.context)
+        request = Request(self._start.method, headers.get("host", ""), path, query, headers, body, peer)
+        answer = respond(self._site, request)
+        line = ResponseStartLine("HTTP/1.1", answer.status, HTTPStatus(answer.status).phrase)
+        date = {"Date": format_timestamp(time.time())}
+        self._connection.write_headers(line, HTTPHeaders(date | dict(answer.headers)), answer.body)
+        self._connection.finish()
