@@ -29,9 +29,9 @@ demo-newest:  ## the demo on the newest versions, as test-newest
 demo-oldest:  ## the demo on the oldest mitmproxy, as test-oldest
 	@$(MAKE) --no-print-directory demo $(OLDEST)
 
-run: $(VENV)/run  ## the proxy on 127.0.0.1:8080 in front of UPSTREAM=https://… (PORT=…, ARGS=…: mitmdump's)
+run: $(VENV)/run  ## the proxy on 127.0.0.1:8080 in front of UPSTREAM=https://… (PORT=…, RULES=FILE, ARGS=…: mitmdump's)
 ifdef UPSTREAM
-	@PYTHONPATH=lib $(BIN)/python -m force_stream.cli proxy $(UPSTREAM) --port $(PORT) -- $(ARGS)
+	@PYTHONPATH=lib $(BIN)/python -m force_stream.cli proxy '$(UPSTREAM)' --port $(PORT) $(if $(RULES),--rules '$(RULES)') -- $(ARGS)
 else
 	@$(BIN)/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port $(PORT) $(ARGS)
 endif
@@ -100,11 +100,13 @@ $(VENV)/made:
 	@python=$$(sh tools/find_python.sh "$(PYTHON)") && echo "Making $(VENV) with $$python …" && "$$python" -m venv $(VENV)
 	@touch $@
 
-# A stamp for each set of packages, so that a change of its lock is installed before the next run.
+# A stamp for each set of packages, so that a change of its lock is installed before the next run. What an interrupted
+# installation left half of, pip would take for whole: the next one installs all of it again.
 SETS := run test lint bench fuzz oracle build
 $(SETS:%=$(VENV)/%): $(VENV)/%: $(VENV)/made pyproject.toml requirements/%.txt
 	@echo "Installing what $* needs into $(VENV) …"
-	@$(BIN)/python tools/install.py $* $(VERSIONS) && touch $@
+	@again=$$(test -e $(VENV)/unfinished && echo --again); touch $(VENV)/unfinished; \
+		$(BIN)/python tools/install.py $* $(VERSIONS) $$again && rm $(VENV)/unfinished && touch $@
 
 # Where the LiteLLM proxy cannot be installed, the measurement goes on without it.
 $(LITELLM)/made: $(VENV)/made requirements/litellm.txt

@@ -24,6 +24,7 @@ MAY_KNOW_MITMPROXY = {
     *(f"addon/{name}" for name in ("__init__", "commands", "hooks", "mitmweb")),
     "addon.py",
     "cli/mitmproxy_tools",
+    "cli/mitmproxy_script/overrides",
 }
 # mitmproxy's own dependencies, which its standalone binaries have too; the command runs elsewhere.
 MAY_KNOW = {

@@ -21,6 +21,7 @@ from force_stream.cli.proxy import upstream as parse_upstream
 from force_stream.cli.run import allow_pattern
 from harness import Certs, Http1Client, Upstream, event_stream, refused_port
 from harness.record import TIMEOUT
+from ruamel.yaml import YAML
 from samples import CHAT, DOCUMENT, STREAM, request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,6 +187,7 @@ def test_proxy_says_that_its_port_is_taken(tmp_path: Path) -> None:
         ("http://127.0.0.1:8000/", ("http://127.0.0.1:8000", "127.0.0.1:8000", "/v1")),
         ("http://[::1]:8000/api/paas/v4/", ("http://[::1]:8000", "[::1]:8000", "/api/paas/v4")),
         ("HTTPS://LLM.Example.com/V1", ("https://llm.example.com", "llm.example.com", "/V1")),
+        ("https://a.example/v2/chat/completions", ("https://a.example", "a.example", "/v2")),
     ],
 )
 def test_an_upstream_is_its_origin_its_host_and_its_path(url: str, found: tuple[str, str, str]) -> None:
@@ -203,6 +205,11 @@ def test_an_upstream_is_its_origin_its_host_and_its_path(url: str, found: tuple[
         "https://a?b=c",
         "https://me:pw@a",
         "https://a:0",
+        "http//a",
+        "http:/a",
+        "https://a b.c",
+        "https://*.x",
+        "https://h,i",
     ],
 )
 def test_what_is_no_url_of_an_upstream_is_refused_with_an_example(url: str, tmp_path: Path) -> None:
@@ -210,10 +217,34 @@ def test_what_is_no_url_of_an_upstream_is_refused_with_an_example(url: str, tmp_
         parse_upstream(url)
 
 
-def test_an_option_that_the_person_sets_is_not_set_twice() -> None:
-    line = arguments({"a": 1, "b": ["x", "y"], "c": 2}, ["--set", "c=3", "-q"])
-    assert line[:1] == ["-s"]
-    assert line[2:] == ["--set", "a=1", "--set", "b=x", "--set", "b=y", "--set", "c=3", "-q"]
+def test_what_the_person_sets_on_the_command_line_is_not_overridden() -> None:
+    line, variables = arguments({"a": 1, "b": ["x", "y"], "c": 2, "d": 3}, ["--set", "c=3", "--set=d=4", "-q"])
+    assert line[4:] == ["--set", "c=3", "--set=d=4", "-q"]
+    assert json.loads(variables["FORCE_STREAM_OPTIONS"]) == {"a": 1, "b": ["x", "y"]}
+
+
+def test_what_proxy_and_run_set_wins_over_the_persons_config_yaml(
+    upstream: Upstream, application: Path, tmp_path: Path
+) -> None:
+    upstream.answer_always(event_stream(STREAM, size=10))
+    other = tmp_path / "other.yaml"
+    other.write_text("rules:\n- {name: other, hosts: ['*']}\n", encoding="utf-8")
+    config = tmp_path / ".mitmproxy" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text(
+        f"force_stream_rules: {other}\nforce_stream_hosts: [bar.example]\nconnection_strategy: eager\n"
+        "force_stream_page: elsewhere\n",
+        encoding="utf-8",
+    )
+    port = refused_port()
+    with started(tmp_path, "proxy", upstream.url(), "--port", str(port)) as (_, lines):
+        assert not [line for line in lines if "other" in line or "eager" in line]
+        with Http1Client(f"http://127.0.0.1:{port}") as client:
+            assert client.post(CHAT, request()).json() == DOCUMENT
+    config.write_text(config.read_text(encoding="utf-8") + "proxyauth: a:b\nmode: [socks5]\n", encoding="utf-8")
+    url = upstream.url()
+    done = ran("run", "--host", "127.0.0.1", "--", sys.executable, application, f"{url}{CHAT}", home=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)) == (7, DOCUMENT), done.stderr
 
 
 # run
@@ -417,8 +448,8 @@ def test_certificates_that_the_person_named_stay_trusted(
 def test_what_keeps_the_forced_host_from_the_proxy_is_removed_and_all_else_stays(
     changed: Callable[..., dict[str, str]],
 ) -> None:
-    env = changed(NO_PROXY="localhost,.example.com, 10.0.0.0/8", no_proxy="*")
-    assert (env["NO_PROXY"], env["no_proxy"]) == ("localhost, 10.0.0.0/8", "")
+    env = changed(NO_PROXY="localhost,.example.com, 10.0.0.0/8 llm.example.com", no_proxy="*")
+    assert (env["NO_PROXY"], env["no_proxy"]) == ("localhost,10.0.0.0/8", "")
     assert "NO_PROXY" not in changed()
 
 
@@ -530,28 +561,41 @@ def test_path_is_that_of_the_script(tmp_path: Path) -> None:
 # install
 
 
-CONFIG = """\
-# My own settings.
-connection_strategy: lazy  # clear errors
-scripts:
-  - "/opt/other.py"   # stays
-"""
-
-
-def test_install_adds_the_script_once_and_remove_takes_it_out_again(tmp_path: Path) -> None:
-    config = tmp_path / ".mitmproxy" / "config.yaml"
-    config.parent.mkdir()
-    config.write_text(CONFIG)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# My own settings, for later.\n# scripts:\n",
+        '# Mine.\nscripts:\n  - "/opt/other.py"   # stays\n  # so does this\n\nshowhost: true  # and this\n',
+        "scripts: &mine\n- /opt/other.py",
+        "showhost: true\r\nscripts:\r\n- /opt/other.py\r\n",
+    ],
+    ids=["nothing", "comments alone", "comments between", "an anchor, no line end", "CRLF"],
+)
+def test_install_adds_the_script_once_and_remove_leaves_the_file_as_it_was(text: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_bytes(text.encode())
+    arguments = ["install", "--confdir", str(tmp_path)]
     for _ in range(2):
-        assert ran("install", home=tmp_path).returncode == 0
-        text = config.read_text()
-        assert text.count(str(ROOT / "addon.py")) == 1
-        assert all(words in text for words in ("# My own settings.", "lazy  # clear errors", '"/opt/other.py"'))
-    assert ran("install", "--remove", home=tmp_path).returncode == 0
-    assert str(ROOT) not in config.read_text()
-    assert '"/opt/other.py"' in config.read_text()
-    done = ran("install", "--remove", home=tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"{config}: the addon is not in there.\n")
+        assert main(arguments) == 0
+        found = YAML().load(config.read_bytes())["scripts"]
+        assert list(found) == [*(["/opt/other.py"] if "/opt" in text else []), str(ROOT / "addon.py")]
+    assert main([*arguments, "--remove"]) == 0
+    assert config.read_bytes().decode().rstrip("\r\n") == text.rstrip("\r\n")
+
+
+def test_remove_says_that_there_is_nothing_to_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["install", "--remove", "--confdir", str(tmp_path)]) == 0
+    assert "the addon is not in there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("empty", ["scripts:\n", "scripts: []\n", "scripts: null  # none\n"])
+def test_an_empty_list_of_scripts_takes_the_script(empty: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(empty, encoding="utf-8")
+    assert main(["install", "--confdir", str(tmp_path)]) == 0
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert list(YAML().load(text)["scripts"]) == [str(ROOT / "addon.py")]
+    assert ("# none" in text) == ("# none" in empty)
 
 
 def test_a_mitmdump_after_install_has_the_addon_without_being_told(tmp_path: Path) -> None:
@@ -579,14 +623,14 @@ def test_a_configuration_that_is_a_link_stays_one_and_keeps_its_mode(tmp_path: P
 
 def test_a_script_of_another_environment_is_replaced(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("scripts: [/old/site-packages/force_stream/script/addon.py]\n")
+    config.write_text("scripts:\n- /old/site-packages/force_stream/script/addon.py\n", encoding="utf-8")
     assert main(["install", "--confdir", str(tmp_path)]) == 0
     assert "/old/" not in config.read_text()
     assert str(ROOT / "addon.py") in config.read_text()
 
 
-@pytest.mark.parametrize("text", ["scripts: [", "- a\n", "scripts: addon.py\n", b"\xff"])
-def test_a_configuration_that_mitmproxy_cannot_read_either_stays_as_it_is(
+@pytest.mark.parametrize("text", ["scripts: [", "- a\n", "scripts: addon.py\n", "scripts: [/opt/other.py]\n", b"\xff"])
+def test_a_configuration_that_cannot_be_changed_safely_stays_as_it_is(
     text: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.yaml"

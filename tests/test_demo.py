@@ -103,7 +103,7 @@ def test_missing_mitmdump_is_said_in_a_sentence(python_beside: tuple[str, Path])
     done = run(python)
     assert done.returncode == 1
     assert done.stderr.startswith("The demo failed: mitmdump is not installed beside ")
-    assert "make demo" in done.stderr
+    assert "make clean demo" in done.stderr
     assert "Traceback" not in done.stderr
 
 

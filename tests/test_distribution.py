@@ -76,7 +76,7 @@ def test_the_wheel_works_in_an_empty_environment_with_the_locked_versions(
     script = Path(command("path").strip())
     assert script.is_relative_to(environment)
     assert script.is_file()
-    assert "no rule forces anything" not in command("check", f"{script.with_name('rules.yaml')}")
+    assert command("check", f"{script.with_name('rules.yaml')}") == ""
     ask = (
         "import sys, urllib.request; "
         f"ask = urllib.request.Request('{upstream.url()}{CHAT}', b'{{}}', {{'Content-Type': 'application/json'}}); "

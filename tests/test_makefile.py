@@ -150,8 +150,9 @@ def test_the_package_that_debian_puts_venv_into_is_named(bin_: Path, make: Make)
     [
         ((), ".venv/bin/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port 8080"),
         (("PORT=9000", "ARGS=-w flows"), "… --listen-port 9000 -w flows"),
-        (("UPSTREAM=https://a.example/v2",), "… -m force_stream.cli proxy https://a.example/v2 --port 8080 --"),
-        (("UPSTREAM=a.example", "PORT=9", "ARGS=-q"), "… proxy a.example --port 9 -- -q"),
+        (("UPSTREAM=https://a.example/v2",), "… -m force_stream.cli proxy 'https://a.example/v2' --port 8080 --"),
+        (("UPSTREAM=a.example", "PORT=9", "ARGS=-q"), "… proxy 'a.example' --port 9 -- -q"),
+        (("UPSTREAM=a&b", "RULES=my rules.yaml"), "… proxy 'a&b' --port 8080 --rules 'my rules.yaml' --"),
     ],
 )
 def test_make_run_starts_the_addon_or_a_proxy_for_an_upstream(variables: tuple[str, ...], line: str) -> None:

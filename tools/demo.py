@@ -152,7 +152,7 @@ class Mitmdump:
         program = program or shutil.which("mitmdump", path=str(Path(sys.executable).parent))
         if program is None:
             raise DemoError(
-                f"mitmdump is not installed beside {sys.executable}. `make demo` sets up an environment that has it."
+                f"mitmdump is not installed beside {sys.executable}. `make clean demo` makes that environment anew."
             )
         self._folder = tempfile.TemporaryDirectory(prefix="force-stream-demo-", ignore_cleanup_errors=True)
         rules = Path(self._folder.name, "rules.yaml")
@@ -179,7 +179,9 @@ class Mitmdump:
             )
         except OSError as error:
             self._folder.cleanup()
-            raise DemoError(f"{self._command[0]} cannot be started: {error.strerror}.") from error
+            raise DemoError(
+                f"{self._command[0]} cannot be started: {error.strerror}. If the checkout was moved: make clean demo"
+            ) from error
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         return self

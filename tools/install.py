@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Install sets of packages, exactly as locked in requirements/.")
     parser.add_argument("sets", nargs="+", metavar="SET", help=f"{', '.join(known)}; or PACKAGE==VERSION")
     parser.add_argument("--newest", action="store_true", help="the newest versions that pyproject.toml allows")
+    parser.add_argument("--again", action="store_true", help="install what is there already once more")
     options = parser.parse_args(arguments)
     versions = [name for name in options.sets if "==" in name]
     names = [name for name in options.sets if name not in versions]
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         what = ["--upgrade", "--upgrade-strategy", "eager", *packages, *versions]
     else:
         what = ["--require-hashes", *(part for name in names for part in ("--requirement", str(lock(name))))]
+    if options.again:
+        what.append("--force-reinstall")
     return subprocess.run([*PIP, *what], check=False).returncode
 
 

@@ -190,7 +190,9 @@ class ForceStream:
                 logger.info(line)
         self.rules = rules
         if not any(rule.force_upstream_stream or rule.learn for rule in rules):
-            where = f"set force_upstream_stream: true in a rule of {self._path}, or " if self._path else ""
+            # The default file came with the addon, and an update would take an edit of it away.
+            own = self._path if self._path != self._default_rules else None
+            where = f"set force_upstream_stream: true in a rule of {own}, or " if own else ""
             logger.warning(
                 f"force-stream: no rule forces anything, so every request goes out as it came. To change that, {where}"
                 f"name the upstream: --set {HOSTS_OPTION}=llm.example.com"

@@ -6,6 +6,7 @@ program is started.
 
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -56,7 +57,7 @@ def proxied(
     for name in _NO_PROXY:
         if name in environ:
             changed[name] = ",".join(
-                entry for entry in environ[name].split(",") if not any(covers(entry.strip(), host) for host in hosts)
+                entry for entry in re.split(r"[,\s]+", environ[name]) if not any(covers(entry, host) for host in hosts)
             )
     certificate = authority.read_bytes()
     bundles: dict[bytes, Path] = {}

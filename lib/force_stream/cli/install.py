@@ -3,10 +3,11 @@
 Knows that file's key `scripts`; all else in it, comments too, stays as it is.
 """
 
+import json
 import os
+import re
 import sys
 import tempfile
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,8 @@ def install(confdir: str) -> int:
     """Add the script. The exit code."""
     path = _config(confdir)
     try:
-        config = _read(path)
-        scripts = [each for each in config.get("scripts") or [] if not _is_ours(each)]
-        config["scripts"] = [*scripts, str(script())]
-        _write(path, config)
+        text = _without(_read(path))
+        _write(path, _with(text))
     except (OSError, ValueError) as error:
         return _failed(path, error)
     print(f"{path}: mitmproxy, mitmdump and mitmweb load {script()} from now on.")
@@ -35,17 +34,12 @@ def remove(confdir: str) -> int:
     """Take the script out. The exit code."""
     path = _config(confdir)
     try:
-        config = _read(path) if path.exists() else {}
-        scripts = config.get("scripts") or []
-        kept = [each for each in scripts if not _is_ours(each)]
-        if len(kept) == len(scripts):
+        text = _read(path)
+        kept = _without(text)
+        if kept == text:
             print(f"{path}: the addon is not in there.")
             return 0
-        if kept:
-            config["scripts"] = kept
-        else:
-            del config["scripts"]
-        _write(path, config)
+        _write(path, kept)
     except (OSError, ValueError) as error:
         return _failed(path, error)
     print(f"{path}: mitmproxy no longer loads the addon.")
@@ -64,35 +58,79 @@ def _is_ours(entry: object) -> bool:
     return entry == str(script()) or Path(str(entry)).parts[-3:] == ("force_stream", "script", "addon.py")
 
 
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096  # long values are not folded
-    return yaml
-
-
-def _read(path: Path) -> Any:
+def _read(path: Path) -> str:
     try:
-        config = _yaml().load(path.read_text(encoding="utf-8")) if path.exists() else None
-    except (YAMLError, UnicodeDecodeError) as error:
+        text = path.read_bytes().decode() if path.exists() else ""
+    except UnicodeDecodeError as error:
         raise ValueError("it is not YAML; fix it first") from error
-    if config is None:
-        config = {}
-    if not isinstance(config, dict) or not isinstance(config.get("scripts") or [], list):
+    _scripts(text)
+    return text
+
+
+def _scripts(text: str) -> Any:
+    """The list under `scripts`; None where there is none. ValueError for what is not a file of options."""
+    try:
+        config = YAML().load(text)
+    except YAMLError as error:
+        raise ValueError("it is not YAML; fix it first") from error
+    scripts = config.get("scripts") if isinstance(config, dict) else None
+    if not isinstance(config, dict | None) or not isinstance(scripts, list | None):
         raise ValueError("it is not a file of mitmproxy's options")
-    return config
+    return scripts
 
 
-def _write(path: Path, config: Any) -> None:
+def _with(text: str) -> str:
+    """The text with our entry, behind those that are there."""
+    entry = f"- {_spelled(str(script()))}\n"
+    scripts = _scripts(text)
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    if scripts:
+        last, _ = scripts.lc.item(len(scripts) - 1)
+        indent, dash, _ = lines[last].partition("-")
+        if scripts.fa.flow_style() or not dash or indent.strip():
+            raise ValueError(f"add {script()} to the list of scripts by hand: it is written in one line")
+        lines.insert(last + 1, indent + entry)
+    else:
+        heading = next((number for number, line in enumerate(lines) if re.match("scripts *:", line)), None)
+        if heading is None:
+            lines.append("scripts:\n")
+            heading = len(lines) - 1
+        lines[heading] = re.sub(r"^(scripts *:) *(\[ *\]|null|~)?", r"\1", lines[heading])
+        lines.insert(heading + 1, entry)
+    return "".join(lines)
+
+
+def _without(text: str) -> str:
+    """The text without our entries, and without a list that has nothing else."""
+    scripts = _scripts(text)
+    ours = [number for number, entry in enumerate(scripts or []) if _is_ours(entry)]
+    if not ours:
+        return text
+    if scripts.fa.flow_style():
+        raise ValueError(f"take {script()} out of the list of scripts by hand: it is written in one line")
+    lines = text.splitlines(keepends=True)
+    for number in reversed(ours):
+        del lines[scripts.lc.item(number)[0]]
+    left = "".join(lines)
+    if len(ours) == len(scripts):
+        left = re.sub(r"^scripts *: *\n", "", left, flags=re.MULTILINE)
+    return left
+
+
+def _spelled(entry: str) -> str:
+    """A path as YAML: plain where that is safe."""
+    return entry if re.fullmatch(r"[\w./\\-][\w./\\: -]*", entry) and ": " not in entry else json.dumps(entry)
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    text = StringIO()
-    if config:
-        _yaml().dump(config, text)
     # Whole or not at all: mitmproxy does not start with half a file. What a link leads to is replaced, not the link.
     target = path.resolve()
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", delete=False) as new:
-        new.write(text.getvalue())
+    with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", newline="", delete=False) as new:
+        new.write(text)
     try:
         os.chmod(new.name, mode)
         os.replace(new.name, target)

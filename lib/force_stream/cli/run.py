@@ -15,18 +15,20 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from ..rules.file import RulesError, parse_rules
 from ..rules.rule import HOSTS_OPTION, Rule
+from ..wire import jsontext
 from .environment import proxied
-from .mitmproxy_tools import LOOPBACK, arguments, command, free_port
+from .mitmproxy_tools import LOOPBACK, arguments, command, free_ports, web_options
 
 # The exit code where the command was not run because of us, as env(1) and timeout(1) have it.
 PROXY_FAILED: Final = 125
 # Seconds. A first start compiles all of mitmproxy.
 _START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 10.0
+_ANSWER_TIMEOUT: Final = 10.0
 _POLL: Final = 0.05
 # The page under its name: asked through the proxy, it says that this proxy runs and has rules.
 _PAGE: Final = "force.stream"
@@ -47,19 +49,47 @@ def run(words: Sequence[str], hosts: Sequence[str], ui: str, rules: str | None, 
             raise _CannotRunError("no command: put it behind --, as in force-stream run -- python app.py", 2)
         program = _program(words[0])
         forced = list(hosts) or _hosts_of(rules)
-        if other := os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-            via = f"--set mode=upstream:{other.rpartition('@')[2]}"
-            print(f"force-stream: the proxy of HTTPS_PROXY is not used; to go through it, add {via}", file=sys.stderr)
+        _warn_of_another_proxy(settings)
+        console = ui == "console"
+        output = _output_file() if console else None
         with (
             tempfile.TemporaryDirectory(prefix="force-stream-", ignore_cleanup_errors=True) as folder,
             _Proxy(forced, hosts, ui, rules, settings) as proxy,
         ):
             env = proxied(os.environ, proxy.url, proxy.authority, forced, Path(folder))
-            print(f"force-stream: forcing {', '.join(forced)}; the page: {proxy.page}", file=sys.stderr, flush=True)
-            return _foreground([program, *words[1:]], env, detached=ui == "console")
+            if not console:  # which has the terminal
+                print(f"force-stream: forcing {', '.join(forced)}; the page: {proxy.page}", file=sys.stderr, flush=True)
+            code = _foreground([program, *words[1:]], env, output)
+            idle = proxy.took_nothing()
+        if output is not None:
+            print(f"force-stream: the output of {words[0]} is in {output.name}", file=sys.stderr)
+        if idle:
+            print(
+                f"force-stream: no request that a rule takes came through the proxy. Does {words[0]} use the proxy of "
+                "its environment? Node.js does from version 22.21 or 24 on; see docs/modes.md.",
+                file=sys.stderr,
+            )
+        return code
     except _CannotRunError as problem:
         print(f"force-stream run: {problem}", file=sys.stderr)
         return problem.code
+
+
+def _warn_of_another_proxy(settings: Sequence[str]) -> None:
+    names = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+    named = next((name for name in names if os.environ.get(name)), "")
+    if not named or any(setting.startswith("mode=") for setting in settings):
+        return
+    # Without its credentials.
+    scheme, _, rest = os.environ[named].rpartition("://")
+    way = ""
+    if scheme in ("http", "https"):
+        way = f"; to go through it, add --set mode=upstream:{scheme}://{rest.rpartition('@')[2]}"
+    print(f"force-stream: the proxy of {named} is not used{way}", file=sys.stderr)
+
+
+def _output_file() -> IO[bytes]:
+    return tempfile.NamedTemporaryFile(prefix="force-stream-run-", suffix=".log", delete=False)
 
 
 def _program(name: str) -> str:
@@ -98,12 +128,13 @@ class _Proxy:
             Rule(HOSTS_OPTION, tuple(hosts))
         except ValueError as error:
             raise _CannotRunError(f"{error}; write it as in --host llm.example.com", 2) from error
-        self._port = free_port(ui)
-        self._page_port = free_port(ui)
+        self._port, self._page_port = free_ports(2)
         self._console = ui == "console"
         confdir = next((each.partition("=")[2] for each in settings if each.startswith("confdir=")), "~/.mitmproxy")
         self.authority = Path(confdir).expanduser() / "mitmproxy-ca-cert.pem"
-        options: Mapping[str, Any] = {
+        options: Mapping[str, Any] = web_options(ui) | {
+            "proxyauth": None,
+            "force_stream_page": _PAGE,
             "allow_hosts": [allow_pattern(host) for host in intercepted],
             "connection_strategy": "lazy",
             "flow_detail": 0,
@@ -111,10 +142,13 @@ class _Proxy:
             "force_stream_rules": rules or "",
             "force_stream_page_port": self._page_port,
         }
-        listen = ["--listen-host", LOOPBACK, "--listen-port", str(self._port)]
-        self._command = command(
-            ui, arguments(options, [*listen, *(word for each in settings for word in ("--set", each))])
-        )
+        more = ["--listen-host", LOOPBACK, "--listen-port", str(self._port)]
+        if not any(setting.startswith("mode=") for setting in settings):
+            more += ["--mode", "regular"]
+        for setting in settings:
+            more += ["--set", setting]
+        line, self._variables = arguments(options, more)
+        self._command = command(ui, line)
 
     @property
     def url(self) -> str:
@@ -129,7 +163,7 @@ class _Proxy:
         apart: dict[str, Any] = {} if self._console else {"stdin": subprocess.PIPE, "stdout": sys.stderr.fileno()}
         if not self._console and os.name == "posix":
             apart["start_new_session"] = True
-        self._process = subprocess.Popen(self._command, **apart)
+        self._process = subprocess.Popen(self._command, env=os.environ | self._variables, **apart)
         try:
             self._wait()
         except BaseException:
@@ -157,12 +191,22 @@ class _Proxy:
             time.sleep(_POLL)
 
     def _is_healthy(self) -> bool:
-        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=_STOP_TIMEOUT)
+        return self._ask("/health") is not None
+
+    def took_nothing(self) -> bool:
+        """Whether no rule has taken a request."""
+        rules = self._ask("/rules")
+        return rules is not None and not any(rule["flows"] for rule in jsontext.loads(rules.decode()))
+
+    def _ask(self, path: str) -> bytes | None:
+        """What the page answers, through the proxy; None where it does not."""
+        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=_ANSWER_TIMEOUT)
         try:
-            connection.request("GET", f"http://{_PAGE}/health", headers={"Host": _PAGE})
-            return connection.getresponse().status == 200
+            connection.request("GET", f"http://{_PAGE}{path}", headers={"Host": _PAGE})
+            answer = connection.getresponse()
+            return answer.read() if answer.status == 200 else None
         except (OSError, http.client.HTTPException):
-            return False
+            return None
         finally:
             connection.close()
 
@@ -180,17 +224,16 @@ def allow_pattern(host: str) -> str:
     return rf"^\[?{pattern}\]?:{port.replace('*', r'\d+')}$"
 
 
-def _foreground(words: Sequence[str], env: Mapping[str, str], *, detached: bool) -> int:
+def _foreground(words: Sequence[str], env: Mapping[str, str], output: IO[bytes] | None) -> int:
     """Run a command as a shell does: the terminal is its own, and so are the signals that are meant to stop it.
 
-    `detached`: the terminal is taken, so its output goes to a file, whose name is printed at the end.
+    `output`: where the terminal is taken, the command gets this file in its place, and a session of its own.
     """
-    output: dict[str, Any] = {}
-    if detached:
-        log = tempfile.NamedTemporaryFile("w", prefix="force-stream-run-", suffix=".log", delete=False)  # noqa: SIM115
-        output = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+    apart: dict[str, Any] = {}
+    if output is not None:
+        apart = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "start_new_session": True}
     try:
-        process = subprocess.Popen(list(words), env=dict(env), **output)
+        process = subprocess.Popen(list(words), env=dict(env), **apart)
     except OSError as error:
         raise _CannotRunError(f"{words[0]} cannot be run: {error.strerror}", 126) from error
 
@@ -204,7 +247,6 @@ def _foreground(words: Sequence[str], env: Mapping[str, str], *, detached: bool)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, pass_on)
     code = process.wait()
-    if detached:
-        log.close()
-        print(f"The output of {words[0]} is in {log.name}", file=sys.stderr)
+    if output is not None:
+        output.close()
     return code if code >= 0 else 128 - code

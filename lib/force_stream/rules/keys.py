@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..answer.quirks import QUIRKS
 from ..endpoints import ENDPOINTS
 from .hosts import compile_host
-from .rule import compile_filter
+from .rule import HOSTS_OPTION, compile_filter
 from .values import (
     MistakeError,
     Node,
@@ -44,6 +44,8 @@ def _name(node: Node) -> str:
     name = text(node)
     if len(name) > 80 or not NAME.fullmatch(name):
         raise expected("a name of letters, digits, spaces and . _ + -, 80 at most", node)
+    if name == HOSTS_OPTION:
+        raise MistakeError(f"the rule that mitmproxy's option {HOSTS_OPTION} makes has this name", node)
     return name
 
 
