@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 def _register_package() -> str:
     """Make `force_stream` this file's package, without a place on the path that other modules could be found in.
 
-    Returns what is wrong, "" where nothing is.
+    Returns what is wrong, in words; "" if nothing is.
     """
     # The first is a checkout; in a wheel, this file lies in a folder of the package.
     for folder in (HERE / "lib" / "force_stream", HERE.parent):
@@ -41,7 +41,7 @@ def _register_package() -> str:
 
 
 def _too_old() -> str:
-    """What is too old here; "" where nothing is."""
+    """What is too old, in words; "" if nothing is."""
     from mitmproxy.version import VERSION
 
     if sys.version_info >= (3, 12) and int(VERSION.split(".")[0]) >= 12:

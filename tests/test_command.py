@@ -316,9 +316,9 @@ def test_run_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "problem"),
     [
-        (["run"], 2, "no command: put it behind --"),
+        (["run"], 2, "no command: put it after --"),
         (["run", "--", sys.executable], 2, "name the upstream's host (--host llm.example.com), or a rules file"),
-        (["run", "--host", "a.example", "--", "no-such-command"], 127, "there is no command no-such-command"),
+        (["run", "--host", "a.example", "--", "no-such-command"], 127, "no-such-command: command not found"),
         (["run", "--host", "a.example", "--", "./app.py"], 126, "./app.py cannot be executed"),
         (["run", "--host", "https://a.example/", "--", sys.executable], 2, "not a host: 'https://a.example/'"),
         (["run", "--rules", "none.yaml", "--", sys.executable], 125, "the rules cannot be read: No such file"),

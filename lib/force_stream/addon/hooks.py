@@ -177,7 +177,7 @@ class ForceStream:
             )
             if self._file_rules is not None:
                 raise exceptions.OptionsError(problem) from error
-            logger.error(problem)  # at the start mitmproxy would show a traceback; so it exits with this line
+            logger.error(problem)  # while it starts, an exception would be a traceback; mitmproxy exits with this line
 
     def _put_in_force(self, file_rules: tuple[Rule, ...] | None = None) -> None:
         """The file's rules (None: as they are), and behind them the option's hosts."""

@@ -18,10 +18,10 @@ _UIS = ("dump", "web", "console")
 _EPILOG = """\
 exit codes:
   0    done
-  1    a mistake or a failure, which was printed
+  1    it failed, and said why
   2    wrong arguments
   run ends with its command's exit code (128 + N where signal N ended it), or with
-  125  where the proxy failed, 126 where the command cannot be run, 127 where there is none
+  125  if the proxy failed, 126 if the command cannot be run, 127 if it was not found
 """
 
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str] | None]:
-    """What is before the first `--`, and what is behind it; None where there is none."""
+    """What comes before the first `--`, and what comes after it; None if there is no `--`."""
     if "--" not in arguments:
         return arguments, None
     at = arguments.index("--")
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = add(
         "check",
-        "list every mistake in a rules file, or else what each rule will do",
+        "list every mistake in a rules file; if there is none, say what each rule will do",
         "force-stream check my-rules.yaml",
         _check,
     )
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
     install = add(
         "install",
-        "have every mitmproxy of yours load the addon, by its config.yaml",
+        "load the addon in every mitmproxy, through its config.yaml",
         "force-stream install --remove",
         _install,
     )

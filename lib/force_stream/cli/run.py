@@ -46,7 +46,7 @@ def run(words: Sequence[str], hosts: Sequence[str], ui: str, rules: str | None, 
     """Start the proxy and the command, and return the command's exit code when it has ended."""
     try:
         if not words:
-            raise _CannotRunError("no command: put it behind --, as in force-stream run -- python app.py", 2)
+            raise _CannotRunError("no command: put it after --, as in force-stream run -- python app.py", 2)
         program = _program(words[0])
         forced = list(hosts) or _hosts_of(rules)
         _warn_of_another_proxy(settings)
@@ -98,7 +98,7 @@ def _program(name: str) -> str:
         return found
     if os.path.exists(name):
         raise _CannotRunError(f"{name} cannot be executed", 126)
-    raise _CannotRunError(f"there is no command {name}", 127)
+    raise _CannotRunError(f"{name}: command not found", 127)
 
 
 def _hosts_of(rules: str | None) -> list[str]:
