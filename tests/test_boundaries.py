@@ -26,11 +26,12 @@ MAY_KNOW_MITMPROXY = {
     "cli/mitmproxy_tools",
     "cli/mitmproxy_script/overrides",
 }
-# mitmproxy's own dependencies, which its standalone binaries have too; the command runs elsewhere.
+# mitmproxy's own dependencies, which its standalone binaries have too (but for tornado, which mitmweb alone brings); the
+# command runs elsewhere.
 MAY_KNOW = {
     "wire/encodings": {"brotli"},
     "proxy/chunked": {"h11"},
-    "page/server": {"tornado"},
+    "page/server": {"h11"},
     "cli/environment": {"certifi"},
     "cli/install": {"ruamel"},
 }

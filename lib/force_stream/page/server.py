@@ -1,6 +1,6 @@
 """Where the page is served: within the proxy, under a host name of its own, and on a port of this machine.
 
-Knows mitmproxy's hooks and options, and tornado's connections. Must not know what the page shows or who may see it.
+Knows mitmproxy's hooks and options, and how h11 reads a request. Must not know what the page shows or who may see it.
 """
 
 import asyncio
@@ -8,24 +8,13 @@ import errno
 import logging
 import os
 import socket
-import time
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Final
 
+import h11
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
-from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
-from tornado.httputil import (
-    HTTPConnection,
-    HTTPHeaders,
-    HTTPMessageDelegate,
-    HTTPServerConnectionDelegate,
-    RequestStartLine,
-    ResponseStartLine,
-    format_timestamp,
-)
-from tornado.iostream import IOStream
-from tornado.tcpserver import TCPServer
 
 from .app import LARGEST_CHANGE, Addon, Request, Site, respond
 
@@ -38,7 +27,8 @@ _PORTS: Final = {"http": 80, "https": 443}
 # Limits of the port. Each connection has one request, and this many seconds for it and its answer.
 _PATIENCE: Final = 30.0
 _MOST_CONNECTIONS: Final = 100
-_LIMITS: Final = HTTP1ConnectionParameters(no_keep_alive=True, max_header_size=64 * 1024, max_body_size=LARGEST_CHANGE)
+_LARGEST_HEAD: Final = 64 * 1024
+_READ: Final = 64 * 1024
 
 
 class Serving:
@@ -185,71 +175,84 @@ def _request_of(flow: http.HTTPFlow) -> Request:
 # A port
 
 
-class _OwnPort(TCPServer, HTTPServerConnectionDelegate):
+class _OwnPort:
     """The page on a port of 127.0.0.1, in mitmproxy's event loop. OSError where the port cannot be had."""
 
     def __init__(self, addon: Addon, number: int) -> None:
-        super().__init__()
         self.number = number
         names = (LOOPBACK, "localhost")
         hosts = {f"{name}:{number}" for name in names} | (set(names) if number == _PORTS["http"] else set())
         self._site = Site(addon, frozenset(hosts))
-        self._connections: dict[object, tuple[IOStream, asyncio.TimerHandle]] = {}
-        bound = socket.create_server((LOOPBACK, number))
-        bound.setblocking(False)
-        self.add_socket(bound)
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._socket = socket.create_server((LOOPBACK, number))
+        self._server: asyncio.Server | None = None
+        self._task = asyncio.get_running_loop().create_task(self._listen())
 
-    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, sock=self._socket)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= _MOST_CONNECTIONS:
-            stream.close()
+            writer.close()
             return
-        connection = HTTP1ServerConnection(stream, _LIMITS, address[0])
-        timer = asyncio.get_running_loop().call_later(_PATIENCE, stream.close)
-        self._connections[connection] = stream, timer
-        connection.start_serving(self)
+        self._connections.add(writer)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._answer(reader, writer)
+        except (OSError, TimeoutError, h11.ProtocolError):
+            pass  # a client that left, was too slow, or does not speak HTTP
+        finally:
+            self._connections.discard(writer)
+            writer.close()
 
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        return _Exchange(self._site, cast(HTTP1Connection, request_conn))
-
-    def on_close(self, server_conn: object) -> None:
-        _, timer = self._connections.pop(server_conn)
-        timer.cancel()
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
+        request = await _read_request(connection, reader, str(writer.get_extra_info("peername")[0]))
+        if request is None:
+            return
+        answer = respond(self._site, request)
+        headers = [*answer.headers.items(), ("Date", formatdate(usegmt=True)), ("Connection", "close")]
+        head = h11.Response(
+            status_code=answer.status, headers=headers, reason=HTTPStatus(answer.status).phrase.encode()
+        )
+        writer.write((connection.send(head) or b"") + answer.body)
+        writer.write_eof()
+        await writer.drain()
+        if request.body is None:
+            # A connection that is closed over unread bytes takes the answer with it (RFC 9112, section 9.6).
+            while await reader.read(_READ):
+                pass
 
     def close(self) -> None:
         """The port is free when this returns, and no connection goes on with rules that are no longer in force."""
-        self.stop()
-        for stream, _ in list(self._connections.values()):
-            stream.close()
+        self._task.cancel()
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+        for writer in list(self._connections):
+            writer.transport.abort()
 
 
-class _Exchange(HTTPMessageDelegate):
-    """One request on the port and its answer."""
-
-    def __init__(self, site: Site, connection: HTTP1Connection) -> None:
-        self._site = site
-        self._connection = connection
-        self._body = bytearray()
-
-    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
-        self._start = cast(RequestStartLine, start_line)
-        self._headers = headers
-        length = headers.get("Content-Length", "")
-        if length.isdigit() and (len(length) > 9 or int(length) > LARGEST_CHANGE):
-            self._answer(None)
-
-    def data_received(self, chunk: bytes) -> None:
-        self._body += chunk
-
-    def finish(self) -> None:
-        self._answer(bytes(self._body))
-
-    def _answer(self, body: bytes | None) -> None:
-        path, _, query = self._start.path.partition("?")
-        headers = {name.lower(): value for name, value in self._headers.items()}
-        peer = str(self._connection.context)
-        request = Request(self._start.method, headers.get("host", ""), path, query, headers, body, peer)
-        answer = respond(self._site, request)
-        line = ResponseStartLine("HTTP/1.1", answer.status, HTTPStatus(answer.status).phrase)
-        date = {"Date": format_timestamp(time.time())}
-        self._connection.write_headers(line, HTTPHeaders(date | dict(answer.headers)), answer.body)
-        self._connection.finish()
+async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader, peer: str) -> Request | None:
+    """The connection's request, without its body where that is too large; None where none comes."""
+    head: h11.Request | None = None
+    body: bytearray | None = bytearray()
+    while body is not None:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(_READ))
+        elif isinstance(event, h11.Request):
+            head = event
+            length = dict(event.headers).get(b"content-length", b"0")
+            body = None if int(length) > LARGEST_CHANGE else body
+        elif isinstance(event, h11.Data):
+            body += event.data
+            body = None if len(body) > LARGEST_CHANGE else body
+        else:
+            break
+    if head is None:
+        return None
+    path, _, query = head.target.decode("ascii").partition("?")
+    headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
+    content = None if body is None else bytes(body)
+    return Request(head.method.decode("ascii"), headers.get("host", ""), path, query, headers, content, peer)
