@@ -26,8 +26,8 @@ MAY_KNOW_MITMPROXY = {
     "cli/mitmproxy_tools",
     "cli/mitmproxy_script/overrides",
 }
-# mitmproxy's own dependencies, which its standalone binaries have too (but for tornado, which mitmweb alone brings); the
-# command runs elsewhere.
+# mitmproxy's own dependencies, which its standalone binaries have too. tornado is not one: mitmweb alone brings it.
+# The command runs elsewhere.
 MAY_KNOW = {
     "wire/encodings": {"brotli"},
     "proxy/chunked": {"h11"},
