@@ -17,7 +17,10 @@ RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
 
 # No law depends on the speed of the machine. HYPOTHESIS_PROFILE=thorough looks further.
 # Signals, terminals, shells, HAProxy and systemd: what these are about is not there on Windows.
-collect_ignore = ["test_console.py", "test_demo.py", "test_deploy.py", "test_image.py", "test_makefile.py"]
+collect_ignore = [
+    "e2e/test_console.py",
+    *(f"project/test_{name}.py" for name in ("demo", "deploy", "image", "makefile")),
+]
 if sys.platform != "win32":
     collect_ignore.clear()
 

@@ -1,6 +1,6 @@
 """Play every fault that the tests know, and print what the client gets as a table in Markdown.
 
-Exit code 1 where an outcome is not the one that the tests expect. The table of faults is tests/faults.py.
+Exit code 1 where an outcome is not the one that the tests expect. The table of faults is tests/harness/faults.py.
 """
 
 import importlib
@@ -15,7 +15,7 @@ INTRODUCTION: Final = """\
 # What the client gets when the upstream fails
 
 Every row is played over real sockets against mitmproxy {version}, to an HTTP/1.1 client and to an HTTP/2 client; both
-get the same unless the row says otherwise. `make faults` writes this file, and `tests/test_faults.py` asserts each row:
+get the same unless the row says otherwise. `make faults` writes this file, and `tests/e2e/test_faults.py` asserts each:
 the status, body and headers, what the flow shows, that the connection to the upstream is closed where it must be, and
 that the next request on the client's connection works.
 
@@ -33,7 +33,7 @@ that the next request on the client's connection works.
 
 def main() -> int:
     sys.path.insert(0, str(TESTS))
-    faults: Any = importlib.import_module("faults")
+    faults: Any = importlib.import_module("harness.faults")
     certs: Any = importlib.import_module("harness").Certs
     with tempfile.TemporaryDirectory() as folder:
         table, problems = faults.matrix(certs(Path(folder)), Path(folder), lambda line: print(line, file=sys.stderr))

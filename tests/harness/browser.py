@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.paths import ROOT
 from harness.record import TIMEOUT
 from harness.tools import needs_packages, needs_tool
 
-ROOT = Path(__file__).parent.parent.parent
 DRIVER = ROOT / "tests" / "browser"
 
 

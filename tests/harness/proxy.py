@@ -27,11 +27,11 @@ from mitmproxy.io import FlowReader
 from mitmproxy.proxy.mode_specs import ProxyMode
 
 from harness.certs import Certs
+from harness.paths import SCRIPTS
 from harness.ports import held_port
 from harness.record import TIMEOUT, wait_until
 
 MITMDUMP = Path(sys.executable).parent / "mitmdump"
-SCRIPTS = Path(__file__).parent / "scripts"
 H2_UPSTREAM = SCRIPTS / "h2_upstream.py"
 REMOTE = SCRIPTS / "remote.py"
 READY = SCRIPTS / "ready.py"

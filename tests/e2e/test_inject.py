@@ -1,0 +1,337 @@
+"""Faults made on purpose: what a rule's `inject` makes of an answer, and what the client and the person see of it."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from force_stream.answer.events import EventReader
+from force_stream.answer.exchange import Exchange
+from force_stream.proxy.inject import Cut, Deliver, Injection, Stall, Step
+from harness import (
+    H2_UPSTREAM,
+    Answer,
+    Certs,
+    CutChunk,
+    Data,
+    Head,
+    Http1Client,
+    Http2Client,
+    Proxy,
+    Response,
+    Upstream,
+    document,
+    event_stream,
+    sse,
+)
+from harness.paths import ADDON, SCRIPTS
+from harness.samples import CHAT, DOCUMENT, EVENTS, STREAM, choice, chunk, request
+from hypothesis import given
+from hypothesis import strategies as st
+
+# The grammar of the steps
+
+
+def steps(wanted: dict[str, Any], pieces: Iterable[bytes]) -> list[Step]:
+    injection = Injection(wanted)
+    made = list(injection.begin())
+    for piece in pieces:
+        made += injection.feed(piece)
+    return [*made, *injection.close()]
+
+
+ONE, TWO, DONE = b'data: {"a":1}\n\n', b'data: {"b":"\xc3\xa9"}\r\n\r\n', b"data: [DONE]\n\n"
+KINDS: dict[str, tuple[dict[str, Any], list[Step]]] = {
+    "nothing": ({}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
+    "cut at the begin": ({"cut_after": 0}, [Cut()]),
+    "cut": ({"cut_after": 2}, [Deliver(ONE), Deliver(TWO), Cut()]),
+    "cut behind the end": ({"cut_after": 9}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
+    "no event in a comment": ({"cut_after": 1}, [Deliver(b": alive\n\n"), Deliver(ONE), Cut()]),
+    "no [DONE]": ({"drop_done": True}, [Deliver(ONE), Deliver(TWO)]),
+    "stall": ({"stall": 1.5}, [Deliver(ONE), Stall(1.5), Deliver(TWO), Deliver(DONE)]),
+    "stall and cut": ({"stall": 1.5, "cut_after": 1}, [Deliver(ONE), Stall(1.5), Cut()]),
+    "split": ({"split_utf8": True}, [Deliver(ONE), *(Deliver(bytes([byte])) for byte in TWO), Deliver(DONE)]),
+    "content type": ({"content_type": "text/html"}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
+    "all of it off": ({"drop_done": False, "split_utf8": False}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_key_makes_its_steps(kind: str) -> None:
+    wanted, made = KINDS[kind]
+    before = b": alive\n\n" if kind == "no event in a comment" else b""
+    assert steps(wanted, [before + ONE + TWO + DONE]) == made
+
+
+ENDS = pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+
+
+@ENDS
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 10_000])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "BOM"])
+def test_a_cut_comes_behind_so_many_events_whatever_ends_a_line(end: bytes, size: int, mark: bytes) -> None:
+    body = mark + STREAM.replace(b"\n", end)
+    made = steps({"cut_after": 3}, [body[at : at + size] for at in range(0, len(body), size)])
+    assert made.count(Cut()) == 1
+    assert made[-1] == Cut()
+    came = b"".join(step.data for step in made if isinstance(step, Deliver))
+    assert came == end.join(body.split(end)[:6]) + end
+
+
+@ENDS
+def test_an_event_is_not_held_back_until_the_next_one(end: bytes) -> None:
+    injection = Injection({"split_utf8": False})
+    assert list(injection.feed(b"data: x" + end * 2)) == [Deliver(b"data: x" + end * 2)]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_error_comes_behind_so_many_events_and_nothing_behind_it(after: int) -> None:
+    *before, last = steps({"error_after": after, "cut_after": 2}, [ONE + TWO + DONE])
+    assert before == [Deliver(ONE), Deliver(TWO)][:after]
+    assert isinstance(last, Deliver)
+    error = json.loads(last.data.removeprefix(b"data: "))["error"]
+    assert (error["message"], error["type"]) == ("an error that the rule injects", "upstream_error")
+
+
+WANTED = st.fixed_dictionaries(
+    {},
+    optional={
+        "cut_after": st.integers(0, 4),
+        "error_after": st.integers(0, 4),
+        "drop_done": st.booleans(),
+        "split_utf8": st.booleans(),
+        "stall": st.floats(0.1, 9),
+    },
+)
+EVENT = st.sampled_from(
+    [
+        ONE,
+        TWO,
+        DONE,
+        b": comment\n\n",
+        b"\n\n",
+        b"data: x\n",
+        b"\r\n",
+        b"{}",
+        b"data: y\r\r",
+        b"\r",
+        b"\n",
+        b"error: {}",
+    ]
+)
+
+
+def pieces_of(body: bytes, data: st.DataObject) -> list[bytes]:
+    ends = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
+    return [body[start:end] for start, end in zip([0, *ends], [*ends, len(body)], strict=True)]
+
+
+@given(st.lists(EVENT, max_size=9).map(b"".join), st.sampled_from([b"", b"\xef\xbb\xbf"]), st.data())
+def test_events_are_counted_as_the_reader_of_the_answer_counts_them(
+    body: bytes, mark: bytes, data: st.DataObject
+) -> None:
+    answer = Exchange(rule="r", endpoint="chat").read(200, "text/event-stream")
+    answer.feed(b": a stream\n" + body)
+    answer.finish()
+    injection = Injection({})
+    for piece in pieces_of(mark + b": a stream\n" + body, data):
+        list(injection.feed(piece))
+    list(injection.close())
+    assert injection.events == answer.report.events
+
+
+@ENDS
+@given(st.integers(1, 6), st.data())
+def test_so_many_events_reach_the_reader(end: bytes, after: int, data: st.DataObject) -> None:
+    body = b"".join(data.draw(st.lists(st.sampled_from([ONE, TWO, DONE, b": hi\n\n"]), max_size=9)))
+    body = body.replace(b"\r\n", b"\n").replace(b"\n", end)
+    made = steps({"cut_after": after}, pieces_of(body, data))
+    whole, came = EventReader(), EventReader()
+    whole.feed(body)
+    for step in made:
+        if isinstance(step, Deliver):
+            came.feed(step.data)
+    assert came.count == min(after, whole.count)
+    assert (Cut() in made) == (whole.count >= after)
+
+
+@given(WANTED, st.lists(EVENT, max_size=6), st.data())
+def test_the_steps_do_not_depend_on_how_the_bytes_are_split(
+    wanted: dict[str, Any], events: list[bytes], data: st.DataObject
+) -> None:
+    body = b"".join(events)
+    assert steps(wanted, pieces_of(body, data)) == steps(wanted, [body])
+
+
+@given(WANTED, st.lists(EVENT, max_size=6))
+def test_what_is_delivered_is_the_begin_of_what_came(wanted: dict[str, Any], events: list[bytes]) -> None:
+    wanted = {key: value for key, value in wanted.items() if key not in ("drop_done", "error_after")}
+    made = steps(wanted, [b"".join(events)])
+    came = b"".join(step.data for step in made if isinstance(step, Deliver))
+    assert b"".join(events).startswith(came)
+    if Cut() not in made:
+        assert came == b"".join(events)
+
+
+# Between a client and an upstream
+
+RULE = """\
+- name: "{name}"
+  hosts: ["127.0.0.1"]
+  models: ["{name}"]
+  force_upstream_stream: true
+  idle_timeout: {idle}
+  inject: {{{inject}}}
+"""
+INJECT = {
+    "cut": "cut_after: 2",
+    "cut-at-once": "cut_after: 0",
+    "error": "error_after: 2",
+    "undone": "drop_done: true",
+    "stall": "stall: 1.2",
+    "long-stall": "stall: 60",
+    "split": "split_utf8: true",
+    "labelled": "content_type: text/html",
+    "several": "stall: 0.1, cut_after: 2, content_type: text/plain",
+    "none": "",
+}
+SPLIT_STREAM = sse(chunk(choice(content="Grüße, 世界 🙂")), chunk(choice(finish_reason="stop")))
+
+
+@pytest.fixture(scope="session")
+def rules_of_inject(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inject") / "rules.yaml"
+    rules = (
+        RULE.format(name=name, inject=inject, idle=2 if name == "long-stall" else 30) for name, inject in INJECT.items()
+    )
+    path.write_text("rules:\n" + "".join(rules))
+    return path
+
+
+@pytest.fixture
+def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_of_inject: Path) -> Proxy:
+    modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "h2")]
+    options = {"force_stream_rules": rules_of_inject, "connection_strategy": "lazy"}
+    return shared_proxy(*modes, scripts=[ADDON, H2_UPSTREAM], options=options, remote=True)
+
+
+@pytest.fixture(params=["h1", "h2"])
+def ask(proxy: Proxy, certs: Certs, request: pytest.FixtureRequest) -> Callable[..., Response]:
+    """Asks over HTTP/1.1, or HTTP/2 on both sides, and sees that the connection is good for another request."""
+
+    def ask(name: str, key: str = "") -> Response:
+        connect = Http1Client if request.param == "h1" else Http2Client
+        url = proxy.urls[0] if request.param == "h1" else proxy.urls[1].replace("http:", "https:")
+        with connect(url, certs) as client:
+            response = client.post(CHAT, {"model": name, "messages": []}, [("x-answer", key or name)])
+            assert client.post(CHAT, {"model": "none", "messages": []}).json() == DOCUMENT
+        return response
+
+    return ask
+
+
+OUTCOMES: dict[str, tuple[int, str]] = {
+    "cut": (502, "stream_truncated"),
+    "cut-at-once": (502, "stream_truncated"),
+    "error": (502, "injected"),
+    "long-stall": (504, "stream_timeout"),
+    "several": (502, "stream_truncated"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in INJECT if name != "none"])
+def test_an_injected_fault_is_what_a_real_one_is_and_says_so(
+    proxy: Proxy, upstream: Upstream, ask: Callable[..., Response], name: str
+) -> None:
+    upstream.answer_always(event_stream(STREAM, size=10))
+    since = proxy.mark()
+    response = ask(name)
+    status, code = OUTCOMES.get(name, (200, ""))
+    assert (response.status, response.ended) == (status, "complete")
+    assert response.header("content-type") == "application/json"
+    if code:
+        assert response.json()["error"]["code"] == code
+    else:
+        assert response.json() == DOCUMENT
+    proxy.wait_for_log(rf"{name}: chat {name}, {status}, FAULT INJECTED, ", since=since)
+    flow = proxy.flows(name)[-1]
+    assert f"{name}: chat {name}, {status}, FAULT INJECTED, " in flow["comment"]
+    assert flow["marked"] == ":warning:"
+    key, _, value = INJECT[name].partition(": ")
+    injected = json.loads(flow["metadata"]["force_stream.injected"])
+    assert key in injected
+    if "," not in value:
+        assert json.dumps(injected[key]).strip('"') == value
+
+
+def test_a_rule_that_injects_nothing_says_nothing_of_it(
+    proxy: Proxy, upstream: Upstream, ask: Callable[..., Response]
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    assert ask("none").json() == DOCUMENT
+    flow = proxy.flows("none")[-1]
+    assert "FAULT" not in flow["comment"]
+    assert flow["marked"] == ""
+    assert "force_stream.injected" not in flow["metadata"]
+
+
+def test_split_characters_come_whole(proxy: Proxy, upstream: Upstream, ask: Callable[..., Response]) -> None:
+    upstream.answer(event_stream(SPLIT_STREAM), key="split")
+    upstream.answer_always(event_stream(STREAM))
+    assert ask("split").json()["choices"][0]["message"]["content"] == "Grüße, 世界 🙂"
+    pieces = proxy.flows("split")[-1]["metadata"]["force_stream.times"][1::2]
+    # Each byte of the event with those characters came by itself.
+    assert pieces[:20] == list(range(1, 21))
+
+
+def test_the_wrong_label_is_kept_with_the_stream(
+    proxy: Proxy, upstream: Upstream, ask: Callable[..., Response]
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    assert ask("labelled").json() == DOCUMENT
+    assert proxy.flows("labelled")[-1]["metadata"]["force_stream.sse_type"] == "text/html"
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        pytest.param(event_stream(STREAM, framing="close"), 200, id="a stream that the close ends"),
+        pytest.param(event_stream(STREAM, headers={"Connection": "close"}), 200, id="a connection that is closed"),
+        pytest.param(Answer.of(Head(), Data(STREAM), CutChunk()), 200, id="a cut behind the end"),
+        pytest.param(Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), CutChunk()), 502, id="a cut"),
+    ],
+)
+def test_what_the_upstream_does_during_a_stall_comes_behind_it(
+    proxy: Proxy, upstream: Upstream, ending: Answer, status: int
+) -> None:
+    upstream.answer(ending)
+    with Http1Client(proxy.url) as client:
+        response = client.post(CHAT, request("stall"), [("x-answer", "during")])
+    assert response.status == status
+    flow = proxy.flows("during")[-1]
+    events = 5 if status == 200 else 2
+    assert flow["metadata"]["force_stream.events"] == events, "all that came before the end is there"
+
+
+def test_a_document_can_be_cut_at_its_begin_alone(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer_always(document(DOCUMENT))
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request("cut")).json() == DOCUMENT
+        assert client.post(CHAT, request("cut-at-once")).json()["error"]["code"] == "stream_truncated"
+
+
+def test_without_the_stream_layer_nothing_is_injected_and_nothing_says_so(
+    proxy_factory: Callable[..., Proxy], upstream: Upstream, rules_of_inject: Path
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    without = SCRIPTS / "without_stream_layer.py"
+    proxy = proxy_factory(
+        f"reverse:{upstream.url()}",
+        scripts=[ADDON, without],
+        options={"force_stream_rules": rules_of_inject},
+        remote=True,
+    )
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request("cut")).json() == DOCUMENT
+    assert "FAULT" not in proxy.flows()[-1]["comment"]

@@ -1,0 +1,341 @@
+"""The words in which upstreams say that they must stream, and what the addon does when it hears them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from force_stream.proxy.must_stream import LONGEST_ERROR, rule_to_paste, says_it_must_stream
+from force_stream.rules.file import parse_rules
+from harness import (
+    H2_UPSTREAM,
+    Answer,
+    Certs,
+    Data,
+    End,
+    Gate,
+    Head,
+    Http1Client,
+    Http2Client,
+    Linger,
+    Pause,
+    Proxy,
+    Request,
+    Response,
+    Upstream,
+    WaitFor,
+    document,
+    event_stream,
+    sse,
+)
+from harness.paths import ADDON, SCRIPTS
+from harness.samples import CHAT, COMPLETIONS, DOCUMENT, EVENTS, SECRET, STREAM, request
+from hypothesis import given
+from hypothesis import strategies as st
+
+BREAK = SCRIPTS / "break_addon.py"
+
+# The words
+
+SAYINGS = [
+    "This model only support stream mode, please enable the stream parameter to access the model.",
+    "<400> InternalError.Algo.InvalidParameter: This model only support stream mode, please enable the stream "
+    "parameter to access the model. ",
+    "this model only supports streaming mode",
+    "parameter.enable_thinking must be set to false for non-streaming calls",
+    "Stream must be set to true",
+    "Requests with max_tokens > 4096 must have stream=true",
+    "model gpt-5 only support with stream=true",
+    "only supports with stream=true",
+    "Non-stream chat request is currently not supported.",
+    "Streaming is required for operations that may take longer than 10 minutes.",
+    "Streaming is strongly recommended for operations that may take longer than 10 minutes.",
+]
+OTHER_SAYINGS = [
+    "",
+    "No.",
+    "stream must be set to false",
+    "Stream mode is not supported by this model",
+    "This model does not support streaming",
+    "model not found",
+    "stream",
+]
+
+
+@pytest.mark.parametrize("saying", SAYINGS)
+def test_what_upstreams_say_when_they_must_stream_is_understood(saying: str) -> None:
+    assert says_it_must_stream(400, json.dumps({"error": {"message": saying}}).encode())
+    assert says_it_must_stream(500, saying.upper().encode())
+
+
+@pytest.mark.parametrize("saying", OTHER_SAYINGS)
+def test_what_they_say_else_is_not(saying: str) -> None:
+    assert not says_it_must_stream(400, json.dumps({"error": {"message": saying}}).encode())
+
+
+@pytest.mark.parametrize("status", [0, 100, 200, 204, 302, 399, 600])
+def test_only_an_error_refuses(status: int) -> None:
+    assert not says_it_must_stream(status, SAYINGS[0].encode())
+
+
+def test_a_page_that_speaks_of_streams_refuses_nothing() -> None:
+    assert not says_it_must_stream(400, SAYINGS[0].encode() + b" " * LONGEST_ERROR)
+
+
+@given(st.integers(100, 599), st.binary(max_size=200))
+def test_no_answer_makes_it_fail(status: int, body: bytes) -> None:
+    assert says_it_must_stream(status, body) in (True, False)
+
+
+# The rule
+
+HOSTS = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?", fullmatch=True) | st.ip_addresses().map(str)
+
+
+# What a rule's `models` can hold.
+MODELS = st.text(min_size=1, max_size=100).filter(lambda text: text.isprintable() and text.strip())
+
+
+@given(HOSTS, MODELS)
+def test_the_rule_to_paste_is_a_rule_for_that_model_of_that_host_alone(host: str, model: str) -> None:
+    (rule,) = parse_rules(f"rules:\n  {rule_to_paste(host, model)}\n", "pasted")
+    assert (rule.hosts, rule.force_upstream_stream) == ((host,), True)
+    assert rule.models is not None
+    (pattern,) = rule._models
+    assert pattern.match(model)
+    assert not pattern.match(f"{model}x")
+    assert rule.is_for_host([(host, 443)])
+
+
+def test_a_request_without_a_model_makes_a_rule_for_the_host() -> None:
+    assert rule_to_paste("llm.test", "") == '- {name: "llm.test", hosts: ["llm.test"], force_upstream_stream: true}'
+
+
+def test_rules_for_several_models_stand_in_one_file() -> None:
+    lines = "\n".join(f"  {rule_to_paste('llm.test', model)}" for model in ("qwq-32b", "Qwen/Qwen3-8B", "*"))
+    assert [rule.name for rule in parse_rules(f"rules:\n{lines}\n", "pasted")] == [
+        "llm.test qwq-32b",
+        "llm.test Qwen Qwen3-8B",
+        "llm.test",
+    ]
+
+
+# Between a client and an upstream
+
+RULES = """\
+rules:
+  - name: deaf
+    hosts: ["127.0.0.1"]
+    models: ["deaf"]
+  - name: forced
+    hosts: ["127.0.0.1"]
+    models: ["forced"]
+    force_upstream_stream: true
+    learn: true
+  - name: beating
+    hosts: ["127.0.0.1"]
+    models: ["beating-*"]
+    learn: true
+    heartbeat: 0.2
+  - name: hears
+    hosts: ["127.0.0.1"]
+    learn: true
+"""
+REFUSAL = {"error": {"message": SAYINGS[0], "type": "invalid_request_error", "param": None, "code": None}}
+
+
+@pytest.fixture(scope="session")
+def rules_of_learn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("learn") / "rules.yaml"
+    path.write_text(RULES)
+    return path
+
+
+@pytest.fixture
+def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_of_learn: Path) -> Proxy:
+    """What it has learned it keeps, so each test has a model of its own."""
+    modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "h2")]
+    options = {"force_stream_rules": rules_of_learn, "connection_strategy": "lazy"}
+    return shared_proxy(*modes, scripts=[ADDON, BREAK, H2_UPSTREAM], options=options, remote=True)
+
+
+def only_streams(request: Request) -> Answer:
+    return event_stream(STREAM, size=10) if request.json().get("stream") else document(REFUSAL, status=400)
+
+
+def ask(proxy: Proxy, model: str, path: str = CHAT, **members: object) -> Response:
+    with Http1Client(proxy.url) as client:
+        headers = [("Authorization", f"Bearer {SECRET}"), ("x-answer", model)]
+        return client.post(path, {"model": model, **members}, headers)
+
+
+def test_a_plain_request_that_is_refused_is_forced_and_remembered(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.handle(only_streams)
+    since = proxy.mark()
+    response = ask(proxy, "new")
+    assert (response.status, response.json()) == (200, DOCUMENT)
+    assert response.header("content-type") == "application/json"
+    plain, forced = upstream.requests
+    assert plain.json() == {"model": "new"}, "the first one went out as it came"
+    assert forced.json() == {"model": "new", "stream": True, "stream_options": {"include_usage": True}}
+    assert forced.header("authorization") == f"Bearer {SECRET}"
+
+    line = proxy.wait_for_log(r"hears: 127\.0\.0\.1 answers new only as a stream; .*?: (- \{.*\})$", since=since)
+    (rule,) = parse_rules(f"rules:\n  {line[1]}\n", "pasted")
+    assert (rule.hosts, rule.models, rule.force_upstream_stream) == (("127.0.0.1",), ("new",), True)
+
+    assert ask(proxy, "new").json() == DOCUMENT
+    assert len(upstream.requests) == 3, "the second one is forced at once"
+    assert ask(proxy, "newer").json() == DOCUMENT
+    assert len(upstream.requests) == 5, "another model is asked first"
+
+    assert SECRET not in proxy.log
+    first, second = proxy.flows("new")[:2]
+    assert first["metadata"]["force_stream.retried_as"] == [second["id"]]
+    assert second["metadata"]["force_stream.retry_of"] == first["id"]
+    assert first["marked"] == ":warning:"
+    assert first["comment"].endswith(", try 2")
+    assert second["metadata"]["force_stream.rule"] == "hears"
+    assert all(SECRET not in f"{flow['metadata']}{flow['comment']}" for flow in proxy.flows("new"))
+
+
+def test_it_learns_over_http2(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    upstream.handle(only_streams)
+    with Http2Client(proxy.urls[1].replace("http:", "https:"), certs) as client:
+        assert client.post(CHAT, request("over-h2")).json() == DOCUMENT
+        assert client.post(CHAT, request("over-h2")).json() == DOCUMENT
+    assert [seen.json().get("stream") for seen in upstream.requests] == [None, True, True]
+    assert {seen.http_version for seen in upstream.requests} == {"HTTP/2"}
+
+
+def test_a_request_that_names_no_model_is_learned_too(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.handle(only_streams)
+    since = proxy.mark()
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, {"messages": []}).json() == DOCUMENT
+        assert client.post(CHAT, {"messages": []}).json() == DOCUMENT
+    proxy.wait_for_log(r"hears: 127\.0\.0\.1 answers this request only as a stream", since=since)
+    assert len(upstream.requests) == 3
+
+
+def test_nothing_is_learned_from_a_forced_request_that_fails_too(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.handle(
+        lambda seen: document({"error": {"message": "Out."}}, status=503) if "stream" in seen.json() else None
+    )
+    upstream.answer_always(document(REFUSAL, status=400))
+    response = ask(proxy, "failing")
+    assert (response.status, response.json()) == (503, {"error": {"message": "Out."}}), (
+        "the last outcome is the client's"
+    )
+    ask(proxy, "failing")
+    assert [seen.json().get("stream") for seen in upstream.requests] == [None, True, None, True]
+    assert "answers failing only as a stream" not in proxy.log
+
+
+def refused_then(upstream: Upstream, *steps: object) -> None:
+    upstream.answer(document(REFUSAL, status=400))
+    upstream.answer(*steps)
+
+
+def test_heartbeats_go_to_a_client_that_waits_for_the_forced_request(proxy: Proxy, upstream: Upstream) -> None:
+    gate = Gate()
+    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), WaitFor(gate), Data(sse(*EVENTS[1:])), End())
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, [("content-type", "application/json")], b'{"model": "beating-1"}')
+        incoming = client.begin("POST")
+        assert [incoming.read_piece(), incoming.read_piece()] == [b" ", b" "]
+        gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    response = incoming.response
+    assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
+
+
+def test_heartbeats_go_over_http2_too(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    gate = Gate()
+    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), WaitFor(gate), Data(sse(*EVENTS[1:])), End())
+    with Http2Client(proxy.url.replace("http:", "https:"), certs) as client:
+        headers = [("content-type", "application/json")]
+        stream = client.start("POST", CHAT, headers, b'{"model": "beating-2"}')
+        client.receive_some(stream)
+        client.receive_some(stream)
+        assert set(client.receive_some(stream).chunks) == {b" "}
+        gate.open()
+        response = client.receive(stream)
+    assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
+
+
+def test_an_answer_to_a_plain_request_gets_no_heartbeats(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(Pause(0.7), *document(DOCUMENT).steps)
+    response = ask(proxy, "beating-3")
+    assert (response.status, response.json()) == (200, DOCUMENT)
+    assert response.body.startswith(b"{")
+
+
+@pytest.mark.parametrize("model", ["gone", "beating-4"])
+def test_a_client_that_leaves_ends_the_forced_request(proxy: Proxy, upstream: Upstream, model: str) -> None:
+    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), Linger())
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, [("content-type", "application/json")], b'{"model": "%s"}' % model.encode())
+        forced = upstream.wait_request(2)
+        client.close()
+        assert forced.wait_closed()
+    assert forced.abandoned
+
+
+@pytest.mark.parametrize("part", ["_answer", "send_response"])
+def test_a_fault_of_the_addon_in_the_forced_request_is_an_error(proxy: Proxy, upstream: Upstream, part: str) -> None:
+    upstream.handle(only_streams)
+    response = ask(proxy, f"hears/break-try-{part}")
+    assert response.status == 502
+    assert response.json()["error"]["code"] == "force_stream_error"
+    assert ask(proxy, f"hears-after-{part}").json() == DOCUMENT
+
+
+def test_a_request_that_cannot_be_forced_keeps_its_refusal(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.handle(only_streams)
+    since = proxy.mark()
+    response = ask(proxy, "best", COMPLETIONS, prompt="Once", best_of=2)
+    assert (response.status, response.json()) == (400, REFUSAL)
+    proxy.wait_for_log(
+        r"hears: the upstream says that it must stream, but the request cannot be forced: .*best_of", since=since
+    )
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "members", "answer"),
+    [
+        pytest.param("deaf", {}, document(REFUSAL, status=400), id="the rule does not learn"),
+        pytest.param("other", {}, document({"error": {"message": "No."}}, status=400), id="another refusal"),
+        pytest.param("streaming", {"stream": True}, document(REFUSAL, status=400), id="it asked for a stream"),
+        pytest.param("fine", {}, document(DOCUMENT), id="it was answered"),
+        pytest.param("chatty", {}, document({"said": SAYINGS[0]}), id="an answer that holds the words"),
+    ],
+)
+def test_everything_else_goes_through_as_it_came(
+    proxy: Proxy, upstream: Upstream, model: str, members: dict, answer: Answer
+) -> None:
+    upstream.answer_always(answer)
+    response = ask(proxy, model, **members)
+    (head, data) = answer.steps[:2]
+    assert (response.status, response.body) == (head.status, data.data)
+    assert [seen.json() for seen in upstream.requests] == [{"model": model, **members}]
+
+
+def test_a_rule_that_forces_has_nothing_to_learn(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer_always(document(REFUSAL, status=400))
+    response = ask(proxy, "forced")
+    assert (response.status, response.json()) == (400, REFUSAL)
+    assert [seen.json()["stream"] for seen in upstream.requests] == [True]
+
+
+def test_with_the_switch_off_it_neither_learns_nor_remembers(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.handle(only_streams)
+    assert ask(proxy, "switched").json() == DOCUMENT
+    proxy.set_options(force_stream=False)
+    try:
+        assert ask(proxy, "switched").status == 400
+    finally:
+        proxy.set_options(force_stream=True)
+    assert [seen.json().get("stream") for seen in upstream.requests] == [None, True, None]

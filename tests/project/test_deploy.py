@@ -1,0 +1,560 @@
+"""What deploy/ has: each file by the program that reads it, and two instances behind a real HAProxy."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import (
+    Answer,
+    Certs,
+    Data,
+    End,
+    Gate,
+    Head,
+    Http1Client,
+    Proxy,
+    Response,
+    WaitFor,
+    event_stream,
+    needs_tool,
+    refused_port,
+    sse,
+)
+from harness.paths import ROOT, SCRIPTS
+from harness.record import TIMEOUT, Request
+from harness.samples import CHAT, DOCUMENT, EVENTS, RULES, STREAM, request
+from harness.steps import Step
+from harness.upstream import Upstream
+
+from deploy import drain
+
+ADDON = ROOT / "addon.py"
+DEPLOY = ROOT / "deploy"
+HOLD_LOOP = SCRIPTS / "hold_loop.py"
+CONFIGURATION = (DEPLOY / "haproxy.cfg").read_text(encoding="utf-8")
+UNIT = DEPLOY / "force-stream@.service"
+COMPOSE = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+JSON_TYPE = ("Content-Type", "application/json")
+SERVER = re.compile(r"server (\w+) 127\.0\.0\.1:(\d+) check port (\d+)")
+NAMES = tuple(name for name, _, _ in SERVER.findall(CONFIGURATION))
+BEATING = """\
+  - name: beating
+    hosts: ["127.0.0.1"]
+    models: ["beat"]
+    force_upstream_stream: true
+    heartbeat: 0.1
+"""
+
+
+def configuration(port: int, admin: Path, ports: dict[str, tuple[int, int]], patience: float = TIMEOUT) -> str:
+    """deploy/haproxy.cfg with other ports, for whoever runs the tests, and with more frequent health checks.
+
+    `ports`: for each server that of its instance and that of its page. `patience`: the seconds that a check waits for
+    its answer. HAProxy itself takes the time between two checks for it, which is too short here on a busy machine."""
+    text = re.sub(r"^ +(user|group) haproxy\n", "", CONFIGURATION, flags=re.MULTILINE)
+    text = text.replace('"${BIND-127.0.0.1}:8080"', f"127.0.0.1:{port}")
+    text = text.replace("/run/haproxy/admin.sock", str(admin)).replace("inter 2s", "inter 100ms")
+    text = text.replace("timeout connect 5s", f"timeout connect 5s\n    timeout check {patience:.0f}s")
+    for found in SERVER.finditer(CONFIGURATION):
+        instance, page = ports[found[1]]
+        text = text.replace(found[0], f"server {found[1]} 127.0.0.1:{instance} check port {page}")
+    return text
+
+
+# The files
+
+
+def test_haproxy_accepts_its_configuration(haproxy: str, tmp_path: Path) -> None:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(configuration(8080, Path("/run/haproxy/admin.sock"), dict.fromkeys(NAMES, (8081, 18081))))
+    done = subprocess.run([haproxy, "-c", "-f", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr.upper()
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    analyze = needs_tool("systemd-analyze")
+    # It looks whether what the unit starts is there.
+    text = re.sub(r"/opt/force-stream/\.venv/bin/\w+", sys.executable, UNIT.read_text(encoding="utf-8"))
+    (tmp_path / UNIT.name).write_text(text)
+    unit = tmp_path / UNIT.name.replace("@", "@8081")
+    done = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "force-stream" not in done.stderr, done.stderr
+
+
+def test_haproxy_compose_and_unit_mean_the_same_instances_by_the_same_names() -> None:
+    servers = {name: (port, page) for name, port, page in SERVER.findall(CONFIGURATION)}
+    assert len(servers) > 1
+    assert servers == {name: (name, f"1{name}") for name in servers}
+    services = yaml.safe_load(COMPOSE)["services"]
+    composed = {name: service["command"] for name, service in services.items() if "command" in service}
+    assert {name: ports_of(command) for name, command in composed.items()} == servers
+    assert ports_of(UNIT.read_text(encoding="utf-8")) == ("%i", "1%i")
+
+
+def ports_of(command: str) -> tuple[str, ...]:
+    found = [re.search(rf"{option}[ =](\S+)", command) for option in ("--listen-port", "force_stream_page_port")]
+    return tuple(match[1] for match in found if match)
+
+
+def test_what_compose_mounts_and_builds_is_there() -> None:
+    composed = yaml.safe_load(COMPOSE)
+    for service in composed["services"].values():
+        for volume in service["volumes"]:
+            source = re.sub(r"\$\{\w+:-(.*)\}", r"\1", volume).split(":")[0]
+            assert source in composed["volumes"] or (DEPLOY / source).exists(), source
+    build = composed["x-proxy"]["build"]
+    context = DEPLOY / build["context"]
+    copied = re.findall(r"^COPY (.*) \S+$", (context / build["dockerfile"]).read_text(encoding="utf-8"), re.MULTILINE)
+    assert copied
+    assert [name for line in copied for name in line.split() if not (context / name).exists()] == []
+
+
+def test_the_options_that_deploy_sets_are_the_addons() -> None:
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (ADDON, *(ROOT / "lib" / "force_stream").rglob("*.py"))
+    )
+    texts = [path.read_text(encoding="utf-8") for path in DEPLOY.iterdir() if path.is_file()]
+    named = {name for text in texts for name in re.findall(r"--set (force_stream\w*)=", text)}
+    assert named == {"force_stream_rules", "force_stream_page_port"}
+    assert all(f'"{name}",' in source for name in named)
+
+
+# Two instances
+
+
+class Balancer:
+    """HAProxy before some instances, with the configuration in deploy/ on other ports."""
+
+    def __init__(
+        self, haproxy: str, folder: Path, instances: dict[str, Proxy], pages: dict[str, int], **settings: float
+    ) -> None:
+        self.instances = instances
+        self.admin = folder / "admin.sock"
+        self.port = refused_port()
+        ports = {name: (instance.ports[0], pages[name]) for name, instance in instances.items()}
+        file = folder / "haproxy.cfg"
+        file.write_text(configuration(self.port, self.admin, ports, **settings))
+        self._log = folder / "haproxy.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen([haproxy, "-db", "-f", file], stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def figures(self, name: str) -> dict[str, str]:
+        """A figure of each server (management guide, section 9.1)."""
+        head, *rows = drain.ask(str(self.admin), "show stat").removeprefix("# ").splitlines()
+        servers = [dict(zip(head.split(","), row.split(","), strict=True)) for row in rows]
+        return {server["svname"]: server[name] for server in servers if server["svname"] in self.instances}
+
+    def answered(self) -> dict[str, int]:
+        """How many requests each instance has had."""
+        return {name: int(figure) for name, figure in self.figures("stot").items()}
+
+    def busy(self) -> str:
+        """The instance that has the one open request, once there is one."""
+        deadline = time.monotonic() + TIMEOUT
+        while "1" not in (figures := self.figures("scur")).values():
+            assert time.monotonic() < deadline, figures
+            time.sleep(0.02)
+        (name,) = [name for name, figure in figures.items() if figure != "0"]
+        return name
+
+    def set_state(self, state: str, *names: str) -> None:
+        for name in names:
+            drain.set_state(str(self.admin), name, state)
+
+    def wait_until(self, states: dict[str, str]) -> None:
+        """Wait until HAProxy says so of these instances; UP counts only after a check."""
+        deadline = time.monotonic() + TIMEOUT
+        now: dict[str, str] = {}
+        while not states.items() <= now.items():
+            assert self._process.poll() is None, self._log.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, now
+            time.sleep(0.02)
+            with suppress(OSError):
+                checks = self.figures("check_status")
+                now = {name: state for name, state in self.figures("status").items() if checks[name] != "INI"}
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(TIMEOUT)
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+
+ALL_UP = dict.fromkeys(NAMES, "UP")
+
+
+class Held:
+    """A request whose answer the upstream holds back, within `before` and `after`."""
+
+    def __init__(
+        self,
+        client: Http1Client,
+        upstream: Upstream,
+        *before: Step,
+        after: tuple[Step, ...] = (Data(STREAM), End()),
+        **members: Any,
+    ) -> None:
+        self.client = client
+        self.gate = Gate()
+        number = len(upstream.requests) + 1
+        upstream.answer(Answer.of(*(before or (Head(),)), WaitFor(self.gate), *after))
+        client.start("POST", CHAT, [JSON_TYPE], json.dumps(request(**members)).encode())
+        self.request: Request = upstream.wait_request(number)
+
+    def answer(self) -> Response:
+        self.gate.open()
+        return self.client.receive("POST")
+
+    def is_answered(self) -> bool:
+        answer = self.answer()
+        return (answer.status, answer.json()) == (200, DOCUMENT)
+
+
+def start_instances(
+    start: Callable[..., Proxy],
+    folder: Path,
+    upstream: Upstream,
+    *,
+    scripts: Sequence[Path] = (ADDON,),
+    **arguments: Any,
+) -> tuple[dict[str, Proxy], dict[str, int]]:
+    """Two of mitmdump, which share one rules file in `folder`, and the ports of their pages."""
+    rules = folder / "rules.yaml"
+    rules.write_text(RULES + BEATING)
+    pages = {name: refused_port() for name in NAMES}
+    options = {"connection_strategy": "lazy", "force_stream_rules": rules}
+    instances = {
+        name: start(
+            f"reverse:{upstream.url()}",
+            scripts=scripts,
+            options=options | {"force_stream_page_port": page},
+            **arguments,
+        )
+        for name, page in pages.items()
+    }
+    return instances, pages
+
+
+@pytest.fixture(scope="module")
+def haproxy() -> str:
+    return needs_tool("haproxy")
+
+
+@pytest.fixture(scope="module")
+def lasting(
+    haproxy: str, certs: Certs, session_upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[dict[str, Proxy], dict[str, int]]]:
+    with ExitStack() as stack:
+        yield start_instances(
+            lambda *modes, **arguments: stack.enter_context(Proxy(*modes, certs=certs, **arguments)),
+            tmp_path_factory.mktemp("instances"),
+            session_upstream,
+        )
+
+
+@pytest.fixture
+def balancer(
+    haproxy: str, lasting: tuple[dict[str, Proxy], dict[str, int]], upstream: Upstream, tmp_path: Path
+) -> Iterator[Balancer]:
+    """Before instances that other tests use too."""
+    yield from _balance(haproxy, tmp_path, *lasting)
+
+
+@pytest.fixture
+def own_balancer(
+    haproxy: str, proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+) -> Iterator[Balancer]:
+    """Before instances that this test alone uses, and may spoil."""
+    yield from _balance(haproxy, tmp_path, *start_instances(proxy_factory, tmp_path, upstream, remote=True))
+
+
+@pytest.fixture
+def impatient_balancer(
+    haproxy: str, proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+) -> Iterator[Balancer]:
+    """The same, but soon done with an instance that does not answer."""
+    yield from _balance(haproxy, tmp_path, *start_instances(proxy_factory, tmp_path, upstream), patience=1)
+
+
+def _balance(
+    haproxy: str, folder: Path, instances: dict[str, Proxy], pages: dict[str, int], **settings: float
+) -> Iterator[Balancer]:
+    made = Balancer(haproxy, folder, instances, pages, **settings)
+    try:
+        made.wait_until(ALL_UP)
+        yield made
+    finally:
+        made.stop()
+
+
+def ask(url: str) -> Any:
+    with Http1Client(url) as client:
+        answer = client.post(CHAT, request())
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+# Who gets a request
+
+
+def test_the_instance_with_fewer_open_requests_gets_the_next(balancer: Balancer, upstream: Upstream) -> None:
+    with ExitStack() as clients:
+        held = [Held(clients.enter_context(Http1Client(balancer.url)), upstream) for _ in range(6)]
+        assert set(balancer.figures("scur").values()) == {"3"}
+        assert all(each.is_answered() for each in held)
+    assert set(balancer.answered().values()) == {3}
+
+
+def test_each_request_of_one_connection_is_balanced_by_itself(balancer: Balancer, upstream: Upstream) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    with Http1Client(balancer.url) as client:
+        for _ in range(4):
+            assert client.post(CHAT, request()).json() == DOCUMENT
+    assert set(balancer.answered().values()) == {2}
+
+
+def test_without_an_instance_the_client_gets_an_error_that_its_library_can_read(
+    balancer: Balancer, upstream: Upstream
+) -> None:
+    balancer.set_state("drain", *NAMES)
+    with Http1Client(balancer.url) as client:
+        answer = client.post(CHAT, request())
+    assert (answer.status, answer.header("retry-after")) == (503, "5")
+    assert answer.json()["error"]["code"] == "proxy_unavailable"
+    assert not upstream.requests
+
+
+# What passes
+
+
+def test_the_upstream_gets_what_it_gets_without_the_balancer(balancer: Balancer, upstream: Upstream) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    body = request(messages=[{"role": "user", "content": "picture " * 1_000_000}])
+    for url in (balancer.instances[NAMES[0]].url, balancer.url):
+        with Http1Client(url) as client:
+            assert client.post(CHAT, body, [("Host", "applications.test")]).json() == DOCUMENT
+    straight, balanced = upstream.requests
+    assert balanced.body == straight.body
+    assert lower(balanced.headers) == lower(straight.headers)
+
+
+def lower(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return sorted((name.lower(), value) for name, value in headers)
+
+
+def test_a_stream_of_the_clients_own_is_live(balancer: Balancer, upstream: Upstream) -> None:
+    first, rest = sse(*EVENTS[:1], done=False), sse(*EVENTS[1:])
+    with Http1Client(balancer.url) as client:
+        held = Held(client, upstream, Head(), Data(first), after=(Data(rest), End()), stream=True)
+        incoming = client.begin("POST")
+        came = incoming.read_piece()
+        held.gate.open()
+        while (piece := incoming.read_piece()) is not None:
+            came += piece
+    assert came == first + rest
+    assert incoming.response.chunks[0] == first
+
+
+def test_heartbeats_come_while_the_answer_is_awaited(balancer: Balancer, upstream: Upstream) -> None:
+    with Http1Client(balancer.url) as client:
+        held = Held(client, upstream, model="beat")
+        incoming = client.begin("POST")
+        assert [incoming.read_piece() for _ in range(3)] == [b" "] * 3
+        held.gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    assert incoming.response.ended == "complete"
+    assert json.loads(b"".join(incoming.response.chunks)) == DOCUMENT
+
+
+def test_a_client_that_goes_away_takes_its_request_to_the_upstream_with_it(
+    balancer: Balancer, upstream: Upstream
+) -> None:
+    with Http1Client(balancer.url) as client:
+        held = Held(client, upstream)
+    held.request.wait_closed()
+    assert held.request.abandoned
+
+
+# Instances that go
+
+
+def test_requests_go_on_when_an_instance_is_gone(own_balancer: Balancer, upstream: Upstream) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    gone, left = NAMES
+    own_balancer.instances[gone].stop()
+    # Before its health check has noticed, and after it.
+    assert [ask(own_balancer.url) for _ in range(4)] == [DOCUMENT] * 4
+    own_balancer.wait_until({gone: "DOWN", left: "UP"})
+    assert [ask(own_balancer.url) for _ in range(4)] == [DOCUMENT] * 4
+    assert own_balancer.answered()[left] == 8
+
+
+def test_what_an_instance_had_when_it_went_fails_and_is_not_sent_again(
+    own_balancer: Balancer, upstream: Upstream
+) -> None:
+    with ExitStack() as clients:
+        fresh, used, beating = [clients.enter_context(Http1Client(own_balancer.url)) for _ in range(3)]
+        gone = NAMES[0]
+        own_balancer.set_state("drain", *NAMES[1:])
+        upstream.answer(event_stream(STREAM))
+        assert used.post(CHAT, request()).json() == DOCUMENT
+        held = [Held(fresh, upstream), Held(used, upstream), Held(beating, upstream, model="beat")]
+        begun = beating.begin("POST")
+        assert begun.read_piece() == b" "
+        own_balancer.set_state("ready", *NAMES[1:])
+
+        os.kill(own_balancer.instances[gone].pid, signal.SIGKILL)
+        answer = fresh.receive("POST")
+        assert (answer.status, answer.json()["error"]["code"]) == (502, "proxy_lost")
+        # HAProxy leaves it to the client to send again what was not the first on a connection (RFC 9112, section 9.5).
+        answer = used.receive("POST")
+        assert (answer.status, answer.ended) == (None, "closed")
+        while begun.read_piece() is not None:
+            pass
+        assert begun.response.ended == "closed", "no end of the body, so no client takes it for an answer"
+        for each in held:
+            each.gate.open()
+    assert len(upstream.requests) == 4
+    upstream.answer_always(event_stream(STREAM))
+    assert ask(own_balancer.url) == DOCUMENT
+
+
+def test_an_instance_that_hangs_gets_no_more_requests(impatient_balancer: Balancer, upstream: Upstream) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    hung, left = NAMES
+    os.kill(impatient_balancer.instances[hung].pid, signal.SIGSTOP)
+    try:
+        impatient_balancer.wait_until({hung: "DOWN", left: "UP"})
+        assert [ask(impatient_balancer.url) for _ in range(2)] == [DOCUMENT] * 2
+    finally:
+        os.kill(impatient_balancer.instances[hung].pid, signal.SIGCONT)
+    impatient_balancer.wait_until(ALL_UP)
+
+
+def test_an_instance_whose_event_loop_is_held_gets_no_more_requests(
+    haproxy: str, proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    instances, pages = start_instances(proxy_factory, tmp_path, upstream, scripts=[ADDON, HOLD_LOOP])
+    free = tmp_path / "free"
+    balancing = contextmanager(_balance)(haproxy, tmp_path, instances, pages, patience=1)
+    with balancing as balancer, Http1Client(balancer.url) as client:
+        client.start("POST", CHAT, [JSON_TYPE, ("x-hold", str(free))], json.dumps(request()).encode())
+        try:
+            held = balancer.busy()
+            balancer.wait_until({held: "DOWN"})
+            assert [ask(balancer.url) for _ in range(2)] == [DOCUMENT] * 2
+        finally:
+            free.touch()
+        assert client.receive("POST").json() == DOCUMENT
+        balancer.wait_until(ALL_UP)
+
+
+def test_an_unhealthy_instance_ends_what_it_has_and_gets_no_more(own_balancer: Balancer, upstream: Upstream) -> None:
+    with Http1Client(own_balancer.url) as client:
+        held = Held(client, upstream)
+        sick = own_balancer.busy()
+        own_balancer.instances[sick].set_options(force_stream_rules="/no/such/rules.yaml")
+        own_balancer.wait_until({sick: "DOWN"})
+        upstream.answer_always(event_stream(STREAM))
+        assert [ask(own_balancer.url) for _ in range(2)] == [DOCUMENT] * 2
+        assert own_balancer.answered()[sick] == 1
+        assert held.is_answered()
+
+
+# Draining and rules
+
+
+def test_a_drained_instance_ends_what_it_has_and_gets_no_more(balancer: Balancer, upstream: Upstream) -> None:
+    with ExitStack() as stack:
+        with Http1Client(balancer.url) as client:
+            held = Held(client, upstream)
+            drained = balancer.busy()
+            process = stack.enter_context(draining(balancer, drained))
+            assert process.stdout.readline() == f"{drained}: waiting for 1 open requests\n"
+            upstream.answer_always(event_stream(STREAM))
+            assert [ask(balancer.url) for _ in range(3)] == [DOCUMENT] * 3
+            assert balancer.answered()[drained] == 1
+            assert process.poll() is None, "it waits for the answer"
+            assert held.is_answered()
+        assert process.communicate(timeout=TIMEOUT) == (f"{drained}: drained\n", "")
+    assert process.returncode == 0
+    assert drain.main(["--admin", str(balancer.admin), "--ready", drained]) == 0
+    balancer.wait_until(ALL_UP)
+
+
+def test_a_restart_of_each_instance_in_turn_breaks_no_answer(own_balancer: Balancer, upstream: Upstream) -> None:
+    with ExitStack() as stack:
+        held = [Held(stack.enter_context(Http1Client(own_balancer.url)), upstream) for _ in range(4)]
+        name = NAMES[0]
+        process = stack.enter_context(draining(own_balancer, name))
+        assert process.stdout.readline() == f"{name}: waiting for 2 open requests\n"
+        assert all(each.is_answered() for each in held)
+        process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0
+        assert own_balancer.instances[name].stop() == 0
+        upstream.answer_always(event_stream(STREAM))
+        # These connections are open still, and were the drained instance's too.
+        for each in held:
+            assert each.client.post(CHAT, request()).json() == DOCUMENT
+    assert len(upstream.requests) == 8
+
+
+@contextmanager
+def draining(balancer: Balancer, name: str) -> Iterator[Any]:
+    """deploy/drain.py at work."""
+    command = [sys.executable, "-u", DEPLOY / "drain.py", "--admin", balancer.admin, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_draining_gives_up_after_its_patience(balancer: Balancer, upstream: Upstream, capsys: Any) -> None:
+    with Http1Client(balancer.url) as client:
+        held = Held(client, upstream)
+        name = balancer.busy()
+        assert drain.main(["--admin", str(balancer.admin), "--patience", "0", name]) == 1
+        assert capsys.readouterr().out == f"{name}: 1 open requests after 0 s\n"
+        assert held.is_answered()
+
+
+def test_draining_says_what_haproxy_does_not_do(balancer: Balancer, tmp_path: Path, capsys: Any) -> None:
+    assert drain.main(["--admin", str(balancer.admin), "nobody"]) == 1
+    assert capsys.readouterr().err == "nobody: HAProxy was not told: No such server.\n"
+    assert drain.main(["--admin", str(tmp_path / "no.sock"), NAMES[0]]) == 1
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_a_change_of_the_rules_file_is_in_force_in_all_instances(
+    own_balancer: Balancer, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    (tmp_path / "rules.yaml").write_text(RULES.replace('models: ["m"]', 'models: ["another"]'))
+    for instance in own_balancer.instances.values():
+        instance.wait_for_log(r"rule private-vllm: models")
+    with Http1Client(own_balancer.url) as client:
+        answers = [client.post(CHAT, request()).body for _ in range(2)]
+    assert answers == [STREAM] * 2
+    assert set(own_balancer.answered().values()) == {1}
+    assert [json.loads(each.body).get("stream") for each in upstream.requests] == [None, None]

@@ -1,0 +1,207 @@
+"""Taking repeated chunks by their bytes changes nothing: the answer is always that of parsing every chunk."""
+
+import json
+from typing import Any
+
+import pytest
+from force_stream.answer import exchange, patterns
+from force_stream.answer.exchange import Exchange
+from harness.paths import GOLDEN
+from hypothesis import given
+from hypothesis import strategies as st
+
+STREAMS = {path.stem: path for path in sorted(GOLDEN.glob("*/*.sse")) if path.parent.name in ("chat", "responses")}
+
+
+class Never(patterns.Repeats):
+    """The plain way."""
+
+    @property
+    def wanted(self) -> bool:
+        return False
+
+
+class Counting(patterns.Repeats):
+    taken = 0
+
+    def take(self, data: bytes, start: int) -> tuple[int, int]:
+        at, count = super().take(data, start)
+        Counting.flow_counts += count
+        return at, count
+
+
+def answer(body: bytes, way: type[patterns.Repeats], sizes: list[int], endpoint: str = "chat") -> tuple[Any, ...]:
+    """Reply and report of a stream that comes in pieces of these sizes, again and again."""
+    made = Exchange(rule="r", endpoint=endpoint).read(200, "text/event-stream")
+    made._repeats = way()
+    at = turn = 0
+    while at < len(body):
+        size = sizes[turn % len(sizes)]
+        made.feed(body[at : at + size])
+        at, turn = at + size, turn + 1
+    return made.finish(), made.report
+
+
+def assert_same(body: bytes, sizes: list[int], endpoint: str = "chat") -> None:
+    assert answer(body, patterns.Repeats, sizes, endpoint) == answer(body, Never, sizes, endpoint)
+
+
+def chunk(text: str, **more: Any) -> dict[str, Any]:
+    return {"id": "c", "object": "chat.completion.chunk", "created": 7, "model": "m", **more} | {
+        "choices": [{"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}]
+    }
+
+
+def call(arguments: str, **more: Any) -> dict[str, Any]:
+    delta = {"tool_calls": [{"index": 0, **more, "function": {"arguments": arguments}}]}
+    return {"id": "c", "created": 7, "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+
+
+def logprobs(number: int, **more: Any) -> dict[str, Any]:
+    made = chunk(f"w{number}", **more)
+    said = {
+        "token": f"w{number}",
+        "logprob": -number / 7,
+        "bytes": [119],
+        "top_logprobs": [{"token": '],["', "n": 1.50}],
+    }
+    made["choices"][0]["logprobs"] = {"content": [said] * (1 + number % 2), "refusal": None}
+    return made
+
+
+def event(data: object) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def typed(kind: str, number: int, delta: str) -> bytes:
+    data = {"type": kind, "sequence_number": number, "item_id": "i", "output_index": 0, "delta": delta}
+    return b"event: " + kind.encode() + b"\n" + event(data)
+
+
+LONG = {
+    "text": b"".join(event(chunk(f" word {n}")) for n in range(40)),
+    "text with escapes": b"".join(event(chunk('"\\\n' * (n % 3) + f"é\u2028{n}")) for n in range(40)),
+    "padding that varies": b"".join(event(chunk(f" {n}", obfuscation="x" * (n % 7))) for n in range(40)),
+    "times that vary": b"".join(event(chunk(f" {n}") | {"created": 100 + n // 3}) for n in range(40)),
+    "a tool call": event(call("", id="c1", type="function")) + b"".join(event(call(f'{{"a{n}":')) for n in range(40)),
+    "logprobs": b"".join(event(logprobs(n)) for n in range(40)),
+    "logprobs with padding": b"".join(event(logprobs(n, obfuscation="x" * (n % 5))) for n in range(40)),
+    "a response": b"".join(typed("response.output_text.delta", n, f"w{n} ") for n in range(40)),
+    "a message": b"".join(
+        event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"w{n} "}})
+        for n in range(40)
+    ),
+}
+ENDPOINTS = {"a response": "responses", "a message": "messages"}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_most_chunks_of_a_long_stream_are_taken_by_their_bytes(name: str) -> None:
+    Counting.flow_counts = 0
+    answer(LONG[name], Counting, [1 << 20], ENDPOINTS.get(name, "chat"))
+    assert Counting.flow_counts >= 30
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000, 1 << 20])
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_stream_has_the_same_answer_in_any_pieces(name: str, size: int) -> None:
+    endpoint = ENDPOINTS.get(name, "chat")
+    whole, _ = answer(LONG[name] + b"data: [DONE]\n\n", Never, [1 << 20], endpoint)
+    taken, _ = answer(LONG[name] + b"data: [DONE]\n\n", patterns.Repeats, [size], endpoint)
+    assert taken == whole
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_golden_streams_have_the_same_answer(name: str) -> None:
+    assert_same(STREAMS[name].read_bytes(), [1 << 20], STREAMS[name].parent.name)
+
+
+SPOILED = {
+    "an escape that is none": event(chunk("a")).replace(b'"a"', b'"\\x"'),
+    "half an escape": event(chunk("a")).replace(b'"a"', b'"\\u12"'),
+    "a line end in a text": event(chunk("a")).replace(b'"a"', b'"a\nb"'),
+    "a carriage return in a text": event(chunk("a")).replace(b'"a"', b'"a\rb"'),
+    "a text without its end": event(chunk("a")).replace(b'"a"', b'"a'),
+    "invalid UTF-8": event(chunk("a")).replace(b'"a"', b'"\xff\xe2\x82"'),
+    "half a surrogate pair": event(chunk("a")).replace(b'"a"', b'"\\ud83d"'),
+    "the other half": event(chunk("a")).replace(b'"a"', b'"\\ude00"'),
+    "a backslash at the end": event(chunk("a\\")),
+    "a role": event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}}]}),
+    "a finish reason": event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+    "another choice": event({"choices": [{"index": 1, "delta": {"content": "b"}, "finish_reason": "stop"}]}),
+    "usage": event(chunk("u", usage={"total_tokens": 3})),
+    "another field": event(chunk("f", provider="p")),
+    "the field twice": event(chunk("a")).replace(b'"a"', b'"a","content":"b"'),
+    "an error": event(chunk("a", error={"message": "no", "code": 429})),
+    "a comment": b": ping\n\n",
+    "an identity": b"id: 7\n" + event(chunk("a")),
+    "a name": b"event: error\n" + event(chunk("a")),
+    "two lines of data": b'data: {"choices":\ndata: []}\n\n',
+    "a counter with a zero before it": event(chunk("a") | {"created": 7}).replace(b":7,", b":07,"),
+    "padding that is no JSON": event(chunk("a", obfuscation="x")).replace(b'"x"', b'"\\x"'),
+    "a list that ends and begins again": event(logprobs(1)).replace(b'"content":[', b'"content":[1],"content":['),
+    "a list of two": event(logprobs(1)).replace(b'"content":[', b'"content":[1,'),
+    "two lists for one": event(logprobs(1)).replace(b'"content":[', b'"content":[1],['),
+    "half a list": event(logprobs(1)).replace(b'"content":[', b'"content":[{'),
+    "an empty list": event(logprobs(1)).replace(b'"content":[{', b'"content":[],"x":[{'),
+    "a number spelled oddly": event(logprobs(1)).replace(b"1.5}", b"1.50e2}"),
+    "the end": b"data: [DONE]\n\n",
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_an_odd_event_among_like_ones_is_read_as_ever(spoiled: str) -> None:
+    for before, after in ((0, 5), (1, 5), (5, 5)):
+        events = [event(chunk(f"{n}")) for n in range(before)], [event(chunk(f"-{n}")) for n in range(after)]
+        assert_same(b"".join([*events[0], SPOILED[spoiled], *events[1], SPOILED[spoiled], *events[1]]), [1 << 20])
+        listed = b"".join(event(logprobs(n)) for n in range(4))
+        assert_same(listed + SPOILED[spoiled] + listed, [1 << 20])
+        padded = b"".join(event(chunk(f"{n}", obfuscation="x" * n)) for n in range(4))
+        assert_same(padded + SPOILED[spoiled] + padded, [1 << 20])
+
+
+EVENTS = st.one_of(
+    st.text(max_size=6).map(lambda text: event(chunk(text))),
+    st.tuples(st.text(max_size=4), st.text("xyz", max_size=4)).map(
+        lambda pair: event(chunk(pair[0], obfuscation=pair[1]))
+    ),
+    st.tuples(st.text(max_size=4), st.integers(0, 99)).map(lambda pair: event(chunk(pair[0]) | {"created": pair[1]})),
+    st.text(max_size=6).map(lambda text: event(call(text))),
+    st.integers(0, 3).map(lambda number: event(logprobs(number))),
+    st.sampled_from(sorted(SPOILED.values())),
+)
+
+
+@given(
+    st.lists(st.tuples(EVENTS, st.integers(1, 6)), max_size=8),
+    st.lists(st.integers(1, 400), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 4000), st.sampled_from([b"", b'"', b"\\", b"\n", b"}", b"]", b"[", b",", b"\xff"])),
+        max_size=3,
+    ),
+)
+def test_any_stream_has_the_same_answer(
+    runs: list[tuple[bytes, int]], sizes: list[int], wounds: list[tuple[int, bytes]]
+) -> None:
+    body = b"".join(piece * times for piece, times in runs)
+    for place, byte in wounds:
+        body = body[:place] + byte + body[place + 1 :]
+    assert_same(body, sizes)
+
+
+def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None:
+    steps = 0
+
+    class Steps(patterns.Repeats):
+        def take(self, data: bytes, start: int) -> tuple[int, int]:
+            nonlocal steps
+            steps += 1
+            return super().take(data, start)
+
+    good, bad = event(chunk("a")), SPOILED["an escape that is none"]
+    answer((good * 3 + bad) * 500, Steps, [1 << 20])
+    assert steps <= 4 * 500 + 4
+
+
+def test_the_answer_uses_it() -> None:
+    assert isinstance(Exchange(rule="r", endpoint="chat").read()._repeats, exchange.Repeats)

@@ -1,0 +1,266 @@
+"""The content view in mitmproxy's own hands: its registry, its priorities, flows live and out of a file."""
+
+import asyncio
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from force_stream.view import contentview
+from harness import Http1Client, Proxy, event_stream, read_flows
+from harness.paths import ADDON
+from harness.samples import CHAT, DOCUMENT, RULES, STREAM, request
+from harness.upstream import Upstream
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy import contentviews, http
+from mitmproxy.contentviews import Metadata
+from mitmproxy.test import taddons, tflow
+
+NAME = "upstream sse"
+KEPT = {
+    "force_stream.rule": "private-vllm",
+    "force_stream.endpoint": "chat",
+    "force_stream.model": "m",
+    "force_stream.sse": STREAM,
+    "force_stream.sse_status": 200,
+    "force_stream.times": [0.25, len(STREAM) - 14, 0.5, len(STREAM)],
+    "force_stream.finish_reason": "stop",
+    "force_stream.inferred": False,
+    "force_stream.odd": [],
+}
+OWN = {"force_stream.rule": "private-vllm", "force_stream.times": KEPT["force_stream.times"]}
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    contentview.register()
+    yield
+    contentview.unregister()
+    assert NAME not in contentviews.registry
+
+
+def flow_with(
+    body: bytes = STREAM, content_type: str | None = "text/event-stream", metadata: dict[str, Any] | None = None
+) -> http.HTTPFlow:
+    flow = tflow.tflow()
+    flow.response = http.Response.make(200, body, {"Content-Type": content_type} if content_type else {})
+    flow.metadata = dict(metadata or {})
+    return flow
+
+
+REWRITTEN = json.dumps(DOCUMENT).encode(), "application/json", KEPT
+
+
+def seen(flow: http.HTTPFlow, view: str = "auto", message: http.Message | None = None) -> tuple[str | None, str]:
+    """The name of the view that mitmproxy takes, and what it shows."""
+
+    async def inside() -> contentviews.ContentviewResult:
+        with taddons.context():
+            return contentviews.prettify_message(message or flow.response, flow, view)
+
+    result = asyncio.run(inside())
+    return result.view_name, result.text
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "metadata", "expected"),
+    [
+        pytest.param(*REWRITTEN, "JSON", id="a rewritten answer"),
+        pytest.param(STREAM, "text/event-stream", OWN, "Upstream SSE", id="a client's own stream"),
+        pytest.param(STREAM, "Text/Event-Stream; charset=utf-8", {}, "Upstream SSE", id="a stream of no rule's"),
+        pytest.param(b"{}", "application/json", {}, "JSON", id="an answer of no rule's"),
+        pytest.param(b"<html>", "text/html", KEPT, "XML/HTML", id="a page passed on"),
+        pytest.param(b"text", "text/plain", {}, "Raw", id="text"),
+        pytest.param(b"text", None, KEPT, "Raw", id="no type"),
+    ],
+)
+def test_json_stays_the_first_view_of_an_answer(
+    body: bytes, content_type: str, metadata: dict[str, Any], expected: str
+) -> None:
+    assert seen(flow_with(body, content_type, metadata))[0] == expected
+
+
+def test_this_view_is_the_next_after_json_for_a_rewritten_answer() -> None:
+    flow = flow_with(*REWRITTEN)
+    metadata = Metadata(flow=flow, content_type="application/json", http_message=flow.response)
+    priorities = {
+        name: view.render_priority(flow.response.raw_content, metadata) for name, view in contentviews.registry.items()
+    }
+    assert sorted(priorities, key=lambda name: -priorities[name])[:2] == ["json", NAME]
+
+
+def test_a_rewritten_answer_shows_the_stream_behind_it() -> None:
+    name, text = seen(flow_with(*REWRITTEN), "Upstream SSE")
+    assert name == "Upstream SSE"
+    assert "rule           private-vllm" in text
+    assert "first event    0.250 s" in text
+    assert 'choices[0].delta.content +"Hel"' in text
+    assert "Nothing odd." in text
+
+
+def test_a_clients_own_stream_is_its_response_with_the_times_that_were_kept() -> None:
+    _, text = seen(flow_with(metadata=OWN | {"force_stream.cut_at": 1000}))
+    assert "first event    0.250 s" in text
+    assert "kept           only the first 1,000 bytes" in text
+
+
+def test_a_stream_that_no_addon_saw_is_shown_without_times() -> None:
+    _, text = seen(flow_with())
+    assert "rule           none" in text
+    assert "times          none were kept" in text
+    assert 'choices[0].delta.content +"Hel"' in text
+
+
+def test_a_compressed_stream_is_shown_decoded() -> None:
+    flow = flow_with()
+    flow.response.headers["content-encoding"] = "gzip"
+    flow.response.raw_content = gzip.compress(STREAM)
+    flow.metadata = {"force_stream.times": [0.1, len(flow.response.raw_content)]}
+    _, text = seen(flow)
+    assert 'choices[0].delta.content +"Hel"' in text
+    assert "no time per event" in text
+
+
+def test_what_became_of_the_answer_is_told() -> None:
+    metadata = KEPT | {
+        "force_stream.truncated": True,
+        "force_stream.error": "stream_truncated",
+        "force_stream.retried_as": ["a", "b"],
+        "force_stream.odd": ["event 3: its data is not JSON"],
+    }
+    flow = flow_with(b"{}", "application/json", metadata)
+    flow.response.status_code = 502
+    _, text = seen(flow, NAME)
+    for line in (
+        "status         200 from the upstream, 502 to the client",
+        "try            1 of 3; the others are flows of their own",
+        "  - event 3: its data is not JSON",
+        "truncated      cut off after event 5",
+        "client got     an error: stream_truncated",
+    ):
+        assert line in text.splitlines()
+
+
+def test_an_inferred_finish_reason_is_told() -> None:
+    _, text = seen(flow_with(b"{}", "application/json", KEPT | {"force_stream.inferred": True}), NAME)
+    assert "finish reason  stop (inferred)" in text
+
+
+def test_a_request_has_no_event_stream() -> None:
+    flow = flow_with()
+    flow.request.headers["content-type"] = "text/event-stream"
+    flow.request.content = STREAM
+    assert seen(flow, message=flow.request)[0] != "Upstream SSE"
+    assert seen(flow, NAME, flow.request)[1] == "No event stream here: this view is for responses.\n"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        Metadata(),
+        Metadata(content_type="text/event-stream"),
+        Metadata(flow=tflow.ttcpflow()),
+        Metadata(http_message=http.Response.make(200, b"")),
+        Metadata(http_message=http.Response.make(204, STREAM), content_type="text/event-stream"),
+    ],
+    ids=["nothing", "a type alone", "no HTTP", "a response alone", "a response and a type"],
+)
+def test_the_view_manages_without_what_mitmproxy_may_leave_out(metadata: Metadata) -> None:
+    assert isinstance(contentview.view.render_priority(STREAM, metadata), float)
+    assert contentview.view.prettify(STREAM, metadata)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*KEPT, "force_stream.try", "force_stream.retried_as", "other"]), VALUES))
+def test_no_metadata_of_a_foreign_file_harms_the_view(metadata: dict[str, Any]) -> None:
+    flow = flow_with(metadata=metadata)
+    shown = Metadata(flow=flow, content_type="text/event-stream", http_message=flow.response)
+    assert all(line.isprintable() for line in contentview.view.prettify(STREAM, shown).split("\n"))
+    contentview.view.render_priority(STREAM, shown)
+
+
+# The registry
+
+
+def test_the_view_is_offered_once_however_often_it_is_registered() -> None:
+    contentview.register()
+    assert contentviews.registry.available_views().count(NAME) == 1
+    assert contentviews.registry[NAME] is contentview.view
+
+
+def test_another_view_of_the_same_name_is_not_taken_away() -> None:
+    other = contentview.UpstreamSSE()
+    contentviews.add(other)
+    contentview.unregister()
+    assert contentviews.registry[NAME] is other
+    contentview.register()
+
+
+# Flows of real traffic
+
+
+def test_a_flow_read_from_a_file_has_its_events_and_their_times(
+    upstream: Upstream, proxy_factory: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    proxy = proxy_factory(
+        f"reverse:{upstream.url()}",
+        scripts=[ADDON],
+        options={"force_stream_rules": rules},
+        flow_file=tmp_path / "flows.mitm",
+    )
+    with Http1Client(proxy.url) as client:
+        upstream.answer(event_stream(STREAM, size=10))
+        assert client.post(CHAT, request()).json() == DOCUMENT
+        upstream.answer(event_stream(STREAM, size=10))
+        assert client.post(CHAT, request(stream=True)).body == STREAM
+    proxy.stop()
+    forced, own = read_flows(proxy.flow_file)
+    assert seen(forced)[0] == "JSON"
+    assert seen(own)[0] == "Upstream SSE"
+    for flow in (forced, own):
+        lines = seen(flow, NAME)[1].splitlines()
+        rows = [line.split(maxsplit=4) for line in lines[lines.index("Nothing odd.") + 3 :]]
+        assert [row[0] for row in rows[:5]] == ["1", "2", "3", "4", "5"]
+        arrivals = [float(row[1]) for row in rows[:5]]
+        assert arrivals == sorted(arrivals)
+        assert arrivals[0] > 0
+        assert rows[1][3:] == ["chunk", 'choices[0].delta.content +"Hel"']
+        assert any(line.startswith("first content") and line.endswith(" s") for line in lines)
+
+
+def test_a_reload_of_the_addon_replaces_the_view(
+    upstream: Upstream, proxy_factory: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(ADDON.parent / "lib", copy / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    copied = Path(shutil.copy(ADDON, copy))
+    (copy / "rules.yaml").write_text(RULES)
+    upstream.answer_always(event_stream(STREAM))
+    options = {"flow_detail": 4, "dumper_default_contentview": NAME}
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[copied], options=options)
+    with Http1Client(proxy.url) as client:
+        client.post(CHAT, request())
+        proxy.wait_for_log(r"Nothing odd\.")
+        text = copy / "lib" / "force_stream" / "view" / "timeline_text.py"
+        text.write_text(text.read_text(encoding="utf-8").replace("Nothing odd.", "As edited."), encoding="utf-8")
+        since = proxy.mark()
+        later = copied.stat().st_mtime_ns + 2_000_000_000
+        os.utime(copied, ns=(later, later))
+        proxy.wait_for_log(r"\d rules? from ", since=since)
+        client.post(CHAT, request())
+        proxy.wait_for_log(r"As edited\.", since=since)
+    assert "Replacing existing" not in proxy.log
+    assert "Traceback" not in proxy.log

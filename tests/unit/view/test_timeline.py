@@ -1,0 +1,561 @@
+"""The timeline of an event stream: what each event added, when it came, what was odd; and that no bytes harm it."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from force_stream.answer.exchange import Exchange
+from force_stream.answer.oddities import MOST_ODD
+from force_stream.view import timeline, timeline_text
+from force_stream.view.timeline import MOST_BLOCKS, SHOWN_FIRST, SHOWN_LAST, Entry, Timeline
+from force_stream.view.timeline_text import About
+from harness import sse
+from harness.golden import CASES, Case
+from harness.samples import (
+    EVENTS,
+    RESPONSE_STREAM,
+    STREAM,
+    TEXT_STREAM,
+    TOOL_STREAM,
+    USAGE,
+    choice,
+    chunk,
+    failed_response,
+    function_call,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+DONE = b"data: [DONE]\n\n"
+LONGEST = 600
+NOT_UTF8 = "not all of it is UTF-8, or the upstream put replacement characters in it"
+
+
+def show(body: bytes, times: object = None, **about: Any) -> str:
+    return timeline_text.text(timeline.read(body, times), About(**about))
+
+
+def entries(body: bytes, times: object = None) -> list[Entry]:
+    return timeline.read(body, times).first
+
+
+def added(body: bytes) -> list[str]:
+    return [entry.added for entry in entries(body)]
+
+
+def odd(body: bytes) -> list[str]:
+    return timeline.read(body).odd
+
+
+def assert_harmless(body: bytes, times: object = None) -> Timeline:
+    """What holds for all bytes: the text has nothing for a terminal to obey, and an end."""
+    read = timeline.read(body, times)
+    lines = timeline_text.text(read, About()).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert max(map(len, lines)) < LONGEST * 10, "every character may have become an escape of ten"
+    assert len(lines) < SHOWN_FIRST + SHOWN_LAST + 100
+    assert read.looked_at <= MOST_BLOCKS + SHOWN_LAST
+    return read
+
+
+# What an event added
+
+
+def test_a_text_is_added_to_and_all_else_is_set_once() -> None:
+    assert added(STREAM) == [
+        'id "chatcmpl-1", object "chat.completion.chunk", created 1700000000, model "m-1", '
+        'choices[0].delta.role "assistant"',
+        'choices[0].delta.content +"Hel"',
+        'choices[0].delta.content +"lo"',
+        'choices[0].finish_reason "stop"',
+        "usage {prompt_tokens 3, completion_tokens 2, total_tokens 5}",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        pytest.param(
+            [chunk(choice(content="ha")), chunk(choice(content="ha"))],
+            'choices[0].delta.content +"ha"',
+            id="a text said again is more text",
+        ),
+        pytest.param(
+            [chunk(choice(role="assistant")), chunk(choice(role="assistant"))], "", id="a role said again is nothing"
+        ),
+        pytest.param([chunk(), chunk(created=1700000009)], "", id="a time that differs in every chunk is no news"),
+        pytest.param([chunk(), chunk(model="m-2")], 'model "m-2"', id="a model that differs is"),
+        pytest.param([chunk(), chunk(obfuscation="abc", p="x", usage=None)], "", id="padding and null"),
+        pytest.param(
+            [chunk(), chunk(choice(1, content="b"))], 'choices[1].delta.content +"b"', id="a choice goes by its index"
+        ),
+        pytest.param(
+            [chunk(), chunk(choice(tool_calls=[function_call(2, arguments="{}")]))],
+            'choices[0].delta.tool_calls[2].function.arguments +"{}"',
+            id="a tool call too",
+        ),
+        pytest.param([chunk(), {"x": {"y": [1, 2.50, True, None]}}], "x.y [1, 2.5, true, null]", id="plain values"),
+        pytest.param([chunk(), {"x": [[1], {"a": 1}]}], "x [[…], {…}]", id="lists of lists in short"),
+        pytest.param(
+            [chunk(), chunk(choice(content="a" * 1000))],
+            f'choices[0].delta.content +"{"a" * 80}"… (1,000 characters)',
+            id="a long text in short",
+        ),
+        pytest.param(
+            [chunk(), chunk(choice(content='"\\"'))],
+            'choices[0].delta.content +"\\"\\\\\\""',
+            id="quotes and backslashes are escaped",
+        ),
+    ],
+)
+def test_an_event_shows_what_it_added(chunks: list[dict[str, Any]], expected: str) -> None:
+    assert added(sse(*chunks, done=False))[-1] == expected
+
+
+def test_numbers_keep_their_spelling() -> None:
+    assert added(b'data: {"a":1.50,"b":1E400,"c":%b}\n\n' % (b"7" * 100)) == [f"a 1.50, b 1E400, c {'7' * 80}…"]
+
+
+def test_an_event_goes_by_its_name_or_else_by_its_type() -> None:
+    body = (
+        b'event: delta\ndata: {"type":"other"}\n\ndata: {"type":"ping"}\n\n: alive\n\ndata: {"choices":[]}\n\n' + DONE
+    )
+    assert [(entry.type, entry.number) for entry in entries(body)] == [
+        ("delta", 1),
+        ("ping", 2),
+        ("comment", None),
+        ("chunk", 3),
+        ("[DONE]", None),
+    ]
+    assert [entry.added for entry in entries(body)] == ['type "other"', "", "alive", "", ""]
+
+
+def test_events_without_a_blank_line_between_them_are_two() -> None:
+    assert [entry.number for entry in entries(b'data: {"a":1}\ndata: {"b":2}\n\n')] == [1, 2]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_all_ends_of_lines_are_read(end: bytes) -> None:
+    body = STREAM.replace(b"\n", end)
+    assert added(body) == added(STREAM)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.folder}-{case.path.stem}") for case in CASES])
+def test_golden_streams_have_the_events_that_the_log_counts(case: Case) -> None:
+    read = assert_harmless(case.stream)
+    answer = Exchange("golden", case.endpoint).read(200, "")
+    answer.feed(case.stream)
+    answer.finish()
+    assert read.events == answer.report.events
+    assert [entry.number for entry in read.first if entry.number is not None] == list(range(1, read.events + 1))
+
+
+def test_recorded_streams_are_shown_without_harm(streams_dir: Path) -> None:
+    files = sorted((streams_dir / "events").glob("*.sse"))
+    assert files
+    for file in files:
+        read = assert_harmless(file.read_bytes())
+        numbers = [entry.number for entry in (*read.first, *read.last) if entry.number is not None]
+        assert numbers == list(range(1, read.events + 1)), file.name
+
+
+# Times
+
+
+def test_an_event_comes_with_the_piece_that_has_its_last_byte() -> None:
+    first = STREAM.index(b"\n\n") + 2
+    times = [0.5, first - 1, 0.75, first, 4.0, len(STREAM)]
+    read = timeline.read(STREAM, times)
+    assert [(entry.at, entry.gap) for entry in read.first[:3]] == [(0.75, None), (4.0, 3.25), (4.0, 0.0)]
+    assert (read.first_event, read.first_content, read.ended) == (0.75, 4.0, 4.0)
+    assert read.longest_gap == (0.75, 4.0)
+
+
+@given(st.lists(st.integers(1, len(STREAM) - 1), unique=True, max_size=20).map(sorted))
+def test_however_the_network_cuts_a_stream_each_event_has_its_time(cuts: list[int]) -> None:
+    sizes = [*cuts, len(STREAM)]
+    times = [value for number, size in enumerate(sizes, 1) for value in (number * 1.0, size)]
+    ends = [place + 2 for place in range(len(STREAM)) if STREAM.startswith(b"\n\n", place)]
+    expected = [1.0 + sum(size < end for size in sizes) for end in ends]
+    assert [entry.at for entry in entries(STREAM, times)] == expected
+
+
+def test_a_comment_has_the_time_of_its_own_line() -> None:
+    body = b": one\n" + b'data: {"a":1}\n\n'
+    assert [entry.at for entry in entries(body, [1.0, 6, 2.0, len(body)])] == [1.0, 2.0]
+
+
+def test_a_long_silence_stands_out() -> None:
+    first = STREAM.index(b"\n\n") + 2
+    text = show(STREAM, [0.1, first, 3.35, len(STREAM)])
+    (line,) = [line for line in text.splitlines() if line.startswith("!")]
+    assert line.split()[:5] == ["!", "2", "3.350", "+3.250", "chunk"]
+    assert "[after 3.2 s of silence] choices[0]" in line
+    assert "longest gap    3.250 s, from 0.100 to 3.350 s" in text
+    assert "Nothing odd." in text, "a silence is no one's words, and the log has none"
+
+
+@pytest.mark.parametrize("piece", [b": alive\n\n", b"event: ping\n\n", DONE], ids=["comment", "no data", "[DONE]"])
+def test_a_silence_before_what_is_no_event_stands_out_too(piece: bytes) -> None:
+    body = b'data: {"a":1}\n\n' + piece
+    assert show(body, [0.1, 15, 2.0, len(body)]).splitlines()[-1].startswith("! ")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [None, [], [1.0], "times", [0.1, "x"], [float("nan"), 5], [float("inf"), 5], [10**400, 5], [[1], [2]], {1: 2}],
+    ids=repr,
+)
+def test_without_times_the_columns_are_blank(times: object) -> None:
+    assert [entry.at for entry in entries(STREAM, times)] == [None] * 6
+    text = show(STREAM, times)
+    assert "times          none were kept" in text
+    assert "chunk   choices[0].delta.content" in " ".join(text.splitlines()[-5].split(maxsplit=1)[1:])
+
+
+def test_times_of_a_body_that_was_compressed_are_not_given_to_the_wrong_events() -> None:
+    read = timeline.read(STREAM, [0.5, 100, 2.0, 200])
+    assert {entry.at for entry in read.first} == {None}
+    assert (read.longest_gap, read.ended) == ((0.5, 2.0), 2.0)
+    shown = timeline_text.text(read, About())
+    assert "times          no time per event: the upstream compressed its stream\n" in shown
+
+
+# The header
+
+
+def test_the_header_has_the_figures() -> None:
+    times: list[float] = []
+    size = 0
+    for number, event in enumerate(STREAM.split(b"\n\n")[:-1]):
+        size += len(event) + 2
+        times += [0.5 + 0.25 * number, size]
+    text = show(STREAM, times, rule="private-vllm", endpoint="chat", model="m", status="200")
+    assert text.split("\n \n")[0].splitlines() == [
+        "rule           private-vllm",
+        "endpoint       chat",
+        "model          m, in the events m-1",
+        "status         200",
+        "first event    0.500 s",
+        "first content  0.750 s",
+        "end            1.750 s",
+        "longest gap    0.250 s, from 0.500 to 0.750 s",
+        "events         5, then [DONE]",
+        f"bytes          {len(STREAM)}",
+        "finish reason  stop",
+        "usage          {prompt_tokens 3, completion_tokens 2, total_tokens 5}",
+        "speed          2.0 tokens/s from the first content on",
+    ]
+    assert "Nothing odd." in text
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "usage"),
+    [
+        pytest.param(STREAM, "stop", USAGE, id="chat"),
+        pytest.param(TOOL_STREAM, "tool_calls", USAGE, id="tool calls"),
+        pytest.param(TEXT_STREAM, "stop", USAGE, id="completions"),
+        pytest.param(RESPONSE_STREAM, "completed", None, id="responses"),
+        pytest.param(
+            b'data: {"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}\n\n'
+            b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}\n\n',
+            "end_turn",
+            {"input_tokens": 3, "output_tokens": 2},
+            id="messages",
+        ),
+        pytest.param(
+            sse(chunk(choice(finish_reason="stop"), x_groq={"usage": USAGE})), "stop", USAGE, id="usage in x_groq"
+        ),
+    ],
+)
+def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason: str, usage: Any) -> None:
+    read = timeline.read(body)
+    assert list(read.finish_reasons.values()) == [reason]
+    assert usage is None or read.usage == usage
+    assert f"finish reason  {reason}\n" in timeline_text.text(read, About())
+
+
+# What is odd
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(STREAM, [], id="nothing"),
+        pytest.param(RESPONSE_STREAM, [], id="nothing in a Responses stream, which has no [DONE]"),
+        pytest.param(b"", ["there is no event in the stream"], id="empty"),
+        pytest.param(DONE, ["there is no event in the stream"], id="[DONE] only"),
+        pytest.param(sse(*EVENTS[:2]), ["no finish reason for choice 0"], id="unfinished"),
+        pytest.param(STREAM.removesuffix(DONE), ["no [DONE]"], id="no [DONE]"),
+        pytest.param(
+            STREAM.removesuffix(DONE)[:-30],
+            ["event 5: cut off", "no [DONE]"],
+            id="cut inside an event",
+        ),
+        pytest.param(b"data: {oops\n\n" + STREAM, ["event 1: its data is not JSON"], id="no JSON"),
+        pytest.param(b"data: 1\n\n" + STREAM, ["event 1: its data is a number, not an object"], id="no object"),
+        pytest.param(b"data: null\n\n" + STREAM, ["event 1: its data is null, not an object"], id="null"),
+        pytest.param(STREAM + DONE, ["more than one [DONE]"], id="twice [DONE]"),
+        pytest.param(STREAM + b'data: {"a":1}\n\n', ["event 6: events after [DONE]"], id="after [DONE]"),
+        pytest.param(b'data: "a"\n\n' + STREAM, ["event 1: its data is text, not an object"], id="text"),
+        pytest.param(b"data: [1]\n\n" + STREAM, ["event 1: its data is a list, not an object"], id="list"),
+        pytest.param(b"data: true\n\n" + STREAM, ["event 1: its data is true or false, not an object"], id="true"),
+        pytest.param(b"data: 1E400\n\n" + STREAM, ["event 1: its data is a number, not an object"], id="1E400"),
+        pytest.param(b": a\n\n: b\n\ndata:\n\n" + STREAM, [], id="nothing in what keeps a connection alive"),
+        pytest.param(
+            STREAM + b"<html>\n\n", ["lines that are no part of an event stream"], id="a page behind the stream"
+        ),
+        pytest.param(
+            STREAM.replace(b"Hel", b"H\xff"),
+            [f"event 2: {NOT_UTF8}"],
+            id="no UTF-8",
+        ),
+        pytest.param(
+            STREAM.replace(b"chatcmpl-1", b"chatcmpl-2", 2).replace(b"chatcmpl-2", b"chatcmpl-1", 1),
+            ["event 2: its id is not that of the events before"],
+            id="another id for one event",
+        ),
+        pytest.param(
+            sse(*EVENTS[:3], chunk(choice(finish_reason="length")), *EVENTS[3:]),
+            ['event 5: another finish reason than before for choice 0: "stop"'],
+            id="two finish reasons",
+        ),
+        pytest.param(
+            sse(*EVENTS[:4], *(chunk(usage=USAGE | {"total_tokens": count}) for count in range(1, 8))),
+            [],
+            id="nothing in usage in every chunk",
+        ),
+        pytest.param(
+            sse(*EVENTS[:4], chunk(usage={"total_tokens": 0}), chunk(usage={}), EVENTS[4]), [], id="empty usages"
+        ),
+        pytest.param(
+            sse(
+                chunk(choice(tool_calls=[function_call(0, id="a", name="f", arguments="{}")])),
+                chunk(choice(tool_calls=[function_call(0, id="", arguments="")])),
+                chunk(choice(tool_calls=[function_call(0, id="b", name="g", arguments="{}")])),
+                chunk(choice(finish_reason="tool_calls")),
+            ),
+            ["event 3: a new id for a tool call at the same index"],
+            id="a new call at the same index",
+        ),
+        pytest.param(
+            sse(*EVENTS, {"error": {"message": "Overloaded", "code": 503}}),
+            ["event 6: an error"],
+            id="an error event",
+        ),
+        pytest.param(failed_response("server_error"), ["event 2: an error"], id="a failed response"),
+        pytest.param(b' {"choices": []}', [], id="nothing in JSON"),
+        pytest.param(
+            sse(
+                *(chunk(choice(content="\ufffd" * (number in (3, 5, 6, 7, 8, 9)))) for number in range(1, 11)), *EVENTS
+            ),
+            [f"events 3, 5, 6, 7, 8 and 1 more: {NOT_UTF8}"],
+            id="an end to the numbers",
+        ),
+    ],
+)
+def test_odd_things_are_named_with_their_events(body: bytes, expected: list[str]) -> None:
+    assert odd(body) == expected
+
+
+def test_what_is_odd_is_said_by_the_one_who_read_the_whole_stream_and_by_nobody_else() -> None:
+    text = show(b"data: {oops\n\n" + STREAM, odd=["event 9: its data is not JSON", "slow"])
+    assert text[text.index("Odd:") :].splitlines()[1:4] == ["  - event 9: its data is not JSON", "  - slow", " "]
+
+
+def test_there_is_an_end_to_what_is_odd() -> None:
+    body = sse(chunk(choice(finish_reason="stop")), *(chunk(choice(finish_reason=f"{n}")) for n in range(500)))
+    assert len(odd(body)) == MOST_ODD
+
+
+@pytest.mark.parametrize(
+    ("body", "about", "line"),
+    [
+        pytest.param(b": a\n\n" + STREAM, {}, "keep-alives    1 comment line", id="a comment"),
+        pytest.param(
+            b": a\n: b\n\ndata:\n\n" + STREAM,
+            {},
+            "keep-alives    2 comment lines, 1 event without data",
+            id="comments and no data",
+        ),
+        pytest.param(
+            sse(*EVENTS, EVENTS[-1]),
+            {},
+            "usage          {prompt_tokens 3, completion_tokens 2, total_tokens 5} (in 2 events; the last counts)",
+            id="usage twice",
+        ),
+        pytest.param(b' {"a": []}', {}, 'body           JSON, not an event stream: " {\\"a\\": []}"', id="JSON"),
+        pytest.param(STREAM, {"truncated": True}, "truncated      cut off after event 5", id="truncated"),
+        pytest.param(b"", {"truncated": True}, "truncated      before the first event", id="truncated at once"),
+        pytest.param(STREAM, {"error": "x"}, "client got     an error: x", id="an error"),
+        pytest.param(
+            STREAM, {"kept": 1000}, "kept           only the first 1,000 bytes of what the client got", id="kept"
+        ),
+    ],
+)
+def test_what_the_view_alone_knows_is_in_the_header(body: bytes, about: dict[str, Any], line: str) -> None:
+    assert line in show(body, **about).split("\n \n")[0].splitlines()
+
+
+@given(st.lists(st.integers(1, len(STREAM) - 1), unique=True, max_size=9).map(sorted), st.integers(0, 3))
+def test_the_first_content_is_at_the_same_time_in_the_figures(cuts: list[int], end: int) -> None:
+    body = STREAM.replace(b"\n", (b"\n", b"\r\n", b"\r", b"\n")[end])
+    times = [value for number, size in enumerate([*cuts, len(body)], 1) for value in (number * 1.0, size)]
+    read = timeline.read(body, times)
+    assert read.first_content is not None
+    assert timeline.first_content(body, times) == read.first_content
+
+
+def test_the_first_content_is_looked_for_near_the_begin_alone() -> None:
+    late = event_of(b'{"n":1}') * 10_000 + STREAM
+    assert timeline.first_content(late, [1.0, len(late)]) is None
+    assert timeline.first_content(STREAM, [1.0, 5]) is None, "times of another body"
+    assert timeline.first_content(STREAM[:-40][: STREAM.index(b"Hel") + 20], None) is None
+
+
+# Bytes that mean harm
+
+
+def event_of(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+HOSTILE: dict[str, bytes] = {
+    "one line": b"data: " + b"x" * 5_000_000,
+    "one text": event_of(b'{"choices":[{"delta":{"content":"' + b"x" * 5_000_000 + b'"}}]}'),
+    "line ends": b"\n" * 2_000_000,
+    "line ends of another kind": b"\n\r" * 1_000_000,
+    "lines without a blank one": b"a\n" * 1_000_000,
+    "data lines without a blank one": b"data:1\n" * 500_000,
+    "empty data lines": b"data:\n" * 500_000,
+    "comments": b":\n\n" * 500_000,
+    "tiny events": b"data:1\n\n" * 300_000,
+    "tiny events, CR": b"data:1\r\r" * 300_000,
+    "[DONE] without end": b"data:[DONE]\n\n" * 200_000,
+    "nested too deeply": event_of(b"[" * 1_000_000) + event_of(b'{"a":' * 1_000_000),
+    "nested deeply": event_of(b'{"error":' + b"[" * 900 + b"1" + b"]" * 900 + b"}") * 300,
+    "nested deeply, objects": event_of(b'{"a":' * 900 + b"1" + b"}" * 900) * 300,
+    "a huge number": event_of(b"1" * 1_000_000) + event_of(b'{"a":' + b"1" * 1_000_000 + b"}"),
+    "a huge exponent": event_of(b'{"a":1e999999999,"b":-0,"c":-0.0}'),
+    "numbers that need care": event_of(b'{"a":[' + b"-0," * 100_000 + b"0]}") + event_of(b'{"a":[-0,-0]}') * 50_000,
+    "many members": event_of(b"{" + b",".join(b'"k%d":1' % number for number in range(300)) + b"}") * 500,
+    "ever new members": b"".join(event_of(b'{"k%d":1}' % number) for number in range(50_000)),
+    "many choices": event_of(b'{"choices":[' + b"{}," * 20_000 + b"{}]}") * 10,
+    "long names": event_of(b'{"' + b"k" * 100_000 + b'":1}') * 20,
+    "a long event name": b"event: " + b"x" * 1_000_000 + b"\ndata: {}\n\n",
+    "indexes that are none": event_of(b'{"choices":[{"index":-1},{"index":true},{"index":1e9},{"index":"0"}]}'),
+    "other types": event_of(b'{"choices":{"a":1},"usage":[],"response":1,"message":"","delta":[],"id":1,"model":{}}'),
+    "half a surrogate pair": event_of(b'{"id":"\\ud800","choices":[{"delta":{"content":"\\udfff"}}]}'),
+    "escape sequences": event_of(b'{"id":"\\u001b]0;x\\u0007","choices":[{"delta":{"content":"\x1b[2J\\u009b2J"}}]}')
+    + b"event: \x1b[31m\ndata: \x1b[2J\n\n: \x1b[2J\n\n"
+    + event_of('{"id":"a\u202eb\u2028c\u200b"}'.encode()),
+    "binary": random.Random(1).randbytes(2_000_000),
+    "null bytes": b"\0" * 1_000_000 + event_of(b'{"a":"\0"}'),
+}
+
+
+@pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in HOSTILE.items()])
+def test_no_bytes_harm_the_view(body: bytes) -> None:
+    assert_harmless(body, [0.1, len(body)])
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"\n",
+                b"\r",
+                b"\n\n",
+                b"data:",
+                b"data: ",
+                b": x",
+                b"event: e",
+                b"[DONE]",
+                b"{",
+                b"}",
+                b'{"choices":[{}]}',
+                b'{"usage":{"a":1}}',
+                b"\xff",
+                b"\x1b",
+                b"\xef\xbb\xbf",
+                b'{"error":[]}',
+                b'{"id":"a"}',
+                b'"',
+                b"1",
+                b"error:",
+            ]
+        ),
+        max_size=60,
+    ).map(b"".join)
+    | st.binary(max_size=300),
+    st.none() | st.lists(st.floats() | st.integers() | st.text() | st.none(), max_size=6),
+)
+def test_any_bytes_and_any_times_are_shown(body: bytes, times: Any) -> None:
+    assert_harmless(body, times)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "delta", "usage", "tool_calls", "index", "id", "error", "response", "type"])
+            | st.text(),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["choices", "delta", "usage", "error", "x_groq"]), JSON_VALUES)))
+def test_chunks_of_any_shape_are_shown(chunks: list[dict[str, Any]]) -> None:
+    assert_harmless(sse(*chunks))
+
+
+def test_escape_sequences_are_shown_as_text() -> None:
+    text = show(HOSTILE["escape sequences"])
+    assert r"choices[0].delta.content +"[:-2] in text
+    assert r"\x1b[2J\x9b2J" in text
+    assert r"a\u202eb\u2028c\u200b" in text
+
+
+# Long streams
+
+
+def test_the_middle_of_a_long_stream_is_left_out_and_the_text_says_so() -> None:
+    body = b"".join(event_of(b'{"n":%d}' % number) for number in range(1, SHOWN_FIRST + SHOWN_LAST + 801)) + DONE
+    read = timeline.read(body)
+    assert [len(read.first), read.left_out, len(read.last)] == [SHOWN_FIRST, 801, SHOWN_LAST]
+    assert (read.events, read.unread) == (SHOWN_FIRST + SHOWN_LAST + 800, 0)
+    assert [read.last[0].number, read.last[-2].number, read.last[-1].type] == [4_802, 5_000, "[DONE]"]
+    assert read.last[-2].added == "n 5000"
+    lines = timeline_text.text(read, About()).splitlines()
+    assert lines[-SHOWN_LAST - 1] == "  … 801 lines left out …"
+
+
+def test_what_is_odd_in_the_part_that_is_left_out_is_named() -> None:
+    ordinary = event_of(b'{"n":1}')
+    body = ordinary * (SHOWN_FIRST + 99) + b"data: oops\n\n" + ordinary * 1_000
+    assert odd(body) == ["event 4100: its data is not JSON"]
+
+
+def test_of_a_very_long_stream_the_middle_is_not_looked_at_and_the_text_says_so() -> None:
+    body = event_of(b'{"n":1}') * (MOST_BLOCKS + 10_000) + event_of(b'{"n":"last"}')
+    read = timeline.read(body)
+    assert (read.looked_at, read.unread) == (MOST_BLOCKS + SHOWN_LAST, 10_001 - SHOWN_LAST)
+    assert read.events == read.last[-1].number == MOST_BLOCKS + 10_001
+    assert read.last[-1].added == 'n "last"'
+    assert read.odd == []
+    assert "not looked at  about 9,801 events in the middle\n" in timeline_text.text(read, About())
+    assert len(read.first) + len(read.last) + read.left_out == read.events
+
+
+def test_what_takes_time_is_bounded_by_more_than_the_number_of_events() -> None:
+    heavy = event_of(b'{"a":[' + b"1," * 10_000 + b"1]}")
+    read = timeline.read(heavy * 200)
+    assert read.looked_at < 100
+    assert read.events == 200
