@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from force_stream.answer import patterns
-from force_stream.answer.exchange import Exchange, Reply, Report
 from force_stream.answer.quirks import QUIRKS
+from force_stream.answer.reader import AnswerSpec
+from force_stream.answer.report import Reply, Report
 from force_stream.endpoints import ENDPOINTS
 from force_stream.rules.describe import changes, describe
 from force_stream.rules.file import RulesError, parse_rules, with_value
@@ -70,14 +71,14 @@ class Stream:
     """An upstream's answer, and how it is read."""
 
     body: bytes
-    exchange: Exchange
+    spec: AnswerSpec
     status: int = 200
     content_type: str = ""
     cut: str = ""
     sizes: tuple[int, ...] = (1 << 30,)
 
     def read(self, way: type[patterns.Repeats], sizes: Sequence[int]) -> tuple[Reply | None, Report]:
-        answer = self.exchange.read(self.status, self.content_type)
+        answer = self.spec.read(self.status, self.content_type)
         answer._repeats = way()
         for piece in split(self.body, sizes):
             answer.feed(piece)
@@ -146,12 +147,12 @@ def reading(choices: Choices) -> Callable[[bytes], Stream]:
     endpoint = choices.pick(list(ENDPOINTS))
     how = choices.below(256)
     quirks = tuple(name for place, name in enumerate(QUIRKS) if how & 64 and choices.below(256) >> place & 1)
-    exchange = Exchange("fuzz", endpoint, "m", 1 + (how >> 4 & 1), ("error", "partial")[how & 1], quirks)
+    spec = AnswerSpec("fuzz", endpoint, "m", 1 + (how >> 4 & 1), ("error", "partial")[how & 1], quirks)
     status = choices.pick(STATUSES)
     content_type = choices.pick(CONTENT_TYPES)
     cut = "the connection was closed" if how & 2 else ""
     sizes = tuple(choices.pick(PIECES) for _ in range(1 + (how >> 2 & 3)))
-    return lambda body: Stream(body, exchange, status, content_type, cut, sizes)
+    return lambda body: Stream(body, spec, status, content_type, cut, sizes)
 
 
 def stream_of_bytes(data: bytes) -> Stream:
@@ -260,7 +261,7 @@ def dumped(chunk: Any, choices: Choices) -> bytes:
 def stream_by_grammar(data: bytes) -> Stream:
     choices = Choices(data)
     stream = reading(choices)
-    endpoint = stream(b"").exchange.endpoint
+    endpoint = stream(b"").spec.endpoint
     known = chunks_of(endpoint)
     events: list[bytes] = []
     while choices and len(events) < 40:

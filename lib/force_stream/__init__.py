@@ -16,11 +16,12 @@ tests/project/test_boundaries.py has it:
     cli/        the command `force-stream`
 """
 
-from .answer.exchange import Exchange, Reply
+from .answer.reader import AnswerReader, AnswerSpec
+from .answer.report import Reply
 from .endpoints import ENDPOINTS
 from .errors import StreamError
 
-__all__ = ["Exchange", "Reply", "StreamError", "aggregate"]
+__all__ = ["AnswerReader", "AnswerSpec", "Reply", "StreamError", "aggregate"]
 __version__ = "0.1.0"
 
 
@@ -33,6 +34,6 @@ def aggregate(body: bytes, endpoint: str = "chat") -> Reply:
     """
     if endpoint not in ENDPOINTS:
         raise ValueError(f"unknown endpoint {endpoint!r}; known: {', '.join(ENDPOINTS)}")
-    answer = Exchange(rule="aggregate", endpoint=endpoint).read()
+    answer = AnswerSpec(rule="aggregate", endpoint=endpoint).read()
     answer.feed(body)
     return answer.finish() or Reply(200, body)

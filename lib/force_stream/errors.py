@@ -1,7 +1,7 @@
 """What can be wrong with an upstream's answer, and what the client is told of it.
 
 Knows the shape of OpenAI's error object and the status that goes with each failure.
-Must not know where a failure was noticed: it is raised deep inside and becomes a reply in one place, `exchange`.
+Must not know where a failure was noticed: it is raised deep inside and becomes a reply in one place, `spec`.
 """
 
 from typing import Any, ClassVar, Final

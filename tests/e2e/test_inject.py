@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from force_stream.answer.events import EventReader
-from force_stream.answer.exchange import Exchange
+from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.inject import Cut, Deliver, Injection, Stall, Step
 from harness import (
     H2_UPSTREAM,
@@ -131,7 +131,7 @@ def pieces_of(body: bytes, data: st.DataObject) -> list[bytes]:
 def test_events_are_counted_as_the_reader_of_the_answer_counts_them(
     body: bytes, mark: bytes, data: st.DataObject
 ) -> None:
-    answer = Exchange(rule="r", endpoint="chat").read(200, "text/event-stream")
+    answer = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
     answer.feed(b": a stream\n" + body)
     answer.finish()
     injection = Injection({})

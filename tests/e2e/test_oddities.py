@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from force_stream.__main__ import main
 from force_stream.addon import hooks as addon
-from force_stream.answer import exchange
-from force_stream.answer.exchange import Answer, Exchange
+from force_stream.answer import reader
 from force_stream.answer.oddities import MOST_IN_BRIEF, in_brief
 from force_stream.answer.patterns import Repeats
+from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.view import contentview
 from harness import sse
 from harness.master import answer_with, flow_with
@@ -157,7 +157,7 @@ class Never(Repeats):
 
 
 def read(stream: bytes, sizes: list[int]) -> tuple[list[str], int]:
-    answer: Answer = Exchange(rule="r", endpoint="chat").read(200, "text/event-stream")
+    answer: AnswerReader = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
     at = 0
     while at < len(stream):
         size = sizes[at % len(sizes)]
@@ -183,7 +183,7 @@ ENVELOPES = [
 def test_the_short_cut_finds_what_is_odd(said: list[tuple[bytes, list[bytes]]], sizes: list[int]) -> None:
     stream = b"".join(b"data: " + envelope.replace(b"@", text) + b"\n\n" for envelope, texts in said for text in texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "Repeats", Never)
+        patch.setattr(reader, "Repeats", Never)
         plain = read(stream, [1 << 30])
     assert read(stream, sizes) == plain
     assert read(stream, [1 << 30]) == plain

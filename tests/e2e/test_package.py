@@ -181,7 +181,7 @@ def test_library_and_command_work_where_mitmproxy_and_every_other_package_is_mis
         text=True,
         check=True,
     )
-    assert "'force_stream.answer.exchange'" in told.stdout
+    assert "'force_stream.answer.reader'" in told.stdout
     assert "'mitmproxy'" not in told.stdout
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from force_stream import Exchange, Reply
+from force_stream import AnswerSpec, Reply
 from force_stream.endpoints import ENDPOINTS
 
 from harness.paths import GOLDEN
@@ -57,7 +57,7 @@ class Case:
 
     def read(self, pieces: list[bytes], content_type: str = "", on_truncated: str = "error", cut: str = "") -> Reply:
         quirks = (self.quirk,) if self.quirk else ()
-        answer = Exchange("golden", self.endpoint, on_truncated=on_truncated, quirks=quirks).read(200, content_type)
+        answer = AnswerSpec("golden", self.endpoint, on_truncated=on_truncated, quirks=quirks).read(200, content_type)
         for piece in pieces:
             answer.feed(piece)
         return answer.finish(cut) or Reply(200, b"".join(pieces))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from force_stream import Exchange, Reply, aggregate
+from force_stream import AnswerSpec, Reply, aggregate
 from force_stream.answer.quirks import QUIRKS
 from force_stream.endpoints import ENDPOINTS
 from harness.merging import interleave
@@ -23,11 +23,9 @@ def parse(reply: Reply) -> Any:
     return json.loads(reply.body, parse_constant=refuse)
 
 
-def read(
-    pieces: list[bytes], endpoint: str, cut: str = "", status: int = 200, **exchange: Any
-) -> tuple[int, Any] | None:
+def read(pieces: list[bytes], endpoint: str, cut: str = "", status: int = 200, **spec: Any) -> tuple[int, Any] | None:
     """Status and document for a body that comes in these pieces; None where the body goes on as it came."""
-    answer = Exchange("law", endpoint, **exchange).read(status)
+    answer = AnswerSpec("law", endpoint, **spec).read(status)
     for piece in pieces:
         answer.feed(piece)
     reply = answer.finish(cut)
@@ -268,7 +266,7 @@ def test_what_follows_done_changes_nothing(endpoint: str, stream: bytes, rest: b
 @ANY_ENDPOINT
 @given(body=st.binary(max_size=60) | ANY_STREAM)
 def test_no_body_raises_and_every_reply_is_json(endpoint: str, body: bytes) -> None:
-    reply = Exchange("law", endpoint).read()
+    reply = AnswerSpec("law", endpoint).read()
     reply.feed(body)
     answer = reply.finish()
     if answer is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import h11
 import pytest
-from force_stream.answer.exchange import Exchange
+from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy import chunked
 from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
 from h11._receivebuffer import ReceiveBuffer
@@ -114,7 +114,7 @@ def event(text: str | None, finish: str | None = None) -> bytes:
 
 
 def answer() -> Any:
-    return Exchange(rule="r", endpoint="chat").read(200, "text/event-stream")
+    return AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
 
 
 DONE = b"data: [DONE]\n\n"

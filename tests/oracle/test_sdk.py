@@ -16,7 +16,7 @@ from typing import Any
 
 import independent
 import pytest
-from force_stream import Exchange, Reply
+from force_stream import AnswerSpec, Reply
 from harness.paths import GOLDEN
 from independent import ABSENT
 from openai import omit
@@ -65,7 +65,7 @@ def lenient(text: str) -> Any:
 
 
 def sample(name: str, endpoint: str, stream: bytes) -> Sample | None:
-    answer = Exchange("sample", endpoint).read(200, "text/event-stream")
+    answer = AnswerSpec("sample", endpoint).read(200, "text/event-stream")
     answer.feed(stream)
     reply = answer.finish() or Reply(200, stream)
     return Sample(name, endpoint, stream, json.loads(reply.body)) if reply.status == 200 else None

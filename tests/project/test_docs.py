@@ -236,7 +236,7 @@ def test_example_stream_becomes_the_example_answer() -> None:
 
 
 def test_example_error_is_the_addons() -> None:
-    answer = force_stream.Exchange(rule="private-vllm", endpoint="chat").read()
+    answer = force_stream.AnswerSpec(rule="private-vllm", endpoint="chat").read()
     answer.feed(b'data: {"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}\n\n')
     # mitmproxy's words for a connection that was closed within a chunked body.
     closed = "HTTP/1 protocol error: peer closed connection without sending complete message body"

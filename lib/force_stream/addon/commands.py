@@ -3,7 +3,7 @@
 What came of a command is logged as an alert, which the console shows at its foot; the rest of the log it does not show.
 
 Knows mitmproxy's commands and keys. Must not know how a flow is watched below the hooks, or how an event stream is
-read: the addon sends, the exchange reads.
+read: the addon sends, the spec reads.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from mitmproxy import command, ctx, exceptions, flow, http
 from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
-from ..answer.exchange import Refusal
+from ..answer.forcing import Refusal
 from ..proxy import flows, summary
 from ..proxy.explain import explain, facts_of
 from ..proxy.watch import Watch
@@ -129,11 +129,11 @@ class Commands:
             if rule is None or body is None or not body.asks_plain:
                 logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
                 return
-            exchange = flows.force(forced, body, rule)
-            if exchange is None:
+            spec = flows.force(forced, body, rule)
+            if spec is None:
                 logger.warning(f"{name}: this path never streams.")
                 return
-            watch = Watch(exchange, replace(rule, heartbeat=None, retries=0, inject={}))
+            watch = Watch(spec, replace(rule, heartbeat=None, retries=0, inject={}))
             await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, watch))
             lines = _compared(plain, forced)
             for line in lines:
@@ -154,11 +154,11 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     if kept is None:
         logger.warning(f"{each.request.path.partition('?')[0]} is no endpoint whose events are known; left as it is")
         return
-    exchange, status, content_type = kept
-    rule = next((rule for rule in rules if rule.name == exchange.rule), None)
+    spec, status, content_type = kept
+    rule = next((rule for rule in rules if rule.name == spec.rule), None)
     if rule is not None:
-        exchange = replace(exchange, quirks=rule.quirks, on_truncated=rule.on_truncated)
-    watch = Watch(exchange, UNLIMITED)
+        spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated)
+    watch = Watch(spec, UNLIMITED)
     watch.head(status, content_type)
     watch.data(stream)
     watch.end()

@@ -22,7 +22,8 @@ from mitmproxy.command_lexer import quote
 from mitmproxy.log import ALERT
 from mitmproxy.options import Options
 
-from ..answer.exchange import Exchange, Refusal
+from ..answer.forcing import Refusal
+from ..answer.reader import AnswerSpec
 from ..errors import OversizedStream, UnreadableEncoding
 from ..proxy import flows, summary
 from ..proxy.explain import why_not_forced
@@ -267,8 +268,8 @@ class ForceStream:
                 flows.store_live_copy(flow, tee)
                 self._count(flow, tee)
             if watch is None:
-                exchange = flows.exchange_of(flow)
-                watch = Watch(exchange, UNLIMITED) if exchange is not None else None
+                spec = flows.spec_of(flow)
+                watch = Watch(spec, UNLIMITED) if spec is not None else None
             learning = self._learning.pop(flow, None)
             if learning is not None:
                 await self._learn(flow, *learning)
@@ -326,17 +327,17 @@ class ForceStream:
         if endpoint is None or not self._forces(flow, rule, endpoint, body):
             return
         if not body.asks_plain and not replayed:
-            self._live_copies[flow] = flows.LiveCopy(rule.max_body, flows.exchange_for(body, rule, endpoint))
+            self._live_copies[flow] = flows.LiveCopy(rule.max_body, flows.spec_for(body, rule, endpoint))
             flows.note_rule(flow, rule.name, endpoint.name)
             return
         try:
-            exchange = flows.force(flow, body, rule)
+            spec = flows.force(flow, body, rule)
         except Refusal as reason:
             flows.note_rule(flow, rule.name, endpoint.name, left_alone=str(reason))
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {reason}")
             return
-        if exchange is not None:
-            self._watches[flow] = Watch(exchange, rule)
+        if spec is not None:
+            self._watches[flow] = Watch(spec, rule)
 
     def _forces(self, flow: http.HTTPFlow, rule: Rule, endpoint: "Endpoint", body: "Body | Form") -> bool:
         """Whether a rule forces a flow: because it says so, or because its upstream did."""
@@ -347,9 +348,7 @@ class ForceStream:
         if (flow.request.host, flows.model_of(body)) in self._learned:
             return True
         # Nothing looks on while that answer comes in; its client may have to wait for another.
-        waiting = Watch(
-            flows.exchange_for(body, rule, endpoint), replace(UNLIMITED, heartbeat=rule.heartbeat, retries=1)
-        )
+        waiting = Watch(flows.spec_for(body, rule, endpoint), replace(UNLIMITED, heartbeat=rule.heartbeat, retries=1))
         waiting.settled = True
         self._learning[flow] = rule, waiting
         return False
@@ -365,23 +364,23 @@ class ForceStream:
         again = flows.another_try(flow, 2)
         body = flows.body_of(again)
         try:
-            exchange = None if body is None else flows.force(again, body, rule)
+            spec = None if body is None else flows.force(again, body, rule)
         except Refusal as reason:
             logger.info(
                 f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
             )
             return
-        if exchange is None:
+        if spec is None:
             return
-        watch = Watch(exchange, replace(rule, retries=0, heartbeat=None))
+        watch = Watch(spec, replace(rule, retries=0, heartbeat=None))
         waiting.retrying = True
         await self._send_for(flow, waiting, again, watch, 2)
         if again.response is not None and again.response.status_code < 400:
             self._learned.add((flow.request.host, flows.model_of(body)))
             logger.warning(
-                f"{rule.name}: {flow.request.host} answers {exchange.model or 'this request'} only as a stream; until "
+                f"{rule.name}: {flow.request.host} answers {spec.model or 'this request'} only as a stream; until "
                 "mitmproxy ends it is forced. The rule for it, to be put before this one: "
-                + rule_to_paste(flow.request.host, exchange.model)
+                + rule_to_paste(flow.request.host, spec.model)
             )
 
     async def _answer(self, flow: http.HTTPFlow, watch: Watch) -> None:
@@ -389,7 +388,7 @@ class ForceStream:
             return  # another addon answered in the upstream's place
         if not watch.attached and not flows.observe_whole(flow, watch):
             logger.warning(
-                f"{watch.exchange.rule} {watch.exchange.endpoint}: the answer went through as it came, because "
+                f"{watch.spec.rule} {watch.spec.endpoint}: the answer went through as it came, because "
                 "mitmproxy streamed it (stream_large_bodies). Unset that option, or raise it."
             )
             return
@@ -431,14 +430,14 @@ class ForceStream:
 
     def _count(self, flow: http.HTTPFlow, tee: flows.LiveCopy, cut: str = "") -> None:
         """Note what came of a stream that the client itself asked for, once the client has it."""
-        if tee.pieces and tee.exchange is not None:
-            task = asyncio.get_running_loop().create_task(self._read_own_stream(flow, tee.exchange, cut))
+        if tee.pieces and tee.spec is not None:
+            task = asyncio.get_running_loop().create_task(self._read_own_stream(flow, tee.spec, cut))
             self._counting.add(task)
             task.add_done_callback(self._counting.discard)
 
-    async def _read_own_stream(self, flow: http.HTTPFlow, exchange: Exchange, cut: str) -> None:
+    async def _read_own_stream(self, flow: http.HTTPFlow, spec: AnswerSpec, cut: str) -> None:
         try:
-            self.stats.add(await asyncio.to_thread(flow_record.of_own_stream, flow, exchange, cut))
+            self.stats.add(await asyncio.to_thread(flow_record.of_own_stream, flow, spec, cut))
         except Exception as error:
             _log_fault("a client's own stream is missing in the figures", error)
 
@@ -451,17 +450,17 @@ class ForceStream:
             pause = delay(tries, flows.retry_after(latest))
             remaining = first.remaining()
             if pause is None or (remaining is not None and pause >= remaining):
-                logger.info(f"{first.exchange.rule}: not tried again: there is no time for the pause before it")
+                logger.info(f"{first.spec.rule}: not tried again: there is no time for the pause before it")
                 return
             first.retrying = True
             await asyncio.sleep(pause)
             if first.left:
-                logger.info(f"{first.exchange.rule}: not tried again: the client is gone")
+                logger.info(f"{first.spec.rule}: not tried again: the client is gone")
             if first.left or not ctx.options.force_stream:
                 return
             latest = flows.another_try(flow, tries + 1)
             rule = replace(first.rule, retries=0, heartbeat=None, timeout=first.remaining())
-            watch = Watch(first.exchange, rule)
+            watch = Watch(first.spec, rule)
             await self._send_for(flow, first, latest, watch, tries + 1)
 
     async def _send_for(

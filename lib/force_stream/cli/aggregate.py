@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..answer.exchange import JSON_TYPE, Exchange
+from ..answer.reader import AnswerSpec
+from ..answer.report import JSON_TYPE
 from ..endpoints import ENDPOINTS
 
 
@@ -26,7 +27,7 @@ def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
         print(f"{name}: {error.strerror}", file=sys.stderr)
         return 2
     # A body has no label here that could be wrong.
-    answer = Exchange(rule="(command line)", endpoint=endpoint).read(content_type=JSON_TYPE)
+    answer = AnswerSpec(rule="(command line)", endpoint=endpoint).read(content_type=JSON_TYPE)
     answer.feed(body)
     reply = answer.finish()
     notes = list(answer.report.odd)

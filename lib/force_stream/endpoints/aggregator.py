@@ -7,7 +7,7 @@ from ..merge.fields import Repeatable
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate:
+class Aggregated:
     """One document out of a whole stream: an object, but for llama.cpp's list of several.
 
     `finish_reasons` has one entry a choice (for Responses: the status); `inferred` says that at least one of them was
@@ -36,7 +36,7 @@ class Aggregator(Protocol):
     def finished(self) -> bool:
         """Whether nothing but usage can be missing."""
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document; `done`: `[DONE]` came; `partial`: the stream was cut and what came is wanted.
 
         Raises a `StreamError` where the stream is not complete.

@@ -28,7 +28,7 @@ from ..merge.fields import (
     overlay,
 )
 from ..merge.tool_calls import Arguments, tool_calls
-from .aggregator import Aggregate
+from .aggregator import Aggregated
 from .endpoint import Endpoint, Request
 
 
@@ -321,7 +321,7 @@ class CompletionAggregator:
         """Whether every choice asked for has its finish reason (usage may still come)."""
         return len(self._choices) >= self._expected_choices and not self._choices.unfinished
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document. `done`: the stream ended with `[DONE]`; `partial`: it was cut off, and what came is wanted.
 
         Raises `EmptyStream` where no choice came, `IncompleteStream` where one has no finish reason and the stream
@@ -342,7 +342,7 @@ class CompletionAggregator:
         if usage is not None:
             document["usage"] = usage
         head = ("id", "object", "created", "model", "choices")
-        return Aggregate(
+        return Aggregated(
             {key: document[key] for key in (*head, *document) if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=unfinished,

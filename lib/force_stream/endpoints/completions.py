@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import Fields, Repeatable, Rule, concat, extend, fields, index_of, nothing
-from .aggregator import Aggregate, Aggregator
+from .aggregator import Aggregated, Aggregator
 from .chat import ChatAggregator, CompletionAggregator, FinishReason, Usage
 from .endpoint import Endpoint, Request
 
@@ -82,14 +82,14 @@ class LlamaCppAggregator:
     def finished(self) -> bool:
         return len(self._last) >= self._expected and not self._unstopped
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The object, or the list. Raises `IncompleteStream` where one has not stopped."""
         if not (self.finished or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, but for what comes in pieces.
         documents = [self._last[index] | said.result() for index, said in sorted(self._said.items())]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
-        return Aggregate(documents[0] if len(documents) == 1 else documents, reasons)
+        return Aggregated(documents[0] if len(documents) == 1 else documents, reasons)
 
 
 class CompletionsAggregator:
@@ -125,7 +125,7 @@ class CompletionsAggregator:
     def finished(self) -> bool:
         return self._format is not None and self._format.finished
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document; raises as its format's aggregator does, and where no chunk said anything."""
         if self._format is not None:
             return self._format.result(done=done, partial=partial)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import Fields, Repeatable, nothing, overlay
-from .aggregator import Aggregate
+from .aggregator import Aggregated
 from .endpoint import Endpoint
 
 _COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
@@ -50,13 +50,13 @@ class ImagesAggregator:
 
     finished = ended
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The answer. Raises `IncompleteStream` where fewer images are complete than asked for."""
         # An upstream may make fewer than asked for, and then says [DONE].
         if not self._images or not (self.ended or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before the last image was complete")
         created = {} if self._created is None else {"created": self._created}
-        return Aggregate({**created, "data": self._images, **self._rest.result()})
+        return Aggregated({**created, "data": self._images, **self._rest.result()})
 
 
 IMAGES: Final = Endpoint(

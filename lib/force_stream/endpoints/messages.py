@@ -23,7 +23,7 @@ from ..merge.fields import (
     overlay,
 )
 from ..wire import jsontext
-from .aggregator import Aggregate
+from .aggregator import Aggregated
 from .endpoint import Endpoint
 
 
@@ -190,7 +190,7 @@ class MessagesAggregator:
     def finished(self) -> bool:
         return bool(self._delta.get("stop_reason"))
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The message. Raises `IncompleteStream` without a stop reason and an end, unless what came is wanted."""
         said = self._delta.result() or {}
         if not self._message and self._whole is None and not self._blocks:
@@ -209,7 +209,7 @@ class MessagesAggregator:
         if inferred:
             calls = any(block.get("type") == "tool_use" for block in blocks)
             document["stop_reason"] = ("tool_use" if calls else "end_turn") if done or self.ended else "max_tokens"
-        return Aggregate(document, (str(document["stop_reason"]),), inferred)
+        return Aggregated(document, (str(document["stop_reason"]),), inferred)
 
 
 MESSAGES: Final = Endpoint(

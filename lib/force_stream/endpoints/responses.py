@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import VARYING, Concat, Repeatable, says_something
-from .aggregator import Aggregate
+from .aggregator import Aggregated
 from .endpoint import Endpoint, Request
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
@@ -155,7 +155,7 @@ class ResponsesAggregator:
 
     finished = ended
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The response. Raises `IncompleteStream` without a terminal event, unless what came is wanted."""
         if self._terminal is None and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its terminal event")
@@ -167,7 +167,7 @@ class ResponsesAggregator:
             document["output"] = self._output("completed" if document.get("status") == "completed" else "incomplete")
         if document.get("status") == "completed" and isinstance(document["output"], list):
             document["output"] = [_closed(item) for item in document["output"]]
-        return Aggregate(document, (str(document.get("status")),), inferred=False)
+        return Aggregated(document, (str(document.get("status")),), inferred=False)
 
     def _output(self, status: str) -> list[dict[str, Any]]:
         return [item.result(status) for item in sorted(self._items, key=lambda item: item.index)]

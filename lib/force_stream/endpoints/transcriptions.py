@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import Repeatable
-from .aggregator import Aggregate
+from .aggregator import Aggregated
 from .endpoint import Endpoint, Request
 
 
@@ -47,7 +47,7 @@ class TranscriptionsAggregator:
 
     finished = ended
 
-    def result(self, *, done: bool = False, partial: bool = False) -> Aggregate:
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The transcription. Raises `IncompleteStream` without the last event, unless what came is wanted."""
         if self._done is None and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its last event")
@@ -57,7 +57,7 @@ class TranscriptionsAggregator:
             document.setdefault("logprobs", self._logprobs)
         if self._segments:
             document = {"task": "transcribe", **document, "segments": self._segments}  # a diarized answer's constant
-        return Aggregate(document)
+        return Aggregated(document)
 
 
 def _cannot_stream(request: Request) -> str | None:

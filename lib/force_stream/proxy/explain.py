@@ -8,7 +8,7 @@ from typing import Final
 
 from mitmproxy import http
 
-from ..answer.exchange import Refusal
+from ..answer.forcing import Refusal
 from ..answer.oddities import printable
 from ..endpoints import endpoint_for
 from ..rules.rule import RequestFacts, Rule

@@ -1,4 +1,4 @@
-"""A flow's view of an exchange: what is read from it, sent with it and kept on it.
+"""A flow as the addon sees it: what is read from it, sent with it and kept on it.
 
 Knows mitmproxy's flow, headers and metadata; must not know events, chunks or rules files, or how a flow is told of.
 
@@ -22,8 +22,10 @@ from typing import Any, Final
 
 from mitmproxy import http
 
-from ..answer.exchange import JSON_TYPE, Exchange, Refusal, Reply, at_path, begin
+from ..answer.forcing import Refusal, at_path, force_request
 from ..answer.oddities import printable
+from ..answer.reader import AnswerSpec
+from ..answer.report import JSON_TYPE, Reply
 from ..endpoints import expected_choices
 from ..endpoints.endpoint import Endpoint
 from ..errors import InternalError, OversizedStream
@@ -139,13 +141,13 @@ def model_of(body: Body | Form | None) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def check_forcible(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> tuple[Exchange | None, Edited]:
+def check_forcible(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> tuple[AnswerSpec | None, Edited]:
     """The forced form of a flow's request by a rule. Raises `Refusal` where it has to go out as it came."""
     endpoint = rule.endpoint(flow.request.path)
     if endpoint is None:
         raise Refusal("its path is no endpoint")
     check_unsigned(flow.request)
-    return begin(
+    return force_request(
         body,
         endpoint,
         flow.request.path,
@@ -156,12 +158,12 @@ def check_forcible(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> tuple[
     )
 
 
-def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> Exchange | None:
+def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule) -> AnswerSpec | None:
     """Make a flow's request stream, by a rule; returns what to make of its answer, None if that will be plain. Raises
     `Refusal`."""
-    exchange, edited = check_forcible(flow, body, rule)
-    apply_edit(flow, edited, exchange)
-    return exchange
+    spec, edited = check_forcible(flow, body, rule)
+    apply_edit(flow, edited, spec)
+    return spec
 
 
 def check_unsigned(request: http.Request) -> None:
@@ -232,18 +234,18 @@ def observe_whole(flow: http.HTTPFlow, watch: Watch) -> bool:
 # What a request becomes
 
 
-def apply_edit(flow: http.HTTPFlow, edited: Edited, exchange: Exchange | None) -> None:
-    """Put the edited body into the request; with an exchange, ask for an event stream too."""
+def apply_edit(flow: http.HTTPFlow, edited: Edited, spec: AnswerSpec | None) -> None:
+    """Put the edited body into the request; with a spec, ask for an event stream too."""
     request = flow.request
     note: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
-    if exchange is not None:
+    if spec is not None:
         note |= {
-            "rule": exchange.rule,
-            "endpoint": exchange.endpoint,
-            "model": exchange.model,
-            "choices": exchange.choices,
-            "on_truncated": exchange.on_truncated,
-            "quirks": list(exchange.quirks),
+            "rule": spec.rule,
+            "endpoint": spec.endpoint,
+            "model": spec.model,
+            "choices": spec.choices,
+            "on_truncated": spec.on_truncated,
+            "quirks": list(spec.quirks),
             "forced": True,
             "headers_undo": _ask_for_stream(request),
         }
@@ -269,16 +271,16 @@ def note_rule(flow: http.HTTPFlow, rule: str, endpoint: str, *, left_alone: str 
     save_notes(flow, {"rule": rule, "endpoint": endpoint} | ({"left_alone": left_alone} if left_alone else {}))
 
 
-def exchange_of(flow: http.HTTPFlow) -> Exchange | None:
-    """The exchange of a forced flow out of its metadata, for one that began before the addon was loaded again."""
+def spec_of(flow: http.HTTPFlow) -> AnswerSpec | None:
+    """The spec of a forced flow out of its metadata, for one that began before the addon was loaded again."""
     note = flow.metadata
     if note.get(f"{PREFIX}forced") is not True or f"{PREFIX}sse" in note:
         return None
-    return _exchange(note)
+    return _spec(note)
 
 
-def _exchange(note: dict[str, Any]) -> Exchange:
-    return Exchange(
+def _spec(note: dict[str, Any]) -> AnswerSpec:
+    return AnswerSpec(
         rule=note[f"{PREFIX}rule"],
         endpoint=note[f"{PREFIX}endpoint"],
         model=note[f"{PREFIX}model"],
@@ -333,21 +335,21 @@ def event_stream(flow: http.HTTPFlow) -> bytes | None:
     return None
 
 
-def kept_answer(flow: http.HTTPFlow) -> tuple[Exchange, int, str] | None:
-    """What made, or would make, an answer of a flow's event stream: the exchange, the upstream's status and content
+def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str] | None:
+    """What made, or would make, an answer of a flow's event stream: the spec, the upstream's status and content
     type. None where the flow's path is no endpoint's."""
     note = flow.metadata
     content_type = flow.response.headers.get("content-type", "") if flow.response is not None else ""
     status = flow.response.status_code if flow.response is not None else 200
     if was_made_to_stream(flow):
-        exchange: Exchange | None = _exchange(note)
+        spec: AnswerSpec | None = _spec(note)
     elif f"{PREFIX}endpoint" in note:
-        exchange = Exchange(note[f"{PREFIX}rule"], note[f"{PREFIX}endpoint"], printable(model_of(body_of(flow)) or ""))
+        spec = AnswerSpec(note[f"{PREFIX}rule"], note[f"{PREFIX}endpoint"], printable(model_of(body_of(flow)) or ""))
     else:
-        exchange = at_path(flow.request.path)
-    if exchange is None:
+        spec = at_path(flow.request.path)
+    if spec is None:
         return None
-    return exchange, note.get(f"{PREFIX}sse_status", status), note.get(f"{PREFIX}sse_type", content_type)
+    return spec, note.get(f"{PREFIX}sse_status", status), note.get(f"{PREFIX}sse_type", content_type)
 
 
 def restore(flow: http.HTTPFlow) -> None:
@@ -377,18 +379,18 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     return plain
 
 
-def exchange_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> Exchange:
+def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
     """How to read the answer to a request that asks for a stream itself."""
     model = printable(model_of(body) or "")
-    return Exchange(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
+    return AnswerSpec(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
 
 
 class LiveCopy:
     """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`.
-    `exchange`: how the copy can be read."""
+    `spec`: how the copy can be read."""
 
-    def __init__(self, limit: int, exchange: Exchange | None = None) -> None:
-        self.exchange = exchange
+    def __init__(self, limit: int, spec: AnswerSpec | None = None) -> None:
+        self.spec = spec
         self.pieces: list[bytes] = []
         self.times: list[float] = []
         self.size = 0

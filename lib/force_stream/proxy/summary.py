@@ -8,8 +8,8 @@ from typing import Any
 
 from mitmproxy import http
 
-from ..answer.exchange import Report
 from ..answer.oddities import in_brief
+from ..answer.report import Report
 from ..wire import jsontext
 from . import flows
 from .watch import Watch
@@ -18,7 +18,7 @@ from .watch import Watch
 def summarize(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
     """Comment, mark and metadata for a flow that was answered; returns the line for the log. `again`: from the kept
     stream, whose times are already there."""
-    exchange, report = watch.exchange, watch.report
+    spec, report = watch.spec, watch.report
     seconds = _seconds(flow)
     finish = report.finish_reason
     note: dict[str, Any] = {
@@ -42,7 +42,7 @@ def summarize(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
     outcome += [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
     outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
     short = [
-        f"{exchange.rule}: {exchange.endpoint} {exchange.model}".rstrip(),
+        f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip(),
         f"{report.status}",
         *filter(None, outcome),
     ]
@@ -56,10 +56,10 @@ def summarize(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
 
 def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
     """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
-    exchange, report = watch.exchange, watch.report
+    spec, report = watch.spec, watch.report
     if watch.headed:
         flows.save_notes(flow, {"sse": watch.body(), "times": watch.times})
-    said, odd = f"{exchange.rule}: {exchange.endpoint} {exchange.model}, no answer", _odd(report)
+    said, odd = f"{spec.rule}: {spec.endpoint} {spec.model}, no answer", _odd(report)
     flow.comment = said + odd
     flow.marked = flow.marked or flows.MARK
     flows.save_notes(flow, {"error": "no_answer", "odd": report.odd})

@@ -1,6 +1,6 @@
 """A forced answer while it comes in: its pieces, their times, its limits, and when it is settled.
 
-Knows clocks and the exchange; must not know mitmproxy, which tells it what happens and asks it what is due.
+Knows clocks and the spec; must not know mitmproxy, which tells it what happens and asks it what is due.
 """
 
 import time
@@ -10,7 +10,8 @@ from enum import Enum
 from io import BytesIO
 from typing import Any, Final
 
-from ..answer.exchange import Exchange, Reply, Report
+from ..answer.reader import AnswerSpec
+from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from ..rules.rule import Rule
 from .inject import Injection
@@ -37,8 +38,8 @@ class Watch:
     be given now, whatever else may come; `whole`: the upstream ended it in form; `committed`: the client has seen a
     heartbeat; `left`: the client is gone. While `retrying`, the client waits for another try, whose watch is `heir`."""
 
-    def __init__(self, exchange: Exchange, rule: Rule, clock: Callable[[], float] = time.monotonic) -> None:
-        self.exchange = exchange
+    def __init__(self, spec: AnswerSpec, rule: Rule, clock: Callable[[], float] = time.monotonic) -> None:
+        self.spec = spec
         self.rule = rule
         self.injection = Injection(rule.inject) if rule.inject else None
         self.attached = False
@@ -49,7 +50,7 @@ class Watch:
         self.retrying = False
         self.heir: Watch | None = None
         self._clock = clock
-        self._answer = exchange.read()
+        self._answer = spec.read()
         self._headed = False
         self._encoded = False
         # Not a list: its pieces would be in memory once more when they are joined. A BytesIO gives its bytes away.
@@ -70,7 +71,7 @@ class Watch:
         self._headed = True
         self._encoded = encoded
         self._last_byte = self._clock()
-        self._answer = self.exchange.read(status, content_type)
+        self._answer = self.spec.read(status, content_type)
 
     def data(self, piece: bytes) -> bool:
         """The next piece of the body. True if something is due sooner for it. Never raises: a fault of ours becomes
@@ -105,7 +106,7 @@ class Watch:
         self.settled = True
 
     def cut(self, reason: str) -> None:
-        """The transport ended the exchange too early, before or within the response."""
+        """The transport ended the answer too early, before or within the response."""
         reason = reason[:LONGEST_REASON]
         if not self._headed:
             self.fail(UpstreamUnreachable(f"the upstream gave no response: {reason}"))

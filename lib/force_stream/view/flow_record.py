@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from mitmproxy import http
 
-from ..answer.exchange import Exchange, Report
+from ..answer.reader import AnswerSpec
+from ..answer.report import Report
 from ..proxy import flows
 from ..proxy.watch import Watch
 from .stats import Outcome, thinned
@@ -19,7 +20,7 @@ def of_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
     """What came of a forced flow that was answered, and told."""
     body = b"" if watch.encoded else watch.body()
     times = flow.metadata[f"{flows.PREFIX}times"]
-    return _outcome(flow, watch.exchange, watch.report, body, times, injected=bool(watch.injected))
+    return _outcome(flow, watch.spec, watch.report, body, times, injected=bool(watch.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
@@ -27,26 +28,26 @@ def of_no_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
     code = "no_answer" if flow.client_conn.connected else "client_gone"
     seen = watch.report
     report = Report(events=seen.events, bytes=seen.bytes, code=code, odd=seen.odd)
-    return _outcome(flow, watch.exchange, report, watch.body(), watch.times, injected=bool(watch.injected))
+    return _outcome(flow, watch.spec, report, watch.body(), watch.times, injected=bool(watch.injected))
 
 
-def of_own_stream(flow: http.HTTPFlow, exchange: Exchange, cut: str = "") -> Outcome:
+def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outcome:
     """What came of a kept stream that the client itself asked for. Reads all of it. `cut`: how the transport ended it
     too early, if it did."""
     response = flow.response
     assert response is not None
     body = flows.decoded(flow)
-    answer = exchange.read(response.status_code, response.headers.get("content-type", ""))
+    answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
-    return _outcome(flow, exchange, answer.report, body, flow.metadata.get(f"{flows.PREFIX}times", []))
+    return _outcome(flow, spec, answer.report, body, flow.metadata.get(f"{flows.PREFIX}times", []))
 
 
 def _outcome(
     flow: http.HTTPFlow,
-    exchange: Exchange,
+    spec: AnswerSpec,
     report: Report,
     body: bytes,
     times: Sequence[float],
@@ -60,9 +61,9 @@ def _outcome(
         id=flow.id,
         at=begin,
         upstream=f"{host}:{request.port}",
-        rule=exchange.rule,
-        endpoint=exchange.endpoint,
-        model=exchange.model,
+        rule=spec.rule,
+        endpoint=spec.endpoint,
+        model=spec.model,
         status=report.status,
         events=report.events,
         bytes=report.bytes,

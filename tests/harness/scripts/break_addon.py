@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from force_stream.answer import exchange
+from force_stream.answer import reader
 from force_stream.proxy import flows, stream_layer, summary, watch
 
 
@@ -34,7 +34,7 @@ def model_of_stream(stream: Any) -> str:
 
 
 for name in ("feed", "finish"):
-    break_for(exchange.Answer, name, lambda answer: answer._exchange.model)
+    break_for(reader.AnswerReader, name, lambda answer: answer._spec.model)
 for name in ("head", "data", "look", "next_look", "end", "cut"):
     break_for(watch.Watch, name, lambda watch: watch.exchange.model)
 break_for(flows, "store_answer", model_of_flow)

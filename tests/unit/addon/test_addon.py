@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from force_stream.addon import hooks as addon
-from force_stream.answer.exchange import Exchange
+from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy import flows, stream_layer
 from force_stream.proxy.watch import Watch
 from harness import Http1Client, Proxy, document, refused_port, sse
@@ -319,7 +319,7 @@ def test_a_long_stream_is_aggregated_all_the_same(run: Callable) -> None:
         await ours.request(flow)
         many = 30_000
         stream = sse(EVENTS[0], *[EVENTS[1]] * many, *EVENTS[3:])
-        answer = Exchange(rule="r", endpoint="chat").read(200, "text/event-stream")
+        answer = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
         answer.feed(stream)
         assert answer.heavy
         answer_with(flow, stream)

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from force_stream.answer import exchange, patterns
-from force_stream.answer.exchange import Exchange
+from force_stream.answer import patterns, reader
+from force_stream.answer.reader import AnswerSpec
 from harness.paths import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ class Counting(patterns.Repeats):
 
 def answer(body: bytes, way: type[patterns.Repeats], sizes: list[int], endpoint: str = "chat") -> tuple[Any, ...]:
     """Reply and report of a stream that comes in pieces of these sizes, again and again."""
-    made = Exchange(rule="r", endpoint=endpoint).read(200, "text/event-stream")
+    made = AnswerSpec(rule="r", endpoint=endpoint).read(200, "text/event-stream")
     made._repeats = way()
     at = turn = 0
     while at < len(body):
@@ -204,4 +204,4 @@ def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None
 
 
 def test_the_answer_uses_it() -> None:
-    assert isinstance(Exchange(rule="r", endpoint="chat").read()._repeats, exchange.Repeats)
+    assert isinstance(AnswerSpec(rule="r", endpoint="chat").read()._repeats, reader.Repeats)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from force_stream.answer.exchange import Exchange
 from force_stream.answer.oddities import MOST_ODD
+from force_stream.answer.reader import AnswerSpec
 from force_stream.view import timeline, timeline_text
 from force_stream.view.timeline import MOST_BLOCKS, SHOWN_FIRST, SHOWN_LAST, Entry, Timeline
 from force_stream.view.timeline_text import About
@@ -145,7 +145,7 @@ def test_all_ends_of_lines_are_read(end: bytes) -> None:
 @pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.folder}-{case.path.stem}") for case in CASES])
 def test_golden_streams_have_the_events_that_the_log_counts(case: Case) -> None:
     read = assert_harmless(case.stream)
-    answer = Exchange("golden", case.endpoint).read(200, "")
+    answer = AnswerSpec("golden", case.endpoint).read(200, "")
     answer.feed(case.stream)
     answer.finish()
     assert read.events == answer.report.events

@@ -1,26 +1,22 @@
-"""One request and its answer: a plain request in, a streaming one out; an event stream in, one JSON document out.
+"""An upstream's answer, read while it comes in, and the reply that it becomes.
 
 Joins the wire grammar, the quirks and the aggregators; knows `[DONE]`, what tells an event stream from JSON, and which
-failure becomes which reply. Must not know mitmproxy or rules files. Nothing here raises but `Refusal`.
+failure becomes which reply. Must not know mitmproxy or rules files. Nothing here raises.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-from ..endpoints import ENDPOINTS, endpoint_for, expected_choices, never_streams
-from ..endpoints.endpoint import Endpoint
+from ..endpoints import ENDPOINTS
 from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError
 from ..wire import jsontext
-from ..wire.form_body import Form
-from ..wire.json_body import Body, Edited
 from ..wire.sse import EventStreamDecoder, end_of_event
 from .events import Event, EventReader, Kind
 from .oddities import Oddities, printable
 from .patterns import Repeats
 from .quirks import QUIRKS
+from .report import Reply, Report
 
-JSON_TYPE: Final = "application/json"
 # Bytes. A JSON text that is neither an object nor a list is a word, and no book either.
 _LONGEST_SCALAR: Final = 1024
 _BOM: Final = b"\xef\xbb\xbf"
@@ -33,21 +29,8 @@ _HEAVY: Final = 96 * 1024
 _MOST_WAITING: Final = 32 * 1024
 
 
-class Refusal(Exception):
-    """Why a request cannot be forced and goes out as it came."""
-
-
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What the client gets: a status and a complete JSON document; `headers` are to be set beside its content type."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class AnswerSpec:
     """A forced request: all that is needed to make an answer of its event stream. Of plain values, so that it can
     travel with a flow."""
 
@@ -58,86 +41,25 @@ class Exchange:
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
 
-    def read(self, status: int = 200, content_type: str = "") -> "Answer":
+    def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
         """Begin to read an answer with this status and content type."""
-        return Answer(self, status, content_type)
+        return AnswerReader(self, status, content_type)
 
 
-def begin(
-    body: Body | Form,
-    endpoint: Endpoint,
-    path: str,
-    *,
-    rule: str,
-    stream_options: Mapping[str, Any] | None,
-    on_truncated: str,
-    quirks: Sequence[str],
-) -> tuple[Exchange | None, Edited]:
-    """The forced form of a plain request, and what to make of its answer; no exchange where that will be plain too.
-
-    Raises `Refusal` where the request is to go out as it came.
-    """
-    if never_streams(endpoint, path):
-        if "stream" not in body.members:
-            raise Refusal("this path never streams")
-        return None, body.without("stream")
-    if isinstance(body, Form) and not endpoint.forms:
-        raise Refusal("its body is a form, and no JSON object")
-    reason = endpoint.cannot_stream(body.members)
-    if reason:
-        raise Refusal(reason)
-    model = body.members.get("model")
-    exchange = Exchange(
-        rule=rule,
-        endpoint=endpoint.name,
-        model=printable(model) if isinstance(model, str) else "",
-        choices=expected_choices(body.members),
-        on_truncated=on_truncated,
-        quirks=tuple(quirks),
-    )
-    return exchange, body.forced(endpoint.options_for(stream_options))
-
-
-def at_path(path: str) -> Exchange | None:
-    """The exchange of a stream that nobody forced, by its request's path; None if that is no endpoint's."""
-    endpoint = endpoint_for(path, {})
-    return None if endpoint is None else Exchange(rule="(none)", endpoint=endpoint.name)
-
-
-@dataclass(slots=True)
-class Report:
-    """What came, in figures and in words, for those who look on. `code` is the error's, "" for a success."""
-
-    events: int = 0
-    bytes: int = 0
-    status: int = 0
-    finish_reasons: tuple[str, ...] = ()
-    inferred: bool = False
-    truncated: bool = False
-    code: str = ""
-    usage: Any = None
-    odd: list[str] = field(default_factory=list)
-
-    @property
-    def finish_reason(self) -> str:
-        """Those of all choices, each once. An upstream may send any number of them."""
-        return printable(", ".join(dict.fromkeys(self.finish_reasons)))
-
-
-class Answer:
+class AnswerReader:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
 
     `report` says what has come so far; `ended` that nothing more needs to come, `finished` that only usage may.
     """
 
-    def __init__(self, exchange: Exchange, status: int, content_type: str) -> None:
+    def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
         self.done = False
         self._report = Report()
-        self._exchange = exchange
+        self._spec = spec
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
-        self._aggregator = ENDPOINTS[exchange.endpoint].aggregator(exchange.choices)
-        self._patches = [QUIRKS[name].patch() for name in exchange.quirks if name in QUIRKS]
+        self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
+        self._patches = [QUIRKS[name].patch() for name in spec.quirks if name in QUIRKS]
         self._reader = EventReader(self._patches)
         self._decoder = self._reader.decoder
         self._repeats = Repeats()
@@ -292,7 +214,7 @@ class Answer:
         """The reply for a failure, wherever it was noticed."""
         self._catch_up()
         self._report.code = error.code
-        context = f"Rule {self._exchange.rule}; {self._reader.count:,} events, {self._report.bytes:,} bytes came."
+        context = f"Rule {self._spec.rule}; {self._reader.count:,} events, {self._report.bytes:,} bytes came."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         self._report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header says that it is no use.
@@ -374,7 +296,7 @@ class Answer:
             aggregate = self._aggregator.result(done=self.done)
         except IncompleteStream as error:
             self._report.truncated = True
-            if self._exchange.on_truncated != "partial":
+            if self._spec.on_truncated != "partial":
                 raise IncompleteStream(f"{error}: {cut}") if cut else error from None
             aggregate = self._aggregator.result(partial=True)
         self._report.finish_reasons = tuple(map(printable, aggregate.finish_reasons))

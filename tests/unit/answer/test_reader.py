@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 from force_stream import aggregate
-from force_stream.answer.exchange import Exchange, Refusal, begin
+from force_stream.answer.forcing import Refusal, force_request
 from force_stream.answer.oddities import LONGEST_NAME, printable
 from force_stream.answer.quirks import QUIRKS
+from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
 from force_stream.errors import error_in, status_of
 from force_stream.wire.form_body import read_form
 
 
 def finish(*pieces: bytes, status: int = 200, content_type: str = "text/event-stream") -> Any:
-    answer = Exchange(rule="r", endpoint="chat").read(status, content_type)
+    answer = AnswerSpec(rule="r", endpoint="chat").read(status, content_type)
     for piece in pieces:
         answer.feed(piece)
     return answer.finish()
@@ -42,7 +43,7 @@ def test_an_error_page_with_a_line_like_a_field_is_passed_on() -> None:
 @pytest.mark.parametrize("content", [1, [], {}, True, None, "x"])
 @pytest.mark.parametrize("quirk", sorted(QUIRKS))
 def test_no_quirk_raises_over_a_value_of_another_type(quirk: str, content: object) -> None:
-    answer = Exchange(rule="r", endpoint="chat", quirks=(quirk,)).read(200, "text/event-stream")
+    answer = AnswerSpec(rule="r", endpoint="chat", quirks=(quirk,)).read(200, "text/event-stream")
     for delta in ({"content": "<think>a</think>b", "reasoning_content": content}, {"content": content}, content):
         answer.feed(chunk(delta=delta))
         answer.feed(chunk(delta=delta, finish_reason="stop"))
@@ -87,9 +88,9 @@ def test_a_form_is_forced_only_where_forms_are_asked() -> None:
     assert form is not None
     settings: dict[str, Any] = {"rule": "r", "stream_options": None, "on_truncated": "error", "quirks": ()}
     with pytest.raises(Refusal, match="form"):
-        begin(form, ENDPOINTS["chat"], "/v1/chat/completions", **settings)
-    exchange, _ = begin(form, ENDPOINTS["transcriptions"], "/v1/audio/transcriptions", **settings)
-    assert exchange is not None
+        force_request(form, ENDPOINTS["chat"], "/v1/chat/completions", **settings)
+    spec, _ = force_request(form, ENDPOINTS["transcriptions"], "/v1/audio/transcriptions", **settings)
+    assert spec is not None
 
 
 def test_names_that_others_chose_are_fit_for_a_log() -> None:
@@ -98,7 +99,7 @@ def test_names_that_others_chose_are_fit_for_a_log() -> None:
 
 
 def test_asking_whether_all_is_finished_costs_the_same_with_any_number_of_choices() -> None:
-    answer = Exchange(rule="r", endpoint="chat").read(200, "text/event-stream")
+    answer = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
     for number in range(3_000):
         answer.feed(chunk(index=number, delta={"content": "x"}))
         assert not answer.finished

@@ -1,0 +1,59 @@
+"""The forced form of a request: what its body becomes, and how its answer will have to be read.
+
+Knows endpoints and the two kinds of bodies. Must not know mitmproxy, rules files or events.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..endpoints import endpoint_for, expected_choices, never_streams
+from ..endpoints.endpoint import Endpoint
+from ..wire.form_body import Form
+from ..wire.json_body import Body, Edited
+from .oddities import printable
+from .reader import AnswerSpec
+
+
+class Refusal(Exception):
+    """Why a request cannot be forced and goes out as it came."""
+
+
+def force_request(
+    body: Body | Form,
+    endpoint: Endpoint,
+    path: str,
+    *,
+    rule: str,
+    stream_options: Mapping[str, Any] | None,
+    on_truncated: str,
+    quirks: Sequence[str],
+) -> tuple[AnswerSpec | None, Edited]:
+    """The forced form of a plain request, and what to make of its answer; no spec where that will be plain too.
+
+    Raises `Refusal` where the request is to go out as it came.
+    """
+    if never_streams(endpoint, path):
+        if "stream" not in body.members:
+            raise Refusal("this path never streams")
+        return None, body.without("stream")
+    if isinstance(body, Form) and not endpoint.forms:
+        raise Refusal("its body is a form, and no JSON object")
+    reason = endpoint.cannot_stream(body.members)
+    if reason:
+        raise Refusal(reason)
+    model = body.members.get("model")
+    spec = AnswerSpec(
+        rule=rule,
+        endpoint=endpoint.name,
+        model=printable(model) if isinstance(model, str) else "",
+        choices=expected_choices(body.members),
+        on_truncated=on_truncated,
+        quirks=tuple(quirks),
+    )
+    return spec, body.forced(endpoint.options_for(stream_options))
+
+
+def at_path(path: str) -> AnswerSpec | None:
+    """The spec of a stream that nobody forced, by its request's path; None if that is no endpoint's."""
+    endpoint = endpoint_for(path, {})
+    return None if endpoint is None else AnswerSpec(rule="(none)", endpoint=endpoint.name)

@@ -1,0 +1,41 @@
+"""What comes of an answer: the reply for the client, and the figures for those who look on.
+
+Must not know how an answer is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .oddities import printable
+
+JSON_TYPE: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the client gets: a status and a complete JSON document; `headers` are to be set beside its content type."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Report:
+    """What came, in figures and in words, for those who look on. `code` is the error's, "" for a success."""
+
+    events: int = 0
+    bytes: int = 0
+    status: int = 0
+    finish_reasons: tuple[str, ...] = ()
+    inferred: bool = False
+    truncated: bool = False
+    code: str = ""
+    usage: Any = None
+    odd: list[str] = field(default_factory=list)
+
+    @property
+    def finish_reason(self) -> str:
+        """Those of all choices, each once. An upstream may send any number of them."""
+        return printable(", ".join(dict.fromkeys(self.finish_reasons)))
