@@ -130,7 +130,7 @@ def test_every_command_has_help_and_typed_arguments(run: Callable) -> None:
 def test_rules_and_keys_are_completed_and_all_of_them_can_be_set(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         manager = context.master.commands
-        ours.rules = (*ours.rules, replace(ours.rules[0], name='a "b" c'))
+        ours.rules_watcher.rules = (*ours.rules, replace(ours.rules[0], name='a "b" c'))
         rule, key, _ = manager.commands["force_stream.set"].parameters
         names, keys = (
             mitmproxy.types.CommandTypes.get(each.type).completion(manager, each.type, "") for each in (rule, key)
@@ -310,9 +310,9 @@ def test_explain_speaks_of_the_rule_that_took_a_flow_when_it_was_forced(run: Cal
         assert last(flow) == f"{ABOUT}rule all takes it; its request was forced"
         context.master.commands.call_strings("force_stream.set", ["off", "models", "[m]"])
         assert last(flow) == f"{ABOUT}rule off takes it; its request was forced by rule all, as the rules were then"
-        ours.rules = ours.rules[:1]
+        ours.rules_watcher.rules = ours.rules[:1]
         assert last(flow) == f"{ABOUT}rule all took it, as the rules were then; its request was forced"
-        ours.rules = ()
+        ours.rules_watcher.rules = ()
         assert last(flow_with()) == f"{ABOUT}there are no rules"
 
     run(test)

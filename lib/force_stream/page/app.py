@@ -52,9 +52,12 @@ _HTML: Final = "text/html; charset=utf-8"
 class Addon(Protocol):
     """What there is to show and to change."""
 
-    rules: tuple[Rule, ...]
     flow_counts: Counter[str]
     stats: Stats
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Those in force."""
 
     @property
     def healthy(self) -> bool:

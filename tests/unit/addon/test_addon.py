@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 from force_stream.addon import hooks as addon
+from force_stream.addon import rules_watcher
+from force_stream.addon.commands import Commands
 from force_stream.answer.reader import AnswerSpec
-from force_stream.proxy import flows, stream_layer
-from force_stream.proxy.watch import Watch
+from force_stream.proxy import request as requests
+from force_stream.proxy import response as responses
+from force_stream.proxy import stream_layer
+from force_stream.proxy.attempt import Attempt
 from harness import Http1Client, Proxy, document, refused_port, sse
 from harness.master import answer_with, flow_with, lines
 from harness.paths import ADDON
@@ -49,7 +53,7 @@ def run(rules_file: Path, caplog: pytest.LogCaptureFixture) -> Callable[[Scenari
     def run(test: Scenario) -> None:
         async def inside() -> None:
             ours = addon.ForceStream(ADDON.with_name("rules.yaml"))
-            with taddons.context(ours) as context:
+            with taddons.context(ours, Commands(ours)) as context:
                 context.configure(ours, force_stream_rules=str(rules_file))
                 caplog.clear()
                 await test(ours, context)
@@ -131,7 +135,7 @@ def test_reverse_mode_with_eager_connections_is_warned_of(
 
 def test_a_change_of_the_file_is_seen_within_two_seconds() -> None:
     # It is read at the second look that finds it the same, which takes no time to speak of.
-    assert 2 * addon.WATCH_INTERVAL <= 1.5
+    assert 2 * rules_watcher.INTERVAL <= 1.5
 
 
 def test_a_file_that_is_still_being_written_is_not_in_force(
@@ -151,7 +155,7 @@ def test_a_file_that_is_still_being_written_is_not_in_force(
 
         monkeypatch.setattr(asyncio, "sleep", edit)
         with pytest.raises(RuntimeError):  # StopIteration: all edits are made
-            await ours._watch_file()
+            await ours.rules_watcher._watch()
         assert in_force[:-1] == [before] * (len(in_force) - 1)
         assert [rule.name for rule in in_force[-1]] == [
             rule.name.replace("private-vllm", "another-name") for rule in before
@@ -282,7 +286,7 @@ def test_what_is_kept_on_a_flow_gives_its_request_back_as_it_came(run: Callable)
         await ours.request(flow)
         assert flow.request.raw_content != came
         assert flow.request.raw_content
-        assert flows.as_it_came(flow, flow.request.raw_content) == came
+        assert requests.as_it_came(flow, flow.request.raw_content) == came
 
     run(test)
 
@@ -389,7 +393,7 @@ def test_a_flow_without_an_answer_is_marked_and_told_of(run: Callable, caplog: p
 
 def test_the_copy_of_a_live_stream_ends_at_the_rules_max_body(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
-        context.command(ours.set_value, "private-vllm", "max_body", "10")
+        ours.change_rule("private-vllm", {"max_body": "10"})
         flow = flow_with(request(stream=True))
         before = flow.request.get_state()
         await ours.request(flow)
@@ -442,7 +446,7 @@ def test_a_fault_in_the_response_hook_is_an_error_of_openais_shape_and_one_line(
         flow = flow_with()
         await ours.request(flow)
         answer_with(flow)
-        monkeypatch.setattr(Watch, "finish", _fails)
+        monkeypatch.setattr(Attempt, "finish", _fails)
         await ours.response(flow)
         assert flow.response
         assert (flow.response.status_code, flow.response.headers["content-type"]) == (502, "application/json")
@@ -460,7 +464,7 @@ def test_a_fault_in_the_request_hook_leaves_the_request(
     run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
-        monkeypatch.setattr(flows, "force", _fails)
+        monkeypatch.setattr(requests, "force", _fails)
         flow = flow_with()
         before = flow.get_state()
         await ours.request(flow)
@@ -640,7 +644,7 @@ def test_fact_a_script_is_known_by_the_name_of_its_module(tmp_path: Path, monkey
 
 
 def test_fact_the_mark_is_one_that_the_flow_lists_can_show() -> None:
-    assert flows.MARK in emoji.emoji
+    assert responses.MARK in emoji.emoji
 
 
 @pytest.mark.parametrize(("strategy", "status"), [("eager", None), ("lazy", 502)])
