@@ -113,16 +113,17 @@ class Attempt:
         self._on(Signal.RESPONSE)
 
     def receive(self, piece: bytes) -> bool:
-        """The next piece of the body. True if the next deadline is sooner for it. Never raises: a fault of ours
-        becomes the answer."""
+        """The next piece of the body. True if something is due for it: the answer, or a deadline that is sooner. Never
+        raises: a fault of ours becomes the answer."""
         self._last_byte = now = self.clock()
         self._size += len(piece)
         if self._size > self.rule.max_body:
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
-            return False
+        if self.is_settled:
+            return True
         self._body.write(piece)
         self._times.extend((round(now - self._started, 6), self._size))
-        if self.encoded or self.fault is not None:
+        if self.encoded:
             return False
         reader = self._reader
         try:
@@ -131,7 +132,7 @@ class Attempt:
             return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
         except Exception as fault:
             self.record_bug(fault)
-            return False
+            return True
 
     def end(self) -> None:
         """The body ended as its framing says it should."""

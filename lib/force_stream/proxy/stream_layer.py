@@ -112,8 +112,8 @@ class _FaultedAgain(events.Event):
     """What it gives itself when handling that failed too."""
 
 
-class _Settled(http_events.HttpEvent):
-    """What a connection tells its stream when a piece that it handed over has brought a deadline nearer."""
+class _Due(http_events.HttpEvent):
+    """What a connection tells its stream when something is due for a piece that it handed over."""
 
 
 class ObservedClient(http_1.Http1Client):
@@ -126,21 +126,19 @@ class ObservedClient(http_1.Http1Client):
     def read_body(self, event: events.Event) -> Commands:
         stream = self.stream()
         if stream is None or stream.stream_id != self.stream_id:
-            return super().read_body(event)
-        return self._read_observed(stream, event)
-
-    def _read_observed(self, stream: "ObservedStream", event: events.Event) -> Commands:
+            yield from super().read_body(event)
+            return
         piece = chunked.read_chunks(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
-        sooner = False
+        is_due = False
         if piece and stream.accepts_pieces:
-            sooner = stream.receive(piece)
+            is_due = stream.receive(piece)
         elif piece:
             yield http_base.ReceiveHttp(http_events.ResponseData(stream.stream_id, piece))
         if self.buf or not piece:
             yield from self._read_rest(stream, event)
-        if sooner:
+        if is_due:
             # After the rest: that may be the end of the body, and then nothing is due any more.
-            yield http_base.ReceiveHttp(_Settled(stream.stream_id))
+            yield http_base.ReceiveHttp(_Due(stream.stream_id))
 
     def _read_rest(self, stream: "ObservedStream", event: events.Event) -> Commands:
         try:
@@ -241,7 +239,7 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._answer()
         elif isinstance(event, _FaultedAgain):
             yield from self._answer(with_body=False)
-        elif isinstance(event, _Settled):
+        elif isinstance(event, _Due):
             yield from self._follow_up()
         elif isinstance(event, events.Wakeup):
             yield from self._poll()
@@ -407,10 +405,10 @@ class ObservedStream(http_layers.HttpStream):
         )
 
     def receive(self, piece: bytes) -> bool:
-        """The next piece of the body, from elsewhere than an event. True if something is due sooner for it."""
+        """The next piece of the body, from elsewhere than an event. True if something is due for it, now or sooner."""
         assert self._attempt is not None
         try:
-            return self._attempt.receive(piece) or self._attempt.is_settled
+            return self._attempt.receive(piece)
         except Exception as fault:
             self._attempt.record_bug(fault)
             return True
