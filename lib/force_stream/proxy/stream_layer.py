@@ -238,7 +238,7 @@ class ObservedStream(http_layers.HttpStream):
         if isinstance(event, _Faulted):
             yield from self._answer()
         elif isinstance(event, _FaultedAgain):
-            yield from self._answer(with_body=False)
+            yield from self._answer_empty()
         elif isinstance(event, _Due):
             yield from self._follow_up()
         elif isinstance(event, events.Wakeup):
@@ -481,23 +481,29 @@ class ObservedStream(http_layers.HttpStream):
 
     # The client's side
 
-    def _answer(self, *, with_body: bool = True) -> Commands:
-        """Give the answer now; an upstream that has not ended its own is left: its connection is closed (HTTP/2: the
-        stream), so that it stops working, and billing. `with_body`: what came goes into the flow's response."""
-        attempt = self._attempt
-        assert attempt is not None
+    def _answer(self) -> Commands:
+        """Give the answer now."""
+        assert self._attempt is not None
+        yield from self._leave_upstream()
+        if self.flow.response is None:
+            self.flow.response = _stand_in()
+        self.flow.response.data.content = self._attempt.body()
+        yield from self.send_response()
+
+    def _answer_empty(self) -> Commands:
+        """The same without anything that came, for when that failed."""
+        yield from self._leave_upstream()
+        self.flow.response = _stand_in()
+        yield from self.send_response()
+
+    def _leave_upstream(self) -> Commands:
+        """Close the connection (HTTP/2: the stream) of an upstream that has not ended, so that it stops working, and
+        billing."""
         self._answered = True
         connected, self._connected = self._connected, False
-        if connected and not attempt.complete:
+        if connected and self._attempt is not None and not self._attempt.complete:
             left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
             yield http_layers.SendHttp(left, self.context.server)
-        if self.flow.response is None or not with_body:
-            # Until the `response` hook puts the reply in its place.
-            self.flow.response = http.Response.make(502)
-            self.flow.response.timestamp_start = time.time()
-        if with_body:
-            self.flow.response.data.content = attempt.body()
-        yield from self.send_response()
 
     def _heartbeat(self, wait: ClientWait) -> Commands:
         """A space for a client that is about to lose patience; the first one commits to 200."""
@@ -544,6 +550,13 @@ class ObservedStream(http_layers.HttpStream):
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield http_layers.DropStream(self.stream_id)
+
+
+def _stand_in() -> http.Response:
+    """A response until the `response` hook puts the reply in its place."""
+    response = http.Response.make(502)
+    response.timestamp_start = time.time()
+    return response
 
 
 def _fault_line(outcome: str, fault: Exception) -> commands.Log:
