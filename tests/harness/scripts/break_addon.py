@@ -36,7 +36,7 @@ def model_of_stream(stream: Any) -> str:
 for name in ("feed", "finish"):
     break_for(reader.AnswerReader, name, lambda answer: answer._spec.model)
 for name in ("head", "data", "look", "next_look", "end", "cut"):
-    break_for(watch.Watch, name, lambda watch: watch.exchange.model)
+    break_for(watch.Watch, name, lambda watch: watch.spec.model)
 break_for(flows, "store_answer", model_of_flow)
 for name in ("summarize", "describe_error"):
     break_for(summary, name, model_of_flow)
