@@ -81,7 +81,7 @@ def test_every_fault_has_its_outcome(client: str, heartbeat: bool, bench: Bench)
 
 def test_without_the_stream_layer_a_cut_gives_a_page_and_the_rest_is_the_same(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(scripts=[SCRIPTS / "without_stream_layer.py"])
-    # One fault of each outcome at each kind of upstream; of several that are reset at once, mitmproxy itself leaves some
+    # One fault of each outcome at each kind of upstream; of several that are reset at once, mitmproxy leaves some
     # waiting.
     outcomes = {
         (fault.fallback, fault.outcome.words, fault.over): fault
