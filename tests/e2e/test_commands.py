@@ -1,11 +1,10 @@
 """The commands for looking at flows, in a test master and in a running mitmdump, and their keys in the console."""
 
-import asyncio
 import itertools
 import json
 import re
 import subprocess
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,13 @@ from harness import (
     read_flows,
     sse,
 )
+from harness.master import answer_with, flow_with
 from harness.paths import ADDON
 from harness.proxy import MITMDUMP, START_TIMEOUT
 from harness.samples import CHAT, COMPLETIONS, DOCUMENT, EVENTS, RESPONSES, SECRET, STREAM, request
 from mitmproxy import exceptions, http
 from mitmproxy.command import Command
-from mitmproxy.test import taddons, tflow, tutils
+from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.console import defaultkeys
 from mitmproxy.tools.console.keymap import Keymap
 
@@ -64,46 +64,6 @@ rules:
     paths: {"/custom/generate": chat}
     force_upstream_stream: true
 """.replace("name: off", 'name: "off"')
-
-type Scenario = Callable[["addon.ForceStream", taddons.context], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def rules_file(tmp_path: Path) -> Path:
-    path = tmp_path / "rules.yaml"
-    path.write_text(RULES)
-    return path
-
-
-@pytest.fixture
-def run(rules_file: Path) -> Callable[[Scenario], None]:
-    """Calls a coroutine function with the addon, its rules read, and a context that has its commands too."""
-
-    def run(test: Scenario) -> None:
-        async def inside() -> None:
-            ours = addon.ForceStream(ADDON.with_name("rules.yaml"))
-            with taddons.context(ours, commands.Commands(ours)) as context:
-                context.configure(ours, force_stream_rules=str(rules_file))
-                await test(ours, context)
-
-        asyncio.run(inside())
-
-    return run
-
-
-def flow_with(body: Any = None, *, path: str = CHAT, method: str = "POST", host: str = "127.0.0.1") -> http.HTTPFlow:
-    content = body if isinstance(body, bytes) else json.dumps(request() if body is None else body).encode()
-    headers = http.Headers(host=host, content_type="application/json", authorization=f"Bearer {SECRET}")
-    made = tutils.treq(host=host, method=method.encode(), path=path.encode(), headers=headers, content=content)
-    flow = tflow.tflow(req=made)
-    flow.client_conn.sni = None
-    flow.live = True
-    return flow
-
-
-def answer_with(flow: http.HTTPFlow, body: bytes = STREAM, content_type: str = "text/event-stream") -> None:
-    flow.response = http.Response.make(200, body, {"Content-Type": content_type})
-
 
 # How they are offered
 

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from force_stream.addon import hooks as addon
 from force_stream.addon import rules_watcher
-from force_stream.addon.commands import Commands
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy import request as requests
 from force_stream.proxy import response as responses
@@ -34,34 +33,6 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.utils import emoji
-
-type Scenario = Callable[[addon.ForceStream, taddons.context], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def rules_file(tmp_path: Path) -> Path:
-    path = tmp_path / "rules.yaml"
-    path.write_text(RULES)
-    return path
-
-
-@pytest.fixture
-def run(rules_file: Path, caplog: pytest.LogCaptureFixture) -> Callable[[Scenario], None]:
-    """Calls a coroutine function with the addon, its rules read, and its context."""
-    caplog.set_level(logging.DEBUG, "force_stream")
-
-    def run(test: Scenario) -> None:
-        async def inside() -> None:
-            ours = addon.ForceStream(ADDON.with_name("rules.yaml"))
-            with taddons.context(ours, Commands(ours)) as context:
-                context.configure(ours, force_stream_rules=str(rules_file))
-                caplog.clear()
-                await test(ours, context)
-
-        asyncio.run(inside())
-
-    return run
-
 
 # Options
 

@@ -28,7 +28,7 @@ from force_stream.wire.form_body import Form, read_form
 from force_stream.wire.json_body import BLOCK, read_body, undo
 from force_stream.wire.sse import EventStreamDecoder
 
-GOLDEN: Final = Path(__file__).resolve().parent.parent / "tests" / "golden"
+GOLDEN: Final = Path(__file__).resolve().parents[2] / "tests" / "golden"
 
 
 class Choices:
