@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import independent
+from oracle import independent
 from force_stream.endpoints import endpoint_for
 
 # The kinds of the index that are endpoints of ours, and the path that is asked where the recorded one is not known.
