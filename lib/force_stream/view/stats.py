@@ -4,8 +4,9 @@ Knows figures and time; must not know mitmproxy, JSON or events.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from operator import sub
 from typing import Any, Final
 
@@ -15,12 +16,17 @@ MOST_FLOWS: Final = 200
 MOST_ROWS: Final = 1000
 OTHERS: Final = ("(others)", "(others)")
 MOST_ARRIVALS: Final = 2000
+# Seconds. A longer silence stands out.
+LONG_GAP: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
-    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came."""
+    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came.
+
+    The page asks for the same few hundred again and again, so what is worked out stays, and two are never compared.
+    """
 
     id: str
     at: float
@@ -46,7 +52,7 @@ class Outcome:
     def ok(self) -> bool:
         return 0 < self.status < 400 and not self.truncated
 
-    @property
+    @cached_property
     def longest_gap(self) -> float | None:
         """The longest silence between two pieces; None where there are not two."""
         return max(map(sub, self.arrivals[1:], self.arrivals), default=None)
@@ -57,9 +63,10 @@ class Outcome:
         span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
         return self.events / span if span > 0 and self.events > 1 else None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+    @cached_property
+    def figures(self) -> Mapping[str, Any]:
+        """Plain values, for JSON, without the arrivals, which are nearly all of it."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "arrivals"}
         return values | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
 
 
@@ -159,35 +166,44 @@ class Stats:
         return list(reversed(self._latest))
 
 
-_COLUMNS: Final = (
-    ("upstream", "upstream"),
-    ("model", "model"),
-    ("flows", "flows"),
-    ("ok", "ok"),
-    ("inferred", "inferred"),
-    ("truncated", "truncated"),
-    ("errors", "errors"),
-    ("time_to_first_event", "first event s"),
-    ("events_per_second", "events/s"),
-    ("longest_gap", "longest gap s"),
+def count(value: int) -> str:
+    return f"{value:,}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:,.2f} s"
+
+
+def rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+_COLUMNS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
+    ("flows", "flows", count),
+    ("ok", "ok", count),
+    ("inferred", "inferred", count),
+    ("truncated", "truncated", count),
+    ("errors", "errors", count),
+    ("time_to_first_event", "first byte", duration),
+    ("events_per_second", "events/s", rate),
+    ("longest_gap", "longest gap", duration),
 )
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row's figures, spelled for a person."""
+    return [spell(row[key]) for key, _, spell in _COLUMNS]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rows as lines of text, aligned, with a line of headings."""
-    cells = [[title for _, title in _COLUMNS], *([_cell(row[key]) for key, _ in _COLUMNS] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_COLUMNS))]
-    numeric = [key not in ("upstream", "model") for key, _ in _COLUMNS]
+    names = [("upstream", "model"), *((row["upstream"], row["model"]) for row in rows)]
+    figures = [[title for _, title, _ in _COLUMNS], *map(cells, rows)]
+    name_widths = [max(map(len, column)) for column in zip(*names, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*figures, strict=True)]
     return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in cells
+        "  ".join([*map(str.ljust, name, name_widths), *map(str.rjust, line, widths)])
+        for name, line in zip(names, figures, strict=True)
     ]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
