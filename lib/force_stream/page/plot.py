@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
-from ..view.stats import LONG_GAP, Outcome, duration
+from ..view.stats import LONG_GAP, Outcome, cut_off, duration
 
 # Units of the picture; who shows it decides how large they are.
 WIDTH: Final = 720
@@ -51,7 +51,7 @@ def describe(outcome: Outcome) -> str:
 def ending(outcome: Outcome) -> str:
     """How the flow ended, in a word or two."""
     if outcome.truncated:
-        return "cut off"
+        return cut_off(outcome.events)
     if outcome.code or not outcome.ok:
         return f"error {_word(outcome.code) or outcome.status}"
     if not outcome.finish_reason:

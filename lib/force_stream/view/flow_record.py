@@ -17,10 +17,10 @@ from .timeline import first_content
 
 
 def of_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
-    """What came of a forced flow that was answered, and told."""
+    """What came of a forced flow that was answered and logged."""
     body = b"" if watch.encoded else watch.body()
     times = flow.metadata[f"{flows.PREFIX}times"]
-    return _outcome(flow, watch.spec, watch.report, body, times, injected=bool(watch.injected))
+    return _outcome(flow, watch.spec, watch.report, body, times, bool(watch.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
@@ -28,7 +28,7 @@ def of_no_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
     code = "no_answer" if flow.client_conn.connected else "client_gone"
     seen = watch.report
     report = Report(events=seen.events, bytes=seen.bytes, code=code, odd=seen.odd)
-    return _outcome(flow, watch.spec, report, watch.body(), watch.times, injected=bool(watch.injected))
+    return _outcome(flow, watch.spec, report, watch.body(), watch.times, bool(watch.injected))
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outcome:
@@ -46,20 +46,14 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outco
 
 
 def _outcome(
-    flow: http.HTTPFlow,
-    spec: AnswerSpec,
-    report: Report,
-    body: bytes,
-    times: Sequence[float],
-    *,
-    injected: bool = False,
+    flow: http.HTTPFlow, spec: AnswerSpec, report: Report, body: bytes, times: Sequence[float], injected: bool = False
 ) -> Outcome:
     request = flow.request
-    begin = request.timestamp_end or request.timestamp_start
+    start = request.timestamp_end or request.timestamp_start
     host = f"[{request.host}]" if ":" in request.host else request.host
     return Outcome(
         id=flow.id,
-        at=begin,
+        at=start,
         upstream=f"{host}:{request.port}",
         rule=spec.rule,
         endpoint=spec.endpoint,
@@ -71,7 +65,7 @@ def _outcome(
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.code,
-        seconds=max(0.0, time.time() - begin),
+        seconds=max(0.0, time.time() - start),
         first_event=times[0] if times else None,
         first_content=first_content(body, times),
         arrivals=thinned(times[::2]),

@@ -84,7 +84,7 @@ def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
 
 
 @dataclass(slots=True)
-class _Sum:
+class _Mean:
     count: int = 0
     total: float = 0.0
 
@@ -94,13 +94,13 @@ class _Sum:
             self.total += value
 
     @property
-    def mean(self) -> float | None:
+    def value(self) -> float | None:
         return self.total / self.count if self.count else None
 
 
 @dataclass(slots=True)
 class Row:
-    """One upstream and model. Times are means over its flows, but for the longest gap."""
+    """One upstream and model. Times in seconds: means over its flows, but for the longest gap."""
 
     upstream: str
     model: str
@@ -109,9 +109,9 @@ class Row:
     inferred: int = 0
     truncated: int = 0
     errors: int = 0
+    time_to_first_event: _Mean = field(default_factory=_Mean)
+    events_per_second: _Mean = field(default_factory=_Mean)
     longest_gap: float | None = None
-    _first_event: _Sum = field(default_factory=_Sum)
-    _event_rate: _Sum = field(default_factory=_Sum)
 
     def add(self, outcome: Outcome) -> None:
         self.flows += 1
@@ -119,26 +119,15 @@ class Row:
         self.inferred += outcome.inferred
         self.truncated += outcome.truncated
         self.errors += not outcome.ok and not outcome.truncated
-        self._first_event.add(outcome.first_event)
-        self._event_rate.add(outcome.event_rate)
-        gap = outcome.longest_gap
-        if gap is not None:
-            self.longest_gap = gap if self.longest_gap is None else max(gap, self.longest_gap)
+        self.time_to_first_event.add(outcome.first_event)
+        self.events_per_second.add(outcome.event_rate)
+        gaps = [gap for gap in (self.longest_gap, outcome.longest_gap) if gap is not None]
+        self.longest_gap = max(gaps, default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; times in seconds, None where nothing was timed."""
-        return {
-            "upstream": self.upstream,
-            "model": self.model,
-            "flows": self.flows,
-            "ok": self.ok,
-            "inferred": self.inferred,
-            "truncated": self.truncated,
-            "errors": self.errors,
-            "time_to_first_event": self._first_event.mean,
-            "events_per_second": self._event_rate.mean,
-            "longest_gap": self.longest_gap,
-        }
+        """Plain values, for JSON; None where nothing was timed."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value.value if isinstance(value, _Mean) else value for name, value in values.items()}
 
 
 class Stats:
@@ -166,8 +155,7 @@ class Stats:
         return list(reversed(self._latest))
 
 
-def count(value: int) -> str:
-    return f"{value:,}"
+count: Final = "{:,}".format
 
 
 def duration(seconds: float | None) -> str:
@@ -180,30 +168,28 @@ def rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
-_COLUMNS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
-    ("flows", "flows", count),
-    ("ok", "ok", count),
-    ("inferred", "inferred", count),
-    ("truncated", "truncated", count),
-    ("errors", "errors", count),
-    ("time_to_first_event", "first byte", duration),
-    ("events_per_second", "events/s", rate),
-    ("longest_gap", "longest gap", duration),
-)
+def cut_off(events: int) -> str:
+    return f"cut off after event {events:,}" if events else "cut off before the first event"
+
+
+# Keys of a row, each with its heading and how its values are spelled.
+_COLUMNS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    **{key: (key, count) for key in ("flows", "ok", "inferred", "truncated", "errors")},
+    "time_to_first_event": ("first byte", duration),
+    "events_per_second": ("events/s", rate),
+    "longest_gap": ("longest gap", duration),
+}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """A row's figures, spelled for a person."""
-    return [spell(row[key]) for key, _, spell in _COLUMNS]
+    return [spell(row[key]) for key, (_, spell) in _COLUMNS.items()]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rows as lines of text, aligned, with a line of headings."""
-    names = [("upstream", "model"), *((row["upstream"], row["model"]) for row in rows)]
-    figures = [[title for _, title, _ in _COLUMNS], *map(cells, rows)]
-    name_widths = [max(map(len, column)) for column in zip(*names, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*figures, strict=True)]
-    return [
-        "  ".join([*map(str.ljust, name, name_widths), *map(str.rjust, line, widths)])
-        for name, line in zip(names, figures, strict=True)
-    ]
+    headings = ["upstream", "model", *(heading for heading, _ in _COLUMNS.values())]
+    lines = [headings, *([row["upstream"], row["model"], *cells(row)] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [str.ljust, str.ljust, *[str.rjust] * len(_COLUMNS)]
+    return ["  ".join(align(*cell) for align, *cell in zip(aligned, line, widths, strict=True)) for line in lines]

@@ -57,7 +57,7 @@ def test_a_flow_that_went_well_shows_its_arrivals_gap_first_content_and_end() ->
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        pytest.param({"truncated": True, "status": 502, "code": "stream_truncated"}, "cut off", id="cut"),
+        pytest.param({"truncated": True, "status": 502, "code": "stream_truncated"}, "cut off after event 5", id="cut"),
         pytest.param({"status": 429, "code": "rate_limit_exceeded"}, "error rate_limit_exceeded", id="an error event"),
         pytest.param({"status": 503}, "error 503", id="an error status"),
         pytest.param({"status": 0, "code": "no_answer"}, "error no_answer", id="no answer"),
