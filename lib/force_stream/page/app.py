@@ -28,7 +28,6 @@ logger = logging.getLogger("force_stream")
 # Bytes of a PATCH. A rule is a few hundred.
 LARGEST_CHANGE: Final = 64 * 1024
 PORTS: Final = {"http": 80, "https": 443}
-_READING: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -105,7 +104,10 @@ def respond(site: Site, request: Request) -> Response:
         _check(site, request)
         answer = _route(site, request)
     except _Failure as failure:
-        answer = _explain(request, failure)
+        answer = _json({"error": f"{failure}"}, failure.status, failure.headers)
+        accepted = request.headers.get("accept", "")
+        if "text/html" in accepted and "application/json" not in accepted:  # a person with a browser
+            answer = replace(answer, body=f"{failure}\n".encode(errors="replace"), type="text/plain; charset=utf-8")
     except Exception as error:
         # Its message may quote what an upstream sent.
         logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
@@ -121,17 +123,8 @@ def respond(site: Site, request: Request) -> Response:
     return replace(answer, headers=headers, body=b"" if request.method == "HEAD" else answer.body)
 
 
-def _explain(request: Request, failure: _Failure) -> Response:
-    """An error as a plain sentence: JSON for a program, text for a person with a browser."""
-    accepted = request.headers.get("accept", "")
-    if "text/html" in accepted and "application/json" not in accepted:
-        text = f"{failure}\n".encode(errors="replace")
-        return Response(text, "text/plain; charset=utf-8", failure.status, failure.headers)
-    return replace(_json({"error": f"{failure}"}, failure.status), headers=failure.headers)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(jsontext.dumps(value) + b"\n", status=status)
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(jsontext.dumps(value) + b"\n", status=status, headers=headers or {})
 
 
 # Who may ask
@@ -145,7 +138,7 @@ def _check(site: Site, request: Request) -> None:
     if canonical(host, request.scheme) not in site.hosts and request.path != "/health":
         raise _Failure(421, "This page is not served under that name.")
     sent_from = request.headers.get("sec-fetch-site", "same-origin")
-    if request.method in _READING:
+    if request.method in ("GET", "HEAD", "OPTIONS"):
         # A link to this page does no harm; anything else that another page does with it might.
         if sent_from not in ("same-origin", "none") and request.headers.get("sec-fetch-mode") != "navigate":
             raise _Failure(403, "Other pages may not read this one.")

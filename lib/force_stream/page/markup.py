@@ -10,8 +10,8 @@ from pkgutil import get_data
 from typing import Any, Final
 from urllib.parse import quote
 
-from ..view.stats import Outcome, cells, count, duration
-from .plot import HEIGHT, WIDTH, ending
+from ..view.stats import Outcome, cells, count
+from .plot import HEIGHT, WIDTH, describe, ending
 
 # How many flows the page itself shows.
 SHOWN_FLOWS: Final = 50
@@ -75,7 +75,6 @@ def _stats(row: Mapping[str, Any]) -> _Html:
 @lru_cache(SHOWN_FLOWS)
 def _flow(flow: Outcome) -> _Html:
     lines = _join(_fill("line", line=line) for line in flow.odd)
-    times = ("seconds", "first_event", "first_content", "longest_gap")
     spelled = {
         "place": quote(flow.id, errors="replace"),
         "kind": "fault" if not flow.ok else "odd" if flow.inferred else "good",
@@ -84,10 +83,9 @@ def _flow(flow: Outcome) -> _Html:
         "clock": time.strftime("%H:%M:%S", time.localtime(flow.at)),
         "model": flow.model or "no model",
         "ending": ending(flow),
-        "events": count(flow.events),
-        "bytes": count(flow.bytes),
+        "figures": describe(flow),
         "odd": _fill("odd", count=len(flow.odd), lines=lines) if flow.odd else "",
         "width": WIDTH,
         "height": HEIGHT,
     }
-    return _fill("flow", **{**flow.figures, **{key: duration(flow.figures[key]) for key in times}, **spelled})
+    return _fill("flow", **{**flow.figures, **spelled})

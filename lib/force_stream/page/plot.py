@@ -32,20 +32,21 @@ _TEXT: Final = "#808793"
 @lru_cache(64)
 def plot(outcome: Outcome) -> str:
     """The picture of one flow, as an SVG document with its content in words as its title."""
+    title = escape(f"{ending(outcome)}: {describe(outcome)}")
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'role="img" font-family="system-ui, sans-serif" font-size="11">\n<title>{escape(describe(outcome))}</title>'
+        f'role="img" font-family="system-ui, sans-serif" font-size="11">\n<title>{title}</title>'
     )
     return "\n".join([head, *_parts(outcome), "</svg>\n"])
 
 
 def describe(outcome: Outcome) -> str:
-    """What the picture shows, in a sentence."""
-    times = ("first byte", outcome.first_event), ("first content", outcome.first_content)
-    gap = ("longest gap", outcome.longest_gap)
-    words = [f"{outcome.events:,} events in {duration(outcome.seconds)}"]
-    words += [f"{name} {duration(value)}" for name, value in (*times, gap) if value is not None]
-    return ", ".join([*words, ending(outcome)]) + "."
+    """What came and when, in a line."""
+    times = {"first byte": outcome.first_event, "first content": outcome.first_content}
+    times["longest gap"] = outcome.longest_gap
+    known = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items() if seconds is not None)
+    came = f"{outcome.events:,} events, {outcome.bytes:,} bytes, {duration(outcome.seconds)}"
+    return f"{came}; {known}" if known else came
 
 
 def ending(outcome: Outcome) -> str:

@@ -61,8 +61,6 @@ class Serving:
             self._move_port(ctx.options.force_stream_page_port)
 
     def done(self) -> None:
-        self._running = False
-        self._site = None
         self._move_port(0)
 
     def _move_port(self, number: int) -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from force_stream.page.plot import HEIGHT, WIDTH, plot
+from force_stream.page.plot import HEIGHT, WIDTH, describe, plot
 from force_stream.view.stats import MOST_ARRIVALS, Outcome
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +49,7 @@ def test_a_flow_that_went_well_shows_its_arrivals_gap_first_content_and_end() ->
     title = drawn(WELL).find(f"{SVG}title")
     assert title is not None
     assert title.text == (
-        "5 events in 4.00 s, first byte 500 ms, first content 600 ms, longest gap 3.00 s, finish stop."
+        "finish stop: 5 events, 1,000 bytes, 4.00 s; first byte 500 ms, first content 600 ms, longest gap 3.00 s"
     )
     assert {"3.0 s", "first content 600 ms", "finish stop", "0.0 s"} <= set(texts(WELL))
 
@@ -73,6 +73,7 @@ def test_a_flow_that_failed_is_crossed_out_at_its_end(changes: dict, word: str) 
 def test_a_flow_without_a_byte_is_all_wait() -> None:
     silent = replace(WELL, status=504, code="stream_timeout", first_event=None, first_content=None, arrivals=())
     assert kinds(silent) == ["wait", "cut"]
+    assert describe(silent) == "5 events, 1,000 bytes, 4.00 s", "what is not known is left out"
     wait = drawn(silent).find(f"{SVG}rect")
     assert wait is not None
     assert float(wait.get("width", "0")) > WIDTH * 0.9
