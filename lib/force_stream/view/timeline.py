@@ -39,6 +39,8 @@ MOST_EVENTS_TO_CONTENT: Final = 100
 _NO_LINE_END: Final = re.compile(rb"[^\r\n]")
 _COMMENT: Final = re.compile(rb"(?<![^\r\n]):([^\r\n]*)")
 _EMPTY_USAGES: Final[tuple[Any, ...]] = (None, 0, {}, [], "")
+# Members of an event, besides itself and its choices, that have a model or a usage.
+_PARTS: Final = ("response", "message", "x_groq")
 # Types of the Responses API's events that say how the answer ended.
 _LAST_TYPES: Final = (".completed", ".incomplete", ".done")
 
@@ -258,34 +260,26 @@ class _Reader:
     # What an event says of the answer
 
     def _look(self, chunk: dict[str, Any]) -> None:
-        timeline, choices = self._timeline, chunk.get("choices")
-        response, message, groq, delta = (_object(chunk, key) for key in ("response", "message", "x_groq", "delta"))
-        for model in (chunk.get("model"), response.get("model"), message.get("model")):
-            if (
-                isinstance(model, str)
-                and model
-                and len(timeline.models) < MOST_NUMBERS
-                and model not in timeline.models
-            ):
-                timeline.models.append(model)
-        kind, status = chunk.get("type"), response.get("status")
-        if isinstance(kind, str) and isinstance(status, str) and kind.endswith(_LAST_TYPES):
+        timeline, choices, delta = self._timeline, chunk.get("choices"), chunk.get("delta")
+        parts = [chunk, *[part for key in _PARTS if isinstance(part := chunk.get(key), dict)]]
+        for part in parts:
+            model = part.get("model")
+            if model not in timeline.models and isinstance(model, str) and model:
+                timeline.models += [model] if len(timeline.models) < MOST_NUMBERS else []
+        kind, status = chunk.get("type"), parts[1].get("status") if len(parts) > 1 else None
+        if isinstance(status, str) and isinstance(kind, str) and kind.endswith(_LAST_TYPES):
             timeline.finish_reasons["response"] = status
-        if isinstance(delta.get("stop_reason"), str):
+        if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
             timeline.finish_reasons["message"] = delta["stop_reason"]
-        of_choices = [each for each in choices[:100] if isinstance(each, dict)] if isinstance(choices, list) else []
-        for usage in (_object(each, "usage") for each in (chunk, *of_choices, response, message, groq)):
-            if any(count not in _EMPTY_USAGES for count in islice(usage.values(), 100)):
+        if isinstance(choices, list):
+            parts[1:1] = [each for each in choices[:100] if isinstance(each, dict)]
+        for part in parts:
+            usage = part.get("usage")
+            if isinstance(usage, dict) and any(count not in _EMPTY_USAGES for count in islice(usage.values(), 100)):
                 timeline.usages += choices is not None
                 # Anthropic's first event has the tokens that came in, a later one those that go out.
                 timeline.usage = usage if choices is not None else (timeline.usage or {}) | usage
                 break
-
-
-def _object(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    """The object that is this member; an empty one where it is something else."""
-    member = parent.get(key)
-    return member if isinstance(member, dict) else {}
 
 
 def _blocks(body: bytes, start: int = 0) -> Iterator[tuple[int, int, bool]]:
