@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from html import escape
 from pkgutil import get_data
 from typing import Any, Final
@@ -15,7 +15,8 @@ from .plot import HEIGHT, WIDTH, describe, ending
 
 # How many flows the page itself shows.
 SHOWN_FLOWS: Final = 50
-_TEMPLATE: Final = re.compile(r"^<!-- ([a-z ]+) -->\n(.*?)\n*(?=^<!--|\Z)", re.MULTILINE | re.DOTALL)
+_PARTS: Final = re.compile(r"^<!-- ([a-z ]+) -->\n(.*?)\n*(?=^<!--|\Z)", re.MULTILINE | re.DOTALL)
+_TEMPLATES: Final = dict(_PARTS.findall((get_data(__package__, "page.html") or b"").decode()))
 
 
 class _Html(str):
@@ -24,17 +25,10 @@ class _Html(str):
     __slots__ = ()
 
 
-@cache
-def _templates() -> dict[str, str]:
-    page = get_data(__package__, "page.html")
-    assert page is not None
-    return dict(_TEMPLATE.findall(page.decode()))
-
-
 def _fill(template: str, **values: object) -> _Html:
     """The template of this name with these values, escaped unless they are HTML."""
     escaped = {key: value if isinstance(value, _Html) else escape(f"{value}") for key, value in values.items()}
-    return _Html(_templates()[template].format(**escaped))
+    return _Html(_TEMPLATES[template].format(**escaped))
 
 
 def _join(parts: Iterable[_Html], otherwise: str = "") -> _Html:

@@ -22,11 +22,10 @@ LONGEST_WORD: Final = 60
 
 # Each is seen on a white page and on a black one.
 _ARRIVAL: Final = "#3b82f6"
-_WAIT: Final = "#8a8f98"
 _GAP: Final = "#d99a00"
 _CONTENT: Final = "#2ea043"
 _FAULT: Final = "#e5484d"
-_TEXT: Final = "#808793"
+_GREY: Final = "#808793"
 
 
 @lru_cache(64)
@@ -72,13 +71,13 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     def x(seconds: float) -> float:
         return round(_LEFT + min(max(seconds, 0.0), span) / span * (_RIGHT - _LEFT), 1)
 
-    yield _line("axis", f"M{_LEFT} {_BOTTOM}H{_RIGHT}", _WAIT)
+    yield _line("axis", f"M{_LEFT} {_BOTTOM}H{_RIGHT}", _GREY)
     for seconds, label in _round_times(span):
-        yield _line("axis", f"M{x(seconds)} {_BOTTOM}v4", _WAIT)
-        yield _label(x(seconds), HEIGHT - 10, f"{label} s", _TEXT)
+        yield _line("axis", f"M{x(seconds)} {_BOTTOM}v4", _GREY)
+        yield _label(x(seconds), HEIGHT - 10, f"{label} s", _GREY)
 
     # The silence before the first byte is all of it where none came.
-    yield _area("wait", _LEFT, x(span if outcome.first_event is None else outcome.first_event), _BOTTOM - 6, _WAIT)
+    yield _area("wait", _LEFT, x(span if outcome.first_event is None else outcome.first_event), _BOTTOM - 6, _GREY)
     for earlier, later in pairwise(outcome.arrivals):
         if later - earlier >= LONG_GAP:
             yield _area("gap", x(earlier), x(later), _TOP, _GAP)
@@ -97,8 +96,8 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     if failed:
         yield _line("cut", f"M{x(span) - 5} {middle - 5}l10 10m0 -10l-10 10", _FAULT, 2.5)
     else:
-        yield _line("end", f"M{x(span)} {_BOTTOM}V{_TOP}", _TEXT, 2)
-    yield _label(_RIGHT, _TOP - 6, ending(outcome), _FAULT if failed else _TEXT)
+        yield _line("end", f"M{x(span)} {_BOTTOM}V{_TOP}", _GREY, 2)
+    yield _label(_RIGHT, _TOP - 6, ending(outcome), _FAULT if failed else _GREY)
 
 
 def _round_times(span: float) -> Iterator[tuple[float, str]]:
