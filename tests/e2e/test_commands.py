@@ -504,9 +504,9 @@ def test_compare_sends_the_request_both_ways_and_logs_what_differs(shared: Proxy
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
     shared.wait_for_log(
-        r'force_stream\.compare /v1/chat/completions: \$\.object: "x", and "chat\.completion"', since=since
+        r'force_stream\.compare /v1/chat/completions: \$\.object: "x" vs "chat\.completion"', since=since
     )
-    shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing, and \{"prompt_', since=since)
+    shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing vs \{"prompt_', since=since)
     shared.wait_for_log("force_stream.compare /v1/chat/completions: 2 differences; the log has them", since=since)
     assert len([line for line in shared.log_lines[since:] if "force_stream.compare" in line]) == 3
     _, *sent = upstream.requests

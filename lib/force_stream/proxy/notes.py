@@ -18,6 +18,7 @@ from dataclasses import fields
 from typing import Any, Final
 
 from mitmproxy import http
+from mitmproxy.flow import Flow
 
 from ..answer.reader import AnswerSpec
 
@@ -34,6 +35,13 @@ def save_notes(flow: http.HTTPFlow, values: dict[str, Any]) -> None:
 def note(flow: http.HTTPFlow, key: str, default: Any = None) -> Any:
     """One of the notes; `default` where it is not there."""
     return flow.metadata.get(f"{_PREFIX}{key}", default)
+
+
+def all_notes(flow: Flow | None) -> dict[str, Any]:
+    """The notes by their keys, whatever else an edited flow file has; none for no flow."""
+    kept = {} if flow is None else flow.metadata
+    ours = ((key, value) for key, value in kept.items() if isinstance(key, str) and key.startswith(_PREFIX))
+    return {key.removeprefix(_PREFIX): value for key, value in ours}
 
 
 def remove_notes(flow: http.HTTPFlow) -> None:

@@ -21,6 +21,7 @@ from .request import body_of, model_of
 from .retry_policy import is_retried
 
 MARK: Final = ":warning:"
+EVENT_STREAM_TYPE: Final = "text/event-stream"
 _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # What described the event stream, or the connection that it came over, and would be untrue of the document.
 _STREAM_HEADERS: Final = frozenset(
@@ -49,7 +50,7 @@ _STREAM_HEADERS: Final = frozenset(
 def is_event_stream(response: http.Response) -> bool:
     """Whether a response goes by the label of an event stream."""
     content_type: str = response.headers.get("content-type", "")
-    return 200 <= response.status_code < 300 and content_type.lower().startswith("text/event-stream")
+    return 200 <= response.status_code < 300 and content_type.lower().startswith(EVENT_STREAM_TYPE)
 
 
 def decoded(response: http.Response) -> bytes:

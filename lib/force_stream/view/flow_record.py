@@ -18,10 +18,10 @@ from .timeline import first_content
 
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """What came of a forced flow that was answered, and told."""
+    """What came of a forced flow that was answered and logged."""
     body = b"" if attempt.encoded else attempt.body()
     times = note(flow, "times", [])
-    return _outcome(flow, attempt.spec, attempt.report, body, times, injected=bool(attempt.injected))
+    return _outcome(flow, attempt.spec, attempt.report, body, times, bool(attempt.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
@@ -29,7 +29,7 @@ def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     code = "no_answer" if flow.client_conn.connected else "client_gone"
     seen = attempt.report
     report = Report(events=seen.events, bytes=seen.bytes, code=code, odd=seen.odd)
-    return _outcome(flow, attempt.spec, report, attempt.body(), attempt.times, injected=bool(attempt.injected))
+    return _outcome(flow, attempt.spec, report, attempt.body(), attempt.times, bool(attempt.injected))
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outcome:
@@ -47,20 +47,14 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outco
 
 
 def _outcome(
-    flow: http.HTTPFlow,
-    spec: AnswerSpec,
-    report: Report,
-    body: bytes,
-    times: Sequence[float],
-    *,
-    injected: bool = False,
+    flow: http.HTTPFlow, spec: AnswerSpec, report: Report, body: bytes, times: Sequence[float], injected: bool = False
 ) -> Outcome:
     request = flow.request
-    begin = request.timestamp_end or request.timestamp_start
+    start = request.timestamp_end or request.timestamp_start
     host = f"[{request.host}]" if ":" in request.host else request.host
     return Outcome(
         id=flow.id,
-        at=begin,
+        at=start,
         upstream=f"{host}:{request.port}",
         rule=spec.rule,
         endpoint=spec.endpoint,
@@ -72,7 +66,7 @@ def _outcome(
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.code,
-        seconds=max(0.0, time.time() - begin),
+        seconds=max(0.0, time.time() - start),
         first_event=times[0] if times else None,
         first_content=first_content(body, times),
         arrivals=thinned(times[::2]),
