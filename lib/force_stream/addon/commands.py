@@ -8,11 +8,10 @@ read: the addon sends, the spec reads.
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import mitmproxy.types
 from mitmproxy import command, ctx, exceptions, flow, http
@@ -21,19 +20,18 @@ from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
 from ..answer.forcing import Refusal
-from ..proxy import request, response, summary
+from ..proxy import request, response
 from ..proxy.attempt import Attempt
 from ..proxy.explain import explain, facts_of
-from ..proxy.notes import store_raw_stream
 from ..rules.describe import describe
 from ..rules.file import RulesError
 from ..rules.keys import KEYS
-from ..rules.rule import UNLIMITED, Rule, first_match
+from ..rules.rule import first_match
 from ..view import stats
 from ..view.compare import differences
 from ..wire import jsontext
+from .hooks import ForceStream, aggregate_again
 from .mitmweb import route_commands
-from .rules_watcher import RulesWatcher
 
 logger = logging.getLogger("force_stream")
 
@@ -47,29 +45,10 @@ _KEYS: Final = (
 )
 
 
-class Addon(Protocol):
-    """What the commands need of the addon."""
-
-    rules_watcher: RulesWatcher
-    flow_counts: Counter[str]
-    stats: stats.Stats
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """Those in force."""
-
-    @property
-    def can_send(self) -> bool:
-        """Whether this mitmproxy has what `send` needs."""
-
-    async def send(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
-        """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
-
-
 class Commands:
     """An addon object with commands and keys, and nothing that traffic runs through."""
 
-    def __init__(self, addon: Addon) -> None:
+    def __init__(self, addon: ForceStream) -> None:
         self._addon = addon
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -202,27 +181,6 @@ class _Options(list[str]):
 
     def __contains__(self, word: object) -> bool:
         return True
-
-
-def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO) -> None:
-    """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
-    kept = response.kept_answer(each)
-    if kept is None:
-        logger.warning(f"{each.request.path.partition('?')[0]} is not a known endpoint; the flow is left as it is")
-        return
-    spec, status, content_type = kept
-    rule = next((rule for rule in rules if rule.name == spec.rule), None)
-    if rule is not None:
-        spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated)
-    attempt = Attempt(spec, UNLIMITED)
-    attempt.start_response(status, content_type)
-    attempt.receive(stream)
-    attempt.end()
-    reply = attempt.finish()
-    store_raw_stream(each, stream, status, content_type)
-    if reply is not None:
-        response.set_reply(each, reply)
-    logger.log(level, summary.summarize(each, attempt, again=True))
 
 
 def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:

@@ -7,7 +7,8 @@ hook, and nothing that is logged or kept on a flow holds a credential.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,13 +25,12 @@ from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.explain import why_not_forced
 from ..proxy.live_copy import LiveCopy
-from ..proxy.notes import note, save_notes, spec_of, was_made_to_stream
+from ..proxy.notes import note, save_notes, spec_of, store_raw_stream, was_made_to_stream
 from ..rules.rule import UNLIMITED, RequestFacts, Rule, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
 from ..wire import json_body
 from ..wire.encodings import MissingDecoder, TooLarge, decode
-from .commands import aggregate_again
 from .options import add_options, eager_warning, unknown_options
 from .retries import Retries
 from .rules_watcher import RulesWatcher
@@ -339,6 +339,27 @@ class ForceStream:
         self._counting.discard(task)
         if not task.cancelled():
             self._count(task.result)
+
+
+def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO) -> None:
+    """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
+    kept = response.kept_answer(each)
+    if kept is None:
+        logger.warning(f"{each.request.path.partition('?')[0]} is not a known endpoint; the flow is left as it is")
+        return
+    spec, status, content_type = kept
+    rule = next((rule for rule in rules if rule.name == spec.rule), None)
+    if rule is not None:
+        spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated)
+    attempt = Attempt(spec, UNLIMITED)
+    attempt.start_response(status, content_type)
+    attempt.receive(stream)
+    attempt.end()
+    reply = attempt.finish()
+    store_raw_stream(each, stream, status, content_type)
+    if reply is not None:
+        response.set_reply(each, reply)
+    logger.log(level, summary.summarize(each, attempt, again=True))
 
 
 def _stream_layer(wait_of: Callable[[http.HTTPFlow], ClientWait | None]) -> "StreamLayerAddon | None":

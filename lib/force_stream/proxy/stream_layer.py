@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
+from operator import attrgetter
 from types import ModuleType
 from typing import Any, Final
 from weakref import ref
@@ -45,59 +46,37 @@ SHORTEST_SLEEP: Final = 0.005
 type WaitOf = Callable[[http.HTTPFlow], ClientWait | None]
 type Commands = Generator[commands.Command, Any, Any]
 
-_NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
-    http_layers: {
-        "HttpStream": (
-            "_handle_event",
-            "handle_event",
-            "state_wait_for_response_headers",
-            "state_consume_response_body",
-            "state_done",
-            "state_errored",
-            "make_server_connection",
-            "handle_protocol_error",
-            "check_body_size",
-            "check_invalid",
-            "check_killed",
-            "send_response",
-            "flow_done",
-        ),
-        "HttpLayer": ("make_stream", "event_to_child"),
-        "SendHttp": (),
-        "DropStream": (),
-        "GetHttpConnection": (),
-    },
-    http_base: {"ReceiveHttp": ()},
-    http_1: {"Http1Client": ("read_body",)},
-    http_events: {
-        "HttpEvent": (),
-        "ResponseHeaders": (),
-        "ResponseData": (),
-        "ResponseTrailers": (),
-        "ResponseEndOfMessage": (),
-        "ResponseProtocolError": (),
-        "RequestProtocolError": (),
-        "ErrorCode": ("CANCEL", "GENERIC_SERVER_ERROR"),
-    },
-    http_hooks: {"HttpErrorHook": (), "HttpResponseHook": ()},
-    validate: {"validate_headers": ()},
-    commands: {"CloseConnection": (), "Log": (), "RequestWakeup": ()},
-    events: {"CommandCompleted": (), "DataReceived": (), "Event": (), "Wakeup": ()},
-    layer: {"NextLayer": (), "Paused": ()},
-    clientplayback: {"ReplayHandler": ("replay",)},
+_NEEDED: Final[Mapping[ModuleType, str]] = {
+    http_layers: """
+        HttpStream._handle_event HttpStream.handle_event HttpStream.state_wait_for_response_headers
+        HttpStream.state_consume_response_body HttpStream.state_done HttpStream.state_errored
+        HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
+        HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
+        HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
+        """,
+    http_base: "ReceiveHttp",
+    http_1: "Http1Client.read_body",
+    http_events: """
+        HttpEvent ResponseHeaders ResponseData ResponseTrailers ResponseEndOfMessage ResponseProtocolError
+        RequestProtocolError ErrorCode.CANCEL ErrorCode.GENERIC_SERVER_ERROR
+        """,
+    http_hooks: "HttpErrorHook HttpResponseHook",
+    validate: "validate_headers",
+    commands: "CloseConnection Log RequestWakeup",
+    events: "CommandCompleted DataReceived Event Wakeup",
+    layer: "NextLayer Paused",
+    clientplayback: "ReplayHandler.replay",
 }
 
 
 def check() -> str:
     """What of mitmproxy is not as this module needs it, in words; "" if all is."""
     for module, names in _NEEDED.items():
-        for name, members in names.items():
-            holder = getattr(module, name, None)
-            missing = (
-                [name] if holder is None else [f"{name}.{member}" for member in members if not hasattr(holder, member)]
-            )
-            if missing:
-                return f"{module.__name__} has no {missing[0]}"
+        for name in names.split():
+            try:
+                attrgetter(name)(module)
+            except AttributeError:
+                return f"{module.__name__} has no {name}"
     return ""
 
 

@@ -5,7 +5,6 @@ import io
 import logging
 import re
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -362,14 +361,3 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
         assert lines(caplog, logging.WARNING) == []
 
     run(test)
-
-
-@pytest.mark.parametrize(
-    ("module", "name"), [(module, name) for module, names in stream_layer._NEEDED.items() for name in names]
-)
-def test_what_is_missing_below_the_hooks_is_named(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
-) -> None:
-    assert stream_layer.check() == ""
-    monkeypatch.delattr(module, name)
-    assert stream_layer.check() == f"{module.__name__} has no {name}"
