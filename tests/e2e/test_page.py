@@ -508,7 +508,7 @@ def test_a_rule_switched_through_the_api_forces_the_next_request(serve: Callable
         ({"timeout": -1}, "expected seconds"),
         ({"name": "other"}, "the name cannot be changed"),
         ({"force_upstream_stream": True, "hosts": []}, "an empty list would match nothing"),
-        ({"filter": "~hq ("}, "is not a filter expression"),
+        ({"filter": "~hq ("}, "expected one of mitmproxy's filter expressions"),
         ({"filter": "~u a\n- x: &a [*a]"}, "expected a line of text"),
     ],
 )

@@ -2,7 +2,7 @@
 
 hosts      host names and ports: patterns, and one spelling for each
 rule       a rule, and which request it is for
-values     YAML nodes to values
+parse      YAML nodes to values
 keys       the keys of a rule, a row each
 file       the text of a rules file to rules
 describe   rules in words
