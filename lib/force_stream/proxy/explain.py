@@ -9,9 +9,9 @@ from typing import Final
 from mitmproxy import http
 
 from ..answer.forcing import Refusal
-from ..answer.oddities import printable
 from ..endpoints import endpoint_for
 from ..rules.rule import RequestFacts, Rule
+from ..wire.text import printable
 from . import flows
 
 # How many rules one line of the log goes through; the command has no such limit.

@@ -23,7 +23,6 @@ from typing import Any, Final
 from mitmproxy import http
 
 from ..answer.forcing import Refusal, at_path, force_request
-from ..answer.oddities import printable
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE, Reply
 from ..endpoints import expected_choices
@@ -33,6 +32,7 @@ from ..rules.rule import Rule
 from ..wire import jsontext
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import Body, Edited, read_body, undo
+from ..wire.text import printable
 from .must_stream import says_it_must_stream as says_so
 from .retry_policy import is_retried
 from .watch import Watch
