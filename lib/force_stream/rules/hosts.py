@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 _PATTERN: Final = re.compile(
-    r"(\[(?P<bracketed>[^\[\]]*:[^\[\]]*)\]|(?P<name>[^:]+))(:(?P<port>[^:]+))?|(?P<ipv6>.*:.*:.*)"
+    r"(\[(?P<bracketed>[^\[\]]*:[^\[\]]*)\]|(?P<name>[^:]+))(:(?P<port>[0-9]+|\*))?|(?P<ipv6>.*:.*:.*)"
 )
 _IPV6_WILDCARD: Final = re.compile(r"[0-9a-f:.]*[*?][0-9a-f:.*?]*", re.IGNORECASE)
 _HOST: Final = re.compile(r"[^\s/\\@,]+")
@@ -27,7 +27,7 @@ def compile_host(pattern: str) -> HostPattern:
     if not parts or not name or not (_is_ipv6(name) if ":" in name else _HOST.fullmatch(name)):
         raise ValueError(f"not a host: {pattern!r}")
     port = parts["port"] or "*"
-    if port != "*" and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
+    if port != "*" and (len(port) > 5 or not 0 < int(port) < 65536):
         raise ValueError(f"not a port: {pattern!r}")
     return re.compile(fnmatch.translate(canonical_host(name))), None if port == "*" else int(port)
 

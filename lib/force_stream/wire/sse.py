@@ -119,8 +119,8 @@ class EventStreamDecoder:
         return events
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
-        # "If the data buffer is an empty string […] return": there is no event without data. An empty data line is
-        # dropped too, though a browser would dispatch it: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
+        # "If the data buffer is an empty string […] return": there is no event without data. An empty data line is not
+        # data, though it is in a browser: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
         if self._data:
             data = b"\n".join(self._data).decode(errors="replace")
             if data:

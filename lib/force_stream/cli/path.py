@@ -1,6 +1,12 @@
-"""Where the addon's script is. Knows the two places: in a wheel, and in a checkout."""
+"""`force-stream path`: where the addon's script is. Knows the two places: in a wheel, and in a checkout."""
 
+import argparse
 from pathlib import Path
+
+
+def run(_: argparse.Namespace) -> int:
+    print(script())
+    return 0
 
 
 def script() -> Path:
