@@ -36,7 +36,7 @@ def test_each_subcommand_has_help_with_an_example(name: str, capsys: pytest.Capt
         (["proxy", "https://a.example", "--ui", "gui"], "invalid choice: 'gui'"),
     ],
 )
-def test_wrong_arguments_are_told_and_end_with_two(
+def test_wrong_arguments_are_reported_and_exit_with_two(
     words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
