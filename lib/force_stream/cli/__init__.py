@@ -1,7 +1,7 @@
 """The command `force-stream`: its subcommands, their arguments and their help.
 
-What a subcommand does is the function `run` of the module with its name, which is imported when it is called, so that
-reading event streams needs no mitmproxy.
+Each subcommand is the function `run` of the module with its name, which is imported when it is called, so that reading
+event streams needs no mitmproxy.
 """
 
 import argparse

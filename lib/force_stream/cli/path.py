@@ -12,6 +12,6 @@ def run(_: argparse.Namespace) -> int:
 def script() -> Path:
     """The path of addon.py, for mitmproxy's `-s`."""
     package = Path(__file__).resolve().parent.parent
-    # In a wheel it has a folder of its own: mitmproxy puts that folder on the path of all scripts.
+    # In a wheel it has a separate folder, because mitmproxy puts a script's folder on the path.
     packaged = package / "script" / "addon.py"
     return packaged if packaged.is_file() else package.parent.parent / "addon.py"

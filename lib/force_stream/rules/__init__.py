@@ -1,4 +1,4 @@
-"""Which request is whose: the rule and the rules file. Must not know what becomes of a request.
+"""Which requests a rule is for: the rule and the rules file. Must not know what is done with a request.
 
 hosts      host names and ports: patterns, and one spelling for each
 rule       a rule, and which request it is for

@@ -111,11 +111,11 @@ KEYS: Final[Mapping[str, Key]] = {
     "on_truncated": Key(
         parse.one_of("value", ("error", "partial")),
         "What to do with a stream that stops before its end: `error` answers 502; `partial` answers 200 with what "
-        "arrived and `finish_reason` `length`.",
+        "arrived, and `finish_reason` `length`.",
     ),
     "quirks": Key(
         parse.or_null(parse.list_of(parse.one_of("quirk", QUIRKS), empty=True), tuple),
-        "[Deviations](#quirks) of this upstream that cannot be told from a well-formed stream.",
+        "[Deviations](#quirks) of this upstream that cannot be recognized from the stream itself.",
         names={quirk.name: quirk.help for quirk in QUIRKS.values()},
     ),
     "timeout": Key(parse.or_null(parse.seconds), "Seconds for the upstream's whole answer. `null`: no limit."),

@@ -214,7 +214,7 @@ def read(key: str, parse: Parser, node: Node, key_node: Node | None = None) -> A
 
 
 def mapping_of(fits: Callable[[str], object], what: str, parse: Parser) -> Parser:
-    """A mapping with keys of the person's own, for which the function must not return false."""
+    """A mapping with free keys, for which the function must not return false."""
 
     def parse_mapping(node: Node) -> dict[str, Any]:
         values = {}

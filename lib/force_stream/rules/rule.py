@@ -26,8 +26,8 @@ HOSTS_OPTION: Final = "force_stream_hosts"
 class RequestFacts:
     """What a rule asks about a request.
 
-    `hosts` are the names that the request goes by (target, Host or :authority, SNI), each with its port or None;
-    `path` may carry a query; `model` is the body's, None if it has none; `flow` is for the rule's filter alone.
+    `hosts` are the names in the request (target, Host or :authority, SNI), each with its port or None; `path` may
+    include a query; `model` is the body's, None if it has none; `flow` is only for the rule's filter.
     """
 
     hosts: tuple[tuple[str, int | None], ...]
@@ -129,5 +129,5 @@ def compile_filter(expression: str) -> flowfilter.TFilter:
     try:
         return flowfilter.parse(expression)
     except Exception as error:
-        # Beside the documented ValueError: RecursionError for a thousand parentheses.
+        # In addition to the documented ValueError: RecursionError for a thousand parentheses.
         raise ValueError(f"not a filter expression: {expression!r}") from error

@@ -22,7 +22,7 @@ def read(raw: bytes, boundary: str = "b") -> Form:
 MODEL, AUDIO = field("model", "gpt-4o-transcribe"), file("file", b"RIFF\r\n--\r\n\x00\xff--b-\r\n")
 FORCED = {
     "stream is added after the last field": (form(MODEL, AUDIO), form(MODEL, AUDIO, field("stream", "true"))),
-    "false becomes true where it stands": (
+    "false becomes true in place": (
         form(MODEL, field("stream", "false"), AUDIO),
         form(MODEL, field("stream", "true"), AUDIO),
     ),
@@ -86,7 +86,7 @@ def test_members_are_the_short_fields_and_of_equal_names_the_last() -> None:
 
 
 SPELLED_OTHERWISE = {
-    "names in capitals": b'--b\r\nCONTENT-DISPOSITION: form-data; NAME="model"\r\n\r\nm\r\n--b--\r\n',
+    "names in upper case": b'--b\r\nCONTENT-DISPOSITION: form-data; NAME="model"\r\n\r\nm\r\n--b--\r\n',
     "the name after another parameter": b'--b\r\nContent-Disposition: form-data; x=1; name="model"\r\n\r\nm\r\n--b--',
     "the disposition after another header": (
         b'--b\r\nContent-Type: text/plain\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--'
@@ -125,7 +125,7 @@ NO_FORMS = {
 
 
 @pytest.mark.parametrize("case", NO_FORMS)
-def test_what_is_no_form_is_left_alone(case: str) -> None:
+def test_anything_but_a_form_is_none(case: str) -> None:
     raw, kind = NO_FORMS[case]
     assert read_form(raw, kind) is None
 
