@@ -12,7 +12,7 @@ from harness.paths import ROOT
 PACKAGE = ROOT / "lib" / "force_stream"
 
 # The rooms, from the wire to the command line. A room imports from itself and from those above it.
-ROOMS = ("errors", "wire", "merge", "endpoints", "answer", "rules", "proxy", "view", "page", "addon", "cli")
+ROOMS = ("wire", "errors", "merge", "endpoints", "answer", "rules", "proxy", "view", "page", "addon", "cli")
 # What stands beside the rooms, and the rooms that it may open.
 OUTSIDE = {"__init__": {"errors", "endpoints", "answer"}, "__main__": {"cli"}, "addon.py": {"addon"}}
 

@@ -11,8 +11,9 @@ from ..endpoints import ENDPOINTS
 from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder, end_of_event
+from ..wire.text import printable
 from .events import Event, EventReader, Kind
-from .oddities import Oddities, printable
+from .oddities import Oddities
 from .patterns import Repeats
 from .quirks import QUIRKS
 from .report import Reply, Report

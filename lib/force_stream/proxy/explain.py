@@ -9,9 +9,9 @@ from typing import Final
 from mitmproxy import http
 
 from ..answer.forcing import Refusal
-from ..answer.oddities import printable
 from ..endpoints import endpoint_for
 from ..rules.rule import RequestFacts, Rule
+from ..wire.text import printable
 from .notes import note, was_made_to_stream
 from .request import body_of, forced_form, hosts_of, model_of
 from .response import is_event_stream

@@ -8,13 +8,13 @@ from typing import Any, Final
 from mitmproxy import http
 
 from ..answer.forcing import Refusal, force_request
-from ..answer.oddities import printable
 from ..answer.reader import AnswerSpec
 from ..endpoints import expected_choices
 from ..endpoints.endpoint import Endpoint
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import Body, Edited, read_body, undo
+from ..wire.text import printable
 from .notes import copy_request_notes, note, notes_of, remove_notes, save_notes, was_made_to_stream
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be

@@ -9,11 +9,11 @@ from typing import Final
 from mitmproxy import http
 
 from ..answer.forcing import at_path
-from ..answer.oddities import printable
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE, Reply
 from ..errors import InternalError, OversizedStream
 from ..wire import jsontext
+from ..wire.text import printable
 from .attempt import Attempt
 from .must_stream import says_it_must_stream
 from .notes import note, spec_of, store_raw_stream, was_made_to_stream

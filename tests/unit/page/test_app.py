@@ -141,7 +141,7 @@ def real(tmp_path: Path) -> Iterator[Client]:
         ({"timeout": -1}, "expected seconds"),
         ({"name": "other"}, "the name cannot be changed"),
         ({"force_upstream_stream": True, "hosts": []}, "an empty list would match nothing"),
-        ({"filter": "~hq ("}, "is not a filter expression"),
+        ({"filter": "~hq ("}, "expected one of mitmproxy's filter expressions"),
         ({"filter": "~u a\n- x: &a [*a]"}, "expected a line of text"),
     ],
 )
