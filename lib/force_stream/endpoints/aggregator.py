@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..merge.fields import Repeatable
+from ..merge.fields import Slots
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregated:
     """One document out of a whole stream: an object, but for llama.cpp's list of several.
 
-    `finish_reasons` has one entry a choice (for Responses: the status); `inferred` says that at least one of them was
-    not the upstream's own word.
+    `finish_reasons` has one entry for each choice (for Responses: the status); `inferred`: at least one of them did not
+    come from the upstream.
     """
 
     document: Any
@@ -22,19 +22,17 @@ class Aggregated:
 class Aggregator(Protocol):
     """Merges the chunks of one stream. `add` and `finished` never raise."""
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
-        """One event's data, with the event's name ("" where it has none)."""
-
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        """What of a chunk just added would change anything if it came again, as in `merge`."""
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+        """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
+        what would change if the same chunk came once more."""
 
     @property
     def ended(self) -> bool:
-        """Whether the stream's terminal event came: nothing can follow."""
+        """Whether the stream's terminal event has come: nothing can follow it."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing but usage can be missing."""
+        """Whether only usage can still be missing."""
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document; `done`: `[DONE]` came; `partial`: the stream was cut and what came is wanted.

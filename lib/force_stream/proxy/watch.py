@@ -207,7 +207,7 @@ class Watch:
     @property
     def heavy(self) -> bool:
         """Whether `finish` may take more than some milliseconds."""
-        return self._encoded or self._answer.heavy
+        return self._encoded or self._answer.blocks_loop
 
     @property
     def report(self) -> Report:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_BOM: Final = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = frozenset((b"data", b"event", b"id", b"retry", b"error"))
 # The end of a line and a blank line. A last CR may be half of a CRLF, and is awaited where line ends before it have an
 # LF; where they are CRs alone, nothing is, since an upstream may say no more for a while.
@@ -88,7 +88,7 @@ class EventStreamDecoder:
     def _take(self, lines: list[bytes]) -> list[ServerSentEvent]:
         if self._at_start:
             self._at_start = False
-            lines[0] = lines[0].removeprefix(_BOM)
+            lines[0] = lines[0].removeprefix(BOM)
         events: list[ServerSentEvent] = []
         for line in lines:
             if not line:
