@@ -29,8 +29,8 @@ class Kind(Enum):
 
 
 class Event(NamedTuple):
-    """One event. `number` counts from 1, and is 0 for `[DONE]`; `value` is that of its data, if that is JSON; `error` is
-    the body of the error that it reports, if it does."""
+    """One event. `number` counts from 1, and is 0 for `[DONE]`; `value` is what its data says, if that is JSON; `error`
+    is the body of the error that it reports, if it does."""
 
     number: int
     kind: Kind
@@ -73,8 +73,8 @@ class EventReader:
         return events
 
     def look_for_replaced(self, data: bytes) -> None:
-        """Note what is odd about the next events, all in `data`, which are read elsewhere: they differ from the one before
-        in their texts alone, and those can be odd in one way only."""
+        """Note what is odd about the next events, all in `data`, which are read elsewhere: they differ from the one
+        before in their texts alone, and those can be odd in one way only."""
         at, number = 0, self.count
         while 0 <= at < len(data):
             end, number = end_of_event(data, at), number + 1

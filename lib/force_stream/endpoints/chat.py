@@ -295,11 +295,13 @@ class CompletionAggregator:
             return SAME
         if not isinstance(choices, list):
             choices = []
-        top, said = self._top.add(chunk), self._choices.add(choices)
+        top, chosen = self._top.add(chunk), self._choices.add(choices)
+        slots = None if top is None or chosen is None else top + chosen
         # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
-        places = (*choices, chunk.get("x_groq"), chunk)
-        usages = [self._usage.add(place["usage"]) for place in places if isinstance(place, dict) and "usage" in place]
-        return CHANGED if top is None or said is None or CHANGED in usages else top + said
+        for place in (*choices, chunk.get("x_groq"), chunk):
+            if isinstance(place, dict) and "usage" in place and self._usage.add(place["usage"]) is CHANGED:
+                slots = CHANGED
+        return slots
 
     @property
     def ended(self) -> bool:

@@ -81,7 +81,8 @@ class _Block:
         source, member, rule = known
         if member not in self._members:
             self._members[member] = rule()
-        return slots_of(source, self._members[member].add(delta.get(source)))
+        effect = self._members[member].add(delta.get(source))
+        return CHANGED if effect is None else slots_of(source, effect)
 
     def result(self) -> dict[str, Any]:
         block = dict(self.started)

@@ -45,14 +45,14 @@ class Accumulator(Protocol):
 type Rule = Callable[[], Accumulator]
 
 
-def slots_of(key: str, effect: Effect) -> Slots | None:
-    """The effect of adding the member `key` of an object, as one of the object's own."""
-    return effect if effect is None or isinstance(effect, tuple) else ((key, effect),)
+def slots_of(key: str, effect: Slots | Target) -> Slots:
+    """The effect that adding the member `key` of an object had, as the object's own."""
+    return effect if isinstance(effect, tuple) else ((key, effect),)
 
 
 def is_informative(value: Any) -> bool:
     """Whether a value is more than a placeholder: upstreams send null, "", {} and [] in place of one."""
-    return value is not None and value != "" and value != {} and value != []
+    return bool(value) or (value is not None and value != "" and value != {} and value != [])
 
 
 class First:
@@ -241,9 +241,10 @@ class Fields:
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
             effect = member.add(item)
-            if effect is not SAME and slots is not None:
-                more = slots_of(key, effect)
-                slots = CHANGED if more is None else slots + more
+            if effect is None:
+                slots = CHANGED
+            elif effect is not SAME and slots is not None:
+                slots += slots_of(key, effect)
         return slots
 
     def get(self, key: str) -> Any:

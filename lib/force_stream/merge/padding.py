@@ -23,8 +23,10 @@ class Created(First):
     __slots__ = ()
 
     def add(self, value: Any) -> Effect:
-        super().add(value)
-        return _ANY if self._value else SAME
+        if self._value:
+            return _ANY
+        self._value = value
+        return SAME
 
 
 created: Rule = Created

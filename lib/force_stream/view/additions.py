@@ -6,7 +6,7 @@ Knows JSON values and what a person can read at a glance; must not know events, 
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from ..answer.oddities import index_of
+from ..answer.oddities import index_or_place
 from ..wire.jsontext import Number
 
 # Characters of one value, of one member's name, and of all that one chunk adds.
@@ -142,7 +142,7 @@ def _gather(leaves: list[_Leaf], value: dict[str, Any], before: str, depth: int 
         elif isinstance(member, list) and depth < DEEPEST and isinstance(member[0], dict):
             for place, item in enumerate(member[:MOST_VALUES]):
                 if isinstance(item, dict):
-                    _gather(leaves, item, f"{path}[{index_of(item, place)}].", depth + 1, inside)
+                    _gather(leaves, item, f"{path}[{index_or_place(item, place)}].", depth + 1, inside)
         else:
             leaves.append(_Leaf(path, name, member, False))
 
