@@ -4,6 +4,7 @@ Joins the wire grammar and JSON; knows `[DONE]`, errors, and how servers deviate
 chunks are merged or shown. Whoever needs events, or their number, gets them here, so that all count alike.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,8 @@ from .oddities import Oddities, kind_of
 # What stands for bytes that are not UTF-8.
 REPLACED: Final = "\ufffd"
 _DONE: Final = "[DONE]"
+# One event as nearly all are, for which the decoder takes longer; without a CR in it, this is all that it can be.
+_PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
 
 
 class Kind(Enum):
@@ -57,12 +60,14 @@ class EventReader:
     def feed(self, data: bytes) -> list[Event]:
         """The events that these bytes complete. Never raises."""
         events: list[Event] = []
-        if self._is_plain_event(data):
-            self.decoder.lines += 1
-            self._read(events, "", data[6:-2].decode(errors="replace"))
-        else:
+        plain = _PLAIN_EVENT.fullmatch(data) if self.decoder.between_events and b"\r" not in data else None
+        if plain is None:
             for event in self.decoder.feed(data):
                 self._read(events, event.event, event.data)
+        else:
+            name, value = plain.groups()
+            self.decoder.lines += 1 if name is None else 2
+            self._read(events, (name or b"").decode(errors="replace"), value.decode(errors="replace"))
         return events
 
     def close(self) -> list[Event]:
@@ -87,17 +92,6 @@ class EventReader:
         if self.decoder.unknown_lines:
             self.odd.add("lines that are no part of an event stream")
         self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
-
-    def _is_plain_event(self, data: bytes) -> bool:
-        """Whether these bytes are one event with one line of data, as nearly all are: the decoder takes longer."""
-        return (
-            data.find(b"\n") == len(data) - 2
-            and data.startswith(b"data: ")
-            and data.endswith(b"\n\n")
-            and len(data) > len(b"data: \n\n")
-            and b"\r" not in data
-            and self.decoder.between_events
-        )
 
     def _read(self, events: list[Event], name: str, data: str, *, at_end: bool = False) -> None:
         if data.strip() == _DONE:

@@ -44,7 +44,7 @@ class AnswerSpec:
 class AnswerReader:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
 
-    `report` says what has come so far; `ended` that nothing more needs to come, `finished` that only usage may.
+    `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
@@ -83,34 +83,37 @@ class AnswerReader:
 
     @property
     def blocks_loop(self) -> bool:
-        """Whether `finish` may take more than some milliseconds. What was not parsed, because it is like what came
-        before, adds its texts alone."""
+        """Whether `finish` may take more than a few milliseconds. What was read without parsing adds only its texts."""
         parsed = self._report.bytes if self._is_json else self._repeats.parsed + self._report.bytes // 8
         return parsed > _BLOCKS_LOOP
 
     def feed(self, data: bytes) -> bool:
         """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
-        more like them, with which they are read much cheaper."""
+        more like them: together they are read much faster."""
         self._report.bytes += len(data)
         if self._repeats.waits(data):
             return False
         if self._is_json is None:
-            self._head += data
-            start = self._head.removeprefix(BOM).lstrip(_BLANK)
-            if not start or BOM.startswith(start):
-                self._head = self._head[: len(BOM)]
-                return True
-            # The first character tells what a body is; its label may be wrong (BYK/loreai#1195). In an event stream, a
-            # line that starts with a bracket has no meaning.
-            self._is_json = start[:1] in b"{["
-            data, self._head = self._head, b""
+            data = self._sniff(data)
         if self._is_json:
             self._json.append(data)
-            return True
-        if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
-            self._scalar += data[:_LONGEST_SCALAR]
-        self._read(data)
+        elif data:
+            if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
+                self._scalar += data[:_LONGEST_SCALAR]
+            self._read(data)
         return True
+
+    def _sniff(self, data: bytes) -> bytes:
+        """Find out what the body is. Returns what is to be read of it: nothing while it has only blanks."""
+        data, self._head = self._head + data, b""
+        start = data.removeprefix(BOM).lstrip(_BLANK)
+        if not start or BOM.startswith(start):
+            self._head = data[: len(BOM)]
+            return b""
+        # The first character tells; the label may be wrong (BYK/loreai#1195). In an event stream, a line that starts
+        # with a bracket has no meaning.
+        self._is_json = start[:1] in b"{["
+        return data
 
     def _read(self, data: bytes) -> None:
         for event in self._repeats.feed(data):

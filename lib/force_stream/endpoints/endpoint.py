@@ -13,11 +13,11 @@ type Request = Mapping[str, Any]
 class Endpoint:
     """One API.
 
-    `paths`: the ends of its paths; what `not_under` lists makes a path another API's. `never_streams`: ends of paths
-    that belong to it but refuse `stream`.
+    `paths`: the ends of its paths; a path with one of `not_under` belongs to another API. `never_streams`: ends of its
+    paths that reject `stream`.
     `cannot_stream`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
     `forms`: whether its requests may be forms with files.
-    `aggregator`: made anew for each answer, with the number of choices the request asks for.
+    `aggregator`: makes one for an answer, given the number of choices that the request asks for.
     """
 
     name: str
