@@ -16,6 +16,7 @@ from .oddities import Oddities, kind_of
 
 # What stands for bytes that are not UTF-8.
 REPLACED: Final = "\ufffd"
+_IS_REPLACED: Final = "not all of it is UTF-8, or the upstream put replacement characters in it"
 _DONE: Final = "[DONE]"
 # One event as nearly all are, for which the decoder takes longer; without a CR in it, this is all that it can be.
 _PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
@@ -84,7 +85,7 @@ class EventReader:
         while 0 <= at < len(data):
             end, number = end_of_event(data, at), number + 1
             if REPLACED in data[at:end].decode(errors="replace"):
-                self._note_replaced(number)
+                self.odd.add(_IS_REPLACED, number)
             at = end
 
     def conclude(self, *, inferred: bool = False) -> None:
@@ -130,11 +131,8 @@ class EventReader:
         if self.dones:
             self.odd.add("events after [DONE]", self.count)
         if REPLACED in data:
-            self._note_replaced(self.count)
+            self.odd.add(_IS_REPLACED, self.count)
         return self.count
-
-    def _note_replaced(self, number: int) -> None:
-        self.odd.add("not all of it is UTF-8, or the upstream put replacement characters in it", number)
 
     def _text(self, number: int, name: str, data: str, at_end: bool) -> Event:
         if name == "error":

@@ -56,18 +56,17 @@ class _Values:
         """How many of them, from the first on, are valid JSON for such a slot."""
         if not self.slot.opening:
             return _leading(map(_is_number, self.raw))
-        joined = b"".join(self.raw)
-        is_string = self.slot.opening == b'"'
-        if is_string and joined.isascii() and not any(byte in joined for byte in (b"\\", b"\n", b"\r")):
+        joined, opening = b"".join(self.raw), self.slot.opening
+        if opening == b'"' and joined.isascii() and not any(byte in joined for byte in (b"\\", b"\n", b"\r")):
             self._values = [joined.decode("ascii")]
             return len(self.raw)
-        # A quote between them, as `_strings` has it: the halves of a split character must not make a whole one.
+        # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
-        parse = _strings if is_string else _lists
         # A line end inside a value ends the event there, by the grammar of event streams.
-        values = None if b"\n" in joined or b"\r" in joined else parse(self.raw)
+        values = None if b"\n" in joined or b"\r" in joined else _parse(opening, self.raw)
         if values is None:
-            return _leading(b"\n" not in one and b"\r" not in one and parse([one]) is not None for one in self.raw)
+            valid = (b"\n" not in one and b"\r" not in one and _parse(opening, [one]) is not None for one in self.raw)
+            return _leading(valid)
         self._values = values
         return len(self.raw)
 
@@ -192,24 +191,17 @@ def _is_number(inside: bytes) -> bool:
     return inside.isdigit() and (inside[:1] != b"0" or len(inside) == 1)
 
 
-def _strings(insides: Iterable[bytes]) -> list[str] | None:
-    """The values of JSON strings, given their insides; None if one of them is not valid. Invalid UTF-8 is replaced in
-    each by itself, as it would have been in its event, since a quote ends any sequence."""
-    text = (b'["' + b'","'.join(insides) + b'"]').decode(errors="replace")
+def _parse(opening: bytes, insides: Sequence[bytes]) -> list[Any] | None:
+    """The values of JSON strings or lists, given their insides; None if one of them is not valid, or an empty list.
+    Invalid UTF-8 is replaced in each by itself, as it would have been in its event, since a quote ends any sequence."""
+    closing = b'"' if opening == b'"' else b"]"
+    text = b"[" + opening + (closing + b"," + opening).join(insides) + closing + b"]"
     try:
-        values: list[str] = jsontext.loads(text)
+        values: list[Any] = jsontext.loads(text.decode(errors="replace"))
     except ValueError:
         return None
-    return values
-
-
-def _lists(insides: Sequence[bytes]) -> list[list[Any]] | None:
-    """The values of JSON lists, given their insides; None if one of them is not valid, or empty."""
-    text = (b"[[" + b"],[".join(insides) + b"]]").decode(errors="replace")
-    try:
-        values: list[list[Any]] = jsontext.loads(text)
-    except ValueError:
-        return None
+    if opening == b'"':
+        return values
     # An inside that ends its list and starts another would make one more of them than there are insides.
     return values if len(values) == len(insides) and all(isinstance(one, list) and one for one in values) else None
 

@@ -238,7 +238,7 @@ class AnswerReader:
         return Reply(200, jsontext.dumps(aggregate.document))
 
     def _is_scalar(self) -> bool:
-        """Whether the body is JSON, and says so, but is neither an object nor a list."""
+        """Whether the body is JSON, and labelled so, but neither an object nor a list."""
         if not self._content_type.endswith("/json") or len(self._scalar) >= _LONGEST_SCALAR:
             return False
         try:

@@ -32,8 +32,7 @@ from ..merge.fields import (
 )
 from ..merge.padding import PADDING_RULES, created, padding
 from ..merge.tool_calls import Arguments, tool_calls
-from .aggregator import Aggregated
-from .endpoint import Endpoint, Request
+from .endpoint import Aggregated, Endpoint, Request
 
 
 class Content:
@@ -239,43 +238,6 @@ _CHUNK: Final[Mapping[str, Rule]] = {
 _HEARTBEATS: Final = ("ping", "keepalive")
 
 
-class Choices:
-    """The choices of all chunks by their `index`, in whatever order they came."""
-
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
-        self._rules = rules
-        self._by_index: dict[int, Fields] = {}
-        self._unfinished: set[int] = set()
-
-    def add(self, choices: list[Any]) -> Slots | None:
-        effect: Slots | None = SAME
-        for position, choice in enumerate(choices):
-            if isinstance(choice, dict):
-                index = index_of(choice)
-                effect = self._add_choice(position if index is None else index, choice)
-        return effect if len(choices) < 2 else CHANGED
-
-    def _add_choice(self, index: int, choice: dict[str, Any]) -> Slots | None:
-        known = self._by_index.get(index)
-        if known is None:
-            known = self._by_index[index] = Fields(self._rules, overlay)
-        effect = known.add(choice)
-        # `unfinished` is read after every piece, so it must not cost more the more choices there are.
-        (self._unfinished.discard if known.get("finish_reason") else self._unfinished.add)(index)
-        return effect
-
-    def in_order(self) -> list[tuple[int, Fields]]:
-        return sorted(self._by_index.items())
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a choice has no finish reason yet."""
-        return bool(self._unfinished)
-
-    def __len__(self) -> int:
-        return len(self._by_index)
-
-
 class CompletionAggregator:
     """What chat and legacy completions share: chunks with choices, each with its finish reason."""
 
@@ -284,7 +246,8 @@ class CompletionAggregator:
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._top = Fields(_CHUNK, overlay)
-        self._choices = Choices(self.choice_rules)
+        self._choices: dict[int, Fields] = {}
+        self._unfinished: set[int] = set()
         self._usage = Usage()
         self._expected_choices = expected_choices
 
@@ -295,13 +258,28 @@ class CompletionAggregator:
             return SAME
         if not isinstance(choices, list):
             choices = []
-        top, chosen = self._top.add(chunk), self._choices.add(choices)
+        top, chosen = self._top.add(chunk), self._add_choices(choices)
         slots = None if top is None or chosen is None else top + chosen
         # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
         for place in (*choices, chunk.get("x_groq"), chunk):
             if isinstance(place, dict) and "usage" in place and self._usage.add(place["usage"]) is CHANGED:
                 slots = CHANGED
         return slots
+
+    def _add_choices(self, choices: list[Any]) -> Slots | None:
+        """Merge choices by their `index`, in whatever order they come."""
+        effect: Slots | None = SAME
+        for position, choice in enumerate(choices):
+            if isinstance(choice, dict):
+                index = index_of(choice)
+                index = position if index is None else index
+                known = self._choices.get(index)
+                if known is None:
+                    known = self._choices[index] = Fields(self.choice_rules, overlay)
+                effect = known.add(choice)
+                # `finished` is read after every piece, so it must not cost more the more choices there are.
+                (self._unfinished.discard if known.get("finish_reason") else self._unfinished.add)(index)
+        return effect if len(choices) < 2 else CHANGED
 
     @property
     def ended(self) -> bool:
@@ -310,7 +288,7 @@ class CompletionAggregator:
     @property
     def finished(self) -> bool:
         """Whether every choice that was asked for has its finish reason (usage may still come)."""
-        return len(self._choices) >= self._expected_choices and not self._choices.unfinished
+        return len(self._choices) >= self._expected_choices and not self._unfinished
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document. `done`: the stream ended with `[DONE]`; `partial`: it was cut off, and what came is wanted.
@@ -318,14 +296,13 @@ class CompletionAggregator:
         Raises `EmptyStream` where no choice came, `IncompleteStream` where one has no finish reason and the stream
         had no `[DONE]`.
         """
-        if not len(self._choices):
+        if not self._choices:
             if done:
                 raise EmptyStream("the upstream's event stream had no choice in it")
             raise IncompleteStream("the upstream's event stream stopped before its first choice")
-        unfinished = self._choices.unfinished
-        if unfinished and not done and not partial:
+        if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        choices = [self._choice(index, choice.result(), done=done) for index, choice in self._choices.in_order()]
+        choices = [self._choice(index, choice.result(), done=done) for index, choice in sorted(self._choices.items())]
         document = self._top.result()
         document["object"] = self.object_name
         document["choices"] = choices
@@ -336,7 +313,7 @@ class CompletionAggregator:
         return Aggregated(
             {key: document[key] for key in (*head, *document) if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
-            inferred=unfinished,
+            inferred=bool(self._unfinished),
         )
 
     def _choice(self, index: int, choice: dict[str, Any], *, done: bool) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from typing import Any, Final
 from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing
 from ..merge.padding import padding
-from .aggregator import Aggregated, Aggregator
 from .chat import ChatAggregator, CompletionAggregator, FinishReason, Usage
-from .endpoint import Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "index": nothing,

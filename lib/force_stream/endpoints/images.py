@@ -9,8 +9,7 @@ from typing import Any, Final
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
 from ..merge.padding import PADDING_RULES
-from .aggregator import Aggregated
-from .endpoint import Endpoint
+from .endpoint import Aggregated, Endpoint
 
 _COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
 # The members of an event that belong to one image; all others belong to the whole answer.

@@ -27,8 +27,7 @@ from ..merge.fields import (
 )
 from ..merge.padding import PADDING
 from ..wire import jsontext
-from .aggregator import Aggregated
-from .endpoint import Endpoint
+from .endpoint import Aggregated, Endpoint
 
 
 class _Input:

@@ -15,8 +15,7 @@ from typing import Any, Final
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, SAME, Concat, Slots, is_informative
 from ..merge.padding import PADDING, padding_in
-from .aggregator import Aggregated
-from .endpoint import Endpoint, Request
+from .endpoint import Aggregated, Endpoint, Request
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
 # The members of the terminal event that are not part of the response; `timings` is llama.cpp's.
@@ -148,10 +147,13 @@ class ResponsesAggregator:
             name, _, what = kind.rpartition(".")
             if what == "delta":
                 return self._delta(name, chunk)
-            if what == "added":
-                self._added(name, chunk)
-            elif what == "done":
-                self._done(name, chunk)
+            if what in ("added", "done"):
+                if name == "response.output_item":
+                    self._output_item(what, chunk)
+                elif name in _PARTS:
+                    self._part(name, chunk)
+                elif what == "done" and name in _TEXTS:
+                    self._whole_text(name, chunk)
         return CHANGED
 
     @property
@@ -177,31 +179,22 @@ class ResponsesAggregator:
     def _output(self, status: str) -> list[dict[str, Any]]:
         return [item.result(status) for item in sorted(self._items, key=lambda item: item.index)]
 
-    # Changes to an item, by the last word of the event's type.
+    def _output_item(self, what: str, chunk: dict[str, Any]) -> None:
+        known = chunk.get("item")
+        if what == "added":
+            item = self._item(chunk, known, begins=True)
+            if isinstance(known, dict):
+                item.added = known
+                item.type = item.type or str(known.get("type") or "")
+        elif isinstance(known, dict):
+            self._item(chunk, known, begins=True).done = known
 
-    def _added(self, name: str, chunk: dict[str, Any]) -> None:
-        if name == "response.output_item":
-            added = chunk.get("item")
-            item = self._item(chunk, added, begins=True)
-            if isinstance(added, dict):
-                item.added = added
-                item.type = item.type or str(added.get("type") or "")
-        elif name in _PARTS:
-            self._part(name, chunk)
-
-    def _done(self, name: str, chunk: dict[str, Any]) -> None:
-        if name == "response.output_item":
-            done = chunk.get("item")
-            if isinstance(done, dict):
-                self._item(chunk, done, begins=True).done = done
-        elif name in _PARTS:
-            self._part(name, chunk)
-        elif name in _TEXTS:
-            place, member = _TEXTS[name]
-            if isinstance(chunk.get(member), str):
-                item, path = self._place(place, chunk)
-                item.texts[path] = Concat()
-                item.texts[path].add(chunk[member])
+    def _whole_text(self, name: str, chunk: dict[str, Any]) -> None:
+        place, member = _TEXTS[name]
+        if isinstance(chunk.get(member), str):
+            item, path = self._place(place, chunk)
+            item.texts[path] = Concat()
+            item.texts[path].add(chunk[member])
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
         delta = chunk.get("delta")

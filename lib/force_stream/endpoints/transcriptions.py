@@ -9,8 +9,7 @@ from typing import Any, Final
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, SAME, Slots
 from ..merge.padding import PADDING
-from .aggregator import Aggregated
-from .endpoint import Endpoint, Request
+from .endpoint import Aggregated, Endpoint, Request
 
 
 class TranscriptionsAggregator:
