@@ -79,7 +79,7 @@ class Stream:
 
     def read(self, way: type[patterns.Repeats], sizes: Sequence[int]) -> tuple[Reply | None, Report]:
         answer = self.spec.read(self.status, self.content_type)
-        answer._repeats = way()
+        answer._repeats = way(answer._reader)
         for piece in split(self.body, sizes):
             answer.feed(piece)
             assert isinstance(answer.ended, bool)

@@ -210,7 +210,7 @@ class Attempt:
     @property
     def blocks_loop(self) -> bool:
         """Whether `finish` may take more than some milliseconds."""
-        return self.encoded or self._reader.heavy
+        return self.encoded or self._reader.blocks_loop
 
     @property
     def report(self) -> Report:

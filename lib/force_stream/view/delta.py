@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from ..answer.oddities import index_of
+from ..answer.oddities import index_or_place
 from ..wire.jsontext import Number
 
 # Characters of one value, of one member's name, and of all that one chunk adds.
@@ -129,6 +129,6 @@ def _leaves(value: dict[str, Any], before: str = "", depth: int = 0, in_delta: b
         elif isinstance(member, list) and depth < DEEPEST and isinstance(member[0], dict):
             for place, item in enumerate(member[:MOST_VALUES]):
                 if isinstance(item, dict):
-                    yield from _leaves(item, f"{path}[{index_of(item, place)}].", depth + 1, inside)
+                    yield from _leaves(item, f"{path}[{index_or_place(item, place)}].", depth + 1, inside)
         else:
             yield _Leaf(path, key, member, False)
