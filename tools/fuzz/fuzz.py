@@ -1,11 +1,11 @@
 """Look for bytes that break a law of the library, guided by the code that they reach: `make fuzz`.
 
-One atheris process after the other, each for its target of fuzz_targets.py and its share of the time. What breaks a law
+One atheris process after the other, each for its target of targets.py and its share of the time. What breaks a law
 goes to .fuzz/findings, once for each place in the code, and the search goes on. The bytes that reached something new
 stay in .fuzz/TARGET, and the next run begins with them. Exit code 1 if there is a finding.
 
-    python tools/fuzz.py [--seconds 600] [TARGET ...]
-    python tools/fuzz.py --try FILE           run a finding again, with its traceback
+    python tools/fuzz/fuzz.py [--seconds 600] [TARGET ...]
+    python tools/fuzz/fuzz.py --try FILE           run a finding again, with its traceback
 """
 
 import argparse
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 LIB: Final = ROOT / "lib"
 FOLDER: Final = ROOT / ".fuzz"
 FINDINGS: Final = FOLDER / "findings"
@@ -120,7 +120,7 @@ def search(target: str, seconds: int) -> int:
     """In the process of one target: does not return."""
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["force_stream"]):
-        targets: Any = importlib.import_module("fuzz_targets")
+        targets: Any = importlib.import_module("targets")
     corpus, seeds = FOLDER / target, FOLDER / "seeds" / target
     for folder in (corpus, seeds):
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def name_of(data: bytes) -> str:
 
 
 def try_again(path: Path) -> None:
-    targets: Any = importlib.import_module("fuzz_targets")
+    targets: Any = importlib.import_module("targets")
     name, data = path.name.partition("-")[0], path.read_bytes()
     if name in targets.STREAMS:
         print(targets.STREAMS[name](data))

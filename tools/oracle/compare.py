@@ -1,10 +1,10 @@
 """Ask a real server everything twice, directly and through the proxy with the addon, and compare the answers.
 
-The server is llama.cpp's own (oracle_server.py), and the questions are in oracle_requests.py. Between the proxy and the
+The server is llama.cpp's own (server.py), and the questions are in questions.py. Between the proxy and the
 server stands a relay that only writes down what passes: a request counts only if it truly went upstream as a stream.
 Exit code 1 on a difference that is not in KNOWN, and on an entry of KNOWN that nothing needed.
 
-    python tools/oracle.py [--keep FOLDER] [WORD ...]      only the requests whose name has all the words
+    python tools/oracle/compare.py [--keep FOLDER] [WORD ...]      only the requests whose name has all the words
 """
 
 import argparse
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import httpx
-from oracle_requests import REQUESTS, OracleRequest
+from questions import REQUESTS, OracleRequest
 
-TOOLS: Final = Path(__file__).resolve().parent
+HERE: Final = Path(__file__).resolve().parent
 START_SECONDS: Final = 120
 ANSWER_SECONDS: Final = 180
 MARK: Final = "x-oracle"
@@ -441,7 +441,7 @@ rules:
 @contextlib.contextmanager
 def setting(folder: Path) -> Iterator[tuple[str, str, Relay]]:
     """The addresses of the server and of the proxy, and the relay between them."""
-    server = [sys.executable, str(TOOLS / "oracle_server.py")]
+    server = [sys.executable, str(HERE / "server.py")]
     with process(server, folder / "server.log", r"^listening (http://\S+)") as address:
         wait_until_ready(address)
         relay = Relay(int(address.rpartition(":")[2]))
@@ -449,7 +449,7 @@ def setting(folder: Path) -> Iterator[tuple[str, str, Relay]]:
         proxy = [
             *(sys.executable, "-c", MITMDUMP),
             *("--mode", f"reverse:http://127.0.0.1:{relay.port}@127.0.0.1:0"),
-            *("-s", str(TOOLS.parent / "addon.py"), "--set", f"confdir={folder}"),
+            *("-s", str(HERE.parents[1] / "addon.py"), "--set", f"confdir={folder}"),
             *("--set", f"force_stream_rules={folder / 'rules.yaml'}", "--set", "keep_host_header=false"),
         ]
         try:
@@ -562,7 +562,7 @@ def verdict(results: list[Outcome], proxy_log: str, whole: bool, seconds: float)
     forced = sum(1 for result in results if result.request.forced)
     print(f"\n{len(results)} requests, {forced} of them forced, in {seconds:.0f} s.")
     if with_known:
-        print(f"{with_known} of them with a difference that is the server's own (KNOWN in tools/oracle.py).")
+        print(f"{with_known} of them with a difference that is the server's own (KNOWN in tools/oracle/compare.py).")
     for known in unneeded:
         print(f"Nothing needed this entry of KNOWN any more: {known.requests}: {known.path}")
     if tracebacks:

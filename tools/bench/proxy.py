@@ -158,7 +158,7 @@ def ways(folder: Path, upstream: int, litellm: str | None) -> list[Way]:
             command += ["--set", option]
         if rules is not None:
             command += ["-s", str(ROOT / "addon.py"), "--set", f"force_stream_rules={folder / rules}"]
-        command += ["-s", str(ROOT / "tools" / "loop_ticker.py")]
+        command += ["-s", str(ROOT / "tools" / "bench" / "loop_ticker.py")]
         ticks = folder / f"held-{port}"
         environment = {"LOOP_TICKER_FILE": str(ticks)}
         made.append(Way(title, rules != "forcing.yaml", command, port, ticks=ticks, environment=environment))

@@ -1,7 +1,7 @@
 """What the benchmarks of the proxy share: an upstream that streams, clients that ask, and processes that are measured.
 
-    python tools/load.py upstream           an upstream on a free port of 127.0.0.1; its first line says which
-    python tools/load.py clients JSON       a load as `Load` describes it; a line of JSON with what came of it
+    python tools/bench/load.py upstream           an upstream on a free port of 127.0.0.1; its first line says which
+    python tools/bench/load.py clients JSON       a load as `Load` describes it; a line of JSON with what came of it
 
 Upstream and clients speak HTTP/1.1 over bare asyncio protocols, each in a process of its own, so that what is measured
 is the proxy between them. Times are of the monotonic clock, which all processes of a machine share.
@@ -26,7 +26,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Self
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 HOST: Final = "127.0.0.1"
 PATH: Final = "/v1/chat/completions"
 # Seconds. A first start compiles all of mitmproxy, which takes long on a small machine.

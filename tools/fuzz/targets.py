@@ -28,7 +28,7 @@ from force_stream.wire.form_body import Form, read_form
 from force_stream.wire.json_body import BLOCK, read_body, undo
 from force_stream.wire.sse import EventStreamDecoder
 
-GOLDEN: Final = Path(__file__).resolve().parent.parent / "tests" / "golden"
+GOLDEN: Final = Path(__file__).resolve().parents[2] / "tests" / "golden"
 
 
 class Choices:
@@ -480,7 +480,7 @@ def check_timeline(data: bytes) -> None:
     times: Any = [value for at, size in enumerate(data) for value in (at / 7, size * at)]
     if way & 2:
         times = choices.pick([*ODD, times[:-1], [1.0, len(stream.body)], [0.0, 0, 0.5, 1 << 70]])
-    text = timeline_text.text(timeline.read(stream.body, times), About(inferred=True, truncated=True))
+    text = timeline_text.text(timeline.read(stream.body, times), About(truncated=True))
     assert all(line.isprintable() for line in text.split("\n"))
 
 

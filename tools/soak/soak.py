@@ -11,7 +11,7 @@ A real mitmdump with the addon, before it clients of HTTP/1.1 and HTTP/2, behind
 
 It reads Linux's /proc. mitmproxy loads addon.py again when that is edited, so leave it alone meanwhile.
 
-    python tools/soak.py [--streams 200] [--seconds 180] [--seed N]
+    python tools/soak/soak.py [--streams 200] [--seconds 180] [--seed N]
 """
 
 import argparse
@@ -37,7 +37,7 @@ from typing import Any, Final, cast
 
 import httpx
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 harness: Any = importlib.import_module("harness")
 
@@ -584,7 +584,7 @@ def main() -> int:
             proxy = harness.Proxy(
                 *(f"reverse:{upstream.url(listener, 'localhost')}" for listener in LISTENERS),
                 certs=certs,
-                scripts=[ROOT / "addon.py", harness.H2_UPSTREAM, ROOT / "tools" / "soak_inside.py"],
+                scripts=[ROOT / "addon.py", harness.H2_UPSTREAM, ROOT / "tools" / "soak" / "inside.py"],
                 options={"force_stream_rules": folder / "rules.yaml", "connection_strategy": "lazy"},
             )
             with proxy:
