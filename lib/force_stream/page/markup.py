@@ -1,4 +1,4 @@
-"""The page as HTML. Pure: figures in, a text out, in which every value is escaped. The templates are in page.html."""
+"""The page as HTML. Pure: figures in, text out, every value escaped. The templates are in page.html."""
 
 import json
 import re

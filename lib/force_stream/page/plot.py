@@ -1,6 +1,6 @@
 """One flow over time as a picture: when each piece came, the silences, the first content, the end or the cut.
 
-Knows an outcome and SVG. Pure: an outcome in, a text out, that any XML reader takes whatever the upstream sent.
+Knows an outcome and SVG. Pure: an outcome in, text out, which is valid XML whatever the upstream sent.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _TOP: Final = 18
 _BOTTOM: Final = 48
 LONGEST_WORD: Final = 60
 
-# Each is seen on a white page and on a black one.
+# Each is visible on white and on black.
 _ARRIVAL: Final = "#3b82f6"
 _GAP: Final = "#d99a00"
 _CONTENT: Final = "#2ea043"
