@@ -22,8 +22,6 @@ _TEMPLATES: Final = dict(_PARTS.findall((get_data(__package__, "page.html") or b
 class _Html(str):
     """HTML that is escaped already."""
 
-    __slots__ = ()
-
 
 def _fill(template: str, **values: object) -> _Html:
     """The template of this name with these values, escaped unless they are HTML."""
@@ -78,7 +76,9 @@ def _flow(flow: Outcome) -> _Html:
         "model": flow.model or "no model",
         "ending": ending(flow),
         "figures": describe(flow),
-        "odd": _fill("odd", count=len(flow.odd), lines=lines) if flow.odd else "",
+        "odd": _fill("odd", count="1 oddity" if len(flow.odd) == 1 else f"{len(flow.odd)} oddities", lines=lines)
+        if flow.odd
+        else "",
         "width": WIDTH,
         "height": HEIGHT,
     }

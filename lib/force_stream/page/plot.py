@@ -71,10 +71,10 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     def x(seconds: float) -> float:
         return round(_LEFT + min(max(seconds, 0.0), span) / span * (_RIGHT - _LEFT), 1)
 
-    yield _line("axis", f"M{_LEFT} {_BOTTOM}H{_RIGHT}", _GREY)
-    for seconds, label in _round_times(span):
-        yield _line("axis", f"M{x(seconds)} {_BOTTOM}v4", _GREY)
-        yield _label(x(seconds), HEIGHT - 10, f"{label} s", _GREY)
+    times = list(_round_times(span))
+    ticks = "".join(f"M{x(seconds)} {_BOTTOM}v4" for seconds, _ in times)
+    yield _line("axis", f"M{_LEFT} {_BOTTOM}H{_RIGHT}{ticks}", _GREY)
+    yield from (_label(x(seconds), HEIGHT - 10, f"{label} s", _GREY) for seconds, label in times)
 
     # The silence before the first byte is all of it where none came.
     yield _area("wait", _LEFT, x(span if outcome.first_event is None else outcome.first_event), _BOTTOM - 6, _GREY)
