@@ -101,14 +101,11 @@ def _parts(outcome: Outcome) -> Iterator[str]:
 
 
 def _round_times(span: float) -> Iterator[tuple[float, str]]:
-    """A handful of round times from zero to the end, each with its spelling."""
-    decimals = 3
-    while 10 ** (1 - decimals) < span / 5:
-        decimals -= 1
-    unit = 10.0**-decimals
-    step = next((unit * factor for factor in (1, 2, 5) if unit * factor * 8 >= span), unit * 10)
+    """At most nine round times from zero to the end, each with its spelling."""
+    steps = ((factor * 10.0**exponent, exponent) for exponent in range(-3, 16) for factor in (1, 2, 5))
+    step, exponent = next((step, exponent) for step, exponent in steps if step * 8 >= span)
     for number in range(int(span / step) + 1):
-        yield number * step, f"{number * step:.{max(decimals, 0)}f}"
+        yield number * step, f"{number * step:.{max(-exponent, 0)}f}"
 
 
 def _line(kind: str, path: str, color: str, width: float = 1) -> str:
