@@ -150,12 +150,10 @@ def canonical(host: str, scheme: str = "http") -> str:
 
 def _is_loopback(address: str) -> bool:
     try:
-        parsed = ipaddress.ip_address(address)
+        # A listener for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
+        return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
     except ValueError:
         return False
-    # A listener for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
 
 
 # What is asked and answered
