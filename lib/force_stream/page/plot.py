@@ -88,16 +88,18 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     ticks = "".join(f"M{place} {_BOTTOM}V{_TOP + 6}" for place in dict.fromkeys(map(x, outcome.arrivals)))
     if ticks:
         yield _line("arrivals", ticks, _ARRIVAL)
+    end = ending(outcome)
     if outcome.first_content is not None:
         yield _line("content", f"M{x(outcome.first_content)} {_BOTTOM}V{_TOP}", _CONTENT, 2)
-        yield _label(x(outcome.first_content), _TOP - 6, f"first content {duration(outcome.first_content)}", _CONTENT)
+        place = min(x(outcome.first_content), _RIGHT - 7 * len(end) - 60)  # clear of the words at the end
+        yield _label(place, _TOP - 6, f"first content {duration(outcome.first_content)}", _CONTENT)
 
     failed = not outcome.ok or bool(outcome.code)
     if failed:
         yield _line("cut", f"M{x(span) - 5} {middle - 5}l10 10m0 -10l-10 10", _FAULT, 2.5)
     else:
         yield _line("end", f"M{x(span)} {_BOTTOM}V{_TOP}", _GREY, 2)
-    yield _label(_RIGHT, _TOP - 6, ending(outcome), _FAULT if failed else _GREY)
+    yield _label(_RIGHT, _TOP - 6, end, _FAULT if failed else _GREY)
 
 
 def _round_times(span: float) -> Iterator[tuple[float, str]]:
