@@ -15,6 +15,7 @@ from harness import Certs, Proxy, Upstream
 from harness.browser import Browser
 from harness.browser import browse as browse_with
 from harness.master import Scenario, run_with
+from harness.samples import RULES
 from hypothesis import HealthCheck, settings
 from mitmproxy.test import taddons
 
@@ -94,9 +95,9 @@ def shared_proxy(certs: Certs) -> Iterator[Callable[..., Proxy]]:
 
 @pytest.fixture
 def rules_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The rules of the module's RULES, in a file of the test's own."""
+    """The rules of the module, else those of harness.samples, in a file of the test's own."""
     path = tmp_path / "rules.yaml"
-    path.write_text(request.module.RULES)
+    path.write_text(getattr(request.module, "RULES", RULES))
     return path
 
 

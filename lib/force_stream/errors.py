@@ -1,10 +1,12 @@
-"""What can be wrong with an upstream's answer, and what the client is told of it.
+"""What can be wrong with an upstream's answer, and what the client gets then.
 
-Knows the shape of OpenAI's error object and the status that goes with each failure.
-Must not know where a failure was noticed: it is raised deep inside and becomes a reply in one place, `spec`.
+Knows the shape of OpenAI's error object and the status that goes with each failure. Must not know where a failure was
+noticed: it is raised deep inside, and becomes a reply in one place, `answer/reader`.
 """
 
 from typing import Any, ClassVar, Final
+
+from .wire import jsontext
 
 ERROR_TYPE: Final = "upstream_error"
 
@@ -17,7 +19,7 @@ def error_body(message: str, code: str) -> dict[str, Any]:
 class StreamError(Exception):
     """An answer that cannot be given to the client as a success.
 
-    `status_hint` is the HTTP status for it, `retryable` says whether the same request can do better another time.
+    `status_hint` is the HTTP status for it; `retryable` says whether the same request may succeed another time.
     """
 
     code: ClassVar[str] = "stream_error"
@@ -26,7 +28,7 @@ class StreamError(Exception):
     advice: ClassVar[str] = ""
 
     def body(self, context: str = "") -> dict[str, Any]:
-        """The JSON for the client; `context` says which rule and how much had come."""
+        """The JSON for the client; `context` says which rule it was and how much arrived."""
         return error_body(" ".join(part for part in (f"{self}.", context, self.advice) if part), self.code)
 
 
@@ -34,14 +36,14 @@ class IncompleteStream(StreamError):
     """The stream stopped before its end."""
 
     code = "stream_truncated"
-    advice = "Try again, or set on_truncated: partial in the rule to get what came."
+    advice = "Try again, or set on_truncated: partial in the rule to get what arrived."
 
 
 class EmptyStream(StreamError):
-    """An event stream without a single event."""
+    """An event stream without events."""
 
     code = "stream_empty"
-    advice = "Try again; if it stays so, see whether the upstream streams this model at all."
+    advice = "Try again; if it happens again, check that the upstream can stream this model."
 
 
 class MalformedStream(StreamError):
@@ -49,17 +51,17 @@ class MalformedStream(StreamError):
 
     code = "stream_malformed"
     retryable = False
-    advice = "See whether the upstream's address and path are right."
+    advice = "Check the upstream's address and path."
 
 
 class UnreadableEncoding(MalformedStream):
-    """A content encoding that no library on this machine can undo."""
+    """A content encoding that no library on this machine can decode."""
 
     advice = "Install it where mitmproxy runs, or have the upstream send its answers uncompressed."
 
 
 class OversizedStream(StreamError):
-    """More bytes than the rule's max_body."""
+    """More bytes than the rule's max_body allows."""
 
     code = "stream_too_large"
     retryable = False
@@ -75,24 +77,21 @@ class StreamTimeout(StreamError):
 
 
 class UpstreamUnreachable(StreamError):
-    """No connection, or a connection that gave no response."""
+    """No connection, or a connection without a response."""
 
     code = "upstream_unreachable"
-    advice = "See whether the upstream is up and its address is right."
+    advice = "Check that the upstream is up and that its address is right."
 
 
 class InternalError(StreamError):
-    """A fault of the addon itself."""
+    """A bug in the addon itself."""
 
     code = "force_stream_error"
-    advice = "This is a fault of the proxy's force-stream addon; its log has the details."
+    advice = "This is a bug in the proxy's force-stream addon; the proxy's log has the details."
 
 
 class UpstreamError(StreamError):
-    """The upstream itself said that it failed, inside its event stream.
-
-    `said` is the whole error event; the client gets all of it.
-    """
+    """An error event in the upstream's stream. `said` is the whole event; the client gets all of it."""
 
     code = "upstream_error"
 
@@ -100,7 +99,7 @@ class UpstreamError(StreamError):
         error = said.get("error")
         super().__init__("the upstream reported an error inside its event stream")
         self.said = said
-        # The error's own word, or one beside it.
+        # The status that the error names, or else the event beside it.
         named = _status_named(error) if isinstance(error, dict) else None
         self.status_hint = named or status_of({key: value for key, value in said.items() if key != "error"})
 
@@ -195,14 +194,14 @@ def _status_named(error: dict[str, Any]) -> int | None:
     return None
 
 
-# What of a chunk is no part of the error that it reports.
+# The members of a chunk that are not part of the error that it reports.
 _ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
 
 
 def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     """The error that one event of a stream reports, as the body `{"error": {...}, ...}`; None if it reports none.
 
-    `event` is the event's name. The body has all that the event said, less the envelope of a chunk.
+    `event` is the event's name. The body has everything that the event said, without a chunk's envelope.
     """
     error, kind, response = chunk.get("error"), chunk.get("type"), chunk.get("response")
     if not (error or response or "error" in (event, kind, chunk.get("object"))) and (kind or chunk.get("choices")):
@@ -219,7 +218,7 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
         failed = kind in ("response.failed", "response.error") or (
             kind == "response.done" and response.get("status") == "failed"
         )
-        reason = response.get("error") or "the upstream reported that the response failed, and no reason"
+        reason = response.get("error") or "the upstream reported that the response failed, without a reason"
         return {"error": _error_object(reason), "response": response} if failed else None
     if chunk.get("choices") or kind:
         return None
@@ -229,17 +228,17 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
         return {"error": _error_object(said), **rest}
     bare = "choices" not in chunk and _says_failure(chunk.get("code")) and isinstance(chunk.get("message"), str)
     if chunk.get("success") is False or bare:
-        return {"error": _error_object(rest)}  # DashScope and gateways: the error's members without the envelope
+        return {"error": _error_object(rest)}  # DashScope, and gateways: an error's members without an envelope
     return None
 
 
 def _says_failure(code: Any) -> bool:
-    """Whether a `code` beside a `message` is that of an error: many APIs say 0, 200 or "Success" when all is well."""
+    """Whether a `code` beside a `message` means an error: many APIs send 0, 200 or "Success" when all is well."""
     return bool(code) and str(code).lower() not in ("0", "200", "ok", "success")
 
 
 def _error_object(error: Any) -> dict[str, Any]:
     if isinstance(error, dict):
-        return error if error.get("message") else error | {"message": "the upstream reported an error, and no reason"}
-    message = error if isinstance(error, str) else f"the upstream's error: {error!r}"
+        return error if error.get("message") else error | {"message": "the upstream reported an error without a reason"}
+    message = error if isinstance(error, str) else f"the upstream's error: {jsontext.dumps(error).decode()}"
     return {"message": message, "type": ERROR_TYPE, "param": None, "code": None}

@@ -90,7 +90,7 @@ def test_every_command_has_help_and_typed_arguments(run: Callable) -> None:
 def test_rules_and_keys_are_completed_and_all_of_them_can_be_set(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         manager = context.master.commands
-        ours.rules = (*ours.rules, replace(ours.rules[0], name='a "b" c'))
+        ours.rules_watcher.rules = (*ours.rules, replace(ours.rules[0], name='a "b" c'))
         rule, key, _ = manager.commands["force_stream.set"].parameters
         names, keys = (
             mitmproxy.types.CommandTypes.get(each.type).completion(manager, each.type, "") for each in (rule, key)
@@ -270,9 +270,9 @@ def test_explain_speaks_of_the_rule_that_took_a_flow_when_it_was_forced(run: Cal
         assert last(flow) == f"{ABOUT}rule all takes it; its request was forced"
         context.master.commands.call_strings("force_stream.set", ["off", "models", "[m]"])
         assert last(flow) == f"{ABOUT}rule off takes it; its request was forced by rule all, as the rules were then"
-        ours.rules = ours.rules[:1]
+        ours.rules_watcher.rules = ours.rules[:1]
         assert last(flow) == f"{ABOUT}rule all took it, as the rules were then; its request was forced"
-        ours.rules = ()
+        ours.rules_watcher.rules = ()
         assert last(flow_with()) == f"{ABOUT}there are no rules"
 
     run(test)
@@ -504,9 +504,9 @@ def test_compare_sends_the_request_both_ways_and_logs_what_differs(shared: Proxy
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
     shared.wait_for_log(
-        r'force_stream\.compare /v1/chat/completions: \$\.object: "x", and "chat\.completion"', since=since
+        r'force_stream\.compare /v1/chat/completions: \$\.object: "x" vs "chat\.completion"', since=since
     )
-    shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing, and \{"prompt_', since=since)
+    shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing vs \{"prompt_', since=since)
     shared.wait_for_log("force_stream.compare /v1/chat/completions: 2 differences; the log has them", since=since)
     assert len([line for line in shared.log_lines[since:] if "force_stream.compare" in line]) == 3
     _, *sent = upstream.requests

@@ -273,7 +273,7 @@ def broken_rows(*names: str) -> list[tuple[str, list[Any]]]:
     return [(name, [Head(), HEL, Reset()] if name == "cut" else whole) for name in names]
 
 
-IN_THE_WATCH = ("feed", "finish", "head", "data", "next_look", "end", "cut")
+IN_THE_ATTEMPT = ("feed", "finish", "start_response", "receive", "next_deadline", "end", "cut")
 IN_THE_HOOK = ("store_answer",)
 IN_THE_STREAM_LAYER = ("state_wait_for_response_headers", "state_consume_response_body", "_answer")
 
@@ -283,9 +283,9 @@ def broken(make_bench: Callable[..., Bench]) -> Bench:
     return make_bench(scripts=[SCRIPTS / "break_addon.py"])
 
 
-@pytest.mark.parametrize(("part", "steps"), broken_rows(*IN_THE_WATCH, *IN_THE_HOOK, *IN_THE_STREAM_LAYER))
+@pytest.mark.parametrize(("part", "steps"), broken_rows(*IN_THE_ATTEMPT, *IN_THE_HOOK, *IN_THE_STREAM_LAYER))
 def test_a_fault_of_the_addon_becomes_an_error_of_its_own_shape(part: str, steps: list[Any], broken: Bench) -> None:
-    check_broken(broken, "HTTP/1" if part in IN_THE_WATCH else "HTTP/2", part, steps)
+    check_broken(broken, "HTTP/1" if part in IN_THE_ATTEMPT else "HTTP/2", part, steps)
 
 
 @both_clients
@@ -300,7 +300,7 @@ def test_a_fault_in_what_is_said_about_a_flow_does_not_touch_its_answer(client: 
 
 @both_clients
 def test_a_fault_in_a_look_at_the_clock_becomes_an_error(client: str, broken: Bench) -> None:
-    check_broken(broken, client, "look", [Linger()])
+    check_broken(broken, client, "poll", [Linger()])
 
 
 def check_broken(broken: Bench, client: str, part: str, steps: list[Any]) -> None:

@@ -17,8 +17,9 @@ from types import SimpleNamespace
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
+from force_stream.proxy.attempt import Attempt
+from force_stream.proxy.client_wait import ClientWait
 from force_stream.proxy.stream_layer import StreamLayerAddon
-from force_stream.proxy.watch import Watch
 from force_stream.rules.rule import Rule
 from mitmproxy import connection, http, options
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -40,14 +41,14 @@ def piece(data: bytes) -> bytes:
 
 class Player:
     """`to_client`, `to_upstream`: all bytes.
-    `closed`: which connections were closed, in order. `flow`: the latest one, `attempt`: what watches its answer."""
+    `closed`: which connections were closed, in order. `flow`: the latest one; `client_wait`: its client's."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rule: Rule | None) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.rule = rule
         self.flow: http.HTTPFlow | None = None
-        self.attempt: Watch | None = None
+        self.client_wait: ClientWait | None = None
         self.hooks: list[str] = []
         self.log: list[str] = []
         self.closed: list[str] = []
@@ -67,11 +68,11 @@ class Player:
         around = context.Context(self.client, settings)
         around.server = connection.Server(address=("127.0.0.1", 80))
         layer = http_layers.HttpLayer(around, http_layers.HTTPMode.transparent)
-        StreamLayerAddon(self._watch_of, lambda _: None).next_layer(SimpleNamespace(context=around))
+        StreamLayerAddon(self._wait_of).next_layer(SimpleNamespace(context=around))
         return layer
 
-    def _watch_of(self, flow: http.HTTPFlow) -> Watch | None:
-        return self.attempt if flow is self.flow else None
+    def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
+        return self.client_wait if flow is self.flow else None
 
     # What happens
 
@@ -154,9 +155,11 @@ class Player:
     def _hook(self, command: commands.StartHook) -> None:
         if isinstance(command, _hooks.HttpRequestHook):
             self.flow = command.flow
-            self.attempt = Watch(AnswerSpec("r", "chat"), self.rule, lambda: self.now) if self.rule else None
-        elif isinstance(command, _hooks.HttpResponseHook) and self.attempt is not None:
-            reply = self.attempt.finish()
+            if self.rule:
+                attempt = Attempt(AnswerSpec("r", "chat"), self.rule, clock=lambda: self.now)
+                self.client_wait = ClientWait(self.rule, attempt, lambda: self.now)
+        elif isinstance(command, _hooks.HttpResponseHook) and self.client_wait and self.client_wait.attempt:
+            reply = self.client_wait.attempt.finish()
             if reply is not None:
                 assert self.flow is not None
                 self.flow.response = http.Response.make(reply.status, reply.body, {"Content-Type": "application/json"})

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import independent
 import pytest
 from force_stream.addon.hooks import ForceStream
 from harness import Http1Client, Proxy, Upstream, event_stream
 from harness.master import answer_with, flow_with, run_with
 from harness.paths import ADDON
 from mitmproxy.test import taddons
-from recordings import Recording, recordings_in
+from oracle import independent
+from oracle.recordings import Recording, recordings_in
 
 RULES = 'rules: [{name: recorded, hosts: ["127.0.0.1"], force_upstream_stream: true}]\n'
 THREADS = 6

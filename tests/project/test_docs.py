@@ -217,7 +217,7 @@ def test_rules_in_the_docs_are_rules() -> None:
 
 
 def test_example_of_a_learned_rule_is_the_codes() -> None:
-    assert block_after("The log has the rule to paste") == rule_to_paste("llm.example.com", "qwq-32b")
+    assert block_after("paste before this one:") == rule_to_paste("llm.example.com", "qwq-32b")
 
 
 def test_example_requests_are_before_and_after_the_edit() -> None:

@@ -79,7 +79,7 @@ class Stream:
 
     def read(self, way: type[patterns.Repeats], sizes: Sequence[int]) -> tuple[Reply | None, Report]:
         answer = self.spec.read(self.status, self.content_type)
-        answer._repeats = way()
+        answer._repeats = way(answer._reader)
         for piece in split(self.body, sizes):
             answer.feed(piece)
             assert isinstance(answer.ended, bool)
@@ -480,7 +480,7 @@ def check_timeline(data: bytes) -> None:
     times: Any = [value for at, size in enumerate(data) for value in (at / 7, size * at)]
     if way & 2:
         times = choices.pick([*ODD, times[:-1], [1.0, len(stream.body)], [0.0, 0, 0.5, 1 << 70]])
-    text = timeline_text.text(timeline.read(stream.body, times), About(inferred=True, truncated=True))
+    text = timeline_text.text(timeline.read(stream.body, times), About(truncated=True))
     assert all(line.isprintable() for line in text.split("\n"))
 
 

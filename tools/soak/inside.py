@@ -20,9 +20,10 @@ PASSING: Final = (
     "ProxyConnectionHandler",
     "ReplayHandler",
     "Server",
-    "Watch",
-    "WatchedLayer",
-    "WatchedStream",
+    "Attempt",
+    "ClientWait",
+    "ObservedLayer",
+    "ObservedStream",
 )
 
 

@@ -1,20 +1,25 @@
-"""The one reader of events: an event stream's bytes in; numbered events, what they say, and what was odd, out.
+"""The one reader of events: the bytes of an event stream in; numbered events, their values, and what was odd, out.
 
-Joins the wire grammar and JSON; knows `[DONE]`, errors, and what servers make of an event's data. Must not know how
-chunks are merged or shown. Whoever needs events, or how many there are, gets them here, so that all count alike.
+Joins the wire grammar and JSON; knows `[DONE]`, errors, and how servers deviate with an event's data. Must not know how
+chunks are merged or shown. Whoever needs events, or their number, gets them here, so that all count alike.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from ..errors import error_in
 from ..wire import jsontext
-from ..wire.sse import EventStreamDecoder, ServerSentEvent, end_of_event
+from ..wire.sse import EventStreamDecoder, end_of_event
 from .oddities import Oddities, kind_of
-from .patterns import REPLACED
 
+# What stands for bytes that are not UTF-8.
+REPLACED: Final = "\ufffd"
+_IS_REPLACED: Final = "not all of it is UTF-8, or the upstream put replacement characters in it"
 _DONE: Final = "[DONE]"
+# One event as nearly all are, for which the decoder takes longer; without a CR in it, this is all that it can be.
+_PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
 
 
 class Kind(Enum):
@@ -22,14 +27,14 @@ class Kind(Enum):
 
     CHUNK = "an object"
     VALUE = "another JSON value"
-    TEXT = "no JSON"
+    TEXT = "not JSON"
     CUT = "the beginning of an object, where the stream ends"
     DONE = "[DONE]"
 
 
 class Event(NamedTuple):
-    """One event. `number` counts from 1, and is 0 for `[DONE]`; `value` is what its data says, if that is JSON;
-    `error` is the body of the error that it reports, if it does."""
+    """One event. `number` counts from 1, and is 0 for `[DONE]`; `value` is what its data says, if that is JSON; `error`
+    is the body of the error that it reports, if it does."""
 
     number: int
     kind: Kind
@@ -40,9 +45,9 @@ class Event(NamedTuple):
 
 
 class EventReader:
-    """A pull parser: feed it bytes, take the events they complete. `patches`: what is done to each chunk first.
+    """A pull parser: feed it bytes, take the events they complete. `patches`: applied to each chunk first.
 
-    `count` is the number of the last event, to which those that are read elsewhere are added; `dones` counts `[DONE]`;
+    `count` is the number of the last event; whoever reads some of them elsewhere adds these. `dones` counts `[DONE]`;
     `decoder` knows the lines.
     """
 
@@ -50,25 +55,37 @@ class EventReader:
         self.count = 0
         self.dones = 0
         self.odd = Oddities()
-        self._patches = patches
+        self.patches = patches
         self.decoder = EventStreamDecoder()
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that these bytes complete. Never raises."""
-        return self._read(self.decoder.feed(data))
+        events: list[Event] = []
+        plain = _PLAIN_EVENT.fullmatch(data) if self.decoder.between_events and b"\r" not in data else None
+        if plain is None:
+            for event in self.decoder.feed(data):
+                self._read(events, event.event, event.data)
+        else:
+            name, value = plain.groups()
+            self.decoder.lines += 1 if name is None else 2
+            self._read(events, (name or b"").decode(errors="replace"), value.decode(errors="replace"))
+        return events
 
     def close(self) -> list[Event]:
         """The event that the end of the stream leaves without its blank line, if there is one."""
-        return self._read(self.decoder.close(), at_end=True)
+        events: list[Event] = []
+        for event in self.decoder.close():
+            self._read(events, event.event, event.data, at_end=True)
+        return events
 
     def look_for_replaced(self, data: bytes) -> None:
-        """Note what is odd about the next events, all in `data`, which are read elsewhere: they are like the one before
-        but for their texts, and those can be odd in one way alone."""
+        """Note what is odd about the next events, all in `data`, which are read elsewhere: they differ from the one
+        before in their texts alone, and those can be odd in one way only."""
         at, number = 0, self.count
         while 0 <= at < len(data):
             end, number = end_of_event(data, at), number + 1
             if REPLACED in data[at:end].decode(errors="replace"):
-                self._note_replaced(number)
+                self.odd.add(_IS_REPLACED, number)
             at = end
 
     def conclude(self, *, inferred: bool = False) -> None:
@@ -77,14 +94,7 @@ class EventReader:
             self.odd.add("lines that are no part of an event stream")
         self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
 
-    def _read(self, decoded: list[ServerSentEvent], *, at_end: bool = False) -> list[Event]:
-        events: list[Event] = []
-        for each in decoded:
-            self._read_one(each, events, at_end)
-        return events
-
-    def _read_one(self, event: ServerSentEvent, events: list[Event], at_end: bool) -> None:
-        name, data = event.event, event.data
+    def _read(self, events: list[Event], name: str, data: str, *, at_end: bool = False) -> None:
         if data.strip() == _DONE:
             self.dones += 1
             if self.dones == 2:
@@ -98,7 +108,7 @@ class EventReader:
             lines = [line for line in data.split("\n") if line.strip()] if "\n" in data else []
             if len(lines) > 1:
                 for line in lines:
-                    self._read_one(ServerSentEvent(name, line), events, at_end)
+                    self._read(events, name, line, at_end=at_end)
             else:
                 events.append(self._text(self._number(data), name, data, at_end))
             return
@@ -111,7 +121,7 @@ class EventReader:
         if error is not None:
             self.odd.add("an error", number)
         else:
-            for patch in self._patches:
+            for patch in self.patches:
                 value = patch(value)
         self.odd.look(value, number)
         events.append(Event(number, Kind.CHUNK, name, data, value, error))
@@ -121,11 +131,8 @@ class EventReader:
         if self.dones:
             self.odd.add("events after [DONE]", self.count)
         if REPLACED in data:
-            self._note_replaced(self.count)
+            self.odd.add(_IS_REPLACED, self.count)
         return self.count
-
-    def _note_replaced(self, number: int) -> None:
-        self.odd.add("not all of it is UTF-8, or the upstream put replacement characters in it", number)
 
     def _text(self, number: int, name: str, data: str, at_end: bool) -> Event:
         if name == "error":

@@ -1,4 +1,4 @@
-"""The forced form of a request: what its body becomes, and how its answer will have to be read.
+"""The forced form of a request: what its body becomes, and how its answer is to be read.
 
 Knows endpoints and the two kinds of bodies. Must not know mitmproxy, rules files or events.
 """
@@ -10,12 +10,12 @@ from ..endpoints import endpoint_for, expected_choices, never_streams
 from ..endpoints.endpoint import Endpoint
 from ..wire.form_body import Form
 from ..wire.json_body import Body, Edited
-from .oddities import printable
+from ..wire.text import printable
 from .reader import AnswerSpec
 
 
 class Refusal(Exception):
-    """Why a request cannot be forced and goes out as it came."""
+    """Why a request cannot be forced, and is sent as it came."""
 
 
 def force_request(
@@ -28,9 +28,9 @@ def force_request(
     on_truncated: str,
     quirks: Sequence[str],
 ) -> tuple[AnswerSpec | None, Edited]:
-    """The forced form of a plain request, and what to make of its answer; no spec where that will be plain too.
+    """The forced form of a plain request, and how to read its answer; no spec where the answer will be plain too.
 
-    Raises `Refusal` where the request is to go out as it came.
+    Raises `Refusal` where the request is to be sent as it came.
     """
     if never_streams(endpoint, path):
         if "stream" not in body.members:
@@ -38,8 +38,7 @@ def force_request(
         return None, body.without("stream")
     if isinstance(body, Form) and not endpoint.forms:
         raise Refusal("its body is a form, and no JSON object")
-    reason = endpoint.cannot_stream(body.members)
-    if reason:
+    if reason := endpoint.cannot_stream(body.members):
         raise Refusal(reason)
     model = body.members.get("model")
     spec = AnswerSpec(

@@ -1,18 +1,19 @@
 """What is odd about an event stream, in words: found once while it is read, and shown the same wherever it is shown.
 
 Knows chunks as far as they can be odd; must not know how they are merged, or times. A line of the list is meant for
-log lines too: it has nothing in it of what the upstream said but names, and a log can print all of it.
+log lines too: of what the upstream sent it has only names, and it is printable.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-LONGEST_NAME: Final = 100
-# What is listed, and the numbers of events that are listed for each.
+from ..wire.text import printable
+
+# How many are listed, and how many numbers of events for each.
 MOST_ODD: Final = 50
 MOST_NUMBERS: Final = 5
-# What is told in one line.
+# How many are in one line.
 MOST_IN_BRIEF: Final = 5
 # How far a chunk is looked into, and how many choices and tool calls are told apart.
 _MOST_LOOKED_AT: Final = 100
@@ -27,19 +28,13 @@ _KINDS: Final[dict[type, str]] = {
 }
 
 
-def printable(text: str, longest: int = LONGEST_NAME) -> str:
-    """Text that somebody else chose, fit for a log line: printable, valid Unicode, at most so many characters."""
-    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:longest])
-    return clean if len(text) <= longest else f"{clean}…"
-
-
 def kind_of(value: Any) -> str:
     """What a JSON value is, in JSON's words."""
     return _KINDS.get(type(value), "a number")
 
 
-def index_of(item: dict[str, Any], place: int) -> int:
-    """An item's own index, by which its pieces belong together, or its place where it has none."""
+def index_or_place(item: dict[str, Any], place: int) -> int:
+    """An item's own index, by which its pieces belong together, or its place in the list where it has none."""
     index = item.get("index")
     return index if type(index) is int and 0 <= index < 1_000_000 else place
 
@@ -71,7 +66,7 @@ class Oddities:
     def __init__(self) -> None:
         self.finish_reasons: dict[int, str] = {}
         self._found: dict[str, Oddity] = {}
-        self._names: dict[str, str] = {}
+        self._names = {"id": "", "model": ""}
         self._calls: dict[tuple[int, int], str] = {}
         self._choices: set[int] = set()
 
@@ -89,23 +84,25 @@ class Oddities:
                 oddity.numbers.append(number)
 
     def look(self, chunk: dict[str, Any], number: int) -> None:
-        """What a chunk says that does not go with those before it. A chunk that only adds to texts says nothing new
-        here: where the one before has been looked at, it need not be."""
-        for key in ("id", "model"):
+        """Note what in a chunk does not go with those before it. One that differs from the last in its texts alone need
+        not be looked at."""
+        for key in tuple(self._names):
             name = chunk.get(key)
-            if name != self._names.get(key) and isinstance(name, str) and name:
+            if name != self._names[key] and isinstance(name, str) and name:
                 self._look_at_name(key, name, number)
         choices = chunk.get("choices")
         if isinstance(choices, list):
             for place, choice in enumerate(choices[:_MOST_LOOKED_AT]):
                 if isinstance(choice, dict):
-                    self._look_at_choice(choice, index_of(choice, place), number)
+                    self._look_at_choice(choice, index_or_place(choice, place), number)
 
     def _look_at_name(self, key: str, name: str, number: int) -> None:
-        words = f"its {key} is not that of the events before"
-        # Some upstreams make up a name for every chunk. The first of them says it.
-        if self._names.setdefault(key, name) != name and words not in self._found:
-            self.add(words, number)
+        if not self._names[key]:
+            self._names[key] = name
+            return
+        # Some upstreams make up a name for every chunk: it is noted once.
+        self.add(f"its {key} is not that of the events before", number)
+        del self._names[key]
 
     def _look_at_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
         if index not in self._choices and len(self._choices) < _MOST_KNOWN:
@@ -128,7 +125,7 @@ class Oddities:
             self._calls[place] = name
 
     def conclude(self, *, events: int, done: bool, inferred: bool) -> None:
-        """What is missing from a stream that has ended. `inferred`: so is a finish reason, by its aggregator."""
+        """Note what a stream lacked that has ended. `inferred`: its aggregator had to infer a finish reason."""
         if not events:
             self.add("there is no event in the stream")
         missing = sorted(self._choices - self.finish_reasons.keys())

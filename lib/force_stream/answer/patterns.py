@@ -1,129 +1,128 @@
-"""Chunks that differ from the one before in a text alone, taken without parsing them again.
+"""Chunks that differ from the one before in a text alone, read without parsing them.
 
-Most of a stream says the same thing again and again: the envelope of one chunk is that of the next, to the byte, and
-only a fragment of text is new. Once a chunk has been parsed and merged, and the aggregator knows that all of it but
-some texts would change nothing if it came again, its bytes are a pattern: what fits it is taken by comparing bytes.
+Most of a stream repeats itself: the envelope of one chunk is that of the next, to the byte, and only a fragment of text
+is new. Once a chunk was merged, and all of it but some texts would change nothing if it came again (the effect, in
+`merge.fields`), its bytes are a template: an event that fits it is read by comparing bytes. Pieces that fit may wait,
+since many are read much cheaper in one go.
 
 Knows JSON strings and the bytes of an event; must not know what any member means. The law: the result is always what
 parsing and merging every chunk would have given.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import Concat, Extend, Repeatable
+from ..merge.fields import Concat, Extend, Padding, Slots, Target
 from ..wire import jsontext
+from ..wire.sse import end_of_event
+from .events import REPLACED, Event, EventReader
 
 _BACKSLASH: Final = ord("\\")
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
-# Events. How many pass without an attempt after attempts that came to nothing: twice as many each time, up to this.
-LONGEST_REST: Final = 64
-# What stands for bytes that are not UTF-8.
-REPLACED: Final = "\ufffd"
+# Events. How many pass without an attempt after failed attempts: twice as many each time, up to this.
+_LONGEST_PAUSE: Final = 64
+# Bytes. An incomplete event that is longer goes to the decoder: it must not be copied for every piece.
+_LONGEST_REST: Final = 8 * 1024
+# Bytes. Pieces that fit wait until they are this many. No stream ends with one of them, so nobody waits for them.
+_MOST_WAITING: Final = 32 * 1024
 
 
-class _Gap(NamedTuple):
+class Slot(NamedTuple):
     """A place where the bytes may differ: the inside of a string or a list, or a number. `named`: where the member's
-    name begins; `goes_to` None if it says nothing."""
+    name starts; `target`: what its values are appended to."""
 
     start: int
     end: int
     named: int
     opening: bytes
-    goes_to: Concat | Extend | None
+    target: Target
 
 
-class _Filling:
-    """What stood in one gap: the bytes of each event, and (once `right`) what they say."""
+class _Values:
+    """What the events of a run have in one slot: the bytes, and (once they were checked) the values."""
 
-    __slots__ = ("_said", "gap", "raw", "replaced")
+    __slots__ = ("_values", "raw", "replaced", "slot")
 
-    def __init__(self, gap: _Gap) -> None:
-        self.gap = gap
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
         self.raw: list[bytes] = []
         self.replaced = False
-        self._said: list[Any] = []
+        self._values: list[Any] = []
 
-    def right(self) -> int:
-        """How many of the bytes, from the first on, are what stands in such a gap by JSON's grammar."""
-        if not self.gap.opening:
+    def check(self) -> int:
+        """How many of them, from the first on, are valid JSON for such a slot."""
+        if not self.slot.opening:
             return _leading(map(_is_number, self.raw))
-        joined = b"".join(self.raw)
-        is_string = self.gap.opening == b'"'
-        if is_string and joined.isascii() and not any(byte in joined for byte in (b"\\", b"\n", b"\r")):
-            self._said = [joined.decode("ascii")]
+        joined, opening = b"".join(self.raw), self.slot.opening
+        if opening == b'"' and joined.isascii() and not any(byte in joined for byte in (b"\\", b"\n", b"\r")):
+            self._values = [joined.decode("ascii")]
             return len(self.raw)
-        # A quote between them, as `_strings` has it: halves of a character do not make a whole one.
+        # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
-        values = _strings if is_string else _lists
-        # A line's end inside a value ends the event there, by the grammar of event streams.
-        said = None if b"\n" in joined or b"\r" in joined else values(self.raw)
-        if said is None:
-            return _leading(b"\n" not in one and b"\r" not in one and values([one]) is not None for one in self.raw)
-        self._said = said
+        # A line end inside a value ends the event there, by the grammar of event streams.
+        values = None if b"\n" in joined or b"\r" in joined else _parse(opening, self.raw)
+        if values is None:
+            valid = (b"\n" not in one and b"\r" not in one and _parse(opening, [one]) is not None for one in self.raw)
+            return _leading(valid)
+        self._values = values
         return len(self.raw)
 
-    def give(self) -> None:
-        """Hand on what was said, as one addition."""
-        if isinstance(self.gap.goes_to, Concat):
-            self.gap.goes_to.add("".join(self._said))
-        elif isinstance(self.gap.goes_to, Extend):
-            self.gap.goes_to.add([item for said in self._said for item in said])
+    def append(self) -> None:
+        """Append all of them to their target at once."""
+        if isinstance(self.slot.target, Concat):
+            self.slot.target.add("".join(self._values))
+        elif isinstance(self.slot.target, Extend):
+            self.slot.target.add([item for items in self._values for item in items])
 
 
-def _around(event: bytes, gaps: Sequence[_Gap]) -> list[bytes]:
-    """The bytes before, between and behind the gaps."""
-    cuts = [0, *(cut for gap in gaps for cut in (gap.start, gap.end)), len(event)]
-    return [event[start:end] for start, end in list(pairwise(cuts))[::2]]
-
-
-class Pattern:
-    """One event's bytes, with gaps. `take` is what makes it worth having. `replaced`: what it took last has characters
-    in it that stand for something else, which is odd."""
+class Template:
+    """One event's bytes, with slots. `replaced`: the events that it matched last have replacement characters."""
 
     __slots__ = ("_first", "_last", "_steps", "replaced")
 
-    def __init__(self, event: bytes, gaps: Sequence[_Gap]) -> None:
-        fixed = _around(event, gaps)
+    def __init__(self, event: bytes, slots: Sequence[Slot]) -> None:
+        fixed = _around(event, slots)
         self._first = fixed[0]
         self._last = fixed[-1]
+        self._steps = list(zip(slots, fixed[1:], strict=True))
         self.replaced = False
-        self._steps = list(zip(gaps, fixed[1:], strict=True))
 
     def is_like(self, data: bytes) -> bool:
+        """Whether these bytes start and end as one or more events do that fit."""
         return data.endswith(self._last) and data.startswith(self._first)
 
-    def take(self, data: bytes, start: int) -> tuple[int, int]:
-        """How far the events that fit reach from `start`, and how many they are. Their texts go where they belong."""
+    def match_run(self, data: bytes, start: int) -> tuple[int, int]:
+        """Where the run of events that fit ends, from `start` on, and how many they are. Their texts are appended to
+        where they belong."""
         self.replaced = False
         if not data.startswith(self._first, start):
             return start, 0
-        fillings = [_Filling(gap) for gap, _ in self._steps]
-        at, count = self._fit(data, start, fillings)
-        right = min(filling.right() for filling in fillings)
-        if right < count:
-            # Bytes that are no JSON after all: what is right before them is taken again, and nothing else.
-            return self.take(data[: self._reach(start, fillings, right)], start) if right else (start, 0)
+        slots = [_Values(slot) for slot, _ in self._steps]
+        end, count = self._fit(data, start, slots)
+        valid = min(values.check() for values in slots)
+        if valid < count:
+            # Not JSON after all: what is valid before it is matched again, and nothing else.
+            return self.match_run(data[: self._reach(start, slots, valid)], start) if valid else (start, 0)
         if count:
-            self.replaced = any(filling.replaced for filling in fillings)
-            for filling in fillings:
-                filling.give()
-        return at, count
+            self.replaced = any(values.replaced for values in slots)
+            for values in slots:
+                values.append()
+        return end, count
 
-    def _fit(self, data: bytes, start: int, fillings: list[_Filling]) -> tuple[int, int]:
-        """Where the events that fit end, and how many they are; what stands in the gaps goes to the fillings."""
+    def _fit(self, data: bytes, start: int, slots: list[_Values]) -> tuple[int, int]:
+        """Where the events whose bytes fit end, and how many they are; the bytes in the slots are noted."""
         first, width = self._first, len(self._first)
         find, startswith = data.find, data.startswith
         steps = [
-            # A list ends where all that follows it does; a string or a number where the first byte of that stands.
-            (part if gap.opening == b"[" else part[:1], part, len(part), filling.raw.append)
-            for (gap, part), filling in zip(self._steps, fillings, strict=True)
+            # A list ends where all that follows it starts; a string or a number where the first byte of that is.
+            (part if slot.opening == b"[" else part[:1], part, len(part), values.raw.append)
+            for (slot, part), values in zip(self._steps, slots, strict=True)
         ]
         at, count = start, 0
-        # This loop runs once an event, and is where the time goes: no call in it that is not C's.
+        # This loop runs once for each event, and is where the time goes: every call in it is to C code.
         while startswith(first, at):
             here = at + width
             for stop, part, length, append in steps:
@@ -139,18 +138,24 @@ class Pattern:
                 count += 1
                 continue
             break
-        for filling in fillings:
-            del filling.raw[count:]
+        for values in slots:
+            del values.raw[count:]
         return at, count
 
-    def _reach(self, start: int, fillings: list[_Filling], count: int) -> int:
+    def _reach(self, start: int, slots: list[_Values], count: int) -> int:
         fixed = len(self._first) + sum(len(part) for _, part in self._steps)
-        return start + count * fixed + sum(len(raw) for filling in fillings for raw in filling.raw[:count])
+        return start + count * fixed + sum(len(raw) for values in slots for raw in values.raw[:count])
 
 
-def _leading(right: Iterable[bool]) -> int:
+def _around(event: bytes, slots: Sequence[Slot]) -> list[bytes]:
+    """The bytes before, between and after the slots."""
+    cuts = [0, *(cut for slot in slots for cut in (slot.start, slot.end)), len(event)]
+    return [event[start:end] for start, end in list(pairwise(cuts))[::2]]
+
+
+def _leading(flags: Iterable[bool]) -> int:
     """How many are true before the first that is not."""
-    return sum(1 for _ in takewhile(bool, right))
+    return sum(1 for _ in takewhile(bool, flags))
 
 
 def _end_of_string(data: bytes, start: int) -> int:
@@ -166,80 +171,8 @@ def _end_of_string(data: bytes, start: int) -> int:
     return end
 
 
-def _is_number(inside: bytes) -> bool:
-    """Whether these bytes are a whole number by JSON's grammar."""
-    return inside.isdigit() and (inside[:1] != b"0" or len(inside) == 1)
-
-
-def _strings(insides: Iterable[bytes]) -> list[str] | None:
-    """What JSON strings say, given their insides; None if one of them is none. Invalid UTF-8 is replaced in each by
-    itself, as in its event it would have been, since a quote is the end of any sequence."""
-    text = (b'["' + b'","'.join(insides) + b'"]').decode(errors="replace")
-    try:
-        said: list[str] = jsontext.loads(text)
-    except ValueError:
-        return None
-    return said
-
-
-def _lists(insides: Sequence[bytes]) -> list[list[Any]] | None:
-    """What JSON lists hold, given their insides; None if one of them is none, or empty."""
-    text = (b"[[" + b"],[".join(insides) + b"]]").decode(errors="replace")
-    try:
-        said: list[list[Any]] = jsontext.loads(text)
-    except ValueError:
-        return None
-    # An inside that ends its list and begins another would make one more of them than there are insides.
-    return said if len(said) == len(insides) and all(isinstance(one, list) and one for one in said) else None
-
-
-def pattern_of(event: bytes, data: bytes, parts: Iterable[Repeatable], before: bytes = b"") -> Pattern | None:
-    """The pattern of an event with this `data`, a JSON text, of which the `parts` may differ; None if the bytes do not
-    show plainly where they are. What says nothing and was the same in the event `before` is taken to stay so: a gap
-    costs time in every event, and a wrong guess one more event parsed."""
-    start = event.find(data)
-    if (
-        REPLACED.encode() in data
-        or start < 0
-        or not _is_head(event[:start])
-        or event[start + len(data) :] not in (b"\n\n", b"\r\n\r\n")
-    ):
-        return None
-    gaps = [_gap(event, part) for part in parts]
-    found = sorted(gap for gap in gaps if gap is not None)
-    if len(found) < len(gaps) or not any(gap.goes_to is not None for gap in found):
-        return None
-    if any(b"\\" in part for part in _around(event, found)):
-        return None  # a name may be spelled with escapes there, and what stands in a gap be another member's
-    same = {gap for gap in found if not before or event[gap.named : gap.end + 1] in before}
-    varying = [gap for gap in found if gap.goes_to is not None or gap not in same]
-    return Pattern(event, varying)
-
-
-def _is_head(head: bytes) -> bool:
-    """Whether nothing stands before an event's data but the field's name, and the event's name."""
-    *named, last = head.replace(b"\r\n", b"\n").split(b"\n")
-    return last in (b"data: ", b"data:") and len(named) < 2 and all(line.startswith(b"event:") for line in named)
-
-
-def _gap(event: bytes, part: Repeatable) -> _Gap | None:
-    # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they stand.
-    # Where they stand twice before a value of one kind, they tell nothing.
-    found = list(_member(part.key, _MEMBER[type(part.goes_to)]).finditer(event))
-    if len(found) != 1:
-        return None
-    start, opening = found[0].end(), found[0]["opening"]
-    end = _ENDS[opening](event, start)
-    return None if end < 0 else _Gap(start, end, found[0].start(), opening, part.goes_to)
-
-
-@lru_cache(maxsize=256)
-def _member(key: str, value: bytes) -> re.Pattern[bytes]:
-    return re.compile(value.replace(b"name", re.escape(key.encode())))
-
-
 def _end_of_list(event: bytes, start: int) -> int:
-    """Where the list's closing bracket is, given where its inside begins; -1 if nowhere."""
+    """Where the list's closing bracket is, given where its inside starts; -1 if nowhere."""
     try:
         _, _, rest = jsontext.split(event[start - 1 :].decode())
     except ValueError:
@@ -253,66 +186,184 @@ def _end_of_number(event: bytes, start: int) -> int:
     return -1 if number is None else number.end()
 
 
-# A member's name and what opens its value, by where the value goes; what says nothing is a string or a number.
-_MEMBER: Final[dict[type, bytes]] = {
-    Concat: rb'"name": ?(?P<opening>")',
-    Extend: rb'"name": ?(?P<opening>\[)',
-    type(None): rb'"name": ?(?P<opening>"|(?=[0-9]))',
-}
+def _is_number(inside: bytes) -> bool:
+    """Whether these bytes are a whole number by JSON's grammar."""
+    return inside.isdigit() and (inside[:1] != b"0" or len(inside) == 1)
+
+
+def _parse(opening: bytes, insides: Sequence[bytes]) -> list[Any] | None:
+    """The values of JSON strings or lists, given their insides; None if one of them is not valid, or an empty list.
+    Invalid UTF-8 is replaced in each by itself, as it would have been in its event, since a quote ends any sequence."""
+    closing = b'"' if opening == b'"' else b"]"
+    text = b"[" + opening + (closing + b"," + opening).join(insides) + closing + b"]"
+    try:
+        values: list[Any] = jsontext.loads(text.decode(errors="replace"))
+    except ValueError:
+        return None
+    if opening == b'"':
+        return values
+    # An inside that ends its list and starts another would make one more of them than there are insides.
+    return values if len(values) == len(insides) and all(isinstance(one, list) and one for one in values) else None
+
+
+def template_of(event: bytes, data: bytes, slots: Slots, before: bytes = b"") -> Template | None:
+    """The template of an event with this `data`, a JSON text, of which the `slots` may differ; None if the bytes do not
+    plainly show where they are. Padding that was the same in the event `before` is assumed to stay the same: a slot
+    costs time in every event, and a wrong guess one more event parsed."""
+    start = event.find(data)
+    if (
+        REPLACED.encode() in data
+        or start < 0
+        or not _is_head(event[:start])
+        or event[start + len(data) :] not in (b"\n\n", b"\r\n\r\n")
+    ):
+        return None
+    found = [_slot(event, key, target) for key, target in slots]
+    known = sorted((slot for slot in found if slot is not None), key=lambda slot: slot.start)
+    if len(known) < len(found) or not any(map(_is_said, known)):
+        return None
+    if any(b"\\" in part for part in _around(event, known)):
+        return None  # a name may be spelled with escapes there, and the bytes in a slot be another member's
+    return Template(event, [slot for slot in known if _is_said(slot) or (before and _differs(slot, event, before))])
+
+
+def _is_said(slot: Slot) -> bool:
+    """Whether its values are in the answer, and not padding."""
+    return isinstance(slot.target, Concat | Extend)
+
+
+def _differs(slot: Slot, event: bytes, before: bytes) -> bool:
+    return event[slot.named : slot.end + 1] not in before
+
+
+def _is_head(head: bytes) -> bool:
+    """Whether nothing but the field's name, and the event's name, comes before an event's data."""
+    *named, last = head.replace(b"\r\n", b"\n").split(b"\n")
+    return last in (b"data: ", b"data:") and len(named) < 2 and all(line.startswith(b"event:") for line in named)
+
+
+def _slot(event: bytes, key: str, target: Target) -> Slot | None:
+    # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they are.
+    # Where they are twice before a value of one kind, it is not clear which is meant.
+    found = list(_member(key, _VALUE[type(target)]).finditer(event))
+    if len(found) != 1:
+        return None
+    start, opening = found[0].end(), found[0]["opening"]
+    end = _ENDS[opening](event, start)
+    return None if end < 0 else Slot(start, end, found[0].start(), opening, target)
+
+
+@lru_cache(maxsize=256)
+def _member(key: str, value: bytes) -> re.Pattern[bytes]:
+    return re.compile(b'"%s": ?%s' % (re.escape(key.encode()), value))
+
+
+# What opens a member's value, by its target; padding is a string or a number.
+_VALUE: Final = {Concat: rb'(?P<opening>")', Extend: rb"(?P<opening>\[)", Padding: rb'(?P<opening>"|(?=[0-9]))'}
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_list, b"": _end_of_number}
 
 
 class Repeats:
-    """The pattern in force, if any, and whether it pays to look for one."""
+    """Reads events, except those that fit the template in force: these it merges itself.
 
-    def __init__(self) -> None:
-        self._pattern: Pattern | None = None
+    `parsed` counts the bytes of the others. Whoever takes an event tells its effect by `learn`.
+    """
+
+    def __init__(self, reader: EventReader) -> None:
+        self.parsed = 0
+        self._reader = reader
+        self._decoder = reader.decoder
+        self._template: Template | None = None
+        self._has_matched = False
+        self._event = b""
         self._before = b""
-        self._used = False
-        self._rest = 0
+        self._rest = b""
+        self._waiting: list[bytes] = []
+        self._waiting_size = 0
+        self._until_attempt = 0
         self._pause = 1
 
-    @property
-    def known(self) -> bool:
-        return self._pattern is not None
+    def waits(self, data: bytes) -> bool:
+        """Whether these bytes are kept for the next `feed`, and need not be fed now."""
+        if self._template is None or not self._template.is_like(data):
+            return False
+        at_event = bool(self._waiting) or (not self._rest and self._decoder.between_events)
+        if not at_event or self._waiting_size + len(data) >= _MOST_WAITING:
+            return False
+        self._waiting.append(data)
+        self._waiting_size += len(data)
+        return True
 
-    @property
-    def replaced(self) -> bool:
-        """As `Pattern.replaced`."""
-        return self._pattern is not None and self._pattern.replaced
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that these bytes complete, after what waited, but for those that fit the template."""
+        if self._rest or self._waiting:
+            data = b"".join((self._rest, *self._waiting, data))
+            self._rest, self._waiting, self._waiting_size = b"", [], 0
+        at = 0
+        while at < len(data):
+            starts = self._decoder.between_events
+            if starts and self._template is not None:
+                at = self._match_run(self._template, data, at)
+                if at == len(data):
+                    return
+            end = end_of_event(data, at)
+            if end < 0:
+                end = len(data)
+                if starts and self._may_fit_yet(data, at):
+                    self._rest = data[at:]
+                    return
+            yield from self._parse(data[at:end], starts=starts)
+            at = end
 
-    def is_like(self, data: bytes) -> bool:
-        """Whether some bytes begin and end as the pattern does, as one event does that fits it, or some."""
-        return self._pattern is not None and self._pattern.is_like(data)
+    def close(self) -> Iterator[Event]:
+        """What the end of the stream leaves."""
+        yield from self.feed(b"")
+        rest, self._rest = self._rest, b""
+        yield from self._parse(rest, starts=False)
+        yield from self._reader.close()
 
-    def take(self, data: bytes, start: int) -> tuple[int, int]:
-        """As `Pattern.take`."""
-        if self._pattern is None:
-            return start, 0
-        at, count = self._pattern.take(data, start)
-        self._used = self._used or count > 0
-        return at, count
-
-    def forget(self) -> None:
-        """Something else comes: what would have been no change may be one after it."""
-        if self._pattern is not None:
-            self._pattern = None
-            self._attempted(self._used)
+    def learn(self, event: Event, effect: Slots | None) -> None:
+        """Make the last event the template, if it can be one. `effect`: what would change if it came again."""
+        if self._reader.patches or not self._event or not self.wanted:
+            return
+        if effect:
+            self._template = template_of(self._event, event.data.encode(errors="surrogatepass"), effect, self._before)
+        self._before = self._event
+        if self._template is None:
+            self._attempted(success=False)
 
     @property
     def wanted(self) -> bool:
         """Whether the next event is worth an attempt. Asking counts."""
-        self._rest -= 1
-        return self._rest < 0
+        self._until_attempt -= 1
+        return self._until_attempt < 0
 
-    def learn(self, event: bytes, data: bytes, parts: Iterable[Repeatable] | None) -> None:
-        """Make this event the pattern, if it can be one."""
-        self._used = False
-        self._pattern = None if parts is None else pattern_of(event, data, parts, self._before)
-        self._before = event
-        if self._pattern is None:
-            self._attempted(success=False)
+    def _match_run(self, template: Template, data: bytes, start: int) -> int:
+        end, count = template.match_run(data, start)
+        if count:
+            self._has_matched = True
+            if template.replaced:
+                self._reader.look_for_replaced(data[start:end])
+            self._reader.count += count
+        return end
+
+    def _may_fit_yet(self, data: bytes, at: int) -> bool:
+        """Whether these last bytes are the start of an event that may fit once the rest of it is there. In the middle
+        of a line nothing can have ended."""
+        return self._template is not None and data[-1] not in b"\r\n" and len(data) - at <= _LONGEST_REST
+
+    def _parse(self, piece: bytes, *, starts: bool) -> list[Event]:
+        """The events of a piece that holds at most one, unless lines end oddly. `starts`: it starts where one does."""
+        self.parsed += len(piece)
+        events = self._reader.feed(piece)
+        self._event = piece if starts and len(events) == 1 else b""
+        if events and self._template is not None:
+            # What would have been no change may be one after this event.
+            self._template = None
+            self._attempted(self._has_matched)
+            self._has_matched = False
+        return events
 
     def _attempted(self, success: bool) -> None:
-        self._pause = 1 if success else min(2 * self._pause, LONGEST_REST)
-        self._rest = self._pause - 1
+        self._pause = 1 if success else min(2 * self._pause, _LONGEST_PAUSE)
+        self._until_attempt = self._pause - 1

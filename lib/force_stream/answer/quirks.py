@@ -1,12 +1,14 @@
-"""Deviations of single upstreams that cannot be told from a well-formed stream, and that a rule must name.
+"""Deviations of single upstreams that cannot be told from a well-formed stream, so that a rule must name them.
 
-Each is a function that gets the request's or the stream's chunks and mends them before they are merged. Must not know
-how chunks are merged.
+Each is a function that gets a stream's chunks and patches them before they are merged. Must not know how they are
+merged.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from ..merge.fields import index_of
 
 type Chunk = dict[str, Any]
 type PatchChunk = Callable[[Chunk], Chunk]
@@ -27,36 +29,36 @@ class Quirk:
 _TEXTS: Final = ("content", "reasoning_content", "reasoning")
 
 
-def _choices(chunk: Chunk) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The choices of a chunk, each with what tells it from the others."""
+def _choices(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The choices of a chunk, each with its index."""
     choices = chunk.get("choices")
     for place, choice in enumerate(choices if isinstance(choices, list) else ()):
         if isinstance(choice, dict):
-            index = choice.get("index")
-            yield (index if isinstance(index, int) else place), choice
+            index = index_of(choice)
+            yield (place if index is None else index), choice
 
 
-def _texts(chunk: Chunk) -> Iterator[tuple[tuple[Any, str], dict[str, Any], str]]:
-    """Each text of a chunk: what tells it from the other texts of the stream, the delta that holds it, and its name."""
-    for place, choice in _choices(chunk):
+def _texts(chunk: Chunk) -> Iterator[tuple[tuple[int, str], dict[str, Any], str]]:
+    """Each text of a chunk: its choice and name, the delta that holds it, and its name."""
+    for index, choice in _choices(chunk):
         delta = choice.get("delta")
         if isinstance(delta, dict):
             for name in _TEXTS:
                 if isinstance(delta.get(name), str):
-                    yield (place, name), delta, name
+                    yield (index, name), delta, name
 
 
 def _cumulative_content() -> PatchChunk:
-    said: dict[tuple[Any, str], str] = {}
+    so_far: dict[tuple[int, str], str] = {}
 
     def patch(chunk: Chunk) -> Chunk:
         for key, delta, name in _texts(chunk):
-            before, text = said.get(key, ""), delta[name]
+            before, text = so_far.get(key, ""), delta[name]
             if text.startswith(before):
-                said[key] = text
+                so_far[key] = text
                 delta[name] = text[len(before) :]
             else:
-                said[key] = before + text
+                so_far[key] = before + text
         return chunk
 
     return patch
@@ -68,16 +70,16 @@ class _Fragments:
     length: int = 0
 
     def are(self, text: str) -> bool:
-        # A single fragment may well be said twice: "ha", "ha".
+        # A single fragment may well come twice: "ha", "ha".
         return len(self.texts) > 1 and len(text) == self.length and "".join(self.texts) == text
 
 
 def _final_chunk_repeats_content() -> PatchChunk:
-    said: dict[tuple[Any, str], _Fragments] = {}
+    so_far: dict[tuple[int, str], _Fragments] = {}
 
     def patch(chunk: Chunk) -> Chunk:
         for key, delta, name in _texts(chunk):
-            before = said.setdefault(key, _Fragments([]))
+            before = so_far.setdefault(key, _Fragments([]))
             if before.are(delta[name]):
                 delta[name] = ""
             elif delta[name]:
@@ -91,7 +93,7 @@ def _final_chunk_repeats_content() -> PatchChunk:
 def _choice_index_counts_chunks() -> PatchChunk:
     def patch(chunk: Chunk) -> Chunk:
         for _, choice in _choices(chunk):
-            choice.pop("index", None)  # the place in the list is left, which is right
+            choice.pop("index", None)  # then its place in the list counts, which is right
         return chunk
 
     return patch
@@ -101,30 +103,30 @@ _OPENING: Final = "<think>"
 _CLOSING: Final = "</think>"
 
 
-def _begun(text: str, tag: str) -> int:
-    """How many of the last characters of `text` may be the beginning of `tag`."""
+def _start_of(tag: str, text: str) -> int:
+    """How many of the last characters of `text` may be the start of `tag`."""
     return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:size])), 0)
 
 
 class _Thinking:
-    """The content of one choice: what of it was said between the tags, which stand only at its beginning."""
+    """The content of one choice: what of it is between the tags, which can only be at its start."""
 
     __slots__ = ("_held", "_tag")
 
     def __init__(self) -> None:
         self._held = ""
-        self._tag = _OPENING  # the tag that is awaited; "" where none is any more
+        self._tag = _OPENING  # the tag to look for; "" once there can be no more
 
     def split(self, text: str, *, last: bool) -> tuple[str, str]:
-        """The thinking and the answer in the next fragment. What may be a tag's beginning is held back until the next,
-        unless this one is the last."""
+        """The thinking and the answer in the next fragment. What may be the start of a tag is held back until the next
+        one, unless this is the last."""
         text, self._held = self._held + text, ""
         thinking = ""
         if self._tag == _OPENING:
-            begun = text.lstrip()
-            if begun.startswith(_OPENING):
-                text, self._tag = begun.removeprefix(_OPENING), _CLOSING
-            elif not last and _OPENING.startswith(begun):
+            start = text.lstrip()
+            if start.startswith(_OPENING):
+                text, self._tag = start.removeprefix(_OPENING), _CLOSING
+            elif not last and _OPENING.startswith(start):
                 self._held = text
                 return "", ""
             else:
@@ -134,17 +136,17 @@ class _Thinking:
             if closed:
                 self._tag, text = "", rest
             else:
-                held = 0 if last else _begun(thinking, _CLOSING)
+                held = 0 if last else _start_of(_CLOSING, thinking)
                 self._held = thinking[len(thinking) - held :]
                 thinking, text = thinking[: len(thinking) - held], ""
         return thinking, text
 
 
 def _think_tags() -> PatchChunk:
-    choices: dict[Any, _Thinking] = {}
+    choices: dict[int, _Thinking] = {}
 
     def patch(chunk: Chunk) -> Chunk:
-        for place, choice in _choices(chunk):
+        for index, choice in _choices(chunk):
             delta = choice.get("delta")
             if isinstance(delta, str):
                 delta = choice["delta"] = {"content": delta}
@@ -152,12 +154,12 @@ def _think_tags() -> PatchChunk:
             content = delta.get("content") if isinstance(delta, dict) else None
             if not isinstance(content, str) and not (last and content is None):
                 continue
-            thinking, text = choices.setdefault(place, _Thinking()).split(content or "", last=last)
+            thinking, text = choices.setdefault(index, _Thinking()).split(content or "", last=last)
             if not isinstance(delta, dict):
                 delta = choice["delta"] = {}
             if thinking:
-                said = delta.get("reasoning_content")
-                delta["reasoning_content"] = f"{said}{thinking}" if isinstance(said, str) else thinking
+                before = delta.get("reasoning_content")
+                delta["reasoning_content"] = f"{before}{thinking}" if isinstance(before, str) else thinking
             delta["content"] = text or None
         return chunk
 
@@ -176,11 +178,11 @@ def _content_never_null() -> PatchChunk:
 
 
 def _usage_per_choice() -> PatchChunk:
-    finished: list[Any] = [0]
+    finished = [0]
 
     def patch(chunk: Chunk) -> Chunk:
-        finished.extend(place for place, choice in _choices(chunk) if choice.get("finish_reason"))
-        # A direct answer has the first choice's counts. Here they come with its last chunk, or right behind it.
+        finished.extend(index for index, choice in _choices(chunk) if choice.get("finish_reason"))
+        # A direct answer has the first choice's counts. Here they come with its last chunk, or right after it.
         if finished[-1] != 0:
             return {key: value for key, value in chunk.items() if key not in ("usage", "timings")}
         return chunk

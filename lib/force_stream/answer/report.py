@@ -1,4 +1,4 @@
-"""What comes of an answer: the reply for the client, and the figures for those who look on.
+"""What comes of an answer: the reply for the client, and the figures for logs and views.
 
 Must not know how an answer is read.
 """
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .oddities import printable
+from ..wire.text import printable
 
 JSON_TYPE: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the client gets: a status and a complete JSON document; `headers` are to be set beside its content type."""
+    """What the client gets: a status and a complete JSON document; `headers` are set beside its content type."""
 
     status: int
     body: bytes
@@ -23,7 +23,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Report:
-    """What came, in figures and in words, for those who look on. `code` is the error's, "" for a success."""
+    """What came, in figures and in words. `code` is the error's, "" for a success."""
 
     events: int = 0
     bytes: int = 0
@@ -37,5 +37,5 @@ class Report:
 
     @property
     def finish_reason(self) -> str:
-        """Those of all choices, each once. An upstream may send any number of them."""
+        """Those of all choices, each once, printable: an upstream may send anything."""
         return printable(", ".join(dict.fromkeys(self.finish_reasons)))

@@ -1,6 +1,6 @@
 """The table of endpoints: how each is known by its path, and how many choices a request asks for.
 
-The one module that knows all APIs; each ends in its row. Must not know rules or mitmproxy.
+The one module that knows all APIs; the module of each ends in its row. Must not know rules or mitmproxy.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _BY_END: Final = sorted(
 
 
 def endpoint_for(path: str, extra: Mapping[str, str]) -> Endpoint | None:
-    """The endpoint of a request path (with or without a query); `extra`: a rule's own ends of paths, by name."""
+    """The endpoint of a request path (with or without a query). `extra`: a rule's own path ends, and endpoint names."""
     path = _bare(path)
     for end, name in sorted(extra.items(), key=lambda row: len(row[0]), reverse=True):
         if path.endswith(_bare(end)):
@@ -36,7 +36,7 @@ def endpoint_for(path: str, extra: Mapping[str, str]) -> Endpoint | None:
 
 
 def never_streams(endpoint: Endpoint, path: str) -> bool:
-    """Whether this path of the endpoint refuses `stream`."""
+    """Whether this path of the endpoint rejects `stream`."""
     return _bare(path).endswith(endpoint.never_streams) if endpoint.never_streams else False
 
 
@@ -51,5 +51,5 @@ def expected_choices(request: Request) -> int:
     several = isinstance(prompt, list) and len(prompt) > 0 and not isinstance(prompt[0], int)
     prompts = len(prompt) if several and isinstance(prompt, list) else 1
     if isinstance(n, str) and n.isascii() and n.isdigit() and len(n) < 10:
-        n = int(n)  # a form has nothing but texts
+        n = int(n)  # all values of a form are texts
     return prompts * (n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 1)

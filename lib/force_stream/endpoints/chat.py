@@ -11,10 +11,13 @@ from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import (
+    CHANGED,
+    SAME,
     Concat,
+    Effect,
     Fields,
-    Repeatable,
     Rule,
+    Slots,
     by_index,
     concat,
     extend,
@@ -27,9 +30,9 @@ from ..merge.fields import (
     nothing,
     overlay,
 )
+from ..merge.padding import PADDING_RULES, created, padding
 from ..merge.tool_calls import Arguments, tool_calls
-from .aggregator import Aggregated
-from .endpoint import Endpoint, Request
+from .endpoint import Aggregated, Endpoint, Request
 
 
 class Content:
@@ -41,20 +44,18 @@ class Content:
         self._text = Concat()
         self._parts: list[tuple[str, Any]] | None = None
 
-    def add(self, value: Any) -> None:
-        if isinstance(value, list):
+    def add(self, value: Any) -> Effect:
+        if not isinstance(value, list):
             if self._parts is None:
-                self._parts = []
-                self._add_text(self._text.result())
-            for part in value:
-                self._add_part(part)
-        elif self._parts is None:
-            self._text.add(value)
-        else:
+                return self._text.add(value)
             self._add_text(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return None if self._parts is not None else self._text.again(value)
+            return CHANGED
+        if self._parts is None:
+            self._parts = []
+            self._add_text(self._text.result())
+        for part in value:
+            self._add_part(part)
+        return CHANGED
 
     def _add_text(self, text: Any) -> None:
         if text:
@@ -95,12 +96,11 @@ class Base64:
     def __init__(self) -> None:
         self._pieces: list[str] = []
 
-    def add(self, value: Any) -> None:
-        if isinstance(value, str):
-            self._pieces.append(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return None if value else []
+    def add(self, value: Any) -> Effect:
+        if not value or not isinstance(value, str):
+            return SAME
+        self._pieces.append(value)
+        return CHANGED
 
     def result(self) -> str:
         if any(piece.endswith("=") for piece in self._pieces[:-1]):
@@ -111,8 +111,8 @@ class Base64:
         return "".join(self._pieces)
 
 
-# A finish reason that says more replaces one that says less; one that says as much does not. `stop` after
-# `tool_calls` is OpenRouter's habit with Gemini; `length` and `content_filter` are facts that nothing takes back.
+# A finish reason replaces one of lower precedence. OpenRouter sends `stop` after `tool_calls` with Gemini; `length` and
+# `content_filter` are facts that nothing takes back.
 _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
@@ -122,43 +122,40 @@ class FinishReason:
     def __init__(self) -> None:
         self._reason: Any = None
 
-    def add(self, value: Any) -> None:
-        # "" (Ollama, SGLang) and "null" (KoboldCpp) on chunks under way are no finish reasons.
+    def add(self, value: Any) -> Effect:
+        # "" (Ollama, SGLang) and "null" (KoboldCpp) on the chunks before the last are not finish reasons.
         if not value or value == "null":
-            return
+            return SAME
         if self._reason is None or _PRECEDENCE.get(str(value), 1) > _PRECEDENCE.get(str(self._reason), 1):
             self._reason = value
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return [] if not value or value in ("null", self._reason) else None
+        return SAME
 
     def result(self) -> Any:
         return self._reason
 
 
 class Usage:
-    """The last that says something: zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
+    """The last that counts something: zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
 
     Many upstreams send it in every chunk, cumulative, so it is never summed.
     """
 
-    __slots__ = ("_placeholder", "_said")
+    __slots__ = ("_placeholder", "_usage")
 
     def __init__(self) -> None:
-        self._said: Any = None
+        self._usage: Any = None
         self._placeholder: Any = None
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any) -> Effect:
         if _counts(value):
-            self._said = value
-        elif value:
+            self._usage = value
+            return CHANGED  # the next one will be another
+        if value:
             self._placeholder = value
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return None if _counts(value) else []
+        return SAME
 
     def result(self) -> Any:
-        return self._said or self._placeholder
+        return self._usage or self._placeholder
 
 
 def _counts(value: Any) -> bool:
@@ -177,14 +174,14 @@ class Delta(Fields):
     def __init__(self) -> None:
         super().__init__(_DELTA, fragment)
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any) -> Slots | None:
+        if isinstance(value, str):
+            super().add({"content": value})
+            return CHANGED
         if isinstance(value, dict) and value.get("role") == "tool":
             # MiniMax's built-in search streams its results as a message of the role "tool"; they are not the answer.
-            return
-        super().add({"content": value} if isinstance(value, str) else value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return None if isinstance(value, dict) and value.get("role") == "tool" else super().again(value)
+            return SAME
+        return super().add(value)
 
 
 _LOGPROBS: Final[Mapping[str, Rule]] = {"content": extend, "refusal": extend}
@@ -209,7 +206,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "name": first,
     "channel": latest,  # Groq, gpt-oss
     "phase": latest,  # Cline, codex models
-    "obfuscation": nothing,
+    "obfuscation": padding,
 }
 _CHOICE: Final[Mapping[str, Rule]] = {
     "index": nothing,
@@ -220,64 +217,25 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "finish_reason": FinishReason,
     "usage": Usage,
     "token_ids": extend,
-    "obfuscation": nothing,  # Bedrock
+    "obfuscation": padding,  # Bedrock
 }
 _CHUNK: Final[Mapping[str, Rule]] = {
     "id": first,
     "object": nothing,  # "chat.completion.chunk", "", "text_completion", …: the answer has its own
-    "created": first,
+    "created": created,
     "model": first,
     "choices": nothing,  # and usage: they have accumulators of their own
     "usage": nothing,
     "service_tier": latest,
     "system_fingerprint": latest,
-    "obfuscation": nothing,
-    "p": nothing,  # Mistral's padding
-    "prompt_progress": nothing,  # llama.cpp's progress through the prompt, of which a plain answer has none
-    "x_groq": fields({"usage": nothing}, overlay),  # which Groq's plain answers have at the top alone
+    "prompt_progress": nothing,  # llama.cpp's progress through the prompt, which a plain answer does not have
+    "x_groq": fields({"usage": nothing}, overlay),  # Groq's plain answers have the usage at the top alone
+    **PADDING_RULES,
 }
 
 
-# Events of gateways to Anthropic that say nothing but that the connection lives.
+# Events by which gateways to Anthropic keep the connection alive.
 _HEARTBEATS: Final = ("ping", "keepalive")
-
-
-class Choices:
-    """The choices of all chunks by their `index`, in whatever order they came."""
-
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
-        self._rules = rules
-        self._by_index: dict[int, Fields] = {}
-        self._unfinished: set[int] = set()
-
-    def add(self, value: Any) -> None:
-        for position, choice in enumerate(value if isinstance(value, list) else ()):
-            if isinstance(choice, dict):
-                index = index_of(choice)
-                index = position if index is None else index
-                known = self._by_index.get(index)
-                if known is None:
-                    known = self._by_index[index] = Fields(self._rules, overlay)
-                known.add(choice)
-                # Asked after every piece, so it must not cost more the more choices there are.
-                (self._unfinished.discard if known.get("finish_reason") else self._unfinished.add)(index)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], dict):
-            return None
-        index = index_of(value[0]) or 0
-        return self._by_index[index].again(value[0]) if index in self._by_index else None
-
-    def in_order(self) -> list[tuple[int, Fields]]:
-        return sorted(self._by_index.items())
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether a choice has no finish reason yet."""
-        return bool(self._unfinished)
-
-    def __len__(self) -> int:
-        return len(self._by_index)
 
 
 class CompletionAggregator:
@@ -288,29 +246,40 @@ class CompletionAggregator:
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._top = Fields(_CHUNK, overlay)
-        self._choices = Choices(self.choice_rules)
+        self._choices: dict[int, Fields] = {}
+        self._unfinished: set[int] = set()
         self._usage = Usage()
         self._expected_choices = expected_choices
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One chunk, as the upstream sent it. Never raises."""
-        if not chunk.get("choices") and chunk.get("type") in _HEARTBEATS:
-            return
-        self._top.add(chunk)
         choices = chunk.get("choices")
-        self._choices.add(choices)
-        # Usage may stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq as well; the top level's word is last.
-        for place in (*(choices if isinstance(choices, list) else ()), chunk.get("x_groq"), chunk):
-            if isinstance(place, dict) and "usage" in place:
-                self._usage.add(place["usage"])
+        if not choices and chunk.get("type") in _HEARTBEATS:
+            return SAME
+        if not isinstance(choices, list):
+            choices = []
+        top, chosen = self._top.add(chunk), self._add_choices(choices)
+        slots = None if top is None or chosen is None else top + chosen
+        # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
+        for place in (*choices, chunk.get("x_groq"), chunk):
+            if isinstance(place, dict) and "usage" in place and self._usage.add(place["usage"]) is CHANGED:
+                slots = CHANGED
+        return slots
 
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        """What of a chunk just added would change anything if it came again, as in `merge`."""
-        top = self._top.again(chunk)
-        choices = self._choices.again(chunk.get("choices"))
-        if top is None or choices is None or _counts(chunk.get("usage")) or _counts(chunk.get("x_groq")):
-            return None
-        return [*top, *choices]
+    def _add_choices(self, choices: list[Any]) -> Slots | None:
+        """Merge choices by their `index`, in whatever order they come."""
+        effect: Slots | None = SAME
+        for position, choice in enumerate(choices):
+            if isinstance(choice, dict):
+                index = index_of(choice)
+                index = position if index is None else index
+                known = self._choices.get(index)
+                if known is None:
+                    known = self._choices[index] = Fields(self.choice_rules, overlay)
+                effect = known.add(choice)
+                # `finished` is read after every piece, so it must not cost more the more choices there are.
+                (self._unfinished.discard if known.get("finish_reason") else self._unfinished.add)(index)
+        return effect if len(choices) < 2 else CHANGED
 
     @property
     def ended(self) -> bool:
@@ -318,8 +287,8 @@ class CompletionAggregator:
 
     @property
     def finished(self) -> bool:
-        """Whether every choice asked for has its finish reason (usage may still come)."""
-        return len(self._choices) >= self._expected_choices and not self._choices.unfinished
+        """Whether every choice that was asked for has its finish reason (usage may still come)."""
+        return len(self._choices) >= self._expected_choices and not self._unfinished
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document. `done`: the stream ended with `[DONE]`; `partial`: it was cut off, and what came is wanted.
@@ -327,14 +296,13 @@ class CompletionAggregator:
         Raises `EmptyStream` where no choice came, `IncompleteStream` where one has no finish reason and the stream
         had no `[DONE]`.
         """
-        if not len(self._choices):
+        if not self._choices:
             if done:
                 raise EmptyStream("the upstream's event stream had no choice in it")
             raise IncompleteStream("the upstream's event stream stopped before its first choice")
-        unfinished = self._choices.unfinished
-        if unfinished and not done and not partial:
+        if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        choices = [self._choice(index, choice, done=done) for index, choice in self._choices.in_order()]
+        choices = [self._choice(index, choice.result(), done=done) for index, choice in sorted(self._choices.items())]
         document = self._top.result()
         document["object"] = self.object_name
         document["choices"] = choices
@@ -345,10 +313,11 @@ class CompletionAggregator:
         return Aggregated(
             {key: document[key] for key in (*head, *document) if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
-            inferred=unfinished,
+            inferred=bool(self._unfinished),
         )
 
-    def _choice(self, index: int, said: Fields, *, done: bool) -> dict[str, Any]:
+    def _choice(self, index: int, choice: dict[str, Any], *, done: bool) -> dict[str, Any]:
+        """The document's choice, given what was merged of it."""
         raise NotImplementedError
 
 
@@ -358,12 +327,11 @@ class ChatAggregator(CompletionAggregator):
     object_name = "chat.completion"
     choice_rules = _CHOICE
 
-    def _choice(self, index: int, said: Fields, *, done: bool) -> dict[str, Any]:
-        choice = said.result()
+    def _choice(self, index: int, choice: dict[str, Any], *, done: bool) -> dict[str, Any]:
         message = _message(choice.pop("delta", None), choice.pop("message", None))
         choice.pop("usage", None)
         if choice.get("text") in (None, "", message["content"]):
-            choice.pop("text", None)  # Together says its content twice
+            choice.pop("text", None)  # Together sends its content twice
         finish_reason = choice.pop("finish_reason", None)
         if not finish_reason:
             finish_reason = _inferred(message) if done else "length"
@@ -372,7 +340,7 @@ class ChatAggregator(CompletionAggregator):
 
 def _message(delta: Any, whole: Any) -> dict[str, Any]:
     """The answer's message. `whole` is a full message that some upstreams send beside the deltas (Perplexity, Writer)
-    or in place of them (MiniMax): it counts only where the deltas said nothing."""
+    or in place of them (MiniMax): it fills in what the deltas left out."""
     message: dict[str, Any] = delta if isinstance(delta, dict) else {}
     if isinstance(whole, dict):
         for key, value in whole.items():
@@ -381,7 +349,7 @@ def _message(delta: Any, whole: Any) -> dict[str, Any]:
     stub = message.get("function_call")
     if isinstance(stub, dict) and not any(stub.values()):
         del message["function_call"]
-    # Required in every direct answer, whether or not a delta said so.
+    # Required in every direct answer, whether or not a delta has them.
     message["role"] = message.get("role") or "assistant"
     message.setdefault("content", None)
     return {key: message[key] for key in ("role", "content", *message)}
@@ -396,7 +364,7 @@ def _inferred(message: Mapping[str, Any]) -> str:
 def _cannot_stream(request: Request) -> str | None:
     audio = request.get("audio")
     modalities = request.get("modalities")
-    # "stream: true" takes no audio format but pcm16 (API reference, chat, `audio.format`).
+    # With "stream: true" the only audio format is pcm16 (API reference, chat, `audio.format`).
     if isinstance(modalities, list) and "audio" in modalities and isinstance(audio, dict):
         audio_format = audio.get("format")
         if audio_format != "pcm16":

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream
-from ..merge.fields import Fields, Repeatable, Rule, concat, extend, fields, index_of, nothing
-from .aggregator import Aggregated, Aggregator
+from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing
+from ..merge.padding import padding
 from .chat import ChatAggregator, CompletionAggregator, FinishReason, Usage
-from .endpoint import Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "index": nothing,
@@ -30,7 +30,7 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "finish_reason": FinishReason,
     "usage": Usage,
     "token_ids": extend,
-    "obfuscation": nothing,
+    "obfuscation": padding,
 }
 
 
@@ -40,43 +40,41 @@ class LegacyAggregator(CompletionAggregator):
     object_name = "text_completion"
     choice_rules = _CHOICE
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         value = chunk.get("value")
         if isinstance(value, str) and "choices" not in chunk:
             # Writer streams {"value": "…"} and nothing else.
             chunk = {key: item for key, item in chunk.items() if key != "value"} | {"choices": [{"text": value}]}
-        super().add(chunk, event)
+            super().add(chunk, event)
+            return CHANGED
+        return super().add(chunk, event)
 
-    def _choice(self, index: int, said: Fields, *, done: bool) -> dict[str, Any]:
-        choice = said.result()
+    def _choice(self, index: int, choice: dict[str, Any], *, done: bool) -> dict[str, Any]:
         choice.pop("usage", None)
         finish_reason = choice.pop("finish_reason", None) or ("stop" if done else "length")
         return {"text": choice.pop("text", None) or "", "index": index, **choice, "finish_reason": finish_reason}
 
 
 class LlamaCppAggregator:
-    """Merges llama.cpp's own completions: an object a prompt in fragments, and a list of them for several prompts."""
+    """Merges llama.cpp's own completions: one object in fragments, or several for a list of prompts."""
 
-    ended = False  # other prompts may still be at work
+    ended = False  # other prompts may still be in work
 
     _RULES: Final[Mapping[str, Rule]] = {"content": concat, "completion_probabilities": extend}
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices
-        self._said: dict[int, Fields] = {}
+        self._merged: dict[int, Fields] = {}
         self._last: dict[int, dict[str, Any]] = {}
         self._unstopped: set[int] = set()
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One chunk, as the upstream sent it. Never raises."""
         index = index_of(chunk) or 0
-        said = self._said.setdefault(index, Fields(self._RULES, nothing))
-        said.add(chunk)
+        self._merged.setdefault(index, Fields(self._RULES, nothing)).add(chunk)
         self._last[index] = chunk
         (self._unstopped.discard if chunk.get("stop") is True else self._unstopped.add)(index)
-
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        return None  # its chunks count tokens, and the last one is the answer's frame
+        return CHANGED  # the chunks count tokens, and the last one is the answer's frame
 
     @property
     def finished(self) -> bool:
@@ -86,36 +84,32 @@ class LlamaCppAggregator:
         """The object, or the list. Raises `IncompleteStream` where one has not stopped."""
         if not (self.finished or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        # The last chunk is the direct answer, but for what comes in pieces.
-        documents = [self._last[index] | said.result() for index, said in sorted(self._said.items())]
+        # The last chunk is the direct answer, except for what comes in pieces.
+        documents = [self._last[index] | merged.result() for index, merged in sorted(self._merged.items())]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
         return Aggregated(documents[0] if len(documents) == 1 else documents, reasons)
 
 
 class CompletionsAggregator:
-    """Hands the chunks to whom their format belongs; what came before the first telling one goes there too."""
+    """Passes the chunks to the aggregator of their format, with those that came before the format was known."""
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices
         self._held: list[tuple[dict[str, Any], str]] = []
         self._format: Aggregator | None = None
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One chunk, as the upstream sent it. Never raises."""
-        if self._format is not None:
-            self._format.add(chunk, event)
-            return
-        self._held.append((chunk, event))
-        made = _format_of(chunk)
-        if made is not None:
-            self._format = made(self._expected)
+        if self._format is None:
+            aggregator = _format_of(chunk)
+            if aggregator is None:
+                self._held.append((chunk, event))
+                return CHANGED
+            self._format = aggregator(self._expected)
             for held in self._held:
                 self._format.add(*held)
             self._held.clear()
-
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        """What of a chunk just added would change anything if it came again, as in `merge`."""
-        return None if self._format is None else self._format.again(chunk)
+        return self._format.add(chunk, event)
 
     @property
     def ended(self) -> bool:
@@ -126,7 +120,7 @@ class CompletionsAggregator:
         return self._format is not None and self._format.finished
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The document; raises as its format's aggregator does, and where no chunk said anything."""
+        """The document. Raises what its format's aggregator does, and where no chunk showed the format."""
         if self._format is not None:
             return self._format.result(done=done, partial=partial)
         if done:
@@ -137,7 +131,7 @@ class CompletionsAggregator:
 def _format_of(chunk: Mapping[str, Any]) -> type[LegacyAggregator | ChatAggregator | LlamaCppAggregator] | None:
     choices = chunk.get("choices")
     if isinstance(choices, list) and choices:
-        # Together says both `text` and `delta`, and answers with the former.
+        # Together sends both `text` and `delta`, and answers with the former.
         legacy = any(isinstance(choice, dict) and ("text" in choice or "delta" not in choice) for choice in choices)
         return LegacyAggregator if legacy else ChatAggregator
     if isinstance(chunk.get("value"), str):

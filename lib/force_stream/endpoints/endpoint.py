@@ -1,23 +1,58 @@
-"""What an API is to the table of endpoints. Must not know any of them."""
+"""What an API is to the table of endpoints, and what merges one of its answers. Must not know any API."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from .aggregator import Aggregator
+from ..merge.fields import Slots
 
 type Request = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregated:
+    """One document out of a whole stream: an object, but for llama.cpp's list of several.
+
+    `finish_reasons` has one entry for each choice (for Responses: the status); `inferred`: at least one of them did not
+    come from the upstream.
+    """
+
+    document: Any
+    finish_reasons: tuple[str, ...] = ()
+    inferred: bool = False
+
+
+class Aggregator(Protocol):
+    """Merges the chunks of one stream. `add` and `finished` never raise."""
+
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+        """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
+        what would change if the same chunk came once more."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream's terminal event has come: nothing can follow it."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether only usage can still be missing."""
+
+    def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
+        """The document; `done`: `[DONE]` came; `partial`: the stream was cut and what came is wanted.
+
+        Raises a `StreamError` where the stream is not complete.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One API.
 
-    `paths`: the ends of its paths; what `not_under` lists makes a path another API's. `never_streams`: ends of paths
-    that belong to it but refuse `stream`.
+    `paths`: the ends of its paths; a path with one of `not_under` belongs to another API. `never_streams`: ends of its
+    paths that reject `stream`.
     `cannot_stream`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
     `forms`: whether its requests may be forms with files.
-    `aggregator`: made anew for each answer, with the number of choices the request asks for.
+    `aggregator`: makes one for an answer, given the number of choices that the request asks for.
     """
 
     name: str

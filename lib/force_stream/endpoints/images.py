@@ -7,20 +7,20 @@ https://platform.openai.com/docs/api-reference/images-streaming
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import Fields, Repeatable, nothing, overlay
-from .aggregator import Aggregated
-from .endpoint import Endpoint
+from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
+from ..merge.padding import PADDING_RULES
+from .endpoint import Aggregated, Endpoint
 
 _COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
-# What of an event is one image's own; all else holds for the whole answer.
+# The members of an event that belong to one image; all others belong to the whole answer.
 _OF_AN_IMAGE: Final = ("b64_json", "url", "revised_prompt")
 _OF_THE_ANSWER: Final = {
     "type": nothing,
     "created_at": nothing,  # the answer calls it `created`
     "partial_image_index": nothing,
-    "sequence_number": nothing,
-    "obfuscation": nothing,
-} | dict.fromkeys(_OF_AN_IMAGE, nothing)
+    **PADDING_RULES,
+    **dict.fromkeys(_OF_AN_IMAGE, nothing),
+}
 
 
 class ImagesAggregator:
@@ -32,17 +32,14 @@ class ImagesAggregator:
         self._created: Any = None
         self._rest = Fields(_OF_THE_ANSWER, overlay)
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         kind = chunk.get("type") or event
         if isinstance(kind, str) and kind in _COMPLETED:
             self._images.append({key: chunk[key] for key in _OF_AN_IMAGE if key in chunk})
             self._created = self._created or chunk.get("created_at")
             self._rest.add(chunk)
-
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        """As in `merge`: these events are few, and none is like another."""
-        return None
+        return CHANGED  # these events are few, and no two are alike
 
     @property
     def ended(self) -> bool:
@@ -51,8 +48,8 @@ class ImagesAggregator:
     finished = ended
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The answer. Raises `IncompleteStream` where fewer images are complete than asked for."""
-        # An upstream may make fewer than asked for, and then says [DONE].
+        """The answer. Raises `IncompleteStream` where fewer images are complete than were asked for."""
+        # An upstream may make fewer than were asked for, and then sends [DONE].
         if not self._images or not (self.ended or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before the last image was complete")
         created = {} if self._created is None else {"created": self._created}

@@ -9,87 +9,79 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import (
+    CHANGED,
+    SAME,
     Accumulator,
     Concat,
-    Extend,
+    Effect,
     Fields,
-    Latest,
-    Repeatable,
     Rule,
+    Slots,
     concat,
+    extend,
     fragment,
     index_of,
     latest,
     overlay,
+    slots_of,
 )
+from ..merge.padding import PADDING
 from ..wire import jsontext
-from .aggregator import Aggregated
-from .endpoint import Endpoint
+from .endpoint import Aggregated, Endpoint
 
 
 class _Input:
-    """A tool's input: JSON in pieces. A call without arguments has no piece at all, and a direct answer says {}."""
+    """A tool's input: JSON in pieces. A call without arguments has no piece at all; a direct answer has {}."""
 
     __slots__ = ("_text",)
 
     def __init__(self) -> None:
         self._text = Concat()
 
-    def add(self, value: Any) -> None:
-        self._text.add(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return self._text.again(value)
+    def add(self, value: Any) -> Effect:
+        return self._text.add(value)
 
     def result(self) -> Any:
-        said = self._text.result()
-        if not isinstance(said, str):
-            return {} if said is None else said
+        text = self._text.result()
+        if not isinstance(text, str):
+            return {} if text is None else text
         try:
-            return jsontext.loads(said)
+            return jsontext.loads(text)
         except ValueError:
             return {}  # also for input that was cut off: llama.cpp's own direct answer to it
 
 
-# What each kind of delta carries, the member of the block that it goes to, and how it is merged there.
+# For each kind of delta: its member, the member of the block that this goes to, and how it is merged there.
 _DELTAS: Final[Mapping[str, tuple[str, str, Rule]]] = {
     "text_delta": ("text", "text", concat),
     "thinking_delta": ("thinking", "thinking", concat),
     "signature_delta": ("signature", "signature", latest),
     "input_json_delta": ("partial_json", "input", _Input),
-    "citations_delta": ("citation", "citations", Extend),
+    "citations_delta": ("citation", "citations", extend),
     "compaction_delta": ("content", "content", concat),
 }
-_BESIDE: Final = frozenset(("type", "delta", "usage", "obfuscation"))
+_BESIDE: Final = frozenset(("type", "delta", "usage", *PADDING))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
 
 class _Block:
-    """One content block: what it started with, and what its deltas brought."""
+    """One content block: what it started with, and what its deltas added."""
 
     def __init__(self, started: dict[str, Any]) -> None:
         self.started = started
         self.stopped = False
         self._members: dict[str, Accumulator] = {}
-        self._others = Fields({"type": Latest}, fragment)
+        self._others = Fields({}, fragment)
 
-    def add(self, delta: dict[str, Any]) -> None:
+    def add(self, delta: dict[str, Any]) -> Slots | None:
         known = _DELTAS.get(str(delta.get("type")))
         if known is None:
-            self._others.add({key: value for key, value in delta.items() if key != "type"})
-            return
-        said, member, rule = known
+            return self._others.add({key: value for key, value in delta.items() if key != "type"})
+        source, member, rule = known
         if member not in self._members:
             self._members[member] = rule()
-        self._members[member].add(delta.get(said))
-
-    def again(self, delta: dict[str, Any]) -> list[Repeatable] | None:
-        known = _DELTAS.get(str(delta.get("type")))
-        if known is None or len(delta) != 2:
-            return None
-        said, member, _ = known
-        parts = self._members[member].again(delta.get(said)) if member in self._members else None
-        return None if parts is None else [part._replace(key=said) for part in parts]
+        effect = self._members[member].add(delta.get(source))
+        return CHANGED if effect is None else slots_of(source, effect)
 
     def result(self) -> dict[str, Any]:
         block = dict(self.started)
@@ -100,13 +92,13 @@ class _Block:
         return block | (self._others.result() or {})
 
 
-def _joined(started: Any, said: Any) -> Any:
-    """What a block starts with is empty, the first piece, or (MiniMax, cline/cline#9215) said again by the deltas."""
-    if isinstance(started, str) and isinstance(said, str):
-        return said if said.startswith(started) else started + said
-    if isinstance(started, list) and isinstance(said, list):
-        return started + said
-    return started if said is None or (said == {} and started) else said
+def _joined(started: Any, added: Any) -> Any:
+    """What a block starts with is empty, the first piece, or (MiniMax, cline/cline#9215) repeated by the deltas."""
+    if isinstance(started, str) and isinstance(added, str):
+        return added if added.startswith(started) else started + added
+    if isinstance(started, list) and isinstance(added, list):
+        return started + added
+    return started if added is None or (added == {} and started) else added
 
 
 class MessagesAggregator:
@@ -121,43 +113,34 @@ class MessagesAggregator:
         self._whole: dict[str, Any] | None = None
         self.ended = False
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         if self.ended:
-            return
-        kind = chunk.get("type") or event
+            return SAME
+        kind, delta = chunk.get("type") or event, chunk.get("delta")
+        if kind == "content_block_delta":
+            return self._block(chunk).add(delta) if isinstance(delta, dict) else SAME
         if kind == "message_start":
             self._start(chunk.get("message"))
         elif kind == "content_block_start":
             self._start_block(chunk)
-        elif kind == "content_block_delta":
-            delta = chunk.get("delta")
-            if isinstance(delta, dict):
-                self._block(chunk).add(delta)
         elif kind == "content_block_stop":
             self._block(chunk).stopped = True
         elif kind == "message_delta":
-            delta = chunk.get("delta")
-            # context_management and its like stand beside the delta, and usage should too.
-            for said in (chunk, delta):
-                if isinstance(said, dict):
-                    self._count(said.get("usage"))
-                    self._delta.add({key: value for key, value in said.items() if key not in _BESIDE})
+            # context_management and the like stand beside the delta, and usage should too.
+            for place in (chunk, delta):
+                if isinstance(place, dict):
+                    self._count(place.get("usage"))
+                    self._delta.add({key: value for key, value in place.items() if key not in _BESIDE})
         elif kind == "message":
             self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
         self.ended = kind == "message_stop"
-
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        """What of a chunk just added would change anything if it came again, as in `merge`."""
-        delta = chunk.get("delta")
-        if self.ended or chunk.get("type") != "content_block_delta" or not isinstance(delta, dict):
-            return None
-        return self._block(chunk).again(delta)
+        return CHANGED
 
     def _start(self, message: Any) -> None:
         if isinstance(message, dict):
             self._count(message.get("usage"))
-            self._message = self._message or message  # said twice by some gateways
+            self._message = self._message or message  # some gateways send it twice
 
     def _count(self, usage: Any) -> None:
         """The counts are cumulative, so one that falls to 0 is a gateway's placeholder."""
@@ -192,16 +175,16 @@ class MessagesAggregator:
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The message. Raises `IncompleteStream` without a stop reason and an end, unless what came is wanted."""
-        said = self._delta.result() or {}
+        delta = self._delta.result() or {}
         if not self._message and self._whole is None and not self._blocks:
             raise IncompleteStream("the upstream's event stream stopped before its message began")
-        stop_reason = said.get("stop_reason") or (self._whole or {}).get("stop_reason")
+        stop_reason = delta.get("stop_reason") or (self._whole or {}).get("stop_reason")
         if not (stop_reason or self.ended or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         blocks = [block.result() for _, block in sorted(self._blocks, key=lambda entry: entry[0])]
         document = {"type": "message", "role": "assistant", **(self._whole or {}), **self._message}
         document["content"] = blocks or document.get("content") or []
-        document |= {key: value for key, value in said.items() if value is not None or key not in document}
+        document |= {key: value for key, value in delta.items() if value is not None or key not in document}
         usage = self._usage.result()
         if usage:
             document["usage"] = usage

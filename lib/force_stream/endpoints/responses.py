@@ -4,22 +4,22 @@ Knows the event types, which place of which output item each addresses, and the 
 HTTP or server-sent events. https://platform.openai.com/docs/api-reference/responses-streaming
 
 The terminal event carries the whole response, and is the answer. Only where its `output` is empty (the ChatGPT
-backend, RayBytes/ChatMock#121; gateways, QuantumNous/new-api#4362) the items are put together from the events before
+backend, RayBytes/ChatMock#121; gateways, QuantumNous/new-api#4362) are the items put together from the events before
 it: from `response.output_item.done`, failing that from the deltas.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import VARYING, Concat, Repeatable, says_something
-from .aggregator import Aggregated
-from .endpoint import Endpoint, Request
+from ..merge.fields import CHANGED, SAME, Concat, Slots, is_informative
+from ..merge.padding import PADDING, padding_in
+from .endpoint import Aggregated, Endpoint, Request
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
-# What of the terminal event stands around the response and is no part of it; `timings` is llama.cpp's.
-_ENVELOPE: Final = frozenset(("type", "response", "sequence_number", "obfuscation", "timings"))
+# The members of the terminal event that are not part of the response; `timings` is llama.cpp's.
+_ENVELOPE: Final = frozenset(("type", "response", "timings", *PADDING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Place:
 _MESSAGE_TEXT: Final = Place(("content", "content_index", "text"), "message", "output_text")
 _REASONING_TEXT: Final = Place(("content", "content_index", "text"), "reasoning", "reasoning_text")
 
-# Event type without its ".delta" or ".done" -> the place, and the member of the ".done" event that says it whole.
+# Event type without its ".delta" or ".done" -> the place, and the member of the ".done" event with the whole text.
 _TEXTS: Final[Mapping[str, tuple[Place, str]]] = {
     "response.output_text": (_MESSAGE_TEXT, "text"),
     "response.text": (_MESSAGE_TEXT, "text"),  # the old name
@@ -63,7 +63,7 @@ _PARTS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 class _Item:
-    """One output item: what announced it, the texts that followed, and what closed it."""
+    """One output item: the event that announced it, the texts that followed, and the event that closed it."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -77,7 +77,7 @@ class _Item:
         self.lists: dict[tuple[str | int, ...], list[Any]] = {}
 
     def result(self, status: str) -> dict[str, Any]:
-        """The item; `status` is its own where nothing closed it."""
+        """The item; it gets this `status` where nothing closed it."""
         if self.done is not None:
             return self.done
         item = dict(self.added) or {"type": self.type} | ({} if self.id is None else {"id": self.id})
@@ -114,7 +114,7 @@ def _put(item: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
             return
         wanted: type[Any] = list if isinstance(following, int) else dict
         held = holder.get(step) if isinstance(holder, dict) else holder[step]
-        # A copy, since what the upstream said may be looked at again.
+        # A copy: the upstream's own value may be needed again.
         holder[step] = wanted(held) if isinstance(held, wanted) else wanted()
         holder = holder[step]
 
@@ -129,11 +129,11 @@ class ResponsesAggregator:
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         kind = chunk.get("type") or event
         if self._terminal is not None or not isinstance(kind, str):
-            return
+            return SAME
         response = chunk.get("response")
         if kind in TERMINAL:
             # GitHub Copilot has copilot_usage beside the response; its plain answers have it in it.
@@ -145,9 +145,16 @@ class ResponsesAggregator:
             self._annotation(chunk)
         else:
             name, _, what = kind.rpartition(".")
-            change = _CHANGES.get(what)
-            if change is not None:
-                change(self, name, chunk)
+            if what == "delta":
+                return self._delta(name, chunk)
+            if what in ("added", "done"):
+                if name == "response.output_item":
+                    self._output_item(what, chunk)
+                elif name in _PARTS:
+                    self._part(name, chunk)
+                elif what == "done" and name in _TEXTS:
+                    self._whole_text(name, chunk)
+        return CHANGED
 
     @property
     def ended(self) -> bool:
@@ -172,42 +179,36 @@ class ResponsesAggregator:
     def _output(self, status: str) -> list[dict[str, Any]]:
         return [item.result(status) for item in sorted(self._items, key=lambda item: item.index)]
 
-    # Changes to an item, by the last word of the event's type.
+    def _output_item(self, what: str, chunk: dict[str, Any]) -> None:
+        known = chunk.get("item")
+        if what == "added":
+            item = self._item(chunk, known, begins=True)
+            if isinstance(known, dict):
+                item.added = known
+                item.type = item.type or str(known.get("type") or "")
+        elif isinstance(known, dict):
+            self._item(chunk, known, begins=True).done = known
 
-    def _added(self, name: str, chunk: dict[str, Any]) -> None:
-        if name == "response.output_item":
-            said = chunk.get("item")
-            item = self._item(chunk, said, begins=True)
-            if isinstance(said, dict):
-                item.added = said
-                item.type = item.type or str(said.get("type") or "")
-        elif name in _PARTS:
-            self._part(name, chunk)
+    def _whole_text(self, name: str, chunk: dict[str, Any]) -> None:
+        place, member = _TEXTS[name]
+        if isinstance(chunk.get(member), str):
+            item, path = self._place(place, chunk)
+            item.texts[path] = Concat()
+            item.texts[path].add(chunk[member])
 
-    def _done(self, name: str, chunk: dict[str, Any]) -> None:
-        if name == "response.output_item":
-            said = chunk.get("item")
-            if isinstance(said, dict):
-                self._item(chunk, said, begins=True).done = said
-        elif name in _PARTS:
-            self._part(name, chunk)
-        elif name in _TEXTS:
-            place, member = _TEXTS[name]
-            if isinstance(chunk.get(member), str):
-                item, path = self._place(place, chunk)
-                item.texts[path] = Concat()
-                item.texts[path].add(chunk[member])
-
-    def _delta(self, name: str, chunk: dict[str, Any]) -> None:
+    def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
         delta = chunk.get("delta")
         if name not in _TEXTS or not isinstance(delta, str):
-            return
+            return SAME
         place, _ = _TEXTS[name]
         item, path = self._place(place, chunk)
-        item.texts.setdefault(path, Concat()).add(delta)
+        text = item.texts.setdefault(path, Concat())
+        text.add(delta)
         logprobs = chunk.get("logprobs")
         if isinstance(logprobs, list) and logprobs:
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
+            return CHANGED
+        return (("delta", text), *padding_in(chunk))
 
     def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, tuple[str | int, ...]]:
         item = self._item(chunk, None, place.item)
@@ -215,20 +216,6 @@ class ResponsesAggregator:
         if place.part:
             item.part_types[path[:-1]] = place.part
         return item, path
-
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        """What of a chunk just added would change anything if it came again, as in `merge`."""
-        name, _, what = str(chunk.get("type")).rpartition(".")
-        if self._terminal is not None or what != "delta" or name not in _TEXTS or chunk.get("logprobs"):
-            return None
-        if not isinstance(chunk.get("delta"), str) or isinstance(chunk.get("response"), dict):
-            return None
-        item, path = self._place(_TEXTS[name][0], chunk)
-        text = item.texts.get(path)
-        if text is None:
-            return None
-        varying = [Repeatable(key, None) for key in VARYING if key in chunk]
-        return [Repeatable("delta", text), *varying]
 
     def _part(self, name: str, chunk: dict[str, Any]) -> None:
         part = chunk.get("part")
@@ -238,24 +225,24 @@ class ResponsesAggregator:
             self._item(chunk, None, item_type).parts[list_name, _index(chunk, index_name)] = part
 
     def _annotation(self, chunk: dict[str, Any]) -> None:
-        if says_something(chunk.get("annotation")):
+        if is_informative(chunk.get("annotation")):
             item = self._item(chunk, None, "message")
             path = ("content", _index(chunk, "content_index"), "annotations")
             item.lists.setdefault(path, []).append(chunk["annotation"])
 
-    def _item(self, chunk: dict[str, Any], said: Any, item_type: str = "", *, begins: bool = False) -> _Item:
+    def _item(self, chunk: dict[str, Any], known: Any, item_type: str = "", *, begins: bool = False) -> _Item:
         """The item that an event addresses: by `output_index` (GitHub Copilot's ids change with every event,
         vercel/ai#18548), else by id, else the latest; a new one where there is none."""
-        item_id = said.get("id") if isinstance(said, dict) else chunk.get("item_id")
+        item_id = known.get("id") if isinstance(known, dict) else chunk.get("item_id")
         index = chunk.get("output_index")
         if isinstance(index, int):
             item = self._by_index.get(index)
         else:
             item = self._by_id.get(str(item_id)) or (self._items[-1] if self._items and not begins else None)
             index = item.index if item else len(self._items)
-        # Some gateways give two items one index (BerriAI/litellm#36375): what is announced after the first is done
+        # Some gateways give two items one index (BerriAI/litellm#36375): one that is announced after the first is done
         # is the second.
-        if item is None or (begins and item.done is not None and item.done != said):
+        if item is None or (begins and item.done is not None and item.done != known):
             item = _Item(index)
             item.type, item.id = item_type, item_id
             self._items.append(item)
@@ -281,15 +268,8 @@ def _closed(item: Any) -> Any:
     return item
 
 
-_CHANGES: Final[Mapping[str, Callable[[ResponsesAggregator, str, dict[str, Any]], None]]] = {
-    "added": ResponsesAggregator._added,
-    "done": ResponsesAggregator._done,
-    "delta": ResponsesAggregator._delta,
-}
-
-
 def _cannot_stream(request: Request) -> str | None:
-    # A background response is answered before it has begun; the application polls for it.
+    # A background response is answered before the model starts; the application polls for it.
     return "a background response is not waited for" if request.get("background") is True else None
 
 
@@ -299,6 +279,6 @@ RESPONSES: Final = Endpoint(
     ResponsesAggregator,
     _cannot_stream,
     never_streams=("/responses/compact",),
-    # The API refuses include_usage here; its terminal event has the usage anyway.
+    # The API rejects include_usage here; its terminal event has the usage anyway.
     stream_options=frozenset(("include_obfuscation",)),
 )

@@ -7,9 +7,9 @@ https://platform.openai.com/docs/api-reference/audio/transcript-text-done-event
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import Repeatable
-from .aggregator import Aggregated
-from .endpoint import Endpoint, Request
+from ..merge.fields import CHANGED, SAME, Slots
+from ..merge.padding import PADDING
+from .endpoint import Aggregated, Endpoint, Request
 
 
 class TranscriptionsAggregator:
@@ -21,11 +21,11 @@ class TranscriptionsAggregator:
         self._segments: list[dict[str, Any]] = []
         self._done: dict[str, Any] | None = None
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         kind = chunk.get("type") or event
         if self._done is not None:
-            return
+            return SAME
         if kind == "transcript.text.delta":
             delta, logprobs = chunk.get("delta"), chunk.get("logprobs")
             if isinstance(delta, str):
@@ -33,13 +33,10 @@ class TranscriptionsAggregator:
             if isinstance(logprobs, list):
                 self._logprobs += logprobs
         elif kind == "transcript.text.segment":
-            self._segments.append({key: value for key, value in chunk.items() if key != "obfuscation"})
+            self._segments.append({key: value for key, value in chunk.items() if key not in PADDING})
         elif kind == "transcript.text.done":
-            self._done = {key: value for key, value in chunk.items() if key not in ("type", "obfuscation")}
-
-    def again(self, chunk: dict[str, Any]) -> list[Repeatable] | None:
-        """As in `merge`: these events are few, and none is like another."""
-        return None
+            self._done = {key: value for key, value in chunk.items() if key != "type" and key not in PADDING}
+        return CHANGED  # these events are few
 
     @property
     def ended(self) -> bool:
@@ -61,7 +58,7 @@ class TranscriptionsAggregator:
 
 
 def _cannot_stream(request: Request) -> str | None:
-    # The other formats are no JSON, or (verbose_json) have what no event says.
+    # The other formats are not JSON, or (verbose_json) have members that no event has.
     wanted = str(request.get("response_format") or "json")
     if wanted not in ("json", "diarized_json"):
         return f"a transcription as {wanted} cannot be streamed, only as json or diarized_json"

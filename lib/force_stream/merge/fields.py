@@ -1,54 +1,58 @@
-"""How the values of many deltas become one: the rules, one a field, and how they nest.
+"""How the values of many deltas become one: a rule for each field, and how rules nest.
 
 Knows deltas; must not know endpoints, HTTP or server-sent events. A rule makes an accumulator: `add` takes what one
-chunk said of the field, `result` gives what all of them said. Fragments are gathered in lists and joined once, in
+chunk says about the field, `result` returns what all of them said. Fragments are gathered in lists and joined once, in
 `result`, so that a stream costs time in proportion to its length.
 
-    first      id, created, model: the first that says something
-    latest     finish time, usage: the last that says something
-    overlay    objects said in part by several chunks: member by member, the last wins
-    concat     text said in fragments
-    name       text said whole, perhaps again and again, perhaps in fragments
-    extend     lists said in pieces
-    fragment   what nobody knows, within a delta: strings are joined, lists extended, objects merged likewise
+    first      id, model: the first informative value
+    latest     usage, service tier: the last informative value
+    overlay    objects that several chunks send in parts: member by member, the last wins
+    concat     text in fragments
+    name       text that is sent whole, perhaps repeatedly, or in fragments
+    extend     lists in pieces
+    fragment   an unknown field within a delta: strings are joined, lists extended, objects merged likewise
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
-    nothing    padding, which no direct answer has
+    nothing    what no direct answer has
 
-What holds for all: null never overwrites a value, a field once seen is in the result, and no input raises.
+For all of them: null never overwrites a value, a field once seen is in the result, and no input raises.
 
-`again` tells what of a value just added would change anything if it were added again: nothing ([]), texts that would
-be joined to what is there (these), or more than that (None). `repeat` lives from it.
+`add` returns its effect: what would change if the same value were added once more. That is SAME (nothing), CHANGED
+(something), the text or list to which the value would be appended, or, for an object, the slots of all such members.
+Chunks that differ in nothing but their slots need not be parsed (answer/patterns.py). An effect may be CHANGED where
+SAME would be true, never the other way round.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
+type Target = Concat | Extend | Padding
+type Slots = tuple[tuple[str, Target], ...]
+type Effect = Slots | Target | None
 
-class Repeatable(NamedTuple):
-    """A member that may differ when its chunk comes again: a text or a list and where it goes; None for what says
-    nothing."""
+SAME: Final = ()
+CHANGED: Final = None
 
-    key: str
-    goes_to: "Concat | Extend | None"
+# The result of a field that the answer does not have.
+NOTHING: Any = object()
 
 
 class Accumulator(Protocol):
-    def add(self, value: Any) -> None: ...
+    def add(self, value: Any) -> Effect: ...
     def result(self) -> Any: ...
-    def again(self, value: Any) -> "list[Repeatable] | None": ...
 
 
 type Rule = Callable[[], Accumulator]
 
 
-# Padding and counters, which differ from chunk to chunk where they mean nothing to an answer that has begun.
-VARYING: Final = frozenset(("obfuscation", "p", "sequence_number", "created"))
+def slots_of(key: str, effect: Slots | Target) -> Slots:
+    """The effect that adding the member `key` of an object had, as the object's own."""
+    return effect if isinstance(effect, tuple) else ((key, effect),)
 
 
-def says_something(value: Any) -> bool:
-    """Whether a value is more than a placeholder: null, "", {} and [] are what upstreams send in place of one."""
-    return value is not None and value != "" and value != {} and value != []
+def is_informative(value: Any) -> bool:
+    """Whether a value is more than a placeholder: upstreams send null, "", {} and [] in place of one."""
+    return bool(value) or (value is not None and value != "" and value != {} and value != [])
 
 
 class First:
@@ -57,13 +61,12 @@ class First:
     def __init__(self) -> None:
         self._value: Any = None
 
-    def add(self, value: Any) -> None:
-        # Azure's first chunk has id "", model "" and created 0 (microsoft/semantic-kernel#3650): falsy says nothing.
+    def add(self, value: Any) -> Effect:
+        # Azure's first chunk has id "", model "" and created 0 (microsoft/semantic-kernel#3650): falsy values are
+        # placeholders.
         if not self._value and value is not None:
             self._value = value
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return [] if self._value or value is None else None
+        return SAME
 
     def result(self) -> Any:
         return self._value
@@ -75,12 +78,10 @@ class Latest:
     def __init__(self) -> None:
         self._value: Any = None
 
-    def add(self, value: Any) -> None:
-        if says_something(value) or (self._value is None and value is not None):
+    def add(self, value: Any) -> Effect:
+        if is_informative(value) or (self._value is None and value is not None):
             self._value = value
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return [] if value == self._value or not says_something(value) else None
+        return SAME
 
     def result(self) -> Any:
         return self._value
@@ -93,50 +94,44 @@ class Overlay:
         self._latest = Latest()
         self._members: Fields | None = None
 
-    def add(self, value: Any) -> None:
-        if isinstance(value, dict):
-            if self._members is None:
-                self._members = Fields({}, overlay)
-            self._members.add(value)
-        else:
-            self._latest.add(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        members = self._members if isinstance(value, dict) else None
-        return self._latest.again(value) if members is None else members.again(value)
+    def add(self, value: Any) -> Effect:
+        if not isinstance(value, dict):
+            return self._latest.add(value)
+        if self._members is None:
+            self._members = Fields({}, overlay)
+        return self._members.add(value)
 
     def result(self) -> Any:
         return self._latest.result() if self._members is None else self._members.result()
 
 
 class Concat:
-    __slots__ = ("_other", "_parts", "_said")
+    __slots__ = ("_other", "_parts", "_seen")
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._said = False
+        self._seen = False
         self._other: Accumulator | None = None
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any) -> Effect:
         if isinstance(value, str):
-            self._said = True
-            if value:
-                self._parts.append(value)
-        elif value is not None:
-            if self._other is None:
-                self._other = fragment()
-            self._other.add(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        if isinstance(value, str):
-            return [Repeatable("", self)] if value else []
-        return [] if value is None else None
+            self._seen = True
+            if not value:
+                return SAME
+            self._parts.append(value)
+            return self
+        if value is None:
+            return SAME
+        if self._other is None:
+            self._other = fragment()
+        self._other.add(value)
+        return CHANGED
 
     def result(self) -> Any:
         if self._parts or self._other is None:
             if len(self._parts) > 1:
-                self._parts = ["".join(self._parts)]  # a long text is not to be in memory twice
-            return "".join(self._parts) if self._said else None
+                self._parts = ["".join(self._parts)]  # so that a long text is not in memory twice
+            return "".join(self._parts) if self._seen else None
         return self._other.result()
 
 
@@ -146,48 +141,46 @@ class Name:
     def __init__(self) -> None:
         self._text: Any = None
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any) -> Effect:
         # Neither joining nor keeping is right alone: MiniMax repeats the whole name with every fragment of the
         # arguments (NousResearch/hermes-agent#8259), others split it (continuedev/continue#5849).
         if value is None or value == self._text:
-            return
+            return SAME
         if isinstance(value, str) and isinstance(self._text, str):
             self._text += value
         elif not self._text:
             self._text = value
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return [] if value in (None, "", self._text) else None
+        return SAME if not value or value == self._text else CHANGED
 
     def result(self) -> Any:
         return self._text
 
 
 class Extend:
-    __slots__ = ("_items", "_said")
+    __slots__ = ("_items", "_seen")
 
     def __init__(self) -> None:
         self._items: list[Any] = []
-        self._said = False
+        self._seen = False
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any) -> Effect:
         if isinstance(value, list):
-            self._said = True
+            self._seen = True
+            if not value:
+                return SAME
             self._items.extend(value)
-        elif value is not None:
-            self._items.append(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        if isinstance(value, list):
-            return [Repeatable("", self)] if value else []
-        return [] if value is None else None
+            return self
+        if value is None:
+            return SAME
+        self._items.append(value)
+        return CHANGED
 
     def result(self) -> Any:
-        return self._items if self._items or self._said else None
+        return self._items if self._items or self._seen else None
 
 
 class Fragment:
-    """A field that no table lists, within a delta: its first telling value shows how it is to be merged."""
+    """A field that no table lists, within a delta: its first informative value shows how it is to be merged."""
 
     __slots__ = ("_kind", "_value")
 
@@ -195,16 +188,14 @@ class Fragment:
         self._value: Accumulator = Latest()
         self._kind: type = type(None)
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any) -> Effect:
         kind = type(value)
-        if kind is not self._kind and says_something(value):
+        if kind is not self._kind and is_informative(value):
             self._kind = kind
             self._value = _FRAGMENT_RULES.get(kind, Latest)()
         if kind is self._kind or self._kind is type(None):
-            self._value.add(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return None if says_something(value) else []
+            return self._value.add(value)
+        return SAME
 
     def result(self) -> Any:
         return self._value.result()
@@ -218,12 +209,11 @@ class TextOrLabel:
     def __init__(self) -> None:
         self._parts: list[str] = []
 
-    def add(self, value: Any) -> None:
-        if value:
-            self._parts.append(value)
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return None if value else []
+    def add(self, value: Any) -> Effect:
+        if not value:
+            return SAME
+        self._parts.append(value)
+        return CHANGED
 
     def result(self) -> Any:
         return self._parts[0] if len(set(self._parts)) == 1 else "".join(self._parts)
@@ -238,37 +228,29 @@ class Fields:
         self._members: dict[str, Accumulator] = {}
         self._other: Any = None
 
-    def add(self, value: Any) -> None:
+    def add(self, value: Any) -> Slots | None:
         if not isinstance(value, dict):
             if value is not None:
                 self._other = value
-            return
+            return SAME
         self._other = {}
         members = self._members
+        slots: Slots | None = SAME
         for key, item in value.items():
             member = members.get(key)
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
-            member.add(item)
+            effect = member.add(item)
+            if effect is None:
+                slots = CHANGED
+            elif effect is not SAME and slots is not None:
+                slots += slots_of(key, effect)
+        return slots
 
     def get(self, key: str) -> Any:
-        """What was said of one member so far; None where it was not."""
+        """The value of one member so far; None where there was none."""
         member = self._members.get(key)
         return None if member is None else member.result()
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        if not isinstance(value, dict):
-            return [] if value is None else None
-        parts: list[Repeatable] = []
-        for key, item in value.items():
-            member = self._members.get(key)
-            more = None if member is None else member.again(item)
-            if more is None:
-                return None
-            if key in VARYING and isinstance(member, (First, Nothing)):
-                more = [Repeatable("", None)]
-            parts += [part if part.key else part._replace(key=key) for part in more]
-        return parts
 
     def result(self) -> Any:
         if not self._members:
@@ -276,12 +258,9 @@ class Fields:
         results = {key: member.result() for key, member in self._members.items()}
         return {key: value for key, value in results.items() if value is not NOTHING}
 
-    def __bool__(self) -> bool:
-        return bool(self._members)
-
 
 class ByIndex:
-    """A list of objects, each said in fragments; those with the same `index` and equal `also` members are one.
+    """A list of objects, each sent in fragments; those with the same `index` and equal `also` members are one.
 
     One without an index is an entry of its own. The `index` stays, since direct answers have it too.
     """
@@ -294,52 +273,53 @@ class ByIndex:
         self._entries: list[tuple[float, Accumulator]] = []
         self._latest: dict[tuple[Any, ...], tuple[Any, Accumulator]] = {}
 
-    def add(self, value: Any) -> None:
-        for entry in value if isinstance(value, list) else [] if value is None else [value]:
-            self._find(entry).add(entry)
+    def add(self, value: Any) -> Effect:
+        entries = value if isinstance(value, list) else [] if value is None else [value]
+        effect: Effect = SAME
+        for entry in entries:
+            effect = self._add_entry(entry)
+        return effect if len(entries) < 2 else CHANGED
 
-    def _find(self, entry: Any) -> Accumulator:
+    def _add_entry(self, entry: Any) -> Effect:
         index = index_of(entry)
         if index is None:
-            return self._new(float("inf"))
+            self._new(float("inf")).add(entry)
+            return CHANGED
         key = (index, *(str(entry.get(name)) for name in self._also))
         entry_id = entry.get("id")
         known_id, found = self._latest.get(key, (None, None))
         if found is None or (known_id and entry_id and known_id != entry_id):
             found = self._new(index)
         self._latest[key] = (entry_id or known_id, found)
-        return found
+        return found.add(entry)
 
     def _new(self, index: float) -> Accumulator:
         made = self._rule()
         self._entries.append((index, made))
         return made
 
-    def again(self, value: Any) -> list[Repeatable] | None:
-        if not isinstance(value, list) or len(value) != 1 or index_of(value[0]) is None:
-            return None if value else []
-        # An entry just added is the latest of its index, so another like it goes there too.
-        return self._find(value[0]).again(value[0])
-
     def result(self) -> list[Any]:
-        # Sorting is stable: within an index, and where there is none, the order of arrival stays.
+        # Sorting is stable: entries with the same index, and those with none, keep the order of arrival.
         return [made.result() for _, made in sorted(self._entries, key=lambda entry: entry[0])]
 
 
 class Nothing:
     __slots__ = ()
 
-    def add(self, value: Any) -> None:
-        pass
-
-    def again(self, value: Any) -> list[Repeatable] | None:
-        return []
+    def add(self, value: Any) -> Effect:
+        return SAME
 
     def result(self) -> Any:
         return NOTHING
 
 
-NOTHING: Any = object()
+class Padding(Nothing):
+    """Differs from chunk to chunk and means nothing."""
+
+    __slots__ = ()
+
+    def add(self, value: Any) -> Effect:
+        return self
 
 
 def index_of(entry: Any) -> int | None:

@@ -4,11 +4,10 @@ Knows hosts, models and mitmproxy's filter language. Must not know the rules fil
 changed, or what a response holds.
 """
 
-import fnmatch
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Final
 
@@ -27,8 +26,8 @@ HOSTS_OPTION: Final = "force_stream_hosts"
 class RequestFacts:
     """What a rule asks about a request.
 
-    `hosts` are the names that the request goes by (target, Host or :authority, SNI), each with its port or None;
-    `path` may carry a query; `model` is the body's, None if it has none; `flow` is for the rule's filter alone.
+    `hosts` are the names in the request (target, Host or :authority, SNI), each with its port or None; `path` may
+    include a query; `model` is the body's, None if it has none; `flow` is only for the rule's filter.
     """
 
     hosts: tuple[tuple[str, int | None], ...]
@@ -39,10 +38,10 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of the rules file, checked. Seconds and bytes are plain numbers; None is the file's `null`.
+    """One entry of the rules file, with the defaults. Seconds and bytes are plain numbers; None is the file's `null`.
 
-    Rules are equal if the file says the same about both. Made by `parse_rules` and `with_value`; the class itself
-    checks nothing, and raises ValueError for a host or a filter that cannot be compiled.
+    `parse_rules` and `with_value` check what they put into it. The class itself raises ValueError for a host or a
+    filter that cannot be compiled, and checks nothing else.
     """
 
     name: str
@@ -65,17 +64,11 @@ class Rule:
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     _hosts: tuple[HostPattern, ...] = field(init=False, repr=False, compare=False)
-    _models: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
     _filter: flowfilter.TFilter | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        compiled = {
-            "_hosts": tuple(map(compile_host, self.hosts)),
-            "_models": tuple(re.compile(fnmatch.translate(model)) for model in self.models or ()),
-            "_filter": None if self.filter is None else compile_filter(self.filter),
-        }
-        for name, value in compiled.items():
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_hosts", tuple(map(compile_host, self.hosts)))
+        object.__setattr__(self, "_filter", None if self.filter is None else compile_filter(self.filter))
 
     def endpoint(self, path: str) -> Endpoint | None:
         """The endpoint of this path, by the path's end or by the rule's own `paths`."""
@@ -94,31 +87,30 @@ class Rule:
         if self.models is not None:
             if facts.model is None:
                 return f"the request has no model, and the rule is only for {', '.join(self.models)}"
-            if not any(pattern.match(facts.model) for pattern in self._models):
-                known = ", ".join(self.models)
-                folded = any(fnmatch.fnmatchcase(facts.model.lower(), model.lower()) for model in self.models)
-                return f"model {facts.model} is not among {known}" + " (they are case-sensitive)" * folded
+            if not any(fnmatchcase(facts.model, model) for model in self.models):
+                folded = any(fnmatchcase(facts.model.lower(), model.lower()) for model in self.models)
+                hint = " (they are case-sensitive)" if folded else ""
+                return f"model {facts.model} is not among {', '.join(self.models)}{hint}"
         return self._filter_mismatch(facts.flow)
 
     def is_for_host(self, hosts: Iterable[tuple[str, int | None]]) -> bool:
         """Whether one of a request's hosts is among the rule's."""
         for host, port in set(hosts):
             name = canonical_host(host)
-            for pattern in self._hosts:
-                if pattern.port in (None, port) and pattern.name.match(name):
+            for pattern, wanted in self._hosts:
+                if wanted in (None, port) and pattern.match(name):
                     return True
         return False
 
     def _filter_mismatch(self, flow: Flow) -> str | None:
-        if self._filter is None:
-            return None
         try:
             # Only the truth of the result counts: some filters return a match object or a list.
-            matched = bool(self._filter(flow))
+            if self._filter is None or self._filter(flow):
+                return None
         except Exception as error:
             # Its message may quote the body, so only its type is shown.
             return f"filter {self.filter} could not be evaluated ({type(error).__name__})"
-        return None if matched else f"filter {self.filter} does not match"
+        return f"filter {self.filter} does not match"
 
 
 # For an answer that no rule limits.
@@ -137,5 +129,5 @@ def compile_filter(expression: str) -> flowfilter.TFilter:
     try:
         return flowfilter.parse(expression)
     except Exception as error:
-        # Beside the documented ValueError: RecursionError for a thousand parentheses.
+        # In addition to the documented ValueError: RecursionError for a thousand parentheses.
         raise ValueError(f"not a filter expression: {expression!r}") from error

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
+from force_stream.proxy import stream_layer
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
 from harness.steps import sse
+from mitmproxy.proxy.layers import http as http_layers
 
 FORCED: dict[str, Any] = {"name": "r", "hosts": ("llm.test",), "force_upstream_stream": True}
 BEGIN = piece(sse(*EVENTS[:2], done=False))
@@ -150,3 +153,20 @@ def test_a_flow_that_no_rule_forces_is_mitmproxys_own(monkeypatch: pytest.Monkey
     assert b"502 Bad Gateway" in player.to_client
     assert b"text/html" in player.to_client
     assert player.is_asleep
+
+
+HOLDERS = {(module, name.split(".")[0]) for module, names in stream_layer._NEEDED.items() for name in names.split()}
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(HOLDERS, key=str))
+def test_what_is_missing_below_the_hooks_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    assert stream_layer.check() == ""
+    monkeypatch.delattr(module, name)
+    assert stream_layer.check().startswith(f"{module.__name__} has no {name}")
+
+
+def test_a_missing_method_is_named_with_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(http_layers.HttpStream, "check_invalid")
+    assert stream_layer.check() == "mitmproxy.proxy.layers.http has no HttpStream.check_invalid"

@@ -112,7 +112,7 @@ def test_a_clients_own_stream_is_its_response_with_the_times_that_were_kept() ->
 def test_a_stream_that_no_addon_saw_is_shown_without_times() -> None:
     _, text = seen(flow_with())
     assert "rule           none" in text
-    assert "times          none were kept" in text
+    assert "times          not recorded" in text
     assert 'choices[0].delta.content +"Hel"' in text
 
 
@@ -123,7 +123,7 @@ def test_a_compressed_stream_is_shown_decoded() -> None:
     flow.metadata = {"force_stream.times": [0.1, len(flow.response.raw_content)]}
     _, text = seen(flow)
     assert 'choices[0].delta.content +"Hel"' in text
-    assert "no time per event" in text
+    assert "no time per event: the upstream compressed its stream (gzip)\n" in text
 
 
 def test_what_became_of_the_answer_is_told() -> None:
@@ -138,7 +138,7 @@ def test_what_became_of_the_answer_is_told() -> None:
     _, text = seen(flow, NAME)
     for line in (
         "status         200 from the upstream, 502 to the client",
-        "try            1 of 3; the others are flows of their own",
+        "try            1 of 3; the others are separate flows",
         "  - event 3: its data is not JSON",
         "truncated      cut off after event 5",
         "client got     an error: stream_truncated",

@@ -3,15 +3,16 @@
 Knows JSON values and what a person can read at a glance; must not know events, times or endpoints.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from ..answer.oddities import index_of
+from ..answer.oddities import index_or_place
 from ..wire.jsontext import Number
 
 # Characters of one value, of one member's name, and of all that one chunk adds.
 LONGEST_VALUE: Final = 80
-LONGEST_NAME: Final = 40
+LONGEST_KEY: Final = 40
 LONGEST_LINE: Final = 240
 # How far one chunk is looked into: values, and levels of nesting. What is nested deeper is shown in short.
 MOST_VALUES: Final = 100
@@ -19,49 +20,36 @@ DEEPEST: Final = 8
 MOST_SHOWN: Final = 12
 MOST_MEMBERS: Final = 6
 
-# Members of a delta that name something: said again, they add nothing, where a text said again is more text.
-_LABELS: Final = frozenset(
-    (
-        "role",
-        "id",
-        "type",
-        "name",
-        "object",
-        "format",
-        "status",
-        "finish_reason",
-        "stop_reason",
-        "stop_sequence",
-        "channel",
-        "phase",
-    )
-)
+# Members of a delta that name something: repeated, they add nothing, whereas a text that is repeated is more text.
+_LABELS: Final = frozenset(("role", "id", "type", "name", "object", "format", "status", "channel", "phase"))
+_ENDS: Final = frozenset(("finish_reason", "stop_reason", "stop_sequence"))
 # Padding against eavesdroppers who measure lengths (OpenAI's, Mistral's), and what counts events.
 _SAYS_NOTHING: Final = frozenset(("obfuscation", "p", "sequence_number"))
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """The text with every character escaped that a terminal might obey or that cannot be seen."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def quote(text: str, longest: int = LONGEST_VALUE) -> str:
-    """A string in double quotes, cut short; what cannot be printed is left to `printable`."""
-    inside = text[:longest].replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{inside}"' + (f"… ({len(text):,} characters)" if len(text) > longest else "")
+def quote(text: str) -> str:
+    """A string in double quotes, cut short; what cannot be printed is left to `escaped`."""
+    inside = text[:LONGEST_VALUE].replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{inside}"' + (f"… ({len(text):,} characters)" if len(text) > LONGEST_VALUE else "")
 
 
 def brief(value: Any) -> str:
     """Any JSON value in short: what is nested in an object or a list that is nested itself is left out."""
     if isinstance(value, dict):
-        members = [f"{name[:LONGEST_NAME]} {_scalar(inner)}" for name, inner in islice(value.items(), MOST_MEMBERS)]
-        return "{" + ", ".join(members) + (", …}" if len(value) > MOST_MEMBERS else "}")
-    if isinstance(value, list):
-        items = [_scalar(inner) for inner in value[:MOST_MEMBERS]]
-        return "[" + ", ".join(items) + (", …]" if len(value) > MOST_MEMBERS else "]")
-    return _scalar(value)
+        shown = [f"{key[:LONGEST_KEY]} {_scalar(inner)}" for key, inner in islice(value.items(), MOST_MEMBERS)]
+    elif isinstance(value, list):
+        shown = [_scalar(inner) for inner in value[:MOST_MEMBERS]]
+    else:
+        return _scalar(value)
+    inside = ", ".join([*shown, "…"] if len(value) > MOST_MEMBERS else shown)
+    return f"{{{inside}}}" if isinstance(value, dict) else f"[{inside}]"
 
 
 def _scalar(value: Any) -> str:
@@ -77,18 +65,11 @@ def _scalar(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
-class _Leaf(NamedTuple):
-    path: str
-    name: str
-    value: Any
-    is_text: bool
-
-
-class Additions:
-    """Reads the chunks of one answer in order. `spoken`: one of them has added to a text."""
+class DeltaDescriber:
+    """Reads the chunks of one answer in order. `has_text`: one of them has added to a text."""
 
     def __init__(self) -> None:
-        self.spoken = False
+        self.has_text = False
         self._last: dict[str, Any] = {}
 
     def describe(self, chunk: dict[str, Any], kind: str = "") -> str:
@@ -96,11 +77,9 @@ class Additions:
         `kind`: a top-level `type` that the reader knows already."""
         texts: list[str] = []
         others: list[str] = []
-        leaves: list[_Leaf] = []
-        _gather(leaves, chunk, "")
-        for leaf in leaves:
+        for leaf in _leaves_of(chunk):
             if leaf.is_text:
-                self.spoken = True
+                self.has_text = True
                 texts.append(f"{leaf.path} +{quote(leaf.value)}")
             elif self._is_news(leaf) and (leaf.path != "type" or leaf.value != kind):
                 others.append(f"{leaf.path} {brief(leaf.value)}")
@@ -108,47 +87,48 @@ class Additions:
         line = ", ".join(shown[:MOST_SHOWN])
         return line[:LONGEST_LINE] + "…" if len(shown) > MOST_SHOWN or len(line) > LONGEST_LINE else line
 
-    def _is_news(self, leaf: _Leaf) -> bool:
+    def _is_news(self, leaf: "_Leaf") -> bool:
         # Containers are compared by what is shown of them: to compare them whole may nest too deeply.
         value = brief(leaf.value) if isinstance(leaf.value, (dict, list)) else leaf.value
-        if leaf.path in self._last and (leaf.name == "created" or self._last[leaf.path] == value):
+        if leaf.path in self._last and (leaf.key == "created" or self._last[leaf.path] == value):
             return False
         self._last[leaf.path] = value
         return True
 
 
-def speaks(chunk: dict[str, Any]) -> bool:
+def has_text(chunk: dict[str, Any]) -> bool:
     """Whether a chunk adds text to what the model said."""
-    leaves: list[_Leaf] = []
-    _gather(leaves, chunk, "")
-    return any(leaf.is_text for leaf in leaves)
+    return any(leaf.is_text for leaf in _leaves_of(chunk))
 
 
-def _gather(leaves: list[_Leaf], value: dict[str, Any], before: str, depth: int = 0, in_delta: bool = False) -> None:
+class _Leaf(NamedTuple):
+    path: str
+    key: str
+    value: Any
+    is_text: bool
+
+
+def _leaves_of(chunk: dict[str, Any]) -> Iterator[_Leaf]:
+    return islice(_leaves(chunk), MOST_VALUES)
+
+
+def _leaves(value: dict[str, Any], before: str = "", depth: int = 0, in_delta: bool = False) -> Iterator[_Leaf]:
     """The values of an object that say something, in its order; a usage and a list of plain values count as one."""
-    for name, member in value.items():
-        if len(leaves) >= MOST_VALUES:
-            return
-        if (not member and (member is None or member in ("", [], {}))) or name in _SAYS_NOTHING:
+    for key, member in value.items():
+        if (not member and (member is None or member in ("", [], {}))) or key in _SAYS_NOTHING:
             continue
-        if name == "index" and before.endswith("]."):
+        if key == "index" and before.endswith("]."):
             continue  # the path has it
-        path = before + name[:LONGEST_NAME]
-        inside = in_delta or name == "delta"
+        path = before + key[:LONGEST_KEY]
+        inside = in_delta or key == "delta"
         if isinstance(member, str):
-            leaves.append(_Leaf(path, name, member, _is_text(path, name, inside)))
-        elif isinstance(member, dict) and depth < DEEPEST and name != "usage":
-            _gather(leaves, member, f"{path}.", depth + 1, inside)
+            adds = inside or key == "b64_json" or (key == "text" and path.startswith("choices["))
+            yield _Leaf(path, key, member, adds and key not in _LABELS and key not in _ENDS)
+        elif isinstance(member, dict) and depth < DEEPEST and key != "usage":
+            yield from _leaves(member, f"{path}.", depth + 1, inside)
         elif isinstance(member, list) and depth < DEEPEST and isinstance(member[0], dict):
             for place, item in enumerate(member[:MOST_VALUES]):
                 if isinstance(item, dict):
-                    _gather(leaves, item, f"{path}[{index_of(item, place)}].", depth + 1, inside)
+                    yield from _leaves(item, f"{path}[{index_or_place(item, place)}].", depth + 1, inside)
         else:
-            leaves.append(_Leaf(path, name, member, False))
-
-
-def _is_text(path: str, name: str, in_delta: bool) -> bool:
-    """Whether a string adds to what its path said before, and does not replace it."""
-    if name in _LABELS:
-        return False
-    return in_delta or name == "b64_json" or (name == "text" and path.startswith("choices["))
+            yield _Leaf(path, key, member, False)

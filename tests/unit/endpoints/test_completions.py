@@ -1,0 +1,59 @@
+"""Completions: which format a stream has, and when it is finished."""
+
+from typing import Any
+
+import pytest
+from force_stream.endpoints.completions import CompletionsAggregator
+from force_stream.errors import EmptyStream, IncompleteStream
+from force_stream.merge.fields import CHANGED
+
+USAGE_FIRST = {"usage": None, "choices": []}
+FORMATS: dict[str, tuple[list[dict[str, Any]], Any]] = {
+    "legacy": (
+        [USAGE_FIRST, {"id": "a", "choices": [{"index": 0, "text": "x", "finish_reason": "stop"}]}],
+        {"id": "a", "object": "text_completion"},
+    ),
+    "chat": (
+        [USAGE_FIRST, {"id": "a", "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}],
+        {"id": "a", "object": "chat.completion"},
+    ),
+    "llama.cpp": ([{"content": "x", "stop": False}, {"content": "y", "stop": True}], {"content": "xy", "stop": True}),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_first_informative_chunk_shows_the_format(name: str) -> None:
+    chunks, part = FORMATS[name]
+    aggregator = CompletionsAggregator()
+    for chunk in chunks:
+        assert not aggregator.finished
+        aggregator.add(chunk)
+    assert aggregator.finished
+    assert not aggregator.ended
+    assert part.items() <= aggregator.result().document.items()
+
+
+def test_a_stream_that_never_showed_its_format_is_empty_or_cut() -> None:
+    aggregator = CompletionsAggregator()
+    assert aggregator.add(USAGE_FIRST) is CHANGED
+    assert not aggregator.ended
+    with pytest.raises(EmptyStream):
+        aggregator.result(done=True)
+    with pytest.raises(IncompleteStream):
+        aggregator.result()
+
+
+def test_a_text_is_all_that_a_repeat_adds_but_not_where_another_member_brings_it() -> None:
+    legacy, writer = CompletionsAggregator(), CompletionsAggregator()
+    effect = legacy.add({"choices": [{"index": 0, "text": "x"}]})
+    assert [key for key, _ in effect or ()] == ["text"]
+    assert writer.add({"value": "x"}) is CHANGED
+
+
+def test_several_prompts_of_llama_cpp_are_finished_when_all_have_stopped() -> None:
+    aggregator = CompletionsAggregator(2)
+    for index in (1, 0):
+        assert not aggregator.finished
+        aggregator.add({"index": index, "content": f"{index}", "stop": True})
+    assert aggregator.finished
+    assert [document["content"] for document in aggregator.result().document] == ["0", "1"]

@@ -1,0 +1,56 @@
+"""Responses: what golden streams cannot show."""
+
+from typing import Any
+
+import pytest
+from force_stream.endpoints.responses import TERMINAL, ResponsesAggregator
+from force_stream.errors import IncompleteStream
+from force_stream.merge.fields import CHANGED, SAME
+
+
+def delta(kind: str = "response.output_text", **more: Any) -> dict[str, Any]:
+    return {"type": f"{kind}.delta", "output_index": 0, "content_index": 0, "delta": "x", **more}
+
+
+@pytest.mark.parametrize("kind", sorted(TERMINAL))
+def test_a_terminal_event_ends_it(kind: str) -> None:
+    aggregator = ResponsesAggregator()
+    aggregator.add(delta())
+    assert not aggregator.ended
+    aggregator.add({"type": kind, "response": {"status": "completed", "output": []}})
+    assert aggregator.ended
+    assert aggregator.finished
+    assert aggregator.add(delta()) == SAME, "nothing can follow"
+    assert aggregator.result().document["output"][0]["content"][0]["text"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("chunk", "keys"),
+    [
+        (delta(), {"delta"}),
+        (delta(sequence_number=3, obfuscation="ab"), {"delta", "sequence_number", "obfuscation"}),
+        (delta(logprobs=[]), {"delta"}),
+        (delta(logprobs=[{"token": "x"}]), None),
+        (delta("response.unknown"), set()),
+        (delta(delta=1), set()),
+        ({"type": "response.output_item.added", "item": {}}, None),
+        ({"type": "response.in_progress", "response": {}}, None),
+    ],
+)
+def test_what_a_repeated_event_would_change(chunk: dict[str, Any], keys: set[str] | None) -> None:
+    effect = ResponsesAggregator().add(chunk)
+    assert effect is CHANGED if keys is None else {key for key, _ in effect or SAME} == keys
+
+
+def test_an_event_may_have_its_type_in_its_name_alone() -> None:
+    aggregator = ResponsesAggregator()
+    aggregator.add({"response": {"status": "completed", "output": [1]}}, "response.completed")
+    assert aggregator.ended
+
+
+def test_without_its_end_it_is_incomplete_or_partial() -> None:
+    aggregator = ResponsesAggregator()
+    aggregator.add(delta())
+    with pytest.raises(IncompleteStream):
+        aggregator.result(done=True)
+    assert aggregator.result(partial=True).finish_reasons == ("incomplete",)
