@@ -99,7 +99,7 @@ class UpstreamError(StreamError):
         error = said.get("error")
         super().__init__("the upstream reported an error inside its event stream")
         self.said = said
-        # The status that the error names, or else the event beside it.
+        # The status that the error names, or else the rest of the event.
         named = _status_named(error) if isinstance(error, dict) else None
         self.status_hint = named or status_of({key: value for key, value in said.items() if key != "error"})
 
@@ -109,77 +109,36 @@ class UpstreamError(StreamError):
 
 # The codes and types by which upstreams name an HTTP status: OpenAI's (API reference, "Error codes", and the
 # Responses API's `ResponseError.code`), and Anthropic's error types, which gateways pass on.
-STATUS_BY_NAME: Final = {
-    "invalid_request_error": 400,
-    "invalid_request": 400,
-    "invalid_prompt": 400,
-    "invalid_image": 400,
-    "invalid_image_format": 400,
-    "invalid_base64_image": 400,
-    "invalid_image_url": 400,
-    "invalid_image_mode": 400,
-    "image_too_large": 400,
-    "image_too_small": 400,
-    "image_parse_error": 400,
-    "image_content_policy_violation": 400,
-    "image_file_too_large": 400,
-    "unsupported_image_media_type": 400,
-    "empty_image_file": 400,
-    "failed_to_download_image": 400,
-    "image_file_not_found": 400,
-    "image_generation_user_error": 400,
-    "moderation_blocked": 400,
-    "bad_request": 400,
-    "badrequesterror": 400,
-    "context_length_exceeded": 400,
-    "exceed_context_size_error": 400,
-    "content_filter": 400,
-    "content_policy_violation": 400,
-    "tool_use_failed": 400,
-    "json_validate_failed": 400,
-    "unsupported_value": 400,
-    "unsupported_parameter": 400,
-    "missing_required_parameter": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "unauthorized": 401,
-    "insufficient_credits": 402,
-    "billing_error": 402,
-    "payment_required": 402,
-    "permission_error": 403,
-    "permission_denied": 403,
-    "forbidden": 403,
-    "not_found_error": 404,
-    "not_found": 404,
-    "model_not_found": 404,
-    "timeout_error": 504,
-    "request_too_large": 413,
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "rate_limit": 429,
-    "rate_limited": 429,
-    "insufficient_quota": 429,
-    "too_many_requests": 429,
-    "usage_limit_reached": 429,
-    "server_error": 500,
-    "internal_server_error": 500,
-    "internal_error": 500,
-    "internalservererror": 500,
-    "api_error": 500,
-    "server_overloaded": 503,
-    "service_unavailable": 503,
-    "unavailable_error": 503,
-    "engine_overloaded": 503,
-    "overloaded": 503,
-    "vector_store_timeout": 504,
-    "overloaded_error": 529,
+_NAMES: Final = {
+    400: (
+        "invalid_request_error invalid_request invalid_prompt invalid_image invalid_image_format "
+        "invalid_base64_image invalid_image_url invalid_image_mode image_too_large image_too_small "
+        "image_parse_error image_content_policy_violation image_file_too_large unsupported_image_media_type "
+        "empty_image_file failed_to_download_image image_file_not_found image_generation_user_error "
+        "moderation_blocked bad_request badrequesterror context_length_exceeded exceed_context_size_error "
+        "content_filter content_policy_violation tool_use_failed json_validate_failed unsupported_value "
+        "unsupported_parameter missing_required_parameter"
+    ),
+    401: "authentication_error invalid_api_key unauthorized",
+    402: "insufficient_credits billing_error payment_required",
+    403: "permission_error permission_denied forbidden",
+    404: "not_found_error not_found model_not_found",
+    413: "request_too_large",
+    429: (
+        "rate_limit_exceeded rate_limit_error rate_limit rate_limited insufficient_quota too_many_requests "
+        "usage_limit_reached"
+    ),
+    500: "server_error internal_server_error internal_error internalservererror api_error",
+    503: "server_overloaded service_unavailable unavailable_error engine_overloaded overloaded",
+    504: "timeout_error vector_store_timeout",
+    529: "overloaded_error",
 }
-
+STATUS_BY_NAME: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
 _STATUS_KEYS: Final = ("status", "status_code", "http_status", "code", "type")
 
 
 def status_of(error: dict[str, Any]) -> int:
-    """The 4xx/5xx that an error object names, by number or by a known name; 502 where it names none."""
+    """The 4xx/5xx that an error object names, by number or by a known name; 502 if it names none."""
     return _status_named(error) or 502
 
 
@@ -233,7 +192,7 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
 
 
 def _says_failure(code: Any) -> bool:
-    """Whether a `code` beside a `message` means an error: many APIs send 0, 200 or "Success" when all is well."""
+    """Whether a `code` next to a `message` means an error: many APIs send 0, 200 or "Success" when all is well."""
     return bool(code) and str(code).lower() not in ("0", "200", "ok", "success")
 
 

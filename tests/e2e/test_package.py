@@ -160,7 +160,7 @@ def test_aggregate_gives_a_failed_stream_as_the_error_it_is(stream: bytes, statu
     assert set(json.loads(reply.body)) == {"error"}
 
 
-def test_aggregate_refuses_an_endpoint_that_there_is_not() -> None:
+def test_aggregate_rejects_an_unknown_endpoint() -> None:
     with pytest.raises(ValueError, match=r"unknown endpoint 'chats'; known: chat, completions, responses"):
         force_stream.aggregate(b"", "chats")
 

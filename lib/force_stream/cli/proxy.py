@@ -10,7 +10,7 @@ from ..rules.rule import HOSTS_OPTION
 from .exits import Failed
 from .mitmproxy_tools import LOOPBACK, arguments, folder_of, free_port, is_free, settings_in, start, web_options
 
-# The page's port is 18080 for a proxy on 8080, so that it is the same at every start, or else one of the next ones.
+# The page's port is 18080 for a proxy on 8080, the same at every start, or else one of the next ones that is free.
 _PAGE_OFFSETS = range(10_000, 10_020)
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from ..answer.oddities import index_or_place
+from ..merge.padding import PADDING
 from ..wire.jsontext import Number
 
 # Characters of one value, of one member's name, and of all that one chunk adds.
@@ -23,8 +24,6 @@ MOST_MEMBERS: Final = 6
 # Members of a delta that name something: repeated, they add nothing, whereas a text that is repeated is more text.
 _LABELS: Final = frozenset(("role", "id", "type", "name", "object", "format", "status", "channel", "phase"))
 _ENDS: Final = frozenset(("finish_reason", "stop_reason", "stop_sequence"))
-# Padding against eavesdroppers who measure lengths (OpenAI's, Mistral's), and what counts events.
-_SAYS_NOTHING: Final = frozenset(("obfuscation", "p", "sequence_number"))
 
 
 def escaped(text: str) -> str:
@@ -115,7 +114,7 @@ def _leaves_of(chunk: dict[str, Any]) -> Iterator[_Leaf]:
 def _leaves(value: dict[str, Any], before: str = "", depth: int = 0, in_delta: bool = False) -> Iterator[_Leaf]:
     """The values of an object that say something, in its order; a usage and a list of plain values count as one."""
     for key, member in value.items():
-        if (not member and (member is None or member in ("", [], {}))) or key in _SAYS_NOTHING:
+        if (not member and (member is None or member in ("", [], {}))) or key in PADDING:
             continue
         if key == "index" and before.endswith("]."):
             continue  # the path has it

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from .json_body import Edited, edited
 
 # Bytes. A longer value is not an option of the API, whatever it is.
-LONGEST_VALUE: Final = 1024
+LONGEST_FIELD: Final = 1024
 
 _BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"]{1,200})"|([^\s;,"]{1,200}))', re.IGNORECASE)
 _NAME: Final = re.compile(rb'^content-disposition:[^\r\n]*?;\s*name="([^"]*)"', re.IGNORECASE | re.MULTILINE)
@@ -79,7 +79,7 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
         has_parts = has_parts or name is not None
         if name is not None and not _FILE.search(head):
             fields.append(_Part(name[1].decode(errors="replace"), value, end))
-            if end - value <= LONGEST_VALUE:
+            if end - value <= LONGEST_FIELD:
                 members[fields[-1].name] = raw[value:end].decode(errors="replace")
         start = end + len(delimiter)
     return Form(raw, delimiter, members, tuple(fields), start - len(delimiter)) if has_parts else None

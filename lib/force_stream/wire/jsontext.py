@@ -28,7 +28,7 @@ def _parse_float(text: str) -> float | Number:
 
 
 def _parse_int(text: str) -> int | Number:
-    # int() refuses more than 4,300 digits, and -0 would come back as 0.
+    # int() does not read more than 4,300 digits, and would make 0 of -0.
     return Number(text) if len(text) > 4000 or text == "-0" else int(text)
 
 

@@ -1,7 +1,7 @@
 """A request body that is a form with files: what is read of it, and the edit of its bytes."""
 
 import pytest
-from force_stream.wire.form_body import LONGEST_VALUE, Form, read_form
+from force_stream.wire.form_body import LONGEST_FIELD, Form, read_form
 from force_stream.wire.json_body import undo
 from harness.forms import Field, content_type, field, fields_of, file, form
 from hypothesis import given
@@ -80,7 +80,7 @@ def test_a_form_without_stream_asks_for_a_plain_answer() -> None:
 
 
 def test_members_are_the_short_fields_and_of_equal_names_the_last() -> None:
-    long = field("prompt", "x" * (LONGEST_VALUE + 1))
+    long = field("prompt", "x" * (LONGEST_FIELD + 1))
     found = read(form(MODEL, AUDIO, long, field("n", "1"), field("n", "2"), field("Grüße", "wörld\r\n!")))
     assert found.members == {"model": "gpt-4o-transcribe", "n": "2", "Grüße": "wörld\r\n!"}
 
