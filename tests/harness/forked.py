@@ -6,6 +6,7 @@ there is no such fork (`CAN_FORK`), and for whatever the environment tells Pytho
     python forked.py DESCRIPTOR       the process to fork from; it takes requests from that socket until it is closed
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -31,7 +32,12 @@ def _forker() -> socket.socket:
     with theirs:
         command = [sys.executable, str(Path(__file__)), str(theirs.fileno())]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-    process.returncode = 0  # It ends when this process does, and nobody is there to wait for it then.
+
+    @atexit.register
+    def end() -> None:
+        ours.close()
+        process.wait()
+
     return ours
 
 

@@ -1,20 +1,24 @@
-"""Streams recorded from real upstreams, each through one real mitmdump, judged by an independent reading of the events.
+"""Streams recorded from real upstreams, each through the addon, judged by an independent reading of the events.
 
-They need a folder of recordings (see conftest.py) and are skipped without.
+All of them go through the addon's hooks; some through one real mitmdump too, in writes of odd sizes, which must give
+the same. They need a folder of recordings (see conftest.py) and are skipped without.
 """
 
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Certs, Http1Client, Proxy, Response, Upstream, event_stream
+from force_stream.addon.hooks import ForceStream
+from harness import Http1Client, Proxy, Upstream, event_stream
+from harness.master import answer_with, flow_with, run_with
 from harness.paths import ADDON
+from mitmproxy.test import taddons
 from oracle import independent
 from oracle.recordings import Recording, recordings_in
 
@@ -79,7 +83,17 @@ IMAGE = {
     },
 }
 
-type Ask = Callable[[Iterable[tuple[Recording, int | None]]], list[Response]]
+
+@dataclass(frozen=True)
+class Given:
+    """What the client gets of an answer."""
+
+    status: int | None
+    content_type: str | None
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
 
 
 @pytest.fixture(scope="module")
@@ -88,48 +102,42 @@ def recordings(streams_dir: Path) -> list[Recording]:
 
 
 @pytest.fixture(scope="module")
-def ask(streams_dir: Path, certs: Certs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    """Sends recorded requests, each answered with its recording in writes of a size, and returns the answers."""
-    rules = tmp_path_factory.mktemp("recorded") / "rules.yaml"
-    rules.write_text(RULES)
-    with ExitStack() as stack:
-        upstream = stack.enter_context(Upstream(certs))
-        options = {"force_stream_rules": rules, "connection_strategy": "lazy"}
-        proxy = stack.enter_context(Proxy(f"reverse:{upstream.url()}", certs=certs, scripts=[ADDON], options=options))
-        pool = stack.enter_context(ThreadPoolExecutor(THREADS))
-
-        def ask_one(wanted: tuple[int, tuple[Recording, int | None]]) -> Response:
-            number, (recording, size) = wanted
-            answer = event_stream(
-                recording.stream, size=size, status=recording.status, content_type=recording.content_type
-            )
-            upstream.answer(answer, key=str(number))
-            content_type, body = recording.body
-            headers = [("Content-Type", content_type), ("x-answer", str(number))]
-            with Http1Client(proxy.url) as client:
-                return client.request("POST", recording.path, headers, body)
-
-        yield lambda wanted: list(pool.map(ask_one, enumerate(wanted)))
-        assert upstream.errors == []
-        plain = [request.path for request in upstream.requests if not ASKS_FOR_STREAM.search(request.body)]
-        assert plain == [], "every request was to be forced"
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "rules.yaml"
+    path.write_text(RULES)
+    return path
 
 
 @pytest.fixture(scope="module")
-def answers(recordings: list[Recording], ask: Ask) -> dict[str, Response]:
-    return dict(zip((one.id for one in recordings), ask((one, None) for one in recordings), strict=True))
+def answers(recordings: list[Recording], rules: Path) -> dict[str, Given]:
+    """What the hooks make of each recording."""
+    given: dict[str, Given] = {}
+
+    async def read_all(ours: ForceStream, _: taddons.context) -> None:
+        for one in recordings:
+            content_type, body = one.body
+            flow = flow_with(body, path=one.path, content_type=content_type)
+            await ours.request(flow)
+            assert ASKS_FOR_STREAM.search(flow.request.content or b""), f"{one.id} was to be forced"
+            answer_with(flow, one.stream, one.content_type, one.status)
+            ours.responseheaders(flow)
+            await ours.response(flow)
+            assert flow.response is not None
+            label = flow.response.headers.get("content-type")
+            given[one.id] = Given(flow.response.status_code, label, flow.response.content or b"")
+
+    run_with(rules, read_all)
+    return given
 
 
-def differences(recording: Recording, response: Response) -> list[str]:
+def differences(recording: Recording, answer: Given) -> list[str]:
     """Where the client's answer is not what the upstream's events say, in words."""
-    said = [f"the answer ended {response.ended}"] if not response.complete else []
-    if response.header("content-type") != "application/json":
-        said.append(f"labelled {response.header('content-type')}")
+    said = [] if answer.content_type == "application/json" else [f"labelled {answer.content_type}"]
     try:
-        document = independent.parse(response.body)
+        document = independent.parse(answer.body)
     except ValueError as error:
         return [*said, f"no JSON: {error}"]
-    status = response.status or 0
+    status = answer.status or 0
     return said + independent.judge(recording.kind, recording.stream, status, document, recording.request)
 
 
@@ -139,7 +147,7 @@ def report(title: str, wrong: dict[str, list[str]], count: int) -> str:
 
 
 def test_every_recording_becomes_the_document_its_events_say(
-    recordings: list[Recording], answers: dict[str, Response], capsys: pytest.CaptureFixture[str]
+    recordings: list[Recording], answers: dict[str, Given], capsys: pytest.CaptureFixture[str]
 ) -> None:
     judged = [one for one in recordings if one.kind in independent.KINDS]
     found = {one.id: differences(one, answers[one.id]) for one in judged}
@@ -151,7 +159,7 @@ def test_every_recording_becomes_the_document_its_events_say(
 
 
 def test_answers_have_the_shape_of_the_direct_ones(
-    recordings: list[Recording], answers: dict[str, Response], capsys: pytest.CaptureFixture[str]
+    recordings: list[Recording], answers: dict[str, Given], capsys: pytest.CaptureFixture[str]
 ) -> None:
     paired = [
         one
@@ -171,25 +179,39 @@ def unlike(recording: Recording, ours: Any) -> list[str]:
     return missing + independent.other_types(ours, direct)
 
 
-def test_writes_of_any_size_give_the_same(recordings: list[Recording], answers: dict[str, Response], ask: Ask) -> None:
+def test_a_real_mitmdump_gives_the_same_of_writes_of_any_size(
+    recordings: list[Recording],
+    answers: dict[str, Given],
+    rules: Path,
+    upstream: Upstream,
+    proxy_factory: Callable[..., Proxy],
+) -> None:
     # Ten-byte writes of half a megabyte would test nothing more, only longer.
-    sizes = itertools.cycle(SIZES)
-    sample = [(one, size) for one, size in zip(recordings[::7], sizes, strict=False) if len(one.stream) < 2000 * size]
-    again = ask(sample)
-    differ = [
-        (one.id, size)
-        for (one, size), response in zip(sample, again, strict=True)
-        if comparable(response) != comparable(answers[one.id])
-    ]
+    sized = zip(recordings[::7], itertools.cycle(SIZES), strict=False)
+    sample = [(one, size) for one, size in sized if len(one.stream) < 2000 * size]
+    options = {"force_stream_rules": rules, "connection_strategy": "lazy"}
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON], options=options)
+
+    def ask(wanted: tuple[Recording, int]) -> Given:
+        one, size = wanted
+        answer = event_stream(one.stream, size=size, status=one.status, content_type=one.content_type)
+        upstream.answer(answer, key=one.id)
+        content_type, body = one.body
+        with Http1Client(proxy.url) as client:
+            response = client.request("POST", one.path, [("Content-Type", content_type), ("x-answer", one.id)], body)
+        assert response.complete, one.id
+        return Given(response.status, response.header("content-type"), response.body)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        got = list(pool.map(ask, sample))
+    differ = [(one.id, size) for (one, size), given in zip(sample, got, strict=True) if given != answers[one.id]]
     assert len(sample) > 100
     assert differ == []
+    plain = [request.path for request in upstream.requests if not ASKS_FOR_STREAM.search(request.body)]
+    assert plain == [], "every request was to be forced"
 
 
-def comparable(response: Response) -> tuple[int | None, bytes]:
-    return response.status, response.body
-
-
-def test_recorded_transcriptions_are_read(recordings: list[Recording], answers: dict[str, Response]) -> None:
+def test_recorded_transcriptions_are_read(recordings: list[Recording], answers: dict[str, Given]) -> None:
     transcripts = {one.id: answers[one.id].json() for one in recordings if one.kind == "audio"}
     assert transcripts.keys() == TRANSCRIPTS.keys()
     for name, document in transcripts.items():
@@ -203,6 +225,6 @@ def test_recorded_transcriptions_are_read(recordings: list[Recording], answers: 
         assert document.keys() == {"task", "text", "usage", "segments"}
 
 
-def test_a_recorded_image_is_read(recordings: list[Recording], answers: dict[str, Response]) -> None:
+def test_a_recorded_image_is_read(recordings: list[Recording], answers: dict[str, Given]) -> None:
     images = [json.loads(answers[one.id].body) for one in recordings if one.kind == "images"]
     assert images == [IMAGE]

@@ -6,6 +6,7 @@ of these tables is idle: a golden case needs it.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -559,7 +560,11 @@ def test_recorded_documents_are_the_accumulators_where_it_is_right(
     streams_dir: Path, endpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compare, _ = ACCUMULATORS[endpoint]
-    found = compare([one for one in recorded(streams_dir, endpoint) if one.is_streamed])
+    samples = [one for one in recorded(streams_dir, endpoint) if one.is_streamed]
+    if os.environ.get("HYPOTHESIS_PROFILE") != "thorough":
+        # Nine of ten streams; what the SDK does with one more event of a long one is nothing new, and takes its time.
+        samples = [one for one in samples if len(one.said) <= 100]
+    found = compare(samples)
     with capsys.disabled():
         print(f"\n{endpoint}, openai-python's accumulator and ours: {found}")
     assert found.unexplained == []

@@ -63,7 +63,7 @@ def write_program(path: Path, *lines: str) -> None:
     path.chmod(0o755)
 
 
-def test_demo_shows_the_failure_and_the_success_on_one_screen() -> None:
+def test_demo_shows_the_failure_and_the_success_on_one_screen_and_without_colours_where_that_is_no_terminal() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     told = " ".join(done.stdout.split())
@@ -80,10 +80,7 @@ def test_demo_shows_the_failure_and_the_success_on_one_screen() -> None:
     assert re.search(r"demo: chat force-stream-demo, 200, finish stop, 13 events, [\d,]+ bytes, .* tokens, ", told)
     assert "made one document of 13 events" in told
     assert done.stdout.count("\n") <= 35
-
-
-def test_output_that_is_no_terminal_has_no_colours() -> None:
-    assert ESCAPE not in run().stdout
+    assert ESCAPE not in done.stdout
 
 
 def test_a_terminal_gets_colours() -> None:
