@@ -321,7 +321,7 @@ def test_a_long_stream_is_aggregated_all_the_same(run: Callable) -> None:
         stream = sse(EVENTS[0], *[EVENTS[1]] * many, *EVENTS[3:])
         answer = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
         answer.feed(stream)
-        assert answer.heavy
+        assert answer.blocks_loop
         answer_with(flow, stream)
         await ours.response(flow)
         assert flow.response

@@ -50,7 +50,11 @@ def test_it_is_finished_when_each_choice_has_its_reason(expected: int, chunks: l
         (TEXT, {"delta": {"role": "tool", "content": "b"}}, []),
         (TEXT, {"delta": "b"}, None),
         (TEXT, {"delta": {"content": [{"type": "text", "text": "b"}]}}, None),
-        ({"delta": {"refusal": "a"}}, {"delta": {"refusal": "b"}, "logprobs": {"content": [1]}}, ["refusal", "content"]),
+        (
+            {"delta": {"refusal": "a"}},
+            {"delta": {"refusal": "b"}, "logprobs": {"content": [1]}},
+            ["refusal", "content"],
+        ),
     ],
 )
 def test_what_a_repeated_chunk_would_change(first: Any, again: Any, keys: list[str] | None) -> None:
