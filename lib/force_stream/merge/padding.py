@@ -6,7 +6,7 @@ Knows their names in all APIs; whoever merges chunks or shows them takes the nam
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .fields import SAME, Effect, First, Padding, Rule, Slots
+from .fields import Effect, First, Padding, Rule, Slots
 
 # Padding against eavesdroppers who measure lengths (OpenAI's, Mistral's), and OpenAI's count of the events.
 PADDING: Final = frozenset(("obfuscation", "p", "sequence_number"))
