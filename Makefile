@@ -54,22 +54,22 @@ docs: $(VENV)/run  ## write the tables of rule keys, quirks and faults to inject
 	@PYTHONPATH=lib $(BIN)/python tools/docs.py
 
 oracle: $(VENV)/oracle  ## a real model server asked twice, directly and through the proxy (downloads 250 MB once)
-	@$(BIN)/python tools/oracle.py $(ARGS)
+	@$(BIN)/python tools/oracle/compare.py $(ARGS)
 
 fuzz: $(VENV)/fuzz  ## look for bytes that break a law of the library, for ten minutes (ARGS='--seconds 60 stream')
-	@$(BIN)/python tools/fuzz.py $(ARGS)
+	@$(BIN)/python tools/fuzz/fuzz.py $(ARGS)
 
 soak: $(VENV)/test  ## 200 streams at once for three minutes, most with a fault, and what is left of them (ARGS='--seconds 60')
-	@$(BIN)/python tools/soak.py $(ARGS)
+	@$(BIN)/python tools/soak/soak.py $(ARGS)
 
 bench: $(VENV)/bench  ## how fast streams are aggregated, side by side with other libraries
-	@$(BIN)/python tools/bench.py
+	@$(BIN)/python tools/bench/library.py
 
 bench-proxy: $(VENV)/run $(LITELLM)/made  ## what forcing costs at the proxy, side by side, in half an hour (ARGS=--quick, ARGS=--write)
-	@$(BIN)/python tools/bench_proxy.py --litellm "$$(ls $(LITELLM)/bin/litellm 2>/dev/null)" $(ARGS)
+	@$(BIN)/python tools/bench/proxy.py --litellm "$$(ls $(LITELLM)/bin/litellm 2>/dev/null)" $(ARGS)
 
 bench-scale: $(VENV)/run  ## how many streams a proxy carries, and what a second one behind HAProxy adds (ARGS=--quick, ARGS=--write)
-	@$(BIN)/python tools/bench_scale.py $(ARGS)
+	@$(BIN)/python tools/bench/scale.py $(ARGS)
 
 dist: $(VENV)/run $(VENV)/build  ## the wheel, the sdist, and the addon as one file, in dist/
 	@rm -rf dist

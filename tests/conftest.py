@@ -1,17 +1,23 @@
-"""Fixtures of the end-to-end tests; what they are made of is in `harness`."""
+"""Fixtures that several test files share; what they are made of is in `harness`."""
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
+from force_stream.addon.hooks import ForceStream
 from harness import Certs, Proxy, Upstream
 from harness.browser import Browser
 from harness.browser import browse as browse_with
+from harness.master import Scenario, run_with
+from harness.samples import RULES
 from hypothesis import HealthCheck, settings
+from mitmproxy.test import taddons
 
 RECORDINGS_VARIABLE = "FORCE_STREAM_RECORDINGS"
 
@@ -85,6 +91,26 @@ def shared_proxy(certs: Certs) -> Iterator[Callable[..., Proxy]]:
             return running[key]
 
         yield get
+
+
+@pytest.fixture
+def rules_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The rules of the module, else those of harness.samples, in a file of the test's own."""
+    path = tmp_path / "rules.yaml"
+    path.write_text(getattr(request.module, "RULES", RULES))
+    return path
+
+
+@pytest.fixture
+def run(rules_file: Path, caplog: pytest.LogCaptureFixture) -> Callable[[Scenario], None]:
+    """`run(test)`: call a coroutine function with the addon, those rules read, and its context (harness.master)."""
+    caplog.set_level(logging.DEBUG, "force_stream")
+
+    async def with_a_clear_log(test: Scenario, ours: ForceStream, context: taddons.context) -> None:
+        caplog.clear()
+        await test(ours, context)
+
+    return lambda test: run_with(rules_file, partial(with_a_clear_log, test))
 
 
 @pytest.fixture

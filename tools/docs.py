@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from force_stream.answer.quirks import QUIRKS
-from force_stream.rules.keys import FAULTS, KEYS
+from force_stream.rules.keys import FAULTS, KEYS, default
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 WIDTH: Final = 120
@@ -23,7 +23,7 @@ DEFAULTS: Final = 42
 
 def keys_table() -> Iterator[str]:
     rows = (
-        (f"`{key.name}`", key.help, "required" if key.default is None else f"`{key.default}`") for key in KEYS.values()
+        (f"`{name}`", key.help, f"`{default(name)}`" if default(name) else "required") for name, key in KEYS.items()
     )
     return table(("key", "meaning", "default"), rows)
 
@@ -34,7 +34,7 @@ def quirks_table() -> Iterator[str]:
 
 
 def faults_table() -> Iterator[str]:
-    rows = ((f"`{fault.name}: {fault.example}`", fault.help) for fault in FAULTS.values())
+    rows = ((f"`{name}: {fault.example}`", fault.help) for name, fault in FAULTS.items())
     return table(("inject", "what happens"), rows)
 
 
@@ -46,15 +46,14 @@ def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[
 def keys_comment() -> Iterator[str]:
     """Every key with its help, and a rule that has them all."""
     yield "#"
-    for key in KEYS.values():
-        yield from wrapped(f"# {key.name:<{COLUMN - 2}}", plain(key.help))
-        for name, help in key.names.items():
-            yield from wrapped("#".ljust(COLUMN), f"{name}: {plain(help)}", "#".ljust(COLUMN + 2))
+    for name, key in KEYS.items():
+        yield from wrapped(f"# {name:<{COLUMN - 2}}", plain(key.help))
+        for value, help in key.names.items():
+            yield from wrapped("#".ljust(COLUMN), f"{value}: {plain(help)}", "#".ljust(COLUMN + 2))
     yield "#"
-    for number, key in enumerate(KEYS.values()):
-        line = f"#   {' ' if number else '-'} {key.name}: {key.default if key.example is None else key.example}"
-        differs = key.default is not None and key.example is not None
-        yield f"{line:<{DEFAULTS}}# default: {key.default}" if differs else line
+    for number, (name, key) in enumerate(KEYS.items()):
+        line = f"#   {' ' if number else '-'} {name}: {key.example or default(name)}"
+        yield f"{line:<{DEFAULTS}}# default: {default(name)}" if key.example and default(name) else line
 
 
 def wrapped(first: str, text: str, further: str = "#".ljust(COLUMN)) -> list[str]:

@@ -3,8 +3,8 @@
 The rooms, from the wire to the command line. A room imports from itself and from those above it, as
 tests/project/test_boundaries.py has it:
 
-    errors      what can be wrong with an answer; every room may import it
     wire/       bytes and grammars, no meaning: server-sent events, JSON text, JSON and form bodies, content encodings
+    errors      what can be wrong with an answer
     merge/      many deltas, one value: the rules of fields, tool calls
     endpoints/  one module an API, and their table
     answer/     an answer's bytes to a reply: reading, quirks, what need not be parsed again

@@ -4,17 +4,17 @@ import argparse
 import sys
 
 from .cli import aggregate
+from .cli.exits import exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code, as `aggregate.run` has it."""
     parser = argparse.ArgumentParser(
         prog="python -m force_stream",
-        description="Read event streams and print the JSON document that each one makes; what was odd about it goes to "
-        "stderr.",
+        description="Read event streams and print the JSON document that each one makes. Anything odd goes to stderr.",
     )
     aggregate.add_arguments(parser)
-    return aggregate.run(parser.parse_args(arguments))
+    return exit_code(aggregate.run, parser.parse_args(arguments), parser.prog)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""What can be wrong with an upstream's answer, and what the client is told of it.
+"""What can be wrong with an upstream's answer, and what the client gets then.
 
-Knows the shape of OpenAI's error object and the status that goes with each failure.
-Must not know where a failure was noticed: it is raised deep inside and becomes a reply in one place, `spec`.
+Knows the shape of OpenAI's error object and the status that goes with each failure. Must not know where a failure was
+noticed: it is raised deep inside, and becomes a reply in one place, `answer/reader`.
 """
 
 from typing import Any, ClassVar, Final
+
+from .wire import jsontext
 
 ERROR_TYPE: Final = "upstream_error"
 
@@ -17,7 +19,7 @@ def error_body(message: str, code: str) -> dict[str, Any]:
 class StreamError(Exception):
     """An answer that cannot be given to the client as a success.
 
-    `status_hint` is the HTTP status for it, `retryable` says whether the same request can do better another time.
+    `status_hint` is the HTTP status for it; `retryable` says whether the same request may succeed another time.
     """
 
     code: ClassVar[str] = "stream_error"
@@ -26,7 +28,7 @@ class StreamError(Exception):
     advice: ClassVar[str] = ""
 
     def body(self, context: str = "") -> dict[str, Any]:
-        """The JSON for the client; `context` says which rule and how much had come."""
+        """The JSON for the client; `context` says which rule it was and how much arrived."""
         return error_body(" ".join(part for part in (f"{self}.", context, self.advice) if part), self.code)
 
 
@@ -34,14 +36,14 @@ class IncompleteStream(StreamError):
     """The stream stopped before its end."""
 
     code = "stream_truncated"
-    advice = "Try again, or set on_truncated: partial in the rule to get what came."
+    advice = "Try again, or set on_truncated: partial in the rule to get what arrived."
 
 
 class EmptyStream(StreamError):
-    """An event stream without a single event."""
+    """An event stream without events."""
 
     code = "stream_empty"
-    advice = "Try again; if it stays so, see whether the upstream streams this model at all."
+    advice = "Try again; if it happens again, check that the upstream can stream this model."
 
 
 class MalformedStream(StreamError):
@@ -49,17 +51,17 @@ class MalformedStream(StreamError):
 
     code = "stream_malformed"
     retryable = False
-    advice = "See whether the upstream's address and path are right."
+    advice = "Check the upstream's address and path."
 
 
 class UnreadableEncoding(MalformedStream):
-    """A content encoding that no library on this machine can undo."""
+    """A content encoding that no library on this machine can decode."""
 
     advice = "Install it where mitmproxy runs, or have the upstream send its answers uncompressed."
 
 
 class OversizedStream(StreamError):
-    """More bytes than the rule's max_body."""
+    """More bytes than the rule's max_body allows."""
 
     code = "stream_too_large"
     retryable = False
@@ -75,24 +77,21 @@ class StreamTimeout(StreamError):
 
 
 class UpstreamUnreachable(StreamError):
-    """No connection, or a connection that gave no response."""
+    """No connection, or a connection without a response."""
 
     code = "upstream_unreachable"
-    advice = "See whether the upstream is up and its address is right."
+    advice = "Check that the upstream is up and that its address is right."
 
 
 class InternalError(StreamError):
-    """A fault of the addon itself."""
+    """A bug in the addon itself."""
 
     code = "force_stream_error"
-    advice = "This is a fault of the proxy's force-stream addon; its log has the details."
+    advice = "This is a bug in the proxy's force-stream addon; the proxy's log has the details."
 
 
 class UpstreamError(StreamError):
-    """The upstream itself said that it failed, inside its event stream.
-
-    `said` is the whole error event; the client gets all of it.
-    """
+    """An error event in the upstream's stream. `said` is the whole event; the client gets all of it."""
 
     code = "upstream_error"
 
@@ -100,7 +99,7 @@ class UpstreamError(StreamError):
         error = said.get("error")
         super().__init__("the upstream reported an error inside its event stream")
         self.said = said
-        # The error's own word, or one beside it.
+        # The status that the error names, or else the rest of the event.
         named = _status_named(error) if isinstance(error, dict) else None
         self.status_hint = named or status_of({key: value for key, value in said.items() if key != "error"})
 
@@ -110,77 +109,36 @@ class UpstreamError(StreamError):
 
 # The codes and types by which upstreams name an HTTP status: OpenAI's (API reference, "Error codes", and the
 # Responses API's `ResponseError.code`), and Anthropic's error types, which gateways pass on.
-STATUS_BY_NAME: Final = {
-    "invalid_request_error": 400,
-    "invalid_request": 400,
-    "invalid_prompt": 400,
-    "invalid_image": 400,
-    "invalid_image_format": 400,
-    "invalid_base64_image": 400,
-    "invalid_image_url": 400,
-    "invalid_image_mode": 400,
-    "image_too_large": 400,
-    "image_too_small": 400,
-    "image_parse_error": 400,
-    "image_content_policy_violation": 400,
-    "image_file_too_large": 400,
-    "unsupported_image_media_type": 400,
-    "empty_image_file": 400,
-    "failed_to_download_image": 400,
-    "image_file_not_found": 400,
-    "image_generation_user_error": 400,
-    "moderation_blocked": 400,
-    "bad_request": 400,
-    "badrequesterror": 400,
-    "context_length_exceeded": 400,
-    "exceed_context_size_error": 400,
-    "content_filter": 400,
-    "content_policy_violation": 400,
-    "tool_use_failed": 400,
-    "json_validate_failed": 400,
-    "unsupported_value": 400,
-    "unsupported_parameter": 400,
-    "missing_required_parameter": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "unauthorized": 401,
-    "insufficient_credits": 402,
-    "billing_error": 402,
-    "payment_required": 402,
-    "permission_error": 403,
-    "permission_denied": 403,
-    "forbidden": 403,
-    "not_found_error": 404,
-    "not_found": 404,
-    "model_not_found": 404,
-    "timeout_error": 504,
-    "request_too_large": 413,
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "rate_limit": 429,
-    "rate_limited": 429,
-    "insufficient_quota": 429,
-    "too_many_requests": 429,
-    "usage_limit_reached": 429,
-    "server_error": 500,
-    "internal_server_error": 500,
-    "internal_error": 500,
-    "internalservererror": 500,
-    "api_error": 500,
-    "server_overloaded": 503,
-    "service_unavailable": 503,
-    "unavailable_error": 503,
-    "engine_overloaded": 503,
-    "overloaded": 503,
-    "vector_store_timeout": 504,
-    "overloaded_error": 529,
+_NAMES: Final = {
+    400: (
+        "invalid_request_error invalid_request invalid_prompt invalid_image invalid_image_format "
+        "invalid_base64_image invalid_image_url invalid_image_mode image_too_large image_too_small "
+        "image_parse_error image_content_policy_violation image_file_too_large unsupported_image_media_type "
+        "empty_image_file failed_to_download_image image_file_not_found image_generation_user_error "
+        "moderation_blocked bad_request badrequesterror context_length_exceeded exceed_context_size_error "
+        "content_filter content_policy_violation tool_use_failed json_validate_failed unsupported_value "
+        "unsupported_parameter missing_required_parameter"
+    ),
+    401: "authentication_error invalid_api_key unauthorized",
+    402: "insufficient_credits billing_error payment_required",
+    403: "permission_error permission_denied forbidden",
+    404: "not_found_error not_found model_not_found",
+    413: "request_too_large",
+    429: (
+        "rate_limit_exceeded rate_limit_error rate_limit rate_limited insufficient_quota too_many_requests "
+        "usage_limit_reached"
+    ),
+    500: "server_error internal_server_error internal_error internalservererror api_error",
+    503: "server_overloaded service_unavailable unavailable_error engine_overloaded overloaded",
+    504: "timeout_error vector_store_timeout",
+    529: "overloaded_error",
 }
-
+STATUS_BY_NAME: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
 _STATUS_KEYS: Final = ("status", "status_code", "http_status", "code", "type")
 
 
 def status_of(error: dict[str, Any]) -> int:
-    """The 4xx/5xx that an error object names, by number or by a known name; 502 where it names none."""
+    """The 4xx/5xx that an error object names, by number or by a known name; 502 if it names none."""
     return _status_named(error) or 502
 
 
@@ -195,14 +153,14 @@ def _status_named(error: dict[str, Any]) -> int | None:
     return None
 
 
-# What of a chunk is no part of the error that it reports.
+# The members of a chunk that are not part of the error that it reports.
 _ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
 
 
 def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     """The error that one event of a stream reports, as the body `{"error": {...}, ...}`; None if it reports none.
 
-    `event` is the event's name. The body has all that the event said, less the envelope of a chunk.
+    `event` is the event's name. The body has everything that the event said, without a chunk's envelope.
     """
     error, kind, response = chunk.get("error"), chunk.get("type"), chunk.get("response")
     if not (error or response or "error" in (event, kind, chunk.get("object"))) and (kind or chunk.get("choices")):
@@ -219,7 +177,7 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
         failed = kind in ("response.failed", "response.error") or (
             kind == "response.done" and response.get("status") == "failed"
         )
-        reason = response.get("error") or "the upstream reported that the response failed, and no reason"
+        reason = response.get("error") or "the upstream reported that the response failed, without a reason"
         return {"error": _error_object(reason), "response": response} if failed else None
     if chunk.get("choices") or kind:
         return None
@@ -229,17 +187,17 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
         return {"error": _error_object(said), **rest}
     bare = "choices" not in chunk and _says_failure(chunk.get("code")) and isinstance(chunk.get("message"), str)
     if chunk.get("success") is False or bare:
-        return {"error": _error_object(rest)}  # DashScope and gateways: the error's members without the envelope
+        return {"error": _error_object(rest)}  # DashScope, and gateways: an error's members without an envelope
     return None
 
 
 def _says_failure(code: Any) -> bool:
-    """Whether a `code` beside a `message` is that of an error: many APIs say 0, 200 or "Success" when all is well."""
+    """Whether a `code` next to a `message` means an error: many APIs send 0, 200 or "Success" when all is well."""
     return bool(code) and str(code).lower() not in ("0", "200", "ok", "success")
 
 
 def _error_object(error: Any) -> dict[str, Any]:
     if isinstance(error, dict):
-        return error if error.get("message") else error | {"message": "the upstream reported an error, and no reason"}
-    message = error if isinstance(error, str) else f"the upstream's error: {error!r}"
+        return error if error.get("message") else error | {"message": "the upstream reported an error without a reason"}
+    message = error if isinstance(error, str) else f"the upstream's error: {jsontext.dumps(error).decode()}"
     return {"message": message, "type": ERROR_TYPE, "param": None, "code": None}

@@ -1,11 +1,10 @@
 """The commands for looking at flows, in a test master and in a running mitmdump, and their keys in the console."""
 
-import asyncio
 import itertools
 import json
 import re
 import subprocess
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,13 @@ from harness import (
     read_flows,
     sse,
 )
+from harness.master import answer_with, flow_with
 from harness.paths import ADDON
 from harness.proxy import MITMDUMP, START_TIMEOUT
 from harness.samples import CHAT, COMPLETIONS, DOCUMENT, EVENTS, RESPONSES, SECRET, STREAM, request
 from mitmproxy import exceptions, http
 from mitmproxy.command import Command
-from mitmproxy.test import taddons, tflow, tutils
+from mitmproxy.test import taddons, tflow
 from mitmproxy.tools.console import defaultkeys
 from mitmproxy.tools.console.keymap import Keymap
 
@@ -65,46 +65,6 @@ rules:
     force_upstream_stream: true
 """.replace("name: off", 'name: "off"')
 
-type Scenario = Callable[["addon.ForceStream", taddons.context], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def rules_file(tmp_path: Path) -> Path:
-    path = tmp_path / "rules.yaml"
-    path.write_text(RULES)
-    return path
-
-
-@pytest.fixture
-def run(rules_file: Path) -> Callable[[Scenario], None]:
-    """Calls a coroutine function with the addon, its rules read, and a context that has its commands too."""
-
-    def run(test: Scenario) -> None:
-        async def inside() -> None:
-            ours = addon.ForceStream(ADDON.with_name("rules.yaml"))
-            with taddons.context(ours, commands.Commands(ours)) as context:
-                context.configure(ours, force_stream_rules=str(rules_file))
-                await test(ours, context)
-
-        asyncio.run(inside())
-
-    return run
-
-
-def flow_with(body: Any = None, *, path: str = CHAT, method: str = "POST", host: str = "127.0.0.1") -> http.HTTPFlow:
-    content = body if isinstance(body, bytes) else json.dumps(request() if body is None else body).encode()
-    headers = http.Headers(host=host, content_type="application/json", authorization=f"Bearer {SECRET}")
-    made = tutils.treq(host=host, method=method.encode(), path=path.encode(), headers=headers, content=content)
-    flow = tflow.tflow(req=made)
-    flow.client_conn.sni = None
-    flow.live = True
-    return flow
-
-
-def answer_with(flow: http.HTTPFlow, body: bytes = STREAM, content_type: str = "text/event-stream") -> None:
-    flow.response = http.Response.make(200, body, {"Content-Type": content_type})
-
-
 # How they are offered
 
 
@@ -130,7 +90,7 @@ def test_every_command_has_help_and_typed_arguments(run: Callable) -> None:
 def test_rules_and_keys_are_completed_and_all_of_them_can_be_set(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         manager = context.master.commands
-        ours.rules = (*ours.rules, replace(ours.rules[0], name='a "b" c'))
+        ours.rules_watcher.rules = (*ours.rules, replace(ours.rules[0], name='a "b" c'))
         rule, key, _ = manager.commands["force_stream.set"].parameters
         names, keys = (
             mitmproxy.types.CommandTypes.get(each.type).completion(manager, each.type, "") for each in (rule, key)
@@ -310,9 +270,9 @@ def test_explain_speaks_of_the_rule_that_took_a_flow_when_it_was_forced(run: Cal
         assert last(flow) == f"{ABOUT}rule all takes it; its request was forced"
         context.master.commands.call_strings("force_stream.set", ["off", "models", "[m]"])
         assert last(flow) == f"{ABOUT}rule off takes it; its request was forced by rule all, as the rules were then"
-        ours.rules = ours.rules[:1]
+        ours.rules_watcher.rules = ours.rules[:1]
         assert last(flow) == f"{ABOUT}rule all took it, as the rules were then; its request was forced"
-        ours.rules = ()
+        ours.rules_watcher.rules = ()
         assert last(flow_with()) == f"{ABOUT}there are no rules"
 
     run(test)
@@ -544,9 +504,9 @@ def test_compare_sends_the_request_both_ways_and_logs_what_differs(shared: Proxy
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
     shared.wait_for_log(
-        r'force_stream\.compare /v1/chat/completions: \$\.object: "x", and "chat\.completion"', since=since
+        r'force_stream\.compare /v1/chat/completions: \$\.object: "x" vs "chat\.completion"', since=since
     )
-    shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing, and \{"prompt_', since=since)
+    shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing vs \{"prompt_', since=since)
     shared.wait_for_log("force_stream.compare /v1/chat/completions: 2 differences; the log has them", since=since)
     assert len([line for line in shared.log_lines[since:] if "force_stream.compare" in line]) == 3
     _, *sent = upstream.requests

@@ -81,8 +81,8 @@ def flow_with(body: Any = None, answer: http.Response | None = None) -> http.HTT
         ([forcing("name: a, hosts: [a.example]"), forcing("name: b, hosts: ['*'], models: [x]")], {}, None,
          "rule b: model m is not among x"),
     ],
-    ids=["wrong host", "wrong port", "order of the rules", "capitals", "endpoint", "filter", "switched off", "no JSON",
-         "client's own stream", "no rules", "many rules", "the rule for its host"],
+    ids=["wrong host", "wrong port", "order of the rules", "upper case", "endpoint", "filter", "switched off",
+         "not JSON", "client's own stream", "no rules", "many rules", "the rule for its host"],
 )  # fmt: skip
 def test_the_line_says_why_a_failed_request_was_not_forced(
     rules: list[str], options: dict[str, bool], body: Any, why: str
@@ -133,7 +133,7 @@ def test_all_other_traffic_has_no_such_line(start: Callable[..., Proxy], upstrea
     assert proxy.log.count("not forced") == 1
 
 
-def test_a_request_that_cannot_be_forced_is_told_of_once(start: Callable[..., Proxy], upstream: Upstream) -> None:
+def test_a_request_that_cannot_be_forced_is_reported_once(start: Callable[..., Proxy], upstream: Upstream) -> None:
     upstream.answer_always(REFUSED)
     proxy = start(forcing("name: r, hosts: ['*']"))
     since = proxy.mark()
@@ -163,7 +163,7 @@ def test_a_mistyped_option_is_a_warning_at_the_start(start: Callable[..., Proxy]
 
 
 @pytest.mark.parametrize("rules", [[], ["{name: r, hosts: ['*']}"]], ids=["empty", "forces nothing"])
-def test_rules_that_force_nothing_are_told_of_at_the_start(start: Callable[..., Proxy], rules: list[str]) -> None:
+def test_rules_that_force_nothing_are_reported_at_startup(start: Callable[..., Proxy], rules: list[str]) -> None:
     proxy = start(*rules)
     proxy.wait_for_log(
         r"no rule forces anything, so every request goes out as it came\. To change that, set force_upstream_stream: "
@@ -179,7 +179,7 @@ def test_rules_that_learn_or_hosts_that_are_forced_are_enough(start: Callable[..
 # The option force_stream_hosts
 
 
-def test_hosts_of_the_option_are_forced_behind_the_rules_of_the_file(
+def test_hosts_of_the_option_are_forced_after_the_rules_of_the_file(
     start: Callable[..., Proxy], upstream: Upstream
 ) -> None:
     upstream.answer_always(event_stream(STREAM))

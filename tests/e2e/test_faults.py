@@ -1,7 +1,8 @@
 """A flaky upstream never reaches the application: the fault matrix, and what its rows have no place for."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -72,17 +73,22 @@ def headers_of(key: str) -> list[tuple[str, str]]:
 @both_clients
 @pytest.mark.parametrize("heartbeat", [False, True], ids=["buffered", "heartbeat"])
 def test_every_fault_has_its_outcome(client: str, heartbeat: bool, bench: Bench) -> None:
-    seen = bench.run(faults.rows(client, heartbeat))
+    rows = faults.drawn_rows(fault for fault in FAULTS if not fault.slow)
+    seen = bench.run(row for row in rows if (row.client, row.heartbeat) == (client, heartbeat))
     problems = bench.problems(seen)
     assert not problems, "\n".join(problems)
 
 
-@both_clients
-def test_without_the_stream_layer_a_cut_gives_a_page_and_the_rest_is_the_same(
-    client: str, make_bench: Callable[..., Bench]
-) -> None:
+def test_without_the_stream_layer_a_cut_gives_a_page_and_the_rest_is_the_same(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(scripts=[SCRIPTS / "without_stream_layer.py"])
-    seen = bench.run(faults.rows(client, False, faults.without_stream_layer()))
+    # One fault of each outcome at each kind of upstream; of several that are reset at once, mitmproxy leaves some
+    # waiting.
+    outcomes = {
+        (fault.fallback, fault.outcome.words, fault.over): fault
+        for fault in reversed(faults.without_stream_layer())
+        if fault.over != ("resetting",)
+    }
+    seen = bench.run(faults.drawn_rows(outcomes.values(), heartbeats=(False,)))
     different = [
         f"{one.row.key}: {verdict(one.response)}, not {one.row.fault.fallback}"
         for one in seen
@@ -105,19 +111,14 @@ SAMPLE = (
 )
 
 
-def rows_of_both(client: str, names: Iterable[str]) -> list[Row]:
-    return [row for heartbeat in (False, True) for row in faults.rows(client, heartbeat, named(*names))]
-
-
 @pytest.mark.parametrize("strategy", ["lazy", "eager"])
 @pytest.mark.parametrize("mode", ["regular", "upstream"])
 def test_other_modes_have_the_same_outcomes(mode: str, strategy: str, certs: Certs, tmp_path: Path) -> None:
     with Bench(certs, tmp_path, mode=mode, options={"connection_strategy": strategy}) as bench:
-        for client in CLIENTS:
-            # Through an upstream proxy no script can make mitmproxy offer HTTP/2 where the client did not.
-            sample = [row for row in rows_of_both(client, SAMPLE) if mode == "regular" or row.over == client]
-            problems = bench.problems(bench.run(sample))
-            assert not problems, "\n".join(problems)
+        rows = faults.drawn_rows(named(*SAMPLE), draw=f"{mode} {strategy}")
+        # Through an upstream proxy no script can make mitmproxy offer HTTP/2 where the client did not.
+        problems = bench.problems(bench.run(row for row in rows if mode == "regular" or row.over == row.client))
+        assert not problems, "\n".join(problems)
         assert not bench.upstream.errors
 
 
@@ -272,7 +273,7 @@ def broken_rows(*names: str) -> list[tuple[str, list[Any]]]:
     return [(name, [Head(), HEL, Reset()] if name == "cut" else whole) for name in names]
 
 
-IN_THE_WATCH = ("feed", "finish", "head", "data", "next_look", "end", "cut")
+IN_THE_ATTEMPT = ("feed", "finish", "start_response", "receive", "next_deadline", "end", "cut")
 IN_THE_HOOK = ("store_answer",)
 IN_THE_STREAM_LAYER = ("state_wait_for_response_headers", "state_consume_response_body", "_answer")
 
@@ -282,12 +283,9 @@ def broken(make_bench: Callable[..., Bench]) -> Bench:
     return make_bench(scripts=[SCRIPTS / "break_addon.py"])
 
 
-@both_clients
-@pytest.mark.parametrize(("part", "steps"), broken_rows(*IN_THE_WATCH, *IN_THE_HOOK, *IN_THE_STREAM_LAYER))
-def test_a_fault_of_the_addon_becomes_an_error_of_its_own_shape(
-    client: str, part: str, steps: list[Any], broken: Bench
-) -> None:
-    check_broken(broken, client, part, steps)
+@pytest.mark.parametrize(("part", "steps"), broken_rows(*IN_THE_ATTEMPT, *IN_THE_HOOK, *IN_THE_STREAM_LAYER))
+def test_a_fault_of_the_addon_becomes_an_error_of_its_own_shape(part: str, steps: list[Any], broken: Bench) -> None:
+    check_broken(broken, "HTTP/1" if part in IN_THE_ATTEMPT else "HTTP/2", part, steps)
 
 
 @both_clients
@@ -302,7 +300,7 @@ def test_a_fault_in_what_is_said_about_a_flow_does_not_touch_its_answer(client: 
 
 @both_clients
 def test_a_fault_in_a_look_at_the_clock_becomes_an_error(client: str, broken: Bench) -> None:
-    check_broken(broken, client, "look", [Linger()])
+    check_broken(broken, client, "poll", [Linger()])
 
 
 def check_broken(broken: Bench, client: str, part: str, steps: list[Any]) -> None:
@@ -365,12 +363,15 @@ def test_no_credential_leaves_a_trace(certs: Certs, tmp_path: Path) -> None:
     wanted = [fault for fault in FAULTS if fault.name in SAMPLE or fault.outcome.code in faults.FINAL]
     wanted += named("connection refused", "429 with JSON", "an error event that names no status", "204")
     with Bench(certs, tmp_path, flow_file=flow_file, **settings) as bench:
-        errors = []
-        for row in faults.rows("HTTP/1", False, wanted):
+
+        def ask_for(row: Row) -> bytes:
             bench.prepare(row)
-            headers = [*CREDENTIALS, *headers_of(row.key)]
             with bench.connect("HTTP/1", row.over) as client:
-                errors.append(client.post(row.fault.path + PATH[len(CHAT) :], body_of(row.model), headers).body)
+                path = row.fault.path + PATH[len(CHAT) :]
+                return client.post(path, body_of(row.model), [*CREDENTIALS, *headers_of(row.key)]).body
+
+        with ThreadPoolExecutor(faults.WORKERS) as pool:
+            errors = list(pool.map(ask_for, faults.rows("HTTP/1", False, wanted)))
         for part in ("feed", "store_answer"):
             bench.upstream.answer(Head(), *WHOLE, End(), key=f"break-{part}")
             headers = [*CREDENTIALS, *headers_of(f"break-{part}")]

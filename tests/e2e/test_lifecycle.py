@@ -29,12 +29,11 @@ from harness import (
     pieces,
     sse,
 )
-from harness.paths import ROOT
+from harness.paths import ADDON, ROOT
 from harness.samples import CHAT, DOCUMENT, EVENTS, RULES, SECRET, STREAM, request
 from harness.steps import Step
 from mitmproxy import flowfilter
 
-ADDON = ROOT / "addon.py"
 PRIVATE = "words that are nobody's business"
 RULE = """\
 rules:
@@ -50,13 +49,6 @@ def ask(proxy: Proxy, model: str = "m", **headers: str) -> Response:
     with Http1Client(proxy.url) as client:
         pairs = [(name.replace("_", "-"), value) for name, value in headers.items()]
         return client.post(CHAT, {"model": model, "messages": [{"role": "user", "content": PRIVATE}]}, pairs)
-
-
-@pytest.fixture
-def rules_file(tmp_path: Path) -> Path:
-    path = tmp_path / "rules.yaml"
-    path.write_text(RULES)
-    return path
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.view import contentview
 from harness import sse
 from harness.master import answer_with, flow_with
+from harness.page import Shelf, client_of
 from harness.paths import ADDON
 from harness.samples import EVENTS, RULES, STREAM, choice, chunk, function_call, request
 from hypothesis import given
@@ -24,7 +25,6 @@ from hypothesis import strategies as st
 from mitmproxy import http
 from mitmproxy.contentviews import Metadata
 from mitmproxy.test import taddons, tflow
-from test_page import Shelf, client_of
 
 DONE = b"data: [DONE]\n\n"
 STRANGE = "not all of it is UTF-8, or the upstream put replacement characters in it"

@@ -93,7 +93,7 @@ def test_a_file_and_an_endpoint_can_be_named(tmp_path: Path, endpoint: str, stre
     assert (ran.returncode, ran.stderr, json.loads(ran.stdout)["object"]) == (0, b"", kind)
 
 
-def test_what_is_odd_is_told_on_stderr_and_the_document_is_printed() -> None:
+def test_anything_odd_goes_to_stderr_and_the_document_is_printed() -> None:
     ran = command(stdin=sse("no JSON", *EVENTS[:3]))
     assert ran.returncode == 0
     assert json.loads(ran.stdout)["choices"] == DOCUMENT["choices"]
@@ -118,7 +118,7 @@ def test_a_json_answer_is_printed_as_it_is() -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b'{"id":  1.50}\n', b"")
 
 
-def test_a_file_that_is_not_there_is_told_of_without_a_traceback(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported_without_a_traceback(tmp_path: Path) -> None:
     ran = command(tmp_path / "none.sse")
     assert (ran.returncode, ran.stdout) == (2, b"")
     assert ran.stderr.decode() == f"{tmp_path / 'none.sse'}: No such file or directory\n"
@@ -126,7 +126,7 @@ def test_a_file_that_is_not_there_is_told_of_without_a_traceback(tmp_path: Path)
     assert (folder.returncode, b"Traceback" in folder.stderr) == (2, False)
 
 
-def test_a_wrong_endpoint_is_told_of_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_endpoint_is_reported_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as failure:
         main(["--endpoint", "chats"])
     assert failure.value.code == 2
@@ -160,7 +160,7 @@ def test_aggregate_gives_a_failed_stream_as_the_error_it_is(stream: bytes, statu
     assert set(json.loads(reply.body)) == {"error"}
 
 
-def test_aggregate_refuses_an_endpoint_that_there_is_not() -> None:
+def test_aggregate_rejects_an_unknown_endpoint() -> None:
     with pytest.raises(ValueError, match=r"unknown endpoint 'chats'; known: chat, completions, responses"):
         force_stream.aggregate(b"", "chats")
 
@@ -174,15 +174,15 @@ def test_library_and_command_work_where_mitmproxy_and_every_other_package_is_mis
     env = blocked("mitmproxy", *OPTIONAL, "brotli", "zstandard", "h2", "ruamel")
     ran = command(stdin=STREAM, env=env)
     assert (ran.returncode, ran.stderr, json.loads(ran.stdout)) == (0, b"", DOCUMENT)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "import force_stream, sys; print(sorted(sys.modules))"],
         env=os.environ | env,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "'force_stream.answer.reader'" in told.stdout
-    assert "'mitmproxy'" not in told.stdout
+    assert "'force_stream.answer.reader'" in done.stdout
+    assert "'mitmproxy'" not in done.stdout
 
 
 def test_the_package_needs_nothing_but_the_standard_library(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_the_addon_works_with_neither_pyyaml_nor_any_optional_package(
     proxy.wait_for_log(r'rule private-vllm: models \["m"\] -> \["other"\]', since=since)
 
 
-def test_a_mistake_in_the_rules_is_told_the_same_without_pyyaml(
+def test_a_mistake_in_the_rules_is_reported_the_same_without_pyyaml(
     proxy_factory: Callable[..., Proxy], blocked: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:
     rules = tmp_path / "rules.yaml"

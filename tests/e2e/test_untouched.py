@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from force_stream.addon import hooks as addon
-from force_stream.proxy import flows
+from force_stream.proxy.request import as_it_came, readable_body
 from harness import Http1Client, Proxy, Response, Upstream, document, event_stream
 from harness.paths import ADDON
 from harness.samples import CHAT, COMPLETIONS, RESPONSES, STREAM
@@ -158,14 +158,14 @@ def test_a_request_is_forced_or_left_in_every_byte_and_forced_ones_can_be_undone
     with_rules: Callable[[str], Addon], request: http.Request
 ) -> None:
     ours, flow = with_rules(FORCE), live(request)
-    before, headers, body = flow.request.get_state(), flow.request.headers.copy(), flows.readable_body(flow)
+    before, headers, body = flow.request.get_state(), flow.request.headers.copy(), readable_body(flow)
     ours.request(flow)
     event("forced" if "force_stream.undo" in flow.metadata else "left")
     if "force_stream.undo" not in flow.metadata:
         assert flow.request.get_state() == before
         return
     now: Any = flow.request
-    assert flows.as_it_came(flow, now.raw_content) == body
+    assert as_it_came(flow, now.raw_content) == body
     changed = {"accept", "cache-control", "accept-encoding", "content-encoding", "content-length"}
     rest = [pair for pair in now.headers.fields if pair[0].decode().lower() not in changed]
     assert rest == [pair for pair in headers.fields if pair[0].decode().lower() not in changed]

@@ -1,11 +1,12 @@
 """Every way in which an upstream can fail, and what the client gets: the table `FAULTS`, and the `Bench` that plays it.
 
-Each fault is played over real sockets, to a client of HTTP/1.1 and one of HTTP/2, to one that waits and to one that
-gets heartbeats. The order of things is kept by gates, never by sleeping: with heartbeats, the upstream goes on when the
-client has seen the first one.
+Each fault is played over real sockets. `make faults` plays it to a client of HTTP/1.1 and one of HTTP/2, to one that
+waits and to one that gets heartbeats; the tests play it to one of these four. The order of things is kept by
+gates, never by sleeping: with heartbeats, the upstream goes on when the client has seen the first one.
 """
 
 import gzip
+import itertools
 import json
 import re
 import socket
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any, Final
 
 from hyperframe.frame import DataFrame, WindowUpdateFrame
@@ -213,8 +215,8 @@ PAGE_OF_MITMPROXY: Final = "502, mitmproxy's own page"
 class Fault:
     """One way to fail. `over`: the upstreams that can; `rule`: the limits; `kept`: how much of the steps' data the flow
     must show ("all", "some" or "none"); `left`: the proxy must end the connection or stream; `dead`: the address
-    answers nobody, so the next request fails alike; `without_layer`: the words for the outcome without the stream
-    layer, where it is another, "" if it is not tried.
+    answers nobody, so the next request fails alike; `slow`: only `make faults` has the time; `without_layer`: the words
+    for the outcome without the stream layer, where it is another, "" if it is not tried.
     """
 
     name: str
@@ -227,6 +229,7 @@ class Fault:
     kept: str = "all"
     left: bool = False
     dead: bool = False
+    slow: bool = False
     without_layer: str | None = None
 
     @property
@@ -434,7 +437,8 @@ def _too_long() -> Iterator[Fault]:
     yield fault("silence after the headers", [Head(), Linger()], TIMED_OUT, **idle)
     yield fault("silence between two events", [Head(), HEL, Linger()], TIMED_OUT, **idle)
     yield fault("silence after the finish reason", [Head(), HEL, LO, STOP, Linger()], answered(), **idle)
-    yield fault("silence for 5 s after the finish reason", [Head(), HEL, LO, STOP, Linger()], answered(), left=True)
+    after = [Head(), HEL, LO, STOP, Linger()]
+    yield fault("silence for 5 s after the finish reason", after, answered(), left=True, slow=True)
     yield fault("no response within the timeout", [Linger()], TIMED_OUT, kept="none", **late)
     drip = [step for _ in range(100) for step in (Data(b": wait\n\n"), Pause(0.05))]
     yield fault("endless comments", [Head(), *drip, Linger()], TIMED_OUT, kept="some", **late)
@@ -559,6 +563,14 @@ CLIENTS: Final = {"HTTP/1": Http1Client, "HTTP/2": Http2Client}
 
 def rows(client: str, heartbeat: bool, faults: Iterable[Fault] = FAULTS) -> list[Row]:
     return [Row(fault, over, client, heartbeat) for fault in faults for over in fault.over]
+
+
+def drawn_rows(faults: Iterable[Fault], heartbeats: tuple[bool, ...] = (False, True), draw: str = "") -> list[Row]:
+    """Each fault at each of its upstreams once, to a kind of client that is drawn for it: with the same `draw` the same
+    one each time."""
+    kinds = list(itertools.product(CLIENTS, heartbeats))
+    places = ((fault, over) for fault in faults for over in fault.over)
+    return [Row(fault, over, *Random(f"{draw} {fault.name} {over}").choice(kinds)) for fault, over in places]
 
 
 class Bench:

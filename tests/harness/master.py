@@ -1,28 +1,58 @@
-"""Flows for hooks that a test calls itself, in a test master, and what was logged of them."""
+"""The addon in a test master: hooks that a test calls itself, flows for them, and what was logged of them."""
 
+import asyncio
 import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
+from force_stream.addon.commands import Commands
+from force_stream.addon.hooks import ForceStream
 from mitmproxy import http
-from mitmproxy.test import tflow, tutils
+from mitmproxy.test import taddons, tflow, tutils
 
+from harness.paths import ADDON
 from harness.samples import CHAT, SECRET, STREAM, request
 
+type Scenario = Callable[[ForceStream, taddons.context], Coroutine[Any, Any, None]]
 
-def flow_with(body: Any = None, *, path: str = CHAT, method: str = "POST") -> http.HTTPFlow:
-    """A live flow to 127.0.0.1 whose request has arrived."""
+
+def run_with(rules_file: Path, test: Scenario) -> None:
+    """Call a coroutine function with the addon, its rules read, and a context that has its commands too."""
+
+    async def inside() -> None:
+        ours = ForceStream(ADDON.with_name("rules.yaml"))
+        with taddons.context(ours, Commands(ours)) as context:
+            context.configure(ours, force_stream_rules=str(rules_file))
+            await test(ours, context)
+
+    asyncio.run(inside())
+
+
+def flow_with(
+    body: Any = None,
+    *,
+    path: str = CHAT,
+    method: str = "POST",
+    host: str = "127.0.0.1",
+    content_type: str = "application/json",
+) -> http.HTTPFlow:
+    """A live flow whose request has arrived."""
     content = body if isinstance(body, bytes) else json.dumps(request() if body is None else body).encode()
-    headers = http.Headers(host="127.0.0.1", content_type="application/json", authorization=f"Bearer {SECRET}")
+    headers = http.Headers(host=host, content_type=content_type, authorization=f"Bearer {SECRET}")
     headers["content-length"] = str(len(content))
-    made = tutils.treq(host="127.0.0.1", method=method.encode(), path=path.encode(), headers=headers, content=content)
+    made = tutils.treq(host=host, method=method.encode(), path=path.encode(), headers=headers, content=content)
     flow = tflow.tflow(req=made)
+    flow.client_conn.sni = None
     flow.live = True
     return flow
 
 
-def answer_with(flow: http.HTTPFlow, body: bytes = STREAM, content_type: str = "text/event-stream") -> None:
-    flow.response = http.Response.make(200, body, {"Content-Type": content_type})
+def answer_with(
+    flow: http.HTTPFlow, body: bytes = STREAM, content_type: str = "text/event-stream", status: int = 200
+) -> None:
+    flow.response = http.Response.make(status, body, {"Content-Type": content_type})
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:

@@ -27,6 +27,7 @@ from mitmproxy.io import FlowReader
 from mitmproxy.proxy.mode_specs import ProxyMode
 
 from harness.certs import Certs
+from harness.forked import CAN_FORK, Forked
 from harness.paths import SCRIPTS
 from harness.ports import held_port
 from harness.record import TIMEOUT, wait_until
@@ -79,7 +80,7 @@ class Proxy:
         self.changed = threading.Condition()
         self.ports: list[int] = []
         self.exit_code: int | None = None
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | Forked | None = None
         self._confdir: Path | None = None
         self._numbers = itertools.count(1)
         self._output_ended = False
@@ -224,16 +225,21 @@ class Proxy:
         self._confdir = self.certs.confdir(Path(tempfile.mkdtemp(prefix="mitmproxy-")))
         with self.changed:
             self.log_lines, self.ports, self._output_ended = [], [], False
-        self.process = subprocess.Popen(
-            self._command_line(self._confdir),
-            stdin=subprocess.PIPE if self.remote else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | self.env,
-            cwd=self.cwd,
-        )
+        command = self._command_line(self._confdir)
+        env = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | self.env
+        if CAN_FORK and self.program.name in ("mitmdump", "mitmweb") and not self.env:
+            self.process = Forked(command, stdin=self.remote, env=env, cwd=self.cwd)
+        else:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if self.remote else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                env=env,
+                cwd=self.cwd,
+            )
         self._collector = threading.Thread(target=self._collect, args=(self.process,), name="mitmdump", daemon=True)
         self._collector.start()
 
@@ -280,7 +286,7 @@ class Proxy:
             listening = rf"{re.escape(ProxyMode.parse(mode).description)} listening at .*?:(\d+)\."
             self.ports.append(int(self.wait_for_log(listening)[1]))
 
-    def _collect(self, process: subprocess.Popen[str]) -> None:
+    def _collect(self, process: subprocess.Popen[str] | Forked) -> None:
         assert process.stdout
         for line in process.stdout:
             with self.changed:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools.fuzz_targets import TARGETS, seeds
+from tools.fuzz.targets import TARGETS, seeds
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -42,7 +42,7 @@ def nothing(*_: Any) -> bytes:
 
 def sometimes(every: int) -> Callable[[Any, ReceiveBuffer], bytes]:
     turns = count()
-    return lambda reader, buffer: chunked.take(reader, buffer) if next(turns) % every == 0 else b""
+    return lambda reader, buffer: chunked.read_chunks(reader, buffer) if next(turns) % every == 0 else b""
 
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=5)
@@ -61,14 +61,14 @@ def test_many_chunks_at_a_time_are_the_same_body(
 ) -> None:
     body = framed(chunks, extension, end)
     for each in (sizes, [len(body) + 1]):
-        assert read(body, each, chunked.take) == read(body, each, nothing)
+        assert read(body, each, chunked.read_chunks) == read(body, each, nothing)
 
 
 @given(CHUNKS, SIZES, st.data())
 def test_a_wrong_byte_has_the_same_outcome(chunks: list[bytes], sizes: list[int], data: st.DataObject) -> None:
     body = bytearray(framed(chunks))
     body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.sampled_from(b"0fg\r\n-+_ \x00"))
-    assert read(bytes(body), sizes, chunked.take) == read(bytes(body), sizes, nothing)
+    assert read(bytes(body), sizes, chunked.read_chunks) == read(bytes(body), sizes, nothing)
 
 
 @given(CHUNKS, SIZES, st.integers(2, 4))
@@ -80,9 +80,9 @@ def test_h11_and_this_may_take_turns(chunks: list[bytes], sizes: list[int], ever
 def test_all_that_is_there_is_taken_at_once() -> None:
     reader, buffer = ChunkedReader(), ReceiveBuffer()
     buffer += framed([b"data: 1\n\n", b"data: 2\n\n", b"data: 3\n\n"], end=b"9\r\ndata:")
-    assert chunked.take(reader, buffer) == b"data: 1\n\ndata: 2\n\ndata: 3\n\ndata:"
+    assert chunked.read_chunks(reader, buffer) == b"data: 1\n\ndata: 2\n\ndata: 3\n\ndata:"
     buffer += b" 4\n\n\r\n0\r\n\r\n"
-    assert chunked.take(reader, buffer) == b" 4\n\n"
+    assert chunked.read_chunks(reader, buffer) == b" 4\n\n"
     assert isinstance(reader(buffer), h11.EndOfMessage)
 
 
@@ -90,7 +90,7 @@ def test_all_that_is_there_is_taken_at_once() -> None:
 def test_a_body_without_chunks_is_left_to_h11(reader: Any) -> None:
     buffer = ReceiveBuffer()
     buffer += b"2\r\nab\r\n"
-    assert chunked.take(reader, buffer) == b""
+    assert chunked.read_chunks(reader, buffer) == b""
     assert bytes(buffer) == b"2\r\nab\r\n"
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import independent
 from force_stream.endpoints import endpoint_for
+from oracle import independent
 
 # The kinds of the index that are endpoints of ours, and the path that is asked where the recorded one is not known.
 PATHS = {

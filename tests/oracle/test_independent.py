@@ -5,9 +5,20 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import independent
 import pytest
-from independent import Broken, Number, UpstreamError, Whole, example, judge, only_direct, outcome_of, parse, shape
+from oracle import independent
+from oracle.independent import (
+    Broken,
+    Number,
+    UpstreamError,
+    Whole,
+    example,
+    judge,
+    only_direct,
+    outcome_of,
+    parse,
+    shape,
+)
 
 
 def sse(*events: Any, done: bool = True) -> bytes:

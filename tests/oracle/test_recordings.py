@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import independent
 import pytest
 from harness import Certs, Http1Client, Proxy, Response, Upstream, event_stream
 from harness.paths import ADDON
-from recordings import Recording, recordings_in
+from oracle import independent
+from oracle.recordings import Recording, recordings_in
 
 RULES = 'rules: [{name: recorded, hosts: ["127.0.0.1"], force_upstream_stream: true}]\n'
 THREADS = 6

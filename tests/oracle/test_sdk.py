@@ -14,11 +14,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import independent
 import pytest
 from force_stream import AnswerSpec, Reply
 from harness.paths import GOLDEN
-from independent import ABSENT
 from openai import omit
 from openai._models import construct_type
 from openai.lib.streaming.chat import ChatCompletionStreamState
@@ -27,8 +25,10 @@ from openai.types import Completion, ImagesResponse
 from openai.types.audio import Transcription, TranscriptionDiarized
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
+from oracle import independent
+from oracle.independent import ABSENT
+from oracle.recordings import recordings_in
 from pydantic import ValidationError
-from recordings import recordings_in
 
 TYPED = ("chat", "completions", "responses", "images", "transcriptions")
 # A place in a document: keys, and an integer for a place in a list.

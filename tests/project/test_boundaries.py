@@ -12,16 +12,16 @@ from harness.paths import ROOT
 PACKAGE = ROOT / "lib" / "force_stream"
 
 # The rooms, from the wire to the command line. A room imports from itself and from those above it.
-ROOMS = ("errors", "wire", "merge", "endpoints", "answer", "rules", "proxy", "view", "page", "addon", "cli")
+ROOMS = ("wire", "errors", "merge", "endpoints", "answer", "rules", "proxy", "view", "page", "addon", "cli")
 # What stands beside the rooms, and the rooms that it may open.
 OUTSIDE = {"__init__": {"errors", "endpoints", "answer"}, "__main__": {"cli"}, "addon.py": {"addon"}}
 
 MAY_KNOW_MITMPROXY = {
     "rules/rule",
-    *(f"proxy/{name}" for name in ("explain", "flows", "stream_layer", "summary")),
+    *(f"proxy/{name}" for name in ("explain", "live_copy", "notes", "request", "response", "stream_layer", "summary")),
     *(f"view/{name}" for name in ("contentview", "flow_record")),
     "page/server",
-    *(f"addon/{name}" for name in ("__init__", "commands", "hooks", "mitmweb")),
+    *(f"addon/{name}" for name in ("__init__", "commands", "hooks", "mitmweb", "options", "retries", "rules_watcher")),
     "addon.py",
     "cli/mitmproxy_tools",
     "cli/mitmproxy_script/overrides",

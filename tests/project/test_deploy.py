@@ -30,7 +30,7 @@ from harness import (
     refused_port,
     sse,
 )
-from harness.paths import ROOT, SCRIPTS
+from harness.paths import ADDON, ROOT, SCRIPTS
 from harness.record import TIMEOUT, Request
 from harness.samples import CHAT, DOCUMENT, EVENTS, RULES, STREAM, request
 from harness.steps import Step
@@ -38,7 +38,6 @@ from harness.upstream import Upstream
 
 from deploy import drain
 
-ADDON = ROOT / "addon.py"
 DEPLOY = ROOT / "deploy"
 HOLD_LOOP = SCRIPTS / "hold_loop.py"
 CONFIGURATION = (DEPLOY / "haproxy.cfg").read_text(encoding="utf-8")

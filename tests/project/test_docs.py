@@ -1,4 +1,4 @@
-"""What README.md and docs/ say that the code says too: tables, commands, examples and links."""
+"""README.md and docs/ against the code: tables, commands, examples and links."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,7 @@ def block_after(sentence: str) -> str:
 
 
 def commands() -> Iterator[str]:
-    """Every line that a person may paste into a shell, and every command in the text."""
+    """Every line to paste into a shell, and every command in the text."""
     for text in PAGES.values():
         unfenced = FENCE.sub("", text)
         yield from (line.strip() for line in unfenced.splitlines() if line.startswith("    "))
@@ -117,7 +117,7 @@ def test_table_of_options_is_the_addons() -> None:
     ours = {name: default for name, default in options.items() if name.startswith("force_stream")}
     rows = {code(name): default for name, _, default in table("option", "meaning", "default")}
     assert rows.keys() == ours.keys()
-    assert rows.pop("force_stream_rules") == "`rules.yaml` beside `addon.py`"
+    assert rows.pop("force_stream_rules") == "`rules.yaml` next to `addon.py`"
     for name, default in rows.items():
         assert code(default) == (ours[name] if isinstance(ours[name], str) else json.dumps(ours[name])), name
     assert ours["force_stream_rules"] == str(ROOT / "rules.yaml")
@@ -202,7 +202,7 @@ def test_every_reverse_proxy_answers_when_the_upstream_is_down() -> None:
     lines = [line for line in commands() if "--mode reverse:" in line]
     assert lines
     for line in lines:
-        # mitmproxy exits over an option that is given twice, and our image's entrypoint may give it.
+        # mitmproxy exits if an option is set twice, and our image's entrypoint may set it.
         given = line + (ENTRYPOINT if " force-stream --mode" in line else "")
         assert len(lazy.findall(given)) == 1, line
 
@@ -217,7 +217,7 @@ def test_rules_in_the_docs_are_rules() -> None:
 
 
 def test_example_of_a_learned_rule_is_the_codes() -> None:
-    assert block_after("The log has the rule to paste") == rule_to_paste("llm.example.com", "qwq-32b")
+    assert block_after("paste before this one:") == rule_to_paste("llm.example.com", "qwq-32b")
 
 
 def test_example_requests_are_before_and_after_the_edit() -> None:
@@ -288,5 +288,5 @@ def test_readme_links_to_every_page() -> None:
 
 
 def links(text: str) -> list[str]:
-    """Where the links lead, but for those to other sites."""
+    """The targets of the links within the project."""
     return [target for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)) if "://" not in target]

@@ -1,4 +1,4 @@
-"""The commands with which a person looks at flows, and the keys they have in the console.
+"""The commands with which a person looks at rules and flows, and the keys they have in the console.
 
 What came of a command is logged as an alert, which the console shows at its foot; the rest of the log it does not show.
 
@@ -11,21 +11,26 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import mitmproxy.types
 from mitmproxy import command, ctx, exceptions, flow, http
+from mitmproxy.command_lexer import quote
 from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
 from ..answer.forcing import Refusal
-from ..proxy import flows, summary
-from ..proxy.explain import explain, facts_of
-from ..proxy.watch import Watch
-from ..rules.rule import UNLIMITED, Rule, first_match
+from ..proxy import request, response
+from ..proxy.attempt import Attempt
+from ..proxy.explain import explain
+from ..rules.describe import describe
+from ..rules.file import RulesError
+from ..rules.keys import KEYS
+from ..rules.rule import candidates, first_match
 from ..view import stats
 from ..view.compare import differences
 from ..wire import jsontext
+from .hooks import ForceStream, aggregate_again
 from .mitmweb import route_commands
 
 logger = logging.getLogger("force_stream")
@@ -40,24 +45,10 @@ _KEYS: Final = (
 )
 
 
-class Addon(Protocol):
-    """What the commands need of the addon."""
-
-    rules: tuple[Rule, ...]
-    stats: stats.Stats
-
-    @property
-    def can_send(self) -> bool:
-        """Whether this mitmproxy has what `send` needs."""
-
-    async def send(self, flow: http.HTTPFlow, watch: Watch | None) -> None:
-        """Send a flow's request upstream; returns when it has its answer. Without a watch it stays as it is."""
-
-
 class Commands:
     """An addon object with commands and keys, and nothing that traffic runs through."""
 
-    def __init__(self, addon: Addon) -> None:
+    def __init__(self, addon: ForceStream) -> None:
         self._addon = addon
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,6 +61,41 @@ class Commands:
             contexts = [context for context in ("flowlist", "flowview") if keymap.get(context, key) is None]
             if contexts:
                 keymap.add(key, bound, contexts, text)
+
+    @command.command("force_stream.rules")
+    def list_rules(self) -> Sequence[str]:
+        """The rules in force, a line each, with how many flows each has taken."""
+        return [f"{describe(rule)}; flows {self._addon.flow_counts[rule.name]}" for rule in self._addon.rules]
+
+    @command.command("force_stream.rule.options")
+    def rule_options(self) -> Sequence[str]:
+        """The names of the rules in force, for completion."""
+        return _Options(quote(rule.name) for rule in self._addon.rules)
+
+    @command.command("force_stream.key.options")
+    def key_options(self) -> Sequence[str]:
+        """The keys of a rule that can be changed, for completion."""
+        return _Options(sorted(KEYS.keys() - {"name"}))
+
+    @command.command("force_stream.set")
+    @command.argument("rule", type=mitmproxy.types.Choice("force_stream.rule.options"))
+    @command.argument("key", type=mitmproxy.types.Choice("force_stream.key.options"))
+    def set_value(self, rule: str, key: str, value: str) -> None:
+        """Change one key of one rule now. It lasts until the rules file changes."""
+        try:
+            self._addon.rules_watcher.change(rule, {key: value})
+        except KeyError:
+            names = ", ".join(known.name for known in self._addon.rules) or "none"
+            raise exceptions.CommandError(f"there is no rule {rule!r}; the rules are: {names}") from None
+        except RulesError as error:
+            raise exceptions.CommandError(f"{error}") from error
+
+    @command.command("force_stream.reload")
+    def reload(self) -> None:
+        """Read the rules file again."""
+        if not self._addon.rules_watcher.read():
+            raise exceptions.CommandError("the rules file has a mistake; the rules in force stay. See the log.")
+        logger.log(ALERT, f"the rules file was read again: {len(self._addon.rules)} rules are in force")
 
     @command.command("force_stream.stats")
     def show_stats(self) -> Sequence[str]:
@@ -123,18 +149,19 @@ class Commands:
     async def _compare(self, each: http.HTTPFlow) -> None:
         name = f"force_stream.compare {each.request.path.partition('?')[0]}"
         try:
-            plain, forced = flows.restored(each), flows.restored(each)
-            body = flows.body_of(forced)
-            rule = first_match(self._addon.rules, facts_of(forced))
-            if rule is None or body is None or not body.asks_plain:
+            plain, forced = request.restored(each), request.restored(each)
+            body = request.body_of(forced)
+            found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
+            match = first_match(found, request.model_of(body), forced)
+            if match is None or body is None or not body.asks_plain:
                 logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
                 return
-            spec = flows.force(forced, body, rule)
+            spec = request.force(forced, body, *match)
             if spec is None:
                 logger.warning(f"{name}: this path never streams.")
                 return
-            watch = Watch(spec, replace(rule, heartbeat=None, retries=0, inject={}))
-            await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, watch))
+            attempt = Attempt(spec, replace(match[0], inject={}))
+            await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, attempt))
             lines = _compared(plain, forced)
             for line in lines:
                 logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
@@ -148,25 +175,12 @@ class Commands:
             logger.debug(name, exc_info=error)
 
 
-def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO) -> None:
-    """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
-    kept = flows.kept_answer(each)
-    if kept is None:
-        logger.warning(f"{each.request.path.partition('?')[0]} is no endpoint whose events are known; left as it is")
-        return
-    spec, status, content_type = kept
-    rule = next((rule for rule in rules if rule.name == spec.rule), None)
-    if rule is not None:
-        spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated)
-    watch = Watch(spec, UNLIMITED)
-    watch.head(status, content_type)
-    watch.data(stream)
-    watch.end()
-    reply = watch.finish()
-    flows.store_raw_stream(each, stream, status, content_type)
-    if reply is not None:
-        flows.set_reply(each, reply)
-    logger.log(level, summary.summarize(each, watch, again=True))
+class _Options(list[str]):
+    """What mitmproxy completes a word from. It is told that every word is among them: of one that is not it would say
+    "Invalid choice." alone, where the command itself says what there is."""
+
+    def __contains__(self, word: object) -> bool:
+        return True
 
 
 def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
@@ -174,7 +188,7 @@ def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
 
 
 def _with_stream(chosen: Sequence[flow.Flow]) -> list[tuple[http.HTTPFlow, bytes]]:
-    found = [(each, stream) for each in _http(chosen) if (stream := flows.event_stream(each)) is not None]
+    found = [(each, stream) for each in _http(chosen) if (stream := response.event_stream(each)) is not None]
     if not found:
         raise exceptions.CommandError("none of these flows has an event stream")
     return found
@@ -189,7 +203,7 @@ def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow) -> list[str]:
     if one.status_code != other.status_code:
         lines.append(f"status: {one.status_code}, and {other.status_code}")
     try:
-        left, right = (jsontext.loads(flows.text_of(response)) for response in (one, other))
+        left, right = (jsontext.loads(response.text_of(answer)) for answer in (one, other))
     except ValueError:
         return [*lines, "one of the two answers is no JSON"]
     lines += differences(left, right)

@@ -10,7 +10,7 @@ from ..endpoints import endpoint_for, expected_choices, never_streams
 from ..endpoints.endpoint import Endpoint
 from ..wire.form_body import Form
 from ..wire.json_body import Body, Edited
-from .oddities import printable
+from ..wire.text import printable
 from .reader import AnswerSpec
 
 

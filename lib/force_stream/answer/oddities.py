@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-LONGEST_NAME: Final = 100
+from ..wire.text import printable
+
 # How many are listed, and how many numbers of events for each.
 MOST_ODD: Final = 50
 MOST_NUMBERS: Final = 5
@@ -25,12 +26,6 @@ _KINDS: Final[dict[type, str]] = {
     list: "a list",
     dict: "an object",
 }
-
-
-def printable(text: str, longest: int = LONGEST_NAME) -> str:
-    """Text that somebody else chose, fit for a log line: printable, valid Unicode, at most so many characters."""
-    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:longest])
-    return clean if len(text) <= longest else f"{clean}…"
 
 
 def kind_of(value: Any) -> str:

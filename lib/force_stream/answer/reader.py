@@ -4,15 +4,17 @@ Joins the events, the quirks and the aggregators; knows what tells an event stre
 which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
 """
 
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ..endpoints import ENDPOINTS
 from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError
 from ..wire import jsontext
-from ..wire.sse import BOM, EventStreamDecoder
+from ..wire.sse import EventStreamDecoder
+from ..wire.text import printable
 from .events import Event, EventReader, Kind
-from .oddities import Oddities, printable
+from .oddities import Oddities
 from .patterns import Repeats
 from .quirks import QUIRKS
 from .report import Reply, Report
@@ -106,9 +108,9 @@ class AnswerReader:
     def _sniff(self, data: bytes) -> bytes:
         """Find out what the body is. Returns what is to be read of it: nothing while it has only blanks."""
         data, self._head = self._head + data, b""
-        start = data.removeprefix(BOM).lstrip(_BLANK)
-        if not start or BOM.startswith(start):
-            self._head = data[: len(BOM)]
+        start = data.removeprefix(BOM_UTF8).lstrip(_BLANK)
+        if not start or BOM_UTF8.startswith(start):
+            self._head = data[: len(BOM_UTF8)]
             return b""
         # The first character tells; the label may be wrong (BYK/loreai#1195). In an event stream, a line that starts
         # with a bracket has no meaning.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .oddities import printable
+from ..wire.text import printable
 
 JSON_TYPE: Final = "application/json"
 

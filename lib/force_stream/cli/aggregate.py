@@ -7,6 +7,7 @@ from pathlib import Path
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE
 from ..endpoints import ENDPOINTS
+from .exits import reason
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the document of each file, and on stderr what was odd about it. The exit code: 0 for documents, 1 where
-    one of them is an error, 2 for a file that cannot be read."""
+    """Print the document of each file, and on stderr what was odd about it. The exit code: 0 for documents, 1 if one of
+    them is an error, 2 for a file that cannot be read."""
     return max([_aggregate(name, options.endpoint, named=len(options.files) > 1) for name in options.files or ["-"]])
 
 
@@ -24,18 +25,18 @@ def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
     try:
         body = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        print(f"{name}: {error.strerror}", file=sys.stderr)
+        print(f"{name}: {reason(error)}", file=sys.stderr)
         return 2
-    # A body has no label here that could be wrong.
+    # A file has no content type that could be wrong.
     answer = AnswerSpec(rule="(command line)", endpoint=endpoint).read(content_type=JSON_TYPE)
     answer.feed(body)
     reply = answer.finish()
     notes = list(answer.report.odd)
-    failed = reply is not None and reply.status >= 400
-    if reply is not None and failed:
-        notes.append(f"an error: the client would get status {reply.status}")
+    status = reply.status if reply else 200
+    if status >= 400:
+        notes.append(f"an error: the client would get status {status}")
     for note in notes:
         print(f"{name}: {note}" if named else note, file=sys.stderr)
     sys.stdout.buffer.write((reply.body if reply else body).rstrip(b"\n") + b"\n")
     sys.stdout.flush()
-    return 1 if failed else 0
+    return 1 if status >= 400 else 0

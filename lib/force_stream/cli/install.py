@@ -1,12 +1,12 @@
-"""`force-stream install`: the addon's script in mitmproxy's config.yaml, or out of it again.
+"""`force-stream install`: put the addon's script into mitmproxy's config.yaml, or take it out again.
 
-Knows that file's key `scripts`; all else in it, comments too, stays as it is.
+Knows that file's key `scripts`; everything else in it, comments included, stays as it is.
 """
 
+import argparse
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,61 +14,43 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .script import script
+from .exits import Failed, reason
+from .path import script
 
 
-def install(confdir: str) -> int:
-    """Add the script. The exit code."""
-    path = _config(confdir)
+def run(options: argparse.Namespace) -> int:
+    """Add the script, or take it out."""
+    path = _config(Path(options.confdir).expanduser())
     try:
-        text = _without(_read(path))
-        _write(path, _with(text))
-    except (OSError, ValueError) as error:
-        return _failed(path, error)
-    print(f"{path}: mitmproxy, mitmdump and mitmweb load {script()} from now on.")
-    print("Name the hosts to force, there or on the command line: --set force_stream_hosts=llm.example.com")
-    return 0
-
-
-def remove(confdir: str) -> int:
-    """Take the script out. The exit code."""
-    path = _config(confdir)
-    try:
-        text = _read(path)
-        kept = _without(text)
-        if kept == text:
+        text = path.read_bytes().decode() if path.exists() else ""
+        without = _without(text)
+        if options.remove and without == text:
             print(f"{path}: the addon is not in there.")
             return 0
-        _write(path, kept)
+        _write(path, without if options.remove else _with(without))
     except (OSError, ValueError) as error:
-        return _failed(path, error)
-    print(f"{path}: mitmproxy no longer loads the addon.")
+        raise Failed(f"{path}: nothing was changed: {reason(error)}") from error
+    if options.remove:
+        print(f"{path}: mitmproxy no longer loads the addon.")
+    else:
+        print(f"{path}: mitmproxy, mitmdump and mitmweb load {script()} from now on.")
+        print("Name the hosts to force, there or on the command line: --set force_stream_hosts=llm.example.com")
     return 0
 
 
-def _config(confdir: str) -> Path:
-    folder = Path(confdir).expanduser()
+def _config(folder: Path) -> Path:
     # mitmproxy reads both.
     other = folder / "config.yml"
     return other if other.exists() and not (folder / "config.yaml").exists() else folder / "config.yaml"
 
 
 def _is_ours(entry: object) -> bool:
-    """Whether an entry is the addon, also that of a package that was installed elsewhere before."""
+    """Whether an entry is the addon, perhaps that of a package that was installed elsewhere before."""
     return entry == str(script()) or Path(str(entry)).parts[-3:] == ("force_stream", "script", "addon.py")
 
 
-def _read(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode() if path.exists() else ""
-    except UnicodeDecodeError as error:
-        raise ValueError("it is not YAML; fix it first") from error
-    _scripts(text)
-    return text
-
-
 def _scripts(text: str) -> Any:
-    """The list under `scripts`; None where there is none. ValueError for what is not a file of options."""
+    """The list under `scripts`, None if there is none. ValueError if the text is not a file of options."""
     try:
         config = YAML().load(text)
     except YAMLError as error:
@@ -80,8 +62,8 @@ def _scripts(text: str) -> Any:
 
 
 def _with(text: str) -> str:
-    """The text with our entry, behind those that are there."""
-    entry = f"- {_spelled(str(script()))}\n"
+    """The text with our entry after those that are there."""
+    entry = f"- {json.dumps(str(script()), ensure_ascii=False)}\n"
     scripts = _scripts(text)
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
@@ -103,7 +85,7 @@ def _with(text: str) -> str:
 
 
 def _without(text: str) -> str:
-    """The text without our entries, and without a list that has nothing else."""
+    """The text without our entries, and without a list that would be empty then."""
     scripts = _scripts(text)
     ours = [number for number, entry in enumerate(scripts or []) if _is_ours(entry)]
     if not ours:
@@ -119,27 +101,13 @@ def _without(text: str) -> str:
     return left
 
 
-def _spelled(entry: str) -> str:
-    """A path as YAML: plain where that is safe."""
-    return entry if re.fullmatch(r"[\w./\\-][\w./\\: -]*", entry) and ": " not in entry else json.dumps(entry)
-
-
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Whole or not at all: mitmproxy does not start with half a file. What a link leads to is replaced, not the link.
+    # All or nothing: mitmproxy does not start with half a file. What a link leads to is replaced, not the link.
     target = path.resolve()
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, encoding="utf-8", newline="", delete=False) as new:
-        new.write(text)
-    try:
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete_on_close=False) as new:
+        new.write(text.encode())
+        new.close()
         os.chmod(new.name, mode)
         os.replace(new.name, target)
-    except OSError:
-        os.unlink(new.name)
-        raise
-
-
-def _failed(path: Path, error: Exception) -> int:
-    reason = error.strerror if isinstance(error, OSError) else error
-    print(f"{path}: nothing was changed: {reason}", file=sys.stderr)
-    return 1

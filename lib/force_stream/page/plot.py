@@ -1,13 +1,15 @@
 """One flow over time as a picture: when each piece came, the silences, the first content, the end or the cut.
 
-Knows an outcome and SVG. Pure: an outcome in, a text out, that any XML reader takes whatever the upstream sent.
+Knows an outcome and SVG. Pure: an outcome in, text out, which is valid XML whatever the upstream sent.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
-from ..view.stats import Outcome
+from ..view.stats import LONG_GAP, Outcome, cut_off, duration
 
 # Units of the picture; who shows it decides how large they are.
 WIDTH: Final = 720
@@ -16,56 +18,40 @@ _LEFT: Final = 8
 _RIGHT: Final = WIDTH - 14
 _TOP: Final = 18
 _BOTTOM: Final = 48
-# Seconds. A shorter silence is nothing to point at.
-LONG_GAP: Final = 1.0
 LONGEST_WORD: Final = 60
 
-# Each is seen on a white page and on a black one.
+# Each is visible on white and on black.
 _ARRIVAL: Final = "#3b82f6"
-_WAIT: Final = "#8a8f98"
 _GAP: Final = "#d99a00"
 _CONTENT: Final = "#2ea043"
 _FAULT: Final = "#e5484d"
-_TEXT: Final = "#808793"
-
-_STEPS: Final = (1, 2, 5)
+_GREY: Final = "#808793"
 
 
+@lru_cache(64)
 def plot(outcome: Outcome) -> str:
     """The picture of one flow, as an SVG document with its content in words as its title."""
-    scale = _Scale(outcome)
-    words = escape(describe(outcome))
-    parts = [
+    title = escape(f"{ending(outcome)}: {describe(outcome)}")
+    head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        'role="img" font-family="system-ui, sans-serif" font-size="11">',
-        f"<title>{words}</title>",
-        *_axis(scale),
-        *_wait(outcome, scale),
-        *_gap(outcome, scale),
-        *_arrivals(outcome, scale),
-        *_first_content(outcome, scale),
-        *_end(outcome, scale),
-        "</svg>\n",
-    ]
-    return "\n".join(parts)
+        f'role="img" font-family="system-ui, sans-serif" font-size="11">\n<title>{title}</title>'
+    )
+    return "\n".join([head, *_parts(outcome), "</svg>\n"])
 
 
 def describe(outcome: Outcome) -> str:
-    """What the picture shows, in a sentence."""
-    words = [f"{outcome.events:,} events in {outcome.seconds:.2f} s"]
-    times = (
-        ("first event", outcome.first_event),
-        ("first content", outcome.first_content),
-        ("longest gap", outcome.longest_gap),
-    )
-    words += [f"{name} {value:.2f} s" for name, value in times if value is not None]
-    return ", ".join([*words, ending(outcome)]) + "."
+    """What came and when, in a line."""
+    times = {"first byte": outcome.first_event, "first content": outcome.first_content}
+    times["longest gap"] = outcome.longest_gap
+    known = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items() if seconds is not None)
+    came = f"{outcome.events:,} events, {outcome.bytes:,} bytes, {duration(outcome.seconds)}"
+    return f"{came}; {known}" if known else came
 
 
 def ending(outcome: Outcome) -> str:
     """How the flow ended, in a word or two."""
     if outcome.truncated:
-        return "cut off"
+        return cut_off(outcome.events)
     if outcome.code or not outcome.ok:
         return f"error {_word(outcome.code) or outcome.status}"
     if not outcome.finish_reason:
@@ -78,84 +64,59 @@ def _word(text: str) -> str:
     return "".join(c if c.isprintable() and c not in "\ufffe\uffff" else "\ufffd" for c in text[:LONGEST_WORD])
 
 
-class _Scale:
-    """Seconds to units across."""
+def _parts(outcome: Outcome) -> Iterator[str]:
+    span = max(outcome.seconds, *outcome.arrivals[-1:], 0.001)
+    middle = (_TOP + _BOTTOM) // 2
 
-    def __init__(self, outcome: Outcome) -> None:
-        self.span = max(outcome.seconds, outcome.arrivals[-1] if outcome.arrivals else 0.0, 0.001)
+    def x(seconds: float) -> float:
+        return round(_LEFT + min(max(seconds, 0.0), span) / span * (_RIGHT - _LEFT), 1)
 
-    def x(self, seconds: float) -> float:
-        return round(_LEFT + min(max(seconds, 0.0), self.span) / self.span * (_RIGHT - _LEFT), 1)
+    times = list(_round_times(span))
+    ticks = "".join(f"M{x(seconds)} {_BOTTOM}v4" for seconds, _ in times)
+    yield _line("axis", f"M{_LEFT} {_BOTTOM}H{_RIGHT}{ticks}", _GREY)
+    yield from (_label(x(seconds), HEIGHT - 10, f"{label} s", _GREY) for seconds, label in times)
 
-    def steps(self) -> Iterator[tuple[float, str]]:
-        """A handful of round times from nought to the end, each with its spelling."""
-        decimals = 3
-        while 10 ** (1 - decimals) < self.span / 5:
-            decimals -= 1
-        step = next((s * 10**-decimals for s in _STEPS if s * 10**-decimals * 8 >= self.span), 10 ** (1 - decimals))
-        for number in range(int(self.span / step) + 1):
-            yield number * step, f"{number * step:.{max(decimals, 0)}f}"
+    # The silence before the first byte is all of it where none came.
+    yield _area("wait", _LEFT, x(span if outcome.first_event is None else outcome.first_event), _BOTTOM - 6, _GREY)
+    for earlier, later in pairwise(outcome.arrivals):
+        if later - earlier >= LONG_GAP:
+            yield _area("gap", x(earlier), x(later), _TOP, _GAP)
+            if later - earlier == outcome.longest_gap and x(later) - x(earlier) > 40:
+                yield _label((x(earlier) + x(later)) / 2, middle + 4, f"{later - earlier:.1f} s", _GAP)
 
-
-def _axis(scale: _Scale) -> Iterator[str]:
-    yield f'<path d="M{_LEFT} {_BOTTOM}H{_RIGHT}" stroke="{_WAIT}" fill="none"/>'
-    for seconds, spelled in scale.steps():
-        x = scale.x(seconds)
-        yield f'<path d="M{x} {_BOTTOM}v4" stroke="{_WAIT}"/>'
-        yield _label(x, HEIGHT - 10, f"{spelled} s", _TEXT)
-
-
-def _wait(outcome: Outcome, scale: _Scale) -> Iterator[str]:
-    """The silence before the first event, or all of it where none came."""
-    end = scale.x(scale.span if outcome.first_event is None else outcome.first_event)
-    yield (
-        f'<rect class="wait" x="{_LEFT}" y="{_BOTTOM - 6}" width="{round(end - _LEFT, 1)}" height="6" '
-        f'fill="{_WAIT}" fill-opacity="0.35"/>'
-    )
-
-
-def _gap(outcome: Outcome, scale: _Scale) -> Iterator[str]:
-    """Every silence that is long, and how long the longest was."""
-    longest = outcome.longest_gap or 0.0
-    for earlier, later in zip(outcome.arrivals, outcome.arrivals[1:], strict=False):
-        if later - earlier < LONG_GAP:
-            continue
-        begin, end = scale.x(earlier), scale.x(later)
-        yield (
-            f'<rect class="gap" x="{begin}" y="{_TOP}" width="{round(end - begin, 1)}" height="{_BOTTOM - _TOP}" '
-            f'fill="{_GAP}" fill-opacity="0.25"/>'
-        )
-        if later - earlier == longest and end - begin > 40:
-            yield _label((begin + end) / 2, (_TOP + _BOTTOM) / 2 + 4, f"{longest:.1f} s", _GAP)
-
-
-def _arrivals(outcome: Outcome, scale: _Scale) -> Iterator[str]:
     # Ticks that would cover one another are one.
-    places = dict.fromkeys(scale.x(arrival) for arrival in outcome.arrivals)
-    if places:
-        ticks = "".join(f"M{x} {_BOTTOM}V{_TOP + 6}" for x in places)
-        yield f'<path class="arrivals" d="{ticks}" stroke="{_ARRIVAL}" stroke-width="1" fill="none"/>'
+    ticks = "".join(f"M{place} {_BOTTOM}V{_TOP + 6}" for place in dict.fromkeys(map(x, outcome.arrivals)))
+    if ticks:
+        yield _line("arrivals", ticks, _ARRIVAL)
+    end = ending(outcome)
+    if outcome.first_content is not None:
+        yield _line("content", f"M{x(outcome.first_content)} {_BOTTOM}V{_TOP}", _CONTENT, 2)
+        place = min(x(outcome.first_content), _RIGHT - 7 * len(end) - 60)  # clear of the words at the end
+        yield _label(place, _TOP - 6, f"first content {duration(outcome.first_content)}", _CONTENT)
 
-
-def _first_content(outcome: Outcome, scale: _Scale) -> Iterator[str]:
-    if outcome.first_content is None:
-        return
-    x = scale.x(outcome.first_content)
-    yield f'<path class="content" d="M{x} {_BOTTOM}V{_TOP}" stroke="{_CONTENT}" stroke-width="2"/>'
-    yield _label(x, _TOP - 6, f"first content {outcome.first_content:.2f} s", _CONTENT)
-
-
-def _end(outcome: Outcome, scale: _Scale) -> Iterator[str]:
-    x = scale.x(scale.span)
-    failed = outcome.truncated or bool(outcome.code) or not outcome.ok
-    color = _FAULT if failed else _TEXT
+    failed = not outcome.ok or bool(outcome.code)
     if failed:
-        middle = (_TOP + _BOTTOM) // 2
-        cross = f"M{x - 5} {middle - 5}l10 10m0 -10l-10 10"
-        yield f'<path class="cut" d="{cross}" stroke="{_FAULT}" stroke-width="2.5" fill="none"/>'
+        yield _line("cut", f"M{x(span) - 5} {middle - 5}l10 10m0 -10l-10 10", _FAULT, 2.5)
     else:
-        yield f'<path class="end" d="M{x} {_BOTTOM}V{_TOP}" stroke="{_TEXT}" stroke-width="2"/>'
-    yield f'<text x="{_RIGHT}" y="{_TOP - 6}" text-anchor="end" fill="{color}">{escape(ending(outcome))}</text>'
+        yield _line("end", f"M{x(span)} {_BOTTOM}V{_TOP}", _GREY, 2)
+    yield _label(_RIGHT, _TOP - 6, end, _FAULT if failed else _GREY)
+
+
+def _round_times(span: float) -> Iterator[tuple[float, str]]:
+    """At most nine round times from zero to the end, each with its spelling."""
+    steps = ((factor * 10.0**exponent, exponent) for exponent in range(-3, 16) for factor in (1, 2, 5))
+    step, exponent = next((step, exponent) for step, exponent in steps if step * 8 >= span)
+    for number in range(int(span / step) + 1):
+        yield number * step, f"{number * step:.{max(-exponent, 0)}f}"
+
+
+def _line(kind: str, path: str, color: str, width: float = 1) -> str:
+    return f'<path class="{kind}" d="{path}" stroke="{color}" stroke-width="{width}" fill="none"/>'
+
+
+def _area(kind: str, begin: float, end: float, top: int, color: str) -> str:
+    size = f'width="{round(end - begin, 1)}" height="{_BOTTOM - top}"'
+    return f'<rect class="{kind}" x="{begin}" y="{top}" {size} fill="{color}" fill-opacity="0.3"/>'
 
 
 def _label(x: float, y: float, text: str, color: str) -> str:

@@ -20,7 +20,7 @@ _LINE_END: Final = b"\r\n"
 _STATE: Final = {"_bytes_in_chunk": 0, "_bytes_to_discard": b"", "_reading_trailer": False}
 
 
-def take(reader: Any, buffer: ReceiveBuffer) -> bytes:
+def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
     """The data of the chunks in the buffer, taken from it as far as they are well formed; b"" where there is none, or
     the body is in no chunks. h11's reader goes on behind them as if it had read them itself."""
     if type(reader) is not ChunkedReader or reader._reading_trailer:

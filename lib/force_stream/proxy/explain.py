@@ -9,10 +9,12 @@ from typing import Final
 from mitmproxy import http
 
 from ..answer.forcing import Refusal
-from ..answer.oddities import printable
 from ..endpoints import endpoint_for
 from ..rules.rule import RequestFacts, Rule
-from . import flows
+from ..wire.text import printable
+from .notes import note, was_made_to_stream
+from .request import body_of, forced_form, hosts_of, model_of
+from .response import is_event_stream
 
 # How many rules one line of the log goes through; the command has no such limit.
 _RULES_IN_A_LINE: Final = 3
@@ -22,7 +24,7 @@ _LONGEST_LINE: Final = 1000
 
 def facts_of(flow: http.HTTPFlow) -> RequestFacts:
     """What rules ask about a flow. A large body takes a while."""
-    return RequestFacts(flows.hosts_of(flow), flow.request.path, flows.model_of(flows.body_of(flow)), flow)
+    return RequestFacts(hosts_of(flow), flow.request.path, model_of(body_of(flow)), flow)
 
 
 def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> list[str]:
@@ -30,8 +32,8 @@ def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> lis
     lines, decided = _mismatches(flow, rules)
     if decided is not None:
         lines.append(f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}")
-    elif flows.was_made_to_stream(flow):
-        lines.append(f"rule {flows.rule_of(flow)} took it, as the rules were then; its request was forced")
+    elif was_made_to_stream(flow):
+        lines.append(f"rule {note(flow, 'rule')} took it, as the rules were then; its request was forced")
     return [printable(f"{_about(flow)}: {line}", _LONGEST_LINE) for line in lines or ["there are no rules"]]
 
 
@@ -42,7 +44,7 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
     if response is None or not _is_known(flow.request.path, rules):
         return ""
     if response.status_code < 400:
-        body = flows.body_of(flow) if flows.is_event_stream(response) else None
+        body = body_of(flow) if is_event_stream(response) else None
         if body is None or not body.asks_plain:
             return ""
     what = f"{response.status_code}" if response.status_code >= 400 else "an event stream"
@@ -65,7 +67,7 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
         # The first match decides, so what the rules above it say does not matter.
         return f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}"
     # A rule for the host says more than any other.
-    hosts = flows.hosts_of(flow)
+    hosts = hosts_of(flow)
     near = [line for rule, line in zip(rules, lines, strict=True) if rule.is_for_host(hosts)]
     shown = near or lines
     rest = len(shown) - _RULES_IN_A_LINE
@@ -89,21 +91,21 @@ def _is_known(path: str, rules: Sequence[Rule]) -> bool:
 
 
 def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
-    if flows.was_made_to_stream(flow):
-        took = flows.rule_of(flow)
+    if was_made_to_stream(flow):
+        took = note(flow, "rule")
         return "its request was forced" + (f" by rule {took}, as the rules were then" if took != rule.name else "")
     if not rule.force_upstream_stream:
         learns = ", unless its upstream says that it must stream" if rule.learn else ""
         return f"it changes nothing, since force_upstream_stream is false{learns}"
     if not enabled:
         return "it changes nothing, since the option force_stream is off"
-    body = flows.body_of(flow)
-    if flow.request.method != "POST" or body is None:
+    body, endpoint = body_of(flow), rule.endpoint(flow.request.path)
+    if flow.request.method != "POST" or body is None or endpoint is None:
         return "left as it came: only a POST with a JSON object or a form is forced"
     if not body.asks_plain:
         return "the client itself asks for a stream, which passes live"
     try:
-        flows.check_forcible(flow, body, rule)
+        forced_form(flow, body, rule, endpoint)
     except Refusal as reason:
         return f"left as it came: {reason}"
     return "its request would be forced now"

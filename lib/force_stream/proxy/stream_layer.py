@@ -1,18 +1,19 @@
-"""mitmproxy's HTTP stream layer, where an upstream's answer can be watched while it comes in.
+"""mitmproxy's HTTP stream layer, where an upstream's answer can be observed while it comes in.
 
 The one module that touches mitmproxy's internals. mitmproxy's hooks see a body only when it is whole, and a body that
 is cut off never: the client gets a page of mitmproxy's own. Here a subclass of its `HttpStream` gives each piece to the
-flow's `Watch`, goes on as if the response had ended when the transport cuts it off, gives up when a limit has passed,
+flow's `Attempt`, goes on as if the response had ended when the transport cuts it off, gives up when a limit has passed,
 and answers in the upstream's place when there is no response at all.
 
 Must not know JSON or events. `check` says whether mitmproxy is as this module needs it; the names are the same in
-12.0.1 to 12.2.3, but nobody promised them.
+12.0.1 to 12.3.1, but nobody promised them.
 """
 
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
+from operator import attrgetter
 from types import ModuleType
 from typing import Any, Final
 from weakref import ref
@@ -32,71 +33,50 @@ from mitmproxy.proxy.layers.http import _http1 as http_1
 from mitmproxy.proxy.server import ConnectionHandler
 
 from . import chunked
+from .attempt import Attempt
+from .client_wait import ClientWait, Deadline
 from .inject import Cut, Deliver, Step
-from .watch import Due, Watch
 
 # Seconds. A wakeup cannot be taken back, and holds its stream until then: none is longer, so nothing outlives its flow
 # by more.
-LONGEST_NAP: Final = 1.0
-# Seconds. Clocks and timers are no finer, so two naps this close are one.
-SHORTEST_NAP: Final = 0.005
+LONGEST_SLEEP: Final = 1.0
+# Seconds. Clocks and timers are no finer, so two wakeups this close are one.
+SHORTEST_SLEEP: Final = 0.005
 
-type WatchOf = Callable[[http.HTTPFlow], Watch | None]
+type WaitOf = Callable[[http.HTTPFlow], ClientWait | None]
 type Commands = Generator[commands.Command, Any, Any]
 
-_NEEDED: Final[Mapping[ModuleType, Mapping[str, tuple[str, ...]]]] = {
-    http_layers: {
-        "HttpStream": (
-            "_handle_event",
-            "handle_event",
-            "state_wait_for_response_headers",
-            "state_consume_response_body",
-            "state_done",
-            "state_errored",
-            "make_server_connection",
-            "handle_protocol_error",
-            "check_body_size",
-            "check_invalid",
-            "check_killed",
-            "send_response",
-            "flow_done",
-        ),
-        "HttpLayer": ("make_stream", "event_to_child"),
-        "SendHttp": (),
-        "DropStream": (),
-        "GetHttpConnection": (),
-    },
-    http_base: {"ReceiveHttp": ()},
-    http_1: {"Http1Client": ("read_body",)},
-    http_events: {
-        "HttpEvent": (),
-        "ResponseHeaders": (),
-        "ResponseData": (),
-        "ResponseTrailers": (),
-        "ResponseEndOfMessage": (),
-        "ResponseProtocolError": (),
-        "RequestProtocolError": (),
-        "ErrorCode": ("CANCEL", "GENERIC_SERVER_ERROR"),
-    },
-    http_hooks: {"HttpErrorHook": (), "HttpResponseHook": ()},
-    validate: {"validate_headers": ()},
-    commands: {"CloseConnection": (), "Log": (), "RequestWakeup": ()},
-    events: {"CommandCompleted": (), "DataReceived": (), "Event": (), "Wakeup": ()},
-    layer: {"NextLayer": (), "Paused": ()},
-    clientplayback: {"ReplayHandler": ("replay",)},
+_NEEDED: Final[Mapping[ModuleType, str]] = {
+    http_layers: """
+        HttpStream._handle_event HttpStream.handle_event HttpStream.state_wait_for_response_headers
+        HttpStream.state_consume_response_body HttpStream.state_done HttpStream.state_errored
+        HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
+        HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
+        HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
+        """,
+    http_base: "ReceiveHttp",
+    http_1: "Http1Client.read_body",
+    http_events: """
+        HttpEvent ResponseHeaders ResponseData ResponseTrailers ResponseEndOfMessage ResponseProtocolError
+        RequestProtocolError ErrorCode.CANCEL ErrorCode.GENERIC_SERVER_ERROR
+        """,
+    http_hooks: "HttpErrorHook HttpResponseHook",
+    validate: "validate_headers",
+    commands: "CloseConnection Log RequestWakeup",
+    events: "CommandCompleted DataReceived Event Wakeup",
+    layer: "NextLayer Paused",
+    clientplayback: "ReplayHandler.replay",
 }
 
 
 def check() -> str:
     """What of mitmproxy is not as this module needs it, in words; "" if all is."""
     for module, names in _NEEDED.items():
-        for name, members in names.items():
-            holder = getattr(module, name, None)
-            missing = (
-                [name] if holder is None else [f"{name}.{member}" for member in members if not hasattr(holder, member)]
-            )
-            if missing:
-                return f"{module.__name__} has no {missing[0]}"
+        for name in names.split():
+            try:
+                attrgetter(name)(module)
+            except AttributeError:
+                return f"{module.__name__} has no {name}"
     return ""
 
 
@@ -111,53 +91,52 @@ class _FaultedAgain(events.Event):
     """What it gives itself when handling that failed too."""
 
 
-class _Taken(http_events.HttpEvent):
-    """What a client tells its stream when the stream has taken a piece of the body, and something is due for it."""
+class _Due(http_events.HttpEvent):
+    """What a connection tells its stream when something is due for a piece that it handed over."""
 
 
-class WatchedClient(http_1.Http1Client):
-    """mitmproxy's connection to an HTTP/1 upstream. While it belongs to a watched stream, that gets the body without
-    the way through mitmproxy's layers, which for one event takes longer than all that is made of it."""
+class ObservedClient(http_1.Http1Client):
+    """mitmproxy's connection to an HTTP/1 upstream. While it belongs to an observed stream, that gets the body without
+    the way through mitmproxy's layers, which for one event costs more than all of our own work."""
 
     # Whose answer comes, or came last. Weak: a connection may outlive its streams by hours.
-    stream: "Callable[[], WatchedStream | None]"
+    stream: "Callable[[], ObservedStream | None]"
 
     def read_body(self, event: events.Event) -> Commands:
         stream = self.stream()
         if stream is None or stream.stream_id != self.stream_id:
-            return super().read_body(event)
-        return self._read_watched(stream, event)
-
-    def _read_watched(self, stream: "WatchedStream", event: events.Event) -> Commands:
-        piece = chunked.take(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
-        due = False
-        if piece and stream.takes_pieces:
-            due = stream.take(piece)
+            yield from super().read_body(event)
+            return
+        piece = chunked.read_chunks(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
+        is_due = False
+        if piece and stream.accepts_pieces:
+            is_due = stream.receive(piece)
         elif piece:
             yield http_base.ReceiveHttp(http_events.ResponseData(stream.stream_id, piece))
         if self.buf or not piece:
             yield from self._read_rest(stream, event)
-        if due:
-            # Behind the rest: that may be the body's end, and then nothing is due any more.
-            yield http_base.ReceiveHttp(_Taken(stream.stream_id))
+        if is_due:
+            # After the rest: that may be the end of the body, and then nothing is due any more.
+            yield http_base.ReceiveHttp(_Due(stream.stream_id))
 
-    def _read_rest(self, stream: "WatchedStream", event: events.Event) -> Commands:
+    def _read_rest(self, stream: "ObservedStream", event: events.Event) -> Commands:
         try:
             yield from super().read_body(event)
         except NotImplementedError:
-            # What mitmproxy does on trailers behind a body, which is whole then. Nothing more can be read from this
+            # What mitmproxy raises for trailers after a body, which is whole then. Nothing more can be read from this
             # connection.
             yield commands.CloseConnection(self.conn)
             yield http_base.ReceiveHttp(http_events.ResponseEndOfMessage(stream.stream_id))
 
 
-class WatchedStream(http_layers.HttpStream):
-    """An HTTP stream that heeds the watch of its flow. Without one it is mitmproxy's own, call for call."""
+class ObservedStream(http_layers.HttpStream):
+    """An HTTP stream that feeds its flow's attempt, and serves the client that waits. Without either it is mitmproxy's
+    own, call for call."""
 
-    watch_of: WatchOf
-    waiting_of: WatchOf
+    wait_of: WaitOf
 
-    _watch: Watch | None = None
+    _wait: ClientWait | None = None
+    _attempt: Attempt | None = None
     _connected = False
     _answered = False
     _hooked = False
@@ -173,13 +152,13 @@ class WatchedStream(http_layers.HttpStream):
 
     def handle_event(self, event: events.Event) -> Commands:
         try:
-            yield from self._take(event)
+            yield from self._handle_unpaused(event)
         except Exception as fault:
-            if self._watch is None:
+            if self._wait is None:
                 raise
-            yield from self._recover(self._watch, fault)
+            yield from self._recover(fault)
 
-    def _recover(self, watch: Watch, fault: Exception) -> Commands:
+    def _recover(self, fault: Exception) -> Commands:
         """The one place for faults of the addon below the hooks; mitmproxy would leave the client without an answer."""
         if self._waits_for(http_hooks.HttpResponseHook):
             # The answer is being made; what failed are the heartbeats until then.
@@ -189,7 +168,9 @@ class WatchedStream(http_layers.HttpStream):
             self._give_up_waiting()
             if self._hooked:
                 break
-            watch.record_bug(fault)
+            if self._attempt is None:
+                raise fault
+            self._attempt.record_bug(fault)
             try:
                 yield from super().handle_event(resort)
                 return
@@ -210,25 +191,23 @@ class WatchedStream(http_layers.HttpStream):
             self._paused.generator.close()
             self._paused = None
 
-    def _take(self, event: events.Event) -> Commands:
-        # mitmproxy holds a stream's events back while the stream waits for a connection, or for its `response` hook,
-        # which may wait for other tries; the clock goes on.
-        watch, woken = self._watch, isinstance(event, events.Wakeup)
-        if watch is not None and isinstance(event, http_events.RequestProtocolError):
-            watch.leave()
-        elif watch is not None and woken and self._waits_for(http_hooks.HttpResponseHook):
-            yield from self._look_between_tries(watch)
-            return
-        elif watch is not None and woken and self._waits_for(http_layers.GetHttpConnection):
-            due = watch.look()
-            if due is Due.ANSWER:
-                self._give_up_waiting()
-            else:
-                self._wake_at = None
-                if due is Due.HEARTBEAT:
-                    yield from self._heartbeat(watch)
-                yield from self._nap()
+    def _handle_unpaused(self, event: events.Event) -> Commands:
+        """mitmproxy holds a stream's events back while the stream waits for a connection, or for its `response` hook,
+        which may wait for other attempts; the clock goes on, and the client may leave."""
+        wait = self._wait
+        if wait is not None and isinstance(event, http_events.RequestProtocolError):
+            wait.leave()
+        elif wait is not None and isinstance(event, events.Wakeup):
+            if self._waits_for(http_hooks.HttpResponseHook):
+                yield from self._poll_between_attempts(wait)
                 return
+            if self._attempt is not None and self._waits_for(http_layers.GetHttpConnection):
+                due = wait.poll()
+                if due is not Deadline.ANSWER:
+                    self._wake_at = None
+                    yield from self._wait_on(due)
+                    return
+                self._give_up_waiting()
         yield from super().handle_event(event)
 
     def _waits_for(self, kind: type[commands.Command]) -> bool:
@@ -239,10 +218,10 @@ class WatchedStream(http_layers.HttpStream):
             yield from self._answer()
         elif isinstance(event, _FaultedAgain):
             yield from self._answer_empty()
-        elif isinstance(event, _Taken):
-            yield from self._follow()
+        elif isinstance(event, _Due):
+            yield from self._follow_up()
         elif isinstance(event, events.Wakeup):
-            yield from self._look()
+            yield from self._poll()
         elif isinstance(event, events.CommandCompleted) or (self._answered and isinstance(event, _FROM_UPSTREAM)):
             return  # a connection that came too late, and what an upstream sends when the client has its answer
         else:
@@ -250,56 +229,66 @@ class WatchedStream(http_layers.HttpStream):
 
     # The clock
 
-    def _nap(self) -> Commands:
+    def _schedule_wakeup(self) -> Commands:
         """Ask to be woken when something may be due."""
-        if self._watch is None or self._over:
-            return
-        if self._watch.settled:
-            return
-        yield from self._wake_in(self._watch.next_look())
+        assert self._wait is not None
+        assert self._attempt is not None
+        if not self._is_over and not self._attempt.is_settled:
+            yield from self._wake_in(self._wait.next_deadline())
 
     def _wake_in(self, seconds: float | None) -> Commands:
-        seconds = LONGEST_NAP if seconds is None else max(min(seconds, LONGEST_NAP), SHORTEST_NAP)
-        wake_at = time.monotonic() + seconds
-        if self._wake_at is None or wake_at < self._wake_at - SHORTEST_NAP:
+        seconds = LONGEST_SLEEP if seconds is None else max(min(seconds, LONGEST_SLEEP), SHORTEST_SLEEP)
+        wake_at = self._now() + seconds
+        if self._wake_at is None or wake_at < self._wake_at - SHORTEST_SLEEP:
             self._wake_at = wake_at
             yield commands.RequestWakeup(seconds)
 
-    def _woken(self) -> None:
-        if self._wake_at is not None and time.monotonic() >= self._wake_at - SHORTEST_NAP:
+    def _now(self) -> float:
+        assert self._wait is not None
+        return self._wait.clock()
+
+    def _has_passed(self, moment: float | None) -> bool:
+        return moment is not None and self._now() >= moment - SHORTEST_SLEEP
+
+    def _poll_between_attempts(self, wait: ClientWait) -> Commands:
+        """Heartbeats for a client whose `response` hook waits for another attempt."""
+        if self._has_passed(self._wake_at):
             self._wake_at = None
-
-    def _look_between_tries(self, watch: Watch) -> Commands:
-        """Heartbeats for a client whose `response` hook waits for another try."""
-        self._woken()
-        if not _beats_between_tries(watch):
+        if wait.heartbeat is None or not wait.may_retry:
             return
-        if watch.look() is Due.HEARTBEAT and not watch.left:
-            yield from self._heartbeat(watch)
-        yield from self._wake_in(watch.next_look())
+        if wait.poll() is Deadline.HEARTBEAT and not wait.client_gone:
+            yield from self._heartbeat(wait)
+        yield from self._wake_in(wait.next_deadline())
 
-    def _look(self) -> Commands:
-        self._woken()
-        if self._watch is None or self._over:
+    def _poll(self) -> Commands:
+        if self._wait is None:
             return
-        if self._stalled_until is not None and time.monotonic() >= self._stalled_until - SHORTEST_NAP:
+        if self._has_passed(self._wake_at):
+            self._wake_at = None
+        if self._attempt is None or self._is_over:
+            return
+        if self._has_passed(self._stalled_until):
             yield from self._go_on()
-            if self._over:
+            if self._is_over:
                 return
         if self._connected and self._stalled_until is None and self.context.server.timestamp_end is not None:
             # mitmproxy sends no event for an end of a connection whose handler just waits for its turn (server.py,
             # drain_writers): of several that are reset at once, some would keep their streams waiting for ever.
-            self._watch.cut("server closed connection")
-        due = self._watch.look()
-        if due is Due.ANSWER:
+            self._attempt.cut("server closed connection")
+        yield from self._wait_on(self._wait.poll())
+
+    def _wait_on(self, due: Deadline) -> Commands:
+        """Do what is due, and see when to look again."""
+        assert self._wait is not None
+        if due is Deadline.ANSWER:
             yield from self._answer()
             return
-        if due is Due.HEARTBEAT:
-            yield from self._heartbeat(self._watch)
-        yield from self._nap()
+        if due is Deadline.HEARTBEAT:
+            yield from self._heartbeat(self._wait)
+        yield from self._schedule_wakeup()
 
     @property
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         ended = (self.state_done, self.state_errored)
         return self._answered or self.server_state in ended or self.client_state == self.state_errored
 
@@ -307,209 +296,200 @@ class WatchedStream(http_layers.HttpStream):
 
     def make_server_connection(self) -> Commands:
         connecting: Commands = super().make_server_connection()
-        self._watch = self.watch_of(self.flow)
-        if self._watch is None:
-            if self.waiting_of(self.flow) is None:
-                self._leave_to_mitmproxy()
-            unwatched: bool = yield from connecting
-            return unwatched
-        self._watch.attached = True
-        yield from self._nap()
+        self._wait = self.wait_of(self.flow)
+        if self._wait is None:
+            self._leave_to_mitmproxy()
+        self._attempt = None if self._wait is None else self._wait.attempt
+        if self._attempt is None:
+            unobserved: bool = yield from connecting
+            return unobserved
+        self._attempt.observed = True
+        yield from self._schedule_wakeup()
         self._connected = yield from connecting
         if self._connected:
-            self._take_client()
+            self._claim_client()
         return self._connected
 
     def _leave_to_mitmproxy(self) -> None:
-        """Be one of mitmproxy's own streams from now on, so that a flow that nobody watches costs what it did."""
+        """Be one of mitmproxy's own streams from now on, so that a flow that nobody observes has no overhead."""
         self.__class__ = http_layers.HttpStream  # type: ignore[assignment]
-        # What was looked up before is ours still.
+        # What was looked up before is still ours.
         self.client_state = getattr(self, self.client_state.__name__)
         self.server_state = getattr(self, self.server_state.__name__)
 
-    def _take_client(self) -> None:
-        """Have the connection to an HTTP/1 upstream know whose answer it reads."""
+    def _claim_client(self) -> None:
+        """Have a connection that speaks HTTP/1 hand over the pieces of the body that it reads."""
         http_layer = next((one for one in self.context.layers[::-1] if isinstance(one, http_layers.HttpLayer)), None)
         connection = http_layer.connections.get(self.context.server) if http_layer is not None else None
         # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
         client: Any = connection.context.layers[-1] if connection is not None else None
         if type(client) is http_1.Http1Client and not _UNKNOWN_H11:
-            client.__class__ = WatchedClient
-        if isinstance(client, WatchedClient):
+            client.__class__ = ObservedClient
+        if isinstance(client, ObservedClient):
             client.stream = ref(self)
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
-        if not request and self._watch is not None:
+        if not request and self._attempt is not None:
             return False
         exceeded: bool = yield from super().check_body_size(request)
         return exceeded
 
     def check_invalid(self, request: bool) -> Commands:
         # mitmproxy would answer a response with headers that smuggle with a page of its own.
-        if request or self._watch is None:
+        if request or self._attempt is None:
             invalid: bool = yield from super().check_invalid(request)
             return invalid
         response = self.flow.response
         assert response is not None
+        refused = ""
         try:
             if self.context.options.validate_inbound_headers:
                 validate.validate_headers(response)
         except ValueError as error:
-            yield from self._refuse(f"its head has {error}")
-            return True
-        # mitmproxy takes an interim response over HTTP/1.1 for the answer, and throws the answer behind it away.
-        if response.status_code < 200:
-            yield from self._refuse(f"an interim one ({response.status_code}) is all that mitmproxy reads of it")
-            return True
-        return False
-
-    def _refuse(self, reason: str) -> Commands:
-        """Go on as if there had been no response."""
-        assert self._watch is not None
-        self.flow.response = None
-        self._watch.cut(reason)
-        yield from self._answer()
+            refused = f"its head has {error}"
+        # mitmproxy takes an interim response over HTTP/1.1 for the answer, and throws away the answer that follows it.
+        if not refused and response.status_code < 200:
+            refused = f"an interim one ({response.status_code}) is all that mitmproxy reads of it"
+        if refused:
+            # Go on as if there had been no response.
+            self.flow.response = None
+            self._attempt.cut(refused)
+            yield from self._answer()
+        return bool(refused)
 
     def state_wait_for_response_headers(self, event: events.Event) -> Commands:
         yield from super().state_wait_for_response_headers(event)
-        response = self.flow.response
-        if self._watch is not None and response and self.server_state == self.state_consume_response_body:
+        response, attempt = self.flow.response, self._attempt
+        if attempt is not None and response and self.server_state == self.state_consume_response_body:
             encoding = response.headers.get("content-encoding", "identity").strip().lower()
-            injection = self._watch.injection
+            injection = attempt.injection
             if injection is not None and injection.content_type is not None:
                 response.headers["content-type"] = injection.content_type
             content_type = response.headers.get("content-type", "")
-            self._watch.head(response.status_code, content_type, encoded=encoding != "identity")
+            attempt.start_response(response.status_code, content_type, encoded=encoding != "identity")
             if injection is not None:
                 yield from self._inject(injection.begin())
 
     @property
-    def takes_pieces(self) -> bool:
-        """Whether `take` may be called: the head has been handled, and nothing stands before the body's pieces."""
-        watch = self._watch
+    def accepts_pieces(self) -> bool:
+        """Whether `receive` may be called: the head has been handled, and nothing stands before the body's pieces."""
+        attempt = self._attempt
         return (
             self.server_state == self.state_consume_response_body
             and self._paused is None
-            and watch is not None
-            and watch.injection is None
+            and attempt is not None
+            and attempt.injection is None
             and not self._answered
         )
 
-    def take(self, piece: bytes) -> bool:
-        """The next piece of the body, from elsewhere than an event. True if something is due for it."""
-        assert self._watch is not None
+    def receive(self, piece: bytes) -> bool:
+        """The next piece of the body, from elsewhere than an event. True if something is due for it, now or sooner."""
+        assert self._attempt is not None
         try:
-            return self._watch.data(piece) or self._watch.settled
+            return self._attempt.receive(piece)
         except Exception as fault:
-            self._watch.record_bug(fault)
+            self._attempt.record_bug(fault)
             return True
 
-    def _follow(self) -> Commands:
-        assert self._watch is not None
-        if self._watch.settled and not self._over:
+    def _follow_up(self) -> Commands:
+        assert self._attempt is not None
+        if self._attempt.is_settled and not self._is_over:
             yield from self._answer()
         else:
-            yield from self._nap()
+            yield from self._schedule_wakeup()
 
     def state_consume_response_body(self, event: events.Event) -> Commands:
-        watch = self._watch
-        if watch is None or isinstance(event, http_events.ResponseTrailers):
+        attempt = self._attempt
+        if attempt is None or isinstance(event, http_events.ResponseTrailers):
             yield from super().state_consume_response_body(event)
         elif self._stalled_until is not None:
             self._held.append(event)
         elif isinstance(event, http_events.ResponseData):
-            if watch.injection is None:
+            if attempt.injection is None:
                 yield from self._deliver(event.data)
             else:
-                yield from self._inject(watch.injection.feed(event.data))
+                yield from self._inject(attempt.injection.feed(event.data))
         else:
-            if watch.injection is not None:
-                yield from self._inject(watch.injection.close())
+            if attempt.injection is not None:
+                yield from self._inject(attempt.injection.close())
             if self._stalled_until is not None:
                 self._held.append(event)
             elif not self._answered:
-                watch.end()
+                attempt.end()
                 yield from self._answer()
 
     def _deliver(self, data: bytes) -> Commands:
-        assert self._watch is not None
-        hurried = self._watch.data(data)
-        if self._watch.settled:
-            yield from self._answer()
-        elif hurried:
-            yield from self._nap()
+        if self.receive(data):
+            yield from self._follow_up()
 
     def _inject(self, steps: Iterator[Step]) -> Commands:
         """Do what a rule's `inject` makes of the upstream's bytes, on the paths that real faults take."""
-        assert self._watch is not None
+        assert self._attempt is not None
         for step in steps:
-            if self._over:
+            if self._is_over:
                 return
             if isinstance(step, Deliver):
                 yield from self._deliver(step.data)
             elif isinstance(step, Cut):
-                self._watch.cut("cut off by the rule's inject")
+                self._attempt.cut("cut off by the rule's inject")
                 yield from self._answer()
             else:
-                self._stalled_until = time.monotonic() + step.seconds
+                self._stalled_until = self._now() + step.seconds
                 self._steps = steps
                 yield commands.RequestWakeup(step.seconds)
                 return
 
     def _go_on(self) -> Commands:
-        """What was held back while the answer stalled."""
+        """Handle what was held back while the answer stalled."""
         self._stalled_until = None
         steps, self._steps = self._steps, iter(())
         yield from self._inject(steps)
-        while self._held and self._stalled_until is None and not self._over:
+        while self._held and self._stalled_until is None and not self._is_over:
             yield from self._handle_event(self._held.pop(0))
 
     def handle_protocol_error(self, event: Any) -> Commands:
-        if self._watch is None or self._over or not isinstance(event, http_events.ResponseProtocolError):
+        if self._attempt is None or self._is_over or not isinstance(event, http_events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
-            return
-        if self._stalled_until is not None:
+        elif self._stalled_until is not None:
             self._held.append(event)
-            return
-        self._connected = False
-        self._watch.cut(event.message)
-        yield from self._answer()
+        else:
+            self._connected = False
+            self._attempt.cut(event.message)
+            yield from self._answer()
 
     # The client's side
 
     def _answer(self) -> Commands:
-        """Give the answer now; an upstream that has not ended is left."""
-        watch = self._watch
-        assert watch is not None
-        self._answered = True
-        yield from self._leave_upstream(watch)
+        """Give the answer now."""
+        assert self._attempt is not None
+        yield from self._leave_upstream()
         if self.flow.response is None:
             self.flow.response = _stand_in()
-        self.flow.response.data.content = watch.body()
+        self.flow.response.data.content = self._attempt.body()
         yield from self.send_response()
 
     def _answer_empty(self) -> Commands:
-        """The same without anything that came."""
-        assert self._watch is not None
-        self._answered = True
-        yield from self._leave_upstream(self._watch)
+        """The same without anything that came, for when that failed."""
+        yield from self._leave_upstream()
         self.flow.response = _stand_in()
         yield from self.send_response()
 
-    def _leave_upstream(self, watch: Watch) -> Commands:
-        """Close the connection (HTTP/2: the stream), so that the upstream stops working, and billing."""
+    def _leave_upstream(self) -> Commands:
+        """Close the connection (HTTP/2: the stream) of an upstream that has not ended, so that it stops working, and
+        billing."""
+        self._answered = True
         connected, self._connected = self._connected, False
-        if connected and not watch.whole:
+        if connected and self._attempt is not None and not self._attempt.complete:
             left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
             yield http_layers.SendHttp(left, self.context.server)
 
-    def _heartbeat(self, watch: Watch) -> Commands:
+    def _heartbeat(self, wait: ClientWait) -> Commands:
         """A space for a client that is about to lose patience; the first one commits to 200."""
         if self.flow.request.http_version == "HTTP/1.0":
             return  # it knows no chunks
-        if not watch.committed:
-            watch.committed = True
+        if not wait.headers_sent:
+            wait.headers_sent = True
             head = http.Response.make(200, b"", {"Content-Type": "application/json"})
             del head.headers["content-length"]
             if not self.flow.request.is_http2 and not self.flow.request.is_http3:
@@ -518,22 +498,21 @@ class WatchedStream(http_layers.HttpStream):
         yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, b" "), self.context.client)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
-        if self._watch is None and not already_streamed:
-            self._watch = self.waiting_of(self.flow)
-        if self._watch is not None and _beats_between_tries(self._watch):
-            yield from self._wake_in(self._watch.rule.heartbeat)
+        wait = None if already_streamed else self._wait
+        if wait is not None and wait.heartbeat is not None and wait.may_retry:
+            yield from self._wake_in(wait.heartbeat)
         sending = super().send_response(already_streamed)
         reply = None
         try:
-            # A heartbeat may have gone out before the `response` hook, or while it waited for another try.
-            while not (_is_response_head(command := sending.send(reply)) and self._watch and self._watch.committed):
+            # A heartbeat may have gone out before the `response` hook, or while it waited for another attempt.
+            while not (_is_response_head(command := sending.send(reply)) and wait and wait.headers_sent):
                 self._hooked = self._hooked or isinstance(command, http_hooks.HttpResponseHook)
                 reply = yield command
         except StopIteration:
             return
-        yield from self._send_behind_heartbeat()
+        yield from self._send_after_heartbeat()
 
-    def _send_behind_heartbeat(self) -> Commands:
+    def _send_after_heartbeat(self) -> Commands:
         """The client has a head already, with status 200."""
         assert self.flow.response
         document = self.flow.response.get_content(strict=False)
@@ -544,16 +523,12 @@ class WatchedStream(http_layers.HttpStream):
         yield from self._end_short()
 
     def _end_short(self) -> Commands:
-        """For a status that is gone and cannot be taken back: a body that ends short is an answer to no client."""
+        """For a status that was sent and cannot be taken back: no client takes a body that ends short for an answer."""
         cut = http_events.ResponseProtocolError(self.stream_id, "failed", http_events.ErrorCode.GENERIC_SERVER_ERROR)
         yield http_layers.SendHttp(cut, self.context.client)
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield http_layers.DropStream(self.stream_id)
-
-
-def _beats_between_tries(watch: Watch) -> bool:
-    return watch.rule.heartbeat is not None and watch.rule.retries > 0
 
 
 def _stand_in() -> http.Response:
@@ -581,25 +556,22 @@ _FROM_UPSTREAM: Final = (
 
 
 class StreamLayerAddon:
-    """An addon object that has every new HTTP layer make watched streams.
+    """An addon object that has every new HTTP layer make observed streams.
 
-    It has to run behind mitmproxy's own `next_layer`, which makes the layers; a script runs before it. So the script
+    It has to run after mitmproxy's own `next_layer`, which makes the layers; a script runs before it. So the script
     adds this one when all others are there.
     """
 
-    def __init__(self, watch_of: WatchOf, waiting_of: WatchOf) -> None:
-        """`watch_of`: what watches a flow's answer; `waiting_of`: what waits with the client of a flow whose answer is
-        not watched, while its `response` hook asks the upstream once more."""
-        looks = {"watch_of": staticmethod(watch_of), "waiting_of": staticmethod(waiting_of)}
-        self._stream = type("WatchedStream", (WatchedStream,), looks)
-        stream = self._stream
+    def __init__(self, wait_of: WaitOf) -> None:
+        """`wait_of`: the client that waits for a flow's answer; None where the flow is nobody's but mitmproxy's."""
+        stream = type("ObservedStream", (ObservedStream,), {"wait_of": staticmethod(wait_of)})
 
-        class WatchedLayer(http_layers.HttpLayer):
+        class ObservedLayer(http_layers.HttpLayer):
             def make_stream(self, stream_id: int) -> Commands:
                 self.streams[stream_id] = stream(self.context.fork(), stream_id)
                 yield from self.event_to_child(self.streams[stream_id], events.Start())
 
-        self._layer = WatchedLayer
+        self._layer = ObservedLayer
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
         # A TLS layer may come with its HTTP layer inside: all of a connection's layers are listed in its context.
@@ -607,21 +579,20 @@ class StreamLayerAddon:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
 
-    def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, Watch]:
-        """Have connections that are open already make watched streams too: those from before the addon was loaded
-        again would otherwise heed the old one. Returns the flows that are watched there now."""
-        watched: dict[http.HTTPFlow, Watch] = {}
+    def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, ClientWait]:
+        """Have connections that are open already make observed streams too: those from before the addon was loaded
+        again would otherwise heed the old one. Returns the flows whose clients wait there now."""
+        waiting: dict[http.HTTPFlow, ClientWait] = {}
         layers: list[Any] = [handler.layer for handler in handlers]
         while layers:
             made = layers.pop()
             if isinstance(made, http_layers.HttpLayer):
                 made.__class__ = self._layer
                 layers += made.streams.values()
-            watch = getattr(made, "_watch", None)
-            if watch is not None:
-                watched[made.flow] = watch
+            if getattr(made, "_attempt", None) is not None:
+                waiting[made.flow] = made._wait
             layers += [inner for name in ("layer", "child_layer") if (inner := getattr(made, name, None)) is not None]
-        return watched
+        return waiting
 
     async def send(self, flow: http.HTTPFlow, options: Options) -> None:
         """Send a flow's request to its upstream once more, as mitmproxy's client replay does; returns when the flow

@@ -11,17 +11,17 @@ from mitmproxy import http
 from ..answer.oddities import in_brief
 from ..answer.report import Report
 from ..wire import jsontext
-from . import flows
-from .watch import Watch
+from .attempt import Attempt
+from .notes import save_notes
+from .response import MARK
 
 
-def summarize(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
+def summarize(flow: http.HTTPFlow, attempt: Attempt, *, again: bool = False) -> str:
     """Comment, mark and metadata for a flow that was answered; returns the line for the log. `again`: from the kept
     stream, whose times are already there."""
-    spec, report = watch.spec, watch.report
-    seconds = _seconds(flow)
+    spec, report, injected = attempt.spec, attempt.report, attempt.injected
     finish = report.finish_reason
-    note: dict[str, Any] = {
+    notes: dict[str, Any] = {
         "status": report.status,
         "events": report.events,
         "bytes": report.bytes,
@@ -29,40 +29,41 @@ def summarize(flow: http.HTTPFlow, watch: Watch, *, again: bool = False) -> str:
         "inferred": report.inferred,
         "truncated": report.truncated,
         "error": report.code,
-        "odd": list(report.odd),
+        "odd": report.odd,
     }
     if not again:
-        note["times"] = watch.times
+        notes["times"] = attempt.times
     if report.usage is not None:
-        note["usage"] = jsontext.dumps(report.usage).decode()
-    if watch.injected:
-        note["injected"] = jsontext.dumps(dict(watch.injected)).decode()
-    flows.save_notes(flow, note)
-    outcome = ["FAULT INJECTED" if watch.injected else ""]
-    outcome += [finish and f"finish {finish}" + (" (inferred)" if report.inferred else "")]
-    outcome += [report.code, "truncated" if report.truncated and not report.code else ""]
+        notes["usage"] = jsontext.dumps(report.usage).decode()
+    if injected:
+        notes["injected"] = jsontext.dumps(dict(injected)).decode()
+    save_notes(flow, notes)
     short = [
         f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip(),
         f"{report.status}",
-        *filter(None, outcome),
+        "FAULT INJECTED" if injected else "",
+        finish and f"finish {finish}" + (" (inferred)" if report.inferred else ""),
+        report.code or ("truncated" if report.truncated else ""),
     ]
-    figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", *_tokens(report.usage)]
+    figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", _tokens(report.usage)]
     odd = _odd(report)
-    flow.comment = ", ".join([*short, f"{seconds:.1f} s{odd}"])
-    if odd or report.truncated or report.code or report.status >= 400 or watch.injected:
-        flow.marked = flow.marked or flows.MARK
-    return ", ".join([*short, *figures, f"{seconds:.1f} s{odd}"])
+    end = f"{_seconds(flow):.1f} s{odd}"
+    flow.comment = ", ".join(filter(None, [*short, end]))
+    if odd or report.truncated or report.code or report.status >= 400 or injected:
+        flow.marked = flow.marked or MARK
+    return ", ".join(filter(None, [*short, *figures, end]))
 
 
-def describe_error(flow: http.HTTPFlow, watch: Watch, message: str) -> str:
+def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str) -> str:
     """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
-    spec, report = watch.spec, watch.report
-    if watch.headed:
-        flows.save_notes(flow, {"sse": watch.body(), "times": watch.times})
+    spec, report = attempt.spec, attempt.report
+    notes: dict[str, Any] = {"error": "no_answer", "odd": report.odd}
+    if attempt.response_started:
+        notes |= {"sse": attempt.body(), "times": attempt.times}
+    save_notes(flow, notes)
     said, odd = f"{spec.rule}: {spec.endpoint} {spec.model}, no answer", _odd(report)
     flow.comment = said + odd
-    flow.marked = flow.marked or flows.MARK
-    flows.save_notes(flow, {"error": "no_answer", "odd": report.odd})
+    flow.marked = flow.marked or MARK
     return f"{said}: {message}, {_seconds(flow):.1f} s{odd}"
 
 
@@ -76,16 +77,11 @@ def _seconds(flow: http.HTTPFlow) -> float:
     return max(0.0, (end or time.time()) - begin)
 
 
-def _tokens(usage: Any) -> list[str]:
+def _tokens(usage: Any) -> str:
     """A usage in short: tokens in and out, by chat's names or those of Responses."""
     if not isinstance(usage, dict):
-        return []
-    pairs = (
-        (usage.get("prompt_tokens", usage.get("input_tokens")), "in"),
-        (
-            usage.get("completion_tokens", usage.get("output_tokens")),
-            "out",
-        ),
-    )
-    counts = " + ".join(f"{count} {way}" for count, way in pairs if isinstance(count, int))
-    return [f"{counts} tokens"] if counts else []
+        return ""
+    read = usage.get("prompt_tokens", usage.get("input_tokens"))
+    written = usage.get("completion_tokens", usage.get("output_tokens"))
+    counts = " + ".join(f"{count} {way}" for count, way in ((read, "in"), (written, "out")) if isinstance(count, int))
+    return counts and f"{counts} tokens"

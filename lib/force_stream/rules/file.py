@@ -1,34 +1,22 @@
 """The rules file, `rules.yaml`: its text read and checked.
 
-Knows YAML. Must not know which request a rule is for, or where the file lies: it gets text and gives rules, or one
+Knows YAML. Must not know which request a rule is for, or where the file is: it takes text and returns rules, or one
 sentence that says what is wrong with the text and in which line.
 
-The YAML is composed to nodes, and the values are built from them in `values`, never by the YAML library: only nodes
-have the line of each key, and this way PyYAML and ruamel.yaml (which mitmproxy's standalone binaries have instead)
-mean the same.
+The YAML is composed to nodes, and `parse` makes the values of them, not the YAML library: only nodes have the line
+of each key, and this way PyYAML and ruamel.yaml (which mitmproxy's standalone binaries have instead) mean the same.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from .keys import KEYS, NAME, REQUIRED
+from .parse import MistakeError, Node, expected, items, kind_of, line_of, or_null, read, read_mapping, unknown
 from .rule import Rule
-from .values import (
-    MistakeError,
-    Node,
-    expected,
-    in_line,
-    items,
-    kind_of,
-    pairs,
-    quoted,
-    read,
-    read_mapping,
-    suggestion,
-)
 
 # A file of rules is a page or two, and the YAML readers need seconds for a mebibyte.
 LONGEST_FILE: Final = 256 * 1024
@@ -48,14 +36,15 @@ def parse_rules(text: str, filename: str) -> tuple[Rule, ...]:
 
 def check_rules(text: str, filename: str) -> tuple[tuple[Rule, ...], list[str]]:
     """The rules that are right, and a line for each mistake, as `RulesError` has it, rule by rule."""
+    rules: list[Rule] = []
     mistakes: list[MistakeError] = []
     try:
-        rules = _rules(_compose(text), mistakes)
+        _read_rules(_compose(text), rules, mistakes)
     except MistakeError as mistake:
-        rules = ()
         mistakes.append(mistake)
-    position = [filename if mistake.line is None else f"{filename}:{mistake.line}" for mistake in mistakes]
-    return rules, [f"{where}: {mistake.what}" for where, mistake in zip(position, mistakes, strict=True)]
+    return tuple(rules), [
+        f"{filename}{'' if mistake.line is None else f':{mistake.line}'}: {mistake.what}" for mistake in mistakes
+    ]
 
 
 def with_value(rule: Rule, key: str, text: str) -> Rule:
@@ -64,8 +53,8 @@ def with_value(rule: Rule, key: str, text: str) -> Rule:
         if key == "name":
             raise MistakeError("the name cannot be changed, because logs and commands use it")
         if key not in KEYS:
-            raise MistakeError(f"unknown key {quoted(key)}{suggestion(key, KEYS)}")
-        return replace(rule, **{key: read(key, KEYS[key].parse, _compose(text) or _Nothing())})
+            raise unknown("key", key, KEYS)
+        return replace(rule, **{key: read(key, KEYS[key].parse, _compose(text))})
     except MistakeError as mistake:
         raise RulesError(f"rule {rule.name}: {mistake.what}") from None
 
@@ -82,15 +71,15 @@ class _Nothing:
     start_mark = None
 
 
-def _compose(text: str) -> Node | None:
-    """The text's one document as nodes, None if it is empty."""
+def _compose(text: str) -> Node:
+    """The text's one document as nodes."""
     if len(text) > LONGEST_FILE:
         raise MistakeError("the text is longer than 256 KiB; is this a rules file?", line=1)
     try:
-        try:
-            return _compose_with_pyyaml(text)
-        except ModuleNotFoundError:
-            return _compose_with_ruamel(text)
+        with warnings.catch_warnings():
+            # An anchor defined twice is an error to PyYAML and a warning to ruamel.yaml.
+            warnings.simplefilter("error")
+            return _composer()(text) or _Nothing()
     except ModuleNotFoundError:
         raise MistakeError("neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`") from None
     except RecursionError:
@@ -100,20 +89,14 @@ def _compose(text: str) -> Node | None:
         raise MistakeError(f"this is not YAML: {_problem(error)}", line=_problem_line(error, text)) from None
 
 
-def _compose_with_pyyaml(text: str) -> Node | None:
-    yaml = import_module("yaml")
-    node: Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
-    return node
-
-
-def _compose_with_ruamel(text: str) -> Node | None:
-    reader = import_module("ruamel.yaml").YAML(typ="safe", pure=True)
-    reader.version = (1, 1)  # PyYAML's version: `on` and `yes` are booleans.
-    with warnings.catch_warnings():
-        # An anchor defined twice is an error to PyYAML and a warning to ruamel.yaml.
-        warnings.simplefilter("error")
-        node: Node | None = reader.compose(text)
-    return node
+def _composer() -> Callable[[str], Node | None]:
+    try:
+        yaml = import_module("yaml")
+    except ModuleNotFoundError:
+        reader = import_module("ruamel.yaml").YAML(typ="safe", pure=True)
+        reader.version = (1, 1)  # PyYAML's version: `on` and `yes` are booleans.
+        return cast("Callable[[str], Node | None]", reader.compose)
+    return partial(yaml.compose, Loader=yaml.SafeLoader)
 
 
 # Hints for common mistakes, by words in the libraries' messages.
@@ -131,9 +114,9 @@ def _problem(error: Exception) -> str:
     context = getattr(error, "context", None) or ""
     if problem == "second occurrence":
         problem = context.partition(";")[0]
-    told = " ".join(f"{context} {problem}".split())
-    hint = next((hint for words, hint in _HINTS.items() if words in told), None)
-    plain = " ".join((told if problem.startswith("but ") else problem).split())[:200]
+    full = " ".join(f"{context} {problem}".split())
+    hint = next((hint for words, hint in _HINTS.items() if words in full), None)
+    plain = " ".join((full if problem.startswith("but ") else problem).split())[:200]
     return f"{plain} ({hint})" if hint else plain
 
 
@@ -148,55 +131,42 @@ def _problem_line(error: Exception, text: str) -> int | None:
 # --- Nodes to rules -------------------------------------------------------------------------------------------------
 
 
-def _rules(root: Node | None, mistakes: list[MistakeError]) -> tuple[Rule, ...]:
-    """The rules without a mistake; the mistakes of the others go into the list."""
-    if root is None or kind_of(root) == "null":
-        return ()
-    if kind_of(root) != "mapping":
-        raise expected("a mapping with the key 'rules'", root, "; put 'rules:' above it" * (kind_of(root) == "list"))
-    listed: Node | None = None
-    for key, key_node, value in pairs(root):
-        if key != "rules":
-            raise MistakeError(f"unknown key {quoted(key)}{suggestion(key, ['rules'])}", key_node)
-        listed = value
+def _read_rules(root: Node, rules: list[Rule], mistakes: list[MistakeError]) -> None:
+    """Put the rules that are right into one list, and what is wrong with the others into the other one."""
+    kind = kind_of(root)
+    if kind == "null":
+        return
+    if kind != "mapping":
+        raise expected("a mapping with the key 'rules'", root, "; put 'rules:' above it" * (kind == "list"))
+    listed = read_mapping(root, {"rules": or_null(items, tuple)}).get("rules")
     if listed is None:
         raise MistakeError("the key 'rules' is missing", root)
-    if kind_of(listed) == "null":
-        return ()
-    nodes = read("rules", items, listed)
-    found = [rule for number, node in enumerate(nodes, 1) for rule in _rule(node, number, mistakes)]
-    return _distinct(found, mistakes)
+    nodes: dict[str, Node] = {}
+    for number, node in enumerate(listed, 1):
+        found: list[MistakeError] = []
+        values = _values(node, found)
+        if not found and nodes.setdefault(values["name"], node) is not node:
+            found.append(MistakeError(f"the rule in line {line_of(nodes[values['name']])} already has this name", node))
+        for mistake in found:
+            mistake.what = f"{_label(node, number)}: {mistake.what}"
+        mistakes += found
+        rules += [] if found else [Rule(**values)]
 
 
-def _rule(node: Node, number: int, mistakes: list[MistakeError]) -> list[tuple[Rule, Node]]:
-    """The rule and its node; nothing if it has mistakes, which go into the list."""
-    found: list[MistakeError] = []
-    values: dict[str, Any] = {}
+def _values(node: Node, mistakes: list[MistakeError]) -> dict[str, Any]:
     try:
-        values = read_mapping(node, {name: key.parse for name, key in KEYS.items()}, found)
-        given = {key for key, _, _ in pairs(node)}
-        found += [MistakeError(f"the key {key!r} is missing", node) for key in REQUIRED if key not in given]
+        values = read_mapping(node, {name: key.parse for name, key in KEYS.items()}, mistakes)
     except MistakeError as mistake:
-        found.append(mistake)
-    for each in found:
-        each.what = f"{_label(node, number)}: {each.what}"
-    mistakes += found
-    return [] if found else [(Rule(**values), node)]
+        mistakes.append(mistake)
+        return {}
+    given = {key.value for key, _ in node.value}
+    mistakes += [MistakeError(f"the key {key!r} is missing", node) for key in REQUIRED if key not in given]
+    return values
 
 
 def _label(node: Node, number: int) -> str:
     """What to call a rule that has a mistake: its name, if at least that is valid."""
     for key, value in node.value if node.id == "mapping" else ():
-        if key.value == "name" and kind_of(value) == "text" and NAME.fullmatch(value.value[:81]):
-            return f"rule {value.value[:80]}"
+        if key.value == "name" and kind_of(value) == "text" and NAME.fullmatch(value.value):
+            return f"rule {value.value}"
     return f"rule number {number}"
-
-
-def _distinct(rules: Iterable[tuple[Rule, Node]], mistakes: list[MistakeError]) -> tuple[Rule, ...]:
-    by_name: dict[str, tuple[Rule, Node]] = {}
-    for rule, node in rules:
-        first = by_name.setdefault(rule.name, (rule, node))
-        if first[1] is not node:
-            where = in_line(first[1])
-            mistakes.append(MistakeError(f"rule {rule.name}: the rule{where} already has this name", node))
-    return tuple(rule for rule, _ in by_name.values())

@@ -8,51 +8,35 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
-_BRACKETED: Final = re.compile(r"\[(?P<name>[^\[\]]*:[^\[\]]*)\](:(?P<port>.*))?")
+_PATTERN: Final = re.compile(
+    r"(\[(?P<bracketed>[^\[\]]*:[^\[\]]*)\]|(?P<name>[^:]+))(:(?P<port>[0-9]+|\*))?|(?P<ipv6>.*:.*:.*)"
+)
 _IPV6_WILDCARD: Final = re.compile(r"[0-9a-f:.]*[*?][0-9a-f:.*?]*", re.IGNORECASE)
 _HOST: Final = re.compile(r"[^\s/\\@,]+")
 
-
-class HostPattern(NamedTuple):
-    """A host of a rule, compiled. `port` None stands for any."""
-
-    name: re.Pattern[str]
-    port: int | None
+type HostPattern = tuple[re.Pattern[str], int | None]
+"""A host of a rule, compiled: its name, and its port or None for any."""
 
 
 def compile_host(pattern: str) -> HostPattern:
-    """The compiled form of `api.example.com`, `*.example.ai`, `10.0.0.5:8000`, `*:8000`, `::1`, `[::1]:8000`.
-
-    ValueError if it is none of these.
-    """
-    if bracketed := _BRACKETED.fullmatch(pattern):
-        name, port = bracketed["name"], bracketed["port"]
-    elif pattern.count(":") > 1:
-        name, port = pattern, None
-    else:
-        name, colon, number = pattern.partition(":")
-        port = number if colon else None
-    if "/" in pattern or not (_is_ipv6(name) if ":" in name else _HOST.fullmatch(name)):
+    """A host such as `*.example.ai`, `10.0.0.5:8000`, `*:8000`, `::1` or `[::1]:8000`, compiled. Else ValueError."""
+    parts = _PATTERN.fullmatch(pattern)
+    name = parts and (parts["bracketed"] or parts["name"] or parts["ipv6"])
+    if not parts or not name or not (_is_ipv6(name) if ":" in name else _HOST.fullmatch(name)):
         raise ValueError(f"not a host: {pattern!r}")
-    return HostPattern(re.compile(fnmatch.translate(canonical_host(name))), _port(pattern, port))
+    port = parts["port"] or "*"
+    if port != "*" and (len(port) > 5 or not 0 < int(port) < 65536):
+        raise ValueError(f"not a port: {pattern!r}")
+    return re.compile(fnmatch.translate(canonical_host(name))), None if port == "*" else int(port)
 
 
 def _is_ipv6(name: str) -> bool:
     try:
-        ipaddress.IPv6Address(name)
+        return bool(ipaddress.IPv6Address(name))
     except ValueError:
         return _IPV6_WILDCARD.fullmatch(name) is not None
-    return True
-
-
-def _port(pattern: str, port: str | None) -> int | None:
-    if port is None or port == "*":
-        return None
-    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        raise ValueError(f"not a port: {pattern!r}")
-    return int(port)
 
 
 @lru_cache(maxsize=1024)
@@ -75,6 +59,5 @@ def spelled_hosts(hosts: Iterable[tuple[str, int | None]]) -> str:
 
 
 def _with_port(name: str, port: int | None) -> str:
-    if port is None:
-        return name
-    return f"[{name}]:{port}" if ":" in name and not name.startswith("[") else f"{name}:{port}"
+    enclosed = f"[{name}]" if ":" in name and not name.startswith("[") else name
+    return name if port is None else f"{enclosed}:{port}"

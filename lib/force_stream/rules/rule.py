@@ -4,11 +4,10 @@ Knows hosts, models and mitmproxy's filter language. Must not know the rules fil
 changed, or what a response holds.
 """
 
-import fnmatch
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Final
 
@@ -27,8 +26,8 @@ HOSTS_OPTION: Final = "force_stream_hosts"
 class RequestFacts:
     """What a rule asks about a request.
 
-    `hosts` are the names that the request goes by (target, Host or :authority, SNI), each with its port or None;
-    `path` may carry a query; `model` is the body's, None if it has none; `flow` is for the rule's filter alone.
+    `hosts` are the names in the request (target, Host or :authority, SNI), each with its port or None; `path` may
+    include a query; `model` is the body's, None if it has none; `flow` is only for the rule's filter.
     """
 
     hosts: tuple[tuple[str, int | None], ...]
@@ -39,10 +38,10 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of the rules file, checked. Seconds and bytes are plain numbers; None is the file's `null`.
+    """One entry of the rules file, with the defaults. Seconds and bytes are plain numbers; None is the file's `null`.
 
-    Rules are equal if the file says the same about both. Made by `parse_rules` and `with_value`; the class itself
-    checks nothing, and raises ValueError for a host or a filter that cannot be compiled.
+    `parse_rules` and `with_value` check what they put into it. The class itself raises ValueError for a host or a
+    filter that cannot be compiled, and checks nothing else.
     """
 
     name: str
@@ -65,17 +64,11 @@ class Rule:
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     _hosts: tuple[HostPattern, ...] = field(init=False, repr=False, compare=False)
-    _models: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
     _filter: flowfilter.TFilter | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        compiled = {
-            "_hosts": tuple(map(compile_host, self.hosts)),
-            "_models": tuple(re.compile(fnmatch.translate(model)) for model in self.models or ()),
-            "_filter": None if self.filter is None else compile_filter(self.filter),
-        }
-        for name, value in compiled.items():
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_hosts", tuple(map(compile_host, self.hosts)))
+        object.__setattr__(self, "_filter", None if self.filter is None else compile_filter(self.filter))
 
     def endpoint(self, path: str) -> Endpoint | None:
         """The endpoint of this path, by the path's end or by the rule's own `paths`."""
@@ -89,46 +82,56 @@ class Rule:
         if endpoint is None:
             # The query stays out of the phrase: some APIs take the key there.
             return f"path {facts.path.partition('?')[0]} is not a known endpoint"
+        return self.mismatch_within(endpoint, facts.model, facts.flow)
+
+    def mismatch_within(self, endpoint: Endpoint, model: str | None, flow: Flow) -> str | None:
+        """The same for a request whose host and path are the rule's."""
         if self.endpoints is not None and endpoint.name not in self.endpoints:
             return f"endpoint {endpoint.name} is not among {', '.join(self.endpoints)}"
         if self.models is not None:
-            if facts.model is None:
+            if model is None:
                 return f"the request has no model, and the rule is only for {', '.join(self.models)}"
-            if not any(pattern.match(facts.model) for pattern in self._models):
-                known = ", ".join(self.models)
-                folded = any(fnmatch.fnmatchcase(facts.model.lower(), model.lower()) for model in self.models)
-                return f"model {facts.model} is not among {known}" + " (they are case-sensitive)" * folded
-        return self._filter_mismatch(facts.flow)
+            if not any(fnmatchcase(model, pattern) for pattern in self.models):
+                folded = any(fnmatchcase(model.lower(), pattern.lower()) for pattern in self.models)
+                hint = " (they are case-sensitive)" if folded else ""
+                return f"model {model} is not among {', '.join(self.models)}{hint}"
+        return self._filter_mismatch(flow)
 
     def is_for_host(self, hosts: Iterable[tuple[str, int | None]]) -> bool:
         """Whether one of a request's hosts is among the rule's."""
         for host, port in set(hosts):
             name = canonical_host(host)
-            for pattern in self._hosts:
-                if pattern.port in (None, port) and pattern.name.match(name):
+            for pattern, wanted in self._hosts:
+                if wanted in (None, port) and pattern.match(name):
                     return True
         return False
 
     def _filter_mismatch(self, flow: Flow) -> str | None:
-        if self._filter is None:
-            return None
         try:
             # Only the truth of the result counts: some filters return a match object or a list.
-            matched = bool(self._filter(flow))
+            if self._filter is None or self._filter(flow):
+                return None
         except Exception as error:
             # Its message may quote the body, so only its type is shown.
             return f"filter {self.filter} could not be evaluated ({type(error).__name__})"
-        return None if matched else f"filter {self.filter} does not match"
+        return f"filter {self.filter} does not match"
 
 
 # For an answer that no rule limits.
 UNLIMITED: Final = Rule("(none)", (), idle_timeout=None, max_body=sys.maxsize)
 
 
-def first_match(rules: Iterable[Rule], facts: RequestFacts) -> Rule | None:
-    """The rule that decides about this request, whether or not it forces anything."""
-    # Most rules fail at the host, and checking that takes a fifth of the time that `mismatch` takes.
-    return next((rule for rule in rules if rule.is_for_host(facts.hosts) and rule.mismatch(facts) is None), None)
+type Match = tuple[Rule, Endpoint]
+
+
+def candidates(rules: Iterable[Rule], hosts: Iterable[tuple[str, int | None]], path: str) -> list[Match]:
+    """The rules that are for a request by its hosts and path, before its body is read, each with its endpoint there."""
+    return [(rule, endpoint) for rule in rules if rule.is_for_host(hosts) and (endpoint := rule.endpoint(path))]
+
+
+def first_match(found: Iterable[Match], model: str | None, flow: Flow) -> Match | None:
+    """The candidate that decides about a request, whether or not it forces anything."""
+    return next((match for match in found if match[0].mismatch_within(match[1], model, flow) is None), None)
 
 
 @lru_cache(maxsize=256)
@@ -137,5 +140,5 @@ def compile_filter(expression: str) -> flowfilter.TFilter:
     try:
         return flowfilter.parse(expression)
     except Exception as error:
-        # Beside the documented ValueError: RecursionError for a thousand parentheses.
+        # In addition to the documented ValueError: RecursionError for a thousand parentheses.
         raise ValueError(f"not a filter expression: {expression!r}") from error

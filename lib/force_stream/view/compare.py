@@ -16,22 +16,22 @@ def differences(left: Any, right: Any, path: str = "$") -> Iterator[str]:
     """What differs, field by field: a line each, with both values in short."""
     if isinstance(left, dict) and isinstance(right, dict):
         for key in dict.fromkeys((*left, *right)):
+            place = f"{path}.{key}"
             if key in SET_ASIDE:
                 continue
-            place = f"{path}.{key}"
             if key not in right:
-                yield f"{place}: {_short(left[key])}, and nothing"
+                yield f"{place}: {_short(left[key])} vs nothing"
             elif key not in left:
-                yield f"{place}: nothing, and {_short(right[key])}"
+                yield f"{place}: nothing vs {_short(right[key])}"
             else:
                 yield from differences(left[key], right[key], place)
     elif isinstance(left, list) and isinstance(right, list):
         if len(left) != len(right):
-            yield f"{path}: {len(left)} entries, and {len(right)}"
+            yield f"{path}: {len(left)} entries vs {len(right)}"
         for index, (one, other) in enumerate(zip(left, right, strict=False)):
             yield from differences(one, other, f"{path}[{index}]")
     elif type(left) is not type(right) or left != right:
-        yield f"{path}: {_short(left)}, and {_short(right)}"
+        yield f"{path}: {_short(left)} vs {_short(right)}"
 
 
 def _short(value: Any) -> str:

@@ -3,19 +3,18 @@
 Knows mitmproxy's content views and the metadata that `flows` lists; must not know events, which are `timeline`'s.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 
+from ..proxy.notes import all_notes
+from ..proxy.response import EVENT_STREAM_TYPE
 from . import timeline, timeline_text
 from .timeline_text import About
 
-PREFIX: Final = "force_stream."
-EVENT_STREAM_TYPE: Final = "text/event-stream"
-# mitmproxy's own views say 1 for what they are made for, and the raw one says 0.1 for everything. Of a rewritten
-# answer, JSON is to be seen first, and this view next.
+# mitmproxy's own views return 1 for what they are made for, and the raw one 0.1 for everything. For a rewritten answer,
+# JSON comes first and this view next.
 BEST: Final = 2.0
 NEXT_TO_JSON: Final = 0.5
 NOT_OURS: Final = -1.0
@@ -32,7 +31,7 @@ class UpstreamSSE(Contentview):
         response = _response(metadata)
         if response is None:
             return "No event stream here: this view is for responses.\n"
-        note = _note(metadata)
+        note = all_notes(metadata.flow)
         kept = note.get("sse")
         body = kept if isinstance(kept, bytes) else data
         read = timeline.read(body, note.get("times"))
@@ -45,7 +44,7 @@ class UpstreamSSE(Contentview):
         if content_type == EVENT_STREAM_TYPE:
             return BEST
         is_json = content_type.endswith("json")
-        return NEXT_TO_JSON if is_json and isinstance(_note(metadata).get("sse"), bytes) else NOT_OURS
+        return NEXT_TO_JSON if is_json and isinstance(all_notes(metadata.flow).get("sse"), bytes) else NOT_OURS
 
 
 def _response(metadata: Metadata) -> http.Response | None:
@@ -54,53 +53,30 @@ def _response(metadata: Metadata) -> http.Response | None:
     return message if isinstance(message, http.Response) else None
 
 
-def _note(metadata: Metadata) -> dict[str, Any]:
-    """What the addon left on the flow, by the keys that `flows` lists."""
-    kept: Mapping[Any, Any] = metadata.flow.metadata if metadata.flow is not None else {}
-    return {
-        key.removeprefix(PREFIX): value
-        for key, value in kept.items()
-        if isinstance(key, str) and key.startswith(PREFIX)
-    }
-
-
 def _about(note: dict[str, Any], response: http.Response) -> About:
-    odd, kept = note.get("odd"), note.get("cut_at")
+    odd, cut_at, number = note.get("odd"), note.get("cut_at"), note.get("try")
+    status, upstream = response.status_code, note.get("sse_status")
+    differs = isinstance(upstream, int) and upstream != status
+    retries = note.get("retried_as")
+    tries = len(retries) + 1 if isinstance(retries, (list, tuple)) and retries else 0
+    finish = _text(note.get("finish_reason"))
     return About(
         rule=_text(note.get("rule")),
         endpoint=_text(note.get("endpoint")),
         model=_text(note.get("model")),
-        status=_status(note, response),
-        finish_reason=_text(note.get("finish_reason")),
-        inferred=note.get("inferred") is True,
-        tries=_tries(note),
+        status=f"{upstream} from the upstream, {status} to the client" if differs else f"{status}",
+        finish_reason=f"{finish} (inferred)" if finish and note.get("inferred") is True else finish,
+        tries=f"1 of {tries}; the others are separate flows" if tries else f"{number}" * isinstance(number, int),
         truncated=note.get("truncated") is True,
         error=_text(note.get("error")),
-        kept=kept if isinstance(kept, int) else None,
+        encoding=_text(response.headers.get("content-encoding")),
+        kept=cut_at if isinstance(cut_at, int) else None,
         odd=[line for line in odd if isinstance(line, str)] if isinstance(odd, (list, tuple)) else None,
     )
 
 
-def _status(note: dict[str, Any], response: http.Response) -> str:
-    given, upstream = response.status_code, note.get("sse_status")
-    if isinstance(upstream, int) and upstream != given:
-        return f"{upstream} from the upstream, {given} to the client"
-    return f"{given}"
-
-
-def _tries(note: dict[str, Any]) -> str:
-    again = len(_list(note.get("retried_as")))
-    if again:
-        return f"1 of {again + 1}; the others are flows of their own"
-    return f"{note['try']}" if isinstance(note.get("try"), int) else ""
-
-
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value[:200] if isinstance(value, str) else ""
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 view = UpstreamSSE()

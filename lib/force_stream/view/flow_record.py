@@ -10,25 +10,26 @@ from mitmproxy import http
 
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
-from ..proxy import flows
-from ..proxy.watch import Watch
+from ..proxy.attempt import Attempt
+from ..proxy.notes import note
+from ..proxy.response import decoded
 from .stats import Outcome, thinned
 from .timeline import first_content
 
 
-def of_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
-    """What came of a forced flow that was answered, and told."""
-    body = b"" if watch.encoded else watch.body()
-    times = flow.metadata[f"{flows.PREFIX}times"]
-    return _outcome(flow, watch.spec, watch.report, body, times, injected=bool(watch.injected))
+def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
+    """What came of a forced flow that was answered and logged."""
+    body = b"" if attempt.encoded else attempt.body()
+    times = note(flow, "times", [])
+    return _outcome(flow, attempt.spec, attempt.report, body, times, bool(attempt.injected))
 
 
-def of_no_answer(flow: http.HTTPFlow, watch: Watch) -> Outcome:
+def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """What came of a forced flow that ended without an answer: its status is 0."""
     code = "no_answer" if flow.client_conn.connected else "client_gone"
-    seen = watch.report
+    seen = attempt.report
     report = Report(events=seen.events, bytes=seen.bytes, code=code, odd=seen.odd)
-    return _outcome(flow, watch.spec, report, watch.body(), watch.times, injected=bool(watch.injected))
+    return _outcome(flow, attempt.spec, report, attempt.body(), attempt.times, bool(attempt.injected))
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outcome:
@@ -36,30 +37,24 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outco
     too early, if it did."""
     response = flow.response
     assert response is not None
-    body = flows.decoded(flow)
+    body = decoded(response)
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
-    return _outcome(flow, spec, answer.report, body, flow.metadata.get(f"{flows.PREFIX}times", []))
+    return _outcome(flow, spec, answer.report, body, note(flow, "times", []))
 
 
 def _outcome(
-    flow: http.HTTPFlow,
-    spec: AnswerSpec,
-    report: Report,
-    body: bytes,
-    times: Sequence[float],
-    *,
-    injected: bool = False,
+    flow: http.HTTPFlow, spec: AnswerSpec, report: Report, body: bytes, times: Sequence[float], injected: bool = False
 ) -> Outcome:
     request = flow.request
-    begin = request.timestamp_end or request.timestamp_start
+    start = request.timestamp_end or request.timestamp_start
     host = f"[{request.host}]" if ":" in request.host else request.host
     return Outcome(
         id=flow.id,
-        at=begin,
+        at=start,
         upstream=f"{host}:{request.port}",
         rule=spec.rule,
         endpoint=spec.endpoint,
@@ -71,7 +66,7 @@ def _outcome(
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.code,
-        seconds=max(0.0, time.time() - begin),
+        seconds=max(0.0, time.time() - start),
         first_event=times[0] if times else None,
         first_content=first_content(body, times),
         arrivals=thinned(times[::2]),

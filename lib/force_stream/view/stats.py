@@ -4,23 +4,29 @@ Knows figures and time; must not know mitmproxy, JSON or events.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from operator import sub
 from typing import Any, Final
 
 # How many flows are remembered one by one, and how many arrivals of each.
 MOST_FLOWS: Final = 200
-# How many upstreams and models have a row of their own: a client may make up names without end.
+# How many upstreams and models have a row of their own: a client may make up any number of names.
 MOST_ROWS: Final = 1000
 OTHERS: Final = ("(others)", "(others)")
 MOST_ARRIVALS: Final = 2000
+# Seconds. A longer silence stands out.
+LONG_GAP: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
-    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came."""
+    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came.
+
+    An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
+    """
 
     id: str
     at: float
@@ -46,7 +52,7 @@ class Outcome:
     def ok(self) -> bool:
         return 0 < self.status < 400 and not self.truncated
 
-    @property
+    @cached_property
     def longest_gap(self) -> float | None:
         """The longest silence between two pieces; None where there are not two."""
         return max(map(sub, self.arrivals[1:], self.arrivals), default=None)
@@ -57,15 +63,16 @@ class Outcome:
         span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
         return self.events / span if span > 0 and self.events > 1 else None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+    @cached_property
+    def figures(self) -> Mapping[str, Any]:
+        """Plain values, for JSON, without the arrivals, which are nearly all of it."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "arrivals"}
         return values | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
 
 
 def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
-    """At most `MOST_ARRIVALS` of these times, the first and the last among them. None of the others is further from
-    one that is kept than the whole time divided by that number."""
+    """At most `MOST_ARRIVALS` of these times, the first and the last among them; one that is left out is less than the
+    whole time divided by that number away from one that is kept."""
     if len(arrivals) <= MOST_ARRIVALS:
         return tuple(arrivals)
     step = (arrivals[-1] - arrivals[0]) / (MOST_ARRIVALS - 2)
@@ -77,7 +84,7 @@ def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
 
 
 @dataclass(slots=True)
-class _Sum:
+class _Mean:
     count: int = 0
     total: float = 0.0
 
@@ -87,13 +94,13 @@ class _Sum:
             self.total += value
 
     @property
-    def mean(self) -> float | None:
+    def value(self) -> float | None:
         return self.total / self.count if self.count else None
 
 
 @dataclass(slots=True)
 class Row:
-    """One upstream and model. Times are means over its flows, but for the longest gap."""
+    """One upstream and model. Times in seconds: means over its flows, but for the longest gap."""
 
     upstream: str
     model: str
@@ -102,9 +109,9 @@ class Row:
     inferred: int = 0
     truncated: int = 0
     errors: int = 0
+    time_to_first_event: _Mean = field(default_factory=_Mean)
+    events_per_second: _Mean = field(default_factory=_Mean)
     longest_gap: float | None = None
-    _first_event: _Sum = field(default_factory=_Sum)
-    _event_rate: _Sum = field(default_factory=_Sum)
 
     def add(self, outcome: Outcome) -> None:
         self.flows += 1
@@ -112,26 +119,15 @@ class Row:
         self.inferred += outcome.inferred
         self.truncated += outcome.truncated
         self.errors += not outcome.ok and not outcome.truncated
-        self._first_event.add(outcome.first_event)
-        self._event_rate.add(outcome.event_rate)
-        gap = outcome.longest_gap
-        if gap is not None:
-            self.longest_gap = gap if self.longest_gap is None else max(gap, self.longest_gap)
+        self.time_to_first_event.add(outcome.first_event)
+        self.events_per_second.add(outcome.event_rate)
+        gaps = [gap for gap in (self.longest_gap, outcome.longest_gap) if gap is not None]
+        self.longest_gap = max(gaps, default=None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; times in seconds, None where nothing was timed."""
-        return {
-            "upstream": self.upstream,
-            "model": self.model,
-            "flows": self.flows,
-            "ok": self.ok,
-            "inferred": self.inferred,
-            "truncated": self.truncated,
-            "errors": self.errors,
-            "time_to_first_event": self._first_event.mean,
-            "events_per_second": self._event_rate.mean,
-            "longest_gap": self.longest_gap,
-        }
+        """Plain values, for JSON; None where nothing was timed."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value.value if isinstance(value, _Mean) else value for name, value in values.items()}
 
 
 class Stats:
@@ -159,35 +155,41 @@ class Stats:
         return list(reversed(self._latest))
 
 
-_COLUMNS: Final = (
-    ("upstream", "upstream"),
-    ("model", "model"),
-    ("flows", "flows"),
-    ("ok", "ok"),
-    ("inferred", "inferred"),
-    ("truncated", "truncated"),
-    ("errors", "errors"),
-    ("time_to_first_event", "first event s"),
-    ("events_per_second", "events/s"),
-    ("longest_gap", "longest gap s"),
-)
+count: Final = "{:,}".format
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:,.2f} s"
+
+
+def rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def cut_off(events: int) -> str:
+    return f"cut off after event {events:,}" if events else "cut off before the first event"
+
+
+# Keys of a row, each with its heading and how its values are spelled.
+_COLUMNS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    **{key: (key, count) for key in ("flows", "ok", "inferred", "truncated", "errors")},
+    "time_to_first_event": ("first byte", duration),
+    "events_per_second": ("events/s", rate),
+    "longest_gap": ("longest gap", duration),
+}
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row's figures, spelled for a person."""
+    return [spell(row[key]) for key, (_, spell) in _COLUMNS.items()]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rows as lines of text, aligned, with a line of headings."""
-    cells = [[title for _, title in _COLUMNS], *([_cell(row[key]) for key, _ in _COLUMNS] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_COLUMNS))]
-    numeric = [key not in ("upstream", "model") for key, _ in _COLUMNS]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    headings = ["upstream", "model", *(heading for heading, _ in _COLUMNS.values())]
+    lines = [headings, *([row["upstream"], row["model"], *cells(row)] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [str.ljust, str.ljust, *[str.rjust] * len(_COLUMNS)]
+    return ["  ".join(align(*cell) for align, *cell in zip(aligned, line, widths, strict=True)) for line in lines]

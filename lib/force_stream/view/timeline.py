@@ -1,8 +1,8 @@
 """An event stream as a person looks at it: when each event came, and what it added.
 
 Knows what `events` reads, and the figures of an answer; must not know mitmproxy, or how it is set in lines of text.
-Nothing here raises, and the work is bounded whatever the bytes: of a long stream a part is looked at, and `unread` says
-of how much that is not true.
+Nothing here raises, and the work is bounded whatever the bytes: of a long stream only a part is looked at, and `unread`
+estimates the rest.
 """
 
 import re
@@ -16,12 +16,13 @@ from typing import Any, Final
 from ..answer.events import Event, EventReader, Kind
 from ..answer.oddities import MOST_NUMBERS
 from ..wire.sse import end_of_event
-from .additions import Additions, brief, quote, speaks
+from .delta import DeltaDescriber, brief, has_text, quote
+from .stats import LONG_GAP
 
-# Lines of the timeline, from the stream's begin and from its end.
+# Lines of the timeline, from the stream's beginning and from its end.
 SHOWN_FIRST: Final = 4_000
 SHOWN_LAST: Final = 200
-# What is looked at from the begin on: blocks of lines between blank ones, and what takes time in them (lines, and
+# What is looked at from the beginning on: blocks of lines between blank ones, and what takes time in them (lines, and
 # values of JSON). A stream with 17,000 events has 250,000 of these.
 MOST_BLOCKS: Final = 20_000
 MOST_WORK: Final = 400_000
@@ -29,22 +30,24 @@ MOST_WORK_IN_BLOCK: Final = 50_000
 # Bytes in which the last events are looked for, and work on them.
 TAIL: Final = 512 * 1024
 MOST_WORK_IN_TAIL: Final = 50_000
-# Seconds. A longer silence stands out.
-LONG_GAP: Final = 1.0
 LONGEST_TYPE: Final = 48
 LONGEST_COMMENT: Final = 120
 # How far the first content is looked for, in bytes and events, where nothing else is.
 MOST_BYTES_TO_CONTENT: Final = 64 * 1024
 MOST_EVENTS_TO_CONTENT: Final = 100
 
-_LINE_ENDS: Final = re.compile(rb"[\r\n]*")
+_NO_LINE_END: Final = re.compile(rb"[^\r\n]")
 _COMMENT: Final = re.compile(rb"(?<![^\r\n]):([^\r\n]*)")
 _EMPTY_USAGES: Final[tuple[Any, ...]] = (None, 0, {}, [], "")
+# Members of an event, besides itself and its choices, that have a model or a usage.
+_PARTS: Final = ("response", "message", "x_groq")
+# Types of the Responses API's events that say how the answer ended.
+_LAST_TYPES: Final = (".completed", ".incomplete", ".done")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the timeline. `number` is None for what is no event: a comment, `[DONE]`. `at`: seconds since the
+    """A line of the timeline. `number` is None for what is not an event: a comment, `[DONE]`. `at`: seconds since the
     request went out, `gap`: since the entry before; None where that is not known."""
 
     type: str
@@ -82,7 +85,7 @@ class Timeline:
     finish_reasons: dict[str, str] = field(default_factory=dict)
     usage: Any = None
     usages: int = 0
-    # What the body is where it is no event stream.
+    # What the body is where it is not an event stream.
     json: str = ""
     odd: list[str] = field(default_factory=list)
 
@@ -98,21 +101,20 @@ class Timeline:
 
 
 def read(body: bytes, times: object = None) -> Timeline:
-    """The timeline of a body. `times`: for each piece of it, seconds and bytes so far, in one flat list; whatever else
-    it may be counts as none."""
+    """The timeline of a body. `times`: for each piece of it, seconds and bytes so far, in one flat list; anything
+    else counts as no times."""
     return _Reader(body, times).read()
 
 
 def first_content(body: bytes, times: object) -> float | None:
-    """When the event came that began the text, as in `read`; None where there is none near the begin."""
+    """When the event came that began the text, as in `read`; None where there is none near the beginning."""
     arrivals, reader = Arrivals(times, len(body)), EventReader()
     for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]) if arrivals.fit else ():
         events = reader.feed(body[start:end])
         if not whole and end == len(body):
             events += reader.close()
-        for event in events:
-            if event.kind is Kind.CHUNK and speaks(event.value):
-                return arrivals.of(end)
+        if any(event.kind is Kind.CHUNK and has_text(event.value) for event in events):
+            return arrivals.of(end)
         if reader.count >= MOST_EVENTS_TO_CONTENT:
             break
     return None
@@ -122,8 +124,11 @@ class Arrivals:
     """When each piece of a body of this size came. `fit`: they are the times of this body, and not of another."""
 
     def __init__(self, times: object, size: int) -> None:
-        self.seconds, self._sizes = _arrivals(times)
-        self.fit = bool(self.seconds) and self._sizes[-1] == size
+        flat = times if isinstance(times, (list, tuple)) and len(times) % 2 == 0 else []
+        if not all(isinstance(value, (int, float)) and -1e9 < value < 1e15 for value in flat):
+            flat = []
+        self.seconds, self._sizes = [list(map(float, flat[place::2])) for place in (0, 1)]
+        self.fit = self._sizes[-1:] == [size]
 
     def of(self, end: int) -> float | None:
         """When the piece came that has the byte before `end` in it."""
@@ -138,31 +143,31 @@ class _Reader:
         self._timeline = Timeline(len(body))
         self._arrivals = Arrivals(times, len(body))
         self._reader = EventReader()
-        self._additions = Additions()
-        # Of what may be among the last, the chunk itself is kept: most of it is never described.
+        self._describer = DeltaDescriber()
+        # Entries that may be among the last wait with their chunks: most are never described.
         self._waiting: deque[tuple[Entry, Any]] = deque(maxlen=SHOWN_LAST)
         self._entries = 0
         self._previous: float | None = None
 
     def read(self) -> Timeline:
-        timeline = self._timeline
-        self._check_times()
-        begun = self._body[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-        if begun[:1] in (b"{", b"["):
+        timeline, reader, seconds = self._timeline, self._reader, self._arrivals.seconds
+        if seconds:
+            timeline.timed, timeline.ended = self._arrivals.fit, seconds[-1]
+            timeline.longest_gap = max(pairwise(seconds), key=lambda pair: pair[1] - pair[0], default=None)
+        if self._body[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
             timeline.json = quote(self._beginning(0, len(self._body)))
             return timeline
-        work, stopped_at = 0, None
+        work = 0
         for count, (start, end, whole) in enumerate(_blocks(self._body)):
-            cost = _work(self._body, start, end)
             if count >= MOST_BLOCKS or work > MOST_WORK:
-                stopped_at = start
+                self._read_tail(start)
                 break
-            work += self._block(start, end, whole, cost)
-        if stopped_at is not None:
-            self._read_tail(stopped_at)
-        timeline.last = [self._described(entry, said) for entry, said in self._waiting]
+            work += self._block(start, end, whole)
+        reader.conclude()
+        timeline.last = [self._described(entry, chunk) for entry, chunk in self._waiting]
         timeline.left_out = self._entries - len(timeline.first) - len(timeline.last) + timeline.unread
-        self._conclude()
+        timeline.events, timeline.dones, timeline.odd = reader.count, reader.dones, reader.odd.lines()
+        timeline.finish_reasons |= {f"{index}": reason for index, reason in reader.odd.finish_reasons.items()}
         return timeline
 
     def _read_tail(self, unread_from: int) -> None:
@@ -174,59 +179,47 @@ class _Reader:
             window = end if end >= 0 else len(body)
         # There may be a great many of them even here.
         tail = deque(_blocks(body, window), maxlen=SHOWN_LAST)
-        begin = tail[0][0] if tail else len(body)
-        timeline.unread = body.count(b"\ndata:", unread_from, begin) + body.count(b"\rdata:", unread_from, begin)
+        start = tail[0][0] if tail else len(body)
+        timeline.unread = body.count(b"\ndata:", unread_from, start) + body.count(b"\rdata:", unread_from, start)
         timeline.unread += body.startswith(b"data:", unread_from)
         self._reader.count += timeline.unread
         self._waiting.clear()
         self._previous = None
         work = 0
         for start, end, whole in tail:
-            cost = _work(body, start, end)
-            work += self._block(start, end, whole, cost if work < MOST_WORK_IN_TAIL else MOST_WORK)
-
-    # Times
-
-    def _check_times(self) -> None:
-        timeline, seconds = self._timeline, self._arrivals.seconds
-        if not seconds:
-            return
-        timeline.timed = self._arrivals.fit
-        pairs = list(pairwise(seconds))
-        if pairs:
-            timeline.longest_gap = max(pairs, key=lambda pair: pair[1] - pair[0])
-        timeline.ended = seconds[-1]
+            work += self._block(start, end, whole, skip=work >= MOST_WORK_IN_TAIL)
 
     # Blocks of lines, and the events in them
 
-    def _block(self, start: int, end: int, whole: bool, cost: int) -> int:
+    def _block(self, start: int, end: int, whole: bool, *, skip: bool = False) -> int:
         """Read the lines up to a blank one; returns the work that it took."""
-        timeline = self._timeline
+        timeline, reader, at = self._timeline, self._reader, self._arrivals.of(end)
         timeline.looked_at += 1
-        piece = self._body[start:end] if cost <= MOST_WORK_IN_BLOCK else b""
-        if not piece:
-            self._reader.count += 1
+        # What costs time in a block: its lines, and the marks that JSON puts before a value.
+        work = sum(self._body.count(mark, start, end) for mark in (b"\n", b"\r", b",", b"[", b"{"))
+        if skip or work > MOST_WORK_IN_BLOCK:
+            reader.count += 1
             added = f"{end - start:,} bytes: {quote(self._beginning(start, end))}"
-            self._push("not looked into", self._arrivals.of(end), added=added, number=self._reader.count)
+            self._push("not looked into", at, added, reader.count)
             return 1
-        comments = 0
-        has_comments = piece.startswith(b":") or b"\n:" in piece or b"\r:" in piece
-        for comment in _COMMENT.finditer(piece) if has_comments else ():
-            comments += 1
-            said = comment[1][:LONGEST_COMMENT].decode(errors="replace").strip()
-            self._push("comment", self._arrivals.of(min(start + comment.end() + 1, end)), added=said)
-        timeline.comments += comments
-        lines = self._reader.decoder.lines
-        events = self._reader.feed(piece)
+        piece = self._body[start:end]
+        comments = (
+            list(_COMMENT.finditer(piece)) if piece.startswith(b":") or b"\n:" in piece or b"\r:" in piece else []
+        )
+        for comment in comments:
+            text = comment[1][:LONGEST_COMMENT].decode(errors="replace").strip()
+            self._push("comment", self._arrivals.of(min(start + comment.end() + 1, end)), text)
+        timeline.comments += len(comments)
+        lines = reader.decoder.lines
+        events = reader.feed(piece)
         if not whole:
-            events += self._reader.close()
-        at = self._arrivals.of(end)
+            events += reader.close()
         for event in events:
             self._event(event, at)
-        if not events and self._reader.decoder.lines - lines > comments:
+        if not events and reader.decoder.lines - lines > len(comments):
             timeline.without_data += 1
             self._push("no data", at)
-        return cost
+        return work
 
     def _event(self, event: Event, at: float | None) -> None:
         if event.kind is Kind.DONE:
@@ -236,22 +229,14 @@ class _Reader:
             self._timeline.first_event = at
         if event.kind is Kind.CHUNK:
             self._look(event.value)
-            self._push(_type(event), at, chunk=event.value, number=event.number)
+            self._push(_type(event), at, "", event.number, event.value)
         elif event.kind is Kind.VALUE:
-            self._push(event.name or "no object", at, added=brief(event.value), number=event.number)
+            self._push(event.name or "no object", at, brief(event.value), event.number)
         else:
             kind = "cut off" if event.kind is Kind.CUT else "not JSON"
-            self._push(event.name or kind, at, added=quote(event.data.strip()), number=event.number)
+            self._push(event.name or kind, at, quote(event.data.strip()), event.number)
 
-    def _push(
-        self,
-        kind: str,
-        at: float | None,
-        *,
-        added: str = "",
-        chunk: dict[str, Any] | None = None,
-        number: int | None = None,
-    ) -> None:
+    def _push(self, kind: str, at: float | None, added: str = "", number: int | None = None, chunk: Any = None) -> None:
         gap = at - self._previous if at is not None and self._previous is not None else None
         self._previous = at
         entry = Entry(kind[:LONGEST_TYPE], number, at, gap, added)
@@ -264,8 +249,8 @@ class _Reader:
     def _described(self, entry: Entry, chunk: dict[str, Any] | None) -> Entry:
         if chunk is None:
             return entry
-        added = self._additions.describe(chunk, entry.type)
-        if self._additions.spoken and self._timeline.first_content is None:
+        added = self._describer.describe(chunk, entry.type)
+        if self._describer.has_text and self._timeline.first_content is None:
             self._timeline.first_content = entry.at
         return replace(entry, added=added)
 
@@ -275,78 +260,34 @@ class _Reader:
     # What an event says of the answer
 
     def _look(self, chunk: dict[str, Any]) -> None:
-        self._note_model(chunk.get("model"))
-        choices = chunk.get("choices")
-        usage = chunk.get("usage")
-        for choice in choices[:100] if isinstance(choices, list) else ():
-            if isinstance(choice, dict):
-                usage = usage or choice.get("usage")
-        response = chunk.get("response")
-        if isinstance(response, dict):
-            self._note_model(response.get("model"))
-            usage = usage or response.get("usage")
-            kind, status = chunk.get("type"), response.get("status")
-            if (
-                isinstance(kind, str)
-                and isinstance(status, str)
-                and kind.endswith((".completed", ".incomplete", ".done"))
-            ):
-                self._timeline.finish_reasons["response"] = status
-        message = chunk.get("message")
-        if isinstance(message, dict):
-            self._note_model(message.get("model"))
-            usage = usage or message.get("usage")
-        delta = chunk.get("delta")
+        timeline, choices, delta = self._timeline, chunk.get("choices"), chunk.get("delta")
+        parts = [chunk, *[part for key in _PARTS if isinstance(part := chunk.get(key), dict)]]
+        for part in parts:
+            model = part.get("model")
+            if model not in timeline.models and isinstance(model, str) and model:
+                timeline.models += [model] if len(timeline.models) < MOST_NUMBERS else []
+        kind, status = chunk.get("type"), parts[1].get("status") if len(parts) > 1 else None
+        if isinstance(status, str) and isinstance(kind, str) and kind.endswith(_LAST_TYPES):
+            timeline.finish_reasons["response"] = status
         if isinstance(delta, dict) and isinstance(delta.get("stop_reason"), str):
-            self._timeline.finish_reasons["message"] = delta["stop_reason"]
-        groq = chunk.get("x_groq")
-        if isinstance(groq, dict):
-            usage = usage or groq.get("usage")
-        if isinstance(usage, dict) and any(count not in _EMPTY_USAGES for count in islice(usage.values(), 100)):
-            if choices is not None:
-                self._timeline.usages += 1
-                self._timeline.usage = usage
-            else:
+            timeline.finish_reasons["message"] = delta["stop_reason"]
+        if isinstance(choices, list):
+            parts[1:1] = [each for each in choices[:100] if isinstance(each, dict)]
+        for part in parts:
+            usage = part.get("usage")
+            if isinstance(usage, dict) and any(count not in _EMPTY_USAGES for count in islice(usage.values(), 100)):
+                timeline.usages += choices is not None
                 # Anthropic's first event has the tokens that came in, a later one those that go out.
-                self._timeline.usage = (self._timeline.usage or {}) | usage
-
-    def _note_model(self, model: Any) -> None:
-        models = self._timeline.models
-        if isinstance(model, str) and model and len(models) < MOST_NUMBERS and model not in models:
-            models.append(model)
-
-    def _conclude(self) -> None:
-        timeline, reader = self._timeline, self._reader
-        reader.conclude()
-        timeline.events, timeline.dones, timeline.odd = reader.count, reader.dones, reader.odd.lines()
-        timeline.finish_reasons |= {f"{index}": reason for index, reason in reader.odd.finish_reasons.items()}
-
-
-def _arrivals(times: object) -> tuple[list[float], list[float]]:
-    """The seconds and the sizes of a flat list; two empty lists where it is not one."""
-    if not isinstance(times, (list, tuple)) or not times or len(times) % 2:
-        return [], []
-    if not all(isinstance(value, (int, float)) and -1e9 < value < 1e15 for value in times):
-        return [], []
-    return [float(value) for value in times[::2]], [float(value) for value in times[1::2]]
+                timeline.usage = usage if choices is not None else (timeline.usage or {}) | usage
+                break
 
 
 def _blocks(body: bytes, start: int = 0) -> Iterator[tuple[int, int, bool]]:
     """Where each run of lines between blank ones begins, where its first blank line ends, and whether it has one."""
-    while (start := _after_line_ends(body, start)) < len(body):
-        end = end_of_event(body, start)
-        yield start, end if end >= 0 else len(body), end >= 0
+    while found := _NO_LINE_END.search(body, start):
+        end = end_of_event(body, found.start())
         start = end if end >= 0 else len(body)
-
-
-def _after_line_ends(body: bytes, start: int) -> int:
-    found = _LINE_ENDS.match(body, start)
-    return found.end() if found else start
-
-
-def _work(body: bytes, start: int, end: int) -> int:
-    """What takes time in a block: its lines, and what JSON puts before a value."""
-    return sum(body.count(mark, start, end) for mark in (b"\n", b"\r", b",", b"[", b"{"))
+        yield found.start(), start, end >= 0
 
 
 def _type(event: Event) -> str:

@@ -1,8 +1,6 @@
 """A timeline in lines of text: a header, what was odd, a line an entry.
 
-The list of what was odd is that of the log, the page and the command line. What the view alone knows (times, what was
-not looked at, what became of the answer) stands in the header.
-
+The list of what was odd is that of the log, the page and the command line; what the view alone knows is in the header.
 Knows words, columns and what a terminal can print; must not know bytes, JSON or how a timeline is read.
 """
 
@@ -11,28 +9,30 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..answer.oddities import MOST_NUMBERS
-from .additions import brief, printable
+from .delta import brief, escaped
+from .stats import cut_off
 from .timeline import LONGEST_TYPE, Entry, Timeline
 
 WIDEST_TYPE: Final = 32
+LONGEST_REASON: Final = 60
 # mitmweb gives a line with nothing in it no height.
 _BLANK: Final = " "
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of an answer beside its events; "" and empty for what is not. `odd`: what was odd, as the one who
-    read the whole stream found it; None where nobody has."""
+    """What is known of an answer besides its events; "" and None for what is not. `odd`: what was odd, according to the
+    one who read the whole stream; `kept`: how many bytes of it there are where that is not all."""
 
     rule: str = ""
     endpoint: str = ""
     model: str = ""
     status: str = ""
     finish_reason: str = ""
-    inferred: bool = False
     tries: str = ""
     truncated: bool = False
     error: str = ""
+    encoding: str = ""
     kept: int | None = None
     odd: Sequence[str] | None = None
 
@@ -49,64 +49,55 @@ def text(timeline: Timeline, about: About) -> str:
     lines += [_BLANK, "Odd:" if odd else "Nothing odd."]
     lines += [f"  - {line}" for line in odd]
     lines += [_BLANK, _row("#", "at s", "gap s", f"{'type':<{width}}", "what it added"), *rows]
-    return "\n".join(map(printable, lines)) + "\n"
+    return "\n".join(map(escaped, lines)) + "\n"
 
 
 def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
+    """Names and values, the cause of a failure first; a value of "" is left out."""
+    yield "truncated", cut_off(timeline.events) if about.truncated else ""
+    yield "client got", about.error and f"an error: {about.error}"
     yield "rule", about.rule or "none"
     yield "endpoint", about.endpoint
     said = ", ".join(model[:LONGEST_TYPE] for model in timeline.models)
-    asked = about.model and about.model != said
-    yield "model", f"{about.model}, in the events {said or 'none'}" if asked else said
+    differs = said and about.model not in ("", said)
+    yield "model", f"{about.model} (events say {said})" if differs else about.model or said
     yield "status", about.status
     yield "try", about.tries
-    if timeline.json:
-        yield "body", f"JSON, not an event stream: {timeline.json}"
-    if about.truncated:
-        yield "truncated", f"cut off after event {timeline.events:,}" if timeline.events else "before the first event"
-    if about.error:
-        yield "client got", f"an error: {about.error}"
-    if about.kept is not None:
-        yield "kept", f"only the first {about.kept:,} bytes of what the client got"
-    if timeline.ended is None:
-        yield "times", "none were kept"
-    else:
-        if not timeline.timed:
-            yield "times", "no time per event: the upstream compressed its stream"
-        yield "first event", _seconds(timeline.first_event)
-        yield "first content", _seconds(timeline.first_content)
-        yield "end", _seconds(timeline.ended)
-    if timeline.longest_gap is not None:
-        begin, end = timeline.longest_gap
-        yield "longest gap", f"{end - begin:.3f} s, from {begin:.3f} to {end:.3f} s"
+    yield "body", timeline.json and f"JSON, not an event stream: {timeline.json}"
+    yield "kept", "" if about.kept is None else f"only the first {about.kept:,} bytes of what the client got"
+    yield from _times(timeline, about)
     yield "events", f"{timeline.events:,}" + (", then [DONE]" if timeline.dones else "")
     yield "not looked at", f"about {timeline.unread:,} events in the middle" if timeline.unread else ""
-    yield "keep-alives", _keep_alives(timeline)
+    keep_alives = ("comment line (usually a keep-alive)", "comment lines (usually keep-alives)")
+    yield "comments", _counted(timeline.comments, *keep_alives)
+    yield "without data", _counted(timeline.without_data, "event", "events")
     yield "bytes", f"{timeline.bytes:,}"
-    yield "finish reason", _finish(timeline, about)
+    reasons = [reason for _, reason in sorted(timeline.finish_reasons.items())]
+    finish = about.finish_reason or ", ".join(list(dict.fromkeys(reasons))[:MOST_NUMBERS])
+    yield "finish reason", finish[:LONGEST_REASON] or "none"
     several = f" (in {timeline.usages:,} events; the last counts)" if timeline.usages > 1 else ""
     yield "usage", "none" if timeline.usage is None else f"{brief(timeline.usage)}{several}"
     speed = timeline.tokens_per_second
-    yield "speed", "" if speed is None else f"{speed:.1f} tokens/s from the first content on"
+    yield "speed", "" if speed is None else f"{speed:.1f} tokens/s after the first content"
 
 
-def _seconds(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.3f} s"
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}" if count else ""
 
 
-def _keep_alives(timeline: Timeline) -> str:
-    """What has no data: a comment line, or an event without any."""
-    counts = (
-        (timeline.comments, "comment line", "comment lines"),
-        (timeline.without_data, "event without data", "events without data"),
-    )
-    return ", ".join(f"{count:,} {one if count == 1 else several}" for count, one, several in counts if count)
-
-
-def _finish(timeline: Timeline, about: About) -> str:
-    said = [reason for _, reason in sorted(timeline.finish_reasons.items())]
-    reasons = about.finish_reason or ", ".join(list(dict.fromkeys(said))[:MOST_NUMBERS])
-    return (reasons[:LONGEST_TYPE] + " (inferred)" * about.inferred) if reasons else "none"
+def _times(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
+    if timeline.ended is None:
+        yield "times", "not recorded"
+        return
+    if not timeline.timed:
+        coding = f" ({about.encoding})" if about.encoding else ""
+        yield "times", f"no time per event: the upstream compressed its stream{coding}"
+    times = ("first event", timeline.first_event), ("first content", timeline.first_content), ("end", timeline.ended)
+    for name, seconds in times:
+        yield name, "unknown" if seconds is None else f"{seconds:.3f} s"
+    if timeline.longest_gap is not None:
+        start, end = timeline.longest_gap
+        yield "longest gap", f"{end - start:.3f} s, from {start:.3f} to {end:.3f} s"
 
 
 def _entry_line(entry: Entry, width: int) -> str:

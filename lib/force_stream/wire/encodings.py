@@ -1,7 +1,7 @@
-"""A body's content encoding undone, up to a limit.
+"""Decode a body's content encoding, up to a limit.
 
-Knows the codings of RFC 9110, section 8.4.1, and of RFC 8878 (zstd); must not know what a body says. Made for bodies
-that nobody vouches for: a few bytes can stand for gigabytes.
+Knows the codings of RFC 9110, section 8.4.1, and of RFC 8878 (zstd); must not know what a body says. Bodies are not
+trusted: a few bytes can expand to gigabytes.
 """
 
 import io
@@ -13,15 +13,15 @@ from typing import Final
 
 import brotli
 
-# Bytes. What goes in at a time, so that what comes out is known before it is too much.
+# Bytes that are decoded at a time, so that an output that is too large is noticed early.
 _STEP: Final = 16 * 1024
 # Where zstd may be found: the standard library from Python 3.14 on, its backport (which mitmproxy 12.3 brings to older
-# Pythons), and what mitmproxy up to 12.2 brings.
+# Pythons), and the package that mitmproxy up to 12.2 brings.
 ZSTD_LIBRARIES: Final = ("compression.zstd", "backports.zstd", "zstandard")
 
 
 class TooLarge(ValueError):
-    """More than the limit."""
+    """The decoded body is larger than the limit."""
 
 
 class MissingDecoder(ValueError):
@@ -29,10 +29,10 @@ class MissingDecoder(ValueError):
 
 
 def decode(body: bytes, coding: str, limit: int) -> bytes:
-    """The body without its coding; what can be read of one that is cut off or broken; itself for an unknown coding.
+    """The decoded body: as much as can be read of one that is cut off or broken, and itself if the coding is unknown.
 
-    Raises `TooLarge` for more than `limit` bytes, `MissingDecoder` where this machine cannot read the coding. May take
-    a while: not to be called on the event loop.
+    Raises `TooLarge` for more than `limit` bytes, `MissingDecoder` if this machine cannot read the coding. May take
+    long: do not call it on the event loop.
     """
     decoder = _DECODERS.get(coding.strip().lower())
     if decoder is None:
@@ -48,7 +48,7 @@ def _gzip(body: bytes, limit: int) -> bytes:
 
 
 def _deflate(body: bytes, limit: int) -> bytes:
-    # With zlib's head by the standard; many servers send it without.
+    # The standard wants zlib's header; many servers leave it out.
     return _inflate(body, limit, zlib.MAX_WBITS) or _inflate(body, limit, -zlib.MAX_WBITS)
 
 
@@ -107,7 +107,7 @@ def _zstd_library() -> ModuleType:
 
 
 def _piece_by_piece(body: bytes, limit: int, process: Callable[[bytes], bytes]) -> bytes:
-    """What can be read before the first byte that cannot."""
+    """Everything before the first byte that cannot be decoded."""
     pieces: list[bytes] = []
     size = 0
     for start in range(0, len(body), _STEP):

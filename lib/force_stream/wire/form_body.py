@@ -1,6 +1,6 @@
 """A request body that is a form with files: read its fields, and change one without touching another byte.
 
-Knows multipart/form-data (RFC 7578); no rules, endpoints, HTTP or mitmproxy. Its `Form` can be used as `request.Body`.
+Knows multipart/form-data (RFC 7578) and nothing else. A `Form` can be used in place of a `json_body.Body`.
 """
 
 import re
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from .json_body import Edited, Splice
+from .json_body import Edited, edited
 
-# Bytes. A value of more is no option, whatever it is.
-LONGEST_VALUE: Final = 1024
+# Bytes. A longer value is not an option of the API, whatever it is.
+LONGEST_FIELD: Final = 1024
 
 _BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"]{1,200})"|([^\s;,"]{1,200}))', re.IGNORECASE)
 _NAME: Final = re.compile(rb'^content-disposition:[^\r\n]*?;\s*name="([^"]*)"', re.IGNORECASE | re.MULTILINE)
@@ -26,7 +26,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """The fields of a form. `members` has those that are short and no files, as text; of equal names the last."""
+    """The fields of a form. `members` has the short ones as text, without files; of equal names the last."""
 
     raw: bytes
     delimiter: bytes
@@ -36,24 +36,24 @@ class Form:
 
     @property
     def asks_plain(self) -> bool:
-        """Whether `stream` is absent or says no."""
+        """Whether the form has no `stream`, or one that says no."""
         return str(self.members.get("stream", "")).strip().lower() in ("", "false", "0", "null", "none")
 
     def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
-        """The form with `stream` true. A form has no place for stream options."""
-        splices = [(part.start, part.end, b"true") for part in self._fields if part.name == "stream"]
-        if not splices:
+        """The form with `stream` true. Stream options do not exist in forms."""
+        edits = [(part.start, part.end, b"true") for part in self._fields if part.name == "stream"]
+        if not edits:
             added = self.delimiter + b'\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue'
-            splices = [(self._close, self._close, added)]
-        return _spliced(self.raw, splices)
+            edits = [(self._close, self._close, added)]
+        return edited(self.raw, edits)
 
     def without(self, *keys: str) -> Edited:
-        """No form has to lose a field."""
+        """The form itself: fields are never removed."""
         return Edited(self.raw, [])
 
 
 def read_form(raw: bytes, content_type: str) -> Form | None:
-    """The form that `raw` is by its content type; None if it is none. Never raises."""
+    """The body as a form, None if it or its content type is something else. Never raises."""
     found = _BOUNDARY.search(content_type)
     if not content_type.lower().startswith("multipart/form-data") or found is None:
         return None
@@ -79,20 +79,7 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
         has_parts = has_parts or name is not None
         if name is not None and not _FILE.search(head):
             fields.append(_Part(name[1].decode(errors="replace"), value, end))
-            if end - value <= LONGEST_VALUE:
+            if end - value <= LONGEST_FIELD:
                 members[fields[-1].name] = raw[value:end].decode(errors="replace")
         start = end + len(delimiter)
     return Form(raw, delimiter, members, tuple(fields), start - len(delimiter)) if has_parts else None
-
-
-def _spliced(raw: bytes, splices: list[Splice]) -> Edited:
-    pieces: list[bytes] = []
-    undo: list[Splice] = []
-    at = size = 0
-    for start, end, new in splices:
-        pieces += (raw[at:start], new)
-        size += start - at
-        undo.append((size, size + len(new), raw[start:end]))
-        size += len(new)
-        at = end
-    return Edited(b"".join([*pieces, raw[at:]]), undo)

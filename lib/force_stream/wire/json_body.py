@@ -9,21 +9,21 @@ backslash have shrunk to a single mark: crossing such a run takes a tenth of the
 import json
 import re
 from bisect import bisect
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
-# Bytes. A larger body may be of the slow kind (many small strings: up to 25 ms a megabyte), so read it in a thread.
+# Bytes. A larger body may be of the slow kind (many small strings: up to 25 ms per megabyte), so read it in a thread.
 BLOCKS_LOOP: Final = 256 * 1024
-# Bytes. A run shorter than this costs json less than it costs to cut it out.
+# Bytes. A shorter run is read by json in less time than it takes to cut it out.
 BLOCK: Final = 8 * 1024
 
-# What an escape needs after its backslash, which may be the last byte before a run: "u" and four digits. Without them
-# the skeleton would not parse, and the whole body would have to.
+# An escape's backslash may be the last byte before a run, and then needs "u" and four digits. Without them the skeleton
+# would not parse, and the whole body would have to be parsed instead.
 _ESCAPE_TAIL: Final = 5
-# Stands for a run that was cut out. JSON has "?" inside strings only: if the skeleton parses, all runs were in strings.
+# Replaces a run that was cut out. JSON has "?" only inside strings: if the skeleton parses, all runs were in strings.
 _MARK: Final = "?"
-_BOM: Final = b"\xef\xbb\xbf"
 
 _OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*")
 _COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
@@ -32,18 +32,18 @@ _ARRAY_OF_OBJECTS: Final = re.compile(r"\[[ \t\n\r]*(?=\{)")
 _NEXT_ITEM: Final = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
 
 type Splice = tuple[int, int, bytes]
-"""Put these bytes where start:end is. In a list they stand in order and do not overlap."""
+"""Replace start:end by these bytes. In a list, splices are in order and do not overlap."""
 
 
 class Edited(NamedTuple):
-    """The new body, and the splices with which `undo` makes the old one of it."""
+    """The new body, and the splices with which `undo` restores the old one."""
 
     body: bytes
     undo: list[Splice]
 
 
 class Span(NamedTuple):
-    """Where one member stands, as offsets into the bytes: its key, its value, the end of its value."""
+    """Where one member is, as offsets into the bytes: its key, its value, the end of its value."""
 
     key: str
     start: int
@@ -55,8 +55,8 @@ class Span(NamedTuple):
 class Body:
     """A request body that is a JSON object.
 
-    `members` has the top-level members, of equal keys the last. A string, array or object of more than `BLOCK` bytes
-    is there as an empty one of its type.
+    `members` has the top-level members; of a key that appears twice, the last value. A string, array or object of more
+    than `BLOCK` bytes is an empty one there.
     """
 
     members: Mapping[str, object] = field(repr=False)
@@ -70,7 +70,7 @@ class Body:
         return stream is None or stream is False
 
     def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
-        """Ask for a stream. The options (JSON values) win over the request's own of the same name; None removes all."""
+        """Ask for a stream. The options (JSON values) override the request's own; None removes all of them."""
         edits: list[Splice] = []
         for span in self._spans:
             if span.key == "stream":
@@ -83,21 +83,21 @@ class Body:
         missing = {key: value for key, value in wanted.items() if key not in self.members}
         before_others = not self.members.keys() <= removed
         edits += _insertion(self._raw.index(b"{") + 1, missing, before_others)
-        return _edited(self._raw, edits)
+        return edited(self._raw, edits)
 
     def without(self, *keys: str) -> Edited:
-        """Leave out every top-level member of these names, each with a comma."""
-        return _edited(self._raw, _removals(self._spans, set(keys)))
+        """Remove every top-level member with one of these names."""
+        return edited(self._raw, _removals(self._spans, set(keys)))
 
 
 def read_body(raw: bytes, block: int = BLOCK) -> Body | None:
-    """Read a body; None unless it is UTF-8 (a byte order mark is let pass) and holds one JSON object. Never raises.
+    """Read a body; None unless it is UTF-8 (with or without a byte order mark) and one JSON object. Never raises.
 
-    Kinder than RFC 8259 in one point: a control character inside a string is let pass, for the upstream to judge.
-    Stricter in one: what nests too deeply for Python's parser is None. `block` is for tests (at least 6).
+    More lenient than RFC 8259 in one point: a control character inside a string is accepted, for the upstream to judge.
+    Stricter in one: a body that is nested too deeply for Python's parser is None. `block` is for tests (at least 6).
     """
     runs = _quiet_runs(raw, block)
-    # A run may be a long array of numbers, or blanks; then the skeleton does not parse but the whole may.
+    # A run may be a long array of numbers, or white space; then the skeleton does not parse, but the whole body may.
     for cuts in (runs, []) if runs else ([],):
         try:
             return _read(raw, cuts, block)
@@ -107,7 +107,7 @@ def read_body(raw: bytes, block: int = BLOCK) -> Body | None:
 
 
 def undo(body: bytes, splices: Iterable[Splice]) -> bytes:
-    """The bytes from which an edited body was made, given its `Edited.undo`."""
+    """The body before an edit, given the edited one and its `Edited.undo`."""
     view = memoryview(body)
     pieces: list[bytes | memoryview] = []
     done = 0
@@ -118,7 +118,8 @@ def undo(body: bytes, splices: Iterable[Splice]) -> bytes:
     return b"".join(pieces)
 
 
-def _edited(raw: bytes, edits: list[Splice]) -> Edited:
+def edited(raw: bytes, edits: list[Splice]) -> Edited:
+    """The body with these edits; those that change nothing are left out."""
     edits = sorted(edit for edit in edits if raw[edit[0] : edit[1]] != edit[2])
     if not edits:
         return Edited(raw, [])
@@ -148,7 +149,7 @@ def _insertion(at: int, members: Mapping[str, object], before_others: bool) -> l
 
 
 def _removals(spans: list[Span], keys: set[str]) -> list[Splice]:
-    """One splice for each row of neighbours to go; it takes the comma after them, or for the last ones that before."""
+    """One splice for each run of neighbours to remove, with the comma after them, or for the last ones before them."""
     if not keys:
         return []
     splices: list[Splice] = []
@@ -170,9 +171,9 @@ def _dump(value: object) -> bytes:
 
 
 def _quiet_runs(raw: bytes, block: int) -> list[tuple[int, int]]:
-    """The runs, a block long or more, that hold nothing but ASCII and neither a quote nor a backslash.
+    """The runs of at least a block that are pure ASCII without a quote or a backslash.
 
-    Cutting one out of a string leaves a string, and the escape that it may complete stays.
+    Cutting one out of a string leaves a valid string: the digits of an escape before the run are not cut.
     """
     runs: list[tuple[int, int]] = []
     all_ascii = raw.isascii()
@@ -206,11 +207,11 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
 
     members: dict[str, object] = {}
     spans: list[Span] = []
-    for span, value in _walk(text, len(_BOM) if raw.startswith(_BOM) else 0, block):
+    for span, value in _walk(text, len(BOM_UTF8) if raw.startswith(BOM_UTF8) else 0, block):
         if cuts:
-            start, begin, end = (offset + shifts[bisect(marks, offset)] for offset in span[1:])
-            key = _DECODER.raw_decode(raw[start:begin].decode("utf-8"))[0] if _MARK in span.key else span.key
-            span = Span(key, start, begin, end)
+            start, at, end = (offset + shifts[bisect(marks, offset)] for offset in span[1:])
+            key = _DECODER.raw_decode(raw[start:at].decode("utf-8"))[0] if _MARK in span.key else span.key
+            span = Span(key, start, at, end)
         if isinstance(value, (str, list, dict)):
             if span.end - span.value > block:
                 value = type(value)()
@@ -222,7 +223,7 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
 
 
 def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
-    """The members of the object that the text from start on is. Raises ValueError if it is none, or not that alone."""
+    """The members of the object at `start`. Raises ValueError if it is not an object, or if more text follows."""
     opening = _OPEN.match(text, start) or _refuse(text, start)
     at = opening.end()
     if text.startswith("}", at):
@@ -247,11 +248,11 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
 
 
 def _value(text: str, start: int, block: int) -> tuple[object, int]:
-    """A value and its end. An array of objects, when the text is long, is only kept up to the block's length."""
+    """A value and its end. In a long text, an array of objects is kept only up to the length of a block."""
     opening = _ARRAY_OF_OBJECTS.match(text, start) if len(text) > block else None
     if opening is None:
         return _DECODER.raw_decode(text, start)
-    # The parser keeps all other threads waiting until it is done: let it do one message at a time.
+    # The parser holds up all other threads until it is done, so give it one message at a time.
     items: list[object] = []
     at = opening.end()
     more = True
@@ -270,7 +271,7 @@ def _refuse(text: str, at: int) -> NoReturn:
 
 
 def _integer(digits: str) -> int | float:
-    # Python refuses to read integers of very many digits (sys.set_int_max_str_digits, 640 at the least); JSON does not.
+    # Python does not read integers of very many digits (sys.set_int_max_str_digits, at least 640); JSON allows them.
     return int(digits) if len(digits) <= 640 else float(digits)
 
 

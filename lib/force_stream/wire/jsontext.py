@@ -1,4 +1,4 @@
-"""JSON texts, read and written so that no number changes its spelling.
+"""JSON text, read and written so that numbers are copied digit for digit.
 
 Knows RFC 8259 and Python's `json`; must not know what any document means.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number that Python would spell otherwise (`1E400`, `0.10`, `-0`, 5,000 digits), kept as its text."""
+    """A number that Python would write differently (`1E400`, `0.10`, `-0`, 5,000 digits), kept as its text."""
 
     text: str
 
@@ -28,17 +28,16 @@ def _parse_float(text: str) -> float | Number:
 
 
 def _parse_int(text: str) -> int | Number:
-    # int() refuses more than 4,300 digits, and -0 would come back as 0.
+    # int() does not read more than 4,300 digits, and would make 0 of -0.
     return Number(text) if len(text) > 4000 or text == "-0" else int(text)
 
 
 def _parse_constant(text: str) -> None:
-    # NaN and Infinity are no JSON (RFC 8259, section 6) though Python servers send them; null is what JavaScript
-    # would have written.
+    # NaN and Infinity are not JSON (RFC 8259, section 6), but Python servers send them. JavaScript would write null.
     return None
 
 
-# Not strict: a control character that stands unescaped in a string (section 7 forbids it) is no reason to lose text.
+# Not strict: an unescaped control character in a string (forbidden by section 7) is not a reason to lose text.
 _DECODER: Final = json.JSONDecoder(parse_float=_parse_float, parse_constant=_parse_constant, strict=False)
 _CAREFUL_DECODER: Final = json.JSONDecoder(
     parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_constant, strict=False
@@ -77,8 +76,8 @@ def split(text: str) -> tuple[Any, str, str]:
     return value, text[:end], text[end:]
 
 
-# A number kept as text goes through the C encoder as a string that nobody else can write, since it is drawn anew in
-# every process, and loses its quotes afterwards.
+# A number kept as text goes through the C encoder as a string, which loses its quotes afterwards. Nobody else can write
+# such a string, because the token is random in each process.
 _TOKEN: Final = f"number:{secrets.token_hex(16)}:"
 _QUOTED_NUMBER: Final = re.compile(f'"{_TOKEN}([-+.eE0-9]+)"')
 
@@ -89,9 +88,9 @@ def _default(value: object) -> str:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-# Characters. The C encoder lets no other thread run while it writes a string: a longer one is written in slices.
+# Characters. The C encoder lets no other thread run while it writes a string, so a longer one is written in slices.
 _LONG: Final = 64 * 1024
-# How deep, and in how long lists, long strings are looked for; where there are more, none is long.
+# How deep, and in lists of at most what length, long strings are looked for.
 _DEPTH: Final = 8
 _BREADTH: Final = 64
 _QUOTED_TEXT: Final = re.compile(f'"{_TOKEN}text([0-9]+)"')
@@ -108,16 +107,16 @@ def dumps(value: Any) -> bytes:
     around = _QUOTED_TEXT.split(text)
     written = BytesIO()
     written.write(_encode(around[0]))
-    for number, behind in zip(around[1::2], around[2::2], strict=True):
+    for number, after in zip(around[1::2], around[2::2], strict=True):
         written.write(b'"')
         for piece in _slices(long[int(number)]):
             written.write(piece)
-        written.write(b'"' + _encode(behind))
+        written.write(b'"' + _encode(after))
     return written.getvalue()
 
 
 def _without_long(value: Any, long: list[str], depth: int) -> Any:
-    """The value with tokens in place of the long strings, which go to the list."""
+    """The value with tokens in place of the long strings, which are added to the list."""
     if isinstance(value, str) and len(value) > _LONG:
         long.append(value)
         return f"{_TOKEN}text{len(long) - 1}"
@@ -139,6 +138,6 @@ def _encode(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Half a surrogate pair has no UTF-8. As an escape it is legal, and two halves that two chunks brought become
-        # one character again for whoever reads them.
-        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text).encode()
+        # A lone surrogate has no UTF-8. As an escape it is legal, and two of them that arrived in two chunks become one
+        # character again for whoever reads them.
+        return re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", text).encode()

@@ -3,25 +3,25 @@
 Knows the HTML standard, section 9.2.6 "Interpreting an event stream"; must not know JSON or `[DONE]`.
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
-Where real upstreams leave the standard and a browser would lose what they said, the events are still given out:
-an event that the stream's end cuts off from its blank line (llama.cpp and others end that way; whether its data is
-whole is for the reader of the data to judge), a field name after white space, and llama.cpp's own field `error`
+Where real upstreams deviate from the standard and a browser would lose what they sent, the events are still returned:
+an event without a blank line at the end of the stream (llama.cpp and others end that way; whether its data is complete
+is for the reader of the data to judge), a field name after white space, and llama.cpp's own field `error`
 (ggml-org/llama.cpp#16109), which is read as an event named "error".
 """
 
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Final
 
-BOM: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = frozenset((b"data", b"event", b"id", b"retry", b"error"))
-# The end of a line and a blank line. A last CR may be half of a CRLF, and is awaited where line ends before it have an
-# LF; where they are CRs alone, nothing is, since an upstream may say no more for a while.
+# The end of a line and a blank line. A CR at the end may be half of a CRLF. If the line ends before it have an LF, the
+# next byte decides; if they are CRs alone, waiting would be wrong: the upstream may send nothing more for a while.
 _BLANK_LINE: Final = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\n\n|\r\n\r\n|\r\n\r(?=[^\n])|\r\r")
 
 
 def end_of_event(data: bytes, start: int = 0) -> int:
-    """Where the first blank line from `start` on ends, and with it an event; -1 if there is none yet. `start` is the
+    """The end of the first blank line after `start`, which ends an event; -1 if there is none yet. `start` must be the
     beginning of a line."""
     feeds = data.find(b"\n\n", start)
     if data.find(b"\r", start, feeds if feeds >= 0 else len(data)) < 0:
@@ -32,7 +32,7 @@ def end_of_event(data: bytes, start: int = 0) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One event; `data` has its lines joined by a line feed. `event` is "" where the stream named none."""
+    """One event; `data` is its lines joined by line feeds. `event` is "" if the stream does not name it."""
 
     event: str = ""
     data: str = ""
@@ -41,10 +41,10 @@ class ServerSentEvent:
 
 
 class EventStreamDecoder:
-    """A pull parser in the manner of the standard library's: feed it bytes, take the events they complete.
+    """A pull parser like those of the standard library: feed it bytes, and it returns the events that they complete.
 
-    `lines` counts the lines that were a field or a comment, `unknown_lines` those that were neither: what is no event
-    stream at all has only the latter.
+    `lines` counts the lines that were a field or a comment, `unknown_lines` those that were neither: a body that is not
+    an event stream has only the latter.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class EventStreamDecoder:
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that `data` completes, in order. Never raises."""
         if self._after_carriage_return and data:
-            # CRLF may be split between two reads; the line was already taken at its CR.
+            # CRLF may be split between two reads; the line was read when its CR arrived.
             self._after_carriage_return = False
             if data.startswith(b"\n"):
                 data = data[1:]
@@ -72,26 +72,26 @@ class EventStreamDecoder:
             return []
         self._after_carriage_return = data.endswith(b"\r")
         self._tail.append(data[:end])
-        # bytes.splitlines, unlike str's, knows no line ends but LF, CR and CRLF, which are the standard's.
+        # Unlike str.splitlines, bytes.splitlines has the same line ends as the standard: LF, CR and CRLF.
         lines = b"".join(self._tail).splitlines()
         self._tail = [data[end:]] if end < len(data) else []
-        return self._take(lines)
+        return self._read(lines)
 
     @property
     def between_events(self) -> bool:
-        """Whether the next byte begins an event, and nothing of the last one is kept."""
+        """Whether the next byte begins an event, and nothing of the previous one is left."""
         return not (self._tail or self._data or self._event or self._at_start or self._after_carriage_return)
 
     def close(self) -> list[ServerSentEvent]:
-        """The event that the end of the stream leaves without its blank line, if there is one."""
+        """The event that has no blank line at the end of the stream, if there is one."""
         lines = [b"".join(self._tail), b""]
         self._tail = []
-        return self._take(lines)
+        return self._read(lines)
 
-    def _take(self, lines: list[bytes]) -> list[ServerSentEvent]:
+    def _read(self, lines: list[bytes]) -> list[ServerSentEvent]:
         if self._at_start:
             self._at_start = False
-            lines[0] = lines[0].removeprefix(BOM)
+            lines[0] = lines[0].removeprefix(BOM_UTF8)
         events: list[ServerSentEvent] = []
         for line in lines:
             if not line:
@@ -122,8 +122,8 @@ class EventStreamDecoder:
         return events
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
-        # "If the data buffer is an empty string […] return": an event without data is none. Nor is one whose data line
-        # is empty, which a browser would give out: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
+        # "If the data buffer is an empty string […] return": there is no event without data. An empty data line is not
+        # data, though it is in a browser: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
         if self._data:
             data = b"\n".join(self._data).decode(errors="replace")
             if data:

@@ -1,4 +1,4 @@
-"""A mitmproxy script, loaded behind the addon: makes one part of it raise, for requests whose model names that part.
+"""A mitmproxy script, loaded after the addon: makes one part of it raise, for requests whose model names that part.
 
 plain/break-feed            the part called `feed`
 plain/break-try-feed        the same, in another try of the request alone
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from force_stream.answer import reader
-from force_stream.proxy import flows, stream_layer, summary, watch
+from force_stream.proxy import attempt, response, stream_layer, summary
 
 
 def break_for(holder: Any, name: str, model_of: Callable[[Any], str]) -> None:
@@ -35,9 +35,9 @@ def model_of_stream(stream: Any) -> str:
 
 for name in ("feed", "finish"):
     break_for(reader.AnswerReader, name, lambda answer: answer._spec.model)
-for name in ("head", "data", "look", "next_look", "end", "cut"):
-    break_for(watch.Watch, name, lambda watch: watch.exchange.model)
-break_for(flows, "store_answer", model_of_flow)
+for name in ("start_response", "receive", "poll", "next_deadline", "end", "cut"):
+    break_for(attempt.Attempt, name, lambda one: one.spec.model)
+break_for(response, "store_answer", model_of_flow)
 for name in ("summarize", "describe_error"):
     break_for(summary, name, model_of_flow)
 for name in (
@@ -47,4 +47,4 @@ for name in (
     "send_response",
     "_heartbeat",
 ):
-    break_for(stream_layer.WatchedStream, name, model_of_stream)
+    break_for(stream_layer.ObservedStream, name, model_of_stream)

@@ -1,4 +1,4 @@
-"""A mitmproxy script, loaded behind the addon: short pauses between the tries of a request."""
+"""A mitmproxy script, loaded after the addon: short pauses between the tries of a request."""
 
 from force_stream.proxy import retry_policy
 

@@ -1,4 +1,4 @@
-"""A mitmproxy script, loaded behind the addon: as on a mitmproxy whose stream layer the addon does not know."""
+"""A mitmproxy script, loaded after the addon: as on a mitmproxy whose stream layer the addon does not know."""
 
 from force_stream.proxy import stream_layer
 

@@ -1,4 +1,4 @@
-"""A mitmproxy script, loaded behind the addon: as on a machine where no zstd library can be found."""
+"""A mitmproxy script, loaded after the addon: as on a machine where no zstd library can be found."""
 
 from force_stream.wire import encodings
 

@@ -4,19 +4,12 @@ from typing import Any
 
 import pytest
 from force_stream.answer.oddities import (
-    LONGEST_NAME,
     MOST_NUMBERS,
     MOST_ODD,
     Oddities,
     index_or_place,
     kind_of,
-    printable,
 )
-
-
-def test_names_that_others_chose_are_fit_for_a_log() -> None:
-    assert printable("a\n[00:00] fake \x1b[31m\ud800") == "a\ufffd[00:00] fake \ufffd[31m\ufffd"
-    assert len(printable("x" * 10_000)) == LONGEST_NAME + 1
 
 
 @pytest.mark.parametrize(

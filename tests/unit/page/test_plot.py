@@ -5,8 +5,8 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from force_stream.page.plot import HEIGHT, WIDTH, plot
-from force_stream.view.stats import MOST_ARRIVALS, Outcome, thinned
+from force_stream.page.plot import HEIGHT, WIDTH, describe, plot
+from force_stream.view.stats import MOST_ARRIVALS, Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def drawn(outcome: Outcome) -> ElementTree.Element:
 
 
 def kinds(outcome: Outcome) -> list[str]:
-    return [kind for element in drawn(outcome).iter() if (kind := element.get("class"))]
+    return [kind for element in drawn(outcome).iter() if (kind := element.get("class", "axis")) != "axis"]
 
 
 def texts(outcome: Outcome) -> list[str]:
@@ -49,15 +49,15 @@ def test_a_flow_that_went_well_shows_its_arrivals_gap_first_content_and_end() ->
     title = drawn(WELL).find(f"{SVG}title")
     assert title is not None
     assert title.text == (
-        "5 events in 4.00 s, first event 0.50 s, first content 0.60 s, longest gap 3.00 s, finish stop."
+        "finish stop: 5 events, 1,000 bytes, 4.00 s; first byte 500 ms, first content 600 ms, longest gap 3.00 s"
     )
-    assert {"3.0 s", "first content 0.60 s", "finish stop", "0.0 s"} <= set(texts(WELL))
+    assert {"3.0 s", "first content 600 ms", "finish stop", "0.0 s"} <= set(texts(WELL))
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        pytest.param({"truncated": True, "status": 502, "code": "stream_truncated"}, "cut off", id="cut"),
+        pytest.param({"truncated": True, "status": 502, "code": "stream_truncated"}, "cut off after event 5", id="cut"),
         pytest.param({"status": 429, "code": "rate_limit_exceeded"}, "error rate_limit_exceeded", id="an error event"),
         pytest.param({"status": 503}, "error 503", id="an error status"),
         pytest.param({"status": 0, "code": "no_answer"}, "error no_answer", id="no answer"),
@@ -73,9 +73,16 @@ def test_a_flow_that_failed_is_crossed_out_at_its_end(changes: dict, word: str) 
 def test_a_flow_without_a_byte_is_all_wait() -> None:
     silent = replace(WELL, status=504, code="stream_timeout", first_event=None, first_content=None, arrivals=())
     assert kinds(silent) == ["wait", "cut"]
+    assert describe(silent) == "5 events, 1,000 bytes, 4.00 s", "what is not known is left out"
     wait = drawn(silent).find(f"{SVG}rect")
     assert wait is not None
     assert float(wait.get("width", "0")) > WIDTH * 0.9
+
+
+def test_a_first_content_near_the_end_leaves_room_for_the_words_there() -> None:
+    late = drawn(replace(WELL, first_content=3.99))
+    (place,) = [float(e.get("x", "0")) for e in late.iter(f"{SVG}text") if f"{e.text}".startswith("first content")]
+    assert place + 60 < WIDTH - 14 - 6 * len("finish stop")
 
 
 def test_short_gaps_are_not_pointed_at() -> None:
@@ -131,17 +138,3 @@ def test_hostile_words_are_text_and_nothing_else() -> None:
 def test_many_arrivals_are_a_picture_of_bounded_size() -> None:
     times = tuple(number / 100 for number in range(MOST_ARRIVALS))
     assert len(plot(replace(WELL, seconds=20.0, arrivals=times))) < 64 * 1024
-
-
-@given(st.lists(any_time, min_size=1, max_size=3 * MOST_ARRIVALS).map(sorted))
-def test_thinning_keeps_begin_end_and_gaps(times: list[float]) -> None:
-    kept = thinned(times)
-    assert len(kept) <= MOST_ARRIVALS
-    assert (kept[0], kept[-1]) == (times[0], times[-1])
-    assert set(kept) <= set(times)
-
-
-def test_thinning_moves_no_gap_by_more_than_a_step() -> None:
-    times = [number / 1000 for number in range(5000)] + [60 + number / 1000 for number in range(5000)]
-    whole, thin = replace(WELL, arrivals=tuple(times)), replace(WELL, arrivals=thinned(times))
-    assert thin.longest_gap == pytest.approx(whole.longest_gap, abs=2 * times[-1] / MOST_ARRIVALS)

@@ -15,20 +15,20 @@ JSON = st.recursive(
     max_leaves=10,
 )
 CASES: dict[str, tuple[Any, Any, list[str]]] = {
-    "a value": ({"a": 1}, {"a": 2}, ["$.a: 1, and 2"]),
+    "a value": ({"a": 1}, {"a": 2}, ["$.a: 1 vs 2"]),
     "a value deep inside": (
         {"choices": [{"message": {"content": "Hello!"}}]},
         {"choices": [{"message": {"content": "Hello"}}]},
-        ['$.choices[0].message.content: "Hello!", and "Hello"'],
+        ['$.choices[0].message.content: "Hello!" vs "Hello"'],
     ),
-    "a member that is not there": ({"usage": {"x": 1}}, {}, ['$.usage: {"x":1}, and nothing']),
-    "a member that is new": ({}, {"model": None}, ["$.model: nothing, and null"]),
-    "another type of the same value": ({"a": 1}, {"a": 1.0}, ["$.a: 1, and 1.0"]),
-    "true and one": ({"a": True}, {"a": 1}, ["$.a: true, and 1"]),
-    "an object and a list": ({"a": {}}, {"a": []}, ["$.a: {}, and []"]),
-    "entries that are missing": ({"a": [1, 2, 3]}, {"a": [1, 5]}, ["$.a: 3 entries, and 2", "$.a[1]: 2, and 5"]),
+    "a member that is not there": ({"usage": {"x": 1}}, {}, ['$.usage: {"x":1} vs nothing']),
+    "a member that is new": ({}, {"model": None}, ["$.model: nothing vs null"]),
+    "another type of the same value": ({"a": 1}, {"a": 1.0}, ["$.a: 1 vs 1.0"]),
+    "true and one": ({"a": True}, {"a": 1}, ["$.a: true vs 1"]),
+    "an object and a list": ({"a": {}}, {"a": []}, ["$.a: {} vs []"]),
+    "entries that are missing": ({"a": [1, 2, 3]}, {"a": [1, 5]}, ["$.a: 3 entries vs 2", "$.a[1]: 2 vs 5"]),
     "the order of members": ({"a": 1, "b": 2}, {"b": 2, "a": 1}, []),
-    "whole documents": ([1], None, ["$: [1], and null"]),
+    "whole documents": ([1], None, ["$: [1] vs null"]),
     "ids, times and cache counters": (
         {"id": 1, "created": 2, "usage": {"cached_tokens": 3}},
         {"id": 4, "usage": {"cached_tokens": 5}, "system_fingerprint": "x"},
@@ -45,7 +45,7 @@ def test_what_differs_is_named_with_both_values(case: str) -> None:
 
 def test_a_long_value_is_shown_in_short() -> None:
     (line,) = differences({"a": "x" * 1000}, {"a": 1})
-    assert line == f'$.a: "{"x" * 119}… (1002 characters), and 1'
+    assert line == f'$.a: "{"x" * 119}… (1002 characters) vs 1'
 
 
 @given(JSON)

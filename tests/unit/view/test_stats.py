@@ -4,7 +4,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from force_stream.view.stats import MOST_ARRIVALS, MOST_FLOWS, MOST_ROWS, OTHERS, Outcome, Row, Stats, table, thinned
+from force_stream.view.stats import (
+    MOST_ARRIVALS,
+    MOST_FLOWS,
+    MOST_ROWS,
+    OTHERS,
+    Outcome,
+    Row,
+    Stats,
+    duration,
+    rate,
+    table,
+    thinned,
+)
 from force_stream.wire import jsontext
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,10 +93,12 @@ def test_one_event_has_no_rate() -> None:
     assert replace(FINE, events=1).event_rate is None
 
 
-def test_a_flow_is_plain_values_for_json() -> None:
-    values = FINE.as_dict()
-    assert jsontext.loads(jsontext.dumps(values).decode()) == {**values, "arrivals": [0.5, 1.0, 2.5], "odd": []}
+def test_a_flow_is_plain_values_for_json_worked_out_once() -> None:
+    values = FINE.figures
+    assert jsontext.loads(jsontext.dumps(values).decode()) == {**values, "odd": []}
     assert (values["ok"], values["longest_gap"], values["event_rate"]) == (True, 1.5, 5.0)
+    assert "arrivals" not in values
+    assert FINE.figures is values
 
 
 # All of one upstream and model
@@ -175,6 +189,30 @@ def test_arrivals_are_thinned_and_keep_their_ends(times: list[float], times_each
     assert kept[:1] + kept[-1:] == tuple(arrivals[:1] + arrivals[-1:])
 
 
+def test_thinning_moves_no_gap_by_more_than_a_step() -> None:
+    times = [number / 1000 for number in range(5000)] + [60 + number / 1000 for number in range(5000)]
+    whole, thin = replace(FINE, arrivals=tuple(times)), replace(FINE, arrivals=thinned(times))
+    assert thin.longest_gap == pytest.approx(whole.longest_gap, abs=2 * times[-1] / MOST_ARRIVALS)
+
+
+# In words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "-"), (0.0, "0 ms"), (0.0049, "5 ms"), (0.9994, "999 ms"), (0.9996, "1.00 s"), (3600.5, "3,600.50 s")],
+)
+def test_a_time_is_in_milliseconds_up_to_a_second(seconds: float | None, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(None, "-"), (0.04, "0.0"), (9.94, "9.9"), (36.81, "37"), (1234.5, "1,234")]
+)
+def test_a_rate_has_two_digits_or_more(value: float | None, words: str) -> None:
+    assert rate(value) == words
+
+
 # The table
 
 
@@ -188,10 +226,10 @@ def test_the_table_is_aligned_and_shows_what_was_not_timed() -> None:
     stats.add(FINE)
     stats.add(replace(REFUSED, upstream="a-much-longer-name.test:8000", model="other-model"))
     assert table(stats.rows()) == [
-        "upstream                      model        flows  ok  inferred  truncated  errors  first event s  events/s"
-        "  longest gap s",
-        "a-much-longer-name.test:8000  other-model      1   0         0          0       1              -         -"
-        "              -",
-        "llm.test:443                  m                1   1         0          0       0           0.50      5.00"
-        "           1.50",
+        "upstream                      model        flows  ok  inferred  truncated  errors  first byte  events/s"
+        "  longest gap",
+        "a-much-longer-name.test:8000  other-model      1   0         0          0       1           -         -"
+        "            -",
+        "llm.test:443                  m                1   1         0          0       0      500 ms       5.0"
+        "       1.50 s",
     ]

@@ -1,4 +1,4 @@
-"""Content encodings undone within a limit, whole or cut off."""
+"""Content encodings decoded within a limit, of complete bodies and of those that are cut off."""
 
 import gzip
 import sys
@@ -38,7 +38,7 @@ def test_a_whole_body_is_decoded(name: str) -> None:
 
 
 @EACH
-def test_a_body_larger_than_the_limit_is_refused_before_it_is_whole(name: str) -> None:
+def test_a_body_larger_than_the_limit_is_rejected_before_it_is_decoded(name: str) -> None:
     coding, encode = CODINGS[name]
     bomb = encode(bytes(50_000_000))
     with pytest.raises(TooLarge):

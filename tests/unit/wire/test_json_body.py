@@ -36,8 +36,8 @@ FORCED = {
         b'{"stream":true,"stream_options":{"x":1.0}}',
     ),
     "an empty object gets no comma": (b" { } ", None, b' {"stream":true } '),
-    "false becomes true where it stands": (b'{"a":1, "stream" : false }', None, b'{"a":1, "stream" : true }'),
-    "null becomes true where it stands": (b'{"stream":null,"a":1}', None, b'{"stream":true,"a":1}'),
+    "false becomes true in place": (b'{"a":1, "stream" : false }', None, b'{"a":1, "stream" : true }'),
+    "null becomes true in place": (b'{"stream":null,"a":1}', None, b'{"stream":true,"a":1}'),
     "true stays": (b'{"stream":true}', None, b'{"stream":true}'),
     "a stream of any type becomes true": (b'{"stream":{"a":[1]}}', None, b'{"stream":true}'),
     "each of several streams": (b'{"stream":true,"a":1,"stream":false}', None, b'{"stream":true,"a":1,"stream":true}'),
@@ -52,7 +52,7 @@ FORCED = {
         USAGE,
         b'{"stream":true,"stream_options":{"include_usage":true, "obfuscation" : 1.0 }}',
     ),
-    "options win where they stand": (
+    "options are replaced in place": (
         b'{"stream":false,"stream_options":{"include_usage" : false, "z":1e2, "include_us\\u0061ge":0}}',
         USAGE,
         b'{"stream":true,"stream_options":{"include_usage" : true, "z":1e2, "include_us\\u0061ge":true}}',
@@ -67,7 +67,7 @@ FORCED = {
         USAGE,
         b'{"stream":true,"stream_options":{"include_usage":true},"a":1}',
     ),
-    "options replace what is no object": (
+    "options replace anything but an object": (
         b'{"stream":false,"stream_options":["{"]}',
         USAGE,
         b'{"stream":true,"stream_options":{"include_usage":true}}',
@@ -222,7 +222,7 @@ LONG = {
 
 @pytest.mark.parametrize("ensure_ascii", [True, False], ids=["ascii", "utf-8"])
 @pytest.mark.parametrize("part", LONG.values(), ids=LONG.keys())
-def test_a_long_body_is_edited_behind_its_long_values(part: object, ensure_ascii: bool) -> None:
+def test_a_long_body_is_edited_after_its_long_values(part: object, ensure_ascii: bool) -> None:
     request = {"model": "m-é", "messages": [{"role": "user", "content": [part]}], "n": 2, "audio": {"format": "é"}}
     end = {"stream": False, "stream_options": {"a": "é"}, "modalities": ["text"]}
     raw = json.dumps(request | end, ensure_ascii=ensure_ascii).encode()
@@ -306,7 +306,7 @@ def spelled_value(draw: st.DrawFn, depth: int = 2) -> str:
 
 @st.composite
 def spelled_object(draw: st.DrawFn, depth: int = 2) -> list[str]:
-    """An object's JSON text, in pieces: `{`, a comma, a name with blanks and colon, a value each stand alone."""
+    """An object's JSON text, in pieces: `{`, a comma, a name with blanks and colon, a value, each apart."""
     pieces = ["{"]
     for index in range(draw(st.integers(0, 5))):
         pieces += [","] if index else []

@@ -1,4 +1,4 @@
-"""JSON texts whose numbers keep their spelling."""
+"""JSON texts whose numbers are copied digit for digit."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_words_in_a_string_are_only_words(word: str) -> None:
 def test_any_string_reads_as_the_same_lone_surrogates_too(text: str) -> None:
     written = jsontext.dumps({"a": text})
     written.decode()
-    # Halves that stand side by side are one character once they are read.
+    # Two halves next to each other are one character once they are read.
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     assert json.loads(written)["a"] in (text, whole)
     assert jsontext.loads(written.decode())["a"] in (text, whole)

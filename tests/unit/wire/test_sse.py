@@ -51,12 +51,12 @@ GRAMMAR = {
     "a byte order mark": (b"\xef\xbb\xbfdata: x\n\n", [event("x")]),
     "a byte order mark alone": (b"\xef\xbb\xbf", []),
     "only one byte order mark": (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\ndata: y\n\n", [event("y")]),
-    "a byte order mark further on is no mark": (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", [event("x")]),
+    "a byte order mark further on is text": (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", [event("x")]),
     "LF, CR and CRLF in one event": (b"data: 1\rdata: 2\r\ndata: 3\ndata: 4\n\r\n", [event("1\n2\n3\n4")]),
     "LF and CR are two line ends": (b"data: x\n\rdata: y\n\n", [event("x"), event("y")]),
     "only one space is taken off": (b"data:   x\n\n", [event("  x")]),
     "white space at the end stays": (b"data: x \t\n\n", [event("x \t")]),
-    "a tab is no space": (b"data:\tx\n\n", [event("\tx")]),
+    "a tab is not a space": (b"data:\tx\n\n", [event("\tx")]),
     "the first colon parts name and value": (b"data: a:b: c\n\n", [event("a:b: c")]),
     "lines that other grammars know are not ends": (
         "data: a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg\x1dh\x1ei\n\n".encode(),
@@ -75,8 +75,8 @@ GRAMMAR = {
     "the last event name holds": (b"event: a\nevent: b\ndata: x\n\n", [event("x", "b")]),
     "a name without data is forgotten": (b"event: ping\n\ndata: x\n\n", [event("x")]),
     "a field name alone": (b"data\ndata: x\n\n", [event("\nx")]),
-    "an event without data is none": (b"event: x\nid: 1\nretry: 5\n\n", []),
-    "empty data is none": (b"data:\n\ndata: \n\n", []),
+    "an event without data is dropped": (b"event: x\nid: 1\nretry: 5\n\n", []),
+    "an event with empty data is dropped": (b"data:\n\ndata: \n\n", []),
     "names of fields have small letters": (b"DATA: x\nData: x\n\n", []),
     "unknown fields say nothing": (b"foo: bar\ndata: x\nfoo\n\n", [event("x")]),
     "[DONE] is data like any other": (b"data: [DONE]\n\n", [event("[DONE]")]),
@@ -90,7 +90,7 @@ LENIENT = {
     "white space before a field": (b" data: x\n\n\tdata: y\n\n", [event("x"), event("y")]),
     "llama.cpp's error field": (b'data: x\n\nerror: {"code":500}\n\n', [event("x"), event('{"code":500}', "error")]),
     "the error field ends the event before it": (b"data: x\nerror: {}\n", [event("x"), event("{}", "error")]),
-    "an error field in words is none": (b"error: oh\ndata: x\n\n", [event("x")]),
+    "an error field that is not JSON is dropped": (b"error: oh\ndata: x\n\n", [event("x")]),
 }
 
 CASES = STANDARD | GRAMMAR | LENIENT
@@ -137,7 +137,7 @@ def test_an_event_is_given_out_with_its_blank_line() -> None:
     assert decoder.close() == []
 
 
-def test_lines_and_strangers_are_counted() -> None:
+def test_lines_and_unknown_lines_are_counted() -> None:
     decoder = EventStreamDecoder()
     decoder.feed(b": hi\ndata: x\n\n<html>\nHTTP/1.1 200\n")
     assert (decoder.lines, decoder.unknown_lines) == (2, 2)

@@ -1,6 +1,6 @@
-"""A mitmproxy script that sets options once config.yaml has been read: what stands there wins over `--set`.
+"""A mitmproxy script that sets options after config.yaml was read, since that file overrides `--set`.
 
-It has a folder of its own, since mitmproxy puts that folder on the path.
+It has a folder of its own, because mitmproxy puts a script's folder on the path.
 """
 
 import json
@@ -13,7 +13,7 @@ VARIABLE = "FORCE_STREAM_OPTIONS"
 
 
 def load(_: Loader) -> None:
-    # Options of scripts that are loaded later are kept for them.
+    # Deferred: some options belong to scripts that are loaded later.
     ctx.options.update_defer(  # type: ignore[no-untyped-call]
         **json.loads(os.environ[VARIABLE])
     )

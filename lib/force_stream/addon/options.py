@@ -1,0 +1,55 @@
+"""The addon's options of mitmproxy's own kind, and what is said of those that are mistaken or clash."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from mitmproxy.addonmanager import Loader
+from mitmproxy.options import Options
+
+from ..rules.rule import HOSTS_OPTION
+
+
+def add_options(loader: Loader, default_rules: Path) -> None:
+    """Declare them. `default_rules`: the rules file where the option names no other."""
+    loader.add_option("force_stream", bool, True, "Force upstream streaming by the rules; off: no flow is touched.")
+    loader.add_option(
+        "force_stream_rules",
+        str,
+        str(default_rules),
+        "The file with the rules for forced upstream streaming; empty: none.",
+    )
+    loader.add_option(
+        HOSTS_OPTION,
+        Sequence[str],
+        [],
+        "Hosts whose requests are forced without a rules file, as in a rule's hosts; tried after the file's rules.",
+    )
+    loader.add_option(
+        "force_stream_aggregate",
+        bool,
+        False,
+        "Aggregate the kept event streams of flows that are read from a file again, by the rules as they are now.",
+    )
+
+
+def unknown_options(options: Options) -> list[str]:
+    """A line for each option that somebody set whose name begins like ours but does not exist, with the nearest that
+    does."""
+    ours = [name for name, _ in options.items() if name.startswith("force_stream")]
+    # mitmproxy keeps what it does not know for scripts that come later, and never says so.
+    unknown = [name for name in getattr(options, "deferred", {}) if name.replace("-", "_").startswith("force_stream")]
+    return [
+        f"there is no option {name!r}" + "".join(f"; did you mean {near}?" for near in get_close_matches(name, ours, 1))
+        for name in unknown
+    ]
+
+
+def eager_warning(options: Options) -> str:
+    """What to say of a connection_strategy that keeps an upstream's failure from the client; "" for any other."""
+    if options.connection_strategy != "eager" or not any(mode.startswith("reverse:") for mode in options.mode):
+        return ""
+    return (
+        "In reverse mode with connection_strategy=eager, mitmproxy closes the client's connection without an answer "
+        "when the upstream cannot be reached. --set connection_strategy=lazy gives a clear 502."
+    )

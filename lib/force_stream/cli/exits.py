@@ -1,0 +1,46 @@
+"""How a subcommand ends: its exit code, and the line that says why."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+type Command = Callable[[argparse.Namespace], int]
+
+
+class Failed(Exception):
+    """Why a subcommand gives up, in a line for a person, and the exit code."""
+
+    def __init__(self, problem: str, code: int = 1) -> None:
+        super().__init__(problem)
+        self.code = code
+
+
+def exit_code(run: Command, options: argparse.Namespace, name: str) -> int:
+    """Run a subcommand. `name`: what it is called in a line that says what failed."""
+    try:
+        return run(options)
+    except Failed as problem:
+        print(f"{name}: {problem}", file=sys.stderr)
+        return problem.code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Nobody reads the output any more, as after `| head`. Python would complain when it flushes the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as if SIGPIPE had ended it
+
+
+def read_text(name: str, code: int = 1) -> str:
+    """The text of a rules file."""
+    try:
+        return Path(name).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failed(f"{name} cannot be read: {reason(error)}", code) from error
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return error.strerror or "" if isinstance(error, OSError) else str(error)

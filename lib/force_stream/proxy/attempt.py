@@ -1,0 +1,244 @@
+"""One try to get an answer from an upstream: its pieces, their times, its limits, and how far it has come.
+
+Knows clocks and how an answer is read; must not know mitmproxy, which says what happens, or the client that waits.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from functools import cached_property
+from io import BytesIO
+from typing import Any, Final
+
+from ..answer.reader import AnswerReader, AnswerSpec
+from ..answer.report import Reply, Report
+from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
+from ..rules.rule import Rule
+from .inject import Injection
+
+# Characters. mitmproxy's words for a broken response may quote all of it.
+LONGEST_REASON: Final = 200
+
+
+class State(Enum):
+    """How far an attempt has come."""
+
+    WAITING = "there is no response yet"
+    RECEIVING = "the response has begun"
+    FINISHING = "every choice has its finish reason, and only usage may follow"
+    ENDING = "[DONE] or a terminal event came, and only the end of the body may follow"
+    COMPLETE = "the upstream ended its answer properly"
+    SETTLED = "the answer is there, and its end was not waited for"
+    CUT = "the transport broke the answer off"
+    FAILED = "nothing that comes can be the answer any more"
+
+
+class Signal(Enum):
+    """What can change that."""
+
+    RESPONSE = "the head of the response"
+    FINISHED = "the last finish reason"
+    ENDED = "the last event"
+    END_OF_BODY = "the end of the body"
+    BROKEN = "the end of the connection"
+    TIMEOUT = "a limit that has passed"
+    FAILURE = "an error that decides"
+
+
+_OPEN: Final = {Signal.END_OF_BODY: State.COMPLETE, Signal.BROKEN: State.CUT, Signal.FAILURE: State.FAILED}
+_TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
+    State.WAITING: {
+        Signal.RESPONSE: State.RECEIVING,
+        Signal.BROKEN: State.FAILED,
+        Signal.TIMEOUT: State.FAILED,
+        Signal.FAILURE: State.FAILED,
+    },
+    State.RECEIVING: _OPEN
+    | {Signal.FINISHED: State.FINISHING, Signal.ENDED: State.ENDING, Signal.TIMEOUT: State.FAILED},
+    State.FINISHING: _OPEN | {Signal.ENDED: State.ENDING, Signal.TIMEOUT: State.SETTLED},
+    State.ENDING: _OPEN | {Signal.TIMEOUT: State.SETTLED},
+    # The others are final.
+    State.COMPLETE: {},
+    State.SETTLED: {},
+    State.CUT: {},
+    State.FAILED: {},
+}
+# Seconds that an upstream has in a state before its answer is given without the rest: for usage; and to end its answer
+# properly. One that does keeps its connection for the next request; one that lingers loses it.
+PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
+
+
+class Attempt:
+    """One try to get an answer, within its rule's limits.
+
+    `observed`: its pieces come one by one, not the whole body at the end. `is_settled`: the answer can be given now,
+    whatever else may come. `deadline`: when the rule's timeout passes, by the clock; None if it has none.
+    """
+
+    def __init__(
+        self,
+        spec: AnswerSpec,
+        rule: Rule,
+        *,
+        deadline: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self.rule = rule
+        self.clock = clock
+        self.injection = Injection(rule.inject) if rule.inject else None
+        self.state = State.WAITING
+        self.observed = False
+        self.response_started = False
+        self.encoded = False
+        self.is_settled = False
+        self.fault: Exception | None = None
+        # Not a list: its pieces would be in memory once more when they are joined. A BytesIO gives its bytes away.
+        self._body = BytesIO()
+        self._size = 0
+        self._times = array("d")
+        self._failure: StreamError | None = None
+        self._cut = ""
+        self._started = self._last_byte = self._last_change = clock()
+        self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
+
+    # What happens
+
+    def start_response(self, status: int, content_type: str, *, encoded: bool = False) -> None:
+        """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end."""
+        self.response_started = True
+        self.encoded = encoded
+        self._last_byte = self.clock()
+        self._reader = self.spec.read(status, content_type)
+        self._on(Signal.RESPONSE)
+
+    def receive(self, piece: bytes) -> bool:
+        """The next piece of the body. True if something is due for it: the answer, or a deadline that is sooner. Never
+        raises: a fault of ours becomes the answer."""
+        self._last_byte = now = self.clock()
+        self._size += len(piece)
+        if self._size > self.rule.max_body:
+            self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
+        if self.is_settled:
+            return True
+        self._body.write(piece)
+        self._times.extend((round(now - self._started, 6), self._size))
+        if self.encoded:
+            return False
+        reader = self._reader
+        try:
+            if not reader.feed(piece):
+                return False
+            return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
+        except Exception as fault:
+            self.record_bug(fault)
+            return True
+
+    def end(self) -> None:
+        """The body ended as its framing says it should."""
+        self._on(Signal.END_OF_BODY)
+
+    def cut(self, reason: str) -> None:
+        """The transport ended the answer too early, before or within the response."""
+        self._cut = self._cut or reason[:LONGEST_REASON]
+        if not self.response_started:
+            self._failure = self._failure or UpstreamUnreachable(f"the upstream gave no response: {self._cut}")
+        self._on(Signal.BROKEN)
+
+    def fail(self, error: StreamError) -> None:
+        """Nothing that comes can be the answer any more."""
+        self._failure = self._failure or error
+        self._on(Signal.FAILURE)
+
+    def record_bug(self, fault: Exception) -> None:
+        """The addon itself failed; that becomes the answer."""
+        self.fault = self.fault or fault
+        self._on(Signal.FAILURE)
+
+    def _on(self, signal: Signal) -> bool:
+        """Whether the signal changes anything."""
+        state = _TRANSITIONS[self.state].get(signal)
+        if state is None:
+            return False
+        self.state = state
+        self.is_settled = not _TRANSITIONS[state]
+        self._last_change = self._last_byte
+        return True
+
+    # When it has to be decided
+
+    @property
+    def complete(self) -> bool:
+        """Whether the upstream ended its answer properly."""
+        return self.state is State.COMPLETE
+
+    def next_deadline(self) -> float | None:
+        """When the answer is to be given at the latest, by the clock; None if nothing limits it."""
+        return min((moment for moment, _ in self._deadlines()), default=None)
+
+    def poll(self) -> bool:
+        """Let a limit that has passed decide. Whether the answer can be given."""
+        moment, missed = min(self._deadlines(), default=(float("inf"), ""))
+        if moment <= self.clock():
+            self._on(Signal.TIMEOUT)
+            if self.state is State.FAILED:
+                self._failure = self._failure or StreamTimeout(missed)
+        return self.is_settled
+
+    def _deadlines(self) -> Iterator[tuple[float, str]]:
+        """Each with what was missed if it passes."""
+        if self.is_settled:
+            return
+        if self.state in PATIENCE:
+            yield self._last_change + PATIENCE[self.state], ""
+        if self.deadline is not None:
+            yield self.deadline, f"the upstream's answer had no end within {self.rule.timeout:g} s"
+        if self.rule.idle_timeout is not None:
+            idle = self.rule.idle_timeout
+            yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
+
+    # What comes of it
+
+    @cached_property
+    def _reader(self) -> AnswerReader:
+        """Without a response, for the reply to that failure alone."""
+        return self.spec.read()
+
+    @property
+    def injected(self) -> Mapping[str, Any]:
+        """The faults that were made on purpose, which is done below the hooks alone."""
+        return self.rule.inject if self.observed else {}
+
+    @property
+    def blocks_loop(self) -> bool:
+        """Whether `finish` may take more than some milliseconds."""
+        return self.encoded or self._reader.blocks_loop
+
+    @property
+    def report(self) -> Report:
+        return self._reader.report
+
+    @property
+    def times(self) -> list[float]:
+        """For each piece: seconds since the request went out, and bytes so far; flat."""
+        return self._times.tolist()
+
+    def body(self) -> bytes:
+        """The body as it came. Whoever asks gets the same bytes, so that they are in memory once."""
+        return self._body.getvalue()
+
+    def finish(self, decoded: bytes | None = None) -> Reply | None:
+        """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
+        answer. Never raises."""
+        try:
+            if self.fault is None and self._failure is None:
+                if decoded is not None:
+                    self._reader.feed(decoded)
+                self.report.bytes = self._size
+                return self._reader.finish(self._cut)
+        except Exception as fault:
+            self.fault = fault
+        self.report.bytes = self._size
+        bug = InternalError("the answer could not be aggregated")
+        return self._reader.failure(bug if self.fault is not None or self._failure is None else self._failure)

@@ -1,0 +1,74 @@
+"""A client that waits for its answer: its heartbeats, and the attempt whose answer it is to get.
+
+Knows clocks and attempts; must not know mitmproxy, or how an answer is read.
+"""
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from ..rules.rule import Rule
+from .attempt import Attempt
+
+
+class Deadline(Enum):
+    """What a moment that has passed calls for."""
+
+    NOTHING = "nothing"
+    HEARTBEAT = "a heartbeat"
+    ANSWER = "the answer"
+
+
+class ClientWait:
+    """`attempt`: the one in hand; None while the answer to a plain request comes. `headers_sent`: a heartbeat has
+    committed to 200. `client_gone`: nobody waits any more. `retrying`: another attempt is under way or follows a pause.
+    """
+
+    def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.attempt = attempt
+        self.heartbeat: Final = rule.heartbeat
+        # A plain request that may have to be sent again as a stream is one, whatever the rule says of retries.
+        self.may_retry: Final = attempt is None or rule.retries > 0
+        self.headers_sent = False
+        self.client_gone = False
+        self.retrying = False
+        self.clock = clock
+        self._last_sign = clock()
+
+    def retry(self, attempt: Attempt) -> None:
+        """Wait for another attempt from now on."""
+        self.attempt = attempt
+        self.retrying = True
+
+    def leave(self) -> None:
+        """The client is gone; another attempt that is under way is given up, so that its upstream stops billing."""
+        self.client_gone = True
+        if self.retrying and self.attempt is not None:
+            self.attempt.cut("the client is gone")
+
+    def next_deadline(self) -> float | None:
+        """Seconds until something may be due; None if nothing ever will be."""
+        moments = [self._next_heartbeat(), None if self._attempt is None else self._attempt.next_deadline()]
+        known = [moment for moment in moments if moment is not None]
+        return max(0.0, min(known) - self.clock()) if known else None
+
+    def poll(self) -> Deadline:
+        """What is due now."""
+        if self._attempt is not None and self._attempt.poll():
+            return Deadline.ANSWER
+        heartbeat, now = self._next_heartbeat(), self.clock()
+        if heartbeat is None or heartbeat > now:
+            return Deadline.NOTHING
+        self._last_sign = now
+        return Deadline.HEARTBEAT
+
+    @property
+    def _attempt(self) -> Attempt | None:
+        """The attempt that this client's own connection watches over; another one has a flow of its own."""
+        return None if self.retrying else self.attempt
+
+    def _next_heartbeat(self) -> float | None:
+        if self.heartbeat is None or not (self.retrying or (self.attempt and not self.attempt.is_settled)):
+            return None
+        return self._last_sign + self.heartbeat

@@ -1,0 +1,199 @@
+"""A flow's request: what it says, what it becomes when it is forced, and how it gets back to what it was.
+
+Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
+"""
+
+from typing import Any, Final
+
+from mitmproxy import http
+
+from ..answer.forcing import Refusal, force_request
+from ..answer.reader import AnswerSpec
+from ..endpoints import expected_choices
+from ..endpoints.endpoint import Endpoint
+from ..rules.rule import Rule
+from ..wire.form_body import Form, read_form
+from ..wire.json_body import Body, Edited, read_body, undo
+from ..wire.text import printable
+from .notes import copy_request_notes, note, notes_of, remove_notes, save_notes, was_made_to_stream
+
+# What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be
+# decoded: mitmproxy's brotli and deflate raise, its zstd gives nothing.
+_STREAM_HEADERS: Final = {
+    "Accept": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "Accept-Encoding": "identity",
+}
+# Headers that vouch for a body's bytes. A request that has one would be refused once its body is edited.
+_SIGNATURES: Final = (
+    b"x-amz-content-sha256",
+    b"content-md5",
+    b"digest",
+    b"content-digest",
+    b"repr-digest",
+    b"signature",
+)
+
+
+# What it says
+
+
+def hosts_of(flow: http.HTTPFlow) -> tuple[tuple[str, int | None], ...]:
+    """The names a request goes by: its target, its Host or :authority, its TLS server name."""
+    request = flow.request
+    hosts: list[tuple[str, int | None]] = [(request.host, request.port)]
+    named = request.host_header
+    if named:
+        name, port = _split_authority(named)
+        hosts.append((name, port or request.port))
+    if flow.client_conn.sni:
+        hosts.append((flow.client_conn.sni, request.port))
+    return tuple(hosts)
+
+
+def _split_authority(authority: str) -> tuple[str, int | None]:
+    name, colon, port = authority.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in name or name.startswith("[")):
+        return name, int(port)
+    return authority, None
+
+
+def readable_body(flow: http.HTTPFlow) -> bytes | None:
+    """The body, decoded; None where mitmproxy does not hold it or it cannot be decoded."""
+    try:
+        return flow.request.content
+    except ValueError:
+        return None
+
+
+def body_of(flow: http.HTTPFlow) -> Body | Form | None:
+    """The body, parsed, as a form or as JSON; a large one takes a while. None if it is neither."""
+    raw = readable_body(flow)
+    if raw is None:
+        return None
+    return read_form(raw, flow.request.headers.get("content-type", "")) or read_body(raw)
+
+
+def model_of(body: Body | Form | None) -> str | None:
+    """The model that a request names."""
+    model = None if body is None else body.members.get("model")
+    return model if isinstance(model, str) else None
+
+
+def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
+    """How to read the answer to a request that asks for a stream itself."""
+    model = printable(model_of(body) or "")
+    return AnswerSpec(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
+
+
+# What it becomes
+
+
+def forced_form(
+    flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint
+) -> tuple[AnswerSpec | None, Edited]:
+    """The edit that makes a request stream, and how to read the answer; None if that will be plain. Raises `Refusal`
+    where the request has to go out as it came."""
+    check_unsigned(flow.request)
+    return force_request(
+        body,
+        endpoint,
+        flow.request.path,
+        rule=rule.name,
+        stream_options=rule.stream_options,
+        on_truncated=rule.on_truncated,
+        quirks=rule.quirks,
+    )
+
+
+def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
+    """Make a flow's request stream, as `forced_form` says."""
+    spec, edited = forced_form(flow, body, rule, endpoint)
+    apply_edit(flow, edited, spec)
+    return spec
+
+
+def check_unsigned(request: http.Request) -> None:
+    """Raises `Refusal` for a request whose headers vouch for its body's bytes."""
+    names = {name.lower() for name, _ in request.headers.fields}
+    signed = [name.decode() for name in _SIGNATURES if name in names]
+    if request.headers.get("authorization", "").startswith("AWS4-"):
+        signed.append("authorization")
+    if signed:
+        raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
+
+
+def apply_edit(flow: http.HTTPFlow, edited: Edited, spec: AnswerSpec | None) -> None:
+    """Put the edited body into the request; with a spec, ask for an event stream too."""
+    request = flow.request
+    notes: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
+    if spec is not None:
+        notes |= notes_of(spec) | {"forced": True, "headers_undo": _ask_for_stream(request)}
+    if "content-encoding" in request.headers:
+        del request.headers["content-encoding"]  # the edited body is sent plain
+    _set_body(request, edited.body)
+    save_notes(flow, notes)
+
+
+def _ask_for_stream(request: http.Request) -> list[list[str]]:
+    """Sets the headers; returns the values they had."""
+    before: list[list[str]] = []
+    for name, value in _STREAM_HEADERS.items():
+        before.extend([name, old] for old in request.headers.get_all(name))
+        request.headers[name.lower() if request.is_http2 else name] = value
+    return before
+
+
+def _set_body(request: http.Request, body: bytes) -> None:
+    request.raw_content = body
+    if "transfer-encoding" not in request.headers:
+        request.headers["content-length"] = str(len(body))
+
+
+# How it gets back
+
+
+def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
+    """The body of a forced request before it was edited; a body that a person edited since stays as it is."""
+    if len(body) != note(flow, "forced_size"):
+        return body
+    return undo(body, [(start, end, old) for start, end, old in note(flow, "undo")])
+
+
+def restore(flow: http.HTTPFlow) -> None:
+    """Put a forced flow's request back as it came, and forget that it was forced."""
+    request = flow.request
+    if not was_made_to_stream(flow):
+        return
+    for name in _STREAM_HEADERS:
+        request.headers.pop(name, None)
+    for name, value in note(flow, "headers_undo", []):
+        request.headers.add(name.lower() if request.is_http2 else name, value)
+    _set_body(request, as_it_came(flow, request.raw_content or b""))
+    remove_notes(flow)
+
+
+def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
+    """A new flow with the request as it came, before it was forced."""
+    plain = _sent_again(flow)
+    restore(plain)
+    plain.metadata = {}
+    return plain
+
+
+def another_attempt(flow: http.HTTPFlow, number: int) -> http.HTTPFlow:
+    """A new flow with the same request, forced as it is, linked to the first one."""
+    again = _sent_again(flow)
+    copy_request_notes(flow, again)
+    save_notes(again, {"retry_of": flow.id, "try": number})
+    save_notes(flow, {"retried_as": [*note(flow, "retried_as", ()), again.id]})
+    return again
+
+
+def _sent_again(flow: http.HTTPFlow) -> http.HTTPFlow:
+    again: http.HTTPFlow = flow.copy()
+    again.response = None
+    again.error = None
+    again.marked = again.comment = ""
+    again.is_replay = "request"
+    return again

@@ -1,0 +1,173 @@
+"""A flow's response: what it says, and what it becomes.
+
+Knows mitmproxy's responses and what an attempt came to; must not know events, chunks or rules.
+"""
+
+from http import HTTPStatus
+from typing import Final
+
+from mitmproxy import http
+
+from ..answer.forcing import at_path
+from ..answer.reader import AnswerSpec
+from ..answer.report import JSON_TYPE, Reply
+from ..errors import InternalError, OversizedStream
+from ..wire import jsontext
+from ..wire.text import printable
+from .attempt import Attempt
+from .must_stream import says_it_must_stream
+from .notes import note, spec_of, store_raw_stream, was_made_to_stream
+from .request import body_of, model_of
+from .retry_policy import is_retried
+
+MARK: Final = ":warning:"
+EVENT_STREAM_TYPE: Final = "text/event-stream"
+_KNOWN_STATUSES: Final = frozenset(HTTPStatus)
+# What described the event stream, or the connection that it came over, and would be untrue of the document.
+_STREAM_HEADERS: Final = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"content-encoding",
+        b"trailer",
+        b"content-range",
+        b"accept-ranges",
+        b"etag",
+        b"content-md5",
+        b"digest",
+        b"content-digest",
+        b"repr-digest",
+        b"content-disposition",
+        b"x-accel-buffering",
+    )
+)
+
+
+# What it says
+
+
+def is_event_stream(response: http.Response) -> bool:
+    """Whether a response goes by the label of an event stream."""
+    content_type: str = response.headers.get("content-type", "")
+    return 200 <= response.status_code < 300 and content_type.lower().startswith(EVENT_STREAM_TYPE)
+
+
+def decoded(response: http.Response) -> bytes:
+    """A response's body without its content encoding; as it came where that is broken."""
+    try:
+        return response.content or b""
+    except ValueError:
+        return response.raw_content or b""
+
+
+def text_of(response: http.Response) -> str:
+    """A response's body as text, whatever its label says; JSON is UTF-8 (RFC 8259, section 8.1)."""
+    return (response.get_content(strict=False) or b"").decode("utf-8-sig", errors="replace")
+
+
+def asks_for_stream(flow: http.HTTPFlow) -> bool:
+    """Whether a plain request was refused because it did not ask for a stream."""
+    return flow.response is not None and says_it_must_stream(flow.response.status_code, decoded(flow.response))
+
+
+def event_stream(flow: http.HTTPFlow) -> bytes | None:
+    """The event stream that a flow holds: the one kept behind a rewritten response, or the response itself."""
+    kept = note(flow, "sse")
+    if isinstance(kept, bytes):
+        return kept
+    return decoded(flow.response) if flow.response is not None and is_event_stream(flow.response) else None
+
+
+def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str] | None:
+    """What made, or would make, an answer of a flow's event stream: the spec, the upstream's status and content type.
+    None where the flow's path is not an endpoint's."""
+    content_type = flow.response.headers.get("content-type", "") if flow.response is not None else ""
+    status = flow.response.status_code if flow.response is not None else 200
+    if was_made_to_stream(flow):
+        spec: AnswerSpec | None = spec_of(flow)
+    elif endpoint := note(flow, "endpoint"):
+        spec = AnswerSpec(note(flow, "rule"), endpoint, printable(model_of(body_of(flow)) or ""))
+    else:
+        spec = at_path(flow.request.path)
+    return None if spec is None else (spec, note(flow, "sse_status", status), note(flow, "sse_type", content_type))
+
+
+# What it becomes
+
+
+def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
+    """Give a whole response to an attempt that saw nothing of it; False where mitmproxy does not hold the body."""
+    response = flow.response
+    assert response is not None
+    if response.raw_content is None:
+        return False
+    attempt.start_response(response.status_code, response.headers.get("content-type", ""))
+    attempt.receive(decoded(response))
+    attempt.end()
+    return True
+
+
+def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> None:
+    """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
+    if flow.response is not None and attempt.response_started:
+        raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
+        store_raw_stream(flow, raw, flow.response.status_code, content_type)
+
+
+def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
+    """Make the response the reply: its status, its document, and headers that are true of it."""
+    response = flow.response
+    if response is None:
+        return
+    if response.status_code != reply.status:
+        response.status_code = reply.status
+        response.reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN_STATUSES else ""
+    kept = [field for field in response.headers.fields if field[0].lower() not in _STREAM_HEADERS]
+    response.headers.fields = tuple(kept)
+    response.trailers = None
+    if response.http_version == "HTTP/1.0":
+        response.http_version = "HTTP/1.1"  # as the client's connection is not the upstream's
+    headers = {"Content-Type": JSON_TYPE, "Content-Length": str(len(reply.body)), **reply.headers}
+    for name, value in headers.items():
+        response.headers[name.lower() if flow.request.is_http2 else name] = value
+    response.raw_content = reply.body
+
+
+def pass_through(flow: http.HTTPFlow, attempt: Attempt) -> None:
+    """Leave the response as it came; of a body that was cut off, the length that was announced is untrue."""
+    response = flow.response
+    if response is not None and not attempt.complete and "content-length" in response.headers:
+        response.headers["content-length"] = str(len(response.raw_content or b""))
+
+
+def fault() -> Reply:
+    """The reply where the addon itself failed: raw events are nothing for a client that asked for JSON."""
+    error = InternalError("the answer could not be aggregated")
+    return Reply(error.status_hint, jsontext.dumps(error.body()))
+
+
+# Another attempt
+
+
+def may_retry(attempt: Attempt) -> bool:
+    """Whether another attempt may come to more."""
+    report = attempt.report
+    if report.truncated:
+        return True
+    return report.code not in (OversizedStream.code, InternalError.code) and is_retried(report.status)
+
+
+def retry_after(flow: http.HTTPFlow) -> str | None:
+    """What the upstream says of when to come again."""
+    return flow.response.headers.get("retry-after") if flow.response is not None else None
+
+
+def copy_outcome(flow: http.HTTPFlow, again: http.HTTPFlow, number: int) -> None:
+    """Make the outcome of another attempt the outcome of the first flow, for its client. What the first attempt itself
+    came to stays in its metadata."""
+    if again.response is None:
+        return
+    flow.response = again.response.copy()
+    flow.comment = f"{again.comment}, try {number}"
+    flow.marked = flow.marked or MARK

@@ -1,0 +1,363 @@
+"""The hooks, called by hand in a test master: whom they leave alone, what they keep on a flow, and their faults."""
+
+import asyncio
+import io
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from force_stream.addon import hooks as addon
+from force_stream.answer.reader import AnswerSpec
+from force_stream.proxy import request as requests
+from force_stream.proxy import stream_layer
+from force_stream.proxy.attempt import Attempt
+from harness import sse
+from harness.master import answer_with, flow_with, lines
+from harness.paths import ADDON
+from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
+from mitmproxy import http
+from mitmproxy.io import FlowReader, FlowWriter
+from mitmproxy.test import taddons, tflow
+
+
+def _with_response(flow: http.HTTPFlow) -> None:
+    answer_with(flow, b"{}", "application/json")
+
+
+def _with_error(flow: http.HTTPFlow) -> None:
+    flow.error = tflow.terr()
+
+
+def _not_live(flow: http.HTTPFlow) -> None:
+    flow.live = False
+
+
+@pytest.mark.parametrize("prepare", [_with_response, _with_error, _not_live])
+def test_a_flow_that_is_not_ours_to_decide_about_is_left(run: Callable, prepare: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        prepare(flow)
+        before = flow.get_state()
+        await ours.request(flow)
+        assert flow.get_state() == before
+
+    run(test)
+
+
+def test_the_master_switch_leaves_a_flow(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        context.configure(ours, force_stream=False)
+        flow = flow_with()
+        before = flow.get_state()
+        await ours.request(flow)
+        assert flow.get_state() == before
+
+    run(test)
+
+
+UNTOUCHED = {
+    "another model": {"body": request("other")},
+    "a rule that does not force": {"body": request("unforced")},
+    "no JSON": {"body": b"model=m"},
+    "a GET": {"method": "GET"},
+    "another path": {"path": "/v1/models"},
+}
+
+
+@pytest.mark.parametrize("case", UNTOUCHED)
+def test_a_flow_that_no_rule_forces_is_equal_in_state_to_the_end(run: Callable, case: str) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(**UNTOUCHED[case])
+        before = flow.get_state()
+        await ours.request(flow)
+        assert flow.get_state() == before
+        answer_with(flow)
+        answered = flow.get_state()
+        ours.responseheaders(flow)
+        await ours.response(flow)
+        assert flow.get_state() == answered
+        assert flow.response
+        assert not flow.response.stream
+
+    run(test)
+
+
+def test_a_request_whose_body_mitmproxy_streams_is_left(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        flow.request.raw_content = None
+        before = flow.get_state()
+        await ours.request(flow)
+        assert flow.get_state() == before
+
+    run(test)
+
+
+def test_a_refused_request_says_why_on_the_flow_and_in_the_log(run: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with({"model": "m", "prompt": "", "best_of": 3}, path="/v1/completions")
+        before = flow.request.get_state()
+        await ours.request(flow)
+        assert flow.request.get_state() == before
+        reason = "best_of 3 cannot be streamed"
+        assert flow.metadata == {
+            "force_stream.rule": "private-vllm",
+            "force_stream.endpoint": "completions",
+            "force_stream.left_alone": reason,
+        }
+        assert lines(caplog, logging.INFO) == [f"private-vllm completions: left as it came: {reason}"]
+
+    run(test)
+
+
+def test_a_forced_flow_can_be_saved_and_loaded(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        answer_with(flow)
+        await ours.response(flow)
+        file = io.BytesIO()
+        FlowWriter(file).add(flow)
+        file.seek(0)
+        (loaded,) = FlowReader(file).stream()
+        assert isinstance(loaded, http.HTTPFlow)
+        assert loaded.metadata == flow.metadata
+        assert loaded.metadata["force_stream.sse"] == STREAM
+        assert (loaded.comment, loaded.response and loaded.response.json()) == (flow.comment, DOCUMENT)
+        assert SECRET not in f"{flow.metadata}{flow.comment}"
+
+    run(test)
+
+
+def test_what_is_kept_on_a_flow_gives_its_request_back_as_it_came(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        came = flow.request.raw_content
+        await ours.request(flow)
+        assert flow.request.raw_content != came
+        assert flow.request.raw_content
+        assert requests.as_it_came(flow, flow.request.raw_content) == came
+
+    run(test)
+
+
+def test_a_second_run_of_the_response_hook_changes_nothing(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        answer_with(flow)
+        await ours.response(flow)
+        before = flow.get_state()
+        await ours.response(flow)
+        assert flow.get_state() == before
+
+    run(test)
+
+
+def test_a_flow_that_was_forced_before_a_reload_is_aggregated_after_it(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(request(n=2))
+        await ours.request(flow)
+        answer_with(flow, sse(*EVENTS))
+        reloaded = addon.ForceStream(ADDON.with_name("rules.yaml"))
+        await reloaded.response(flow)
+        assert flow.response
+        assert flow.response.json()["choices"][0] == DOCUMENT["choices"][0]
+
+    run(test)
+
+
+def test_a_long_stream_is_aggregated_all_the_same(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        many = 30_000
+        stream = sse(EVENTS[0], *[EVENTS[1]] * many, *EVENTS[3:])
+        answer = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
+        answer.feed(stream)
+        assert answer.blocks_loop
+        answer_with(flow, stream)
+        await ours.response(flow)
+        assert flow.response
+        assert flow.response.json()["choices"][0]["message"]["content"] == "Hel" * many
+
+    run(test)
+
+
+@pytest.mark.parametrize("asked", [{}, {"stream": True}], ids=["forced", "the client's own stream"])
+def test_what_is_remembered_of_a_flow_is_little_whatever_its_names_are(run: Callable, asked: dict[str, Any]) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.change_rule("private-vllm", {"models": '["*"]'})
+        flow = flow_with(request("m" * 1_000, **asked))
+        await ours.request(flow)
+        answer_with(flow, sse(*(chunk(choice(number, f"a reason {number}")) for number in range(5_000))))
+        ours.responseheaders(flow)
+        assert flow.response
+        if callable(flow.response.stream):
+            content, flow.response.raw_content = flow.response.raw_content, None
+            flow.response.stream(content)
+        await ours.response(flow)
+        await asyncio.sleep(0)  # it is counted once its client has the answer
+        await asyncio.gather(*ours._counting)
+        (outcome,) = ours.stats.latest()
+        assert outcome.finish_reason.startswith("a reason 0, a reason 1, ")
+        assert len(repr(outcome)) < 1_000
+        assert len(repr(ours.stats.rows())) < 1_000
+        assert len(flow.comment) < 1_000
+
+    run(test)
+
+
+def test_an_answer_that_mitmproxy_streamed_is_told_of(run: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        answer_with(flow)
+        assert flow.response
+        flow.response.raw_content = None
+        await ours.response(flow)
+        (line,) = lines(caplog, logging.WARNING)
+        assert "stream_large_bodies" in line
+
+    run(test)
+
+
+def test_a_flow_without_an_answer_is_marked_and_told_of(run: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        flow.error = tflow.terr()
+        ours.error(flow)
+        assert (flow.marked, flow.comment) == (":warning:", "private-vllm: chat m, no answer")
+        assert flow.metadata["force_stream.error"] == "no_answer"
+        (line,) = lines(caplog, logging.WARNING)
+        assert re.fullmatch(r"private-vllm: chat m, no answer: error, \d+\.\d s", line)
+        other = flow_with(request("other"))
+        other.error = tflow.terr()
+        before = other.get_state()
+        ours.error(other)
+        assert other.get_state() == before
+
+    run(test)
+
+
+def test_the_copy_of_a_live_stream_ends_at_the_rules_max_body(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.change_rule("private-vllm", {"max_body": "10"})
+        flow = flow_with(request(stream=True))
+        before = flow.request.get_state()
+        await ours.request(flow)
+        assert flow.request.get_state() == before
+        answer_with(flow)
+        assert flow.response
+        flow.response.raw_content = None
+        ours.responseheaders(flow)
+        assert callable(flow.response.stream)
+        assert [flow.response.stream(piece) for piece in (b"12345678", b"9abcdef", b"")] == [
+            b"12345678",
+            b"9abcdef",
+            b"",
+        ]
+        await ours.response(flow)
+        assert flow.response.raw_content == b"12345678"
+        assert flow.metadata["force_stream.cut_at"] == 8
+
+    run(test)
+
+
+def test_a_live_stream_that_breaks_off_leaves_what_came(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(request(stream=True))
+        await ours.request(flow)
+        answer_with(flow)
+        assert flow.response
+        flow.response.raw_content = None
+        ours.responseheaders(flow)
+        assert callable(flow.response.stream)
+        flow.response.stream(STREAM[:40])
+        flow.error = tflow.terr()
+        ours.error(flow)
+        assert flow.response.raw_content == STREAM[:40]
+
+    run(test)
+
+
+def _fails(*args: object, **kwargs: object) -> None:
+    raise RuntimeError(f"it says {SECRET}")
+
+
+def test_a_fault_in_the_response_hook_is_an_error_of_openais_shape_and_one_line(
+    run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        answer_with(flow)
+        monkeypatch.setattr(Attempt, "finish", _fails)
+        await ours.response(flow)
+        assert flow.response
+        assert (flow.response.status_code, flow.response.headers["content-type"]) == (502, "application/json")
+        error = flow.response.json()["error"]
+        assert (error["type"], error["param"], error["code"]) == ("upstream_error", None, "force_stream_error")
+        (line,) = lines(caplog, logging.ERROR)
+        assert line.startswith("force-stream: a fault of the addon, the client gets an error: RuntimeError.")
+        assert SECRET not in line
+        assert SECRET not in flow.response.text
+
+    run(test)
+
+
+def test_a_fault_in_the_request_hook_leaves_the_request(
+    run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        monkeypatch.setattr(requests, "force", _fails)
+        flow = flow_with()
+        before = flow.get_state()
+        await ours.request(flow)
+        assert flow.get_state() == before
+        (line,) = lines(caplog, logging.ERROR)
+        assert line.startswith("force-stream: a fault of the addon, the request went out as it came: RuntimeError.")
+        assert SECRET not in line
+
+    run(test)
+
+
+def test_a_mitmproxy_unknown_below_its_hooks_is_warned_of_and_answers_are_still_aggregated(
+    run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_layer, "check", lambda: "http has no HttpStream")
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        before = list(context.master.addons.chain)
+        ours.running()
+        try:
+            (line,) = lines(caplog, logging.WARNING)
+            assert "this mitmproxy is unknown below its hooks (http has no HttpStream)" in line
+            assert context.master.addons.chain == before
+            flow = flow_with()
+            await ours.request(flow)
+            answer_with(flow)
+            await ours.response(flow)
+            assert flow.response
+            assert flow.response.json() == DOCUMENT
+        finally:
+            ours.done()
+
+    run(test)
+
+
+def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
+    run: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        before = list(context.master.addons.chain)
+        ours.running()
+        assert [type(each) for each in context.master.addons.chain[len(before) :]] == [stream_layer.StreamLayerAddon]
+        ours.done()
+        assert context.master.addons.chain == before
+        assert lines(caplog, logging.WARNING) == []
+
+    run(test)

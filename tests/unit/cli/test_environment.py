@@ -1,0 +1,84 @@
+"""The environment in which a program uses the proxy and trusts its certificate."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from force_stream.cli.environment import covers, proxied
+
+CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """`changed(**environ)`: the variables that a command gets, for the host llm.example.com."""
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(CERTIFICATE)
+
+    def change(**environ: str) -> dict[str, str]:
+        return proxied(environ, "http://127.0.0.1:4", authority, ["llm.example.com"], tmp_path)
+
+    return change
+
+
+def test_both_spellings_of_the_proxys_variables_are_set(changed: Callable[..., dict[str, str]]) -> None:
+    env = changed(HTTP_PROXY="http://other:1", PATH="/bin")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        assert env[name] == "http://127.0.0.1:4"
+    assert (env["PATH"], env["NODE_USE_ENV_PROXY"]) == ("/bin", "1")
+
+
+def test_a_variable_that_replaces_a_trust_store_names_the_systems_and_ours(
+    changed: Callable[..., dict[str, str]],
+) -> None:
+    env = changed()
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"):
+        bundle = Path(env[name]).read_bytes()
+        assert bundle.endswith(b"\n" + CERTIFICATE)
+        assert bundle.count(b"BEGIN CERTIFICATE") > 20
+    assert Path(env["NODE_EXTRA_CA_CERTS"]).read_bytes() == CERTIFICATE
+
+
+def test_certificates_that_the_person_named_stay_trusted(
+    changed: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.pem"
+    own.write_bytes(b"own")
+    env = changed(SSL_CERT_FILE=str(own), NODE_EXTRA_CA_CERTS=str(own), PIP_CERT=str(tmp_path / "none"))
+    assert Path(env["SSL_CERT_FILE"]).read_bytes() == b"own\n" + CERTIFICATE
+    assert env["NODE_EXTRA_CA_CERTS"] == env["SSL_CERT_FILE"]
+    assert env["PIP_CERT"] == env["REQUESTS_CA_BUNDLE"] != env["SSL_CERT_FILE"]
+
+
+def test_what_keeps_the_forced_host_from_the_proxy_is_removed_and_all_else_stays(
+    changed: Callable[..., dict[str, str]],
+) -> None:
+    env = changed(NO_PROXY="localhost,.example.com, 10.0.0.0/8 llm.example.com", no_proxy="*")
+    assert (env["NO_PROXY"], env["no_proxy"]) == ("localhost,10.0.0.0/8", "")
+    assert "NO_PROXY" not in changed()
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "covered"),
+    [
+        ("*", "a.example", True),
+        ("a.example", "a.example", True),
+        ("A.Example", "a.example:8000", True),
+        ("a.example:443", "a.example", True),
+        (".example", "a.example", True),
+        ("*.example", "a.example", True),
+        ("example", "a.example", True),
+        ("ample", "a.example", False),
+        ("b.example", "a.example", False),
+        ("b.example", "*.example", True),
+        ("example.org", "*.example", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3:80", False),
+        ("10.0.0.0/8", "a.example", False),
+        ("::1", "[::1]:8000", True),
+        ("", "a.example", False),
+        ("nonsense/99", "10.1.2.3", False),
+    ],
+)
+def test_an_entry_of_no_proxy_covers_a_host_as_any_client_reads_it(entry: str, host: str, covered: bool) -> None:
+    assert covers(entry, host) is covered

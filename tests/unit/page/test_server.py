@@ -1,0 +1,333 @@
+"""Where the page is served: which flows of the proxy are the page's, and what its port does, in this process."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from force_stream.page import server
+from force_stream.page.server import Serving
+from harness import refused_port
+from harness.page import NAME, OUTCOME, Shelf
+from mitmproxy import exceptions, http
+from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.test import taddons, tflow
+
+Configure = Callable[..., None]
+
+
+@asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[tuple[Serving, Configure]]:
+    """The page with these options, without the prefix of their names; and a function that sets them anew."""
+    ours = Serving(Shelf(OUTCOME))
+    with taddons.context(ours) as context:
+
+        def configure(**options: Any) -> None:
+            context.configure(ours, **{f"force_stream_{name}": value for name, value in options.items()})
+
+        configure(**options)
+        ours.running()
+        try:
+            yield ours, configure
+        finally:
+            ours.done()
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+# Within the proxy
+
+
+def flow_for(
+    host: str = NAME, *, port: int = 80, scheme: str = "http", mode: str = "regular", method: str = "GET"
+) -> http.HTTPFlow:
+    flow = tflow.tflow()
+    flow.request = http.Request.make(method, f"{scheme}://{host}:{port}/rules", headers={"Host": host})
+    flow.client_conn.proxy_mode = ProxyMode.parse(mode)
+    flow.live = True
+    return flow
+
+
+def status(ours: Serving, flow: http.HTTPFlow) -> int | None:
+    """The status that the page gave this flow; None where it is not the page's."""
+    with suppress(exceptions.AddonHalt):
+        ours.request(flow)
+    return flow.response.status_code if flow.response else None
+
+
+def test_the_page_goes_by_its_name_in_any_spelling_and_by_nothing_else() -> None:
+    async def test() -> None:
+        async with serving() as (ours, configure):
+            assert [status(ours, flow_for(host)) for host in (NAME, "FORCE.stream.")] == [200, 200]
+            assert status(ours, flow_for(NAME, port=443, scheme="https")) == 200
+            assert status(ours, flow_for("llm.example.com")) is None
+            # A page of whoever has the name in the DNS could come from there, and would pass for this one.
+            assert status(ours, flow_for(NAME, port=8080)) is None
+            assert status(ours, flow_for(NAME, mode="reverse:http://llm.example.com")) is None
+            assert status(ours, flow_for(NAME, method="CONNECT")) is None
+            configure(page="Proxy.Test")
+            assert [status(ours, flow_for(host)) for host in ("proxy.test", "PROXY.TEST.", NAME)] == [200, 200, None]
+            configure(page="")
+            assert [status(ours, flow_for(host)) for host in ("proxy.test", NAME)] == [None, None]
+
+    run(test)
+
+
+def test_no_addon_behind_this_one_sees_a_flow_for_the_page() -> None:
+    async def test() -> None:
+        async with serving() as (ours, _):
+            for hook in (ours.requestheaders, ours.request, ours.response):
+                with pytest.raises(exceptions.AddonHalt):
+                    hook(flow_for())
+                hook(flow_for("llm.example.com"))
+
+    run(test)
+
+
+def test_what_others_answered_or_replay_is_not_the_pages() -> None:
+    async def test() -> None:
+        async with serving() as (ours, _):
+            answered, replayed = flow_for(), flow_for()
+            answered.response = http.Response.make(204)
+            replayed.live = False
+            assert [status(ours, flow) for flow in (answered, replayed)] == [204, None]
+
+    run(test)
+
+
+def test_only_this_machine_is_answered_unless_the_option_says_otherwise() -> None:
+    async def test() -> None:
+        async with serving() as (ours, configure):
+            far = flow_for()
+            far.client_conn.peername = ("192.168.1.20", 1234)
+            assert status(ours, far) == 403
+            far.response = None
+            configure(page_remote=True)
+            assert status(ours, far) == 200
+
+    run(test)
+
+
+def test_head_says_how_long_the_body_would_be() -> None:
+    async def test() -> None:
+        async with serving() as (ours, _):
+            head, get = flow_for(method="HEAD"), flow_for()
+            assert (status(ours, head), status(ours, get)) == (200, 200)
+            assert head.response is not None
+            assert get.response is not None
+            assert head.response.raw_content == b""
+            assert head.response.headers["content-length"] == f"{len(get.response.raw_content or b'')}"
+
+    run(test)
+
+
+# On a port
+
+
+async def ask(port: int, data: bytes) -> bytes:
+    """What the port answers to these bytes, until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    answer = await reader.read()
+    writer.close()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+    return answer
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+CHANGE = "PATCH /rules/private-vllm HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param("GET /rules HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n", 200, id="its own name"),
+        pytest.param("GET /rules HTTP/1.1\r\nHost: LocalHost:{port}\r\n", 200, id="localhost"),
+        pytest.param("GET /rules HTTP/1.1\r\nHost: rebound.example:{port}\r\n", 421, id="DNS rebinding"),
+        pytest.param(f"GET /rules HTTP/1.1\r\nHost: {NAME}\r\n", 421, id="the name that is for the proxy"),
+        pytest.param(f"GET /rules HTTP/1.1\r\nHost: {NAME}:{{port}}\r\n", 421, id="that name at this port"),
+        pytest.param("GET /rules HTTP/1.1\r\nHost: 127.0.0.1\r\n", 421, id="no port"),
+        pytest.param("GET /rules HTTP/1.0\r\n", 421, id="no name"),
+        pytest.param("GET /health HTTP/1.0\r\n", 200, id="a health check"),
+        pytest.param("GET /../../../etc/passwd HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n", 404, id="a way out"),
+        pytest.param(CHANGE + "Origin: http://evil.example\r\nContent-Length: 2\r\n", 403, id="another page's change"),
+        pytest.param(CHANGE + "Content-Length: 10000000000\r\n", 413, id="a body that is announced as huge"),
+        pytest.param(
+            CHANGE + "Transfer-Encoding: chunked\r\n\r\n10001\r\n" + "x" * 65537, 413, id="a body that turns out huge"
+        ),
+    ],
+)
+def test_the_port_knows_whom_to_answer(head: str, status: int) -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head.format(port=port).encode() + b"\r\n{}")
+            writer.write_eof()
+            assert (await reader.read()).split(b" ")[1] == b"%d" % status
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    run(test)
+
+
+@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000])
+def test_what_is_not_http_is_closed_without_a_word(data: bytes) -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            with suppress(ConnectionError):
+                assert await ask(port, data + b"\r\n\r\n") == b""
+            assert b" 200 OK" in await ask(port, HEALTH)
+
+    run(test)
+
+
+def test_a_client_that_sends_too_much_gets_its_answer_all_the_same() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            head = CHANGE.format(port=port) + "Content-Length: 10000000\r\n\r\n"
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head.encode())
+            assert b" 413 " in await reader.readline()
+            writer.write(b"x" * 10_000_000)
+            await writer.drain()
+            writer.write_eof()
+            assert b"larger than 65,536 bytes" in await reader.read()
+            writer.close()
+
+    run(test)
+
+
+def test_a_client_that_leaves_without_a_word_gets_none() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+
+    run(test)
+
+
+def test_the_port_is_opened_moved_and_closed_with_its_option(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "force_stream")
+
+    async def test() -> None:
+        first, second = refused_port(), refused_port()
+        async with serving(page_port=first) as (ours, configure):
+            assert b" 200 OK" in await ask(first, HEALTH)
+            assert not listens(second)
+            configure(page_port=second)
+            assert caplog.messages[-1] == f"The page of force-stream is at http://127.0.0.1:{second}/"
+            assert b" 200 OK" in await ask(second, HEALTH)
+            assert not listens(first)
+            configure(page="other.test")
+            assert b" 200 OK" in await ask(second, HEALTH), "it stays where it is"
+            configure(page_port=0)
+            assert not listens(second)
+            configure(page_port=first)
+            ours.done()
+            assert not listens(first)
+
+    run(test)
+
+
+def test_the_port_gives_each_connection_one_answer_and_has_room_for_a_hundred() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+            with suppress(ConnectionError):
+                assert await ask(port, HEALTH) == b"", "one more is closed without a word"
+            reader, writer = idle[0]
+            writer.write(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await reader.read()
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert head.endswith(b"\r\n\r\n")
+            assert b"Connection: close" in head
+            assert b" 200 OK" in await ask(port, HEALTH), "there is room again"
+            for _, writer in idle:
+                writer.close()
+
+    run(test)
+
+
+def test_a_client_that_says_nothing_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_PATIENCE", 0.05)
+
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            assert await ask(port, b"GET /health HTTP/1.1\r\n") == b""
+
+    run(test)
+
+
+def test_a_connection_that_stays_open_ends_with_its_port() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port) as (_, configure):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /health HTTP/1.1\r\n")
+            assert b" 200 OK" in await ask(port, HEALTH)
+            configure(page_port=0)
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+
+    run(test)
+
+
+def test_the_port_is_open_to_this_machine_alone() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            table = Path("/proc/net/tcp").read_text(encoding="utf-8").splitlines()
+            listeners = [line.split()[1] for line in table if " 0A " in line]
+            at_port = [address for address in listeners if address.endswith(f":{port:04X}")]
+            assert at_port == [f"0100007F:{port:04X}"]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("port", "reason"),
+    [(None, "is already in use"), (70000, "does not exist"), (22, "cannot be opened (Permission denied)")],
+    ids=["taken", "no port", "not ours"],
+)
+def test_a_port_that_cannot_be_had_is_one_line(
+    port: int | None, reason: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if port == 22:  # a test may well be root
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(13, "no")
+
+        monkeypatch.setattr(socket, "create_server", refuse)
+
+    async def test(port: int) -> None:
+        async with serving(page_port=port) as (ours, _):
+            assert status(ours, flow_for()) == 200
+        line = f"port {port} {reason}, so the page is not served there; choose another port"
+        assert caplog.messages == [line]
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        run(lambda: test(port or taken.getsockname()[1]))

@@ -1,0 +1,202 @@
+"""How far an attempt has come, and when it has to be decided: transitions and deadlines, under a clock of their own."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from force_stream.answer.reader import AnswerSpec
+from force_stream.errors import OversizedStream
+from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, Signal, State
+from force_stream.rules.rule import Rule
+from harness import sse
+from harness.clock import Clock
+from harness.samples import DOCUMENT, EVENTS, STREAM, choice, chunk
+
+DONE = b"data: [DONE]\n\n"
+TEXT = sse(*EVENTS[:2], done=False)
+FINISH = sse(chunk(choice(finish_reason="stop")), done=False)
+LIMITS = {"timeout": 30, "idle_timeout": 10}
+
+type Step = Callable[[Attempt], Any]
+
+
+def attempt(clock: Clock, **keys: Any) -> Attempt:
+    return Attempt(AnswerSpec("r", "chat"), Rule("r", ("h",), **(LIMITS | keys)), clock=clock)
+
+
+def respond(one: Attempt) -> None:
+    one.start_response(200, "text/event-stream")
+
+
+def piece(data: bytes) -> Step:
+    return lambda one: one.receive(data)
+
+
+def cut(one: Attempt) -> None:
+    one.cut("connection reset")
+
+
+def end(one: Attempt) -> None:
+    one.end()
+
+
+def fail(one: Attempt) -> None:
+    one.fail(OversizedStream("too large"))
+
+
+def bug(one: Attempt) -> None:
+    one.record_bug(ZeroDivisionError())
+
+
+# What happened, the state that it led to, and the status and code that the client gets.
+STATES: dict[str, tuple[list[Step], State, int, str]] = {
+    "nothing yet": ([], State.WAITING, 502, "stream_empty"),
+    "the head": ([respond], State.RECEIVING, 502, "stream_empty"),
+    "text": ([respond, piece(TEXT)], State.RECEIVING, 502, "stream_truncated"),
+    "a finish reason": ([respond, piece(TEXT), piece(FINISH)], State.FINISHING, 200, ""),
+    "[DONE] after it": ([respond, piece(TEXT), piece(FINISH), piece(DONE)], State.ENDING, 200, ""),
+    "[DONE] alone": ([respond, piece(TEXT), piece(DONE)], State.ENDING, 200, ""),
+    "all at once": ([respond, piece(STREAM)], State.ENDING, 200, ""),
+    "its end": ([respond, piece(STREAM), end], State.COMPLETE, 200, ""),
+    "an end without [DONE]": ([respond, piece(TEXT), piece(FINISH), end], State.COMPLETE, 200, ""),
+    "a cut before the head": ([cut], State.FAILED, 502, "upstream_unreachable"),
+    "a cut in the text": ([respond, piece(TEXT), cut], State.CUT, 502, "stream_truncated"),
+    "a cut after the finish reason": ([respond, piece(TEXT), piece(FINISH), cut], State.CUT, 200, ""),
+    "more after its end": ([respond, piece(STREAM), end, cut], State.COMPLETE, 200, ""),
+    "a failure": ([respond, fail], State.FAILED, 502, "stream_too_large"),
+    "two failures": ([cut, fail], State.FAILED, 502, "upstream_unreachable"),
+    "a failure after its end": ([respond, piece(STREAM), end, fail], State.COMPLETE, 502, "stream_too_large"),
+    "a bug": ([respond, piece(TEXT), bug], State.FAILED, 502, "force_stream_error"),
+    "a bug after a failure": ([respond, fail, bug], State.FAILED, 502, "force_stream_error"),
+}
+
+
+@pytest.mark.parametrize(("steps", "state", "status", "code"), STATES.values(), ids=list(STATES))
+def test_what_happens_decides_the_state_and_the_reply(steps: list[Step], state: State, status: int, code: str) -> None:
+    one = attempt(Clock())
+    for step in steps:
+        step(one)
+    assert one.state is state
+    assert one.complete is (state is State.COMPLETE)
+    assert one.is_settled is (not _TRANSITIONS[state])
+    reply = one.finish()
+    assert reply is not None
+    assert (reply.status, json.loads(reply.body).get("error", {}).get("code", "")) == (status, code)
+
+
+# What happened, with the milliseconds before it; then those to the next deadline, and the state that it leads to.
+DEADLINES: dict[str, tuple[dict[str, Any], list[int | Step], int | None, State]] = {
+    "no response within idle_timeout": ({}, [], 10_000, State.FAILED),
+    "no response within timeout": ({"idle_timeout": None}, [], 30_000, State.FAILED),
+    "no limit": ({"idle_timeout": None, "timeout": None}, [respond, piece(TEXT)], None, State.RECEIVING),
+    "silence after the head": ({}, [4000, respond], 10_000, State.FAILED),
+    "silence after a piece": ({}, [4000, respond, 9000, piece(TEXT)], 10_000, State.FAILED),
+    "no end within timeout": ({}, [respond, *[9000, piece(TEXT)] * 3], 3_000, State.FAILED),
+    "usage after the finish reason": ({}, [respond, 1000, piece(TEXT), 1, piece(FINISH)], 5_000, State.SETTLED),
+    "words do not prolong that": (
+        {},
+        [respond, piece(TEXT + FINISH), 4000, piece(b": ping\n\n")],
+        1_000,
+        State.SETTLED,
+    ),
+    "idle_timeout is sooner": ({"idle_timeout": 2}, [respond, piece(TEXT + FINISH)], 2_000, State.SETTLED),
+    "timeout is sooner": ({"timeout": 2}, [1500, respond, piece(TEXT + FINISH)], 500, State.SETTLED),
+    "the end after [DONE]": ({}, [respond, piece(STREAM)], 100, State.SETTLED),
+    "[DONE] long after the finish reason": ({}, [respond, piece(TEXT + FINISH), 4950, piece(DONE)], 100, State.SETTLED),
+    "nothing after the end": ({}, [respond, piece(STREAM), end], None, State.COMPLETE),
+    "nothing after a cut": ({}, [cut], None, State.FAILED),
+}
+
+
+@pytest.mark.parametrize(("keys", "steps", "left", "state"), DEADLINES.values(), ids=list(DEADLINES))
+def test_a_deadline_that_passes_decides(
+    keys: dict[str, Any], steps: list[int | Step], left: int | None, state: State
+) -> None:
+    clock = Clock()
+    one = attempt(clock, **keys)
+    for step in steps:
+        if isinstance(step, int):
+            clock.advance(step)
+            assert not one.poll()
+        else:
+            step(one)
+    deadline = one.next_deadline()
+    assert (None if deadline is None else clock.until(deadline)) == left
+    if left is not None:
+        clock.advance(left - 1)
+        assert not one.poll()
+        clock.advance(2)  # not 1: sums of floats differ in their last bits
+        assert one.poll()
+    assert one.state is state
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [({}, "sent no byte for 10 s"), ({"idle_timeout": None}, "no end within 30 s")],
+)
+def test_a_limit_that_passed_is_named(keys: dict[str, Any], words: str) -> None:
+    clock = Clock()
+    one = attempt(clock, **keys)
+    clock.advance(30_000)
+    one.poll()
+    reply = one.finish()
+    assert reply is not None
+    assert reply.status == 504
+    assert words in json.loads(reply.body)["error"]["message"]
+
+
+def test_another_attempt_keeps_the_deadline_of_the_first() -> None:
+    clock = Clock()
+    first = attempt(clock, idle_timeout=None)
+    clock.advance(20_000)
+    second = Attempt(first.spec, first.rule, deadline=first.deadline, clock=clock)
+    assert clock.until(second.next_deadline()) == 10_000
+
+
+def test_every_state_has_its_row_and_is_left_by_a_timeout_unless_it_is_final() -> None:
+    assert set(_TRANSITIONS) == set(State)
+    assert all(not row or Signal.TIMEOUT in row for row in _TRANSITIONS.values())
+    assert PATIENCE.keys() == {state for state, row in _TRANSITIONS.items() if row.get(Signal.TIMEOUT) is State.SETTLED}
+
+
+def test_times_are_those_of_the_pieces_and_the_body_is_kept_as_it_came() -> None:
+    clock = Clock()
+    one = attempt(clock)
+    for wait, data in ((100, b""), (150, TEXT), (50, DONE)):
+        clock.advance(wait)
+        if data:
+            one.receive(data)
+        else:
+            respond(one)
+    assert one.times == [0.25, len(TEXT), 0.3, len(TEXT + DONE)]
+    assert one.body() == TEXT + DONE
+
+
+def test_a_body_of_more_than_max_body_fails() -> None:
+    one = attempt(Clock(), max_body=len(TEXT))
+    respond(one)
+    one.receive(TEXT)
+    assert one.state is State.RECEIVING
+    one.receive(b"x")
+    assert one.state is State.FAILED
+    assert one.body() == TEXT
+
+
+def test_an_encoded_body_is_read_when_it_has_been_decoded() -> None:
+    one = attempt(Clock())
+    one.start_response(200, "text/event-stream", encoded=True)
+    one.receive(b"\x1f\x8b")
+    one.end()
+    assert one.blocks_loop
+    reply = one.finish(STREAM)
+    assert reply is not None
+    assert json.loads(reply.body) == DOCUMENT
+    assert one.report.bytes == 2
+
+
+def test_faults_are_injected_only_where_the_answer_is_observed() -> None:
+    one = attempt(Clock(), inject={"cut_after": 1})
+    assert not one.injected
+    one.observed = True
+    assert one.injected == {"cut_after": 1}

@@ -1,0 +1,37 @@
+"""The copy of a stream that passes live: every byte goes on, and what is kept has a limit."""
+
+import pytest
+from force_stream.answer.reader import AnswerSpec
+from force_stream.proxy.live_copy import LiveCopy
+from force_stream.proxy.notes import note
+from harness.master import answer_with, flow_with
+
+PIECES = [b"12345678", b"9abcdef", b"", b"x"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept", "cut_at"),
+    [(100, b"".join(PIECES), None), (8, b"12345678", 8), (9, b"12345678", 8), (7, None, None)],
+)
+def test_every_byte_goes_on_and_the_copy_ends_at_the_limit(limit: int, kept: bytes | None, cut_at: int | None) -> None:
+    copy = LiveCopy(limit, AnswerSpec("r", "chat"))
+    assert [copy(piece) for piece in PIECES] == PIECES
+    flow = flow_with()
+    answer_with(flow)
+    assert flow.response is not None
+    flow.response.raw_content = None
+    copy.store(flow)
+    assert flow.response.raw_content == kept
+    assert note(flow, "cut_at") == cut_at
+    if kept is not None:
+        assert note(flow, "times")[-1] == len(kept)
+
+
+def test_a_body_that_mitmproxy_holds_stays() -> None:
+    copy = LiveCopy(100, AnswerSpec("r", "chat"))
+    copy(b"data")
+    flow = flow_with()
+    answer_with(flow, b"held")
+    copy.store(flow)
+    assert flow.response is not None
+    assert (flow.response.raw_content, flow.metadata) == (b"held", {})

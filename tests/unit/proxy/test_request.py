@@ -1,0 +1,140 @@
+"""A flow's request: the names it goes by, what forcing makes of it, and the way back."""
+
+import json
+from typing import Any
+
+import pytest
+from force_stream.answer.forcing import Refusal
+from force_stream.answer.reader import AnswerSpec
+from force_stream.endpoints import ENDPOINTS
+from force_stream.proxy.notes import note, spec_of, was_made_to_stream
+from force_stream.proxy.request import another_attempt, as_it_came, body_of, force, hosts_of, model_of, restored
+from force_stream.rules.rule import Rule
+from harness.master import answer_with, flow_with
+from harness.samples import request
+from mitmproxy import http
+
+RULE = Rule("r", ("127.0.0.1",), on_truncated="partial", quirks=("minimax",))
+
+
+def named(flow: http.HTTPFlow) -> dict[str, str]:
+    """The headers; their names in lower case, as HTTP does not tell them apart."""
+    return {name.lower(): value for name, value in flow.request.headers.items()}
+
+
+def forced(flow: http.HTTPFlow, rule: Rule = RULE) -> AnswerSpec | None:
+    body = body_of(flow)
+    assert body is not None
+    return force(flow, body, rule, ENDPOINTS["chat"])
+
+
+@pytest.mark.parametrize(
+    ("host_header", "sni", "hosts"),
+    [
+        (None, None, [("127.0.0.1", 22)]),
+        ("llm.test", None, [("127.0.0.1", 22), ("llm.test", 22)]),
+        ("llm.test:81", "tls.test", [("127.0.0.1", 22), ("llm.test", 81), ("tls.test", 22)]),
+        ("[::1]:81", None, [("127.0.0.1", 22), ("[::1]", 81)]),
+        ("::1", None, [("127.0.0.1", 22), ("::1", 22)]),
+        ("llm.test:x", None, [("127.0.0.1", 22), ("llm.test:x", 22)]),
+    ],
+)
+def test_a_request_goes_by_its_target_its_host_header_and_its_server_name(
+    host_header: str | None, sni: str | None, hosts: list[Any]
+) -> None:
+    flow = flow_with()
+    flow.request.port = 22
+    flow.client_conn.sni = sni
+    if host_header is None:
+        del flow.request.headers["host"]
+    else:
+        flow.request.headers["host"] = host_header
+    assert list(hosts_of(flow)) == hosts
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [(b'{"model": "m"}', "m"), (b'{"model": 1}', None), (b"{}", None), (b"[1]", None), (b"not JSON", None)],
+)
+def test_the_model_is_the_bodys_where_that_names_one(body: bytes, model: str | None) -> None:
+    assert model_of(body_of(flow_with(body))) == model
+
+
+def test_a_body_that_cannot_be_decoded_is_not_read() -> None:
+    flow = flow_with()
+    flow.request.headers["content-encoding"] = "gzip"
+    assert body_of(flow) is None
+
+
+def test_a_forced_request_streams_and_says_how_its_answer_is_read() -> None:
+    flow = flow_with(request(n=2))
+    spec = forced(flow)
+    assert spec == AnswerSpec("r", "chat", "m", choices=2, on_truncated="partial", quirks=("minimax",))
+    assert spec_of(flow) == spec
+    assert json.loads(flow.request.content or b"") == request(n=2) | {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    headers = flow.request.headers
+    assert [headers[name] for name in ("accept", "cache-control", "accept-encoding")] == [
+        "text/event-stream",
+        "no-cache",
+        "identity",
+    ]
+    assert headers["content-length"] == str(len(flow.request.raw_content or b""))
+
+
+def test_what_vouches_for_its_bytes_is_not_changed() -> None:
+    for name, value in {"content-digest": "sha-256=:x=:", "authorization": "AWS4-HMAC-SHA256 x"}.items():
+        flow = flow_with()
+        flow.request.headers[name] = value
+        before = flow.request.get_state()
+        with pytest.raises(Refusal, match=rf"signed \({name}\)"):
+            forced(flow)
+        assert flow.request.get_state() == before
+
+
+def test_a_compressed_body_is_sent_plain() -> None:
+    flow = flow_with()
+    flow.request.headers["content-encoding"] = "gzip"
+    flow.request.content = flow.request.raw_content
+    forced(flow)
+    assert "content-encoding" not in flow.request.headers
+    assert json.loads(flow.request.raw_content or b"")["stream"] is True
+
+
+@pytest.mark.parametrize("accept", [None, "application/json"])
+def test_restoring_gives_the_request_as_it_came_in_a_new_flow(accept: str | None) -> None:
+    flow = flow_with()
+    if accept:
+        flow.request.headers["accept"] = accept
+    came = named(flow), flow.request.raw_content
+    forced(flow)
+    answer_with(flow)
+    flow.comment = flow.marked = "x"
+    plain = restored(flow)
+    assert (named(plain), plain.request.raw_content) == came
+    assert (plain.response, plain.error, plain.comment, plain.marked, plain.metadata) == (None, None, "", "", {})
+    assert plain.is_replay == "request"
+    assert plain.id != flow.id
+    assert was_made_to_stream(flow)
+
+
+def test_a_body_that_a_person_edited_since_stays_as_it_is() -> None:
+    flow = flow_with()
+    forced(flow)
+    edited = (flow.request.raw_content or b"") + b" "
+    assert as_it_came(flow, edited) == edited
+
+
+def test_another_attempt_is_forced_alike_and_linked_to_the_first() -> None:
+    flow = flow_with()
+    spec = forced(flow)
+    flow.metadata["force_stream.sse"] = b"data: 1"
+    second, third = another_attempt(flow, 2), another_attempt(flow, 3)
+    assert (second.request.raw_content, spec_of(third)) == (flow.request.raw_content, spec)
+    assert [note(again, key) for again in (second, third) for key in ("retry_of", "try", "sse")] == [
+        *(flow.id, 2, None),
+        *(flow.id, 3, None),
+    ]
+    assert note(flow, "retried_as") == [second.id, third.id]

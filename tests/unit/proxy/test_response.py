@@ -1,0 +1,160 @@
+"""A flow's response: what it holds, and what it becomes."""
+
+from typing import Any
+
+import pytest
+from force_stream.answer.reader import AnswerSpec
+from force_stream.answer.report import Reply
+from force_stream.proxy.attempt import Attempt
+from force_stream.proxy.notes import note, notes_of, save_notes
+from force_stream.proxy.response import (
+    copy_outcome,
+    decoded,
+    event_stream,
+    kept_answer,
+    may_retry,
+    observe_whole,
+    pass_through,
+    retry_after,
+    set_reply,
+    store_answer,
+    text_of,
+)
+from force_stream.rules.rule import UNLIMITED
+from harness.master import answer_with, flow_with
+from harness.samples import STREAM
+from mitmproxy import http
+
+SPEC = AnswerSpec("r", "chat", "m")
+
+
+def answered(**headers: str) -> http.HTTPFlow:
+    flow = flow_with()
+    answer_with(flow)
+    assert flow.response is not None
+    for name, value in headers.items():
+        flow.response.headers[name.replace("_", "-")] = value
+    return flow
+
+
+def test_a_reply_takes_the_place_of_the_stream_and_its_headers_are_true() -> None:
+    flow = answered(transfer_encoding="chunked", etag="x", x_request_id="1", connection="close", digest="y")
+    response = flow.response
+    assert response is not None
+    response.http_version = "HTTP/1.0"
+    response.trailers = http.Headers(x="1")
+    set_reply(flow, Reply(502, b"{}", {"x-should-retry": "false"}))
+    assert (response.status_code, response.reason, response.http_version) == (502, "Bad Gateway", "HTTP/1.1")
+    assert response.trailers is None
+    assert response.raw_content == b"{}"
+    assert {name.lower(): value for name, value in response.headers.items()} == {
+        "content-type": "application/json",
+        "x-request-id": "1",
+        "content-length": "2",
+        "x-should-retry": "false",
+    }
+
+
+def test_a_status_without_a_name_has_no_reason() -> None:
+    flow = answered()
+    set_reply(flow, Reply(529, b"{}"))
+    assert flow.response is not None
+    assert flow.response.reason == ""
+
+
+def test_a_body_in_a_broken_encoding_is_given_as_it_came() -> None:
+    response = http.Response.make(200, b"no gzip")
+    response.headers["content-encoding"] = "gzip"
+    response.raw_content = b"no gzip"
+    assert decoded(response) == b"no gzip"
+
+
+def test_text_is_utf_8_whatever_its_label_says() -> None:
+    response = http.Response.make(200, "\ufeffö".encode(), {"content-type": "application/json; charset=latin-1"})
+    assert text_of(response) == "ö"
+
+
+def test_the_event_stream_is_the_kept_one_or_the_response_itself() -> None:
+    flow = answered()
+    assert event_stream(flow) == STREAM
+    save_notes(flow, {"sse": b"data: kept\n\n"})
+    assert event_stream(flow) == b"data: kept\n\n"
+    answer_with(flow, b"{}", "application/json")
+    flow.metadata = {}
+    assert event_stream(flow) is None
+
+
+@pytest.mark.parametrize(
+    ("notes", "path", "spec"),
+    [
+        pytest.param(notes_of(SPEC) | {"forced": True}, "/", SPEC, id="forced"),
+        pytest.param({"rule": "r", "endpoint": "responses"}, "/", AnswerSpec("r", "responses", "m"), id="live"),
+        pytest.param({}, "/v1/completions", AnswerSpec("(none)", "completions"), id="by its path"),
+        pytest.param({}, "/v1/models", None, id="not an endpoint"),
+    ],
+)
+def test_what_an_answer_is_read_by_is_noted_or_follows_from_the_path(
+    notes: dict[str, Any], path: str, spec: AnswerSpec | None
+) -> None:
+    flow = answered()
+    flow.request.path = path
+    save_notes(flow, notes)
+    kept = kept_answer(flow)
+    assert kept == (None if spec is None else (spec, 200, "text/event-stream"))
+    save_notes(flow, {"sse_status": 400, "sse_type": "text/plain"})
+    assert kept_answer(flow) == (None if spec is None else (spec, 400, "text/plain"))
+
+
+def test_an_attempt_can_be_given_the_whole_body_unless_mitmproxy_streamed_it() -> None:
+    flow, attempt = answered(), Attempt(SPEC, UNLIMITED)
+    assert observe_whole(flow, attempt)
+    assert attempt.complete
+    store_answer(flow, attempt, None)
+    assert [note(flow, key) for key in ("sse", "sse_status", "sse_type")] == [STREAM, 200, "text/event-stream"]
+    assert flow.response is not None
+    flow.response.raw_content = None
+    assert not observe_whole(flow, Attempt(SPEC, UNLIMITED))
+
+
+def test_nothing_is_kept_of_an_answer_that_never_began() -> None:
+    flow, attempt = answered(), Attempt(SPEC, UNLIMITED)
+    attempt.cut("refused")
+    store_answer(flow, attempt, None)
+    assert flow.metadata == {}
+
+
+def test_the_length_of_a_body_that_was_cut_off_is_that_of_what_came() -> None:
+    flow, attempt = answered(content_length="1000"), Attempt(SPEC, UNLIMITED)
+    pass_through(flow, attempt)
+    assert flow.response is not None
+    assert flow.response.headers["content-length"] == str(len(STREAM))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "truncated", "again"),
+    [
+        (503, "", False, True),
+        (429, "upstream_error", False, True),
+        (400, "", False, False),
+        (200, "", False, False),
+        (200, "", True, True),
+        (502, "stream_too_large", False, False),
+        (502, "force_stream_error", False, False),
+    ],
+)
+def test_only_what_may_pass_is_worth_another_attempt(status: int, code: str, truncated: bool, again: bool) -> None:
+    attempt = Attempt(SPEC, UNLIMITED)
+    report = attempt.report
+    report.status, report.code, report.truncated = status, code, truncated
+    assert may_retry(attempt) is again
+
+
+def test_the_outcome_of_another_attempt_becomes_the_flows_and_is_marked() -> None:
+    flow, again = answered(), answered(retry_after="3")
+    again.comment = "r: chat m, 200"
+    copy_outcome(flow, again, 2)
+    assert (flow.comment, flow.marked) == ("r: chat m, 200, try 2", ":warning:")
+    assert retry_after(flow) == "3"
+    again.response = None
+    copy_outcome(flow, again, 3)
+    assert flow.response is not None

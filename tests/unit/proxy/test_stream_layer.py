@@ -1,0 +1,172 @@
+"""The stream layer without sockets: what reaches the client, when, and what becomes of the upstream's connection."""
+
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from force_stream.proxy import stream_layer
+from force_stream.rules.rule import Rule
+from harness.player import END, HEAD, Player, piece
+from harness.samples import DOCUMENT, EVENTS, STREAM
+from harness.steps import sse
+from mitmproxy.proxy.layers import http as http_layers
+
+FORCED: dict[str, Any] = {"name": "r", "hosts": ("llm.test",), "force_upstream_stream": True}
+BEGIN = piece(sse(*EVENTS[:2], done=False))
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Player]:
+    """`play(key=value)`: a player whose client has asked something that a rule with these keys forces."""
+
+    def play(**keys: Any) -> Player:
+        player = Player(monkeypatch, Rule(**FORCED, **keys))
+        player.ask()
+        return player
+
+    return play
+
+
+def code_of(player: Player) -> tuple[int, str]:
+    return player.answer.status_code, json.loads(player.answer.content)["error"]["code"]
+
+
+def test_nothing_reaches_the_client_before_the_stream_is_whole(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(HEAD, piece(STREAM))
+    assert player.to_client == b""
+    player.upstream_sends(END)
+    assert (player.answer.status_code, player.answer.json()) == (200, DOCUMENT)
+    assert player.hooks == ["requestheaders", "request", "responseheaders", "response"]
+    assert player.closed == []
+
+
+def test_an_upstream_that_lingers_behind_done_is_left_after_a_tenth_of_a_second(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(HEAD, piece(STREAM))
+    player.wait(0.09)
+    assert player.to_client == b""
+    player.wait(0.02)
+    assert player.answer.json() == DOCUMENT
+    assert player.closed == ["upstream"]
+
+
+def test_a_cut_becomes_an_error_of_its_own_shape(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(HEAD, BEGIN)
+    player.upstream_closes()
+    assert code_of(player) == (502, "stream_truncated")
+
+
+def test_an_upstream_that_refuses_is_an_error_of_its_own_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, Rule(**FORCED))
+    player.refuses = "Connection refused"
+    player.ask()
+    assert code_of(player) == (502, "upstream_unreachable")
+
+
+@pytest.mark.parametrize("sent", [(), (HEAD,), (HEAD, BEGIN)], ids=["nothing", "the head", "two events"])
+def test_a_silent_upstream_is_given_up_after_the_idle_timeout(
+    play: Callable[..., Player], sent: tuple[bytes, ...]
+) -> None:
+    player = play(idle_timeout=3)
+    player.wait(2)
+    player.upstream_sends(*sent)
+    player.wait(2.9 if sent else 0.9)
+    assert player.to_client == b""
+    player.wait(0.2)
+    assert code_of(player) == (504, "stream_timeout")
+    assert player.closed == ["upstream"]
+
+
+def test_an_upstream_that_goes_on_and_on_is_given_up_after_the_timeout(play: Callable[..., Player]) -> None:
+    player = play(timeout=5, idle_timeout=2)
+    player.upstream_sends(HEAD)
+    for _ in range(4):
+        player.wait(1)
+        player.upstream_sends(BEGIN)
+    assert player.to_client == b""
+    player.wait(1)
+    assert code_of(player) == (504, "stream_timeout")
+
+
+def test_heartbeats_come_on_time_and_the_document_is_behind_them(play: Callable[..., Player]) -> None:
+    player = play(heartbeat=2)
+    player.wait(1.9)
+    assert player.to_client == b""
+    player.wait(0.2)
+    head, _, body = player.to_client.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body == piece(b" ")
+    player.wait(4)
+    assert player.to_client == head + b"\r\n\r\n" + piece(b" ") * 3
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    assert player.to_client.endswith(END)
+    document = player.to_client.removeprefix(head + b"\r\n\r\n" + piece(b" ") * 3).split(b"\r\n")[1]
+    assert json.loads(document) == DOCUMENT
+
+
+def test_a_failure_behind_a_heartbeat_ends_the_answer_short(play: Callable[..., Player]) -> None:
+    player = play(heartbeat=2)
+    player.wait(2.1)
+    player.upstream_sends(HEAD, BEGIN)
+    player.upstream_closes()
+    assert not player.to_client.endswith(END)
+    assert player.closed[-1] == "client"
+
+
+def test_a_client_that_leaves_takes_its_request_to_the_upstream_with_it(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(HEAD, BEGIN)
+    player.client_leaves()
+    assert "upstream" in player.closed
+    assert player.to_client == b""
+    assert player.hooks[-1] == "error"
+
+
+def test_nothing_is_asked_of_the_clock_once_the_client_has_its_answer(play: Callable[..., Player]) -> None:
+    player = play(timeout=60, heartbeat=5)
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    before = player.to_client
+    player.wait(120)
+    assert player.to_client == before
+    assert player.is_asleep
+
+
+def test_two_requests_of_one_connection_have_their_own_clocks(play: Callable[..., Player]) -> None:
+    player = play(timeout=5)
+    player.wait(4)
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    player.ask()
+    player.wait(4)
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    assert player.to_client.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_a_flow_that_no_rule_forces_is_mitmproxys_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, None)
+    player.ask()
+    player.upstream_sends(HEAD, BEGIN)
+    player.upstream_closes()
+    assert b"502 Bad Gateway" in player.to_client
+    assert b"text/html" in player.to_client
+    assert player.is_asleep
+
+
+HOLDERS = {(module, name.split(".")[0]) for module, names in stream_layer._NEEDED.items() for name in names.split()}
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(HOLDERS, key=str))
+def test_what_is_missing_below_the_hooks_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    assert stream_layer.check() == ""
+    monkeypatch.delattr(module, name)
+    assert stream_layer.check().startswith(f"{module.__name__} has no {name}")
+
+
+def test_a_missing_method_is_named_with_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(http_layers.HttpStream, "check_invalid")
+    assert stream_layer.check() == "mitmproxy.proxy.layers.http has no HttpStream.check_invalid"

@@ -1,0 +1,67 @@
+"""The keys of a rule: their rows, their defaults, and what they take."""
+
+import dataclasses
+
+import pytest
+from force_stream.rules.keys import FAULTS, KEYS, REQUIRED, default
+from force_stream.rules.rule import Rule
+from harness.rules import one, refusal
+
+
+def test_every_field_of_a_rule_has_its_row() -> None:
+    assert [field.name for field in dataclasses.fields(Rule) if field.init] == list(KEYS)
+    assert REQUIRED == ("name", "hosts")
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in REQUIRED])
+def test_the_default_that_a_key_is_shown_with_is_the_rules(key) -> None:
+    rule = Rule("x", ("a.example",))
+    assert one(f"{key}: {default(key)}") == rule
+    assert one(f"{key}: {KEYS[key].spell(getattr(rule, key))}") == rule
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if KEYS[key].example and key != "name"])
+def test_the_example_of_a_row_is_a_value_but_not_the_default(key) -> None:
+    assert one(f"{key}: {KEYS[key].example}") != one("")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_example_of_a_fault_is_a_value(fault) -> None:
+    assert one(f"inject: {{{fault}: {FAULTS[fault].example}}}").inject.keys() == {fault}
+
+
+def test_null_means_the_default_where_that_is_empty() -> None:
+    text = "endpoints:\npaths:\nmodels: ~\nfilter: null\nquirks:\ntimeout:\nheartbeat:\ninject:"
+    assert one(text) == one("")
+
+
+def test_stream_options_null_sends_none() -> None:
+    assert one("stream_options: null").stream_options is None
+    assert one("stream_options: {}").stream_options == {}
+
+
+BAD_HOSTS = [
+    "",
+    " ",
+    "https://api.example.com/v1",
+    "api.example.com/v1",
+    "api.example.com:",
+    "api.example.com:http",
+    "api.example.com:0",
+    "api.example.com:65536",
+    "api.example.com:٨",
+    ":8000",
+    "a.example, b.example",
+    "key@api.example.com",
+    "a:b:c",
+    "[::1]:x",
+    "[::1",
+    "::1]:80",
+]
+
+
+@pytest.mark.parametrize("host", BAD_HOSTS)
+def test_a_bad_host_is_rejected(host, reader) -> None:
+    said = refusal(f'rules:\n  - name: x\n    hosts:\n    - ok.example\n    - "{host}"\n')
+    assert said.startswith("rules.yaml:5: rule x: hosts: expected a")
+    assert said.endswith(f"found the text {host!r}")

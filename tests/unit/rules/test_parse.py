@@ -1,0 +1,159 @@
+"""Values of a rules file, and what is said about one of another kind."""
+
+import pytest
+from force_stream.rules.keys import KEYS
+from harness.rules import HEAD, one, refusal
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("1048576", 1048576),
+        ("64MiB", 64 * 1024**2),
+        ("64 mib", 64 * 1024**2),
+        ("1.5KiB", 1536),
+        ("10MB", 10**7),
+        ("2GB", 2 * 10**9),
+        ("1GiB", 1024**3),
+        ("5kB", 5000),
+        ("7B", 7),
+        ('"64MiB"', 64 * 1024**2),
+    ],
+)
+def test_sizes_are_bytes_or_carry_a_unit(text, size, reader) -> None:
+    assert one(f"max_body: {text}").max_body == size
+
+
+# What follows HEAD, hence begins in line 4, and what is said after "rules.yaml:LINE: rule x: ".
+BAD_VALUES = {
+    "unknown key": (
+        "forse_upstream_stream: true",
+        "unknown key 'forse_upstream_stream', did you mean 'force_upstream_stream'?",
+    ),
+    "unknown key like no other": (
+        "zzz: 1",
+        f"unknown key 'zzz'; known are {', '.join(KEYS)}",
+    ),
+    "merge key": ("<<: {a: 1}", "unknown key '<<'; known are name, hosts"),
+    "key that is a list": ("? [a]\n    : 1", "expected a key, found a list"),
+    "key given twice": ("hosts: [b.example]", "the key 'hosts' appears twice, first in line 3"),
+    "bool as text": ('learn: "true"', "learn: expected true or false, found the text 'true'"),
+    "bool as number": ("force_upstream_stream: 1", "force_upstream_stream: expected true or false, found the number 1"),
+    "bool as nothing": ("learn:", "learn: expected true or false, found nothing"),
+    "bool by tag": ("learn: !!bool perhaps", "learn: expected true or false, found perhaps"),
+    "number as bool": ("retries: true", "retries: expected a whole number from 0 to 100, found true"),
+    "number as text": ("retries: two", "retries: expected a whole number from 0 to 100, found the text 'two'"),
+    "number as fraction": ("retries: 1.5", "retries: expected a whole number from 0 to 100, found the number 1.5"),
+    "number as null": ("retries: null", "retries: expected a whole number from 0 to 100, found null"),
+    "number below": ("retries: -1", "retries: expected a whole number from 0 to 100, found the number -1"),
+    "number as list": ("retries: [1]", "retries: expected a whole number from 0 to 100, found a list"),
+    "octal number": ("retries: 010", "retries: expected a whole number from 0 to 100, found the number 010"),
+    "endless number": (
+        f"retries: {'9' * 9999}",
+        "retries: expected a whole number from 0 to 100, found the number 999",
+    ),
+    "seconds zero": ("timeout: 0", "timeout: expected seconds, a number above 0, found the number 0"),
+    "seconds negative": ("heartbeat: -5", "heartbeat: expected seconds, a number above 0, found the number -5"),
+    "seconds infinite": ("timeout: .inf", "timeout: expected seconds, a number above 0, found the number .inf"),
+    "seconds as text": ("timeout: 30s", "timeout: expected seconds, a number above 0, found the text '30s'"),
+    "seconds with exponent": ("timeout: 1e9", "timeout: expected seconds, a number above 0, found the number 1e9"),
+    "seconds in minutes": ("timeout: 1:30", "timeout: expected seconds, a number above 0, found the number 1:30"),
+    "seconds past a year": (
+        "timeout: 99999999",
+        "timeout: expected seconds, at most a year, found the number 99999999",
+    ),
+    "size without sense": (
+        "max_body: 64 miles",
+        "max_body: expected a size above 0 such as 64MiB, 10MB or a number of bytes, found the text '64 miles'",
+    ),
+    "size zero": ("max_body: 0MB", "max_body: expected a size above 0 such as 64MiB"),
+    "size negative": ("max_body: -1", "max_body: expected a size above 0 such as 64MiB"),
+    "size as mapping": (
+        "max_body: {}",
+        "max_body: expected a size above 0 such as 64MiB, 10MB or a number of bytes, f",
+    ),
+    "enum": ("on_truncated: partail", "on_truncated: unknown value 'partail', did you mean 'partial'?"),
+    "enum like no other": ("on_truncated: x", "on_truncated: unknown value 'x'; known are error, partial"),
+    "enum as bool": ("on_truncated: no", "on_truncated: expected text, found no; put it in quotes"),
+    "endpoint": (
+        "endpoints: [chat,\n      respones]",
+        "endpoints: unknown endpoint 'respones', did you mean 'responses'?",
+    ),
+    "endpoints empty": ("endpoints: []", "endpoints: an empty list would match nothing"),
+    "endpoints as text": ("endpoints: chat", "endpoints: expected a list, found the text 'chat'; write ['chat']"),
+    "quirk": ("quirks: [no_such_quirk]", "quirks: unknown quirk 'no_such_quirk'"),
+    "models empty": ("models: []", "models: an empty list would match nothing"),
+    "model as number": ("models: [4.1]", "models: expected text, found the number 4.1; put it in quotes"),
+    "model empty": ('models: [""]', "models: expected a line of text, found the text ''"),
+    "model with a surrogate": (r'models: ["\ud800"]', r"models: expected a line of text, found the text '\ud800'"),
+    "filter": (
+        'filter: "~hq ("',
+        "filter: expected one of mitmproxy's filter expressions, as its documentation lists them, found the text '~hq",
+    ),
+    "filter regex": ('filter: "~u ["', "filter: expected one of mitmproxy's filter expressions"),
+    "filter empty": ('filter: ""', "filter: expected a line of text, found the text ''"),
+    "filter nested without end": (f'filter: "{"(" * 5000}"', "filter: expected one of mitmproxy's filter expressions"),
+    "filter unquoted with !": (
+        "filter: !~u foo",
+        "filter: expected text, found a value with the tag '!~u'; put a value that starts with ! in quotes",
+    ),
+    "paths as list": ("paths: [/x]", "paths: expected a mapping of keys to values, found a list"),
+    "path without slash": (
+        "paths: {x: chat}",
+        "paths: expected a path such as /custom/generate, without a query, found the text 'x'",
+    ),
+    "path of a slash": (
+        "paths: {/: chat}",
+        "paths: expected a path such as /custom/generate, without a query, found the text '/'",
+    ),
+    "path with query": (
+        'paths: {"/x?a=b": chat}',
+        "paths: expected a path such as /custom/generate, without a query, f",
+    ),
+    "path to no endpoint": (
+        "paths:\n      /ok: chat\n      /x: caht",
+        "paths: '/x': unknown endpoint 'caht', did you mean 'chat'?",
+    ),
+    "path twice": ("paths: {/x: chat, /x: chat}", "paths: the key '/x' appears twice, first in line 4"),
+    "stream_options as list": (
+        "stream_options: []",
+        "stream_options: expected a mapping of keys to values, found a list",
+    ),
+    "stream_options nested": (
+        "stream_options: {a: {}}",
+        "stream_options: 'a': expected true, false, a number, text or null, found a mapping",
+    ),
+    "stream_options that hold themselves": (
+        "stream_options: &o {a: *o}",
+        "stream_options: 'a': expected true, false, a number, text or null, found a mapping",
+    ),
+    "inject": ("inject: {cut_aftr: 1}", "inject: unknown key 'cut_aftr', did you mean 'cut_after'?"),
+    "inject type": (
+        "inject:\n      drop_done: 1",
+        "inject: drop_done: expected true or false, found the number 1",
+    ),
+    "hosts with scheme": (
+        'models: [a]\n    "hosts": ["https://api.example.com/v1"]',
+        "the key 'hosts' appears twice",
+    ),
+}
+
+
+# The line of the mistake where it is not the first after HEAD.
+LINES = {
+    "endpoint": 5,
+    "path to no endpoint": 6,
+    "inject type": 5,
+    "hosts with scheme": 5,
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_a_bad_value_is_reported_with_line_rule_and_key(case, reader) -> None:
+    text, message = BAD_VALUES[case]
+    said = refusal(f"{HEAD}    {text}\n  - name: y\n    hosts: [b.example]\n")
+    line = LINES.get(case, 4)
+    assert said.startswith(f"rules.yaml:{line}: rule x: {message}")
+    assert said.isprintable()
+    assert len(said) < 500

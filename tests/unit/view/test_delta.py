@@ -1,0 +1,124 @@
+"""What one chunk adds to those before it, in a line of text."""
+
+from typing import Any
+
+import pytest
+from force_stream.view.delta import LONGEST_LINE, MOST_VALUES, DeltaDescriber, brief, escaped, has_text, quote
+from force_stream.wire import jsontext
+from harness.samples import EVENTS, choice, chunk, function_call
+
+
+def added(*chunks: dict[str, Any]) -> list[str]:
+    describer = DeltaDescriber()
+    return [describer.describe(each) for each in chunks]
+
+
+def test_a_text_is_added_to_and_all_else_is_set_once() -> None:
+    assert added(*EVENTS) == [
+        'id "chatcmpl-1", object "chat.completion.chunk", created 1700000000, model "m-1", '
+        'choices[0].delta.role "assistant"',
+        'choices[0].delta.content +"Hel"',
+        'choices[0].delta.content +"lo"',
+        'choices[0].finish_reason "stop"',
+        "usage {prompt_tokens 3, completion_tokens 2, total_tokens 5}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        pytest.param(
+            [chunk(choice(content="ha")), chunk(choice(content="ha"))],
+            'choices[0].delta.content +"ha"',
+            id="a text said again is more text",
+        ),
+        pytest.param(
+            [chunk(choice(role="assistant")), chunk(choice(role="assistant"))], "", id="a role said again is nothing"
+        ),
+        pytest.param([chunk(), chunk(created=1700000009)], "", id="a time that differs in every chunk is no news"),
+        pytest.param([chunk(), chunk(model="m-2")], 'model "m-2"', id="a model that differs is"),
+        pytest.param([chunk(), chunk(obfuscation="abc", p="x", usage=None)], "", id="padding and null"),
+        pytest.param(
+            [chunk(), chunk(choice(1, content="b"))], 'choices[1].delta.content +"b"', id="a choice goes by its index"
+        ),
+        pytest.param(
+            [chunk(), chunk(choice(tool_calls=[function_call(2, arguments="{}")]))],
+            'choices[0].delta.tool_calls[2].function.arguments +"{}"',
+            id="a tool call too",
+        ),
+        pytest.param([chunk(), {"x": {"y": [1, 2.50, True, None]}}], "x.y [1, 2.5, true, null]", id="plain values"),
+        pytest.param([chunk(), {"x": [[1], {"a": 1}]}], "x [[…], {…}]", id="lists of lists in short"),
+        pytest.param(
+            [chunk(), chunk(choice(content="a" * 1000))],
+            f'choices[0].delta.content +"{"a" * 80}"… (1,000 characters)',
+            id="a long text in short",
+        ),
+        pytest.param(
+            [chunk(), chunk(choice(content='"\\"'))],
+            'choices[0].delta.content +"\\"\\\\\\""',
+            id="quotes and backslashes are escaped",
+        ),
+    ],
+)
+def test_an_event_shows_what_it_added(chunks: list[dict[str, Any]], expected: str) -> None:
+    assert added(*chunks)[-1] == expected
+
+
+def test_numbers_are_shown_digit_for_digit() -> None:
+    numbers = jsontext.loads('{"a":1.50,"b":1E400,"c":%s}' % ("7" * 100))
+    assert added(numbers) == [f"a 1.50, b 1E400, c {'7' * 80}…"]
+
+
+def test_a_type_that_the_reader_knows_already_is_left_out() -> None:
+    assert DeltaDescriber().describe({"type": "ping", "n": 1}, "ping") == "n 1"
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (chunk(choice(content="a")), True),
+        (chunk(choice(reasoning_content="a")), True),
+        (chunk(choice(tool_calls=[function_call(0, arguments="{")])), True),
+        ({"type": "response.output_text.delta", "delta": "a"}, True),
+        ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a"}}, True),
+        ({"choices": [{"text": "a"}]}, True),
+        ({"b64_json": "QQ=="}, True),
+        (chunk(choice(content="", role="assistant")), False),
+        (chunk(choice(finish_reason="stop")), False),
+        (chunk(obfuscation="abc"), False),
+        ({"text": "a"}, False),
+    ],
+)
+def test_a_chunk_has_text_if_it_adds_to_what_the_model_said(one: dict[str, Any], expected: bool) -> None:
+    describer = DeltaDescriber()
+    describer.describe(one)
+    assert has_text(one) is describer.has_text is expected
+
+
+def test_a_chunk_is_looked_into_as_far_as_a_person_would_read() -> None:
+    wide = {"m": {f"k{number}": {"x": 1} for number in range(MOST_VALUES + 100)}}
+    assert len(added(wide)[0]) <= LONGEST_LINE + 1
+    assert has_text(wide | {"delta": "a"}) is False, "it comes after too much else"
+    deep: Any = "a"
+    for _ in range(50):
+        deep = {"delta": deep}
+    assert added(deep)[0].endswith(" {delta {…}}")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({}, "{}"),
+        ([], "[]"),
+        (None, "null"),
+        ({f"k{number}": number for number in range(7)}, "{k0 0, k1 1, k2 2, k3 3, k4 4, k5 5, …}"),
+        (list(range(7)), "[0, 1, 2, 3, 4, 5, …]"),
+        ({"a": {"b": 1}, "c": []}, "{a {…}, c []}"),
+    ],
+)
+def test_a_value_is_shown_in_short(value: Any, expected: str) -> None:
+    assert brief(value) == expected
+
+
+def test_what_a_terminal_might_obey_is_escaped() -> None:
+    assert escaped(quote("\x1b[2J\u202e")) == r'"\x1b[2J\u202e"'

@@ -1,0 +1,91 @@
+"""What is kept of a flow for the figures and the page."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from force_stream.answer.reader import AnswerSpec
+from force_stream.answer.report import Report
+from force_stream.view import flow_record
+from force_stream.view.stats import MOST_ARRIVALS
+from harness.master import answer_with, flow_with
+from harness.samples import STREAM
+from mitmproxy import http
+
+SPEC = AnswerSpec("r", "chat", "m")
+FIRST_TEXT = STREAM.index(b"\n\n", STREAM.index(b"Hel")) + 2
+TIMES = [0.25, 5, 0.5, FIRST_TEXT, 1.5, len(STREAM)]
+
+
+@dataclass
+class Attempt:
+    """What is asked of the one who saw the answer come."""
+
+    report: Report = field(default_factory=Report)
+    times: list[float] = field(default_factory=list)
+    pieces: bytes = b""
+    encoded: bool = False
+    injected: dict[str, Any] = field(default_factory=dict)
+    spec: AnswerSpec = SPEC
+
+    def body(self) -> bytes:
+        return self.pieces
+
+
+def answered(body: bytes = STREAM, times: list[float] | None = None) -> http.HTTPFlow:
+    flow = flow_with()
+    answer_with(flow, body)
+    flow.metadata["force_stream.times"] = TIMES if times is None else times
+    return flow
+
+
+def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
+    report = Report(events=5, bytes=len(STREAM), status=200, finish_reasons=("stop",), odd=["no [DONE]"])
+    outcome = flow_record.of_answer(answered(), Attempt(report, pieces=STREAM, injected={"cut_after": 3}))
+    assert (outcome.upstream, outcome.rule, outcome.endpoint, outcome.model) == ("127.0.0.1:22", "r", "chat", "m")
+    assert (outcome.status, outcome.events, outcome.bytes, outcome.finish_reason) == (200, 5, len(STREAM), "stop")
+    assert (outcome.first_event, outcome.first_content, outcome.arrivals) == (0.25, 0.5, (0.25, 0.5, 1.5))
+    assert (outcome.ok, outcome.odd, outcome.injected) == (True, ("no [DONE]",), True)
+    assert outcome.seconds >= 0
+
+
+def test_of_a_compressed_answer_the_first_content_is_not_known() -> None:
+    outcome = flow_record.of_answer(answered(), Attempt(Report(status=200), pieces=STREAM, encoded=True))
+    assert (outcome.first_event, outcome.first_content) == (0.25, None)
+
+
+def test_many_arrivals_are_thinned() -> None:
+    times = [value for number in range(3 * MOST_ARRIVALS) for value in (number / 1000, number)]
+    assert len(flow_record.of_answer(answered(times=times), Attempt()).arrivals) <= MOST_ARRIVALS
+
+
+@pytest.mark.parametrize(("connected", "code"), [(True, "no_answer"), (False, "client_gone")])
+def test_a_flow_without_an_answer_has_no_status_and_says_who_left(connected: bool, code: str) -> None:
+    flow = flow_with()
+    if not connected:
+        flow.client_conn.timestamp_end = 1.0
+        flow.client_conn.state = flow.client_conn.state.CLOSED
+    seen = Report(events=2, bytes=10, status=200, odd=["no [DONE]"])
+    outcome = flow_record.of_no_answer(flow, Attempt(seen, times=[0.5, 10]))
+    assert (outcome.status, outcome.code, outcome.ok) == (0, code, False)
+    assert (outcome.events, outcome.bytes, outcome.odd, outcome.first_event) == (2, 10, ("no [DONE]",), 0.5)
+
+
+def test_a_clients_own_stream_is_read_from_what_was_kept_of_it() -> None:
+    outcome = flow_record.of_own_stream(answered(), SPEC)
+    assert (outcome.events, outcome.finish_reason, outcome.ok, outcome.first_content) == (5, "stop", True, 0.5)
+    cut = flow_record.of_own_stream(answered(STREAM[:300]), SPEC, "connection reset")
+    assert (cut.truncated, cut.ok) == (True, False)
+
+
+def test_of_a_clients_own_compressed_stream_the_first_content_is_not_known() -> None:
+    flow = answered()
+    assert flow.response is not None
+    flow.response.headers["content-encoding"] = "identity"
+    assert flow_record.of_own_stream(flow, SPEC).first_content is None
+
+
+def test_an_ipv6_upstream_is_named_in_brackets() -> None:
+    flow = answered()
+    flow.request.host = "::1"
+    assert flow_record.of_answer(flow, Attempt()).upstream == "[::1]:22"

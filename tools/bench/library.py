@@ -1,0 +1,259 @@
+"""How fast streams are aggregated, side by side in one run: `make bench`.
+
+Each way gets the same bytes and is timed in turns, several times; the figure is the median of the ratio to the floor,
+which is `orjson.loads` of every data line and nothing else: what any aggregator built on the fastest parser pays before
+it has merged anything. Ratios hold on any machine; seconds do not.
+"""
+
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "lib"))
+
+import force_stream  # noqa: E402
+
+SIZES: Final = (50, 500, 5_000, 50_000)
+ROUNDS: Final = 7
+# Slower ways than this are not given the longest streams: they would take minutes and show nothing new.
+PATIENCE: Final = 2.0
+
+WORDS: Final = (
+    "The",
+    " quick",
+    " brown",
+    " fox",
+    " jumps",
+    " over",
+    " the",
+    " lazy",
+    " dog",
+    ".\n",
+    ' "why"',
+    " não",
+    "?",
+)
+
+type Chunk = dict[str, Any]
+type Way = Callable[[bytes], object]
+
+
+def envelope(delta: Chunk, finish: str | None = None, **more: Any) -> Chunk:
+    """A chunk as OpenAI sends it."""
+    return {
+        "id": "chatcmpl-CHR5U1vZVQVnXTbEZqcKQVgVLWM2s",
+        "object": "chat.completion.chunk",
+        "created": 1758294820,
+        "model": "gpt-4o-2024-08-06",
+        "service_tier": "default",
+        "system_fingerprint": "fp_f33640a400",
+        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
+        "usage": None,
+    } | more
+
+
+def text(count: int) -> Iterator[Chunk]:
+    for number in range(count):
+        yield envelope({"content": WORDS[number % len(WORDS)]})
+
+
+def padded(count: int) -> Iterator[Chunk]:
+    for number in range(count):
+        yield envelope({"content": WORDS[number % len(WORDS)]}, obfuscation="aB3dE5gH7jK9"[: number % 11])
+
+
+def tool_calls(count: int) -> Iterator[Chunk]:
+    function = {"name": "get_weather", "arguments": ""}
+    yield envelope({"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": function}]})
+    for number in range(count - 1):
+        piece = f'{{"city{number}": "' if number % 2 == 0 else 'Lisboa"}'
+        yield envelope({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]})
+
+
+def logprobs(count: int) -> Iterator[Chunk]:
+    for number in range(count):
+        word = WORDS[number % len(WORDS)]
+        top = [{"token": other, "logprob": -number / 7 - 1, "bytes": list(other.encode())} for other in WORDS[:2]]
+        said = {"token": word, "logprob": -0.25 - number / 1000, "bytes": list(word.encode()), "top_logprobs": top}
+        chunk = envelope({"content": word})
+        chunk["choices"][0]["logprobs"] = {"content": [said], "refusal": None}
+        yield chunk
+
+
+KINDS: Final[dict[str, Callable[[int], Iterator[Chunk]]]] = {
+    "text": text,
+    "padding that varies": padded,
+    "tool call": tool_calls,
+    "logprobs": logprobs,
+}
+
+
+def stream(kind: str, count: int) -> bytes:
+    """A whole event stream of about `count` chunks."""
+    usage = {"prompt_tokens": 9, "completion_tokens": count, "total_tokens": count + 9}
+    finish = "tool_calls" if kind == "tool call" else "stop"
+    chunks = [
+        envelope({"role": "assistant", "content": None if kind == "tool call" else ""}),
+        *KINDS[kind](count),
+        envelope({}, finish),
+        envelope({}) | {"choices": [], "usage": usage},
+    ]
+    lines = [json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode() for chunk in chunks]
+    return b"".join(b"data: %s\n\n" % line for line in [*lines, b"[DONE]"])
+
+
+def data_lines(body: bytes) -> list[bytes]:
+    return [line[6:] for line in body.split(b"\n") if line.startswith(b"data: {")]
+
+
+def ours(body: bytes) -> object:
+    return force_stream.aggregate(body)
+
+
+def floor() -> Way:
+    loads = importlib.import_module("orjson").loads
+
+    def parse(body: bytes) -> object:
+        for line in data_lines(body):
+            loads(line)
+        return None
+
+    return parse
+
+
+def naive(body: bytes) -> object:
+    """What one writes first: json, and merging by type. Right for plain text alone."""
+    merged: Chunk = {}
+    for line in data_lines(body):
+        _merge(merged, json.loads(line))
+    return json.dumps(merged)
+
+
+def _merge(into: Chunk, said: Chunk) -> None:
+    for key, value in said.items():
+        known = into.get(key)
+        if isinstance(known, dict) and isinstance(value, dict):
+            _merge(known, value)
+        elif isinstance(known, list) and isinstance(value, list) and known and value and isinstance(value[0], dict):
+            _merge(known[0], value[0])
+        elif key in ("content", "arguments") and isinstance(known, str) and isinstance(value, str):
+            into[key] = known + value
+        elif value is not None or key not in into:
+            into[key] = value
+
+
+def openai_sdk() -> Way:
+    streaming = importlib.import_module("openai.lib.streaming.chat")
+    chunk_type = importlib.import_module("openai.types.chat").ChatCompletionChunk
+
+    def accumulate(body: bytes) -> object:
+        state = streaming.ChatCompletionStreamState()
+        for line in data_lines(body):
+            state.handle_chunk(chunk_type(**json.loads(line)))
+        return state.get_final_completion().model_dump_json()
+
+    return accumulate
+
+
+def litellm() -> Way:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no look-up on the network at import
+    library = importlib.import_module("litellm")
+    chunk_type = importlib.import_module("litellm.types.utils").ModelResponseStream
+
+    def build(body: bytes) -> object:
+        return library.stream_chunk_builder([chunk_type(**json.loads(line)) for line in data_lines(body)])
+
+    return build
+
+
+MAKERS: Final[dict[str, Callable[[], Way]]] = {
+    "force-stream": lambda: ours,
+    "json, naive merge": lambda: naive,
+    "openai-python": openai_sdk,
+    "litellm": litellm,
+}
+
+
+def seconds(way: Way, body: bytes) -> float:
+    begin = time.process_time()
+    way(body)
+    return time.process_time() - begin
+
+
+def measure(ways: dict[str, Way], parse: Way, body: bytes) -> dict[str, str]:
+    """For each way the median of its ratio to the floor, and the spread between the quartiles."""
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    skipped: set[str] = set()
+    for _ in range(ROUNDS):
+        base = seconds(parse, body)
+        for name, way in ways.items():
+            if name in skipped:
+                continue
+            try:
+                spent = seconds(way, body)
+            except Exception as error:
+                ratios[name] = []
+                skipped.add(f"{name}")
+                print(f"  {name}: {type(error).__name__}", file=sys.stderr)
+                continue
+            ratios[name].append(spent / base)
+            if spent > PATIENCE:
+                skipped.add(name)
+    return {name: _figure(values) for name, values in ratios.items()}
+
+
+def _figure(values: list[float]) -> str:
+    if not values:
+        return "fails"
+    if len(values) < 3:
+        return f"{values[0]:.1f}"
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def recordings() -> bytes | None:
+    """All recorded chat streams in one, if the environment names a folder of them; None if not."""
+    folder = os.environ.get("FORCE_STREAM_RECORDINGS")
+    if not folder:
+        return None
+    rows = map(json.loads, (Path(folder) / "index.jsonl").read_text().splitlines())
+    paths = [Path(folder) / row["file"] for row in rows if row["kind"] == "chat"]
+    return b"\0".join(path.read_bytes() for path in paths)
+
+
+def main() -> int:
+    parse = floor()
+    ways: dict[str, Way] = {}
+    for name, make in MAKERS.items():
+        try:
+            ways[name] = make()
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    print("CPU time as a multiple of orjson.loads of every data line and nothing else (median, quartiles)\n")
+    print("| stream | chunks | " + " | ".join(ways) + " |")
+    print("|---|---:|" + "---:|" * len(ways))
+    for kind in KINDS:
+        for count in SIZES:
+            row = measure(ways, parse, stream(kind, count))
+            print(f"| {kind} | {count:,} | " + " | ".join(row.values()) + " |", flush=True)
+    recorded = recordings()
+    if recorded is not None:
+        bodies = recorded.split(b"\0")
+
+        def each(way: Way) -> Way:
+            return lambda _: [way(body) for body in bodies]
+
+        row = measure({"force-stream": each(ours)}, each(parse), b"")
+        print(f"| {len(bodies)} recorded streams | | {row['force-stream']} |" + " |" * (len(ways) - 1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
