@@ -210,30 +210,18 @@ def template_of(event: bytes, data: bytes, slots: Slots, before: bytes = b"") ->
     """The template of an event with this `data`, a JSON text, of which the `slots` may differ; None if the bytes do not
     plainly show where they are. Padding that was the same in the event `before` is assumed to stay the same: a slot
     costs time in every event, and a wrong guess one more event parsed."""
-    start = event.find(data)
-    if (
-        REPLACED.encode() in data
-        or start < 0
-        or not _is_head(event[:start])
-        or event[start + len(data) :] not in (b"\n\n", b"\r\n\r\n")
-    ):
+    head, _, end = event.partition(data)
+    if REPLACED.encode() in data or not _is_head(head) or end not in (b"\n\n", b"\r\n\r\n"):
         return None
     found = [_slot(event, key, target) for key, target in slots]
     known = sorted((slot for slot in found if slot is not None), key=lambda slot: slot.start)
-    if len(known) < len(found) or not any(map(_is_said, known)):
+    texts = [slot for slot in known if not isinstance(slot.target, Padding)]
+    if len(known) < len(found) or not texts:
         return None
     if any(b"\\" in part for part in _around(event, known)):
         return None  # a name may be spelled with escapes there, and the bytes in a slot be another member's
-    return Template(event, [slot for slot in known if _is_said(slot) or (before and _differs(slot, event, before))])
-
-
-def _is_said(slot: Slot) -> bool:
-    """Whether its values are in the answer, and not padding."""
-    return isinstance(slot.target, Concat | Extend)
-
-
-def _differs(slot: Slot, event: bytes, before: bytes) -> bool:
-    return event[slot.named : slot.end + 1] not in before
+    varying = [slot for slot in known if slot in texts or (before and event[slot.named : slot.end + 1] not in before)]
+    return Template(event, varying)
 
 
 def _is_head(head: bytes) -> bool:
@@ -309,7 +297,9 @@ class Repeats:
             end = end_of_event(data, at)
             if end < 0:
                 end = len(data)
-                if starts and self._may_fit_yet(data, at):
+                # The start of an event may fit once the rest is there. In the middle of a line nothing can have ended.
+                within_line = data[-1] not in b"\r\n" and end - at <= _LONGEST_REST
+                if starts and within_line and self._template is not None:
                     self._rest = data[at:]
                     return
             yield from self._parse(data[at:end], starts=starts)
@@ -347,13 +337,8 @@ class Repeats:
             self._reader.count += count
         return end
 
-    def _may_fit_yet(self, data: bytes, at: int) -> bool:
-        """Whether these last bytes are the start of an event that may fit once the rest of it is there. In the middle
-        of a line nothing can have ended."""
-        return self._template is not None and data[-1] not in b"\r\n" and len(data) - at <= _LONGEST_REST
-
     def _parse(self, piece: bytes, *, starts: bool) -> list[Event]:
-        """The events of a piece that holds at most one, unless lines end oddly. `starts`: it starts where one does."""
+        """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""
         self.parsed += len(piece)
         events = self._reader.feed(piece)
         self._event = piece if starts and len(events) == 1 else b""
