@@ -20,7 +20,6 @@ ELSEWHERE = {
     "answer/report": ("unit/answer/test_reader.py", "the reader fills it in"),
     "proxy/chunked": ("laws/test_pieces.py", "it has to do what h11 does, whatever comes"),
     "proxy/explain": ("e2e/test_explain.py", "rules, options and flow have their part in a reason"),
-    "proxy/inject": ("e2e/test_inject.py", "an injected fault has to be what a real one is"),
     "proxy/summary": ("e2e/test_lifecycle.py", "what it says is in log, comment and flow file alike"),
 }
 # Files that no module has given its name.
