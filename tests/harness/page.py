@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from force_stream.page.app import Addon, Request, Site, respond
+from force_stream.page.app import Addon, Request, respond
 from force_stream.rules.rule import Rule
 from force_stream.view.stats import Outcome, Stats
 
@@ -79,16 +79,17 @@ class Answered:
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    site: Site
+    addon: Addon
     address: str
     host: str
+    remote: bool
 
     def ask(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, data: str | bytes | None = b""
     ) -> Answered:
         named = {"host": self.host} | {name.lower(): value for name, value in (headers or {}).items()}
         body = data.encode() if isinstance(data, str) else data
-        answer = respond(self.site, Request(method, path, named, body, self.address))
+        answer = respond(self.addon, Request(method, path, named, body, self.address), {NAME}, remote=self.remote)
         assert answer.headers["Content-Length"] == f"{len(answer.body)}" or method == "HEAD"
         return Answered(answer.status, answer.headers, answer.body)
 
@@ -100,4 +101,4 @@ class Client:
 
 
 def client_of(addon: Addon, *, address: str = "127.0.0.1", host: str = NAME, remote: bool = False) -> Client:
-    return Client(Site(addon, frozenset({NAME}), remote), address, host)
+    return Client(addon, address, host, remote)

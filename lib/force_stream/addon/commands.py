@@ -22,11 +22,11 @@ from mitmproxy.log import ALERT
 from ..answer.forcing import Refusal
 from ..proxy import request, response
 from ..proxy.attempt import Attempt
-from ..proxy.explain import explain, facts_of
+from ..proxy.explain import explain
 from ..rules.describe import describe
 from ..rules.file import RulesError
 from ..rules.keys import KEYS
-from ..rules.rule import first_match
+from ..rules.rule import candidates, first_match
 from ..view import stats
 from ..view.compare import differences
 from ..wire import jsontext
@@ -151,16 +151,16 @@ class Commands:
         try:
             plain, forced = request.restored(each), request.restored(each)
             body = request.body_of(forced)
-            rule = first_match(self._addon.rules, facts_of(forced))
-            endpoint = None if rule is None else rule.endpoint(forced.request.path)
-            if rule is None or endpoint is None or body is None or not body.asks_plain:
+            found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
+            match = first_match(found, request.model_of(body), forced)
+            if match is None or body is None or not body.asks_plain:
                 logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
                 return
-            spec = request.force(forced, body, rule, endpoint)
+            spec = request.force(forced, body, *match)
             if spec is None:
                 logger.warning(f"{name}: this path never streams.")
                 return
-            attempt = Attempt(spec, replace(rule, inject={}))
+            attempt = Attempt(spec, replace(match[0], inject={}))
             await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, attempt))
             lines = _compared(plain, forced)
             for line in lines:

@@ -26,7 +26,7 @@ from ..proxy.client_wait import ClientWait
 from ..proxy.explain import why_not_forced
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import note, save_notes, spec_of, store_raw_stream, was_made_to_stream
-from ..rules.rule import UNLIMITED, RequestFacts, Rule, first_match
+from ..rules.rule import UNLIMITED, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
 from ..wire import json_body
@@ -219,8 +219,8 @@ class ForceStream:
             request.restore(flow)  # the rules may say something else now
         hosts, path = request.hosts_of(flow), flow.request.path
         # Only what may fall under a rule is parsed; all other traffic costs a look at its host.
-        rules = [rule for rule in self.rules if rule.is_for_host(hosts) and rule.endpoint(path)]
-        raw = request.readable_body(flow) if rules and flow.request.method == "POST" else None
+        found = candidates(self.rules, hosts, path)
+        raw = request.readable_body(flow) if found and flow.request.method == "POST" else None
         if raw is None:
             return
         blocks_loop = len(raw) > json_body.BLOCKS_LOOP
@@ -228,10 +228,10 @@ class ForceStream:
         if body is None:
             return
         model = request.model_of(body)
-        rule = first_match(rules, RequestFacts(hosts, path, model, flow))
-        endpoint = None if rule is None else rule.endpoint(path)
-        if rule is None or endpoint is None:
+        match = first_match(found, model, flow)
+        if match is None:
             return
+        rule, endpoint = match
         self.flow_counts[rule.name] += 1
         if rule.force_upstream_stream or (rule.learn and body.asks_plain and self._retries.has_learned(flow, model)):
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)

@@ -11,7 +11,7 @@ import ipaddress
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pkgutil import get_data
 from typing import Any, Final, Protocol
@@ -60,16 +60,6 @@ class Addon(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """The page in one place. `hosts`: those under which it answers, as `canonical` has them; `remote`: whether it
-    answers clients on other machines too."""
-
-    addon: Addon
-    hosts: frozenset[str]
-    remote: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """`target` as it was sent; names of `headers` in lower case; `body` is None where it was too large to be read;
     `peer` is the client's IP address."""
@@ -101,10 +91,12 @@ class _Failure(Exception):
         self.headers = headers
 
 
-def respond(site: Site, request: Request) -> Response:
+def respond(addon: Addon, request: Request, hosts: Collection[str], *, remote: bool = False) -> Response:
+    """`hosts`: those under which the page is served here, as `canonical` has them; `remote`: clients on other machines
+    are answered too."""
     try:
-        _check(site, request)
-        answer = _route(site, request)
+        _check(request, hosts, remote)
+        answer = _route(addon, request)
     except _Failure as failure:
         answer = _json({"error": f"{failure}"}, failure.status, failure.headers)
         accepted = request.headers.get("accept", "")
@@ -132,12 +124,12 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 # Who may ask
 
 
-def _check(site: Site, request: Request) -> None:
-    if not site.remote and not _is_loopback(request.peer):
+def _check(request: Request, hosts: Collection[str], remote: bool) -> None:
+    if not remote and not _is_loopback(request.peer):
         raise _Failure(403, "This page answers only this machine, unless the option force_stream_page_remote is set.")
     # A health check often names no host, and its answer is no secret.
     host = request.headers.get("host", "")
-    if canonical(host, request.scheme) not in site.hosts and request.path != "/health":
+    if canonical(host, request.scheme) not in hosts and request.path != "/health":
         raise _Failure(421, "This page is not served under that name.")
     sent_from = request.headers.get("sec-fetch-site", "same-origin")
     if request.method in ("GET", "HEAD", "OPTIONS"):
@@ -160,25 +152,22 @@ def canonical(host: str, scheme: str = "http") -> str:
 
 def _is_loopback(address: str) -> bool:
     try:
-        parsed = ipaddress.ip_address(address)
+        # A listener for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
+        return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
     except ValueError:
         return False
-    # A listener for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
 
 
 # What is asked and answered
 
 
-def _show_page(site: Site, request: Request) -> Response:
-    addon = site.addon
+def _show_page(addon: Addon, request: Request) -> Response:
     text = render(addon.enabled, _rules(addon), addon.stats.rows(), addon.stats.latest())
     # A model may send half a surrogate pair, and for that there is no UTF-8.
     return Response(text.encode(errors="replace"), _HTML)
 
 
-def _show_part(site: Site, request: Request, kind: str) -> Response:
+def _show_part(addon: Addon, request: Request, kind: str) -> Response:
     types = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
     # By the package's own loader: the package need not be a folder.
     return Response(get_data(__package__, f"page.{kind}") or b"", types[kind])
@@ -194,7 +183,7 @@ def _rules(addon: Addon) -> list[dict[str, Any]]:
     ]
 
 
-def _change_rule(site: Site, request: Request, name: str) -> Response:
+def _change_rule(addon: Addon, request: Request, name: str) -> Response:
     if request.body is None or len(request.body) > LARGEST_CHANGE:
         raise _Failure(413, f"The body is larger than {LARGEST_CHANGE:,} bytes.")
     try:
@@ -205,26 +194,26 @@ def _change_rule(site: Site, request: Request, name: str) -> Response:
         example = '{"force_upstream_stream": true}'
         raise _Failure(400, f"The body must be an object with the keys to change, such as {example}.")
     try:
-        lines = site.addon.change_rule(name, {key: jsontext.dumps(value).decode() for key, value in changes.items()})
+        lines = addon.change_rule(name, {key: jsontext.dumps(value).decode() for key, value in changes.items()})
     except KeyError:
         raise _Failure(404, f"There is no rule {name!r}.") from None
     except RecursionError:
         raise _Failure(400, "nested too deeply for a rule") from None
     except ValueError as mistake:
         raise _Failure(400, f"{mistake}") from None
-    return _json({"changed": lines, "rule": next((rule for rule in _rules(site.addon) if rule["name"] == name), None)})
+    return _json({"changed": lines, "rule": next((rule for rule in _rules(addon) if rule["name"] == name), None)})
 
 
-def _list_flows(site: Site, request: Request) -> Response:
+def _list_flows(addon: Addon, request: Request) -> Response:
     query = request.target.partition("?")[2]
     limit = parse_qs(query, keep_blank_values=True).get("limit", ["200"])[0]
     if not (limit.isascii() and limit.isdigit() and len(limit) < 6):
         raise _Failure(400, "The limit must be a whole number.")
-    return _json([outcome.figures for outcome in site.addon.stats.latest()[: int(limit)]])
+    return _json([outcome.figures for outcome in addon.stats.latest()[: int(limit)]])
 
 
-def _show_flow(site: Site, request: Request, id: str, as_picture: str | None) -> Response:
-    outcome = next((outcome for outcome in site.addon.stats.latest() if outcome.id == id), None)
+def _show_flow(addon: Addon, request: Request, id: str, as_picture: str | None) -> Response:
+    outcome = next((outcome for outcome in addon.stats.latest() if outcome.id == id), None)
     if outcome is None:
         raise _Failure(404, "There is no such flow, or it is no longer kept.")
     if as_picture:
@@ -232,24 +221,23 @@ def _show_flow(site: Site, request: Request, id: str, as_picture: str | None) ->
     return _json({**outcome.figures, "arrivals": outcome.arrivals})
 
 
-def _show_health(site: Site, request: Request) -> Response:
-    healthy = site.addon.healthy
-    return _json({"ok": healthy, "enabled": site.addon.enabled}, 200 if healthy else 503)
+def _show_health(addon: Addon, request: Request) -> Response:
+    return _json({"ok": addon.healthy, "enabled": addon.enabled}, 200 if addon.healthy else 503)
 
 
 _ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Response]], ...]] = (
     ("GET", re.compile("/"), _show_page),
     ("GET", re.compile("/page[.](css|js)"), _show_part),
-    ("GET", re.compile("/rules"), lambda site, _: _json(_rules(site.addon))),
+    ("GET", re.compile("/rules"), lambda addon, _: _json(_rules(addon))),
     ("PATCH", re.compile("/rules/([^/]+)"), _change_rule),
-    ("GET", re.compile("/stats"), lambda site, _: _json(site.addon.stats.rows())),
+    ("GET", re.compile("/stats"), lambda addon, _: _json(addon.stats.rows())),
     ("GET", re.compile("/flows"), _list_flows),
     ("GET", re.compile("/flows/([^/]+?)([.]svg)?"), _show_flow),
     ("GET", re.compile("/health"), _show_health),
 )
 
 
-def _route(site: Site, request: Request) -> Response:
+def _route(addon: Addon, request: Request) -> Response:
     for method, pattern, answer in _ROUTES:
         match = pattern.fullmatch(unquote(request.path))
         if match is None:
@@ -259,5 +247,5 @@ def _route(site: Site, request: Request) -> Response:
             return Response(b"", "text/plain", headers={"Allow": allowed})
         if request.method not in allowed.split(", "):
             raise _Failure(405, "Method not allowed.", Allow=allowed)
-        return answer(site, request, *match.groups())
+        return answer(addon, request, *match.groups())
     raise _Failure(404, "There is no such page. There are /, /rules, /stats, /flows and /health.")

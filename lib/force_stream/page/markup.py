@@ -1,4 +1,4 @@
-"""The page as HTML. Pure: figures in, a text out, in which every value is escaped. The templates are in page.html."""
+"""The page as HTML. Pure: figures in, text out, every value escaped. The templates are in page.html."""
 
 import json
 import re
@@ -21,8 +21,6 @@ _TEMPLATES: Final = dict(_PARTS.findall((get_data(__package__, "page.html") or b
 
 class _Html(str):
     """HTML that is escaped already."""
-
-    __slots__ = ()
 
 
 def _fill(template: str, **values: object) -> _Html:
@@ -78,7 +76,9 @@ def _flow(flow: Outcome) -> _Html:
         "model": flow.model or "no model",
         "ending": ending(flow),
         "figures": describe(flow),
-        "odd": _fill("odd", count=len(flow.odd), lines=lines) if flow.odd else "",
+        "odd": _fill("odd", count="1 oddity" if len(flow.odd) == 1 else f"{len(flow.odd)} oddities", lines=lines)
+        if flow.odd
+        else "",
         "width": WIDTH,
         "height": HEIGHT,
     }

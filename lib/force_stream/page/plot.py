@@ -1,6 +1,6 @@
 """One flow over time as a picture: when each piece came, the silences, the first content, the end or the cut.
 
-Knows an outcome and SVG. Pure: an outcome in, a text out, that any XML reader takes whatever the upstream sent.
+Knows an outcome and SVG. Pure: an outcome in, text out, which is valid XML whatever the upstream sent.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _TOP: Final = 18
 _BOTTOM: Final = 48
 LONGEST_WORD: Final = 60
 
-# Each is seen on a white page and on a black one.
+# Each is visible on white and on black.
 _ARRIVAL: Final = "#3b82f6"
 _GAP: Final = "#d99a00"
 _CONTENT: Final = "#2ea043"
@@ -71,10 +71,10 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     def x(seconds: float) -> float:
         return round(_LEFT + min(max(seconds, 0.0), span) / span * (_RIGHT - _LEFT), 1)
 
-    yield _line("axis", f"M{_LEFT} {_BOTTOM}H{_RIGHT}", _GREY)
-    for seconds, label in _round_times(span):
-        yield _line("axis", f"M{x(seconds)} {_BOTTOM}v4", _GREY)
-        yield _label(x(seconds), HEIGHT - 10, f"{label} s", _GREY)
+    times = list(_round_times(span))
+    ticks = "".join(f"M{x(seconds)} {_BOTTOM}v4" for seconds, _ in times)
+    yield _line("axis", f"M{_LEFT} {_BOTTOM}H{_RIGHT}{ticks}", _GREY)
+    yield from (_label(x(seconds), HEIGHT - 10, f"{label} s", _GREY) for seconds, label in times)
 
     # The silence before the first byte is all of it where none came.
     yield _area("wait", _LEFT, x(span if outcome.first_event is None else outcome.first_event), _BOTTOM - 6, _GREY)
@@ -88,27 +88,26 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     ticks = "".join(f"M{place} {_BOTTOM}V{_TOP + 6}" for place in dict.fromkeys(map(x, outcome.arrivals)))
     if ticks:
         yield _line("arrivals", ticks, _ARRIVAL)
+    end = ending(outcome)
     if outcome.first_content is not None:
         yield _line("content", f"M{x(outcome.first_content)} {_BOTTOM}V{_TOP}", _CONTENT, 2)
-        yield _label(x(outcome.first_content), _TOP - 6, f"first content {duration(outcome.first_content)}", _CONTENT)
+        place = min(x(outcome.first_content), _RIGHT - 7 * len(end) - 60)  # clear of the words at the end
+        yield _label(place, _TOP - 6, f"first content {duration(outcome.first_content)}", _CONTENT)
 
     failed = not outcome.ok or bool(outcome.code)
     if failed:
         yield _line("cut", f"M{x(span) - 5} {middle - 5}l10 10m0 -10l-10 10", _FAULT, 2.5)
     else:
         yield _line("end", f"M{x(span)} {_BOTTOM}V{_TOP}", _GREY, 2)
-    yield _label(_RIGHT, _TOP - 6, ending(outcome), _FAULT if failed else _GREY)
+    yield _label(_RIGHT, _TOP - 6, end, _FAULT if failed else _GREY)
 
 
 def _round_times(span: float) -> Iterator[tuple[float, str]]:
-    """A handful of round times from zero to the end, each with its spelling."""
-    decimals = 3
-    while 10 ** (1 - decimals) < span / 5:
-        decimals -= 1
-    unit = 10.0**-decimals
-    step = next((unit * factor for factor in (1, 2, 5) if unit * factor * 8 >= span), unit * 10)
+    """At most nine round times from zero to the end, each with its spelling."""
+    steps = ((factor * 10.0**exponent, exponent) for exponent in range(-3, 16) for factor in (1, 2, 5))
+    step, exponent = next((step, exponent) for step, exponent in steps if step * 8 >= span)
     for number in range(int(span / step) + 1):
-        yield number * step, f"{number * step:.{max(decimals, 0)}f}"
+        yield number * step, f"{number * step:.{max(-exponent, 0)}f}"
 
 
 def _line(kind: str, path: str, color: str, width: float = 1) -> str:

@@ -17,7 +17,7 @@ import h11
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
-from .app import LARGEST_CHANGE, PORTS, Addon, Request, Site, canonical, respond
+from .app import LARGEST_CHANGE, PORTS, Addon, Request, canonical, respond
 
 logger = logging.getLogger("force_stream")
 
@@ -42,7 +42,7 @@ class Serving:
     def __init__(self, addon: Addon) -> None:
         self._addon = addon
         self._running = False
-        self._site: Site | None = None
+        self._hosts: set[str] = set()
         self._port: _Port | None = None
 
     def load(self, loader: Loader) -> None:
@@ -56,8 +56,7 @@ class Serving:
 
     def configure(self, updated: set[str]) -> None:
         if self._running and updated & _OPTIONS.keys():
-            name = canonical(ctx.options.force_stream_page)
-            self._site = Site(self._addon, frozenset({name}), ctx.options.force_stream_page_remote) if name else None
+            self._hosts = {canonical(ctx.options.force_stream_page)} - {""}
             self._move_port(ctx.options.force_stream_page_port)
 
     def done(self) -> None:
@@ -90,14 +89,15 @@ class Serving:
     response = error = requestheaders
 
     def request(self, flow: http.HTTPFlow) -> None:
-        if self._site is None or flow.response or not self._is_for_page(flow):
+        if flow.response or not self._is_for_page(flow):
             return
         request, peer = flow.request, flow.client_conn.peername
         headers = {name.lower(): request.headers[name] for name in request.headers}
         # A pseudo-header of HTTP/2 says what Host says in HTTP/1.1.
         headers["host"] = request.host_header or ""
         body, address = request.raw_content or b"", peer[0] if peer else ""
-        answer = respond(self._site, Request(request.method, request.path, headers, body, address, request.scheme))
+        asked = Request(request.method, request.path, headers, body, address, request.scheme)
+        answer = respond(self._addon, asked, self._hosts, remote=ctx.options.force_stream_page_remote)
         flow.response = http.Response.make(answer.status, answer.body)
         # It would say how long the body is here, which to HEAD is not how long it is.
         flow.response.headers = http.Headers([(k.encode(), v.encode()) for k, v in answer.headers.items()])
@@ -111,13 +111,12 @@ class Serving:
         """
         request = flow.request
         return (
-            self._site is not None
-            and flow.live
+            flow.live
             and not flow.error
             and request.method != "CONNECT"
             and request.port == PORTS.get(request.scheme)
             and flow.client_conn.proxy_mode.type_name != "reverse"
-            and canonical(request.pretty_host) in self._site.hosts
+            and canonical(request.pretty_host) in self._hosts
         )
 
 
@@ -128,7 +127,8 @@ class _Port:
         if not 0 < number < 65536:
             raise ValueError(number)  # create_server would leave its socket open
         self.number = number
-        self._site = Site(addon, frozenset(canonical(f"{name}:{number}") for name in (LOOPBACK, "localhost")))
+        self._addon = addon
+        self._hosts = {canonical(f"{name}:{number}") for name in (LOOPBACK, "localhost")}
         self._connections: set[asyncio.StreamWriter] = set()
         self._socket = socket.create_server((LOOPBACK, number))
         self._task = asyncio.get_running_loop().create_task(asyncio.start_server(self._serve, sock=self._socket))
@@ -157,7 +157,7 @@ class _Port:
         request = await _read_request(connection, reader, str(writer.get_extra_info("peername")[0]))
         if request is None:
             return
-        answer = respond(self._site, request)
+        answer = respond(self._addon, request, self._hosts)
         headers = [*answer.headers.items(), ("Date", formatdate(usegmt=True)), ("Connection", "close")]
         reason = HTTPStatus(answer.status).phrase.encode()
         head = connection.send(h11.Response(status_code=answer.status, headers=headers, reason=reason))
@@ -190,5 +190,5 @@ async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader
             break
     if head is None:
         return None
-    content = body if size <= LARGEST_CHANGE else None
+    content = None if size > LARGEST_CHANGE else body
     return Request(head.method.decode("ascii"), head.target.decode("ascii"), headers, content, peer)

@@ -7,10 +7,11 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import cached_property
 from io import BytesIO
 from typing import Any, Final
 
-from ..answer.reader import AnswerSpec
+from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from ..rules.rule import Rule
@@ -71,8 +72,8 @@ PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
 class Attempt:
     """One try to get an answer, within its rule's limits.
 
-    `observed`: its pieces come one by one, not the whole body at the end. `complete`: the upstream ended its answer
-    properly. `deadline`: when the rule's timeout passes, by the clock; None if it has none.
+    `observed`: its pieces come one by one, not the whole body at the end. `is_settled`: the answer can be given now,
+    whatever else may come. `deadline`: when the rule's timeout passes, by the clock; None if it has none.
     """
 
     def __init__(
@@ -91,8 +92,8 @@ class Attempt:
         self.observed = False
         self.response_started = False
         self.encoded = False
+        self.is_settled = False
         self.fault: Exception | None = None
-        self._reader = spec.read()
         # Not a list: its pieces would be in memory once more when they are joined. A BytesIO gives its bytes away.
         self._body = BytesIO()
         self._size = 0
@@ -161,18 +162,15 @@ class Attempt:
         if state is None:
             return False
         self.state = state
+        self.is_settled = not _TRANSITIONS[state]
         self._last_change = self._last_byte
         return True
 
     # When it has to be decided
 
     @property
-    def is_settled(self) -> bool:
-        """Whether the answer can be given now, whatever else may come."""
-        return not _TRANSITIONS[self.state]
-
-    @property
     def complete(self) -> bool:
+        """Whether the upstream ended its answer properly."""
         return self.state is State.COMPLETE
 
     def next_deadline(self) -> float | None:
@@ -201,6 +199,11 @@ class Attempt:
             yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
 
     # What comes of it
+
+    @cached_property
+    def _reader(self) -> AnswerReader:
+        """Without a response, for the reply to that failure alone."""
+        return self.spec.read()
 
     @property
     def injected(self) -> Mapping[str, Any]:

@@ -19,20 +19,9 @@ from .notes import copy_request_notes, note, notes_of, remove_notes, save_notes,
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be
 # decoded: mitmproxy's brotli and deflate raise, its zstd gives nothing.
-_STREAM_HEADERS: Final = {
-    "Accept": "text/event-stream",
-    "Cache-Control": "no-cache",
-    "Accept-Encoding": "identity",
-}
+_STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
 # Headers that vouch for a body's bytes. A request that has one would be refused once its body is edited.
-_SIGNATURES: Final = (
-    b"x-amz-content-sha256",
-    b"content-md5",
-    b"digest",
-    b"content-digest",
-    b"repr-digest",
-    b"signature",
-)
+_SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
 
 
 # What it says

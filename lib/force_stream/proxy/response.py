@@ -25,22 +25,10 @@ EVENT_STREAM_TYPE: Final = "text/event-stream"
 _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # What described the event stream, or the connection that it came over, and would be untrue of the document.
 _STREAM_HEADERS: Final = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"transfer-encoding",
-        b"content-encoding",
-        b"trailer",
-        b"content-range",
-        b"accept-ranges",
-        b"etag",
-        b"content-md5",
-        b"digest",
-        b"content-digest",
-        b"repr-digest",
-        b"content-disposition",
-        b"x-accel-buffering",
-    )
+    b"""
+    connection keep-alive transfer-encoding content-encoding trailer content-range accept-ranges etag content-md5 digest
+    content-digest repr-digest content-disposition x-accel-buffering
+    """.split()
 )
 
 

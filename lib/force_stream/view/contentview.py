@@ -13,8 +13,8 @@ from ..proxy.response import EVENT_STREAM_TYPE
 from . import timeline, timeline_text
 from .timeline_text import About
 
-# mitmproxy's own views say 1 for what they are made for, and the raw one says 0.1 for everything. Of a rewritten
-# answer, JSON is to be seen first, and this view next.
+# mitmproxy's own views return 1 for what they are made for, and the raw one 0.1 for everything. For a rewritten answer,
+# JSON comes first and this view next.
 BEST: Final = 2.0
 NEXT_TO_JSON: Final = 0.5
 NOT_OURS: Final = -1.0

@@ -112,7 +112,7 @@ def _leaves_of(chunk: dict[str, Any]) -> Iterator[_Leaf]:
 
 
 def _leaves(value: dict[str, Any], before: str = "", depth: int = 0, in_delta: bool = False) -> Iterator[_Leaf]:
-    """The values of an object that say something, in its order; a usage and a list of plain values count as one."""
+    """The values of an object that mean something, in its order; a usage and a list of plain values count as one."""
     for key, member in value.items():
         if (not member and (member is None or member in ("", [], {}))) or key in PADDING:
             continue

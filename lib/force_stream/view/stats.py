@@ -12,7 +12,7 @@ from typing import Any, Final
 
 # How many flows are remembered one by one, and how many arrivals of each.
 MOST_FLOWS: Final = 200
-# How many upstreams and models have a row of their own: a client may make up names without end.
+# How many upstreams and models have a row of their own: a client may make up any number of names.
 MOST_ROWS: Final = 1000
 OTHERS: Final = ("(others)", "(others)")
 MOST_ARRIVALS: Final = 2000
@@ -25,7 +25,7 @@ class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
     nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came.
 
-    The page asks for the same few hundred again and again, so what is worked out stays, and two are never compared.
+    An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
 
     id: str
@@ -71,8 +71,8 @@ class Outcome:
 
 
 def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
-    """At most `MOST_ARRIVALS` of these times, the first and the last among them. None of the others is further from
-    one that is kept than the whole time divided by that number."""
+    """At most `MOST_ARRIVALS` of these times, the first and the last among them; one that is left out is less than the
+    whole time divided by that number away from one that is kept."""
     if len(arrivals) <= MOST_ARRIVALS:
         return tuple(arrivals)
     step = (arrivals[-1] - arrivals[0]) / (MOST_ARRIVALS - 2)

@@ -1,8 +1,8 @@
 """An event stream as a person looks at it: when each event came, and what it added.
 
 Knows what `events` reads, and the figures of an answer; must not know mitmproxy, or how it is set in lines of text.
-Nothing here raises, and the work is bounded whatever the bytes: of a long stream a part is looked at, and `unread` says
-of how much that is not true.
+Nothing here raises, and the work is bounded whatever the bytes: of a long stream only a part is looked at, and `unread`
+estimates the rest.
 """
 
 import re
@@ -101,8 +101,8 @@ class Timeline:
 
 
 def read(body: bytes, times: object = None) -> Timeline:
-    """The timeline of a body. `times`: for each piece of it, seconds and bytes so far, in one flat list; whatever else
-    it may be counts as none."""
+    """The timeline of a body. `times`: for each piece of it, seconds and bytes so far, in one flat list; anything
+    else counts as no times."""
     return _Reader(body, times).read()
 
 
@@ -144,7 +144,7 @@ class _Reader:
         self._arrivals = Arrivals(times, len(body))
         self._reader = EventReader()
         self._describer = DeltaDescriber()
-        # Of what may be among the last, the chunk itself is kept: most of it is never described.
+        # Entries that may be among the last wait with their chunks: most are never described.
         self._waiting: deque[tuple[Entry, Any]] = deque(maxlen=SHOWN_LAST)
         self._entries = 0
         self._previous: float | None = None
@@ -195,7 +195,7 @@ class _Reader:
         """Read the lines up to a blank one; returns the work that it took."""
         timeline, reader, at = self._timeline, self._reader, self._arrivals.of(end)
         timeline.looked_at += 1
-        # What takes time in a block: its lines, and what JSON puts before a value.
+        # What costs time in a block: its lines, and the marks that JSON puts before a value.
         work = sum(self._body.count(mark, start, end) for mark in (b"\n", b"\r", b",", b"[", b"{"))
         if skip or work > MOST_WORK_IN_BLOCK:
             reader.count += 1

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from harness.page import JSON_TYPE, NAME, OUTCOME, Client, Shelf, client_of
 from harness.samples import RULES, SECRET
 from mitmproxy.test import taddons
 
+DEEP: dict[str, Any] = reduce(lambda inner, _: {"a": inner}, range(900), {})
 SWITCH = json.dumps({"force_upstream_stream": True})
 
 
@@ -143,6 +145,7 @@ def real(tmp_path: Path) -> Iterator[Client]:
         ({"force_upstream_stream": True, "hosts": []}, "an empty list would match nothing"),
         ({"filter": "~hq ("}, "expected one of mitmproxy's filter expressions"),
         ({"filter": "~u a\n- x: &a [*a]"}, "expected a line of text"),
+        ({"stream_options": DEEP}, "nested too deeply for a rule"),
     ],
 )
 def test_a_change_is_checked_as_the_file_is_all_or_nothing(real: Client, changes: dict[str, Any], words: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from html.parser import HTMLParser
 
+from force_stream.page.markup import SHOWN_FLOWS, render
 from harness.page import OUTCOME, RULE, Shelf, client_of
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\ud800"
@@ -75,3 +76,26 @@ def test_what_an_upstream_sends_is_text_wherever_it_stands() -> None:
     answer = client_of(Shelf(outcome)).get("/flows")
     assert answer.type == "application/json"
     assert answer.json[0]["model"] == HOSTILE
+
+
+def test_what_was_odd_is_there_to_be_opened_and_what_is_unknown_is_left_out() -> None:
+    lines = "event 3: its data is not JSON", "no [DONE]"
+    for odd, words in (((), None), (lines[:1], "1 oddity"), (lines, "2 oddities")):
+        page = Seen(client_of(Shelf(dataclasses.replace(OUTCOME, odd=odd, first_content=None))).get("/").text)
+        assert page.tags.count("details") == bool(words)
+        assert all(word in page.words for word in (*odd, words or ""))
+        assert "first content" not in page.words
+
+
+def test_of_many_flows_the_latest_are_shown() -> None:
+    flows = [dataclasses.replace(OUTCOME, id=f"f-{number}") for number in range(SHOWN_FLOWS + 5)]
+    page = Seen(client_of(Shelf(*flows)).get("/").text)
+    assert page.tags.count("img") == SHOWN_FLOWS
+    assert ("data-key", f"f-{SHOWN_FLOWS + 4}") in page.attributes
+    assert ("data-key", "f-4") not in page.attributes
+
+
+def test_where_there_is_nothing_the_page_says_so() -> None:
+    words = Seen(render(True, [], [], [])).words
+    for sentence in ("There are no rules.", "Nothing yet.", "None yet. Each forced request appears here"):
+        assert sentence in words

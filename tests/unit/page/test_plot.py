@@ -79,6 +79,12 @@ def test_a_flow_without_a_byte_is_all_wait() -> None:
     assert float(wait.get("width", "0")) > WIDTH * 0.9
 
 
+def test_a_first_content_near_the_end_leaves_room_for_the_words_there() -> None:
+    late = drawn(replace(WELL, first_content=3.99))
+    (place,) = [float(e.get("x", "0")) for e in late.iter(f"{SVG}text") if f"{e.text}".startswith("first content")]
+    assert place + 60 < WIDTH - 14 - 6 * len("finish stop")
+
+
 def test_short_gaps_are_not_pointed_at() -> None:
     assert "gap" not in kinds(replace(WELL, arrivals=(0.5, 1.4, 2.3, 3.2, 4.0)))
 

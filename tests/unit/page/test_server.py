@@ -196,6 +196,35 @@ def test_what_is_not_http_is_closed_without_a_word(data: bytes) -> None:
     run(test)
 
 
+def test_a_client_that_sends_too_much_gets_its_answer_all_the_same() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            head = CHANGE.format(port=port) + "Content-Length: 10000000\r\n\r\n"
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head.encode())
+            assert b" 413 " in await reader.readline()
+            writer.write(b"x" * 10_000_000)
+            await writer.drain()
+            writer.write_eof()
+            assert b"larger than 65,536 bytes" in await reader.read()
+            writer.close()
+
+    run(test)
+
+
+def test_a_client_that_leaves_without_a_word_gets_none() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+
+    run(test)
+
+
 def test_the_port_is_opened_moved_and_closed_with_its_option(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "force_stream")
 

@@ -1,9 +1,11 @@
 """Which request a rule is for, and why not."""
 
+from collections.abc import Sequence
+
 import pytest
 from force_stream.endpoints import ENDPOINTS
 from force_stream.rules.file import parse_rules
-from force_stream.rules.rule import RequestFacts, first_match
+from force_stream.rules.rule import RequestFacts, Rule, candidates, first_match
 from harness.rules import facts, one
 from mitmproxy import flowfilter
 from mitmproxy.test import tflow, tutils
@@ -71,6 +73,12 @@ def test_a_rules_paths_are_known_in_addition_to_the_usual_ones() -> None:
     assert rule.endpoint("/v1/models") is None
 
 
+def decided(rules: Sequence[Rule], about: RequestFacts) -> Rule | None:
+    match = first_match(candidates(rules, about.hosts, about.path), about.model, about.flow)
+    assert match is None or match[1] is match[0].endpoint(about.path)
+    return match and match[0]
+
+
 def test_a_filter_that_raises_matches_nothing() -> None:
     broken = tflow.tflow()
     broken.request = None
@@ -78,7 +86,7 @@ def test_a_filter_that_raises_matches_nothing() -> None:
     with pytest.raises(AttributeError):
         flowfilter.match(rule.filter, broken)
     assert rule.mismatch(facts(flow=broken)) == "filter ~m POST could not be evaluated (AttributeError)"
-    assert first_match((rule,), facts(flow=broken)) is None
+    assert decided((rule,), facts(flow=broken)) is None
 
 
 def test_the_first_rule_that_matches_decides_even_if_it_forces_nothing() -> None:
@@ -90,10 +98,10 @@ def test_the_first_rule_that_matches_decides_even_if_it_forces_nothing() -> None
         "- {name: rest, hosts: ['*'], force_upstream_stream: true}\n",
         "rules.yaml",
     )
-    assert first_match(read, facts()) is read[2]
-    assert first_match(read, facts(model="y")) is read[3]
-    assert first_match(read, facts(path="/v1/models")) is None
-    assert first_match((), facts()) is None
+    assert decided(read, facts()) is read[2]
+    assert decided(read, facts(model="y")) is read[3]
+    assert decided(read, facts(path="/v1/models")) is None
+    assert decided((), facts()) is None
 
 
 def test_equal_rules_are_one_member_of_a_set() -> None:

@@ -3,18 +3,12 @@
 import asyncio
 import gzip
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from force_stream.view import contentview
-from harness import Http1Client, Proxy, event_stream, read_flows
-from harness.paths import ADDON
-from harness.samples import CHAT, DOCUMENT, RULES, STREAM, request
-from harness.upstream import Upstream
+from harness.samples import DOCUMENT, STREAM
 from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy import contentviews, http
@@ -205,62 +199,3 @@ def test_another_view_of_the_same_name_is_not_taken_away() -> None:
     contentview.unregister()
     assert contentviews.registry[NAME] is other
     contentview.register()
-
-
-# Flows of real traffic
-
-
-def test_a_flow_read_from_a_file_has_its_events_and_their_times(
-    upstream: Upstream, proxy_factory: Callable[..., Proxy], tmp_path: Path
-) -> None:
-    rules = tmp_path / "rules.yaml"
-    rules.write_text(RULES)
-    proxy = proxy_factory(
-        f"reverse:{upstream.url()}",
-        scripts=[ADDON],
-        options={"force_stream_rules": rules},
-        flow_file=tmp_path / "flows.mitm",
-    )
-    with Http1Client(proxy.url) as client:
-        upstream.answer(event_stream(STREAM, size=10))
-        assert client.post(CHAT, request()).json() == DOCUMENT
-        upstream.answer(event_stream(STREAM, size=10))
-        assert client.post(CHAT, request(stream=True)).body == STREAM
-    proxy.stop()
-    forced, own = read_flows(proxy.flow_file)
-    assert seen(forced)[0] == "JSON"
-    assert seen(own)[0] == "Upstream SSE"
-    for flow in (forced, own):
-        lines = seen(flow, NAME)[1].splitlines()
-        rows = [line.split(maxsplit=4) for line in lines[lines.index("Nothing odd.") + 3 :]]
-        assert [row[0] for row in rows[:5]] == ["1", "2", "3", "4", "5"]
-        arrivals = [float(row[1]) for row in rows[:5]]
-        assert arrivals == sorted(arrivals)
-        assert arrivals[0] > 0
-        assert rows[1][3:] == ["chunk", 'choices[0].delta.content +"Hel"']
-        assert any(line.startswith("first content") and line.endswith(" s") for line in lines)
-
-
-def test_a_reload_of_the_addon_replaces_the_view(
-    upstream: Upstream, proxy_factory: Callable[..., Proxy], tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(ADDON.parent / "lib", copy / "lib", ignore=shutil.ignore_patterns("__pycache__"))
-    copied = Path(shutil.copy(ADDON, copy))
-    (copy / "rules.yaml").write_text(RULES)
-    upstream.answer_always(event_stream(STREAM))
-    options = {"flow_detail": 4, "dumper_default_contentview": NAME}
-    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[copied], options=options)
-    with Http1Client(proxy.url) as client:
-        client.post(CHAT, request())
-        proxy.wait_for_log(r"Nothing odd\.")
-        text = copy / "lib" / "force_stream" / "view" / "timeline_text.py"
-        text.write_text(text.read_text(encoding="utf-8").replace("Nothing odd.", "As edited."), encoding="utf-8")
-        since = proxy.mark()
-        later = copied.stat().st_mtime_ns + 2_000_000_000
-        os.utime(copied, ns=(later, later))
-        proxy.wait_for_log(r"\d rules? from ", since=since)
-        client.post(CHAT, request())
-        proxy.wait_for_log(r"As edited\.", since=since)
-    assert "Replacing existing" not in proxy.log
-    assert "Traceback" not in proxy.log
