@@ -1,4 +1,4 @@
-"""Faults made on purpose: what the client and the person see of them."""
+"""Faults made on purpose, between a client and an upstream: what the client and the person see of them."""
 
 import json
 from collections.abc import Callable
@@ -24,8 +24,6 @@ from harness import (
 from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, EVENTS, STREAM, choice, chunk, request
 
-# Between a client and an upstream
-
 RULE = """\
 - name: "{name}"
   hosts: ["127.0.0.1"]
@@ -39,7 +37,7 @@ INJECT = {
     "cut-at-once": "cut_after: 0",
     "error": "error_after: 2",
     "undone": "drop_done: true",
-    "stall": "stall: 1.2",
+    "stall": "stall: 0.6",
     "long-stall": "stall: 60",
     "split": "split_utf8: true",
     "labelled": "content_type: text/html",
@@ -53,7 +51,7 @@ SPLIT_STREAM = sse(chunk(choice(content="Grüße, 世界 🙂")), chunk(choice(f
 def rules_of_inject(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("inject") / "rules.yaml"
     rules = (
-        RULE.format(name=name, inject=inject, idle=2 if name == "long-stall" else 30) for name, inject in INJECT.items()
+        RULE.format(name=name, inject=inject, idle=1 if name == "long-stall" else 30) for name, inject in INJECT.items()
     )
     path.write_text("rules:\n" + "".join(rules))
     return path

@@ -1,4 +1,4 @@
-"""When another attempt is made for a client, and what it then gets; the test says what comes and how long pauses are."""
+"""When another attempt is made for a client, and what it then gets; what comes and how long pauses are, a test says."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Faults made on purpose: what a rule's `inject` makes of the upstream's bytes."""
+"""What a rule's `inject` makes of the bytes of an answer: the steps, whatever the pieces."""
 
 import json
 from collections.abc import Iterable
