@@ -50,7 +50,7 @@ class AnswerReader:
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
-        self.done = False
+        self.done = self.ended = self.finished = False
         self._report = Report()
         self._spec = spec
         self._status = status
@@ -74,14 +74,6 @@ class AnswerReader:
         self._report.events = self._reader.count
         self._report.odd = self._reader.odd.lines()
         return self._report
-
-    @property
-    def ended(self) -> bool:
-        return self.done or self._aggregator.ended or self._error is not None
-
-    @property
-    def finished(self) -> bool:
-        return self._has_chunks and self._aggregator.finished
 
     @property
     def blocks_loop(self) -> bool:
@@ -120,6 +112,8 @@ class AnswerReader:
     def _read(self, data: bytes) -> None:
         for event in self._repeats.feed(data):
             self._merge(event)
+            self.ended = self.done or self._aggregator.ended or self._error is not None
+            self.finished = self._has_chunks and self._aggregator.finished
 
     def finish(self, cut: str = "") -> Reply | None:
         """The reply to the client; None where it gets the answer as it came.

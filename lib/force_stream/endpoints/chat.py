@@ -13,7 +13,6 @@ from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import (
     CHANGED,
     SAME,
-    Concat,
     Effect,
     Fields,
     Rule,
@@ -23,69 +22,16 @@ from ..merge.fields import (
     extend,
     fields,
     first,
-    fragment,
     index_of,
     latest,
     name,
     nothing,
     overlay,
+    parts,
 )
 from ..merge.padding import PADDING_RULES, created, padding
 from ..merge.tool_calls import Arguments, tool_calls
 from .endpoint import Aggregated, Endpoint, Request
-
-
-class Content:
-    """Text in fragments, or (Mistral, magistral) lists of parts whose neighbours of one type are one part."""
-
-    __slots__ = ("_parts", "_text")
-
-    def __init__(self) -> None:
-        self._text = Concat()
-        self._parts: list[tuple[str, Any]] | None = None
-
-    def add(self, value: Any) -> Effect:
-        if not isinstance(value, list):
-            if self._parts is None:
-                return self._text.add(value)
-            self._add_text(value)
-            return CHANGED
-        if self._parts is None:
-            self._parts = []
-            self._add_text(self._text.result())
-        for part in value:
-            self._add_part(part)
-        return CHANGED
-
-    def _add_text(self, text: Any) -> None:
-        if text:
-            self._add_part({"type": "text", "text": text})
-
-    def _add_part(self, part: Any) -> None:
-        assert self._parts is not None
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str) or kind not in _JOINED_PARTS:
-            self._parts.append(("", part))
-            return
-        if not self._parts or self._parts[-1][0] != kind:
-            self._parts.append((kind, Fields(_PART, fragment)))
-        self._parts[-1][1].add(part)
-
-    def result(self) -> Any:
-        if self._parts is None:
-            return self._text.result()
-        return [part.result() if kind else part for kind, part in self._parts]
-
-
-_JOINED_PARTS: Final = frozenset(("text", "thinking", "output_text", "reasoning"))
-_PART: Final[Mapping[str, Rule]] = {
-    "type": first,
-    "text": concat,
-    "thinking": Content,
-    "signature": latest,
-    "closed": latest,
-    "index": latest,
-}
 
 
 class Base64:
@@ -116,22 +62,13 @@ class Base64:
 _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
-class FinishReason:
-    __slots__ = ("_reason",)
-
-    def __init__(self) -> None:
-        self._reason: Any = None
-
-    def add(self, value: Any) -> Effect:
-        # "" (Ollama, SGLang) and "null" (KoboldCpp) on the chunks before the last are not finish reasons.
-        if not value or value == "null":
-            return SAME
-        if self._reason is None or _PRECEDENCE.get(str(value), 1) > _PRECEDENCE.get(str(self._reason), 1):
-            self._reason = value
-        return SAME
-
-    def result(self) -> Any:
-        return self._reason
+def _finish_reason(before: Any, value: Any) -> Any:
+    """The finish reason of a choice that had the one `before`, and now this value."""
+    # "" (Ollama, SGLang) and "null" (KoboldCpp) on the chunks before the last are not finish reasons.
+    if not value or value == "null":
+        return before
+    is_higher = before is None or _PRECEDENCE.get(str(value), 1) > _PRECEDENCE.get(str(before), 1)
+    return value if is_higher else before
 
 
 class Usage:
@@ -166,28 +103,10 @@ def _counts(value: Any) -> bool:
     return bool(value)
 
 
-class Delta(Fields):
-    """A message in fragments."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        super().__init__(_DELTA, fragment)
-
-    def add(self, value: Any) -> Slots | None:
-        if isinstance(value, str):
-            super().add({"content": value})
-            return CHANGED
-        if isinstance(value, dict) and value.get("role") == "tool":
-            # MiniMax's built-in search streams its results as a message of the role "tool"; they are not the answer.
-            return SAME
-        return super().add(value)
-
-
 _LOGPROBS: Final[Mapping[str, Rule]] = {"content": extend, "refusal": extend}
 _DELTA: Final[Mapping[str, Rule]] = {
     "role": first,
-    "content": Content,
+    "content": parts,
     "refusal": concat,
     "reasoning_content": concat,  # DeepSeek, Z.ai, xAI, llama.cpp
     "reasoning": concat,  # OpenRouter, Groq, Ollama, vLLM
@@ -196,7 +115,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
         fields({"type": first, "id": first, "format": first, "index": first, "text": concat, "summary": concat}),
         also=("type",),
     ),
-    "thinking_blocks": Content,  # LiteLLM
+    "thinking_blocks": parts,  # LiteLLM
     "tool_calls": tool_calls,
     "function_call": fields({"name": name, "arguments": Arguments}),
     "audio": fields({"id": first, "data": Base64, "transcript": concat, "expires_at": latest}),
@@ -210,11 +129,11 @@ _DELTA: Final[Mapping[str, Rule]] = {
 }
 _CHOICE: Final[Mapping[str, Rule]] = {
     "index": nothing,
-    "delta": Delta,
+    "delta": fields(_DELTA),
     "message": latest,
     "text": concat,
     "logprobs": fields(_LOGPROBS),
-    "finish_reason": FinishReason,
+    "finish_reason": nothing,  # like usage below: they have accumulators of their own
     "usage": Usage,
     "token_ids": extend,
     "obfuscation": padding,  # Bedrock
@@ -243,10 +162,12 @@ class CompletionAggregator:
 
     object_name: str
     choice_rules: Mapping[str, Rule]
+    ended = False  # usage may follow the last finish reason; only [DONE] ends a stream of chunks
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._top = Fields(_CHUNK, overlay)
         self._choices: dict[int, Fields] = {}
+        self._reasons: dict[int, Any] = {}
         self._unfinished: set[int] = set()
         self._usage = Usage()
         self._expected_choices = expected_choices
@@ -271,19 +192,23 @@ class CompletionAggregator:
         effect: Slots | None = SAME
         for position, choice in enumerate(choices):
             if isinstance(choice, dict):
-                index = index_of(choice)
+                index = choice.get("index")
+                if type(index) is not int:
+                    index = index_of(choice)
                 index = position if index is None else index
                 known = self._choices.get(index)
                 if known is None:
                     known = self._choices[index] = Fields(self.choice_rules, overlay)
-                effect = known.add(choice)
+                delta = choice.get("delta")
+                if isinstance(delta, str) or (isinstance(delta, dict) and delta.get("role") == "tool"):
+                    known.add(_with_delta(choice, delta))
+                    effect = CHANGED
+                else:
+                    effect = known.add(choice)
+                reason = self._reasons[index] = _finish_reason(self._reasons.get(index), choice.get("finish_reason"))
                 # `finished` is read after every piece, so it must not cost more the more choices there are.
-                (self._unfinished.discard if known.get("finish_reason") else self._unfinished.add)(index)
+                (self._unfinished.discard if reason else self._unfinished.add)(index)
         return effect if len(choices) < 2 else CHANGED
-
-    @property
-    def ended(self) -> bool:
-        return False  # usage may follow the last finish reason; only [DONE] ends a stream of chunks
 
     @property
     def finished(self) -> bool:
@@ -302,7 +227,10 @@ class CompletionAggregator:
             raise IncompleteStream("the upstream's event stream stopped before its first choice")
         if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        choices = [self._choice(index, choice.result(), done=done) for index, choice in sorted(self._choices.items())]
+        choices = [
+            self._choice(index, choice.result(), self._reasons[index], done=done)
+            for index, choice in sorted(self._choices.items())
+        ]
         document = self._top.result()
         document["object"] = self.object_name
         document["choices"] = choices
@@ -316,9 +244,16 @@ class CompletionAggregator:
             inferred=bool(self._unfinished),
         )
 
-    def _choice(self, index: int, choice: dict[str, Any], *, done: bool) -> dict[str, Any]:
+    def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         """The document's choice, given what was merged of it."""
         raise NotImplementedError
+
+
+def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
+    """A choice whose delta is text alone, or not the answer's."""
+    rest = {key: value for key, value in choice.items() if key != "delta"}
+    # MiniMax's built-in search streams its results as a message of the role "tool"; they are not the answer.
+    return rest | {"delta": {"content": delta}} if isinstance(delta, str) else rest
 
 
 class ChatAggregator(CompletionAggregator):
@@ -327,12 +262,11 @@ class ChatAggregator(CompletionAggregator):
     object_name = "chat.completion"
     choice_rules = _CHOICE
 
-    def _choice(self, index: int, choice: dict[str, Any], *, done: bool) -> dict[str, Any]:
+    def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         message = _message(choice.pop("delta", None), choice.pop("message", None))
         choice.pop("usage", None)
         if choice.get("text") in (None, "", message["content"]):
             choice.pop("text", None)  # Together sends its content twice
-        finish_reason = choice.pop("finish_reason", None)
         if not finish_reason:
             finish_reason = _inferred(message) if done else "length"
         return {"index": index, "message": message, **choice, "finish_reason": finish_reason}

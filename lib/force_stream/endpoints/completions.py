@@ -11,7 +11,7 @@ from typing import Any, Final
 from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing
 from ..merge.padding import padding
-from .chat import ChatAggregator, CompletionAggregator, FinishReason, Usage
+from .chat import ChatAggregator, CompletionAggregator, Usage
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _CHOICE: Final[Mapping[str, Rule]] = {
@@ -27,7 +27,7 @@ _CHOICE: Final[Mapping[str, Rule]] = {
             "content": extend,  # llama.cpp answers in the chat API's shape
         }
     ),
-    "finish_reason": FinishReason,
+    "finish_reason": nothing,
     "usage": Usage,
     "token_ids": extend,
     "obfuscation": padding,
@@ -49,9 +49,9 @@ class LegacyAggregator(CompletionAggregator):
             return CHANGED
         return super().add(chunk, event)
 
-    def _choice(self, index: int, choice: dict[str, Any], *, done: bool) -> dict[str, Any]:
+    def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         choice.pop("usage", None)
-        finish_reason = choice.pop("finish_reason", None) or ("stop" if done else "length")
+        finish_reason = finish_reason or ("stop" if done else "length")
         return {"text": choice.pop("text", None) or "", "index": index, **choice, "finish_reason": finish_reason}
 
 

@@ -10,6 +10,7 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     concat     text in fragments
     name       text that is sent whole, perhaps repeatedly, or in fragments
     extend     lists in pieces
+    parts      text in fragments, or lists of typed parts, of which neighbours of one type are one
     fragment   an unknown field within a delta: strings are joined, lists extended, objects merged likewise
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
@@ -70,6 +71,15 @@ class First:
 
     def result(self) -> Any:
         return self._value
+
+
+class Created(First):
+    """A time: that of the first chunk counts, and later chunks may have their own."""
+
+    __slots__ = ()
+
+    def add(self, value: Any) -> Effect:
+        return ANY_PADDING if self._value else super().add(value)
 
 
 class Latest:
@@ -257,6 +267,48 @@ class Fields:
         return {key: value for key, value in results.items() if value is not NOTHING}
 
 
+class Parts:
+    """Text in fragments, or (Mistral, magistral) lists of typed parts, of which neighbours of one type are one."""
+
+    __slots__ = ("_parts", "_text")
+
+    def __init__(self) -> None:
+        self._text = Concat()
+        self._parts: list[tuple[str, Any]] | None = None
+
+    def add(self, value: Any) -> Effect:
+        if not isinstance(value, list):
+            if self._parts is None:
+                return self._text.add(value)
+            self._add_text(value)
+            return CHANGED
+        if self._parts is None:
+            self._parts = []
+            self._add_text(self._text.result())
+        for part in value:
+            self._add_part(part)
+        return CHANGED
+
+    def _add_text(self, text: Any) -> None:
+        if text:
+            self._add_part({"type": "text", "text": text})
+
+    def _add_part(self, part: Any) -> None:
+        assert self._parts is not None
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str) or kind not in _JOINED_PARTS:
+            self._parts.append(("", part))
+            return
+        if not self._parts or self._parts[-1][0] != kind:
+            self._parts.append((kind, Fields(_PART, fragment)))
+        self._parts[-1][1].add(part)
+
+    def result(self) -> Any:
+        if self._parts is None:
+            return self._text.result()
+        return [part.result() if kind else part for kind, part in self._parts]
+
+
 class ByIndex:
     """A list of objects, each sent in fragments; those with the same `index` and equal `also` members are one.
 
@@ -320,6 +372,9 @@ class Padding(Nothing):
         return self
 
 
+ANY_PADDING: Final = Padding()
+
+
 def index_of(entry: Any) -> int | None:
     """The `index` of a list's entry, if it has one; some gateways send it as a string."""
     index = entry.get("index") if isinstance(entry, dict) else None
@@ -338,6 +393,7 @@ name: Rule = Name
 extend: Rule = Extend
 fragment: Rule = Fragment
 nothing: Rule = Nothing
+parts: Rule = Parts
 
 
 def fields(rules: Mapping[str, Rule], rest: Rule = fragment) -> Rule:
@@ -352,3 +408,12 @@ def by_index(rule: Rule, also: Iterable[str] = ()) -> Rule:
 
 
 _FRAGMENT_RULES: Mapping[type, Rule] = {str: TextOrLabel, list: Extend, dict: fields({})}
+_JOINED_PARTS: Final = frozenset(("text", "thinking", "output_text", "reasoning"))
+_PART: Final[Mapping[str, Rule]] = {
+    "type": first,
+    "text": concat,
+    "thinking": Parts,
+    "signature": latest,
+    "closed": latest,
+    "index": latest,
+}

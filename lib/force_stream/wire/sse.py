@@ -44,12 +44,14 @@ class EventStreamDecoder:
     """A pull parser like those of the standard library: feed it bytes, and it returns the events that they complete.
 
     `lines` counts the lines that were a field or a comment, `unknown_lines` those that were neither: a body that is not
-    an event stream has only the latter.
+    an event stream has only the latter. `between_events`: the next byte begins an event, and nothing of the previous
+    one is left.
     """
 
     def __init__(self) -> None:
         self.lines = 0
         self.unknown_lines = 0
+        self.between_events = False
         self._tail: list[bytes] = []
         self._after_carriage_return = False
         self._at_start = True
@@ -67,29 +69,24 @@ class EventStreamDecoder:
                 data = data[1:]
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if not end:
-            if data:
-                self._tail.append(data)
-            return []
+            return self._read([], [data] if data else [])
         self._after_carriage_return = data.endswith(b"\r")
         self._tail.append(data[:end])
         # Unlike str.splitlines, bytes.splitlines has the same line ends as the standard: LF, CR and CRLF.
         lines = b"".join(self._tail).splitlines()
-        self._tail = [data[end:]] if end < len(data) else []
-        return self._read(lines)
-
-    @property
-    def between_events(self) -> bool:
-        """Whether the next byte begins an event, and nothing of the previous one is left."""
-        return not (self._tail or self._data or self._event or self._at_start or self._after_carriage_return)
+        self._tail = []
+        return self._read(lines, [data[end:]] if end < len(data) else [])
 
     def close(self) -> list[ServerSentEvent]:
         """The event that has no blank line at the end of the stream, if there is one."""
         lines = [b"".join(self._tail), b""]
         self._tail = []
-        return self._read(lines)
+        return self._read(lines, [])
 
-    def _read(self, lines: list[bytes]) -> list[ServerSentEvent]:
-        if self._at_start:
+    def _read(self, lines: list[bytes], tail: list[bytes]) -> list[ServerSentEvent]:
+        """The events that these lines complete, with the beginning of another line after them."""
+        self._tail += tail
+        if self._at_start and lines:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BOM_UTF8)
         events: list[ServerSentEvent] = []
@@ -119,6 +116,9 @@ class EventStreamDecoder:
                 self.unknown_lines += 1
                 continue
             self.lines += 1
+        self.between_events = not (
+            self._tail or self._data or self._event or self._at_start or self._after_carriage_return
+        )
         return events
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
