@@ -22,6 +22,8 @@ from .events import REPLACED, Event, EventReader
 
 _BACKSLASH: Final = ord("\\")
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
+# The start of an event of which nothing has ended, but for its name. (A line that reports an error is an event itself.)
+_UNFINISHED: Final = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]+")
 # Events. How many pass without an attempt after failed attempts: twice as many each time, up to this.
 _LONGEST_PAUSE: Final = 64
 # Bytes. An incomplete event that is longer goes to the decoder: it must not be copied for every piece.
@@ -301,8 +303,8 @@ class Repeats:
             end = end_of_event(data, at)
             if end < 0:
                 end = len(data)
-                # A whole event is read faster, and may fit. In the middle of a line nothing can have ended.
-                if starts and data[-1] not in b"\r\n" and end - at <= _LONGEST_REST:
+                # Once it is whole, it is read faster, and may fit.
+                if starts and end - at <= _LONGEST_REST and _UNFINISHED.fullmatch(data, at):
                     self._rest = data[at:]
                     return
             yield from self._parse(data[at:end], starts=starts)

@@ -221,17 +221,17 @@ class AnswerReader:
         if not self._has_chunks:
             return self._without_chunks(cut)
         try:
-            aggregate = self._aggregator.result(done=self.done)
+            aggregated = self._aggregator.result(done=self.done)
         except IncompleteStream as error:
             self._report.truncated = True
             if self._spec.on_truncated != "partial":
                 raise IncompleteStream(f"{error}: {cut}") if cut else error from None
-            aggregate = self._aggregator.result(partial=True)
-        self._report.finish_reasons = tuple(map(printable, aggregate.finish_reasons))
-        self._report.inferred = aggregate.inferred
-        self._report.usage = aggregate.document.get("usage") if isinstance(aggregate.document, dict) else None
+            aggregated = self._aggregator.result(partial=True)
+        self._report.finish_reasons = tuple(map(printable, aggregated.finish_reasons))
+        self._report.inferred = aggregated.inferred
+        self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
         self._report.status = 200
-        return Reply(200, jsontext.dumps(aggregate.document))
+        return Reply(200, jsontext.dumps(aggregated.document))
 
     def _is_scalar(self) -> bool:
         """Whether the body is JSON, and labelled so, but neither an object nor a list."""

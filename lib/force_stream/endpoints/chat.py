@@ -5,7 +5,6 @@ or server-sent events. https://platform.openai.com/docs/api-reference/chat-strea
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -52,7 +51,7 @@ class Base64:
         if any(piece.endswith("=") for piece in self._pieces[:-1]):
             try:
                 return base64.b64encode(b"".join(map(base64.b64decode, self._pieces))).decode()
-            except binascii.Error:
+            except ValueError:
                 pass
         return "".join(self._pieces)
 

@@ -229,3 +229,10 @@ def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None
 def test_an_escaped_name_that_is_a_slot_twice_is_not_a_template() -> None:
     twice = event(chunk("a")).replace(b'"content":"a"', rb'"content":"a","c\u006fntent":"b"')
     assert_same(twice * 5, [1 << 20])
+
+
+def test_an_error_on_a_line_of_its_own_is_read_before_the_event_behind_it_is_whole() -> None:
+    made = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
+    made.feed(event(chunk("a")) * 3 + b'error: {"message":"no"}\ndata: {"choices"')
+    assert made.ended
+    assert made.report.events == 4

@@ -88,6 +88,13 @@ def test_a_missing_finish_reason_is_inferred(how: dict[str, bool], reason: str) 
     assert (aggregated.finish_reasons, aggregated.inferred) == ((reason,), True)
 
 
+@pytest.mark.parametrize("pieces", [["aa=", "é"], ["a=", "b"], ["a=", "bb=="]])
+def test_audio_that_is_not_base64_is_joined_as_text(pieces: list[str]) -> None:
+    chunks = [chunk({"delta": {"audio": {"data": piece}}, "finish_reason": "stop"}) for piece in pieces]
+    message = json.loads(aggregate(stream(*chunks)).body)["choices"][0]["message"]
+    assert message["audio"]["data"] == "".join(pieces)
+
+
 def test_a_delta_that_is_a_text_is_the_content() -> None:
     reply = aggregate(stream(chunk({"delta": "Hel"}), chunk({"delta": "lo", "finish_reason": "stop"})))
     assert json.loads(reply.body)["choices"][0]["message"]["content"] == "Hello"
