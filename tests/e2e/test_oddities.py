@@ -44,7 +44,7 @@ STREAMS: dict[str, tuple[bytes, list[str]]] = {
     "an event after [DONE]": (STREAM + b'data: {"a":1}\n\n', ["event 6: events after [DONE]"]),
     "no [DONE]": (STREAM.removesuffix(DONE), ["no [DONE]"]),
     "no finish reason": (sse(*EVENTS[:3]), ["no finish reason for choice 0"]),
-    "a page behind it": (STREAM + b"<html>\n\n", ["lines that are no part of an event stream"]),
+    "a page behind it": (STREAM + b"<html>\n\n", ["lines that are not part of an event stream"]),
     "another id": (sse(*EVENTS[:4], chunk(id="x"), EVENTS[4]), ["event 5: its id is not that of the events before"]),
     "two calls at one index": (
         sse(*CALLS, chunk(choice(finish_reason="tool_calls"))),

@@ -18,7 +18,10 @@ OUTSIDE = {"__init__": {"errors", "endpoints", "answer"}, "__main__": {"cli"}, "
 
 MAY_KNOW_MITMPROXY = {
     "rules/rule",
-    *(f"proxy/{name}" for name in ("explain", "live_copy", "notes", "request", "response", "stream_layer", "summary")),
+    *(
+        f"proxy/{name}"
+        for name in ("chunked", "explain", "live_copy", "notes", "request", "response", "stream_layer", "summary")
+    ),
     *(f"view/{name}" for name in ("contentview", "flow_record")),
     "page/server",
     *(f"addon/{name}" for name in ("__init__", "commands", "hooks", "mitmweb", "options", "retries", "rules_watcher")),

@@ -13,14 +13,7 @@ ELSEWHERE = {
     "cli/__main__": ("e2e/test_command.py", "one line, which every test of the command starts"),
     "cli/mitmproxy_script/overrides": ("e2e/test_command.py", "mitmproxy loads it, where the command starts one"),
     "addon/mitmweb": ("e2e/test_mitmweb.py", "it mends what a person sees in mitmweb"),
-    "addon/retries": ("e2e/test_retries.py", "other attempts are made through mitmproxy's own replay"),
-    "answer/events": ("golden/test_golden.py", "every stream goes through it, in pieces of every size"),
-    "answer/forcing": ("unit/wire/test_json_body.py", "the edits that it orders are made there"),
-    "answer/oddities": ("e2e/test_oddities.py", "log, comment, view and page have to show the same"),
-    "answer/report": ("unit/answer/test_reader.py", "the reader fills it in"),
-    "proxy/chunked": ("laws/test_pieces.py", "it has to do what h11 does, whatever comes"),
     "proxy/explain": ("e2e/test_explain.py", "rules, options and flow have their part in a reason"),
-    "proxy/summary": ("e2e/test_lifecycle.py", "what it says is in log, comment and flow file alike"),
 }
 # Files that no module has given its name.
 OF_NO_MODULE = {"addon/test_mitmproxy_facts": "what the addon takes for granted of mitmproxy"}

@@ -91,7 +91,7 @@ class EventReader:
     def conclude(self, *, inferred: bool = False) -> None:
         """Note what is odd about the stream as a whole, which has ended."""
         if self.decoder.unknown_lines:
-            self.odd.add("lines that are no part of an event stream")
+            self.odd.add("lines that are not part of an event stream")
         self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
 
     def _read(self, events: list[Event], name: str, data: str, *, at_end: bool = False) -> None:

@@ -47,11 +47,12 @@ def in_brief(lines: Sequence[str]) -> str:
 
 @dataclass(slots=True)
 class Oddity:
-    """One thing that was odd, and the first of the events where it was, of which there were `count`."""
+    """One thing that was odd, and the first of the `count` events where it was; `last` is the last of them."""
 
     words: str
     numbers: list[int] = field(default_factory=list)
     count: int = 0
+    last: int = 0
 
     def __str__(self) -> str:
         if not self.count:
@@ -78,7 +79,8 @@ class Oddities:
         if words not in self._found and len(self._found) >= MOST_ODD:
             return
         oddity = self._found.setdefault(words, Oddity(words))
-        if number is not None and number not in oddity.numbers[-1:]:
+        if number is not None and number != oddity.last:
+            oddity.last = number
             oddity.count += 1
             if oddity.count <= MOST_NUMBERS:
                 oddity.numbers.append(number)

@@ -57,13 +57,14 @@ class _Values:
         if not self.slot.opening:
             return _leading(map(_is_number, self.raw))
         joined, opening = b"".join(self.raw), self.slot.opening
-        if opening == b'"' and joined.isascii() and not any(byte in joined for byte in (b"\\", b"\n", b"\r")):
+        has_line_end = b"\n" in joined or b"\r" in joined
+        if opening == b'"' and joined.isascii() and not has_line_end and b"\\" not in joined:
             self._values = [joined.decode("ascii")]
             return len(self.raw)
         # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
         # A line end inside a value ends the event there, by the grammar of event streams.
-        values = None if b"\n" in joined or b"\r" in joined else _parse(opening, self.raw)
+        values = None if has_line_end else _parse(opening, self.raw)
         if values is None:
             valid = (b"\n" not in one and b"\r" not in one and _parse(opening, [one]) is not None for one in self.raw)
             return _leading(valid)
@@ -81,13 +82,19 @@ class _Values:
 class Template:
     """One event's bytes, with slots. `replaced`: the events that it matched last have replacement characters."""
 
-    __slots__ = ("_first", "_last", "_steps", "replaced")
+    __slots__ = ("_first", "_last", "_slots", "_steps", "replaced")
 
     def __init__(self, event: bytes, slots: Sequence[Slot]) -> None:
         fixed = _around(event, slots)
         self._first = fixed[0]
         self._last = fixed[-1]
-        self._steps = list(zip(slots, fixed[1:], strict=True))
+        self._slots = slots
+        # For each slot: where it stops, and what follows it. A list ends where all that follows it starts; a string or
+        # a number where the first byte of that is.
+        self._steps = [
+            (part if slot.opening == b"[" else part[:1], part, len(part))
+            for slot, part in zip(slots, fixed[1:], strict=True)
+        ]
         self.replaced = False
 
     def is_like(self, data: bytes) -> bool:
@@ -100,27 +107,24 @@ class Template:
         self.replaced = False
         if not data.startswith(self._first, start):
             return start, 0
-        slots = [_Values(slot) for slot, _ in self._steps]
+        slots = [_Values(slot) for slot in self._slots]
         end, count = self._fit(data, start, slots)
-        valid = min(values.check() for values in slots)
+        if not count:
+            return start, 0
+        valid = min([values.check() for values in slots])
         if valid < count:
             # Not JSON after all: what is valid before it is matched again, and nothing else.
             return self.match_run(data[: self._reach(start, slots, valid)], start) if valid else (start, 0)
-        if count:
-            self.replaced = any(values.replaced for values in slots)
-            for values in slots:
-                values.append()
+        for values in slots:
+            values.append()
+            self.replaced = self.replaced or values.replaced
         return end, count
 
     def _fit(self, data: bytes, start: int, slots: list[_Values]) -> tuple[int, int]:
         """Where the events whose bytes fit end, and how many they are; the bytes in the slots are noted."""
         first, width = self._first, len(self._first)
         find, startswith = data.find, data.startswith
-        steps = [
-            # A list ends where all that follows it starts; a string or a number where the first byte of that is.
-            (part if slot.opening == b"[" else part[:1], part, len(part), values.raw.append)
-            for (slot, part), values in zip(self._steps, slots, strict=True)
-        ]
+        steps = [(*step, values.raw.append) for step, values in zip(self._steps, slots, strict=True)]
         at, count = start, 0
         # This loop runs once for each event, and is where the time goes: every call in it is to C code.
         while startswith(first, at):
@@ -143,7 +147,7 @@ class Template:
         return at, count
 
     def _reach(self, start: int, slots: list[_Values], count: int) -> int:
-        fixed = len(self._first) + sum(len(part) for _, part in self._steps)
+        fixed = len(self._first) + sum(length for _, _, length in self._steps)
         return start + count * fixed + sum(len(raw) for values in slots for raw in values.raw[:count])
 
 
@@ -210,30 +214,18 @@ def template_of(event: bytes, data: bytes, slots: Slots, before: bytes = b"") ->
     """The template of an event with this `data`, a JSON text, of which the `slots` may differ; None if the bytes do not
     plainly show where they are. Padding that was the same in the event `before` is assumed to stay the same: a slot
     costs time in every event, and a wrong guess one more event parsed."""
-    start = event.find(data)
-    if (
-        REPLACED.encode() in data
-        or start < 0
-        or not _is_head(event[:start])
-        or event[start + len(data) :] not in (b"\n\n", b"\r\n\r\n")
-    ):
+    head, _, end = event.partition(data)
+    if REPLACED.encode() in data or not _is_head(head) or end not in (b"\n\n", b"\r\n\r\n"):
         return None
     found = [_slot(event, key, target) for key, target in slots]
     known = sorted((slot for slot in found if slot is not None), key=lambda slot: slot.start)
-    if len(known) < len(found) or not any(map(_is_said, known)):
+    texts = [slot for slot in known if not isinstance(slot.target, Padding)]
+    if len(known) < len(found) or not texts:
         return None
     if any(b"\\" in part for part in _around(event, known)):
         return None  # a name may be spelled with escapes there, and the bytes in a slot be another member's
-    return Template(event, [slot for slot in known if _is_said(slot) or (before and _differs(slot, event, before))])
-
-
-def _is_said(slot: Slot) -> bool:
-    """Whether its values are in the answer, and not padding."""
-    return isinstance(slot.target, Concat | Extend)
-
-
-def _differs(slot: Slot, event: bytes, before: bytes) -> bool:
-    return event[slot.named : slot.end + 1] not in before
+    varying = [slot for slot in known if slot in texts or (before and event[slot.named : slot.end + 1] not in before)]
+    return Template(event, varying)
 
 
 def _is_head(head: bytes) -> bool:
@@ -309,7 +301,8 @@ class Repeats:
             end = end_of_event(data, at)
             if end < 0:
                 end = len(data)
-                if starts and self._may_fit_yet(data, at):
+                # A whole event is read faster, and may fit. In the middle of a line nothing can have ended.
+                if starts and data[-1] not in b"\r\n" and end - at <= _LONGEST_REST:
                     self._rest = data[at:]
                     return
             yield from self._parse(data[at:end], starts=starts)
@@ -347,13 +340,8 @@ class Repeats:
             self._reader.count += count
         return end
 
-    def _may_fit_yet(self, data: bytes, at: int) -> bool:
-        """Whether these last bytes are the start of an event that may fit once the rest of it is there. In the middle
-        of a line nothing can have ended."""
-        return self._template is not None and data[-1] not in b"\r\n" and len(data) - at <= _LONGEST_REST
-
     def _parse(self, piece: bytes, *, starts: bool) -> list[Event]:
-        """The events of a piece that holds at most one, unless lines end oddly. `starts`: it starts where one does."""
+        """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""
         self.parsed += len(piece)
         events = self._reader.feed(piece)
         self._event = piece if starts and len(events) == 1 else b""

@@ -175,7 +175,7 @@ class AnswerReader:
             events = [*leftover.feed(rest.encode()), *leftover.close()]
             if leftover.unknown_lines or any(event.data.strip() != "[DONE]" for event in events):
                 return self._unreadable(cut)
-            self._reader.odd.add("a JSON answer with an event stream's end behind it")
+            self._reader.odd.add("a JSON answer with the end of an event stream after it")
             self._report.status = self._status
             return Reply(self._status, document.strip().encode())
         if self._content_type.endswith(("/json", "+json")):
@@ -255,9 +255,9 @@ class AnswerReader:
             raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
         if self._texts:
             # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client gets it.
-            raise MalformedStream(f"the upstream's event stream has no JSON in it, but says: {' '.join(self._texts)}")
+            raise MalformedStream(f"the upstream's event stream has no JSON, only text: {' '.join(self._texts)}")
         if self._is_scalar():
             return None
         if self._decoder.unknown_lines > self._decoder.lines:
             raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
-        raise EmptyStream("the upstream's event stream had no event in it")
+        raise EmptyStream("the upstream's event stream was empty")

@@ -298,7 +298,7 @@ class CompletionAggregator:
         """
         if not self._choices:
             if done:
-                raise EmptyStream("the upstream's event stream had no choice in it")
+                raise EmptyStream("the upstream's event stream had no choices")
             raise IncompleteStream("the upstream's event stream stopped before its first choice")
         if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")

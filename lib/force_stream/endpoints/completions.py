@@ -124,7 +124,7 @@ class CompletionsAggregator:
         if self._format is not None:
             return self._format.result(done=done, partial=partial)
         if done:
-            raise EmptyStream("the upstream's event stream had no choice in it")
+            raise EmptyStream("the upstream's event stream had no choices")
         raise IncompleteStream("the upstream's event stream stopped before its first choice")
 
 

@@ -121,7 +121,10 @@ class MessagesAggregator:
         if kind == "content_block_delta":
             return self._block(chunk).add(delta) if isinstance(delta, dict) else SAME
         if kind == "message_start":
-            self._start(chunk.get("message"))
+            message = chunk.get("message")
+            if isinstance(message, dict):
+                self._count(message.get("usage"))
+                self._message = self._message or message  # some gateways send it twice
         elif kind == "content_block_start":
             self._start_block(chunk)
         elif kind == "content_block_stop":
@@ -136,11 +139,6 @@ class MessagesAggregator:
             self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
         self.ended = kind == "message_stop"
         return CHANGED
-
-    def _start(self, message: Any) -> None:
-        if isinstance(message, dict):
-            self._count(message.get("usage"))
-            self._message = self._message or message  # some gateways send it twice
 
     def _count(self, usage: Any) -> None:
         """The counts are cumulative, so one that falls to 0 is a gateway's placeholder."""

@@ -241,10 +241,8 @@ class Fields:
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
             effect = member.add(item)
-            if effect is None:
-                slots = CHANGED
-            elif effect is not SAME and slots is not None:
-                slots += slots_of(key, effect)
+            if effect is not SAME:
+                slots = CHANGED if effect is None or slots is None else slots + slots_of(key, effect)
         return slots
 
     def get(self, key: str) -> Any:

@@ -1,12 +1,12 @@
-"""What chunks contain that means nothing: padding, and what counts or dates them.
+"""The members of chunks that mean nothing, or nothing after the first chunk: padding, counters, times.
 
-Knows the names of such members, in all APIs; whoever merges chunks or shows them takes the names from here.
+Knows their names in all APIs; whoever merges chunks or shows them takes the names from here.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .fields import SAME, Effect, First, Padding, Rule, Slots
+from .fields import Effect, First, Padding, Rule, Slots
 
 # Padding against eavesdroppers who measure lengths (OpenAI's, Mistral's), and OpenAI's count of the events.
 PADDING: Final = frozenset(("obfuscation", "p", "sequence_number"))
@@ -25,8 +25,7 @@ class Created(First):
     def add(self, value: Any) -> Effect:
         if self._value:
             return _ANY
-        self._value = value
-        return SAME
+        return super().add(value)
 
 
 created: Rule = Created

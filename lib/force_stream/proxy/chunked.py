@@ -1,18 +1,25 @@
-"""A body in chunks of HTTP/1.1, read many chunks at a time.
+"""A body in chunks of HTTP/1.1, read many chunks at a time and given to whoever observes it.
 
 An upstream puts every event into a chunk of its own, and h11, which mitmproxy reads bodies with, takes them one by one:
 that is half of what an event costs a proxy. Here the whole chunks that are there become one piece; all else, and every
 mistake, is left to h11.
 
-Knows h11's reader and its state between two calls; must not know mitmproxy or events. `check` says whether h11 is as
-this module needs it.
+Knows h11's reader and its state between two calls, and mitmproxy's HTTP/1 client around it; must not know events or
+flows. `unknown_h11` says whether h11 is as this module needs it.
 """
 
 import re
-from typing import Any, Final
+from collections.abc import Callable, Generator
+from typing import Any, Final, Protocol
 
 from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers.http import _base as http_base
+from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.http import _http1 as http_1
+
+from .attempt import Attempt
 
 # RFC 9112, section 7.1, without extensions.
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
@@ -49,10 +56,59 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
     return b"".join(pieces)
 
 
-def check() -> str:
+def unknown_h11() -> str:
     """What of h11 is not as this module needs it, in words; "" if all is."""
     reader = ChunkedReader()
     for name, value in _STATE.items():
         if getattr(reader, name, None) != value:
             return f"h11's ChunkedReader has no {name} of {value!r}"
     return ""
+
+
+class Due(http_events.HttpEvent):
+    """What a connection tells its stream when something is due for a piece that its receiver got."""
+
+
+class Observer(Protocol):
+    """The stream whose answer a connection reads. `receiver`: who gets the pieces; None while they go the usual way."""
+
+    stream_id: int
+    receiver: Attempt | None
+
+
+class ChunkedClient(http_1.Http1Client):
+    """mitmproxy's connection to an HTTP/1 upstream. While it belongs to an observed stream, that gets the body without
+    the way through mitmproxy's layers, which for one event costs more than all of our own work."""
+
+    # Whose answer comes, or came last. Weak: a connection may outlive its streams by hours.
+    stream: Callable[[], Observer | None]
+
+    def read_body(self, event: events.Event) -> Generator[commands.Command, Any, None]:
+        stream = self.stream()
+        if stream is None or stream.stream_id != self.stream_id:
+            yield from super().read_body(event)
+            return
+        piece = read_chunks(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
+        is_due, receiver = False, stream.receiver
+        if piece and receiver is not None:
+            try:
+                is_due = receiver.receive(piece)
+            except Exception as fault:
+                receiver.record_bug(fault)
+                is_due = True
+        elif piece:
+            yield http_base.ReceiveHttp(http_events.ResponseData(stream.stream_id, piece))
+        if self.buf or not piece:
+            yield from self._read_rest(stream.stream_id, event)
+        if is_due:
+            # After the rest: that may be the end of the body, and then nothing is due any more.
+            yield http_base.ReceiveHttp(Due(stream.stream_id))
+
+    def _read_rest(self, stream_id: int, event: events.Event) -> Generator[commands.Command, Any, None]:
+        try:
+            yield from super().read_body(event)
+        except NotImplementedError:
+            # What mitmproxy raises for trailers after a body, which is whole then. Nothing more can be read from this
+            # connection.
+            yield commands.CloseConnection(self.conn)
+            yield http_base.ReceiveHttp(http_events.ResponseEndOfMessage(stream_id))

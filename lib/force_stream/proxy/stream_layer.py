@@ -32,8 +32,8 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http import _http1 as http_1
 from mitmproxy.proxy.server import ConnectionHandler
 
-from . import chunked
 from .attempt import Attempt
+from .chunked import ChunkedClient, Due, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .inject import Cut, Deliver, Step
 
@@ -80,7 +80,7 @@ def check() -> str:
     return ""
 
 
-_UNKNOWN_H11: Final = chunked.check()
+_UNKNOWN_H11: Final = unknown_h11()
 
 
 class _Faulted(events.Event):
@@ -91,49 +91,12 @@ class _FaultedAgain(events.Event):
     """What it gives itself when handling that failed too."""
 
 
-class _Due(http_events.HttpEvent):
-    """What a connection tells its stream when something is due for a piece that it handed over."""
-
-
-class ObservedClient(http_1.Http1Client):
-    """mitmproxy's connection to an HTTP/1 upstream. While it belongs to an observed stream, that gets the body without
-    the way through mitmproxy's layers, which for one event costs more than all of our own work."""
-
-    # Whose answer comes, or came last. Weak: a connection may outlive its streams by hours.
-    stream: "Callable[[], ObservedStream | None]"
-
-    def read_body(self, event: events.Event) -> Commands:
-        stream = self.stream()
-        if stream is None or stream.stream_id != self.stream_id:
-            yield from super().read_body(event)
-            return
-        piece = chunked.read_chunks(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
-        is_due = False
-        if piece and stream.accepts_pieces:
-            is_due = stream.receive(piece)
-        elif piece:
-            yield http_base.ReceiveHttp(http_events.ResponseData(stream.stream_id, piece))
-        if self.buf or not piece:
-            yield from self._read_rest(stream, event)
-        if is_due:
-            # After the rest: that may be the end of the body, and then nothing is due any more.
-            yield http_base.ReceiveHttp(_Due(stream.stream_id))
-
-    def _read_rest(self, stream: "ObservedStream", event: events.Event) -> Commands:
-        try:
-            yield from super().read_body(event)
-        except NotImplementedError:
-            # What mitmproxy raises for trailers after a body, which is whole then. Nothing more can be read from this
-            # connection.
-            yield commands.CloseConnection(self.conn)
-            yield http_base.ReceiveHttp(http_events.ResponseEndOfMessage(stream.stream_id))
-
-
 class ObservedStream(http_layers.HttpStream):
     """An HTTP stream that feeds its flow's attempt, and serves the client that waits. Without either it is mitmproxy's
-    own, call for call."""
+    own, call for call. `receiver`: the attempt, while it may be given the body's pieces as they are read."""
 
     wait_of: WaitOf
+    receiver: Attempt | None = None
 
     _wait: ClientWait | None = None
     _attempt: Attempt | None = None
@@ -218,7 +181,7 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._answer()
         elif isinstance(event, _FaultedAgain):
             yield from self._answer_empty()
-        elif isinstance(event, _Due):
+        elif isinstance(event, Due):
             yield from self._follow_up()
         elif isinstance(event, events.Wakeup):
             yield from self._poll()
@@ -324,8 +287,8 @@ class ObservedStream(http_layers.HttpStream):
         # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
         client: Any = connection.context.layers[-1] if connection is not None else None
         if type(client) is http_1.Http1Client and not _UNKNOWN_H11:
-            client.__class__ = ObservedClient
-        if isinstance(client, ObservedClient):
+            client.__class__ = ChunkedClient
+        if isinstance(client, ChunkedClient):
             client.stream = ref(self)
 
     def check_body_size(self, request: bool) -> Commands:
@@ -368,29 +331,10 @@ class ObservedStream(http_layers.HttpStream):
                 response.headers["content-type"] = injection.content_type
             content_type = response.headers.get("content-type", "")
             attempt.start_response(response.status_code, content_type, encoded=encoding != "identity")
-            if injection is not None:
+            if injection is None:
+                self.receiver = attempt
+            else:
                 yield from self._inject(injection.begin())
-
-    @property
-    def accepts_pieces(self) -> bool:
-        """Whether `receive` may be called: the head has been handled, and nothing stands before the body's pieces."""
-        attempt = self._attempt
-        return (
-            self.server_state == self.state_consume_response_body
-            and self._paused is None
-            and attempt is not None
-            and attempt.injection is None
-            and not self._answered
-        )
-
-    def receive(self, piece: bytes) -> bool:
-        """The next piece of the body, from elsewhere than an event. True if something is due for it, now or sooner."""
-        assert self._attempt is not None
-        try:
-            return self._attempt.receive(piece)
-        except Exception as fault:
-            self._attempt.record_bug(fault)
-            return True
 
     def _follow_up(self) -> Commands:
         assert self._attempt is not None
@@ -420,7 +364,8 @@ class ObservedStream(http_layers.HttpStream):
                 yield from self._answer()
 
     def _deliver(self, data: bytes) -> Commands:
-        if self.receive(data):
+        assert self._attempt is not None
+        if self._attempt.receive(data):
             yield from self._follow_up()
 
     def _inject(self, steps: Iterator[Step]) -> Commands:
@@ -479,6 +424,7 @@ class ObservedStream(http_layers.HttpStream):
         """Close the connection (HTTP/2: the stream) of an upstream that has not ended, so that it stops working, and
         billing."""
         self._answered = True
+        self.receiver = None
         connected, self._connected = self._connected, False
         if connected and self._attempt is not None and not self._attempt.complete:
             left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)

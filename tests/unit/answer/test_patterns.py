@@ -4,13 +4,16 @@ import json
 from typing import Any
 
 import pytest
-from force_stream.answer import patterns, reader
+from force_stream.answer import patterns
 from force_stream.answer.reader import AnswerSpec
+from force_stream.endpoints import ENDPOINTS
 from harness.paths import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 
-STREAMS = {path.stem: path for path in sorted(GOLDEN.glob("*/*.sse")) if path.parent.name in ("chat", "responses")}
+STREAMS = {
+    f"{path.parent.name}/{path.stem}": path for path in sorted(GOLDEN.glob("*/*.sse")) if path.parent.name in ENDPOINTS
+}
 
 
 class Never(patterns.Repeats):
@@ -53,6 +56,10 @@ def chunk(text: str, **more: Any) -> dict[str, Any]:
     }
 
 
+def delta(**members: Any) -> dict[str, Any]:
+    return chunk("") | {"choices": [{"index": 0, "delta": members}]}
+
+
 def call(arguments: str, **more: Any) -> dict[str, Any]:
     delta = {"tool_calls": [{"index": 0, **more, "function": {"arguments": arguments}}]}
     return {"id": "c", "created": 7, "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
@@ -93,20 +100,20 @@ LONG = {
         for n in range(40)
     ),
 }
-ENDPOINTS = {"a response": "responses", "a message": "messages"}
+ENDPOINT_OF = {"a response": "responses", "a message": "messages"}
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_most_chunks_of_a_long_stream_are_taken_by_their_bytes(name: str) -> None:
     Counting.matched = 0
-    answer(LONG[name], Counting, [1 << 20], ENDPOINTS.get(name, "chat"))
+    answer(LONG[name], Counting, [1 << 20], ENDPOINT_OF.get(name, "chat"))
     assert Counting.matched >= 30
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000, 1 << 20])
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_stream_has_the_same_answer_in_any_pieces(name: str, size: int) -> None:
-    endpoint = ENDPOINTS.get(name, "chat")
+    endpoint = ENDPOINT_OF.get(name, "chat")
     whole, _ = answer(LONG[name] + b"data: [DONE]\n\n", Never, [1 << 20], endpoint)
     taken, _ = answer(LONG[name] + b"data: [DONE]\n\n", patterns.Repeats, [size], endpoint)
     assert taken == whole
@@ -161,6 +168,20 @@ def test_an_odd_event_among_like_ones_is_read_as_ever(spoiled: str) -> None:
         assert_same(padded + SPOILED[spoiled] + padded, [1 << 20])
 
 
+MORE = st.sampled_from(
+    [
+        {"novel": 3},
+        {"novel": True},
+        {"novel": ["x"]},
+        {"novel": {"list": [1]}},
+        {"novel": "label"},
+        {"reasoning_details": [{"index": 0, "type": "t", "text": "r"}]},
+        {"function_call": {"name": "f", "arguments": "{"}},
+        {"tool_calls": [{"index": 0, "custom": {"input": "i"}}]},
+        {"tool_calls": [{"id": "c1", "function": {"arguments": "{}"}}]},
+        {"annotations": [{"url": "u"}]},
+    ]
+)
 EVENTS = st.one_of(
     st.text(max_size=6).map(lambda text: event(chunk(text))),
     st.tuples(st.text(max_size=4), st.text("xyz", max_size=4)).map(
@@ -168,6 +189,7 @@ EVENTS = st.one_of(
     ),
     st.tuples(st.text(max_size=4), st.integers(0, 99)).map(lambda pair: event(chunk(pair[0]) | {"created": pair[1]})),
     st.text(max_size=6).map(lambda text: event(call(text))),
+    st.tuples(st.text(max_size=4), MORE).map(lambda pair: event(delta(content=pair[0], **pair[1]))),
     st.integers(0, 3).map(lambda number: event(logprobs(number))),
     st.sampled_from(sorted(SPOILED.values())),
 )
@@ -204,5 +226,6 @@ def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None
     assert steps <= 4 * 500 + 4
 
 
-def test_the_answer_uses_it() -> None:
-    assert isinstance(AnswerSpec(rule="r", endpoint="chat").read()._repeats, reader.Repeats)
+def test_an_escaped_name_that_is_a_slot_twice_is_not_a_template() -> None:
+    twice = event(chunk("a")).replace(b'"content":"a"', rb'"content":"a","c\u006fntent":"b"')
+    assert_same(twice * 5, [1 << 20])

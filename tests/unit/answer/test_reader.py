@@ -5,11 +5,8 @@ from typing import Any
 
 import pytest
 from force_stream import aggregate
-from force_stream.answer.forcing import Refusal, force_request
 from force_stream.answer.quirks import QUIRKS
 from force_stream.answer.reader import AnswerSpec
-from force_stream.endpoints import ENDPOINTS
-from force_stream.wire.form_body import read_form
 
 
 def finish(*pieces: bytes, status: int = 200, content_type: str = "text/event-stream") -> Any:
@@ -48,38 +45,9 @@ def test_no_quirk_raises_over_a_value_of_another_type(quirk: str, content: objec
     assert answer.finish().status == 200
 
 
-def test_a_delta_that_is_a_text_is_the_content() -> None:
-    reply = aggregate(chunk(delta="Hel") + chunk(delta="lo", finish_reason="stop"))
-    assert json.loads(reply.body)["choices"][0]["message"]["content"] == "Hello"
-
-
-def test_indexes_spelled_as_floats_are_indexes() -> None:
-    stream = b"".join(chunk(index=float(n), delta={"content": "AB"[n]}, finish_reason="stop") for n in (1, 0))
-    choices = json.loads(aggregate(stream).body)["choices"]
-    assert [(choice["index"], choice["message"]["content"]) for choice in choices] == [(0, "A"), (1, "B")]
-
-
-@pytest.mark.parametrize("later", ["error", "tool_calls", "stop"])
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
-def test_length_and_content_filter_are_never_overruled(reason: str, later: str) -> None:
-    stream = chunk(delta={"content": "a"}, finish_reason=reason) + chunk(delta={}, finish_reason=later)
-    assert json.loads(aggregate(stream).body)["choices"][0]["finish_reason"] == reason
-
-
 def test_a_status_beside_the_error_counts() -> None:
     stream = b'data: {"error":{"message":"slow down"},"status_code":429}\n\n'
     assert aggregate(stream).status == 429
-
-
-def test_a_form_is_forced_only_where_forms_are_asked() -> None:
-    body = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n'
-    form = read_form(body, "multipart/form-data; boundary=b")
-    assert form is not None
-    settings: dict[str, Any] = {"rule": "r", "stream_options": None, "on_truncated": "error", "quirks": ()}
-    with pytest.raises(Refusal, match="form"):
-        force_request(form, ENDPOINTS["chat"], "/v1/chat/completions", **settings)
-    spec, _ = force_request(form, ENDPOINTS["transcriptions"], "/v1/audio/transcriptions", **settings)
-    assert spec is not None
 
 
 def test_asking_whether_all_is_finished_costs_the_same_with_any_number_of_choices() -> None:
@@ -87,3 +55,13 @@ def test_asking_whether_all_is_finished_costs_the_same_with_any_number_of_choice
     for number in range(3_000):
         answer.feed(chunk(index=number, delta={"content": "x"}))
         assert not answer.finished
+
+
+def test_what_blocks_the_loop_is_what_was_parsed() -> None:
+    text, plain, varied = (AnswerSpec(rule="r", endpoint="chat").read() for _ in range(3))
+    text.feed(chunk(delta={"content": "word"}) * 3_000)
+    assert not text.blocks_loop
+    plain.feed(b'{"choices":[' + b"1," * 60_000)
+    assert plain.blocks_loop
+    varied.feed(b"".join(chunk(delta={"content": "word"}, number=number) for number in range(3_000)))
+    assert varied.blocks_loop

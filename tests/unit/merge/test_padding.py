@@ -17,6 +17,7 @@ def test_padding_is_in_no_result_and_may_differ(name: str) -> None:
 
 def test_the_first_time_counts_and_later_ones_may_differ() -> None:
     assert merged(created, [0, None, 7, 8]) == 7
+    assert merged(created, [0, None]) == 0
     accumulator = created()
     assert [accumulator.add(value) for value in (0, 7)] == [SAME, SAME]
     assert isinstance(accumulator.add(8), Padding)

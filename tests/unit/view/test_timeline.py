@@ -196,7 +196,7 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
         pytest.param(b"data: 1E400\n\n" + STREAM, ["event 1: its data is a number, not an object"], id="1E400"),
         pytest.param(b": a\n\n: b\n\ndata:\n\n" + STREAM, [], id="nothing in what keeps a connection alive"),
         pytest.param(
-            STREAM + b"<html>\n\n", ["lines that are no part of an event stream"], id="a page behind the stream"
+            STREAM + b"<html>\n\n", ["lines that are not part of an event stream"], id="a page behind the stream"
         ),
         pytest.param(
             STREAM.replace(b"Hel", b"H\xff"),

@@ -1,0 +1,107 @@
+"""The reader of events: what each is, its number, and what was odd, whole and in pieces."""
+
+import pytest
+from force_stream.answer.events import REPLACED, Event, EventReader, Kind
+
+CHUNK = b'data: {"a":1}\n\n'
+ERROR = {"error": {"message": "no"}}
+
+
+def read(*pieces: bytes) -> tuple[list[Event], EventReader]:
+    reader = EventReader()
+    events = [event for piece in pieces for event in reader.feed(piece)]
+    return [*events, *reader.close()], reader
+
+
+STREAMS: dict[str, tuple[bytes, list[Event], list[str]]] = {
+    "a chunk": (CHUNK, [Event(1, Kind.CHUNK, "", '{"a":1}', {"a": 1})], []),
+    "a named chunk": (b"event: x\n" + CHUNK, [Event(1, Kind.CHUNK, "x", '{"a":1}', {"a": 1})], []),
+    "no data": (b"data: \n\ndata:\n\nevent: x\n\n", [], []),
+    "two spaces": (
+        b"data:  1 \n\n",
+        [Event(1, Kind.VALUE, "", " 1 ", 1)],
+        ["event 1: its data is a number, not an object"],
+    ),
+    "a CR in a line": (
+        b'data: {"a"\rdata: :1}\n\n',
+        [Event(1, Kind.CHUNK, "", '{"a"\n:1}', {"a": 1})],
+        [],
+    ),
+    "done twice": (
+        b"data: [DONE]\n\ndata: [DONE]\n\n",
+        [Event(0, Kind.DONE, "", "[DONE]"), Event(0, Kind.DONE, "", "[DONE]")],
+        ["more than one [DONE]"],
+    ),
+    "a chunk after done": (
+        b"data: [DONE]\n\n" + CHUNK,
+        [Event(0, Kind.DONE, "", "[DONE]"), Event(1, Kind.CHUNK, "", '{"a":1}', {"a": 1})],
+        ["event 1: events after [DONE]"],
+    ),
+    "text": (b"data: Hi\n\n", [Event(1, Kind.TEXT, "", "Hi")], ["event 1: its data is not JSON"]),
+    "lines without blank lines": (
+        b"data: 1\ndata: 2\n\n",
+        [Event(1, Kind.VALUE, "", "1", 1), Event(2, Kind.VALUE, "", "2", 2)],
+        ["events 1, 2: its data is a number, not an object"],
+    ),
+    "an error": (
+        b'data: {"error":{"message":"no"}}\n\n',
+        [Event(1, Kind.CHUNK, "", '{"error":{"message":"no"}}', ERROR, ERROR)],
+        ["event 1: an error"],
+    ),
+    "an error in words": (
+        b"event: error\ndata: no\n\n",
+        [
+            Event(
+                1,
+                Kind.TEXT,
+                "error",
+                "no",
+                error={"error": {"message": "no", "type": "error", "param": None, "code": None}},
+            )
+        ],
+        ["event 1: an error"],
+    ),
+    "cut off": (b'data: {"a":', [Event(1, Kind.CUT, "", '{"a":')], ["event 1: cut off"]),
+    "bytes that are not UTF-8": (
+        b'data: {"a":"\xff"}\n\n',
+        [Event(1, Kind.CHUNK, "", f'{{"a":"{REPLACED}"}}', {"a": REPLACED})],
+        ["event 1: not all of it is UTF-8, or the upstream put replacement characters in it"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_events_are_read_whole_and_in_pieces(name: str) -> None:
+    stream, events, odd = STREAMS[name]
+    for pieces in ([stream], [stream[:9], stream[9:]], [bytes([byte]) for byte in stream]):
+        found, reader = read(*pieces)
+        assert found == events
+        assert reader.odd.lines() == odd
+
+
+@pytest.mark.parametrize("stream", [CHUNK, b"event: x\n" + CHUNK, b"data: \xff\n\n", b"event: \xff\ndata: \xff\n\n"])
+def test_an_event_that_comes_alone_is_read_as_by_the_decoder(stream: bytes) -> None:
+    (alone, first), (together, second) = read(b": note\n\n", stream), read(b": note\n\n" + stream)
+    assert alone == together
+    assert first.decoder.lines == second.decoder.lines
+
+
+def test_patches_are_applied_to_chunks_but_not_to_errors() -> None:
+    reader = EventReader([lambda chunk: {**chunk, "patched": True}])
+    values = [event.value for event in reader.feed(CHUNK + b'data: {"error":{"message":"no"}}\n\n')]
+    assert values == [{"a": 1, "patched": True}, ERROR]
+
+
+def test_events_that_are_read_elsewhere_are_counted_and_looked_at() -> None:
+    reader = EventReader()
+    reader.feed(CHUNK)
+    reader.look_for_replaced(CHUNK + b'data: {"a":"\xff"}\n\n')
+    reader.count += 2
+    assert [event.number for event in reader.feed(CHUNK)] == [4]
+    assert [line.partition(":")[0] for line in reader.odd.lines()] == ["event 3"]
+
+
+def test_a_stream_that_ended_is_concluded() -> None:
+    _, reader = read(b"Not a stream\n")
+    reader.conclude()
+    assert reader.odd.lines() == ["lines that are not part of an event stream", "there is no event in the stream"]
