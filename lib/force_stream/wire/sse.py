@@ -23,7 +23,7 @@ _BLANK_LINE: Final = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\n\n|\r\n\r\n|\r\
 def end_of_event(data: bytes, start: int = 0) -> int:
     """The end of the first blank line after `start`, which ends an event; -1 if there is none yet. `start` must be the
     beginning of a line."""
-    # In ever larger windows: what is looked for may be nowhere in a body of megabytes, and is looked for at every event.
+    # In growing windows: a body of megabytes may have none of what is looked for at every event.
     window = 1024
     while True:
         feeds = data.find(b"\n\n", start, start + window)
