@@ -23,11 +23,18 @@ _BLANK_LINE: Final = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\n\n|\r\n\r\n|\r\
 def end_of_event(data: bytes, start: int = 0) -> int:
     """The end of the first blank line after `start`, which ends an event; -1 if there is none yet. `start` must be the
     beginning of a line."""
-    feeds = data.find(b"\n\n", start)
-    if data.find(b"\r", start, feeds if feeds >= 0 else len(data)) < 0:
-        return feeds + 2 if feeds >= 0 else -1
-    end = _BLANK_LINE.search(data, start)
-    return end.end() if end is not None else -1
+    # In growing windows: a body of megabytes may have none of what is looked for at every event.
+    window = 1024
+    while True:
+        feeds = data.find(b"\n\n", start, start + window)
+        if data.find(b"\r", start, feeds if feeds >= 0 else start + window) >= 0:
+            end = _BLANK_LINE.search(data, start)
+            return end.end() if end is not None else -1
+        if feeds >= 0:
+            return feeds + 2
+        if start + window >= len(data):
+            return -1
+        window *= 4
 
 
 @dataclass(frozen=True, slots=True)
