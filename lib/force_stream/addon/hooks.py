@@ -220,11 +220,7 @@ class ForceStream:
         hosts, path = request.hosts_of(flow), flow.request.path
         # Only what may fall under a rule is parsed; all other traffic costs a look at its host.
         found = candidates(self.rules, hosts, path)
-        raw = request.readable_body(flow) if found and flow.request.method == "POST" else None
-        if raw is None:
-            return
-        blocks_loop = len(raw) > json_body.BLOCKS_LOOP
-        body = await asyncio.to_thread(request.body_of, flow) if blocks_loop else request.body_of(flow)
+        body = await request.read_request(flow) if found and flow.request.method == "POST" else None
         if body is None:
             return
         model = request.model_of(body)
@@ -289,8 +285,7 @@ class ForceStream:
             )
             return
         decoded = await self._decoded(flow, attempt) if attempt.encoded else None
-        # One event loop serves everybody.
-        reply = await asyncio.to_thread(attempt.finish, decoded) if attempt.blocks_loop else attempt.finish(decoded)
+        reply = await attempt.finish_aside(decoded)
         if attempt.fault is not None:
             _log_fault("the client gets an error", attempt.fault)
         response.store_answer(flow, attempt, decoded)

@@ -32,7 +32,7 @@ def force_request(
 
     Raises `Refusal` where the request is to be sent as it came.
     """
-    if never_streams(endpoint, path):
+    if endpoint.never_streams and never_streams(endpoint, path):
         if "stream" not in body.members:
             raise Refusal("this path never streams")
         return None, body.without("stream")

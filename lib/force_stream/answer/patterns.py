@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import Concat, Extend, Padding, Slots, Target
+from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 from .events import REPLACED, Event, EventReader
@@ -26,6 +26,8 @@ _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
 _UNFINISHED: Final = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]+")
 # Events. How many pass without an attempt after failed attempts: twice as many each time, up to this.
 _LONGEST_PAUSE: Final = 64
+# Bytes. Most events are shorter.
+_SHORT_EVENT: Final = 1024
 # Bytes. An incomplete event that is longer goes to the decoder: it must not be copied for every piece.
 _LONGEST_REST: Final = 8 * 1024
 # Bytes. Pieces that fit wait until they are this many. No stream ends with one of them, so nobody waits for them.
@@ -260,11 +262,13 @@ _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_list, b"": _end_of_number}
 class Repeats:
     """Reads events, except those that fit the template in force: these it merges itself.
 
-    `parsed` counts the bytes of the others. Whoever takes an event tells its effect by `learn`.
+    `parsed` counts the bytes of the others. `effect`: what would change if the event that was taken last came again;
+    whoever takes events sets it before the next.
     """
 
     def __init__(self, reader: EventReader) -> None:
         self.parsed = 0
+        self.effect: Slots | None = None
         self._reader = reader
         self._decoder = reader.decoder
         self._template: Template | None = None
@@ -277,8 +281,12 @@ class Repeats:
         self._until_attempt = 0
         self._pause = 1
 
-    def waits(self, data: bytes) -> bool:
-        """Whether these bytes are kept for the next `feed`, and need not be fed now."""
+    def feed(self, data: bytes) -> Iterator[Event] | None:
+        """The events that these bytes complete, after what waited, but for those that fit the template. None if they
+        wait for more like them."""
+        return None if self._waits(data) else self.flush(data)
+
+    def _waits(self, data: bytes) -> bool:
         if self._template is None or not self._template.is_like(data):
             return False
         at_event = bool(self._waiting) or (not self._rest and self._decoder.between_events)
@@ -288,8 +296,8 @@ class Repeats:
         self._waiting_size += len(data)
         return True
 
-    def feed(self, data: bytes) -> Iterator[Event]:
-        """The events that these bytes complete, after what waited, but for those that fit the template."""
+    def flush(self, data: bytes = b"") -> Iterator[Event]:
+        """The same, whatever they are."""
         if self._rest or self._waiting:
             data = b"".join((self._rest, *self._waiting, data))
             self._rest, self._waiting, self._waiting_size = b"", [], 0
@@ -300,35 +308,41 @@ class Repeats:
                 at = self._match_run(self._template, data, at)
                 if at == len(data):
                     return
-            end = end_of_event(data, at)
+            # What `end_of_event` does first, without the call: this runs once for each event that is parsed.
+            end = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2
+            if end < 2 or data.find(b"\r", at, end) >= 0:
+                end = end_of_event(data, at)
             if end < 0:
                 end = len(data)
                 # Once it is whole, it is read faster, and may fit.
                 if starts and end - at <= _LONGEST_REST and _UNFINISHED.fullmatch(data, at):
                     self._rest = data[at:]
                     return
-            yield from self._parse(data[at:end], starts=starts)
+            for event in self._parse(data[at:end], starts=starts):
+                self.effect = CHANGED
+                yield event
+                self._learn(event)
             at = end
 
     def close(self) -> Iterator[Event]:
         """What the end of the stream leaves."""
-        yield from self.feed(b"")
-        rest, self._rest = self._rest, b""
-        yield from self._parse(rest, starts=False)
+        yield from self.flush()
+        if self._rest:
+            yield from self._parse(self._rest, starts=False)
         yield from self._reader.close()
 
-    def learn(self, event: Event, effect: Slots | None) -> None:
-        """Make the last event the template, if it can be one. `effect`: what would change if it came again."""
-        if self._reader.patches or not self._event or not self.wanted:
+    def _learn(self, event: Event) -> None:
+        """Make the last event the template, if it can be one."""
+        if self._reader.patches or not self._event or not self._is_wanted():
             return
-        if effect:
-            self._template = template_of(self._event, event.data.encode(errors="surrogatepass"), effect, self._before)
+        if self.effect:
+            data = event.data.encode(errors="surrogatepass")
+            self._template = template_of(self._event, data, self.effect, self._before)
         self._before = self._event
         if self._template is None:
             self._attempted(success=False)
 
-    @property
-    def wanted(self) -> bool:
+    def _is_wanted(self) -> bool:
         """Whether the next event is worth an attempt. Asking counts."""
         self._until_attempt -= 1
         return self._until_attempt < 0

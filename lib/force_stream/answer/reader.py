@@ -5,6 +5,7 @@ which reply. Must not know mitmproxy, rules files, or how repeated events are re
 """
 
 from codecs import BOM_UTF8
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ class AnswerReader:
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
-        self.done = self.ended = self.finished = False
+        self.done = self.ended = self.finished = self._is_closed = False
         self._report = Report()
         self._spec = spec
         self._status = status
@@ -70,10 +71,14 @@ class AnswerReader:
 
     @property
     def report(self) -> Report:
-        self._read(b"")
+        if not self._is_closed:
+            self._merge(self._repeats.flush())
+            self._update_report()
+        return self._report
+
+    def _update_report(self) -> None:
         self._report.events = self._reader.count
         self._report.odd = self._reader.odd.lines()
-        return self._report
 
     @property
     def blocks_loop(self) -> bool:
@@ -85,16 +90,17 @@ class AnswerReader:
         """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
         more like them: together they are read much faster."""
         self._report.bytes += len(data)
-        if self._repeats.waits(data):
-            return False
         if self._is_json is None:
             data = self._sniff(data)
         if self._is_json:
             self._json.append(data)
-        elif data:
-            if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
-                self._scalar += data[:_LONGEST_SCALAR]
-            self._read(data)
+            return True
+        if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
+            self._scalar += data[:_LONGEST_SCALAR]
+        events = self._repeats.feed(data) if data else ()
+        if events is None:
+            return False
+        self._merge(events)
         return True
 
     def _sniff(self, data: bytes) -> bytes:
@@ -109,9 +115,9 @@ class AnswerReader:
         self._is_json = start[:1] in b"{["
         return data
 
-    def _read(self, data: bytes) -> None:
-        for event in self._repeats.feed(data):
-            self._merge(event)
+    def _merge(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._merge_event(event)
             self.ended = self.done or self._aggregator.ended or self._error is not None
             self.finished = self._has_chunks and self._aggregator.finished
 
@@ -126,17 +132,17 @@ class AnswerReader:
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
         elif not self._is_json:
             self._reader.conclude(inferred=self._report.inferred)
+        self._is_closed = True
+        self._update_report()
         return reply
 
     def _finish(self, cut: str) -> Reply | None:
-        self._read(b"")
         if self._status < 200 or 300 <= self._status < 400 or self._status in (204, 205):
             return None
         try:
             if self._is_json:
                 return self._plain(b"".join(self._json), cut)
-            for event in self._repeats.close():
-                self._merge(event)
+            self._merge(self._repeats.close())
             return self._failed() if self._status >= 400 else self._aggregated(cut)
         except StreamError as error:
             return self.failure(error)
@@ -145,11 +151,11 @@ class AnswerReader:
 
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
-        self._read(b"")
-        self._report.code = error.code
-        context = f"Rule {self._spec.rule}; {self._reader.count:,} events, {self._report.bytes:,} bytes came."
+        report = self.report
+        report.code = error.code
+        context = f"Rule {self._spec.rule}; {report.events:,} events, {report.bytes:,} bytes came."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
-        self._report.status = status
+        report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header tells them not to.
         headers = {} if error.retryable else {"x-should-retry": "false"}
         return Reply(status, jsontext.dumps(error.body(context)), headers)
@@ -188,7 +194,7 @@ class AnswerReader:
 
     # A body that is an event stream
 
-    def _merge(self, event: Event) -> None:
+    def _merge_event(self, event: Event) -> None:
         if self.done:
             return  # gateways in a row send [DONE] twice, or more after it
         if event.error is not None:
@@ -196,7 +202,7 @@ class AnswerReader:
         elif event.kind is Kind.CHUNK:
             self._has_chunks = True
             try:
-                self._repeats.learn(event, self._aggregator.add(event.value, event.name))
+                self._repeats.effect = self._aggregator.add(event.value, event.name)
             except RecursionError:
                 self._too_deep = True
         elif event.kind is Kind.DONE:
@@ -227,7 +233,8 @@ class AnswerReader:
             if self._spec.on_truncated != "partial":
                 raise IncompleteStream(f"{error}: {cut}") if cut else error from None
             aggregated = self._aggregator.result(partial=True)
-        self._report.finish_reasons = tuple(map(printable, aggregated.finish_reasons))
+        # An upstream may send anything.
+        self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
         self._report.status = 200

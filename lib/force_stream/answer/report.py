@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..wire.text import printable
-
 JSON_TYPE: Final = "application/json"
 
 
@@ -23,19 +21,15 @@ class Reply:
 
 @dataclass(slots=True)
 class Report:
-    """What came, in figures and in words. `code` is the error's, "" for a success."""
+    """What came, in figures and in words. `code` is the error's, "" for a success; `finish_reason` has those of all
+    choices, each once."""
 
     events: int = 0
     bytes: int = 0
     status: int = 0
-    finish_reasons: tuple[str, ...] = ()
+    finish_reason: str = ""
     inferred: bool = False
     truncated: bool = False
     code: str = ""
     usage: Any = None
     odd: list[str] = field(default_factory=list)
-
-    @property
-    def finish_reason(self) -> str:
-        """Those of all choices, each once, printable: an upstream may send anything."""
-        return printable(", ".join(dict.fromkeys(self.finish_reasons)))

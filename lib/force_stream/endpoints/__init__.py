@@ -37,7 +37,7 @@ def endpoint_for(path: str, extra: Mapping[str, str]) -> Endpoint | None:
 
 def never_streams(endpoint: Endpoint, path: str) -> bool:
     """Whether this path of the endpoint rejects `stream`."""
-    return _bare(path).endswith(endpoint.never_streams) if endpoint.never_streams else False
+    return _bare(path).endswith(endpoint.never_streams)
 
 
 def _bare(path: str) -> str:

@@ -170,6 +170,8 @@ class CompletionAggregator:
         self._unfinished: set[int] = set()
         self._usage = Usage()
         self._expected_choices = expected_choices
+        # Whether every choice that was asked for has its finish reason; usage may still come.
+        self.finished = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One chunk, as the upstream sent it. Never raises."""
@@ -205,14 +207,10 @@ class CompletionAggregator:
                 else:
                     effect = known.add(choice)
                 reason = self._reasons[index] = _finish_reason(self._reasons.get(index), choice.get("finish_reason"))
-                # `finished` is read after every piece, so it must not cost more the more choices there are.
+                # `finished` is asked after every event, so it must not cost more the more choices there are.
                 (self._unfinished.discard if reason else self._unfinished.add)(index)
+        self.finished = len(self._choices) >= self._expected_choices and not self._unfinished
         return effect if len(choices) < 2 else CHANGED
-
-    @property
-    def finished(self) -> bool:
-        """Whether every choice that was asked for has its finish reason (usage may still come)."""
-        return len(self._choices) >= self._expected_choices and not self._unfinished
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document. `done`: the stream ended with `[DONE]`; `partial`: it was cut off, and what came is wanted.

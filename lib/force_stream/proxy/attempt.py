@@ -3,6 +3,7 @@
 Knows clocks and how an answer is read; must not know mitmproxy, which says what happens, or the client that waits.
 """
 
+import asyncio
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,8 @@ class Attempt:
     """One try to get an answer, within its rule's limits.
 
     `observed`: its pieces come one by one, not the whole body at the end. `is_settled`: the answer can be given now,
-    whatever else may come. `deadline`: when the rule's timeout passes, by the clock; None if it has none.
+    whatever else may come. `complete`: the upstream ended it properly. `deadline`: when the rule's timeout passes, by
+    the clock; None if it has none.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Attempt:
         self.observed = False
         self.response_started = False
         self.encoded = False
-        self.is_settled = False
+        self.is_settled = self.complete = False
         self.fault: Exception | None = None
         # Not a list: its pieces would be in memory once more when they are joined. A BytesIO gives its bytes away.
         self._body = BytesIO()
@@ -163,15 +165,11 @@ class Attempt:
             return False
         self.state = state
         self.is_settled = not _TRANSITIONS[state]
+        self.complete = state is State.COMPLETE
         self._last_change = self._last_byte
         return True
 
     # When it has to be decided
-
-    @property
-    def complete(self) -> bool:
-        """Whether the upstream ended its answer properly."""
-        return self.state is State.COMPLETE
 
     def next_deadline(self) -> float | None:
         """When the answer is to be given at the latest, by the clock; None if nothing limits it."""
@@ -210,10 +208,12 @@ class Attempt:
         """The faults that were made on purpose, which is done below the hooks alone."""
         return self.rule.inject if self.observed else {}
 
-    @property
-    def blocks_loop(self) -> bool:
-        """Whether `finish` may take more than some milliseconds."""
-        return self.encoded or self._reader.blocks_loop
+    async def finish_aside(self, decoded: bytes | None = None) -> Reply | None:
+        """The same as `finish`, in a thread where it may take more than some milliseconds: one event loop serves
+        everybody."""
+        if self.encoded or self._reader.blocks_loop:
+            return await asyncio.to_thread(self.finish, decoded)
+        return self.finish(decoded)
 
     @property
     def report(self) -> Report:
@@ -235,7 +235,7 @@ class Attempt:
             if self.fault is None and self._failure is None:
                 if decoded is not None:
                     self._reader.feed(decoded)
-                self.report.bytes = self._size
+                    self.report.bytes = self._size
                 return self._reader.finish(self._cut)
         except Exception as fault:
             self.fault = fault

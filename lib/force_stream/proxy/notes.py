@@ -28,7 +28,10 @@ _SPEC: Final = tuple(field.name for field in fields(AnswerSpec))
 _OF_THE_REQUEST: Final = (*_SPEC, "forced", "undo", "forced_size", "headers_undo")
 
 
-def save_notes(flow: http.HTTPFlow, values: dict[str, Any]) -> None:
+def save_notes(flow: http.HTTPFlow, values: dict[str, Any], spec: AnswerSpec | None = None) -> None:
+    """Note values, and how the flow's answer is read. A flow file takes lists, not tuples."""
+    if spec is not None:
+        values |= {key: getattr(spec, key) for key in _SPEC} | {"quirks": list(spec.quirks)}
     flow.metadata.update({f"{_PREFIX}{key}": value for key, value in values.items()})
 
 
@@ -58,11 +61,6 @@ def copy_request_notes(flow: http.HTTPFlow, other: http.HTTPFlow) -> None:
 def was_made_to_stream(flow: http.HTTPFlow) -> bool:
     """Whether this flow's request streams because a rule said so."""
     return note(flow, "forced") is True
-
-
-def notes_of(spec: AnswerSpec) -> dict[str, Any]:
-    """What has to be noted for `spec_of`. A flow file takes lists, not tuples."""
-    return {key: getattr(spec, key) for key in _SPEC} | {"quirks": list(spec.quirks)}
 
 
 def spec_of(flow: http.HTTPFlow) -> AnswerSpec:

@@ -3,6 +3,7 @@
 Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
 """
 
+import asyncio
 from typing import Any, Final
 
 from mitmproxy import http
@@ -13,9 +14,9 @@ from ..endpoints import expected_choices
 from ..endpoints.endpoint import Endpoint
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
-from ..wire.json_body import Body, Edited, read_body, undo
+from ..wire.json_body import BLOCKS_LOOP, Body, Edited, read_body, undo
 from ..wire.text import printable
-from .notes import copy_request_notes, note, notes_of, remove_notes, save_notes, was_made_to_stream
+from .notes import copy_request_notes, note, remove_notes, save_notes, was_made_to_stream
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be
 # decoded: mitmproxy's brotli and deflate raise, its zstd gives nothing.
@@ -58,9 +59,23 @@ def readable_body(flow: http.HTTPFlow) -> bytes | None:
 def body_of(flow: http.HTTPFlow) -> Body | Form | None:
     """The body, parsed, as a form or as JSON; a large one takes a while. None if it is neither."""
     raw = readable_body(flow)
+    return None if raw is None else _parsed(raw, flow.request.headers.get("content-type", ""))
+
+
+async def read_request(flow: http.HTTPFlow) -> Body | Form | None:
+    """The same without holding the event loop."""
+    raw = readable_body(flow)
     if raw is None:
         return None
-    return read_form(raw, flow.request.headers.get("content-type", "")) or read_body(raw)
+    content_type = flow.request.headers.get("content-type", "")
+    if len(raw) > BLOCKS_LOOP:
+        return await asyncio.to_thread(_parsed, raw, content_type)
+    return _parsed(raw, content_type)
+
+
+def _parsed(raw: bytes, content_type: str) -> Body | Form | None:
+    form = read_form(raw, content_type) if content_type[:9].lower() == "multipart" else None
+    return form or read_body(raw)
 
 
 def model_of(body: Body | Form | None) -> str | None:
@@ -117,11 +132,11 @@ def apply_edit(flow: http.HTTPFlow, edited: Edited, spec: AnswerSpec | None) -> 
     request = flow.request
     notes: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
     if spec is not None:
-        notes |= notes_of(spec) | {"forced": True, "headers_undo": _ask_for_stream(request)}
+        notes |= {"forced": True, "headers_undo": _ask_for_stream(request)}
     if "content-encoding" in request.headers:
         del request.headers["content-encoding"]  # the edited body is sent plain
     _set_body(request, edited.body)
-    save_notes(flow, notes)
+    save_notes(flow, notes, spec)
 
 
 def _ask_for_stream(request: http.Request) -> list[list[str]]:

@@ -1,5 +1,6 @@
 """How far an attempt has come, and when it has to be decided: transitions and deadlines, under a clock of their own."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -188,8 +189,7 @@ def test_an_encoded_body_is_read_when_it_has_been_decoded() -> None:
     one.start_response(200, "text/event-stream", encoded=True)
     one.receive(b"\x1f\x8b")
     one.end()
-    assert one.blocks_loop
-    reply = one.finish(STREAM)
+    reply = asyncio.run(one.finish_aside(STREAM))
     assert reply is not None
     assert json.loads(reply.body) == DOCUMENT
     assert one.report.bytes == 2

@@ -4,7 +4,6 @@ from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.notes import (
     copy_request_notes,
     note,
-    notes_of,
     remove_notes,
     save_notes,
     spec_of,
@@ -17,7 +16,7 @@ SPEC = AnswerSpec("r", "chat", "m", choices=3, on_truncated="partial", quirks=("
 
 def test_a_spec_is_found_again_as_it_was_noted() -> None:
     flow = flow_with()
-    save_notes(flow, notes_of(SPEC))
+    save_notes(flow, {}, SPEC)
     assert spec_of(flow) == SPEC
     assert flow.metadata["force_stream.quirks"] == ["minimax"], "a list, which a flow file can hold"
 
@@ -31,7 +30,7 @@ def test_only_true_says_that_a_request_was_made_to_stream() -> None:
 
 def test_another_flow_gets_what_was_noted_of_the_request_alone() -> None:
     flow, other = flow_with(), flow_with()
-    save_notes(flow, notes_of(SPEC) | {"forced": True, "sse": b"data", "status": 200})
+    save_notes(flow, {"forced": True, "sse": b"data", "status": 200}, SPEC)
     other.metadata["force_stream.sse"] = b"old"
     copy_request_notes(flow, other)
     assert spec_of(other) == SPEC

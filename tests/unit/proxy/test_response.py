@@ -6,7 +6,7 @@ import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Reply
 from force_stream.proxy.attempt import Attempt
-from force_stream.proxy.notes import note, notes_of, save_notes
+from force_stream.proxy.notes import note, save_notes
 from force_stream.proxy.response import (
     copy_outcome,
     decoded,
@@ -87,7 +87,7 @@ def test_the_event_stream_is_the_kept_one_or_the_response_itself() -> None:
 @pytest.mark.parametrize(
     ("notes", "path", "spec"),
     [
-        pytest.param(notes_of(SPEC) | {"forced": True}, "/", SPEC, id="forced"),
+        pytest.param({"forced": True}, "/", SPEC, id="forced"),
         pytest.param({"rule": "r", "endpoint": "responses"}, "/", AnswerSpec("r", "responses", "m"), id="live"),
         pytest.param({}, "/v1/completions", AnswerSpec("(none)", "completions"), id="by its path"),
         pytest.param({}, "/v1/models", None, id="not an endpoint"),
@@ -98,7 +98,7 @@ def test_what_an_answer_is_read_by_is_noted_or_follows_from_the_path(
 ) -> None:
     flow = answered()
     flow.request.path = path
-    save_notes(flow, notes)
+    save_notes(flow, notes, spec if "forced" in notes else None)
     kept = kept_answer(flow)
     assert kept == (None if spec is None else (spec, 200, "text/event-stream"))
     save_notes(flow, {"sse_status": 400, "sse_type": "text/plain"})

@@ -40,7 +40,7 @@ def answered(body: bytes = STREAM, times: list[float] | None = None) -> http.HTT
 
 
 def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
-    report = Report(events=5, bytes=len(STREAM), status=200, finish_reasons=("stop",), odd=["no [DONE]"])
+    report = Report(events=5, bytes=len(STREAM), status=200, finish_reason="stop", odd=["no [DONE]"])
     outcome = flow_record.of_answer(answered(), Attempt(report, pieces=STREAM, injected={"cut_after": 3}))
     assert (outcome.upstream, outcome.rule, outcome.endpoint, outcome.model) == ("127.0.0.1:22", "r", "chat", "m")
     assert (outcome.status, outcome.events, outcome.bytes, outcome.finish_reason) == (200, 5, len(STREAM), "stop")
