@@ -130,6 +130,7 @@ class AnswerReader:
 
         `cut`: how the transport ended the body too early, in words, if it did.
         """
+        self.read_waiting()
         reply = self._finish(cut)
         if reply is None:
             self._report.status = self._status
