@@ -504,12 +504,13 @@ _FROM_UPSTREAM: Final = (
 class StreamLayerAddon:
     """An addon object that has every new HTTP layer make observed streams.
 
-    It has to run after mitmproxy's own `next_layer`, which makes the layers; a script runs before it. So the script
-    adds this one when all others are there.
+    It has to run after mitmproxy's own `next_layer`, which makes the layers, and after other scripts' hooks; a script
+    runs before `next_layer`. So the script adds this one when all others are there.
     """
 
     def __init__(self, wait_of: WaitOf) -> None:
         """`wait_of`: the client that waits for a flow's answer; None where the flow is nobody's but mitmproxy's."""
+        self._wait_of = wait_of
         stream = type("ObservedStream", (ObservedStream,), {"wait_of": staticmethod(wait_of)})
 
         class ObservedLayer(http_layers.HttpLayer):
@@ -524,6 +525,12 @@ class StreamLayerAddon:
         for made in next_layer.context.layers:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        # A script may stream all event streams, which would hand raw events to the client.
+        wait = self._wait_of(flow)
+        if wait is not None and wait.attempt is not None and flow.response is not None:
+            flow.response.stream = False
 
     def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, ClientWait]:
         """Have connections that are open already make observed streams too: those from before the addon was loaded
