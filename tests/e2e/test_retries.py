@@ -401,7 +401,7 @@ def test_through_another_proxy_a_try_goes_the_same_way(
 
 # The client meanwhile
 
-# Where one kind of client says it all: the layer is played to both in unit/proxy/test_stream_layer.py.
+# Where the protocol makes no difference.
 one_client = pytest.mark.parametrize("connect", ["h2"], indirect=True)
 
 
@@ -516,17 +516,10 @@ def test_an_answer_that_fails_behind_a_heartbeat_is_not_tried_again(
     script(upstream, Answer.of(Head(), WaitFor(gate), Data(b"data: {"), CutChunk()), GOOD)
     client, _, receive = connect("beating")
     with client:
-        if isinstance(client, Http1Client):
-            incoming = client.begin("POST")
-            gate.open()
-            while incoming.read_piece() is not None:
-                pass
-            response = incoming.response
-        else:
-            (stream,) = client.open_response
-            client.receive_some(stream)
-            gate.open()
-            response = receive()
+        (stream,) = client.open_response
+        client.receive_some(stream)
+        gate.open()
+        response = receive()
     assert response.status == 200
     assert response.ended != "complete"
     assert len(upstream.requests) == 1
