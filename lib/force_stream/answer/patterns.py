@@ -30,7 +30,7 @@ _LONGEST_PAUSE: Final = 64
 _SHORT_EVENT: Final = 1024
 # Bytes. An incomplete event that is longer goes to the decoder: it must not be copied for every piece.
 _LONGEST_REST: Final = 8 * 1024
-# Bytes. Pieces that fit wait until they are this many. No stream ends with one of them, so nobody waits for them.
+# Bytes. Pieces that start and end as events that fit wait until they are this many, or until somebody flushes them.
 _MOST_WAITING: Final = 32 * 1024
 
 

@@ -72,9 +72,13 @@ class AnswerReader:
     @property
     def report(self) -> Report:
         if not self._is_closed:
-            self._merge(self._repeats.flush())
+            self.read_waiting()
             self._update_report()
         return self._report
+
+    def read_waiting(self) -> None:
+        """Read the bytes that wait for more like them."""
+        self._merge(self._repeats.flush())
 
     def _update_report(self) -> None:
         self._report.events = self._reader.count

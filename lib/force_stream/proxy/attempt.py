@@ -128,14 +128,15 @@ class Attempt:
         self._times.extend((round(now - self._started, 6), self._size))
         if self.encoded:
             return False
-        reader = self._reader
         try:
-            if not reader.feed(piece):
-                return False
-            return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
+            return self._reader.feed(piece) and self._notice_end()
         except Exception as fault:
             self.record_bug(fault)
             return True
+
+    def _notice_end(self) -> bool:
+        reader = self._reader
+        return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
 
     def end(self) -> None:
         """The body ended as its framing says it should."""
@@ -177,6 +178,12 @@ class Attempt:
 
     def poll(self) -> bool:
         """Let a limit that has passed decide. Whether the answer can be given."""
+        if self.state is State.RECEIVING and not self.encoded:
+            try:
+                self._reader.read_waiting()  # the last finish reason may be in it
+                self._notice_end()
+            except Exception as fault:
+                self.record_bug(fault)
         moment, missed = min(self._deadlines(), default=(float("inf"), ""))
         if moment <= self.clock():
             self._on(Signal.TIMEOUT)

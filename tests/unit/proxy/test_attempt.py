@@ -132,6 +132,31 @@ def test_a_deadline_that_passes_decides(
     assert one.state is state
 
 
+type Event = Callable[[str, str | None, int], dict[str, Any]]
+
+# Members that go on changing after the finish reason: an event with one starts and ends as all others do.
+CHANGING_ENDS: dict[str, Event] = {
+    "padding": lambda text, reason, size: chunk(choice(finish_reason=reason, content=text), obfuscation="x" * size),
+    "token ids": lambda text, reason, size: chunk(choice(finish_reason=reason, content=text) | {"token_ids": [size]}),
+}
+
+
+@pytest.mark.parametrize("event", CHANGING_ENDS.values(), ids=list(CHANGING_ENDS))
+def test_a_finish_reason_between_parts_that_change_is_noticed_in_the_silence_after_it(event: Event) -> None:
+    clock = Clock()
+    one = attempt(clock)
+    respond(one)
+    for number in range(1, 10):
+        one.receive(sse(event("word", None, number), done=False))
+    one.receive(sse(event("", "stop", 11), done=False))
+    clock.advance(1000)
+    assert not one.poll()
+    assert clock.until(one.next_deadline()) == 4_000
+    clock.advance(4_001)
+    assert one.poll()
+    assert one.state is State.SETTLED
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [({}, "sent no byte for 10 s"), ({"idle_timeout": None}, "no end within 30 s")],
