@@ -150,8 +150,6 @@ def _insertion(at: int, members: Mapping[str, object], before_others: bool) -> l
 
 def _removals(spans: list[Span], keys: set[str]) -> list[Splice]:
     """One splice for each run of neighbours to remove, with the comma after them, or for the last ones before them."""
-    if not keys:
-        return []
     splices: list[Splice] = []
     kept_end = first = None
     for span in spans:
