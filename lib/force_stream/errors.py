@@ -101,7 +101,7 @@ class UpstreamError(StreamError):
         self.said = said
         # The status that the error names, or else the rest of the event.
         named = _status_named(error) if isinstance(error, dict) else None
-        self.status_hint = named or status_of({key: value for key, value in said.items() if key != "error"})
+        self.status_hint = named or _status_named(said) or 502
 
     def body(self, context: str = "") -> dict[str, Any]:
         return self.said
@@ -137,12 +137,8 @@ STATUS_BY_NAME: Final = {name: status for status, names in _NAMES.items() for na
 _STATUS_KEYS: Final = ("status", "status_code", "http_status", "code", "type")
 
 
-def status_of(error: dict[str, Any]) -> int:
-    """The 4xx/5xx that an error object names, by number or by a known name; 502 if it names none."""
-    return _status_named(error) or 502
-
-
 def _status_named(error: dict[str, Any]) -> int | None:
+    """The 4xx/5xx that an error object names, by number or by a known name."""
     for key in _STATUS_KEYS:
         named = error.get(key)
         if isinstance(named, str):
