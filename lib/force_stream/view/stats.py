@@ -87,15 +87,13 @@ def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
 class _Mean:
     count: int = 0
     total: float = 0.0
+    value: float | None = None
 
     def add(self, value: float | None) -> None:
         if value is not None:
             self.count += 1
             self.total += value
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.count if self.count else None
+            self.value = self.total / self.count
 
 
 @dataclass(slots=True)
