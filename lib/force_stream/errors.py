@@ -151,6 +151,8 @@ def _status_named(error: dict[str, Any]) -> int | None:
 
 # The members of a chunk that are not part of the error that it reports.
 _ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
+# What many APIs send as `code`, next to a `message`, when all is well.
+_FINE: Final = ("0", "200", "ok", "success")
 
 
 def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
@@ -159,14 +161,15 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     `event` is the event's name. The body has everything that the event said, without a chunk's envelope.
     """
     error, kind, response = chunk.get("error"), chunk.get("type"), chunk.get("response")
-    if not (error or response or "error" in (event, kind, chunk.get("object"))) and (kind or chunk.get("choices")):
+    is_error = "error" in (event, kind, chunk.get("object"))  # the last: vLLM before 2025
+    if not (error or response or is_error) and (kind or chunk.get("choices")):
         return None  # what nearly every chunk is
     rest = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
     if error:
         return {"error": _error_object(error), **rest}
     if kind == "error":
         del rest["type"]
-    if kind == "error" or event == "error" or chunk.get("object") == "error":  # the last: vLLM before 2025
+    if is_error:
         return {"error": _error_object(rest)}
     if isinstance(response, dict):
         # The second is an alias (ogx-ai/ogx#5224).
@@ -181,15 +184,11 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     if isinstance(status, dict) and status.get("status_code"):  # MiniMax (RooCodeInc/Roo-Code#9105)
         said = {"message": status.get("status_msg"), "code": status["status_code"]}
         return {"error": _error_object(said), **rest}
-    bare = "choices" not in chunk and _says_failure(chunk.get("code")) and isinstance(chunk.get("message"), str)
+    code = str(chunk.get("code") or 0).lower()
+    bare = "choices" not in chunk and code not in _FINE and isinstance(chunk.get("message"), str)
     if chunk.get("success") is False or bare:
         return {"error": _error_object(rest)}  # DashScope, and gateways: an error's members without an envelope
     return None
-
-
-def _says_failure(code: Any) -> bool:
-    """Whether a `code` next to a `message` means an error: many APIs send 0, 200 or "Success" when all is well."""
-    return bool(code) and str(code).lower() not in ("0", "200", "ok", "success")
 
 
 def _error_object(error: Any) -> dict[str, Any]:
