@@ -51,11 +51,9 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
     found = _BOUNDARY.search(content_type)
     if not content_type.lower().startswith("multipart/form-data") or found is None:
         return None
-    try:
-        mark = b"--" + (found[1] or found[2]).encode("ascii")
-    except UnicodeEncodeError:
-        return None
-    if not raw.startswith(mark):
+    boundary = found[1] or found[2]
+    mark = b"--" + boundary.encode(errors="replace")
+    if not boundary.isascii() or not raw.startswith(mark):
         return None
     delimiter = b"\r\n" + mark
     streams: list[tuple[int, int]] = []

@@ -71,25 +71,25 @@ class EventStreamDecoder:
             # CRLF may be split between two reads; the line was read when its CR arrived.
             self._after_carriage_return = False
             data = data.removeprefix(b"\n")
+        lines: list[bytes] = []
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        if not end:
-            return self._read([], [data] if data else [])
-        self._after_carriage_return = data.endswith(b"\r")
-        self._tail.append(data[:end])
-        # Unlike str.splitlines, bytes.splitlines has the same line ends as the standard: LF, CR and CRLF.
-        lines = b"".join(self._tail).splitlines()
-        self._tail = []
-        return self._read(lines, [data[end:]] if end < len(data) else [])
+        if end:
+            self._after_carriage_return = data.endswith(b"\r")
+            self._tail.append(data[:end])
+            # Unlike str.splitlines, bytes.splitlines has the same line ends as the standard: LF, CR and CRLF.
+            lines = b"".join(self._tail).splitlines()
+            self._tail = []
+        if end < len(data):
+            self._tail.append(data[end:])
+        return self._read(lines)
 
     def close(self) -> list[ServerSentEvent]:
         """The event that has no blank line at the end of the stream, if there is one."""
         lines = [b"".join(self._tail), b""]
         self._tail = []
-        return self._read(lines, [])
+        return self._read(lines)
 
-    def _read(self, lines: list[bytes], tail: list[bytes]) -> list[ServerSentEvent]:
-        """The events that these lines complete, with the beginning of another line after them."""
-        self._tail += tail
+    def _read(self, lines: list[bytes]) -> list[ServerSentEvent]:
         if self._at_start and lines:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BOM_UTF8)
