@@ -133,7 +133,8 @@ _NAMES: Final = {
     504: "timeout_error vector_store_timeout",
     529: "overloaded_error",
 }
-STATUS_BY_NAME: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
+_NUMBERS: Final = {f"{status}": status for status in range(400, 600)}
+_STATUSES: Final = _NUMBERS | {name: status for status, names in _NAMES.items() for name in names.split()}
 _STATUS_KEYS: Final = ("status", "status_code", "http_status", "code", "type")
 
 
@@ -142,9 +143,8 @@ def _status_named(error: dict[str, Any]) -> int | None:
     for key in _STATUS_KEYS:
         named = error.get(key)
         if isinstance(named, str):
-            is_number = len(named) == 3 and named.isascii() and named.isdigit()
-            named = int(named) if is_number else STATUS_BY_NAME.get(named.lower())
-        if isinstance(named, int) and not isinstance(named, bool) and 400 <= named <= 599:
+            named = _STATUSES.get(named.lower())
+        if isinstance(named, int) and 400 <= named <= 599:
             return named
     return None
 

@@ -96,7 +96,7 @@ class _Mean:
             self.value = self.total / self.count
 
 
-@dataclass(slots=True)
+@dataclass
 class Row:
     """One upstream and model. Times in seconds: means over its flows, but for the longest gap."""
 
@@ -124,8 +124,7 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; None where nothing was timed."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value.value if isinstance(value, _Mean) else value for name, value in values.items()}
+        return {name: value.value if isinstance(value, _Mean) else value for name, value in vars(self).items()}
 
 
 class Stats:
@@ -139,9 +138,7 @@ class Stats:
         key = outcome.upstream, outcome.model
         if key not in self._rows and len(self._rows) >= MOST_ROWS:
             key = OTHERS
-        if key not in self._rows:
-            self._rows[key] = Row(*key)
-        self._rows[key].add(outcome)
+        self._rows.setdefault(key, Row(*key)).add(outcome)
         self._latest.append(outcome)
 
     def rows(self) -> list[dict[str, Any]]:
