@@ -19,7 +19,6 @@ from .path import script
 
 
 def run(options: argparse.Namespace) -> int:
-    """Add the script, or take it out."""
     path = _config(Path(options.confdir).expanduser())
     try:
         text = path.read_bytes().decode() if path.exists() else ""

@@ -10,11 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from types import FrameType
 from typing import IO, Any, Final
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     port, page_port = free_ports(2)
     output = _output_file() if options.ui == "console" else None
     with (
-        tempfile.TemporaryDirectory(prefix="force-stream-", ignore_cleanup_errors=True) as bundles,
+        TemporaryDirectory(prefix="force-stream-", ignore_cleanup_errors=True) as bundles,
         _proxy(options, hosts, port, page_port),
     ):
         env = proxied(os.environ, f"http://{LOOPBACK}:{port}", authority, hosts, Path(bundles))
@@ -70,16 +70,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _output_file() -> IO[bytes]:
     """For a command that cannot have the terminal, because mitmproxy's console has it."""
-    return tempfile.NamedTemporaryFile(prefix="force-stream-run-", suffix=".log", delete=False)
+    return NamedTemporaryFile(prefix="force-stream-run-", suffix=".log", delete=False)
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None and os.path.exists(name):
+    if found := shutil.which(name):
+        return found
+    if os.path.exists(name):
         raise Failed(f"{name} cannot be executed", 126)
-    if found is None:
-        raise Failed(f"{name}: command not found", 127)
-    return found
+    raise Failed(f"{name}: command not found", 127)
 
 
 def _forced(hosts: list[str], rules: str | None) -> list[str]:

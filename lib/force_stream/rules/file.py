@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 from .keys import KEYS, NAME, REQUIRED
@@ -62,13 +63,8 @@ def with_value(rule: Rule, key: str, text: str) -> Rule:
 # --- YAML to nodes --------------------------------------------------------------------------------------------------
 
 
-class _Nothing:
-    """The node of an empty text, for which the libraries have none."""
-
-    id = "scalar"
-    tag = "tag:yaml.org,2002:null"
-    value = ""
-    start_mark = None
+# The node of an empty text, for which the libraries have none.
+_NOTHING: Final[Any] = SimpleNamespace(id="scalar", tag="tag:yaml.org,2002:null", value="", start_mark=None)
 
 
 def _compose(text: str) -> Node:
@@ -79,7 +75,7 @@ def _compose(text: str) -> Node:
         with warnings.catch_warnings():
             # An anchor defined twice is an error to PyYAML and a warning to ruamel.yaml.
             warnings.simplefilter("error")
-            return _composer()(text) or _Nothing()
+            return _composer()(text) or _NOTHING
     except ModuleNotFoundError:
         raise MistakeError("neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`") from None
     except RecursionError:

@@ -203,9 +203,8 @@ class _Reader:
             self._push("not looked into", at, added, reader.count)
             return 1
         piece = self._body[start:end]
-        comments = (
-            list(_COMMENT.finditer(piece)) if piece.startswith(b":") or b"\n:" in piece or b"\r:" in piece else []
-        )
+        has_comments = piece.startswith(b":") or b"\n:" in piece or b"\r:" in piece
+        comments = list(_COMMENT.finditer(piece)) if has_comments else []
         for comment in comments:
             text = comment[1][:LONGEST_COMMENT].decode(errors="replace").strip()
             self._push("comment", self._arrivals.of(min(start + comment.end() + 1, end)), text)

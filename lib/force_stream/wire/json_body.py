@@ -25,7 +25,7 @@ _ESCAPE_TAIL: Final = 5
 # Replaces a run that was cut out. JSON has "?" only inside strings: if the skeleton parses, all runs were in strings.
 _MARK: Final = "?"
 
-_OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*")
+_OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}[ \t\n\r]*)?")
 _COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _NEXT_MEMBER: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 _ARRAY_OF_OBJECTS: Final = re.compile(r"\[[ \t\n\r]*(?=\{)")
@@ -150,8 +150,6 @@ def _insertion(at: int, members: Mapping[str, object], before_others: bool) -> l
 
 def _removals(spans: list[Span], keys: set[str]) -> list[Splice]:
     """One splice for each run of neighbours to remove, with the comma after them, or for the last ones before them."""
-    if not keys:
-        return []
     splices: list[Splice] = []
     kept_end = first = None
     for span in spans:
@@ -225,12 +223,7 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
 def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
     """The members of the object at `start`. Raises ValueError if it is not an object, or if more text follows."""
     opening = _OPEN.match(text, start) or _refuse(text, start)
-    at = opening.end()
-    if text.startswith("}", at):
-        if text[at + 1 :].strip(" \t\n\r"):
-            _refuse(text, at + 1)
-        return
-    more = True
+    at, more = opening.end(), opening[1] is None
     while more:
         if not text.startswith('"', at):
             _refuse(text, at)
