@@ -11,8 +11,22 @@ a call begins with a name, and nothing begins without a name or an id.
 from typing import Any
 
 from ..wire import jsontext
-from .fields import CHANGED, SAME, Concat, Effect, Fields, Rule, concat, first, fragment, index_of, name, nothing
-from .padding import padding
+from .fields import (
+    CHANGED,
+    SAME,
+    Concat,
+    Effect,
+    Fields,
+    Rule,
+    concat,
+    fields,
+    first,
+    fragment,
+    index_of,
+    name,
+    nothing,
+    padding,
+)
 
 
 class Arguments:
@@ -37,13 +51,13 @@ class Arguments:
         return jsontext.dumps(self._whole).decode() if not text and self._whole is not None else text
 
 
-_FUNCTION: dict[str, Rule] = {"name": name, "arguments": Arguments}
+function: Rule = fields({"name": name, "arguments": Arguments})
 _CALL: dict[str, Rule] = {
     "index": nothing,  # addresses the fragments; the answer has a list in its order
     "id": first,
     "type": first,
-    "function": lambda: Fields(_FUNCTION, fragment),
-    "custom": lambda: Fields({"name": name, "input": concat}, fragment),
+    "function": function,
+    "custom": fields({"name": name, "input": concat}),
     "obfuscation": padding,
 }
 
