@@ -116,9 +116,11 @@ class Template:
         if valid < count:
             # Not JSON after all: what is valid before it is matched again, and nothing else.
             return self.match_run(data[: self._reach(start, slots, valid)], start)
+        has_replaced = False
         for values in slots:
             values.append()
-        return end, count, any(values.replaced for values in slots)
+            has_replaced = has_replaced or values.replaced
+        return end, count, has_replaced
 
     def _fit(self, data: bytes, start: int, slots: list[_Values]) -> tuple[int, int]:
         """Where the events whose bytes fit end, and how many they are; the bytes in the slots are noted."""

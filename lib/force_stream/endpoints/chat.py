@@ -12,7 +12,6 @@ from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import (
     CHANGED,
     SAME,
-    Effect,
     Fields,
     Pieces,
     Rule,
@@ -30,7 +29,7 @@ from ..merge.fields import (
     padding,
     parts,
 )
-from ..merge.tool_calls import function, tool_calls
+from ..merge.tool_calls import called_function, tool_calls
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 
@@ -62,36 +61,9 @@ def _finish_reason(before: Any, value: Any) -> Any:
     return value if is_higher else before
 
 
-class Usage:
-    """The last that counts something: zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
-
-    Many upstreams send it in every chunk, cumulative, so it is never summed.
-    """
-
-    __slots__ = ("_placeholder", "_usage")
-
-    def __init__(self) -> None:
-        self._usage: Any = None
-        self._placeholder: Any = None
-
-    def add(self, value: Any) -> Effect:
-        if _counts(value):
-            self._usage = value
-            return CHANGED  # the next one will be another
-        if value:
-            self._placeholder = value
-        return SAME
-
-    def result(self) -> Any:
-        return self._usage or self._placeholder
-
-
 def _counts(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_counts, value.values()))
-    if isinstance(value, list):
-        return any(map(_counts, value))
-    return bool(value)
+    values = value.values() if isinstance(value, dict) else value
+    return any(map(_counts, values)) if isinstance(value, (dict, list)) else bool(value)
 
 
 _DELTA: Final[Mapping[str, Rule]] = {
@@ -107,7 +79,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
     ),
     "thinking_blocks": parts,  # LiteLLM
     "tool_calls": tool_calls,
-    "function_call": function,
+    "function_call": called_function,
     "audio": fields({"id": first, "data": Base64, "transcript": concat, "expires_at": latest}),
     "images": by_index(fields({}, latest)),
     "executed_tools": by_index(fields({}, latest)),  # Groq compound: each first without, then with its output
@@ -158,7 +130,8 @@ class CompletionAggregator(Aggregator):
         self._choices: dict[int, Fields] = {}
         self._reasons: dict[int, Any] = {}
         self._unfinished: set[int] = set()
-        self._usage = Usage()
+        self._usage: Any = None
+        self._placeholder: Any = None
         self._expected_choices = expected_choices
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
@@ -171,8 +144,13 @@ class CompletionAggregator(Aggregator):
         slots = None if top is None or chosen is None else top + chosen
         # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
         for place in (*choices, chunk.get("x_groq"), chunk):
-            if isinstance(place, dict) and "usage" in place and self._usage.add(place["usage"]) is CHANGED:
-                slots = CHANGED
+            usage = place.get("usage") if isinstance(place, dict) else None
+            # Many upstreams send it in every chunk, cumulative, so it is never summed: the last that counts something
+            # is the answer's. Zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
+            if usage and _counts(usage):
+                self._usage, slots = usage, CHANGED
+            elif usage:
+                self._placeholder = usage
         return slots
 
     def _add_choices(self, choices: list[Any]) -> Slots | None:
@@ -213,8 +191,7 @@ class CompletionAggregator(Aggregator):
         document = self._top.result()
         document["object"] = self.object_name
         document["choices"] = choices
-        usage = self._usage.result()
-        if usage is not None:
+        if usage := self._usage or self._placeholder:
             document["usage"] = usage
         keys = ("id", "object", "created", "model", "choices", *document)
         return Aggregated(
@@ -246,7 +223,9 @@ class ChatAggregator(CompletionAggregator):
         if choice.get("text") in (None, "", message["content"]):
             choice.pop("text", None)  # Together sends its content twice
         if not finish_reason:
-            finish_reason = _inferred(message) if done else "length"
+            # Two of the reasons have the names of the members that they are about.
+            calls = (key for key in ("tool_calls", "function_call") if message.get(key))
+            finish_reason = next(calls, "stop") if done else "length"
         return {"index": index, "message": message, **choice, "finish_reason": finish_reason}
 
 
@@ -263,12 +242,6 @@ def _message(delta: Any, whole: Any) -> dict[str, Any]:
     message["role"] = message.get("role") or "assistant"
     message.setdefault("content", None)
     return {key: message[key] for key in ("role", "content", *message)}
-
-
-def _inferred(message: Mapping[str, Any]) -> str:
-    if message.get("tool_calls"):
-        return "tool_calls"
-    return "function_call" if message.get("function_call") else "stop"
 
 
 def _cannot_stream(request: Request) -> str | None:

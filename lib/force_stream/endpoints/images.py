@@ -47,9 +47,5 @@ class ImagesAggregator(Aggregator):
 
 
 IMAGES: Final = Endpoint(
-    "images",
-    ("/images/generations", "/images/edits"),
-    ImagesAggregator,
-    stream_options=frozenset(),
-    forms=True,
+    "images", ("/images/generations", "/images/edits"), ImagesAggregator, stream_options=frozenset(), forms=True
 )

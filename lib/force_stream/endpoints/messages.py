@@ -4,37 +4,24 @@ Knows the event types and the content blocks; must not know bytes, HTTP or serve
 https://docs.anthropic.com/en/docs/build-with-claude/streaming
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import (
-    CHANGED,
-    SAME,
-    Accumulator,
-    Fields,
-    Rule,
-    Slots,
-    concat,
-    extend,
-    fragment,
-    index_of,
-    latest,
-    overlay,
-    slots_of,
-)
+from ..merge.fields import CHANGED, SAME, Fields, Slots, concat, extend, fragment, index_of, latest, overlay
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint
 
-# For each kind of delta: its member, the member of the block that this goes to, and how it is merged there.
-_DELTAS: Final[Mapping[str, tuple[str, str, Rule]]] = {
-    "text_delta": ("text", "text", concat),
-    "thinking_delta": ("thinking", "thinking", concat),
-    "signature_delta": ("signature", "signature", latest),
-    "input_json_delta": ("partial_json", "input", concat),
-    "citations_delta": ("citation", "citations", extend),
-    "compaction_delta": ("content", "content", concat),
+# The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
+_MEMBERS: Final = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+    "input_json_delta": "partial_json",
+    "citations_delta": "citation",
+    "compaction_delta": "content",
 }
+_RULES: Final = {"signature": latest, "citation": extend}  # the others are texts
+_IN_BLOCK: Final = {"partial_json": "input", "citation": "citations"}
 _BESIDE: Final = frozenset(("type", "delta", "usage", "obfuscation"))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
@@ -45,25 +32,21 @@ class _Block:
     def __init__(self, started: dict[str, Any]) -> None:
         self.started = started
         self.stopped = False
-        self._members: dict[str, Accumulator] = {}
+        self._members = Fields(_RULES, concat)
         self._others = Fields({}, fragment)
 
     def add(self, delta: dict[str, Any]) -> Slots | None:
-        known = _DELTAS.get(str(delta.get("type")))
-        if known is None:
+        member = _MEMBERS.get(str(delta.get("type")))
+        if member is None:
             return self._others.add({key: value for key, value in delta.items() if key != "type"})
-        source, member, rule = known
-        if member not in self._members:
-            self._members[member] = rule()
-        effect = self._members[member].add(delta.get(source))
-        return CHANGED if effect is None else slots_of(source, effect)
+        return self._members.add({member: delta.get(member)})
 
     def result(self) -> dict[str, Any]:
         block = dict(self.started)
         if str(block.get("type")) in _INPUT_TYPES:
             block.setdefault("input", {})
-        for member, accumulator in self._members.items():
-            added = accumulator.result()
+        for name, added in (self._members.result() or {}).items():
+            member = _IN_BLOCK.get(name, name)
             block[member] = _joined(block.get(member), _input(added) if member == "input" else added)
         return block | (self._others.result() or {})
 
