@@ -51,7 +51,7 @@ class EventReader:
     `decoder` knows the lines.
     """
 
-    def __init__(self, patches: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()) -> None:
+    def __init__(self, patches: Sequence[Callable[[dict[str, Any]], None]] = ()) -> None:
         self.count = 0
         self.dones = 0
         self.odd = Oddities()
@@ -122,7 +122,7 @@ class EventReader:
             self.odd.add("an error", number)
         else:
             for patch in self.patches:
-                value = patch(value)
+                patch(value)
         self.odd.look(value, number)
         events.append(Event(number, Kind.CHUNK, name, data, value, error))
 

@@ -19,13 +19,7 @@ MOST_IN_BRIEF: Final = 5
 _MOST_LOOKED_AT: Final = 100
 _MOST_KNOWN: Final = 10_000
 
-_KINDS: Final[dict[type, str]] = {
-    type(None): "null",
-    bool: "true or false",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-}
+_KINDS: Final = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
 
 
 def kind_of(value: Any) -> str:

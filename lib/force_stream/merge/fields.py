@@ -15,6 +15,7 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
     nothing    what no direct answer has
+    padding    the same, where it differs from chunk to chunk
 
 For all of them: null never overwrites a value, a field once seen is in the result, and no input raises.
 
@@ -24,7 +25,7 @@ Chunks that differ in nothing but their slots need not be parsed (answer/pattern
 SAME would be true, never the other way round.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 type Target = Concat | Extend | Padding
@@ -36,6 +37,9 @@ CHANGED: Final = None
 
 # The result of a field that the answer does not have.
 NOTHING: Any = object()
+# What differs from chunk to chunk and means nothing, in one API or another: padding against eavesdroppers who measure
+# lengths (OpenAI's, Mistral's), and OpenAI's count of the events.
+PADDING: Final = frozenset(("obfuscation", "p", "sequence_number"))
 
 
 class Accumulator(Protocol):
@@ -56,11 +60,18 @@ def is_informative(value: Any) -> bool:
     return bool(value) or (value is not None and value != "" and value != {} and value != [])
 
 
-class First:
+class _Single:
     __slots__ = ("_value",)
 
     def __init__(self) -> None:
         self._value: Any = None
+
+    def result(self) -> Any:
+        return self._value
+
+
+class First(_Single):
+    __slots__ = ()
 
     def add(self, value: Any) -> Effect:
         # Azure's first chunk has id "", model "" and created 0 (microsoft/semantic-kernel#3650): falsy values are
@@ -68,9 +79,6 @@ class First:
         if not self._value and value is not None:
             self._value = value
         return SAME
-
-    def result(self) -> Any:
-        return self._value
 
 
 class Created(First):
@@ -82,19 +90,13 @@ class Created(First):
         return ANY_PADDING if self._value else super().add(value)
 
 
-class Latest:
-    __slots__ = ("_value",)
-
-    def __init__(self) -> None:
-        self._value: Any = None
+class Latest(_Single):
+    __slots__ = ()
 
     def add(self, value: Any) -> Effect:
         if is_informative(value) or (self._value is None and value is not None):
             self._value = value
         return SAME
-
-    def result(self) -> Any:
-        return self._value
 
 
 class Overlay:
@@ -116,20 +118,17 @@ class Overlay:
 
 
 class Concat:
-    __slots__ = ("_other", "_parts", "_seen")
+    __slots__ = ("_other", "_parts")
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._seen = False
         self._other: Accumulator | None = None
 
     def add(self, value: Any) -> Effect:
         if isinstance(value, str):
-            self._seen = True
-            if not value:
-                return SAME
-            self._parts.append(value)
-            return self
+            if value or not self._parts:
+                self._parts.append(value)
+            return self if value else SAME
         if value is None:
             return SAME
         if self._other is None:
@@ -138,55 +137,40 @@ class Concat:
         return CHANGED
 
     def result(self) -> Any:
-        if self._parts or self._other is None:
-            if len(self._parts) > 1:
-                self._parts = ["".join(self._parts)]  # so that a long text is not in memory twice
-            return "".join(self._parts) if self._seen else None
-        return self._other.result()
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]  # so that a long text is not in memory twice
+        text = self._parts[0] if self._parts else None
+        return text if text or self._other is None else self._other.result()
 
 
-class Name:
-    __slots__ = ("_text",)
-
-    def __init__(self) -> None:
-        self._text: Any = None
+class Name(_Single):
+    __slots__ = ()
 
     def add(self, value: Any) -> Effect:
         # Neither joining nor keeping is right alone: MiniMax repeats the whole name with every fragment of the
         # arguments (NousResearch/hermes-agent#8259), others split it (continuedev/continue#5849).
-        if value is None or value == self._text:
+        if value is None or value == self._value:
             return SAME
-        if isinstance(value, str) and isinstance(self._text, str):
-            self._text += value
-        elif not self._text:
-            self._text = value
-        return SAME if not value or value == self._text else CHANGED
-
-    def result(self) -> Any:
-        return self._text
+        if isinstance(value, str) and isinstance(self._value, str):
+            self._value += value
+        elif not self._value:
+            self._value = value
+        return SAME if not value or value == self._value else CHANGED
 
 
-class Extend:
-    __slots__ = ("_items", "_seen")
-
-    def __init__(self) -> None:
-        self._items: list[Any] = []
-        self._seen = False
+class Extend(_Single):
+    __slots__ = ()
 
     def add(self, value: Any) -> Effect:
-        if isinstance(value, list):
-            self._seen = True
-            if not value:
-                return SAME
-            self._items.extend(value)
-            return self
         if value is None:
             return SAME
-        self._items.append(value)
+        if self._value is None:
+            self._value = []
+        if isinstance(value, list):
+            self._value.extend(value)
+            return self if value else SAME
+        self._value.append(value)
         return CHANGED
-
-    def result(self) -> Any:
-        return self._items if self._items or self._seen else None
 
 
 class Fragment:
@@ -211,22 +195,28 @@ class Fragment:
         return self._value.result()
 
 
-class TextOrLabel:
-    """An unknown string: a text in fragments, or one label that every chunk repeats."""
+class Pieces:
+    """Strings that show only at the end how they are to be joined."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_pieces",)
 
     def __init__(self) -> None:
-        self._parts: list[str] = []
+        self._pieces: list[str] = []
 
     def add(self, value: Any) -> Effect:
-        if not value:
+        if not value or not isinstance(value, str):
             return SAME
-        self._parts.append(value)
+        self._pieces.append(value)
         return CHANGED
 
+
+class TextOrLabel(Pieces):
+    """An unknown string: a text in fragments, or one label that every chunk repeats."""
+
+    __slots__ = ()
+
     def result(self) -> Any:
-        return self._parts[0] if len(set(self._parts)) == 1 else "".join(self._parts)
+        return self._pieces[0] if len(set(self._pieces)) == 1 else "".join(self._pieces)
 
 
 class Fields:
@@ -277,31 +267,25 @@ class Parts:
         self._parts: list[tuple[str, Any]] | None = None
 
     def add(self, value: Any) -> Effect:
-        if not isinstance(value, list):
-            if self._parts is None:
-                return self._text.add(value)
-            self._add_text(value)
-            return CHANGED
         if self._parts is None:
+            if not isinstance(value, list):
+                return self._text.add(value)
             self._parts = []
-            self._add_text(self._text.result())
-        for part in value:
-            self._add_part(part)
+            self._append(self._parts, self._text.result())
+        self._append(self._parts, value)
         return CHANGED
 
-    def _add_text(self, text: Any) -> None:
-        if text:
-            self._add_part({"type": "text", "text": text})
-
-    def _add_part(self, part: Any) -> None:
-        assert self._parts is not None
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str) or kind not in _JOINED_PARTS:
-            self._parts.append(("", part))
-            return
-        if not self._parts or self._parts[-1][0] != kind:
-            self._parts.append((kind, Fields(_PART, fragment)))
-        self._parts[-1][1].add(part)
+    @staticmethod
+    def _append(parts: list[tuple[str, Any]], value: Any) -> None:
+        texts = [{"type": "text", "text": value}] if value else []
+        for part in value if isinstance(value, list) else texts:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if not isinstance(kind, str) or kind not in _JOINED_PARTS:
+                parts.append(("", part))
+                continue
+            if not parts or parts[-1][0] != kind:
+                parts.append((kind, Fields(_PART, fragment)))
+            parts[-1][1].add(part)
 
     def result(self) -> Any:
         if self._parts is None:
@@ -394,6 +378,8 @@ extend: Rule = Extend
 fragment: Rule = Fragment
 nothing: Rule = Nothing
 parts: Rule = Parts
+padding: Rule = Padding
+created: Rule = Created
 
 
 def fields(rules: Mapping[str, Rule], rest: Rule = fragment) -> Rule:
@@ -401,18 +387,17 @@ def fields(rules: Mapping[str, Rule], rest: Rule = fragment) -> Rule:
     return lambda: Fields(rules, rest)
 
 
-def by_index(rule: Rule, also: Iterable[str] = ()) -> Rule:
+def by_index(rule: Rule, also: tuple[str, ...] = ()) -> Rule:
     """A list of objects merged by `index`, and by the members named in `also`."""
-    names = tuple(also)
-    return lambda: ByIndex(rule, names)
+    return lambda: ByIndex(rule, also)
 
 
 _FRAGMENT_RULES: Mapping[type, Rule] = {str: TextOrLabel, list: Extend, dict: fields({})}
 _JOINED_PARTS: Final = frozenset(("text", "thinking", "output_text", "reasoning"))
-_PART: Final[Mapping[str, Rule]] = {
+_PART: Final = {
     "type": first,
     "text": concat,
-    "thinking": Parts,
+    "thinking": parts,
     "signature": latest,
     "closed": latest,
     "index": latest,

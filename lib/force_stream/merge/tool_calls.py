@@ -11,8 +11,7 @@ a call begins with a name, and nothing begins without a name or an id.
 from typing import Any
 
 from ..wire import jsontext
-from .fields import CHANGED, SAME, Concat, Effect, Fields, Rule, concat, first, fragment, index_of, name, nothing
-from .padding import padding
+from .fields import CHANGED, SAME, Concat, Effect, Rule, concat, fields, first, index_of, name, nothing, padding
 
 
 class Arguments:
@@ -37,15 +36,17 @@ class Arguments:
         return jsontext.dumps(self._whole).decode() if not text and self._whole is not None else text
 
 
-_FUNCTION: dict[str, Rule] = {"name": name, "arguments": Arguments}
-_CALL: dict[str, Rule] = {
-    "index": nothing,  # addresses the fragments; the answer has a list in its order
-    "id": first,
-    "type": first,
-    "function": lambda: Fields(_FUNCTION, fragment),
-    "custom": lambda: Fields({"name": name, "input": concat}, fragment),
-    "obfuscation": padding,
-}
+called_function: Rule = fields({"name": name, "arguments": Arguments})
+_CALL: Rule = fields(
+    {
+        "index": nothing,  # addresses the fragments; the answer has a list in its order
+        "id": first,
+        "type": first,
+        "function": called_function,
+        "custom": fields({"name": name, "input": concat}),
+        "obfuscation": padding,
+    }
+)
 
 
 class _Call:
@@ -54,7 +55,7 @@ class _Call:
     def __init__(self, index: float, before: "_Call | None") -> None:
         self.index = index
         self.before = before
-        self.members = Fields(_CALL, fragment)
+        self.members = _CALL()
         self.id: Any = None
         self.name = ""
         self.arguments_begun = False

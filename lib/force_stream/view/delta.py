@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from ..answer.oddities import index_or_place
-from ..merge.padding import PADDING
+from ..merge.fields import PADDING
 from ..wire.jsontext import Number
 
 # Characters of one value, of one member's name, and of all that one chunk adds.

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from force_stream.answer import patterns
+from force_stream.answer.events import Event
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
 from harness.paths import GOLDEN
@@ -19,9 +20,8 @@ STREAMS = {
 class Never(patterns.Repeats):
     """The plain way."""
 
-    @property
-    def wanted(self) -> bool:
-        return False
+    def _learn(self, event: Event) -> None:
+        pass
 
 
 class Counting(patterns.Repeats):
