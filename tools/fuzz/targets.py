@@ -59,11 +59,13 @@ class Choices:
 
 
 class Never(patterns.Repeats):
-    """The plain way: every chunk is parsed."""
+    """Parses every chunk: no event becomes a template."""
 
-    @property
-    def wanted(self) -> bool:
+    def _is_wanted(self) -> bool:
         return False
+
+    def _match_run(self, template: patterns.Template, data: bytes, start: int) -> int:
+        raise AssertionError("a chunk was taken by its bytes")
 
 
 @dataclass(frozen=True)
