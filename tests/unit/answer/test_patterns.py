@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from force_stream.answer import patterns
-from force_stream.answer.events import Event
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
+from harness.merging import Never
 from harness.paths import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,13 +15,6 @@ from hypothesis import strategies as st
 STREAMS = {
     f"{path.parent.name}/{path.stem}": path for path in sorted(GOLDEN.glob("*/*.sse")) if path.parent.name in ENDPOINTS
 }
-
-
-class Never(patterns.Repeats):
-    """The plain way."""
-
-    def _learn(self, event: Event) -> None:
-        pass
 
 
 class Counting(patterns.Repeats):
