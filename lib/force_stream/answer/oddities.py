@@ -121,7 +121,8 @@ class Oddities:
             self._calls[place] = name
 
     def conclude(self, *, events: int, done: bool, inferred: bool) -> None:
-        """Note what a stream lacked that has ended. `inferred`: its aggregator had to infer a finish reason."""
+        """Note what is missing from a stream that has ended. `inferred`: its aggregator had to infer a finish
+        reason."""
         if not events:
             self.add("there is no event in the stream")
         missing = sorted(self._choices - self.finish_reasons.keys())

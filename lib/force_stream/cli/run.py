@@ -32,7 +32,7 @@ PROXY_FAILED: Final = 125
 _START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 10.0
 _ANSWER_TIMEOUT: Final = 10.0
-# The page by its name: asked through the proxy, it says that this proxy runs and has rules.
+# The page by its name: asked through the proxy, it shows that this proxy is running and has rules.
 _PAGE: Final = "force.stream"
 
 
@@ -183,7 +183,7 @@ def _foreground(words: Sequence[str], env: Mapping[str, str], output: IO[bytes] 
     except OSError as error:
         raise Failed(f"{words[0]} cannot be run: {error.strerror}", 126) from error
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         # A terminal sends Ctrl-C to the command as well as to us; whether it ends is up to the command.
         if number != signal.SIGINT:
             process.send_signal(number)
@@ -191,7 +191,7 @@ def _foreground(words: Sequence[str], env: Mapping[str, str], output: IO[bytes] 
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, pass_on)
+            signal.signal(number, forward)
     code = process.wait()
     if output is not None:
         output.close()

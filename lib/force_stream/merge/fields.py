@@ -11,7 +11,8 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     name       text that is sent whole, perhaps repeatedly, or in fragments
     extend     lists in pieces
     parts      text in fragments, or lists of typed parts, of which neighbours of one type are one
-    fragment   an unknown field within a delta: strings are joined, lists extended, objects merged likewise
+    fragment   an unknown field within a delta: strings are joined unless all are equal, lists extended, objects merged
+               likewise
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
     nothing    what no direct answer has

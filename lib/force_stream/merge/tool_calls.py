@@ -50,7 +50,7 @@ _CALL: Rule = fields(
 
 
 class _Call:
-    """One call as far as it came; `before` is the call that was the latest when this one turned up."""
+    """One call, as far as it has come; `before` is the call that came before it."""
 
     def __init__(self, index: float, before: "_Call | None") -> None:
         self.index = index
@@ -156,9 +156,9 @@ class ToolCalls:
 def _begins_another(entry: dict[str, Any], call: _Call) -> bool:
     """Whether an entry that is addressed to `call` is the first of another call.
 
-    Only one with a name can be (LM Studio sends a new id with every nameless fragment,
-    NousResearch/hermes-agent#106943). Then a new id tells (Gemini: index 0 for all); without ids, a name that comes
-    when the arguments have begun, and differs or comes with whole arguments as the first did.
+    It must have a name: LM Studio sends a new id with every nameless fragment (NousResearch/hermes-agent#106943). If
+    both have ids, another id means another call (Gemini: index 0 for all). If neither has one, and arguments have
+    begun, it is another call if its name differs, or if its arguments are whole as those of the first were.
     """
     name, entry_id = _name(entry), entry.get("id")
     if not name or not call.name:

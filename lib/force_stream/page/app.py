@@ -127,7 +127,7 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 def _check(request: Request, hosts: Collection[str], remote: bool) -> None:
     if not remote and not _is_loopback(request.peer):
         raise _Failure(403, "This page answers only this machine, unless the option force_stream_page_remote is set.")
-    # A health check often names no host, and its answer is no secret.
+    # A health check often names no host, and its answer is not a secret.
     host = request.headers.get("host", "")
     if canonical(host, request.scheme) not in hosts and request.path != "/health":
         raise _Failure(421, "This page is not served under that name.")

@@ -1,6 +1,6 @@
 """The content view "Upstream SSE": the events behind an answer, in mitmproxy's console, mitmweb and mitmdump.
 
-Knows mitmproxy's content views and the metadata that `flows` lists; must not know events, which are `timeline`'s.
+Knows mitmproxy's content views and the metadata that `proxy/notes` lists; must not know events, which are `timeline`'s.
 """
 
 from typing import Any, Final
