@@ -1,7 +1,7 @@
 """Deviations of single upstreams that cannot be told from a well-formed stream, so that a rule must name them.
 
-Each is a function that makes a patch for one stream: another function, which gets every chunk before it is merged and
-returns it patched. Must not know how chunks are merged.
+Each is a function that makes a patch for one stream: another function, which changes every chunk in place before it is
+merged. Must not know how chunks are merged.
 """
 
 from collections.abc import Callable, Iterator, Mapping
