@@ -130,6 +130,7 @@ class AnswerReader:
 
         `cut`: how the transport ended the body too early, in words, if it did.
         """
+        self.read_waiting()
         reply = self._finish(cut)
         self._report.status = self._status if reply is None else reply.status
         if reply is None:

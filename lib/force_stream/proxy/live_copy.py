@@ -36,5 +36,6 @@ class LiveCopy:
     def store(self, flow: http.HTTPFlow) -> None:
         """Store the copy as the body of the flow's response."""
         if flow.response is not None and flow.response.raw_content is None and self.pieces:
-            flow.response.raw_content = b"".join(self.pieces)
+            flow.response.raw_content = body = b"".join(self.pieces)
+            self.pieces = [body]  # the flow keeps this object too, and should not keep the body twice
             save_notes(flow, {"times": self._times} | ({} if self._is_whole else {"cut_at": self._size}))

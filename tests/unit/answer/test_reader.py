@@ -35,6 +35,14 @@ def test_an_error_page_with_a_line_like_a_field_is_passed_on() -> None:
     assert finish(b"Overloaded, come later.\nid: 77\n", status=503, content_type="text/plain") is None
 
 
+def test_all_events_are_counted_of_an_answer_that_is_passed_on() -> None:
+    answer = AnswerSpec(rule="r", endpoint="chat").read(302, "text/event-stream")
+    for _ in range(9):
+        answer.feed(chunk(delta={"content": "x"}))
+    assert answer.finish() is None
+    assert answer.report.events == 9
+
+
 @pytest.mark.parametrize("content", [1, [], {}, True, None, "x"])
 @pytest.mark.parametrize("quirk", sorted(QUIRKS))
 def test_no_quirk_raises_over_a_value_of_another_type(quirk: str, content: object) -> None:

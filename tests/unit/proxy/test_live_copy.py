@@ -27,6 +27,18 @@ def test_every_byte_goes_on_and_the_copy_ends_at_the_limit(limit: int, kept: byt
         assert note(flow, "times")[-1] == len(kept)
 
 
+def test_a_flow_does_not_keep_its_body_twice() -> None:
+    copy = LiveCopy(100, AnswerSpec("r", "chat"))
+    flow = flow_with()
+    answer_with(flow)
+    assert flow.response is not None
+    flow.response.raw_content, flow.response.stream = None, copy
+    for piece in PIECES:
+        copy(piece)
+    copy.store(flow)
+    assert [id(piece) for piece in copy.pieces] == [id(flow.response.raw_content)]
+
+
 def test_a_body_that_mitmproxy_holds_stays() -> None:
     copy = LiveCopy(100, AnswerSpec("r", "chat"))
     copy(b"data")
