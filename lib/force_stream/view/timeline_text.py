@@ -5,8 +5,7 @@ Knows words, columns and what a terminal can print; must not know bytes, JSON or
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..answer.oddities import MOST_NUMBERS
 from .delta import brief, escaped
@@ -19,8 +18,7 @@ LONGEST_REASON: Final = 60
 _BLANK: Final = " "
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(NamedTuple):
     """What is known of an answer besides its events; "" and None for what is not. `odd`: what was odd, according to the
     one who read the whole stream; `kept`: how many bytes of it there are where that is not all."""
 
