@@ -17,7 +17,6 @@ from ..answer.events import Event, EventReader, Kind
 from ..answer.oddities import MOST_NUMBERS
 from ..wire.sse import end_of_event
 from .delta import DeltaDescriber, brief, has_text, quote
-from .stats import LONG_GAP
 
 # Lines of the timeline, from the stream's beginning and from its end.
 SHOWN_FIRST: Final = 4_000
@@ -54,10 +53,6 @@ class Entry(NamedTuple):
     at: float | None = None
     gap: float | None = None
     added: str = ""
-
-    @property
-    def after_long_gap(self) -> bool:
-        return self.gap is not None and self.gap >= LONG_GAP
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from ..answer.oddities import MOST_NUMBERS
 from .delta import brief, escaped
-from .stats import cut_off
+from .stats import LONG_GAP, cut_off
 from .timeline import LONGEST_TYPE, Entry, Timeline
 
 WIDEST_TYPE: Final = 32
@@ -101,8 +101,9 @@ def _times(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
 def _entry_line(entry: Entry, width: int) -> str:
     gap = "" if entry.gap is None else f"+{entry.gap:.3f}"
     at = "" if entry.at is None else f"{entry.at:.3f}"
-    added = f"[after {entry.gap:.1f} s of silence] {entry.added}" if entry.after_long_gap else entry.added
-    mark = "!" if entry.after_long_gap else " "
+    silence = entry.gap is not None and entry.gap >= LONG_GAP
+    added = f"[after {entry.gap:.1f} s of silence] {entry.added}" if silence else entry.added
+    mark = "!" if silence else " "
     return _row("" if entry.number is None else f"{entry.number}", at, gap, f"{entry.type:<{width}}", added, mark)
 
 
