@@ -53,9 +53,8 @@ def proxied(
     changed = {**environ, **dict.fromkeys(PROXY, proxy_url), "NODE_USE_ENV_PROXY": "1"}
     for name in ("NO_PROXY", "no_proxy"):
         if name in environ:
-            changed[name] = ",".join(
-                entry for entry in re.split(r"[,\s]+", environ[name]) if not any(covers(entry, host) for host in hosts)
-            )
+            entries = re.split(r"[,\s]+", environ[name])
+            changed[name] = ",".join(entry for entry in entries if not any(covers(entry, host) for host in hosts))
     certificate = authority.read_bytes()
     bundles: dict[bytes, Path] = {}
     stores = dict.fromkeys(_REPLACES_STORE, system_store()) | dict.fromkeys(_ADDS_TO_STORE, b"")

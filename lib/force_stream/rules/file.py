@@ -60,9 +60,6 @@ def with_value(rule: Rule, key: str, text: str) -> Rule:
         raise RulesError(f"rule {rule.name}: {mistake.what}") from None
 
 
-# --- YAML to nodes --------------------------------------------------------------------------------------------------
-
-
 # The node of an empty text, for which the libraries have none.
 _NOTHING: Final[Any] = SimpleNamespace(id="scalar", tag="tag:yaml.org,2002:null", value="", start_mark=None)
 
@@ -122,9 +119,6 @@ def _problem_line(error: Exception, text: str) -> int | None:
         return int(mark.line) + 1
     position = getattr(error, "position", None)
     return None if position is None else text.count("\n", 0, position) + 1
-
-
-# --- Nodes to rules -------------------------------------------------------------------------------------------------
 
 
 def _read_rules(root: Node, rules: list[Rule], mistakes: list[MistakeError]) -> None:

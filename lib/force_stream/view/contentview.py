@@ -23,9 +23,7 @@ NOT_OURS: Final = -1.0
 class UpstreamSSE(Contentview):
     """Shows the event stream that the flow keeps, or else the one that the response is."""
 
-    @property
-    def name(self) -> str:
-        return "Upstream SSE"
+    name = "Upstream SSE"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         response = _response(metadata)

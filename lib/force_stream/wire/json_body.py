@@ -10,7 +10,7 @@ import json
 import re
 from bisect import bisect
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
@@ -80,9 +80,7 @@ class Body:
         removed = {"stream_options"} if stream_options is None else set()
         edits += _removals(self._spans, removed)
         wanted = {"stream": True} | ({"stream_options": stream_options} if stream_options else {})
-        missing = {key: value for key, value in wanted.items() if key not in self.members}
-        before_others = not self.members.keys() <= removed
-        edits += _insertion(self._raw.index(b"{") + 1, missing, before_others)
+        edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
 
     def without(self, *keys: str) -> Edited:
@@ -137,15 +135,13 @@ def _merged(raw: bytes, own: Span, options: Mapping[str, object]) -> list[Splice
         return [(own.value, own.end, _dump(options))]
     members = [span for span, _ in _walk(text, 0, len(text))]
     edits = [(own.value + at.value, own.value + at.end, _dump(options[at.key])) for at in members if at.key in options]
-    present = {span.key for span in members}
-    missing = {key: value for key, value in options.items() if key not in present}
-    return edits + _insertion(own.value + 1, missing, bool(members))
+    return edits + _insertion(own.value + 1, options, {span.key for span in members})
 
 
-def _insertion(at: int, members: Mapping[str, object], before_others: bool) -> list[Splice]:
-    if not members:
-        return []
-    return [(at, at, _dump(members)[1:-1] + (b"," if before_others else b""))]
+def _insertion(at: int, members: Mapping[str, object], present: Set[str]) -> list[Splice]:
+    """Put those of the members that are not present before those that are."""
+    missing = {key: value for key, value in members.items() if key not in present}
+    return [(at, at, _dump(missing)[1:-1] + (b"," if present else b""))] if missing else []
 
 
 def _removals(spans: list[Span], keys: set[str]) -> list[Splice]:

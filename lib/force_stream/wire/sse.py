@@ -11,8 +11,7 @@ is for the reader of the data to judge), a field name after white space, and lla
 
 import re
 from codecs import BOM_UTF8
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 # Comments, and fields that say nothing about an answer.
 _IGNORED: Final = (b"", b"id", b"retry")
@@ -39,8 +38,7 @@ def end_of_event(data: bytes, start: int = 0) -> int:
         window *= 4
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event; `data` is its lines joined by line feeds. `event` is "" if the stream does not name it."""
 
     event: str
