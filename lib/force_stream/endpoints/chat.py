@@ -213,8 +213,6 @@ def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
 
 
 class ChatAggregator(CompletionAggregator):
-    """Merges `chat.completion.chunk`s."""
-
     object_name = "chat.completion"
     choice_rules = _CHOICE
 

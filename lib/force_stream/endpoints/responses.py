@@ -120,8 +120,6 @@ def _put(item: dict[str, Any], path: _Path, value: Any) -> None:
 
 
 class ResponsesAggregator(Aggregator):
-    """Merges the events of one `response`."""
-
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}
         self._terminal: dict[str, Any] = {}

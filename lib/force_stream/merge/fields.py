@@ -50,11 +50,6 @@ class Accumulator(Protocol):
 type Rule = Callable[[], Accumulator]
 
 
-def slots_of(key: str, effect: Slots | Target) -> Slots:
-    """The effect that adding the member `key` of an object had, as the object's own."""
-    return effect if isinstance(effect, tuple) else ((key, effect),)
-
-
 def is_informative(value: Any) -> bool:
     """Whether a value is more than a placeholder: upstreams send null, "", {} and [] in place of one."""
     return bool(value) or (value is not None and value != "" and value != {} and value != [])
@@ -241,8 +236,10 @@ class Fields:
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
             effect = member.add(item)
-            if effect is not SAME:
-                slots = CHANGED if effect is None or slots is None else slots + slots_of(key, effect)
+            if effect is CHANGED or slots is CHANGED:
+                slots = CHANGED
+            elif effect is not SAME:
+                slots += effect if isinstance(effect, tuple) else ((key, effect),)
         return slots
 
     def get(self, key: str) -> Any:
