@@ -18,8 +18,6 @@ class Arguments:
     """A JSON text in fragments, or (Gemini gateways, vercel/ai#14760) the object itself, which a direct answer has
     as its text."""
 
-    __slots__ = ("_text", "_whole")
-
     def __init__(self) -> None:
         self._text = Concat()
         self._whole: Any = None
@@ -91,8 +89,6 @@ class _Call:
 
 
 class ToolCalls:
-    __slots__ = ("_by_id", "_by_index", "_calls", "_latest")
-
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
