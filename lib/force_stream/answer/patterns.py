@@ -48,8 +48,6 @@ class Slot(NamedTuple):
 class _Values:
     """What the events of a run have in one slot: the bytes, and (once they were checked) the values."""
 
-    __slots__ = ("_values", "raw", "replaced", "slot")
-
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.raw: list[bytes] = []
@@ -85,8 +83,6 @@ class _Values:
 
 class Template:
     """One event's bytes, with slots."""
-
-    __slots__ = ("_first", "_last", "_slots", "_steps")
 
     def __init__(self, event: bytes, slots: Sequence[Slot]) -> None:
         fixed = _around(event, slots)

@@ -36,8 +36,6 @@ from .endpoint import Aggregated, Aggregator, Endpoint, Request
 class Base64(Pieces):
     """Base64 in pieces. OpenAI's audio pieces join as text; a piece with padding of its own does not."""
 
-    __slots__ = ()
-
     def result(self) -> str:
         if any(piece.endswith("=") for piece in self._pieces[:-1]):
             try:
@@ -213,8 +211,6 @@ def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
 
 
 class ChatAggregator(CompletionAggregator):
-    """Merges `chat.completion.chunk`s."""
-
     object_name = "chat.completion"
     choice_rules = _CHOICE
 

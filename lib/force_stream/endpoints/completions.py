@@ -27,8 +27,6 @@ _CHOICE: Final[Mapping[str, Rule]] = {
 
 
 class LegacyAggregator(CompletionAggregator):
-    """Merges streamed `text_completion`s."""
-
     object_name = "text_completion"
     choice_rules = _CHOICE
 

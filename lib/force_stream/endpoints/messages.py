@@ -71,8 +71,6 @@ def _joined(started: Any, added: Any) -> Any:
 
 
 class MessagesAggregator(Aggregator):
-    """Merges the events of one `message`."""
-
     def __init__(self, expected_choices: int = 1) -> None:
         self._message: dict[str, Any] = {}
         self._delta = Fields({}, overlay)

@@ -83,16 +83,17 @@ class _Item:
         item = dict(self.added) or {"type": self.type} | ({} if self.id is None else {"id": self.id})
         if item.get("type") == "message":
             item.setdefault("role", "assistant")
+        places: dict[_Path, int] = {}
         for path, part in sorted(self.parts.items(), key=_by_place):
-            _put(item, path, dict(part))
+            _put(item, path, part, places)
         for path, part_type in sorted(self.part_types.items(), key=_by_place):
-            _put(item, (*path, "type"), part_type)
+            _put(item, (*path, "type"), part_type, places)
             if part_type == "output_text":
-                _put(item, (*path, "annotations"), [])
+                _put(item, (*path, "annotations"), [], places)
         for path, text in sorted(self.texts.items(), key=_by_place):
-            _put(item, path, text.result() or "")
+            _put(item, path, text.result() or "", places)
         for path, values in sorted(self.lists.items(), key=_by_place):
-            _put(item, path, values)
+            _put(item, path, values, places)
         item["status"] = status
         return item
 
@@ -101,12 +102,14 @@ def _by_place(entry: tuple[_Path, Any]) -> list[str]:
     return [f"{step:09}" if isinstance(step, int) else step for step in entry[0]]
 
 
-def _put(item: dict[str, Any], path: _Path, value: Any) -> None:
-    """Set a value deep in an item, making the lists and objects on the way; one that is in the way is replaced."""
+def _put(item: dict[str, Any], path: _Path, value: Any, places: dict[_Path, int]) -> None:
+    """Set a value deep in an item, making the lists and objects on the way; one that is in the way is replaced.
+    `places`: where in their lists the indexes are."""
     holder: Any = item
-    for step, following in zip(path, (*path[1:], None), strict=True):
+    for depth, (step, following) in enumerate(zip(path, (*path[1:], None), strict=True), 1):
         if isinstance(step, int):
-            step = min(step, len(holder))  # an index beyond the end counts what was not streamed
+            # An index beyond the end counts what was not streamed.
+            step = places.setdefault(path[:depth], min(step, len(holder)))
             if step == len(holder):
                 holder.append(None)
         if following is None:
@@ -120,8 +123,6 @@ def _put(item: dict[str, Any], path: _Path, value: Any) -> None:
 
 
 class ResponsesAggregator(Aggregator):
-    """Merges the events of one `response`."""
-
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}
         self._terminal: dict[str, Any] = {}

@@ -51,19 +51,12 @@ class Accumulator(Protocol):
 type Rule = Callable[[], Accumulator]
 
 
-def slots_of(key: str, effect: Slots | Target) -> Slots:
-    """The effect that adding the member `key` of an object had, as the object's own."""
-    return effect if isinstance(effect, tuple) else ((key, effect),)
-
-
 def is_informative(value: Any) -> bool:
     """Whether a value is more than a placeholder: upstreams send null, "", {} and [] in place of one."""
     return bool(value) or (value is not None and value != "" and value != {} and value != [])
 
 
 class _Single:
-    __slots__ = ("_value",)
-
     def __init__(self) -> None:
         self._value: Any = None
 
@@ -72,8 +65,6 @@ class _Single:
 
 
 class First(_Single):
-    __slots__ = ()
-
     def add(self, value: Any) -> Effect:
         # Azure's first chunk has id "", model "" and created 0 (microsoft/semantic-kernel#3650): falsy values are
         # placeholders.
@@ -85,15 +76,11 @@ class First(_Single):
 class Created(First):
     """A time: that of the first chunk counts, and later chunks may have their own."""
 
-    __slots__ = ()
-
     def add(self, value: Any) -> Effect:
         return ANY_PADDING if self._value else super().add(value)
 
 
 class Latest(_Single):
-    __slots__ = ()
-
     def add(self, value: Any) -> Effect:
         if is_informative(value) or (self._value is None and value is not None):
             self._value = value
@@ -101,8 +88,6 @@ class Latest(_Single):
 
 
 class Overlay:
-    __slots__ = ("_latest", "_members")
-
     def __init__(self) -> None:
         self._latest = Latest()
         self._members: Fields | None = None
@@ -119,8 +104,6 @@ class Overlay:
 
 
 class Concat:
-    __slots__ = ("_other", "_parts")
-
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._other: Accumulator | None = None
@@ -145,8 +128,6 @@ class Concat:
 
 
 class Name(_Single):
-    __slots__ = ()
-
     def add(self, value: Any) -> Effect:
         # Neither joining nor keeping is right alone: MiniMax repeats the whole name with every fragment of the
         # arguments (NousResearch/hermes-agent#8259), others split it (continuedev/continue#5849).
@@ -160,8 +141,6 @@ class Name(_Single):
 
 
 class Extend(_Single):
-    __slots__ = ()
-
     def add(self, value: Any) -> Effect:
         if value is None:
             return SAME
@@ -176,8 +155,6 @@ class Extend(_Single):
 
 class Fragment:
     """A field that no table lists, within a delta: its first informative value shows how it is to be merged."""
-
-    __slots__ = ("_kind", "_value")
 
     def __init__(self) -> None:
         self._value: Accumulator = Latest()
@@ -199,8 +176,6 @@ class Fragment:
 class Pieces:
     """Strings that show only at the end how they are to be joined."""
 
-    __slots__ = ("_pieces",)
-
     def __init__(self) -> None:
         self._pieces: list[str] = []
 
@@ -214,15 +189,11 @@ class Pieces:
 class TextOrLabel(Pieces):
     """An unknown string: a text in fragments, or one label that every chunk repeats."""
 
-    __slots__ = ()
-
     def result(self) -> Any:
         return self._pieces[0] if len(set(self._pieces)) == 1 else "".join(self._pieces)
 
 
 class Fields:
-    __slots__ = ("_members", "_other", "_rest", "_rules")
-
     def __init__(self, rules: Mapping[str, Rule], rest: Rule) -> None:
         self._rules = rules
         self._rest = rest
@@ -242,8 +213,10 @@ class Fields:
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
             effect = member.add(item)
-            if effect is not SAME:
-                slots = CHANGED if effect is None or slots is None else slots + slots_of(key, effect)
+            if effect is CHANGED or slots is CHANGED:
+                slots = CHANGED
+            elif effect is not SAME:
+                slots += effect if isinstance(effect, tuple) else ((key, effect),)
         return slots
 
     def get(self, key: str) -> Any:
@@ -260,8 +233,6 @@ class Fields:
 
 class Parts:
     """Text in fragments, or (Mistral, magistral) lists of typed parts, of which neighbours of one type are one."""
-
-    __slots__ = ("_parts", "_text")
 
     def __init__(self) -> None:
         self._text = Concat()
@@ -300,8 +271,6 @@ class ByIndex:
     One without an index is an entry of its own. The `index` stays, since direct answers have it too.
     """
 
-    __slots__ = ("_also", "_entries", "_latest", "_rule")
-
     def __init__(self, rule: Rule, also: tuple[str, ...]) -> None:
         self._rule = rule
         self._also = also
@@ -339,8 +308,6 @@ class ByIndex:
 
 
 class Nothing:
-    __slots__ = ()
-
     def add(self, value: Any) -> Effect:
         return SAME
 
@@ -350,8 +317,6 @@ class Nothing:
 
 class Padding(Nothing):
     """Differs from chunk to chunk and means nothing."""
-
-    __slots__ = ()
 
     def add(self, value: Any) -> Effect:
         return self

@@ -18,8 +18,6 @@ class Arguments:
     """A JSON text in fragments, or (Gemini gateways, vercel/ai#14760) the object itself, which a direct answer has
     as its text."""
 
-    __slots__ = ("_text", "_whole")
-
     def __init__(self) -> None:
         self._text = Concat()
         self._whole: Any = None
@@ -91,10 +89,6 @@ class _Call:
 
 
 class ToolCalls:
-    """The accumulator for `tool_calls`."""
-
-    __slots__ = ("_by_id", "_by_index", "_calls", "_latest")
-
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
@@ -123,17 +117,13 @@ class ToolCalls:
         if call is None or _begins_another(entry, call):
             if index is None and not _name(entry) and not entry.get("id") and not _arguments(entry):
                 return None  # a stub of nulls
-            call = self._start(index)
+            place: float = index if index is not None else self._latest.index if self._latest else 0
+            call = _Call(place, self._latest)
+            self._calls.append(call)
+            if index is not None:
+                self._by_index[index] = call
         if entry.get("id"):
             self._by_id.setdefault(str(entry["id"]), call)
-        return call
-
-    def _start(self, index: int | None) -> _Call:
-        place: float = index if index is not None else self._latest.index if self._latest else 0
-        call = _Call(place, self._latest)
-        self._calls.append(call)
-        if index is not None:
-            self._by_index[index] = call
         return call
 
     def result(self) -> list[dict[str, Any]] | None:
