@@ -161,7 +161,7 @@ class Commands:
                 logger.warning(f"{name}: this path never streams.")
                 return
             attempt = Attempt(spec, replace(match[0], inject={}))
-            await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, attempt))
+            await asyncio.gather(self._addon.send_attempt(plain, None), self._addon.send_attempt(forced, attempt))
             lines = _compared(plain, forced)
             for line in lines:
                 logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")

@@ -87,7 +87,7 @@ class ForceStream:
         self.stats = Stats()
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
-        self._retries = Retries(self.send)
+        self._retries = Retries(self.send_attempt)
         self._counting: set[asyncio.Task[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
 
@@ -148,12 +148,12 @@ class ForceStream:
         """Whether requests of our own can be sent."""
         return self._stream_layer is not None
 
-    async def send(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
+    async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
         assert self._stream_layer is not None
         self._roles[flow] = Own(attempt, None if attempt is None else ClientWait(UNLIMITED, attempt))
         try:
-            await self._stream_layer.send(flow, ctx.options)
+            await self._stream_layer.send_attempt(flow, ctx.options)
         finally:
             self._roles.pop(flow, None)  # a person may replay it
 

@@ -111,7 +111,7 @@ class EventReader:
         else:
             for patch in self.patches:
                 patch(value)
-        self.odd.look(value, number)
+        self.odd.check(value, number)
         return [Event(number, Kind.CHUNK, name, data, value, error)]
 
     def _number(self, data: str) -> int:

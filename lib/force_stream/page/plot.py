@@ -111,9 +111,9 @@ def _line(kind: str, path: str, color: str, width: float = 1) -> str:
     return f'<path class="{kind}" d="{path}" stroke="{color}" stroke-width="{width}" fill="none"/>'
 
 
-def _area(kind: str, begin: float, end: float, top: int, color: str) -> str:
-    size = f'width="{round(end - begin, 1)}" height="{_BOTTOM - top}"'
-    return f'<rect class="{kind}" x="{begin}" y="{top}" {size} fill="{color}" fill-opacity="0.3"/>'
+def _area(kind: str, start: float, end: float, top: int, color: str) -> str:
+    size = f'width="{round(end - start, 1)}" height="{_BOTTOM - top}"'
+    return f'<rect class="{kind}" x="{start}" y="{top}" {size} fill="{color}" fill-opacity="0.3"/>'
 
 
 def _label(x: float, y: float, text: str, color: str) -> str:

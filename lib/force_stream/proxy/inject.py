@@ -62,7 +62,7 @@ class Injection:
         value = self._wanted.get("content_type")
         return str(value) if value is not None else None
 
-    def begin(self) -> Iterator[Step]:
+    def start(self) -> Iterator[Step]:
         """What happens before the first byte."""
         yield from self._at_limit()
 

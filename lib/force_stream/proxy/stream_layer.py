@@ -334,7 +334,7 @@ class ObservedStream(http_layers.HttpStream):
             if injection is None:
                 self.receiver = attempt
             else:
-                yield from self._inject(injection.begin())
+                yield from self._inject(injection.start())
 
     def _follow_up(self) -> Commands:
         assert self._attempt is not None
@@ -427,8 +427,8 @@ class ObservedStream(http_layers.HttpStream):
         self.receiver = None
         connected, self._connected = self._connected, False
         if connected and self._attempt is not None and not self._attempt.complete:
-            left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
-            yield http_layers.SendHttp(left, self.context.server)
+            cancelled = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
+            yield http_layers.SendHttp(cancelled, self.context.server)
 
     def _heartbeat(self, wait: ClientWait) -> Commands:
         """A space for a client that is about to lose patience; the first one commits to 200."""
@@ -540,7 +540,7 @@ class StreamLayerAddon:
             layers += [inner for name in ("layer", "child_layer") if (inner := getattr(made, name, None)) is not None]
         return waiting
 
-    async def send(self, flow: http.HTTPFlow, options: Options) -> None:
+    async def send_attempt(self, flow: http.HTTPFlow, options: Options) -> None:
         """Send a flow's request to its upstream once more, as mitmproxy's client replay does; returns when the flow
         has its response, or an error."""
         handler = clientplayback.ReplayHandler(flow, _options_for(flow, options))
