@@ -101,7 +101,7 @@ class UpstreamError(StreamError):
         self.said = said
         # The status that the error names, or else the rest of the event.
         named = _status_named(error) if isinstance(error, dict) else None
-        self.status_hint = named or status_of({key: value for key, value in said.items() if key != "error"})
+        self.status_hint = named or _status_named(said) or 502
 
     def body(self, context: str = "") -> dict[str, Any]:
         return self.said
@@ -133,28 +133,26 @@ _NAMES: Final = {
     504: "timeout_error vector_store_timeout",
     529: "overloaded_error",
 }
-STATUS_BY_NAME: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
+_NUMBERS: Final = {f"{status}": status for status in range(400, 600)}
+_STATUSES: Final = _NUMBERS | {name: status for status, names in _NAMES.items() for name in names.split()}
 _STATUS_KEYS: Final = ("status", "status_code", "http_status", "code", "type")
 
 
-def status_of(error: dict[str, Any]) -> int:
-    """The 4xx/5xx that an error object names, by number or by a known name; 502 if it names none."""
-    return _status_named(error) or 502
-
-
 def _status_named(error: dict[str, Any]) -> int | None:
+    """The 4xx/5xx that an error object names, by number or by a known name."""
     for key in _STATUS_KEYS:
         named = error.get(key)
         if isinstance(named, str):
-            is_number = len(named) == 3 and named.isascii() and named.isdigit()
-            named = int(named) if is_number else STATUS_BY_NAME.get(named.lower())
-        if isinstance(named, int) and not isinstance(named, bool) and 400 <= named <= 599:
+            named = _STATUSES.get(named.lower())
+        if isinstance(named, int) and 400 <= named <= 599:
             return named
     return None
 
 
 # The members of a chunk that are not part of the error that it reports.
 _ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
+# What many APIs send as `code`, next to a `message`, when all is well.
+_FINE: Final = ("0", "200", "ok", "success")
 
 
 def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
@@ -163,14 +161,15 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     `event` is the event's name. The body has everything that the event said, without a chunk's envelope.
     """
     error, kind, response = chunk.get("error"), chunk.get("type"), chunk.get("response")
-    if not (error or response or "error" in (event, kind, chunk.get("object"))) and (kind or chunk.get("choices")):
+    is_error = "error" in (event, kind, chunk.get("object"))  # the last: vLLM before 2025
+    if not (error or response or is_error) and (kind or chunk.get("choices")):
         return None  # what nearly every chunk is
     rest = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
     if error:
         return {"error": _error_object(error), **rest}
     if kind == "error":
         del rest["type"]
-    if kind == "error" or event == "error" or chunk.get("object") == "error":  # the last: vLLM before 2025
+    if is_error:
         return {"error": _error_object(rest)}
     if isinstance(response, dict):
         # The second is an alias (ogx-ai/ogx#5224).
@@ -185,15 +184,11 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     if isinstance(status, dict) and status.get("status_code"):  # MiniMax (RooCodeInc/Roo-Code#9105)
         said = {"message": status.get("status_msg"), "code": status["status_code"]}
         return {"error": _error_object(said), **rest}
-    bare = "choices" not in chunk and _says_failure(chunk.get("code")) and isinstance(chunk.get("message"), str)
+    code = str(chunk.get("code") or 0).lower()
+    bare = "choices" not in chunk and code not in _FINE and isinstance(chunk.get("message"), str)
     if chunk.get("success") is False or bare:
         return {"error": _error_object(rest)}  # DashScope, and gateways: an error's members without an envelope
     return None
-
-
-def _says_failure(code: Any) -> bool:
-    """Whether a `code` next to a `message` means an error: many APIs send 0, 200 or "Success" when all is well."""
-    return bool(code) and str(code).lower() not in ("0", "200", "ok", "success")
 
 
 def _error_object(error: Any) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from force_stream.__main__ import main
 from force_stream.addon import hooks as addon
 from force_stream.answer import reader
 from force_stream.answer.oddities import MOST_IN_BRIEF, in_brief
-from force_stream.answer.patterns import Repeats
 from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.view import contentview
 from harness import sse
 from harness.master import answer_with, flow_with
+from harness.merging import Never
 from harness.page import Shelf, client_of
 from harness.paths import ADDON
 from harness.samples import EVENTS, RULES, STREAM, choice, chunk, function_call, request
@@ -146,14 +146,6 @@ def test_one_line_has_an_end() -> None:
 
 
 # The short cut for events that are alike
-
-
-class Never(Repeats):
-    """Finds no event worth a pattern."""
-
-    @property
-    def wanted(self) -> bool:
-        return False
 
 
 def read(stream: bytes, sizes: list[int]) -> tuple[list[str], int]:

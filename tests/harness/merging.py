@@ -1,8 +1,11 @@
-"""What the tests of merging share: values that a chunk may have, and orders in which they may come."""
+"""What the tests of merging share: values that a chunk may have, orders in which they may come, and
+the plain way to read them."""
 
 from collections.abc import Callable
 from typing import Any
 
+from force_stream.answer.events import Event
+from force_stream.answer.patterns import Repeats, Template
 from force_stream.merge.fields import Rule
 from force_stream.wire.jsontext import Number
 from hypothesis import strategies as st
@@ -20,6 +23,16 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=8,
 )
+
+
+class Never(Repeats):
+    """Parses every chunk: no event becomes a template."""
+
+    def _learn(self, event: Event) -> None:
+        pass
+
+    def _match_run(self, template: Template, data: bytes, start: int) -> int:
+        raise AssertionError("a chunk was taken by its bytes")
 
 
 def merged(rule: Rule, said: list[Any]) -> Any:

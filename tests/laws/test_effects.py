@@ -18,6 +18,7 @@ from force_stream.merge.fields import (
     Rule,
     by_index,
     concat,
+    created,
     extend,
     fields,
     first,
@@ -26,8 +27,8 @@ from force_stream.merge.fields import (
     name,
     nothing,
     overlay,
+    padding,
 )
-from force_stream.merge.padding import PADDING_RULES, created, padding
 from force_stream.merge.tool_calls import Arguments, tool_calls
 from harness.golden import CASES, Case
 from harness.merging import JSON
@@ -47,7 +48,7 @@ RULES: dict[str, Rule] = {
     "created": created,
     "arguments": Arguments,
     "tool calls": tool_calls,
-    "fields": fields({"id": first, "text": concat, "list": extend, "x": name} | PADDING_RULES),
+    "fields": fields({"id": first, "text": concat, "list": extend, "x": name, "p": padding}),
     "by index": by_index(fields({"id": first, "text": concat}), also=("x",)),
 }
 ENTRY = st.fixed_dictionaries(

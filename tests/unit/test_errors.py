@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from force_stream import errors
-from force_stream.errors import StreamError, UpstreamError, error_in, status_of
+from force_stream.errors import StreamError, UpstreamError, error_in
 from force_stream.wire import jsontext
 
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
@@ -112,7 +112,7 @@ def test_a_code_that_says_all_is_well_is_no_error(code: object) -> None:
     ],
 )
 def test_the_status_is_the_first_that_an_error_names(error: dict[str, Any], status: int) -> None:
-    assert status_of(error) == status
+    assert UpstreamError({"error": error}).status_hint == status
 
 
 def test_an_upstreams_error_has_the_status_that_it_or_its_event_names() -> None:
@@ -122,7 +122,7 @@ def test_an_upstreams_error_has_the_status_that_it_or_its_event_names() -> None:
 
 
 def test_no_number_is_too_long_for_a_status() -> None:
-    assert status_of({"code": "9" * 5_000}) == 502
+    assert UpstreamError({"error": {"code": "9" * 5_000}}).status_hint == 502
 
 
 @pytest.mark.parametrize("kind", [kind for kind in StreamError.__subclasses__() if kind is not UpstreamError])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from force_stream.answer import patterns
+from force_stream.answer.events import Event
 from force_stream.answer.quirks import QUIRKS
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Reply, Report
@@ -59,11 +60,13 @@ class Choices:
 
 
 class Never(patterns.Repeats):
-    """The plain way: every chunk is parsed."""
+    """Parses every chunk: no event becomes a template."""
 
-    @property
-    def wanted(self) -> bool:
-        return False
+    def _learn(self, event: Event) -> None:
+        pass
+
+    def _match_run(self, template: patterns.Template, data: bytes, start: int) -> int:
+        raise AssertionError("a chunk was taken by its bytes")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""The commands with which a person looks at rules and flows, and the keys they have in the console.
+"""mitmproxy's commands for looking at rules and flows, and their keys in the console.
 
-What came of a command is logged as an alert, which the console shows at its foot; the rest of the log it does not show.
+The outcome of a command is logged as an alert, which the console shows at its foot, unlike the rest of the log.
 
-Knows mitmproxy's commands and keys. Must not know how a flow is watched below the hooks, or how an event stream is
-read: the addon sends, the spec reads.
+Knows mitmproxy's commands and keys. Must not know how a flow is observed below the hooks, or how an event stream is
+read.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from .mitmweb import route_commands
 
 logger = logging.getLogger("force_stream")
 
-# In the console's flow list and flow view; none of them mitmproxy's own.
+# In the console's flow list and flow view. mitmproxy itself uses none of them there.
 _KEYS: Final = (
     ("y", "force_stream.explain @focus", "Which rule took this flow, or why none did"),
     ("Y", "force_stream.compare @focus", "Send this request both ways and log what differs"),
@@ -46,7 +46,7 @@ _KEYS: Final = (
 
 
 class Commands:
-    """An addon object with commands and keys, and nothing that traffic runs through."""
+    """An addon object with commands and keys; no traffic runs through it."""
 
     def __init__(self, addon: ForceStream) -> None:
         self._addon = addon
@@ -161,7 +161,7 @@ class Commands:
                 logger.warning(f"{name}: this path never streams.")
                 return
             attempt = Attempt(spec, replace(match[0], inject={}))
-            await asyncio.gather(self._addon.send(plain, None), self._addon.send(forced, attempt))
+            await asyncio.gather(self._addon.send_attempt(plain, None), self._addon.send_attempt(forced, attempt))
             lines = _compared(plain, forced)
             for line in lines:
                 logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
@@ -176,8 +176,8 @@ class Commands:
 
 
 class _Options(list[str]):
-    """What mitmproxy completes a word from. It is told that every word is among them: of one that is not it would say
-    "Invalid choice." alone, where the command itself says what there is."""
+    """The words that mitmproxy offers as completions. Every other word passes as valid too: mitmproxy would only say
+    "Invalid choice.", while the command says what there is."""
 
     def __contains__(self, word: object) -> bool:
         return True
@@ -205,6 +205,6 @@ def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow) -> list[str]:
     try:
         left, right = (jsontext.loads(response.text_of(answer)) for answer in (one, other))
     except ValueError:
-        return [*lines, "one of the two answers is no JSON"]
+        return [*lines, "one of the two answers is not JSON"]
     lines += differences(left, right)
     return lines or ["the plain answer and the forced one are the same, but for ids and times"]

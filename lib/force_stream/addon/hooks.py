@@ -1,4 +1,4 @@
-"""The addon's main object: the hooks that traffic runs through, and what each flow is to them.
+"""The addon's main object: the hooks that traffic runs through, and the role of each flow in them.
 
 Knows mitmproxy: hooks, flows, options. Must not know JSON, server-sent events or any endpoint. Nothing raises out of a
 hook, and nothing that is logged or kept on a flow holds a credential.
@@ -54,7 +54,7 @@ class Forced(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """It went out as it came, by a rule that heeds an upstream's word that it must stream."""
+    """It went out unchanged, by a rule that starts forcing when the upstream says that it must stream."""
 
     rule: Rule
     endpoint: Endpoint
@@ -87,7 +87,7 @@ class ForceStream:
         self.stats = Stats()
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
-        self._retries = Retries(self.send)
+        self._retries = Retries(self.send_attempt)
         self._counting: set[asyncio.Task[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
 
@@ -148,12 +148,12 @@ class ForceStream:
         """Whether requests of our own can be sent."""
         return self._stream_layer is not None
 
-    async def send(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
+    async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
         assert self._stream_layer is not None
         self._roles[flow] = Own(attempt, None if attempt is None else ClientWait(UNLIMITED, attempt))
         try:
-            await self._stream_layer.send(flow, ctx.options)
+            await self._stream_layer.send_attempt(flow, ctx.options)
         finally:
             self._roles.pop(flow, None)  # a person may replay it
 
@@ -163,7 +163,7 @@ class ForceStream:
         if flow.response or flow.error or not flow.live or not ctx.options.force_stream:
             return
         if isinstance(self._roles.get(flow), Own):
-            return  # it is as it is to be
+            return  # it was prepared before it was sent
         try:
             await self._force(flow)
         except Exception as error:
@@ -190,7 +190,7 @@ class ForceStream:
                 if role.attempt is not None:
                     await self._answer(flow, role.attempt)
             elif was_made_to_stream(flow) and note(flow, "sse") is None:
-                # It was forced before the addon was loaded again, where nothing observes it.
+                # It was forced before a reload of the addon, and nothing observes it now.
                 await self._answer(flow, Attempt(spec_of(flow), UNLIMITED))
             else:
                 await self._let_through(flow, role)
@@ -218,7 +218,7 @@ class ForceStream:
         if replayed:
             request.restore(flow)  # the rules may say something else now
         hosts, path = request.hosts_of(flow), flow.request.path
-        # Only what may fall under a rule is parsed; all other traffic costs a look at its host.
+        # Only a body that a rule may match is parsed; for all other traffic only the host and path are compared.
         found = candidates(self.rules, hosts, path)
         body = await request.read_request(flow) if found and flow.request.method == "POST" else None
         if body is None:
@@ -239,7 +239,7 @@ class ForceStream:
     def _forced(
         self, flow: http.HTTPFlow, body: "Body | Form", rule: Rule, endpoint: Endpoint, *, replayed: bool
     ) -> Role | None:
-        """What a flow is by a rule that forces it; None where it is left alone."""
+        """The role of a flow whose rule forces it; None if it is left alone."""
         notes = {"rule": rule.name, "endpoint": endpoint.name}
         if not body.asks_plain and not replayed:
             save_notes(flow, notes)
@@ -358,7 +358,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
 
 
 def _stream_layer(wait_of: Callable[[http.HTTPFlow], ClientWait | None]) -> "StreamLayerAddon | None":
-    """What observes answers below the hooks; None, and a warning, where this mitmproxy has no place for it."""
+    """What observes answers below the hooks; None, and a warning, if this mitmproxy is not known there."""
     try:
         from ..proxy import stream_layer
 
@@ -369,13 +369,13 @@ def _stream_layer(wait_of: Callable[[http.HTTPFlow], ClientWait | None]) -> "Str
         problem = f"{error}"
     logger.warning(
         f"force-stream: this mitmproxy is unknown below its hooks ({problem}). Answers are aggregated, but one that is "
-        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, max_body, retries, learn and "
-        "inject do nothing."
+        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, retries, learn and inject do "
+        "nothing."
     )
     return None
 
 
 def _log_fault(outcome: str, error: Exception) -> None:
-    # The message of an exception may quote a body, so the log has its kind alone; the traceback is for who asks for it.
+    # The message of an exception may quote a body, so the log only names its type; the traceback is at debug level.
     logger.error(f"force-stream: a fault of the addon, {outcome}: {type(error).__name__}. Details at debug level.")
     logger.debug("force-stream: the fault's traceback", exc_info=error)

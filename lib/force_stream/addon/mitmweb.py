@@ -1,18 +1,18 @@
 """Lets mitmweb's command bar, and `POST /commands/NAME`, reach the addon's commands.
 
-Knows mitmweb's web application; must not know what a command does. mitmweb routes the names of commands that have
-letters and dots alone, and answers 404 for one with an underscore.
+Knows mitmweb's web application; must not know what a command does. mitmweb only routes command names of letters and
+dots, and answers 404 for one with an underscore.
 """
 
 from typing import Any, Final
 
 _ROUTE: Final = r"/commands/(?P<cmd>force_stream\.[a-z.]+)"
-_ANY_HOST: Final = ".*"  # who may ask is the handler's matter
+_ANY_HOST: Final = ".*"  # the handler decides who may ask
 _DONE: Final = "force_stream_commands"
 
 
 def route_commands(application: Any) -> None:
-    """Add the route, once, where the application is mitmweb's; its own handler keeps watch over who may ask."""
+    """Add the route, once, where the application is mitmweb's; mitmweb's handler decides who may ask."""
     settings = getattr(application, "settings", None)
     if not isinstance(settings, dict) or _DONE in settings:
         return
@@ -21,5 +21,5 @@ def route_commands(application: Any) -> None:
 
         application.add_handlers(_ANY_HOST, [(_ROUTE, ExecuteCommand)])
     except (ImportError, AttributeError):
-        return  # no promise of mitmproxy's; without it all else works
+        return  # mitmproxy does not guarantee these names; everything else works without them
     settings[_DONE] = True

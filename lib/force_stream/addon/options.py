@@ -1,4 +1,4 @@
-"""The addon's options of mitmproxy's own kind, and what is said of those that are mistaken or clash."""
+"""The addon's mitmproxy options, and the warnings about mistyped or conflicting ones."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -37,7 +37,7 @@ def unknown_options(options: Options) -> list[str]:
     """A line for each option that somebody set whose name begins like ours but does not exist, with the nearest that
     does."""
     ours = [name for name, _ in options.items() if name.startswith("force_stream")]
-    # mitmproxy keeps what it does not know for scripts that come later, and never says so.
+    # mitmproxy keeps unknown options for scripts that are loaded later, and never reports them.
     unknown = [name for name in getattr(options, "deferred", {}) if name.replace("-", "_").startswith("force_stream")]
     return [
         f"there is no option {name!r}" + "".join(f"; did you mean {near}?" for near in get_close_matches(name, ours, 1))
@@ -46,7 +46,7 @@ def unknown_options(options: Options) -> list[str]:
 
 
 def eager_warning(options: Options) -> str:
-    """What to say of a connection_strategy that keeps an upstream's failure from the client; "" for any other."""
+    """The warning about a connection_strategy that hides an upstream's failure from the client; "" for any other."""
     if options.connection_strategy != "eager" or not any(mode.startswith("reverse:") for mode in options.mode):
         return ""
     return (

@@ -33,8 +33,8 @@ class Retries:
         self._learned: set[tuple[str, str | None]] = set()
 
     async def retry(self, flow: http.HTTPFlow, attempt: Attempt, wait: ClientWait) -> None:
-        """As often as the rule says, while the outcome is one that another attempt may cure. The client gets the
-        last."""
+        """Send the request again, as often as the rule says, while another attempt may do better. The client gets the
+        last outcome."""
         spec, rule, deadline, latest = attempt.spec, attempt.rule, attempt.deadline, flow
         for number in range(1, rule.retries + 1):
             if wait.headers_sent or not attempt.is_settled or not may_retry(attempt):
@@ -58,7 +58,7 @@ class Retries:
         return (flow.request.host, model) in self._learned
 
     async def learn(self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, wait: ClientWait) -> None:
-        """Where the upstream said that it must stream, ask it so, and give the client that answer."""
+        """If the upstream said that it must stream, ask it for a stream, and give the client that answer."""
         if not asks_for_stream(flow):
             return
         again = another_attempt(flow, 2)

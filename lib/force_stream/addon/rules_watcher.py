@@ -18,7 +18,7 @@ from ..rules.rule import HOSTS_OPTION, Rule
 
 logger = logging.getLogger("force_stream")
 
-# Seconds between two looks at the rules file; a change is to take effect within two.
+# Seconds between two checks of the rules file; a change is to take effect within two.
 INTERVAL: Final = 0.5
 
 
@@ -36,7 +36,7 @@ class RulesWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def configure(self, updated: set[str]) -> None:
-        """Heed the options. OptionsError for a host that is not one."""
+        """Apply the options. Raises OptionsError for an invalid host."""
         if HOSTS_OPTION in updated:
             self._read_hosts(ctx.options.force_stream_hosts)
         if "force_stream_rules" in updated:
@@ -93,7 +93,7 @@ class RulesWatcher:
         rules = tuple(changed if known is found else known for known in self.rules)
         lines = changes(self.rules, rules)
         for line in lines:
-            logger.log(ALERT, line)  # as all that came of a command
+            logger.log(ALERT, line)  # like the outcome of any command
         self.rules = rules
         return lines
 
@@ -105,7 +105,7 @@ class RulesWatcher:
             return None
         try:
             return Path(named).expanduser()
-        except RuntimeError:  # a ~user that nobody is
+        except RuntimeError:  # a ~user that does not exist
             return Path(named)
 
     def _read_hosts(self, hosts: Sequence[str]) -> None:
@@ -131,7 +131,7 @@ class RulesWatcher:
             logger.info(line)
         self.rules = rules
         if not any(rule.force_upstream_stream or rule.learn for rule in rules):
-            # The default file came with the addon, and an update would take an edit of it away.
+            # The default file came with the addon, and an update would overwrite what was edited in it.
             own = self._file if self._file != self._default_file else None
             where = f"set force_upstream_stream: true in a rule of {own}, or " if own else ""
             logger.warning(
@@ -143,8 +143,8 @@ class RulesWatcher:
         before = self._signature
         while True:
             await asyncio.sleep(INTERVAL)
-            # An editor leaves a moment without the file, with an empty one or half of one: it is read when it is there
-            # and no longer changes.
+            # While an editor saves, the file may be missing, empty or incomplete for a moment, so it is read once it is
+            # there and no longer changes.
             path = self._file
             signature = None if path is None else _signature(path)
             if signature is not None and signature == before != self._signature:
@@ -153,7 +153,7 @@ class RulesWatcher:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file does; None where there is no file."""
+    """A value that changes when the file does; None if there is no file."""
     try:
         status = path.stat()
     except OSError:

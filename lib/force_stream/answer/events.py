@@ -51,7 +51,7 @@ class EventReader:
     `decoder` knows the lines.
     """
 
-    def __init__(self, patches: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = ()) -> None:
+    def __init__(self, patches: Sequence[Callable[[dict[str, Any]], None]] = ()) -> None:
         self.count = 0
         self.dones = 0
         self.odd = Oddities()
@@ -60,23 +60,16 @@ class EventReader:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that these bytes complete. Never raises."""
-        events: list[Event] = []
         plain = _PLAIN_EVENT.fullmatch(data) if self.decoder.between_events and b"\r" not in data else None
         if plain is None:
-            for event in self.decoder.feed(data):
-                self._read(events, event.event, event.data)
-        else:
-            name, value = plain.groups()
-            self.decoder.lines += 1 if name is None else 2
-            self._read(events, (name or b"").decode(errors="replace"), value.decode(errors="replace"))
-        return events
+            return [event for raw in self.decoder.feed(data) for event in self._read(raw.event, raw.data)]
+        name, value = plain.groups()
+        self.decoder.lines += 1 if name is None else 2
+        return self._read((name or b"").decode(errors="replace"), value.decode(errors="replace"))
 
     def close(self) -> list[Event]:
         """The event that the end of the stream leaves without its blank line, if there is one."""
-        events: list[Event] = []
-        for event in self.decoder.close():
-            self._read(events, event.event, event.data, at_end=True)
-        return events
+        return [event for raw in self.decoder.close() for event in self._read(raw.event, raw.data, at_end=True)]
 
     def look_for_replaced(self, data: bytes) -> None:
         """Note what is odd about the next events, all in `data`, which are read elsewhere: they differ from the one
@@ -94,37 +87,32 @@ class EventReader:
             self.odd.add("lines that are not part of an event stream")
         self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
 
-    def _read(self, events: list[Event], name: str, data: str, *, at_end: bool = False) -> None:
+    def _read(self, name: str, data: str, *, at_end: bool = False) -> list[Event]:
         if data.strip() == _DONE:
             self.dones += 1
             if self.dones == 2:
                 self.odd.add("more than one [DONE]")
-            events.append(Event(0, Kind.DONE, name, data))
-            return
+            return [Event(0, Kind.DONE, name, data)]
         try:
             value = jsontext.loads(data)
         except ValueError:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
             lines = [line for line in data.split("\n") if line.strip()] if "\n" in data else []
             if len(lines) > 1:
-                for line in lines:
-                    self._read(events, name, line, at_end=at_end)
-            else:
-                events.append(self._text(self._number(data), name, data, at_end))
-            return
+                return [event for line in lines for event in self._read(name, line, at_end=at_end)]
+            return [self._text(self._number(data), name, data, at_end)]
         number = self._number(data)
         if not isinstance(value, dict):
             self.odd.add(f"its data is {kind_of(value)}, not an object", number)
-            events.append(Event(number, Kind.VALUE, name, data, value))
-            return
+            return [Event(number, Kind.VALUE, name, data, value)]
         error = error_in(value, name)
         if error is not None:
             self.odd.add("an error", number)
         else:
             for patch in self.patches:
-                value = patch(value)
-        self.odd.look(value, number)
-        events.append(Event(number, Kind.CHUNK, name, data, value, error))
+                patch(value)
+        self.odd.check(value, number)
+        return [Event(number, Kind.CHUNK, name, data, value, error)]
 
     def _number(self, data: str) -> int:
         self.count += 1

@@ -19,13 +19,7 @@ MOST_IN_BRIEF: Final = 5
 _MOST_LOOKED_AT: Final = 100
 _MOST_KNOWN: Final = 10_000
 
-_KINDS: Final[dict[type, str]] = {
-    type(None): "null",
-    bool: "true or false",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-}
+_KINDS: Final = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
 
 
 def kind_of(value: Any) -> str:
@@ -85,20 +79,20 @@ class Oddities:
             if oddity.count <= MOST_NUMBERS:
                 oddity.numbers.append(number)
 
-    def look(self, chunk: dict[str, Any], number: int) -> None:
+    def check(self, chunk: dict[str, Any], number: int) -> None:
         """Note what in a chunk does not go with those before it. One that differs from the last in its texts alone need
         not be looked at."""
         for key in tuple(self._names):
             name = chunk.get(key)
             if name != self._names[key] and isinstance(name, str) and name:
-                self._look_at_name(key, name, number)
+                self._check_name(key, name, number)
         choices = chunk.get("choices")
         if isinstance(choices, list):
             for place, choice in enumerate(choices[:_MOST_LOOKED_AT]):
                 if isinstance(choice, dict):
-                    self._look_at_choice(choice, index_or_place(choice, place), number)
+                    self._check_choice(choice, index_or_place(choice, place), number)
 
-    def _look_at_name(self, key: str, name: str, number: int) -> None:
+    def _check_name(self, key: str, name: str, number: int) -> None:
         if not self._names[key]:
             self._names[key] = name
             return
@@ -106,7 +100,7 @@ class Oddities:
         self.add(f"its {key} is not that of the events before", number)
         del self._names[key]
 
-    def _look_at_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
+    def _check_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
         if index not in self._choices and len(self._choices) < _MOST_KNOWN:
             self._choices.add(index)
         reason = choice.get("finish_reason")
@@ -118,16 +112,17 @@ class Oddities:
         calls = delta.get("tool_calls") if isinstance(delta, dict) else None
         for call in calls[:_MOST_LOOKED_AT] if isinstance(calls, list) else ():
             if isinstance(call, dict) and isinstance(call.get("index"), int) and isinstance(call.get("id"), str):
-                self._look_at_call((index, call["index"]), call["id"], number)
+                self._check_call((index, call["index"]), call["id"], number)
 
-    def _look_at_call(self, place: tuple[int, int], name: str, number: int) -> None:
+    def _check_call(self, place: tuple[int, int], name: str, number: int) -> None:
         if name and (place in self._calls or len(self._calls) < _MOST_KNOWN):
             if self._calls.setdefault(place, name) != name:
                 self.add("a new id for a tool call at the same index", number)
             self._calls[place] = name
 
     def conclude(self, *, events: int, done: bool, inferred: bool) -> None:
-        """Note what a stream lacked that has ended. `inferred`: its aggregator had to infer a finish reason."""
+        """Note what is missing from a stream that has ended. `inferred`: its aggregator had to infer a finish
+        reason."""
         if not events:
             self.add("there is no event in the stream")
         missing = sorted(self._choices - self.finish_reasons.keys())

@@ -48,8 +48,6 @@ class Slot(NamedTuple):
 class _Values:
     """What the events of a run have in one slot: the bytes, and (once they were checked) the values."""
 
-    __slots__ = ("_values", "raw", "replaced", "slot")
-
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.raw: list[bytes] = []
@@ -84,14 +82,11 @@ class _Values:
 
 
 class Template:
-    """One event's bytes, with slots. `replaced`: the events that it matched last have replacement characters."""
-
-    __slots__ = ("_first", "_last", "_slots", "_steps", "replaced")
+    """One event's bytes, with slots."""
 
     def __init__(self, event: bytes, slots: Sequence[Slot]) -> None:
         fixed = _around(event, slots)
-        self._first = fixed[0]
-        self._last = fixed[-1]
+        self._first, self._last = fixed[0], fixed[-1]
         self._slots = slots
         # For each slot: where it stops, and what follows it. A list ends where all that follows it starts; a string or
         # a number where the first byte of that is.
@@ -99,30 +94,29 @@ class Template:
             (part if slot.opening == b"[" else part[:1], part, len(part))
             for slot, part in zip(slots, fixed[1:], strict=True)
         ]
-        self.replaced = False
 
     def is_like(self, data: bytes) -> bool:
         """Whether these bytes start and end as one or more events do that fit."""
         return data.endswith(self._last) and data.startswith(self._first)
 
-    def match_run(self, data: bytes, start: int) -> tuple[int, int]:
-        """Where the run of events that fit ends, from `start` on, and how many they are. Their texts are appended to
-        where they belong."""
-        self.replaced = False
+    def match_run(self, data: bytes, start: int) -> tuple[int, int, bool]:
+        """Where the run of events that fit ends, from `start` on, how many they are, and whether they have replacement
+        characters. Their texts are appended to where they belong."""
         if not data.startswith(self._first, start):
-            return start, 0
+            return start, 0, False
         slots = [_Values(slot) for slot in self._slots]
         end, count = self._fit(data, start, slots)
-        if not count:
-            return start, 0
-        valid = min([values.check() for values in slots])
+        valid = min([values.check() for values in slots]) if count else 0
+        if not valid:
+            return start, 0, False
         if valid < count:
             # Not JSON after all: what is valid before it is matched again, and nothing else.
-            return self.match_run(data[: self._reach(start, slots, valid)], start) if valid else (start, 0)
+            return self.match_run(data[: self._reach(start, slots, valid)], start)
+        has_replaced = False
         for values in slots:
             values.append()
-            self.replaced = self.replaced or values.replaced
-        return end, count
+            has_replaced = has_replaced or values.replaced
+        return end, count, has_replaced
 
     def _fit(self, data: bytes, start: int, slots: list[_Values]) -> tuple[int, int]:
         """Where the events whose bytes fit end, and how many they are; the bytes in the slots are noted."""
@@ -284,17 +278,14 @@ class Repeats:
     def feed(self, data: bytes) -> Iterator[Event] | None:
         """The events that these bytes complete, after what waited, but for those that fit the template. None if they
         wait for more like them."""
-        return None if self._waits(data) else self.flush(data)
-
-    def _waits(self, data: bytes) -> bool:
         if self._template is None or not self._template.is_like(data):
-            return False
-        at_event = bool(self._waiting) or (not self._rest and self._decoder.between_events)
+            return self.flush(data)
+        at_event = self._waiting or (not self._rest and self._decoder.between_events)
         if not at_event or self._waiting_size + len(data) >= _MOST_WAITING:
-            return False
+            return self.flush(data)
         self._waiting.append(data)
         self._waiting_size += len(data)
-        return True
+        return None
 
     def flush(self, data: bytes = b"") -> Iterator[Event]:
         """The same, whatever they are."""
@@ -333,7 +324,10 @@ class Repeats:
 
     def _learn(self, event: Event) -> None:
         """Make the last event the template, if it can be one."""
-        if self._reader.patches or not self._event or not self._is_wanted():
+        if self._reader.patches or not self._event:
+            return
+        self._until_attempt -= 1
+        if self._until_attempt >= 0:
             return
         if self.effect:
             data = event.data.encode(errors="surrogatepass")
@@ -342,16 +336,11 @@ class Repeats:
         if self._template is None:
             self._attempted(success=False)
 
-    def _is_wanted(self) -> bool:
-        """Whether the next event is worth an attempt. Asking counts."""
-        self._until_attempt -= 1
-        return self._until_attempt < 0
-
     def _match_run(self, template: Template, data: bytes, start: int) -> int:
-        end, count = template.match_run(data, start)
+        end, count, has_replaced = template.match_run(data, start)
         if count:
             self._has_matched = True
-            if template.replaced:
+            if has_replaced:
                 self._reader.look_for_replaced(data[start:end])
             self._reader.count += count
         return end

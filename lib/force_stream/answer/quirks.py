@@ -1,7 +1,7 @@
 """Deviations of single upstreams that cannot be told from a well-formed stream, so that a rule must name them.
 
-Each is a function that gets a stream's chunks and patches them before they are merged. Must not know how they are
-merged.
+Each is a function that makes a patch for one stream: another function, which changes every chunk in place before it is
+merged. Must not know how chunks are merged.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,18 +11,21 @@ from typing import Any, Final
 from ..merge.fields import index_of
 
 type Chunk = dict[str, Any]
-type PatchChunk = Callable[[Chunk], Chunk]
+type PatchChunk = Callable[[Chunk], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
-    """A row. `help` is Markdown, for the table in docs/rules.md and for rules.yaml; `reports` says where it was seen;
-    `patch` makes the function for one stream's chunks."""
+    """A row. `reports` says where it was seen; `patch` makes the function for one stream's chunks, and its docstring is
+    Markdown, for the table in docs/rules.md and for rules.yaml."""
 
     name: str
-    help: str
     reports: str
     patch: Callable[[], PatchChunk]
+
+    @property
+    def help(self) -> str:
+        return self.patch.__doc__ or ""
 
 
 # The texts of a delta that come in fragments, and which upstreams repeat.
@@ -49,9 +52,10 @@ def _texts(chunk: Chunk) -> Iterator[tuple[tuple[int, str], dict[str, Any], str]
 
 
 def _cumulative_content() -> PatchChunk:
+    """Each delta repeats all of the text so far (DashScope's coding plan, proxies to Gemini)."""
     so_far: dict[tuple[int, str], str] = {}
 
-    def patch(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> None:
         for key, delta, name in _texts(chunk):
             before, text = so_far.get(key, ""), delta[name]
             if text.startswith(before):
@@ -59,7 +63,6 @@ def _cumulative_content() -> PatchChunk:
                 delta[name] = text[len(before) :]
             else:
                 so_far[key] = before + text
-        return chunk
 
     return patch
 
@@ -75,9 +78,10 @@ class _Fragments:
 
 
 def _final_chunk_repeats_content() -> PatchChunk:
+    """One delta, usually the last, repeats the whole text."""
     so_far: dict[tuple[int, str], _Fragments] = {}
 
-    def patch(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> None:
         for key, delta, name in _texts(chunk):
             before = so_far.setdefault(key, _Fragments([]))
             if before.are(delta[name]):
@@ -85,16 +89,16 @@ def _final_chunk_repeats_content() -> PatchChunk:
             elif delta[name]:
                 before.texts.append(delta[name])
                 before.length += len(delta[name])
-        return chunk
 
     return patch
 
 
 def _choice_index_counts_chunks() -> PatchChunk:
-    def patch(chunk: Chunk) -> Chunk:
+    """The index of the only choice goes up with every chunk (foundry-local)."""
+
+    def patch(chunk: Chunk) -> None:
         for _, choice in _choices(chunk):
             choice.pop("index", None)  # then its place in the list counts, which is right
-        return chunk
 
     return patch
 
@@ -108,14 +112,12 @@ def _start_of(tag: str, text: str) -> int:
     return next((size for size in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:size])), 0)
 
 
+@dataclass(slots=True)
 class _Thinking:
     """The content of one choice: what of it is between the tags, which can only be at its start."""
 
-    __slots__ = ("_held", "_tag")
-
-    def __init__(self) -> None:
-        self._held = ""
-        self._tag = _OPENING  # the tag to look for; "" once there can be no more
+    _held: str = ""
+    _tag: str = _OPENING  # the tag to look for; "" once there can be no more
 
     def split(self, text: str, *, last: bool) -> tuple[str, str]:
         """The thinking and the answer in the next fragment. What may be the start of a tag is held back until the next
@@ -143,9 +145,10 @@ class _Thinking:
 
 
 def _think_tags() -> PatchChunk:
+    """The text begins with thinking in `<think>` tags; a plain answer has it as `reasoning_content` (MiniMax)."""
     choices: dict[int, _Thinking] = {}
 
-    def patch(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> None:
         for index, choice in _choices(chunk):
             delta = choice.get("delta")
             if isinstance(delta, str):
@@ -161,71 +164,48 @@ def _think_tags() -> PatchChunk:
                 before = delta.get("reasoning_content")
                 delta["reasoning_content"] = f"{before}{thinking}" if isinstance(before, str) else thinking
             delta["content"] = text or None
-        return chunk
 
     return patch
 
 
 def _content_never_null() -> PatchChunk:
-    def patch(chunk: Chunk) -> Chunk:
+    """Where there is no text, a plain answer has `""` and the stream has null or nothing (llama.cpp)."""
+
+    def patch(chunk: Chunk) -> None:
         for _, choice in _choices(chunk):
             delta = choice.get("delta")
             if isinstance(delta, dict) and delta.get("content") is None:
                 delta["content"] = ""
-        return chunk
 
     return patch
 
 
 def _usage_per_choice() -> PatchChunk:
+    """Each of several choices has its own usage; a plain answer has only the first choice's (llama.cpp)."""
     finished = [0]
 
-    def patch(chunk: Chunk) -> Chunk:
+    def patch(chunk: Chunk) -> None:
         finished.extend(index for index, choice in _choices(chunk) if choice.get("finish_reason"))
         # A direct answer has the first choice's counts. Here they come with its last chunk, or right after it.
         if finished[-1] != 0:
-            return {key: value for key, value in chunk.items() if key not in ("usage", "timings")}
-        return chunk
+            chunk.pop("usage", None)
+            chunk.pop("timings", None)
 
     return patch
 
 
-_ALL: Final[tuple[Quirk, ...]] = (
+_ALL: Final = (
     Quirk(
-        "cumulative_content",
-        "Each delta repeats all of the text so far (DashScope's coding plan, proxies to Gemini).",
-        "QwenLM/qwen-code#3896, QwenLM/qwen-code#3279, QwenLM/qwen-code#1184",
-        _cumulative_content,
+        "cumulative_content", "QwenLM/qwen-code#3896, QwenLM/qwen-code#3279, QwenLM/qwen-code#1184", _cumulative_content
     ),
     Quirk(
         "final_chunk_repeats_content",
-        "One delta, usually the last, repeats the whole text.",
         "openclaw/openclaw#142888, tashfeenahmed/freellmapi#1007",
         _final_chunk_repeats_content,
     ),
-    Quirk(
-        "choice_index_counts_chunks",
-        "The index of the only choice goes up with every chunk (foundry-local).",
-        "microsoft/foundry-local#144",
-        _choice_index_counts_chunks,
-    ),
-    Quirk(
-        "think_tags",
-        "The text begins with thinking in `<think>` tags; a plain answer has it as `reasoning_content` (MiniMax).",
-        "BerriAI/litellm#15233, decolua/9router#2231",
-        _think_tags,
-    ),
-    Quirk(
-        "content_never_null",
-        'Where there is no text, a plain answer has `""` and the stream has null or nothing (llama.cpp).',
-        "llama.cpp",
-        _content_never_null,
-    ),
-    Quirk(
-        "usage_per_choice",
-        "Each of several choices has its own usage; a plain answer has only the first choice's (llama.cpp).",
-        "llama.cpp",
-        _usage_per_choice,
-    ),
+    Quirk("choice_index_counts_chunks", "microsoft/foundry-local#144", _choice_index_counts_chunks),
+    Quirk("think_tags", "BerriAI/litellm#15233, decolua/9router#2231", _think_tags),
+    Quirk("content_never_null", "llama.cpp", _content_never_null),
+    Quirk("usage_per_choice", "llama.cpp", _usage_per_choice),
 )
 QUIRKS: Final[Mapping[str, Quirk]] = {quirk.name: quirk for quirk in _ALL}

@@ -132,8 +132,8 @@ class AnswerReader:
         """
         self.read_waiting()
         reply = self._finish(cut)
+        self._report.status = self._status if reply is None else reply.status
         if reply is None:
-            self._report.status = self._status
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
         elif not self._is_json:
             self._reader.conclude(inferred=self._report.inferred)
@@ -148,6 +148,8 @@ class AnswerReader:
             if self._is_json:
                 return self._plain(b"".join(self._json), cut)
             self._merge(self._repeats.close())
+            if self._error is not None:
+                raise UpstreamError(self._error)
             return self._failed() if self._status >= 400 else self._aggregated(cut)
         except StreamError as error:
             return self.failure(error)
@@ -181,12 +183,10 @@ class AnswerReader:
             if leftover.unknown_lines or any(event.data.strip() != "[DONE]" for event in events):
                 return self._unreadable(cut)
             self._reader.odd.add("a JSON answer with the end of an event stream after it")
-            self._report.status = self._status
             return Reply(self._status, document.strip().encode())
         if self._content_type.endswith(("/json", "+json")):
             return None
         self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
-        self._report.status = self._status
         return Reply(self._status, body)
 
     def _unreadable(self, cut: str) -> Reply | None:
@@ -216,17 +216,13 @@ class AnswerReader:
             self._texts.append(event.data)
 
     def _failed(self) -> Reply | None:
-        """An error status whose body is not JSON: the error inside an event stream, or a page to pass on."""
-        if self._error is not None:
-            raise UpstreamError(self._error)
+        """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
         if self._decoder.unknown_lines >= self._decoder.lines:
             return None  # a page, whatever one of its lines looks like
         text = " ".join(self._texts) or f"The upstream answered {self._status} with an event stream and no error in it."
         raise UpstreamError({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
 
     def _aggregated(self, cut: str) -> Reply | None:
-        if self._error is not None:
-            raise UpstreamError(self._error)
         if self._too_deep:
             raise MalformedStream("an event of the upstream's stream nests too deeply to be read")
         if not self._has_chunks:
@@ -242,7 +238,6 @@ class AnswerReader:
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
-        self._report.status = 200
         return Reply(200, jsontext.dumps(aggregated.document))
 
     def _is_scalar(self) -> bool:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ..answer.reader import AnswerSpec
-from ..answer.report import JSON_TYPE
+from ..answer.report import JSON_TYPE, Reply
 from ..endpoints import ENDPOINTS
 from .exits import reason
 
@@ -30,13 +30,12 @@ def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
     # A file has no content type that could be wrong.
     answer = AnswerSpec(rule="(command line)", endpoint=endpoint).read(content_type=JSON_TYPE)
     answer.feed(body)
-    reply = answer.finish()
+    reply = answer.finish() or Reply(200, body)
     notes = list(answer.report.odd)
-    status = reply.status if reply else 200
-    if status >= 400:
-        notes.append(f"an error: the client would get status {status}")
+    if reply.status >= 400:
+        notes.append(f"an error: the client would get status {reply.status}")
     for note in notes:
         print(f"{name}: {note}" if named else note, file=sys.stderr)
-    sys.stdout.buffer.write((reply.body if reply else body).rstrip(b"\n") + b"\n")
+    sys.stdout.buffer.write(reply.body.rstrip(b"\n") + b"\n")
     sys.stdout.flush()
-    return 1 if status >= 400 else 0
+    return 1 if reply.status >= 400 else 0

@@ -17,7 +17,6 @@ import certifi
 
 # Both spellings: curl, wget and Ruby read http_proxy only in lower case, others only in upper case.
 PROXY: Final = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
-_NO_PROXY: Final = ("NO_PROXY", "no_proxy")
 # Each names a file of certificates that a runtime trusts instead of its own.
 _REPLACES_STORE: Final = (
     "SSL_CERT_FILE",  # OpenSSL: Python's ssl and httpx, Ruby, PHP; Go on Linux
@@ -50,15 +49,12 @@ def proxied(
     `authority`: mitmproxy's CA certificate (PEM). `hosts`: those to force, as in a rule. `folder`: where bundles of
     certificates are written; it must exist as long as the program runs.
     """
-    changed = dict(environ)
-    changed |= dict.fromkeys(PROXY, proxy_url)
-    # Node.js from 22.21 and 24 on.
-    changed["NODE_USE_ENV_PROXY"] = "1"
-    for name in _NO_PROXY:
+    # The last is for Node.js from 22.21 and 24 on.
+    changed = {**environ, **dict.fromkeys(PROXY, proxy_url), "NODE_USE_ENV_PROXY": "1"}
+    for name in ("NO_PROXY", "no_proxy"):
         if name in environ:
-            changed[name] = ",".join(
-                entry for entry in re.split(r"[,\s]+", environ[name]) if not any(covers(entry, host) for host in hosts)
-            )
+            entries = re.split(r"[,\s]+", environ[name])
+            changed[name] = ",".join(entry for entry in entries if not any(covers(entry, host) for host in hosts))
     certificate = authority.read_bytes()
     bundles: dict[bytes, Path] = {}
     stores = dict.fromkeys(_REPLACES_STORE, system_store()) | dict.fromkeys(_ADDS_TO_STORE, b"")
@@ -81,10 +77,9 @@ def covers(entry: str, host: str) -> bool:
     named, wanted = _without_port(entry.lower()), _without_port(host.lower())
     if not named:
         return False
-    try:
-        if "/" in named:
+    if "/" in named:
+        with suppress(ValueError):
             return ipaddress.ip_address(wanted) in ipaddress.ip_network(named, strict=False)
-    except ValueError:
         return False
     domain = named.lstrip("*.")
     # A wildcard in the rule covers hosts that the entry may name.

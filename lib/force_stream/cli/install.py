@@ -19,7 +19,6 @@ from .path import script
 
 
 def run(options: argparse.Namespace) -> int:
-    """Add the script, or take it out."""
     path = _config(Path(options.confdir).expanduser())
     try:
         text = path.read_bytes().decode() if path.exists() else ""
@@ -95,10 +94,10 @@ def _without(text: str) -> str:
     lines = text.splitlines(keepends=True)
     for number in reversed(ours):
         del lines[scripts.lc.item(number)[0]]
-    left = "".join(lines)
+    text = "".join(lines)
     if len(ours) == len(scripts):
-        left = re.sub(r"^scripts *: *\n", "", left, flags=re.MULTILINE)
-    return left
+        text = re.sub(r"^scripts *: *\n", "", text, flags=re.MULTILINE)
+    return text
 
 
 def _write(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ def arguments(options: Mapping[str, object], more: Sequence[str]) -> tuple[list[
 
 
 def settings_in(line: Sequence[str]) -> list[str]:
-    """What follows `--set`, in both of its spellings."""
+    """The values of `--set VALUE` and `--set=VALUE`."""
     spaced = [setting for flag, setting in pairwise(line) if flag == "--set"]
     return spaced + [word.removeprefix("--set=") for word in line if word.startswith("--set=")]
 
@@ -97,5 +97,5 @@ def free_ports(count: int) -> list[int]:
 
 
 def web_options(ui: str) -> dict[str, int]:
-    """A port for mitmweb's own page, 8081 by default, that another mitmweb does not have."""
+    """A port for mitmweb's own page, 8081 by default, that no other mitmweb has taken."""
     return {"web_port": free_port(range(8081, 8101))} if ui == "web" else {}

@@ -15,7 +15,6 @@ _PAGE_OFFSETS = range(10_000, 10_020)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start it, and return the exit code when it ends."""
     origin, host, path = upstream(options.url)
     port, rules = options.port, options.rules
     if not is_free(port):

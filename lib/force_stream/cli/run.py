@@ -10,11 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from types import FrameType
 from typing import IO, Any, Final
 
@@ -32,7 +32,7 @@ PROXY_FAILED: Final = 125
 _START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 10.0
 _ANSWER_TIMEOUT: Final = 10.0
-# The page by its name: asked through the proxy, it says that this proxy runs and has rules.
+# The page by its name: asked through the proxy, it shows that this proxy is running and has rules.
 _PAGE: Final = "force.stream"
 
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     port, page_port = free_ports(2)
     output = _output_file() if options.ui == "console" else None
     with (
-        tempfile.TemporaryDirectory(prefix="force-stream-", ignore_cleanup_errors=True) as bundles,
+        TemporaryDirectory(prefix="force-stream-", ignore_cleanup_errors=True) as bundles,
         _proxy(options, hosts, port, page_port),
     ):
         env = proxied(os.environ, f"http://{LOOPBACK}:{port}", authority, hosts, Path(bundles))
@@ -70,16 +70,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _output_file() -> IO[bytes]:
     """For a command that cannot have the terminal, because mitmproxy's console has it."""
-    return tempfile.NamedTemporaryFile(prefix="force-stream-run-", suffix=".log", delete=False)
+    return NamedTemporaryFile(prefix="force-stream-run-", suffix=".log", delete=False)
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None and os.path.exists(name):
+    if found := shutil.which(name):
+        return found
+    if os.path.exists(name):
         raise Failed(f"{name} cannot be executed", 126)
-    if found is None:
-        raise Failed(f"{name}: command not found", 127)
-    return found
+    raise Failed(f"{name}: command not found", 127)
 
 
 def _forced(hosts: list[str], rules: str | None) -> list[str]:
@@ -184,7 +183,7 @@ def _foreground(words: Sequence[str], env: Mapping[str, str], output: IO[bytes] 
     except OSError as error:
         raise Failed(f"{words[0]} cannot be run: {error.strerror}", 126) from error
 
-    def pass_on(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         # A terminal sends Ctrl-C to the command as well as to us; whether it ends is up to the command.
         if number != signal.SIGINT:
             process.send_signal(number)
@@ -192,7 +191,7 @@ def _foreground(words: Sequence[str], env: Mapping[str, str], output: IO[bytes] 
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, pass_on)
+            signal.signal(number, forward)
     code = process.wait()
     if output is not None:
         output.close()

@@ -48,8 +48,7 @@ def expected_choices(request: Request) -> int:
     """How many choices a direct answer to this request has."""
     prompt, n = request.get("prompt"), request.get("n")
     # A list of strings or of token lists is several prompts; a list of numbers is one, in tokens.
-    several = isinstance(prompt, list) and len(prompt) > 0 and not isinstance(prompt[0], int)
-    prompts = len(prompt) if several and isinstance(prompt, list) else 1
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
     if isinstance(n, str) and n.isascii() and n.isdigit() and len(n) < 10:
         n = int(n)  # all values of a form are texts
     return prompts * (n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 1)

@@ -12,40 +12,29 @@ from ..errors import EmptyStream, IncompleteStream
 from ..merge.fields import (
     CHANGED,
     SAME,
-    Effect,
     Fields,
+    Pieces,
     Rule,
     Slots,
     by_index,
     concat,
+    created,
     extend,
     fields,
     first,
     index_of,
     latest,
-    name,
     nothing,
     overlay,
+    padding,
     parts,
 )
-from ..merge.padding import PADDING_RULES, created, padding
-from ..merge.tool_calls import Arguments, tool_calls
-from .endpoint import Aggregated, Endpoint, Request
+from ..merge.tool_calls import called_function, tool_calls
+from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 
-class Base64:
+class Base64(Pieces):
     """Base64 in pieces. OpenAI's audio pieces join as text; a piece with padding of its own does not."""
-
-    __slots__ = ("_pieces",)
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-
-    def add(self, value: Any) -> Effect:
-        if not value or not isinstance(value, str):
-            return SAME
-        self._pieces.append(value)
-        return CHANGED
 
     def result(self) -> str:
         if any(piece.endswith("=") for piece in self._pieces[:-1]):
@@ -70,39 +59,11 @@ def _finish_reason(before: Any, value: Any) -> Any:
     return value if is_higher else before
 
 
-class Usage:
-    """The last that counts something: zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
-
-    Many upstreams send it in every chunk, cumulative, so it is never summed.
-    """
-
-    __slots__ = ("_placeholder", "_usage")
-
-    def __init__(self) -> None:
-        self._usage: Any = None
-        self._placeholder: Any = None
-
-    def add(self, value: Any) -> Effect:
-        if _counts(value):
-            self._usage = value
-            return CHANGED  # the next one will be another
-        if value:
-            self._placeholder = value
-        return SAME
-
-    def result(self) -> Any:
-        return self._usage or self._placeholder
-
-
 def _counts(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_counts, value.values()))
-    if isinstance(value, list):
-        return any(map(_counts, value))
-    return bool(value)
+    values = value.values() if isinstance(value, dict) else value
+    return any(map(_counts, values)) if isinstance(value, (dict, list)) else bool(value)
 
 
-_LOGPROBS: Final[Mapping[str, Rule]] = {"content": extend, "refusal": extend}
 _DELTA: Final[Mapping[str, Rule]] = {
     "role": first,
     "content": parts,
@@ -116,7 +77,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
     ),
     "thinking_blocks": parts,  # LiteLLM
     "tool_calls": tool_calls,
-    "function_call": fields({"name": name, "arguments": Arguments}),
+    "function_call": called_function,
     "audio": fields({"id": first, "data": Base64, "transcript": concat, "expires_at": latest}),
     "images": by_index(fields({}, latest)),
     "executed_tools": by_index(fields({}, latest)),  # Groq compound: each first without, then with its output
@@ -126,16 +87,16 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "phase": latest,  # Cline, codex models
     "obfuscation": padding,
 }
+# What a choice has that is merged for itself, as the chunk's usage is.
+ASIDE: Final = {"index": nothing, "finish_reason": nothing, "usage": nothing}
 _CHOICE: Final[Mapping[str, Rule]] = {
-    "index": nothing,
     "delta": fields(_DELTA),
     "message": latest,
     "text": concat,
-    "logprobs": fields(_LOGPROBS),
-    "finish_reason": nothing,  # like usage below: they have accumulators of their own
-    "usage": Usage,
+    "logprobs": fields({"content": extend, "refusal": extend}),
     "token_ids": extend,
     "obfuscation": padding,  # Bedrock
+    **ASIDE,
 }
 _CHUNK: Final[Mapping[str, Rule]] = {
     "id": first,
@@ -148,44 +109,46 @@ _CHUNK: Final[Mapping[str, Rule]] = {
     "system_fingerprint": latest,
     "prompt_progress": nothing,  # llama.cpp's progress through the prompt, which a plain answer does not have
     "x_groq": fields({"usage": nothing}, overlay),  # Groq's plain answers have the usage at the top alone
-    **PADDING_RULES,
+    "obfuscation": padding,
+    "p": padding,  # Mistral's
 }
 
 
-# Events by which gateways to Anthropic keep the connection alive.
-_HEARTBEATS: Final = ("ping", "keepalive")
+class CompletionAggregator(Aggregator):
+    """What chat and legacy completions share: chunks with choices, each with its finish reason.
 
-
-class CompletionAggregator:
-    """What chat and legacy completions share: chunks with choices, each with its finish reason."""
+    `finished` once each choice that was asked for has its own; usage may follow, so only [DONE] ends the stream.
+    """
 
     object_name: str
     choice_rules: Mapping[str, Rule]
-    ended = False  # usage may follow the last finish reason; only [DONE] ends a stream of chunks
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._top = Fields(_CHUNK, overlay)
         self._choices: dict[int, Fields] = {}
         self._reasons: dict[int, Any] = {}
         self._unfinished: set[int] = set()
-        self._usage = Usage()
+        self._usage: Any = None
+        self._placeholder: Any = None
         self._expected_choices = expected_choices
-        # Whether every choice that was asked for has its finish reason; usage may still come.
-        self.finished = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        """One chunk, as the upstream sent it. Never raises."""
         choices = chunk.get("choices")
-        if not choices and chunk.get("type") in _HEARTBEATS:
-            return SAME
+        if not choices and chunk.get("type") in ("ping", "keepalive"):
+            return SAME  # by such events gateways to Anthropic keep the connection alive
         if not isinstance(choices, list):
             choices = []
         top, chosen = self._top.add(chunk), self._add_choices(choices)
         slots = None if top is None or chosen is None else top + chosen
         # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
         for place in (*choices, chunk.get("x_groq"), chunk):
-            if isinstance(place, dict) and "usage" in place and self._usage.add(place["usage"]) is CHANGED:
-                slots = CHANGED
+            usage = place.get("usage") if isinstance(place, dict) else None
+            # Many upstreams send it in every chunk, cumulative, so it is never summed: the last that counts something
+            # is the answer's. Zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
+            if usage and _counts(usage):
+                self._usage, slots = usage, CHANGED
+            elif usage:
+                self._placeholder = usage
         return slots
 
     def _add_choices(self, choices: list[Any]) -> Slots | None:
@@ -213,11 +176,6 @@ class CompletionAggregator:
         return effect if len(choices) < 2 else CHANGED
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The document. `done`: the stream ended with `[DONE]`; `partial`: it was cut off, and what came is wanted.
-
-        Raises `EmptyStream` where no choice came, `IncompleteStream` where one has no finish reason and the stream
-        had no `[DONE]`.
-        """
         if not self._choices:
             if done:
                 raise EmptyStream("the upstream's event stream had no choices")
@@ -231,12 +189,11 @@ class CompletionAggregator:
         document = self._top.result()
         document["object"] = self.object_name
         document["choices"] = choices
-        usage = self._usage.result()
-        if usage is not None:
+        if usage := self._usage or self._placeholder:
             document["usage"] = usage
-        head = ("id", "object", "created", "model", "choices")
+        keys = ("id", "object", "created", "model", "choices", *document)
         return Aggregated(
-            {key: document[key] for key in (*head, *document) if key in document},
+            {key: document[key] for key in keys if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=bool(self._unfinished),
         )
@@ -254,18 +211,17 @@ def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
 
 
 class ChatAggregator(CompletionAggregator):
-    """Merges `chat.completion.chunk`s."""
-
     object_name = "chat.completion"
     choice_rules = _CHOICE
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         message = _message(choice.pop("delta", None), choice.pop("message", None))
-        choice.pop("usage", None)
         if choice.get("text") in (None, "", message["content"]):
             choice.pop("text", None)  # Together sends its content twice
         if not finish_reason:
-            finish_reason = _inferred(message) if done else "length"
+            # Two of the reasons have the names of the members that they are about.
+            calls = (key for key in ("tool_calls", "function_call") if message.get(key))
+            finish_reason = next(calls, "stop") if done else "length"
         return {"index": index, "message": message, **choice, "finish_reason": finish_reason}
 
 
@@ -274,9 +230,7 @@ def _message(delta: Any, whole: Any) -> dict[str, Any]:
     or in place of them (MiniMax): it fills in what the deltas left out."""
     message: dict[str, Any] = delta if isinstance(delta, dict) else {}
     if isinstance(whole, dict):
-        for key, value in whole.items():
-            if not message.get(key):
-                message[key] = value
+        message |= {key: value for key, value in whole.items() if not message.get(key)}
     stub = message.get("function_call")
     if isinstance(stub, dict) and not any(stub.values()):
         del message["function_call"]
@@ -284,12 +238,6 @@ def _message(delta: Any, whole: Any) -> dict[str, Any]:
     message["role"] = message.get("role") or "assistant"
     message.setdefault("content", None)
     return {key: message[key] for key in ("role", "content", *message)}
-
-
-def _inferred(message: Mapping[str, Any]) -> str:
-    if message.get("tool_calls"):
-        return "tool_calls"
-    return "function_call" if message.get("function_call") else "stop"
 
 
 def _cannot_stream(request: Request) -> str | None:

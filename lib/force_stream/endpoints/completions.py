@@ -8,35 +8,25 @@ https://platform.openai.com/docs/api-reference/completions
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import EmptyStream, IncompleteStream
-from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing
-from ..merge.padding import padding
-from .chat import ChatAggregator, CompletionAggregator, Usage
+from ..errors import IncompleteStream
+from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding
+from .chat import ASIDE, ChatAggregator, CompletionAggregator
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _CHOICE: Final[Mapping[str, Rule]] = {
-    "index": nothing,
     "delta": nothing,
     "text": concat,
+    # llama.cpp answers in the chat API's shape, which has `content`.
     "logprobs": fields(
-        {
-            "tokens": extend,
-            "token_logprobs": extend,
-            "top_logprobs": extend,
-            "text_offset": extend,
-            "content": extend,  # llama.cpp answers in the chat API's shape
-        }
+        dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), extend),
     ),
-    "finish_reason": nothing,
-    "usage": Usage,
     "token_ids": extend,
     "obfuscation": padding,
+    **ASIDE,
 }
 
 
 class LegacyAggregator(CompletionAggregator):
-    """Merges streamed `text_completion`s."""
-
     object_name = "text_completion"
     choice_rules = _CHOICE
 
@@ -44,21 +34,18 @@ class LegacyAggregator(CompletionAggregator):
         value = chunk.get("value")
         if isinstance(value, str) and "choices" not in chunk:
             # Writer streams {"value": "…"} and nothing else.
-            chunk = {key: item for key, item in chunk.items() if key != "value"} | {"choices": [{"text": value}]}
-            super().add(chunk, event)
+            super().add({key: item for key, item in chunk.items() if key != "value"} | {"choices": [{"text": value}]})
             return CHANGED
-        return super().add(chunk, event)
+        return super().add(chunk)
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
-        choice.pop("usage", None)
         finish_reason = finish_reason or ("stop" if done else "length")
         return {"text": choice.pop("text", None) or "", "index": index, **choice, "finish_reason": finish_reason}
 
 
-class LlamaCppAggregator:
-    """Merges llama.cpp's own completions: one object in fragments, or several for a list of prompts."""
-
-    ended = False  # other prompts may still be in work
+class LlamaCppAggregator(Aggregator):
+    """Merges llama.cpp's own completions: one object in fragments, or several for a list of prompts, of which none ends
+    the stream."""
 
     _RULES: Final[Mapping[str, Rule]] = {"content": concat, "completion_probabilities": extend}
 
@@ -69,19 +56,14 @@ class LlamaCppAggregator:
         self._unstopped: set[int] = set()
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        """One chunk, as the upstream sent it. Never raises."""
         index = index_of(chunk) or 0
         self._merged.setdefault(index, Fields(self._RULES, nothing)).add(chunk)
         self._last[index] = chunk
         (self._unstopped.discard if chunk.get("stop") is True else self._unstopped.add)(index)
+        self.finished = len(self._last) >= self._expected and not self._unstopped
         return CHANGED  # the chunks count tokens, and the last one is the answer's frame
 
-    @property
-    def finished(self) -> bool:
-        return len(self._last) >= self._expected and not self._unstopped
-
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The object, or the list. Raises `IncompleteStream` where one has not stopped."""
         if not (self.finished or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, except for what comes in pieces.
@@ -90,42 +72,31 @@ class LlamaCppAggregator:
         return Aggregated(documents[0] if len(documents) == 1 else documents, reasons)
 
 
-class CompletionsAggregator:
+class CompletionsAggregator(Aggregator):
     """Passes the chunks to the aggregator of their format, with those that came before the format was known."""
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices
-        self._held: list[tuple[dict[str, Any], str]] = []
+        self._held: list[dict[str, Any]] = []
         self._format: Aggregator | None = None
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        """One chunk, as the upstream sent it. Never raises."""
         if self._format is None:
             aggregator = _format_of(chunk)
             if aggregator is None:
-                self._held.append((chunk, event))
+                self._held.append(chunk)
                 return CHANGED
             self._format = aggregator(self._expected)
             for held in self._held:
-                self._format.add(*held)
+                self._format.add(held)
             self._held.clear()
-        return self._format.add(chunk, event)
-
-    @property
-    def ended(self) -> bool:
-        return self._format is not None and self._format.ended
-
-    @property
-    def finished(self) -> bool:
-        return self._format is not None and self._format.finished
+        effect = self._format.add(chunk)
+        self.finished = self._format.finished
+        return effect
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The document. Raises what its format's aggregator does, and where no chunk showed the format."""
-        if self._format is not None:
-            return self._format.result(done=done, partial=partial)
-        if done:
-            raise EmptyStream("the upstream's event stream had no choices")
-        raise IncompleteStream("the upstream's event stream stopped before its first choice")
+        # Where no chunk showed the format, there was no choice either.
+        return (self._format or LegacyAggregator()).result(done=done, partial=partial)
 
 
 def _format_of(chunk: Mapping[str, Any]) -> type[LegacyAggregator | ChatAggregator | LlamaCppAggregator] | None:

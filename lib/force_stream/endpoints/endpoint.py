@@ -23,25 +23,21 @@ class Aggregated:
 
 
 class Aggregator(Protocol):
-    """Merges the chunks of one stream. `add` and `finished` never raise."""
+    """Merges the chunks of one stream.
+
+    `ended`: its terminal event has come, and nothing can follow; `finished`: only usage can still be missing.
+    """
+
+    ended: bool = False
+    finished: bool = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
-        what would change if the same chunk came once more."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether the stream's terminal event has come: nothing can follow it."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether only usage can still be missing."""
+        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The document; `done`: `[DONE]` came; `partial`: the stream was cut and what came is wanted.
-
-        Raises a `StreamError` where the stream is not complete.
-        """
+        """The document; `done`: `[DONE]` came; `partial`: the stream was cut and what came is wanted. Raises
+        `EmptyStream` or `IncompleteStream` where it is not complete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
-from ..merge.padding import PADDING_RULES
-from .endpoint import Aggregated, Endpoint
+from .endpoint import Aggregated, Aggregator, Endpoint
 
 _COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
 # The members of an event that belong to one image; all others belong to the whole answer.
@@ -17,13 +16,11 @@ _OF_AN_IMAGE: Final = ("b64_json", "url", "revised_prompt")
 _OF_THE_ANSWER: Final = {
     "type": nothing,
     "created_at": nothing,  # the answer calls it `created`
-    "partial_image_index": nothing,
-    **PADDING_RULES,
-    **dict.fromkeys(_OF_AN_IMAGE, nothing),
+    **dict.fromkeys(("partial_image_index", "sequence_number", "obfuscation", *_OF_AN_IMAGE), nothing),
 }
 
 
-class ImagesAggregator:
+class ImagesAggregator(Aggregator):
     """Gathers the completed images; partial ones are previews that no plain answer has."""
 
     def __init__(self, expected_choices: int = 1) -> None:
@@ -33,22 +30,15 @@ class ImagesAggregator:
         self._rest = Fields(_OF_THE_ANSWER, overlay)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         kind = chunk.get("type") or event
         if isinstance(kind, str) and kind in _COMPLETED:
             self._images.append({key: chunk[key] for key in _OF_AN_IMAGE if key in chunk})
             self._created = self._created or chunk.get("created_at")
             self._rest.add(chunk)
+            self.ended = self.finished = len(self._images) >= self._expected
         return CHANGED  # these events are few, and no two are alike
 
-    @property
-    def ended(self) -> bool:
-        return len(self._images) >= self._expected
-
-    finished = ended
-
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The answer. Raises `IncompleteStream` where fewer images are complete than were asked for."""
         # An upstream may make fewer than were asked for, and then sends [DONE].
         if not self._images or not (self.ended or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before the last image was complete")
@@ -57,9 +47,5 @@ class ImagesAggregator:
 
 
 IMAGES: Final = Endpoint(
-    "images",
-    ("/images/generations", "/images/edits"),
-    ImagesAggregator,
-    stream_options=frozenset(),
-    forms=True,
+    "images", ("/images/generations", "/images/edits"), ImagesAggregator, stream_options=frozenset(), forms=True
 )

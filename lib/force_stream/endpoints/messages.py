@@ -4,63 +4,25 @@ Knows the event types and the content blocks; must not know bytes, HTTP or serve
 https://docs.anthropic.com/en/docs/build-with-claude/streaming
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import (
-    CHANGED,
-    SAME,
-    Accumulator,
-    Concat,
-    Effect,
-    Fields,
-    Rule,
-    Slots,
-    concat,
-    extend,
-    fragment,
-    index_of,
-    latest,
-    overlay,
-    slots_of,
-)
-from ..merge.padding import PADDING
+from ..merge.fields import CHANGED, SAME, Fields, Slots, concat, extend, fragment, index_of, latest, overlay
 from ..wire import jsontext
-from .endpoint import Aggregated, Endpoint
+from .endpoint import Aggregated, Aggregator, Endpoint
 
-
-class _Input:
-    """A tool's input: JSON in pieces. A call without arguments has no piece at all; a direct answer has {}."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self) -> None:
-        self._text = Concat()
-
-    def add(self, value: Any) -> Effect:
-        return self._text.add(value)
-
-    def result(self) -> Any:
-        text = self._text.result()
-        if not isinstance(text, str):
-            return {} if text is None else text
-        try:
-            return jsontext.loads(text)
-        except ValueError:
-            return {}  # also for input that was cut off: llama.cpp's own direct answer to it
-
-
-# For each kind of delta: its member, the member of the block that this goes to, and how it is merged there.
-_DELTAS: Final[Mapping[str, tuple[str, str, Rule]]] = {
-    "text_delta": ("text", "text", concat),
-    "thinking_delta": ("thinking", "thinking", concat),
-    "signature_delta": ("signature", "signature", latest),
-    "input_json_delta": ("partial_json", "input", _Input),
-    "citations_delta": ("citation", "citations", extend),
-    "compaction_delta": ("content", "content", concat),
+# The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
+_MEMBERS: Final = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+    "input_json_delta": "partial_json",
+    "citations_delta": "citation",
+    "compaction_delta": "content",
 }
-_BESIDE: Final = frozenset(("type", "delta", "usage", *PADDING))
+_RULES: Final = {"signature": latest, "citation": extend}  # the others are texts
+_IN_BLOCK: Final = {"partial_json": "input", "citation": "citations"}
+_BESIDE: Final = frozenset(("type", "delta", "usage", "obfuscation"))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
 
@@ -70,26 +32,33 @@ class _Block:
     def __init__(self, started: dict[str, Any]) -> None:
         self.started = started
         self.stopped = False
-        self._members: dict[str, Accumulator] = {}
+        self._members = Fields(_RULES, concat)
         self._others = Fields({}, fragment)
 
     def add(self, delta: dict[str, Any]) -> Slots | None:
-        known = _DELTAS.get(str(delta.get("type")))
-        if known is None:
+        member = _MEMBERS.get(str(delta.get("type")))
+        if member is None:
             return self._others.add({key: value for key, value in delta.items() if key != "type"})
-        source, member, rule = known
-        if member not in self._members:
-            self._members[member] = rule()
-        effect = self._members[member].add(delta.get(source))
-        return CHANGED if effect is None else slots_of(source, effect)
+        return self._members.add({member: delta.get(member)})
 
     def result(self) -> dict[str, Any]:
         block = dict(self.started)
         if str(block.get("type")) in _INPUT_TYPES:
             block.setdefault("input", {})
-        for member, accumulator in self._members.items():
-            block[member] = _joined(block.get(member), accumulator.result())
+        for name, added in (self._members.result() or {}).items():
+            member = _IN_BLOCK.get(name, name)
+            block[member] = _joined(block.get(member), _input(added) if member == "input" else added)
         return block | (self._others.result() or {})
+
+
+def _input(text: Any) -> Any:
+    """A tool's input, of which the pieces are JSON. A call without arguments has no piece; a direct answer has {}."""
+    if not isinstance(text, str):
+        return {} if text is None else text
+    try:
+        return jsontext.loads(text)
+    except ValueError:
+        return {}  # also for input that was cut off: llama.cpp's own direct answer to it
 
 
 def _joined(started: Any, added: Any) -> Any:
@@ -101,9 +70,7 @@ def _joined(started: Any, added: Any) -> Any:
     return started if added is None or (added == {} and started) else added
 
 
-class MessagesAggregator:
-    """Merges the events of one `message`."""
-
+class MessagesAggregator(Aggregator):
     def __init__(self, expected_choices: int = 1) -> None:
         self._message: dict[str, Any] = {}
         self._delta = Fields({}, overlay)
@@ -111,10 +78,8 @@ class MessagesAggregator:
         self._blocks: list[tuple[int, _Block]] = []
         self._by_index: dict[int, _Block] = {}
         self._whole: dict[str, Any] | None = None
-        self.ended = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         if self.ended:
             return SAME
         kind, delta = chunk.get("type") or event, chunk.get("delta")
@@ -135,6 +100,7 @@ class MessagesAggregator:
                 if isinstance(place, dict):
                     self._count(place.get("usage"))
                     self._delta.add({key: value for key, value in place.items() if key not in _BESIDE})
+            self.finished = bool(self._delta.get("stop_reason"))
         elif kind == "message":
             self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
         self.ended = kind == "message_stop"
@@ -145,34 +111,28 @@ class MessagesAggregator:
         if isinstance(usage, dict):
             self._usage.add({key: value for key, value in usage.items() if value != 0 or not self._usage.get(key)})
 
-    def _start_block(self, chunk: dict[str, Any]) -> None:
+    def _start_block(self, chunk: dict[str, Any]) -> _Block:
         started = chunk.get("content_block")
         index = index_of(chunk)
         index = len(self._blocks) if index is None else index
-        known = self._by_index.get(index)
+        block = self._by_index.get(index)
         # The same index again, after its block has stopped, is another block (spliced answers).
-        if known is None or known.stopped:
+        if block is None or block.stopped:
             block = self._by_index[index] = _Block(started if isinstance(started, dict) else {})
             self._blocks.append((index, block))
+        return block
 
     def _block(self, chunk: dict[str, Any]) -> _Block:
         index = index_of(chunk)
         block = self._by_index.get(index) if index is not None else self._blocks[-1][1] if self._blocks else None
-        if block is None:
-            delta = chunk.get("delta")
-            kind = {"thinking_delta": "thinking", "input_json_delta": "tool_use"}.get(
-                str(delta.get("type")) if isinstance(delta, dict) else "", "text"
-            )
-            self._start_block({**chunk, "content_block": {"type": kind}})
-            block = self._blocks[-1][1]
-        return block
-
-    @property
-    def finished(self) -> bool:
-        return bool(self._delta.get("stop_reason"))
+        if block is not None:
+            return block
+        delta = chunk.get("delta")
+        begun = str(delta.get("type")) if isinstance(delta, dict) else ""
+        kind = {"thinking_delta": "thinking", "input_json_delta": "tool_use"}.get(begun, "text")
+        return self._start_block({**chunk, "content_block": {"type": kind}})
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The message. Raises `IncompleteStream` without a stop reason and an end, unless what came is wanted."""
         delta = self._delta.result() or {}
         if not self._message and self._whole is None and not self._blocks:
             raise IncompleteStream("the upstream's event stream stopped before its message began")

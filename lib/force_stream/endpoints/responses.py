@@ -9,22 +9,22 @@ it: from `response.output_item.done`, failing that from the deltas.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, SAME, Concat, Slots, is_informative
-from ..merge.padding import PADDING, padding_in
-from .endpoint import Aggregated, Endpoint, Request
+from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, Slots, is_informative
+from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
 # The members of the terminal event that are not part of the response; `timings` is llama.cpp's.
-_ENVELOPE: Final = frozenset(("type", "response", "timings", *PADDING))
+_ENVELOPE: Final = frozenset(("type", "response", "timings", "sequence_number", "obfuscation"))
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in an output item a text stands: member names, and names of the event's own indexes (`…_index`).
+    """Where in an output item a text stands: member names, and names of the event's own indexes (`…_index`); the last
+    is also the member that holds the whole text in the event that ends it.
 
     `part` is the type of the part that holds it, `item` the type of an item that nobody announced.
     """
@@ -37,44 +37,44 @@ class Place:
 _MESSAGE_TEXT: Final = Place(("content", "content_index", "text"), "message", "output_text")
 _REASONING_TEXT: Final = Place(("content", "content_index", "text"), "reasoning", "reasoning_text")
 
-# Event type without its ".delta" or ".done" -> the place, and the member of the ".done" event with the whole text.
-_TEXTS: Final[Mapping[str, tuple[Place, str]]] = {
-    "response.output_text": (_MESSAGE_TEXT, "text"),
-    "response.text": (_MESSAGE_TEXT, "text"),  # the old name
-    "response.refusal": (Place(("content", "content_index", "refusal"), "message", "refusal"), "refusal"),
-    "response.reasoning_text": (_REASONING_TEXT, "text"),
-    "response.reasoning": (_REASONING_TEXT, "text"),  # OpenRouter, gpt-oss
-    "response.reasoning_summary_text": (
-        Place(("summary", "summary_index", "text"), "reasoning", "summary_text"),
-        "text",
-    ),
-    "response.function_call_arguments": (Place(("arguments",), "function_call"), "arguments"),
-    "response.mcp_call_arguments": (Place(("arguments",), "mcp_call"), "arguments"),
-    "response.custom_tool_call_input": (Place(("input",), "custom_tool_call"), "input"),
-    "response.code_interpreter_call_code": (Place(("code",), "code_interpreter_call"), "code"),
-    "response.apply_patch_call_operation_diff": (Place(("operation", "diff"), "apply_patch_call"), "diff"),
-    "response.shell_call_command": (Place(("action", "commands", "command_index"), "shell_call"), "command"),
+# Event type without its ".delta" or ".done" -> the place.
+_TEXTS: Final[Mapping[str, Place]] = {
+    "response.output_text": _MESSAGE_TEXT,
+    "response.text": _MESSAGE_TEXT,  # the old name
+    "response.refusal": Place(("content", "content_index", "refusal"), "message", "refusal"),
+    "response.reasoning_text": _REASONING_TEXT,
+    "response.reasoning": _REASONING_TEXT,  # OpenRouter, gpt-oss
+    "response.reasoning_summary_text": Place(("summary", "summary_index", "text"), "reasoning", "summary_text"),
+    "response.function_call_arguments": Place(("arguments",), "function_call"),
+    "response.mcp_call_arguments": Place(("arguments",), "mcp_call"),
+    "response.custom_tool_call_input": Place(("input",), "custom_tool_call"),
+    "response.code_interpreter_call_code": Place(("code",), "code_interpreter_call"),
+    "response.apply_patch_call_operation_diff": Place(("operation", "diff"), "apply_patch_call"),
+    "response.shell_call_command": Place(("action", "commands", "command_index"), "shell_call"),
 }
+# The same for parts -> the list that they are in, and the type of an item that nobody announced.
 _PARTS: Final[Mapping[str, tuple[str, str]]] = {
-    "response.content_part": ("content", "content_index"),
-    "response.reasoning_part": ("content", "content_index"),
-    "response.reasoning_summary_part": ("summary", "summary_index"),
+    "response.content_part": ("content", "message"),
+    "response.reasoning_part": ("content", "message"),
+    "response.reasoning_summary_part": ("summary", "reasoning"),
 }
 
+type _Path = tuple[str | int, ...]
 
+
+@dataclass(slots=True)
 class _Item:
     """One output item: the event that announced it, the texts that followed, and the event that closed it."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.type = ""
-        self.id: Any = None
-        self.added: dict[str, Any] = {}
-        self.done: dict[str, Any] | None = None
-        self.parts: dict[tuple[str, int], dict[str, Any]] = {}
-        self.texts: dict[tuple[str | int, ...], Concat] = {}
-        self.part_types: dict[tuple[str | int, ...], str] = {}
-        self.lists: dict[tuple[str | int, ...], list[Any]] = {}
+    index: int
+    type: str
+    id: Any
+    added: dict[str, Any] = field(default_factory=dict)
+    done: dict[str, Any] | None = None
+    parts: dict[_Path, dict[str, Any]] = field(default_factory=dict)
+    texts: dict[_Path, Concat] = field(default_factory=dict)
+    part_types: dict[_Path, str] = field(default_factory=dict)
+    lists: dict[_Path, list[Any]] = field(default_factory=dict)
 
     def result(self, status: str) -> dict[str, Any]:
         """The item; it gets this `status` where nothing closed it."""
@@ -83,30 +83,33 @@ class _Item:
         item = dict(self.added) or {"type": self.type} | ({} if self.id is None else {"id": self.id})
         if item.get("type") == "message":
             item.setdefault("role", "assistant")
-        for (name, index), part in sorted(self.parts.items()):
-            _put(item, (name, index), dict(part))
+        places: dict[_Path, int] = {}
+        for path, part in sorted(self.parts.items(), key=_by_place):
+            _put(item, path, part, places)
         for path, part_type in sorted(self.part_types.items(), key=_by_place):
-            _put(item, (*path, "type"), part_type)
+            _put(item, (*path, "type"), part_type, places)
             if part_type == "output_text":
-                _put(item, (*path, "annotations"), [])
+                _put(item, (*path, "annotations"), [], places)
         for path, text in sorted(self.texts.items(), key=_by_place):
-            _put(item, path, text.result() or "")
+            _put(item, path, text.result() or "", places)
         for path, values in sorted(self.lists.items(), key=_by_place):
-            _put(item, path, values)
+            _put(item, path, values, places)
         item["status"] = status
         return item
 
 
-def _by_place(entry: tuple[tuple[str | int, ...], Any]) -> list[str]:
+def _by_place(entry: tuple[_Path, Any]) -> list[str]:
     return [f"{step:09}" if isinstance(step, int) else step for step in entry[0]]
 
 
-def _put(item: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
-    """Set a value deep in an item, making the lists and objects on the way; one that is in the way is replaced."""
+def _put(item: dict[str, Any], path: _Path, value: Any, places: dict[_Path, int]) -> None:
+    """Set a value deep in an item, making the lists and objects on the way; one that is in the way is replaced.
+    `places`: where in their lists the indexes are."""
     holder: Any = item
-    for step, following in zip(path, (*path[1:], None), strict=True):
+    for depth, (step, following) in enumerate(zip(path, (*path[1:], None), strict=True), 1):
         if isinstance(step, int):
-            step = min(step, len(holder))  # an index beyond the end counts what was not streamed
+            # An index beyond the end counts what was not streamed.
+            step = places.setdefault(path[:depth], min(step, len(holder)))
             if step == len(holder):
                 holder.append(None)
         if following is None:
@@ -119,26 +122,24 @@ def _put(item: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
         holder = holder[step]
 
 
-class ResponsesAggregator:
-    """Merges the events of one `response`."""
-
+class ResponsesAggregator(Aggregator):
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}
-        self._terminal: dict[str, Any] | None = None
+        self._terminal: dict[str, Any] = {}
         self._items: list[_Item] = []
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         kind = chunk.get("type") or event
-        if self._terminal is not None or not isinstance(kind, str):
+        if self.ended or not isinstance(kind, str):
             return SAME
         response = chunk.get("response")
         if kind in TERMINAL:
             # GitHub Copilot has copilot_usage beside the response; its plain answers have it in it.
             beside = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
             self._terminal = beside | (response if isinstance(response, dict) else {})
+            self.ended = self.finished = True
         elif isinstance(response, dict):
             self._snapshot.update(response)
         elif kind == "response.output_text.annotation.added":
@@ -153,66 +154,55 @@ class ResponsesAggregator:
                 elif name in _PARTS:
                     self._part(name, chunk)
                 elif what == "done" and name in _TEXTS:
-                    self._whole_text(name, chunk)
+                    self._whole_text(_TEXTS[name], chunk)
         return CHANGED
 
-    @property
-    def ended(self) -> bool:
-        return self._terminal is not None
-
-    finished = ended
-
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The response. Raises `IncompleteStream` without a terminal event, unless what came is wanted."""
-        if self._terminal is None and not partial:
+        if not (self.ended or partial):
             raise IncompleteStream("the upstream's event stream stopped before its terminal event")
-        document = {"object": "response", **self._snapshot, **(self._terminal or {})}
-        if self._terminal is None:
+        document = {"object": "response", **self._snapshot, **self._terminal}
+        if not self.ended:
             # What the API answers when a response had to stop at its length.
             document |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
         if not document.get("output"):
-            document["output"] = self._output("completed" if document.get("status") == "completed" else "incomplete")
+            status = "completed" if document.get("status") == "completed" else "incomplete"
+            items = sorted(self._items, key=lambda item: item.index)
+            document["output"] = [item.result(status) for item in items]
         if document.get("status") == "completed" and isinstance(document["output"], list):
             document["output"] = [_closed(item) for item in document["output"]]
-        return Aggregated(document, (str(document.get("status")),), inferred=False)
-
-    def _output(self, status: str) -> list[dict[str, Any]]:
-        return [item.result(status) for item in sorted(self._items, key=lambda item: item.index)]
+        return Aggregated(document, (str(document.get("status")),))
 
     def _output_item(self, what: str, chunk: dict[str, Any]) -> None:
         known = chunk.get("item")
         if what == "added":
             item = self._item(chunk, known, begins=True)
-            if isinstance(known, dict):
-                item.added = known
-                item.type = item.type or str(known.get("type") or "")
+            item.added = known if isinstance(known, dict) and known else item.added
         elif isinstance(known, dict):
             self._item(chunk, known, begins=True).done = known
 
-    def _whole_text(self, name: str, chunk: dict[str, Any]) -> None:
-        place, member = _TEXTS[name]
-        if isinstance(chunk.get(member), str):
+    def _whole_text(self, place: Place, chunk: dict[str, Any]) -> None:
+        text = chunk.get(place.path[-1].removesuffix("_index"))
+        if isinstance(text, str):
             item, path = self._place(place, chunk)
             item.texts[path] = Concat()
-            item.texts[path].add(chunk[member])
+            item.texts[path].add(text)
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
         delta = chunk.get("delta")
         if name not in _TEXTS or not isinstance(delta, str):
             return SAME
-        place, _ = _TEXTS[name]
-        item, path = self._place(place, chunk)
+        item, path = self._place(_TEXTS[name], chunk)
         text = item.texts.setdefault(path, Concat())
         text.add(delta)
         logprobs = chunk.get("logprobs")
         if isinstance(logprobs, list) and logprobs:
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
             return CHANGED
-        return (("delta", text), *padding_in(chunk))
+        return (("delta", text), *((key, ANY_PADDING) for key in PADDING if key in chunk))
 
-    def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, tuple[str | int, ...]]:
+    def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, _Path]:
         item = self._item(chunk, None, place.item)
-        path = _path(place, chunk)
+        path = tuple(_index(chunk, step) if step.endswith("_index") else step for step in place.path)
         if place.part:
             item.part_types[path[:-1]] = place.part
         return item, path
@@ -220,9 +210,8 @@ class ResponsesAggregator:
     def _part(self, name: str, chunk: dict[str, Any]) -> None:
         part = chunk.get("part")
         if isinstance(part, dict):
-            list_name, index_name = _PARTS[name]
-            item_type = "message" if list_name == "content" else "reasoning"
-            self._item(chunk, None, item_type).parts[list_name, _index(chunk, index_name)] = part
+            list_name, item_type = _PARTS[name]
+            self._item(chunk, None, item_type).parts[list_name, _index(chunk, f"{list_name}_index")] = part
 
     def _annotation(self, chunk: dict[str, Any]) -> None:
         if is_informative(chunk.get("annotation")):
@@ -243,17 +232,12 @@ class ResponsesAggregator:
         # Some gateways give two items one index (BerriAI/litellm#36375): one that is announced after the first is done
         # is the second.
         if item is None or (begins and item.done is not None and item.done != known):
-            item = _Item(index)
-            item.type, item.id = item_type, item_id
+            item = _Item(index, item_type, item_id)
             self._items.append(item)
             self._by_index[index] = item
         if item_id:
             self._by_id[str(item_id)] = item
         return item
-
-
-def _path(place: Place, chunk: dict[str, Any]) -> tuple[str | int, ...]:
-    return tuple(_index(chunk, step) if step.endswith("_index") else step for step in place.path)
 
 
 def _index(chunk: dict[str, Any], name: str) -> int:

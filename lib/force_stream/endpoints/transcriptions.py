@@ -8,23 +8,21 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, SAME, Slots
-from ..merge.padding import PADDING
-from .endpoint import Aggregated, Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 
-class TranscriptionsAggregator:
+class TranscriptionsAggregator(Aggregator):
     """Merges the events of one transcription: the last has the whole text, diarized ones send segments before."""
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._deltas: list[str] = []
         self._logprobs: list[Any] = []
         self._segments: list[dict[str, Any]] = []
-        self._done: dict[str, Any] | None = None
+        self._done: dict[str, Any] = {}
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        """One event, as the upstream sent it; an unknown type changes nothing. Never raises."""
         kind = chunk.get("type") or event
-        if self._done is not None:
+        if self.ended:
             return SAME
         if kind == "transcript.text.delta":
             delta, logprobs = chunk.get("delta"), chunk.get("logprobs")
@@ -33,22 +31,16 @@ class TranscriptionsAggregator:
             if isinstance(logprobs, list):
                 self._logprobs += logprobs
         elif kind == "transcript.text.segment":
-            self._segments.append({key: value for key, value in chunk.items() if key not in PADDING})
+            self._segments.append({key: value for key, value in chunk.items() if key != "obfuscation"})
         elif kind == "transcript.text.done":
-            self._done = {key: value for key, value in chunk.items() if key != "type" and key not in PADDING}
+            self._done = {key: value for key, value in chunk.items() if key not in ("type", "obfuscation")}
+            self.ended = self.finished = True
         return CHANGED  # these events are few
 
-    @property
-    def ended(self) -> bool:
-        return self._done is not None
-
-    finished = ended
-
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The transcription. Raises `IncompleteStream` without the last event, unless what came is wanted."""
-        if self._done is None and not partial:
+        if not (self.ended or partial):
             raise IncompleteStream("the upstream's event stream stopped before its last event")
-        document = dict(self._done or {})
+        document = dict(self._done)
         document.setdefault("text", "".join(self._deltas) or "".join(str(part.get("text")) for part in self._segments))
         if self._logprobs:
             document.setdefault("logprobs", self._logprobs)

@@ -11,10 +11,12 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     name       text that is sent whole, perhaps repeatedly, or in fragments
     extend     lists in pieces
     parts      text in fragments, or lists of typed parts, of which neighbours of one type are one
-    fragment   an unknown field within a delta: strings are joined, lists extended, objects merged likewise
+    fragment   an unknown field within a delta: strings are joined unless all are equal, lists extended, objects merged
+               likewise
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
     nothing    what no direct answer has
+    padding    the same, where it differs from chunk to chunk
 
 For all of them: null never overwrites a value, a field once seen is in the result, and no input raises.
 
@@ -24,7 +26,7 @@ Chunks that differ in nothing but their slots need not be parsed (answer/pattern
 SAME would be true, never the other way round.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 type Target = Concat | Extend | Padding
@@ -36,6 +38,9 @@ CHANGED: Final = None
 
 # The result of a field that the answer does not have.
 NOTHING: Any = object()
+# What differs from chunk to chunk and means nothing, in one API or another: padding against eavesdroppers who measure
+# lengths (OpenAI's, Mistral's), and OpenAI's count of the events.
+PADDING: Final = frozenset(("obfuscation", "p", "sequence_number"))
 
 
 class Accumulator(Protocol):
@@ -46,22 +51,20 @@ class Accumulator(Protocol):
 type Rule = Callable[[], Accumulator]
 
 
-def slots_of(key: str, effect: Slots | Target) -> Slots:
-    """The effect that adding the member `key` of an object had, as the object's own."""
-    return effect if isinstance(effect, tuple) else ((key, effect),)
-
-
 def is_informative(value: Any) -> bool:
     """Whether a value is more than a placeholder: upstreams send null, "", {} and [] in place of one."""
     return bool(value) or (value is not None and value != "" and value != {} and value != [])
 
 
-class First:
-    __slots__ = ("_value",)
-
+class _Single:
     def __init__(self) -> None:
         self._value: Any = None
 
+    def result(self) -> Any:
+        return self._value
+
+
+class First(_Single):
     def add(self, value: Any) -> Effect:
         # Azure's first chunk has id "", model "" and created 0 (microsoft/semantic-kernel#3650): falsy values are
         # placeholders.
@@ -69,37 +72,22 @@ class First:
             self._value = value
         return SAME
 
-    def result(self) -> Any:
-        return self._value
-
 
 class Created(First):
     """A time: that of the first chunk counts, and later chunks may have their own."""
-
-    __slots__ = ()
 
     def add(self, value: Any) -> Effect:
         return ANY_PADDING if self._value else super().add(value)
 
 
-class Latest:
-    __slots__ = ("_value",)
-
-    def __init__(self) -> None:
-        self._value: Any = None
-
+class Latest(_Single):
     def add(self, value: Any) -> Effect:
         if is_informative(value) or (self._value is None and value is not None):
             self._value = value
         return SAME
 
-    def result(self) -> Any:
-        return self._value
-
 
 class Overlay:
-    __slots__ = ("_latest", "_members")
-
     def __init__(self) -> None:
         self._latest = Latest()
         self._members: Fields | None = None
@@ -116,20 +104,15 @@ class Overlay:
 
 
 class Concat:
-    __slots__ = ("_other", "_parts", "_seen")
-
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._seen = False
         self._other: Accumulator | None = None
 
     def add(self, value: Any) -> Effect:
         if isinstance(value, str):
-            self._seen = True
-            if not value:
-                return SAME
-            self._parts.append(value)
-            return self
+            if value or not self._parts:
+                self._parts.append(value)
+            return self if value else SAME
         if value is None:
             return SAME
         if self._other is None:
@@ -138,61 +121,40 @@ class Concat:
         return CHANGED
 
     def result(self) -> Any:
-        if self._parts or self._other is None:
-            if len(self._parts) > 1:
-                self._parts = ["".join(self._parts)]  # so that a long text is not in memory twice
-            return "".join(self._parts) if self._seen else None
-        return self._other.result()
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]  # so that a long text is not in memory twice
+        text = self._parts[0] if self._parts else None
+        return text if text or self._other is None else self._other.result()
 
 
-class Name:
-    __slots__ = ("_text",)
-
-    def __init__(self) -> None:
-        self._text: Any = None
-
+class Name(_Single):
     def add(self, value: Any) -> Effect:
         # Neither joining nor keeping is right alone: MiniMax repeats the whole name with every fragment of the
         # arguments (NousResearch/hermes-agent#8259), others split it (continuedev/continue#5849).
-        if value is None or value == self._text:
+        if value is None or value == self._value:
             return SAME
-        if isinstance(value, str) and isinstance(self._text, str):
-            self._text += value
-        elif not self._text:
-            self._text = value
-        return SAME if not value or value == self._text else CHANGED
-
-    def result(self) -> Any:
-        return self._text
+        if isinstance(value, str) and isinstance(self._value, str):
+            self._value += value
+        elif not self._value:
+            self._value = value
+        return SAME if not value or value == self._value else CHANGED
 
 
-class Extend:
-    __slots__ = ("_items", "_seen")
-
-    def __init__(self) -> None:
-        self._items: list[Any] = []
-        self._seen = False
-
+class Extend(_Single):
     def add(self, value: Any) -> Effect:
-        if isinstance(value, list):
-            self._seen = True
-            if not value:
-                return SAME
-            self._items.extend(value)
-            return self
         if value is None:
             return SAME
-        self._items.append(value)
+        if self._value is None:
+            self._value = []
+        if isinstance(value, list):
+            self._value.extend(value)
+            return self if value else SAME
+        self._value.append(value)
         return CHANGED
-
-    def result(self) -> Any:
-        return self._items if self._items or self._seen else None
 
 
 class Fragment:
     """A field that no table lists, within a delta: its first informative value shows how it is to be merged."""
-
-    __slots__ = ("_kind", "_value")
 
     def __init__(self) -> None:
         self._value: Accumulator = Latest()
@@ -211,27 +173,27 @@ class Fragment:
         return self._value.result()
 
 
-class TextOrLabel:
-    """An unknown string: a text in fragments, or one label that every chunk repeats."""
-
-    __slots__ = ("_parts",)
+class Pieces:
+    """Strings that show only at the end how they are to be joined."""
 
     def __init__(self) -> None:
-        self._parts: list[str] = []
+        self._pieces: list[str] = []
 
     def add(self, value: Any) -> Effect:
-        if not value:
+        if not value or not isinstance(value, str):
             return SAME
-        self._parts.append(value)
+        self._pieces.append(value)
         return CHANGED
 
+
+class TextOrLabel(Pieces):
+    """An unknown string: a text in fragments, or one label that every chunk repeats."""
+
     def result(self) -> Any:
-        return self._parts[0] if len(set(self._parts)) == 1 else "".join(self._parts)
+        return self._pieces[0] if len(set(self._pieces)) == 1 else "".join(self._pieces)
 
 
 class Fields:
-    __slots__ = ("_members", "_other", "_rest", "_rules")
-
     def __init__(self, rules: Mapping[str, Rule], rest: Rule) -> None:
         self._rules = rules
         self._rest = rest
@@ -251,8 +213,10 @@ class Fields:
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
             effect = member.add(item)
-            if effect is not SAME:
-                slots = CHANGED if effect is None or slots is None else slots + slots_of(key, effect)
+            if effect is CHANGED or slots is CHANGED:
+                slots = CHANGED
+            elif effect is not SAME:
+                slots += effect if isinstance(effect, tuple) else ((key, effect),)
         return slots
 
     def get(self, key: str) -> Any:
@@ -270,38 +234,30 @@ class Fields:
 class Parts:
     """Text in fragments, or (Mistral, magistral) lists of typed parts, of which neighbours of one type are one."""
 
-    __slots__ = ("_parts", "_text")
-
     def __init__(self) -> None:
         self._text = Concat()
         self._parts: list[tuple[str, Any]] | None = None
 
     def add(self, value: Any) -> Effect:
-        if not isinstance(value, list):
-            if self._parts is None:
-                return self._text.add(value)
-            self._add_text(value)
-            return CHANGED
         if self._parts is None:
+            if not isinstance(value, list):
+                return self._text.add(value)
             self._parts = []
-            self._add_text(self._text.result())
-        for part in value:
-            self._add_part(part)
+            self._append(self._parts, self._text.result())
+        self._append(self._parts, value)
         return CHANGED
 
-    def _add_text(self, text: Any) -> None:
-        if text:
-            self._add_part({"type": "text", "text": text})
-
-    def _add_part(self, part: Any) -> None:
-        assert self._parts is not None
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(kind, str) or kind not in _JOINED_PARTS:
-            self._parts.append(("", part))
-            return
-        if not self._parts or self._parts[-1][0] != kind:
-            self._parts.append((kind, Fields(_PART, fragment)))
-        self._parts[-1][1].add(part)
+    @staticmethod
+    def _append(parts: list[tuple[str, Any]], value: Any) -> None:
+        texts = [{"type": "text", "text": value}] if value else []
+        for part in value if isinstance(value, list) else texts:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if not isinstance(kind, str) or kind not in _JOINED_PARTS:
+                parts.append(("", part))
+                continue
+            if not parts or parts[-1][0] != kind:
+                parts.append((kind, Fields(_PART, fragment)))
+            parts[-1][1].add(part)
 
     def result(self) -> Any:
         if self._parts is None:
@@ -314,8 +270,6 @@ class ByIndex:
 
     One without an index is an entry of its own. The `index` stays, since direct answers have it too.
     """
-
-    __slots__ = ("_also", "_entries", "_latest", "_rule")
 
     def __init__(self, rule: Rule, also: tuple[str, ...]) -> None:
         self._rule = rule
@@ -354,8 +308,6 @@ class ByIndex:
 
 
 class Nothing:
-    __slots__ = ()
-
     def add(self, value: Any) -> Effect:
         return SAME
 
@@ -365,8 +317,6 @@ class Nothing:
 
 class Padding(Nothing):
     """Differs from chunk to chunk and means nothing."""
-
-    __slots__ = ()
 
     def add(self, value: Any) -> Effect:
         return self
@@ -394,6 +344,8 @@ extend: Rule = Extend
 fragment: Rule = Fragment
 nothing: Rule = Nothing
 parts: Rule = Parts
+padding: Rule = Padding
+created: Rule = Created
 
 
 def fields(rules: Mapping[str, Rule], rest: Rule = fragment) -> Rule:
@@ -401,18 +353,17 @@ def fields(rules: Mapping[str, Rule], rest: Rule = fragment) -> Rule:
     return lambda: Fields(rules, rest)
 
 
-def by_index(rule: Rule, also: Iterable[str] = ()) -> Rule:
+def by_index(rule: Rule, also: tuple[str, ...] = ()) -> Rule:
     """A list of objects merged by `index`, and by the members named in `also`."""
-    names = tuple(also)
-    return lambda: ByIndex(rule, names)
+    return lambda: ByIndex(rule, also)
 
 
 _FRAGMENT_RULES: Mapping[type, Rule] = {str: TextOrLabel, list: Extend, dict: fields({})}
 _JOINED_PARTS: Final = frozenset(("text", "thinking", "output_text", "reasoning"))
-_PART: Final[Mapping[str, Rule]] = {
+_PART: Final = {
     "type": first,
     "text": concat,
-    "thinking": Parts,
+    "thinking": parts,
     "signature": latest,
     "closed": latest,
     "index": latest,

@@ -11,15 +11,12 @@ a call begins with a name, and nothing begins without a name or an id.
 from typing import Any
 
 from ..wire import jsontext
-from .fields import CHANGED, SAME, Concat, Effect, Fields, Rule, concat, first, fragment, index_of, name, nothing
-from .padding import padding
+from .fields import CHANGED, SAME, Concat, Effect, Rule, concat, fields, first, index_of, name, nothing, padding
 
 
 class Arguments:
     """A JSON text in fragments, or (Gemini gateways, vercel/ai#14760) the object itself, which a direct answer has
     as its text."""
-
-    __slots__ = ("_text", "_whole")
 
     def __init__(self) -> None:
         self._text = Concat()
@@ -37,24 +34,26 @@ class Arguments:
         return jsontext.dumps(self._whole).decode() if not text and self._whole is not None else text
 
 
-_FUNCTION: dict[str, Rule] = {"name": name, "arguments": Arguments}
-_CALL: dict[str, Rule] = {
-    "index": nothing,  # addresses the fragments; the answer has a list in its order
-    "id": first,
-    "type": first,
-    "function": lambda: Fields(_FUNCTION, fragment),
-    "custom": lambda: Fields({"name": name, "input": concat}, fragment),
-    "obfuscation": padding,
-}
+called_function: Rule = fields({"name": name, "arguments": Arguments})
+_CALL: Rule = fields(
+    {
+        "index": nothing,  # addresses the fragments; the answer has a list in its order
+        "id": first,
+        "type": first,
+        "function": called_function,
+        "custom": fields({"name": name, "input": concat}),
+        "obfuscation": padding,
+    }
+)
 
 
 class _Call:
-    """One call as far as it came; `before` is the call that was the latest when this one turned up."""
+    """One call, as far as it has come; `before` is the call that came before it."""
 
     def __init__(self, index: float, before: "_Call | None") -> None:
         self.index = index
         self.before = before
-        self.members = Fields(_CALL, fragment)
+        self.members = _CALL()
         self.id: Any = None
         self.name = ""
         self.arguments_begun = False
@@ -90,10 +89,6 @@ class _Call:
 
 
 class ToolCalls:
-    """The accumulator for `tool_calls`."""
-
-    __slots__ = ("_by_id", "_by_index", "_calls", "_latest")
-
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
@@ -122,17 +117,13 @@ class ToolCalls:
         if call is None or _begins_another(entry, call):
             if index is None and not _name(entry) and not entry.get("id") and not _arguments(entry):
                 return None  # a stub of nulls
-            call = self._start(index)
+            place: float = index if index is not None else self._latest.index if self._latest else 0
+            call = _Call(place, self._latest)
+            self._calls.append(call)
+            if index is not None:
+                self._by_index[index] = call
         if entry.get("id"):
             self._by_id.setdefault(str(entry["id"]), call)
-        return call
-
-    def _start(self, index: int | None) -> _Call:
-        place: float = index if index is not None else self._latest.index if self._latest else 0
-        call = _Call(place, self._latest)
-        self._calls.append(call)
-        if index is not None:
-            self._by_index[index] = call
         return call
 
     def result(self) -> list[dict[str, Any]] | None:
@@ -155,9 +146,9 @@ class ToolCalls:
 def _begins_another(entry: dict[str, Any], call: _Call) -> bool:
     """Whether an entry that is addressed to `call` is the first of another call.
 
-    Only one with a name can be (LM Studio sends a new id with every nameless fragment,
-    NousResearch/hermes-agent#106943). Then a new id tells (Gemini: index 0 for all); without ids, a name that comes
-    when the arguments have begun, and differs or comes with whole arguments as the first did.
+    It must have a name: LM Studio sends a new id with every nameless fragment (NousResearch/hermes-agent#106943). If
+    both have ids, another id means another call (Gemini: index 0 for all). If neither has one, and arguments have
+    begun, it is another call if its name differs, or if its arguments are whole as those of the first were.
     """
     name, entry_id = _name(entry), entry.get("id")
     if not name or not call.name:

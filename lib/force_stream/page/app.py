@@ -12,11 +12,11 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
 from pkgutil import get_data
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote
 
+from ..rules.keys import KEYS
 from ..rules.rule import Rule
 from ..view.stats import Stats
 from ..wire import jsontext
@@ -59,8 +59,7 @@ class Addon(Protocol):
     def change_rule(self, name: str, values: Mapping[str, str]) -> list[str]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """`target` as it was sent; names of `headers` in lower case; `body` is None where it was too large to be read;
     `peer` is the client's IP address."""
 
@@ -76,12 +75,11 @@ class Request:
         return self.target.partition("?")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     body: bytes
     type: str = "application/json"
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
 
 
 class _Failure(Exception):
@@ -101,7 +99,7 @@ def respond(addon: Addon, request: Request, hosts: Collection[str], *, remote: b
         answer = _json({"error": f"{failure}"}, failure.status, failure.headers)
         accepted = request.headers.get("accept", "")
         if "text/html" in accepted and "application/json" not in accepted:  # a person with a browser
-            answer = replace(answer, body=f"{failure}\n".encode(errors="replace"), type="text/plain; charset=utf-8")
+            answer = answer._replace(body=f"{failure}\n".encode(errors="replace"), type="text/plain; charset=utf-8")
     except Exception as error:
         # Its message may quote what an upstream sent.
         logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
@@ -114,20 +112,17 @@ def respond(addon: Addon, request: Request, hosts: Collection[str], *, remote: b
         "Content-Type": answer.type,
         "Content-Length": f"{len(answer.body)}",
     }
-    return replace(answer, headers=headers, body=b"" if request.method == "HEAD" else answer.body)
+    return answer._replace(headers=headers, body=b"" if request.method == "HEAD" else answer.body)
 
 
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(jsontext.dumps(value) + b"\n", status=status, headers=headers or {})
-
-
-# Who may ask
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
+    return Response(jsontext.dumps(value) + b"\n", status=status, headers=headers)
 
 
 def _check(request: Request, hosts: Collection[str], remote: bool) -> None:
     if not remote and not _is_loopback(request.peer):
         raise _Failure(403, "This page answers only this machine, unless the option force_stream_page_remote is set.")
-    # A health check often names no host, and its answer is no secret.
+    # A health check often names no host, and its answer is not a secret.
     host = request.headers.get("host", "")
     if canonical(host, request.scheme) not in hosts and request.path != "/health":
         raise _Failure(421, "This page is not served under that name.")
@@ -158,9 +153,6 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-# What is asked and answered
-
-
 def _show_page(addon: Addon, request: Request) -> Response:
     text = render(addon.enabled, _rules(addon), addon.stats.rows(), addon.stats.latest())
     # A model may send half a surrogate pair, and for that there is no UTF-8.
@@ -175,9 +167,8 @@ def _show_part(addon: Addon, request: Request, kind: str) -> Response:
 
 def _rules(addon: Addon) -> list[dict[str, Any]]:
     """Every rule in force: its keys as plain JSON values, and `flows`, how many it has taken."""
-    keys = [key.name for key in fields(Rule) if key.init]
     return [
-        {key: dict(value) if isinstance(value := getattr(rule, key), Mapping) else value for key in keys}
+        {key: dict(value) if isinstance(value := getattr(rule, key), Mapping) else value for key in KEYS}
         | {"flows": addon.flow_counts[rule.name]}
         for rule in addon.rules
     ]

@@ -67,6 +67,7 @@ def _stats(row: Mapping[str, Any]) -> _Html:
 @lru_cache(SHOWN_FLOWS)
 def _flow(flow: Outcome) -> _Html:
     lines = _join(_fill("line", line=line) for line in flow.odd)
+    oddities = "1 oddity" if len(flow.odd) == 1 else f"{len(flow.odd)} oddities"
     spelled = {
         "place": quote(flow.id, errors="replace"),
         "kind": "fault" if not flow.ok else "odd" if flow.inferred else "good",
@@ -76,9 +77,7 @@ def _flow(flow: Outcome) -> _Html:
         "model": flow.model or "no model",
         "ending": ending(flow),
         "figures": describe(flow),
-        "odd": _fill("odd", count="1 oddity" if len(flow.odd) == 1 else f"{len(flow.odd)} oddities", lines=lines)
-        if flow.odd
-        else "",
+        "odd": _fill("odd", count=oddities, lines=lines) if flow.odd else "",
         "width": WIDTH,
         "height": HEIGHT,
     }

@@ -10,6 +10,7 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 from ..view.stats import LONG_GAP, Outcome, cut_off, duration
+from ..wire.text import printable
 
 # Units of the picture; who shows it decides how large they are.
 WIDTH: Final = 720
@@ -49,19 +50,15 @@ def describe(outcome: Outcome) -> str:
 
 
 def ending(outcome: Outcome) -> str:
-    """How the flow ended, in a word or two."""
+    """How the flow ended, in a word or two. An upstream's own are without what XML has no way to say (Extensible Markup
+    Language 1.0, section 2.2)."""
     if outcome.truncated:
         return cut_off(outcome.events)
     if outcome.code or not outcome.ok:
-        return f"error {_word(outcome.code) or outcome.status}"
+        return f"error {printable(outcome.code[:LONGEST_WORD]) or outcome.status}"
     if not outcome.finish_reason:
         return "ended"
-    return f"finish {_word(outcome.finish_reason)}" + (" (inferred)" if outcome.inferred else "")
-
-
-def _word(text: str) -> str:
-    """An upstream's word, short, without what XML has no way to say (Extensible Markup Language 1.0, section 2.2)."""
-    return "".join(c if c.isprintable() and c not in "\ufffe\uffff" else "\ufffd" for c in text[:LONGEST_WORD])
+    return f"finish {printable(outcome.finish_reason[:LONGEST_WORD])}" + (" (inferred)" if outcome.inferred else "")
 
 
 def _parts(outcome: Outcome) -> Iterator[str]:
@@ -114,9 +111,9 @@ def _line(kind: str, path: str, color: str, width: float = 1) -> str:
     return f'<path class="{kind}" d="{path}" stroke="{color}" stroke-width="{width}" fill="none"/>'
 
 
-def _area(kind: str, begin: float, end: float, top: int, color: str) -> str:
-    size = f'width="{round(end - begin, 1)}" height="{_BOTTOM - top}"'
-    return f'<rect class="{kind}" x="{begin}" y="{top}" {size} fill="{color}" fill-opacity="0.3"/>'
+def _area(kind: str, start: float, end: float, top: int, color: str) -> str:
+    size = f'width="{round(end - start, 1)}" height="{_BOTTOM - top}"'
+    return f'<rect class="{kind}" x="{start}" y="{top}" {size} fill="{color}" fill-opacity="0.3"/>'
 
 
 def _label(x: float, y: float, text: str, color: str) -> str:

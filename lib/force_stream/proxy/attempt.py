@@ -1,6 +1,7 @@
 """One try to get an answer from an upstream: its pieces, their times, its limits, and how far it has come.
 
-Knows clocks and how an answer is read; must not know mitmproxy, which says what happens, or the client that waits.
+Knows clocks and how an answer is read; must not know mitmproxy, whose events its callers pass on, or the client that
+waits.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout,
 from ..rules.rule import Rule
 from .inject import Injection
 
-# Characters. mitmproxy's words for a broken response may quote all of it.
+# Characters. mitmproxy's message about a broken response may quote all of it.
 LONGEST_REASON: Final = 200
 
 
@@ -65,8 +66,8 @@ _TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
     State.CUT: {},
     State.FAILED: {},
 }
-# Seconds that an upstream has in a state before its answer is given without the rest: for usage; and to end its answer
-# properly. One that does keeps its connection for the next request; one that lingers loses it.
+# Seconds to wait in a state before the answer is given without the rest: for usage, and for the end of the body. An
+# upstream that ends in time keeps its connection for the next request; one that lingers loses it.
 PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
 
 
@@ -96,7 +97,7 @@ class Attempt:
         self.encoded = False
         self.is_settled = self.complete = False
         self.fault: Exception | None = None
-        # Not a list: its pieces would be in memory once more when they are joined. A BytesIO gives its bytes away.
+        # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
         self._body = BytesIO()
         self._size = 0
         self._times = array("d")
@@ -105,7 +106,7 @@ class Attempt:
         self._started = self._last_byte = self._last_change = clock()
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
 
-    # What happens
+    # Events
 
     def start_response(self, status: int, content_type: str, *, encoded: bool = False) -> None:
         """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end."""
@@ -116,8 +117,8 @@ class Attempt:
         self._on(Signal.RESPONSE)
 
     def receive(self, piece: bytes) -> bool:
-        """The next piece of the body. True if something is due for it: the answer, or a deadline that is sooner. Never
-        raises: a fault of ours becomes the answer."""
+        """The next piece of the body. True if the caller has to `poll`: the answer is ready, or a deadline has moved
+        closer. Never raises: a bug of ours becomes the answer."""
         self._last_byte = now = self.clock()
         self._size += len(piece)
         if self._size > self.rule.max_body:
@@ -170,14 +171,14 @@ class Attempt:
         self._last_change = self._last_byte
         return True
 
-    # When it has to be decided
+    # Deadlines
 
     def next_deadline(self) -> float | None:
         """When the answer is to be given at the latest, by the clock; None if nothing limits it."""
         return min((moment for moment, _ in self._deadlines()), default=None)
 
     def poll(self) -> bool:
-        """Let a limit that has passed decide. Whether the answer can be given."""
+        """Apply a limit that has passed. Returns whether the answer can be given."""
         if self.state is State.RECEIVING and not self.encoded:
             try:
                 self._reader.read_waiting()  # the last finish reason may be in it
@@ -192,7 +193,7 @@ class Attempt:
         return self.is_settled
 
     def _deadlines(self) -> Iterator[tuple[float, str]]:
-        """Each with what was missed if it passes."""
+        """Each deadline, with what to say if it is missed."""
         if self.is_settled:
             return
         if self.state in PATIENCE:
@@ -203,21 +204,20 @@ class Attempt:
             idle = self.rule.idle_timeout
             yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
 
-    # What comes of it
+    # The outcome
 
     @cached_property
     def _reader(self) -> AnswerReader:
-        """Without a response, for the reply to that failure alone."""
+        """`start_response` sets another one; this one only makes the reply when there is no response."""
         return self.spec.read()
 
     @property
     def injected(self) -> Mapping[str, Any]:
-        """The faults that were made on purpose, which is done below the hooks alone."""
+        """The faults that were injected, which only works below the hooks."""
         return self.rule.inject if self.observed else {}
 
     async def finish_aside(self, decoded: bytes | None = None) -> Reply | None:
-        """The same as `finish`, in a thread where it may take more than some milliseconds: one event loop serves
-        everybody."""
+        """The same as `finish`, but in a thread if it might block the event loop for more than a few milliseconds."""
         if self.encoded or self._reader.blocks_loop:
             return await asyncio.to_thread(self.finish, decoded)
         return self.finish(decoded)
@@ -232,7 +232,7 @@ class Attempt:
         return self._times.tolist()
 
     def body(self) -> bytes:
-        """The body as it came. Whoever asks gets the same bytes, so that they are in memory once."""
+        """The body as it came. Every call returns the same object, so the body is in memory once."""
         return self._body.getvalue()
 
     def finish(self, decoded: bytes | None = None) -> Reply | None:

@@ -1,11 +1,11 @@
-"""A body in chunks of HTTP/1.1, read many chunks at a time and given to whoever observes it.
+"""A chunked HTTP/1.1 body, read many chunks at a time and given to its observer.
 
-An upstream puts every event into a chunk of its own, and h11, which mitmproxy reads bodies with, takes them one by one:
-that is half of what an event costs a proxy. Here the whole chunks that are there become one piece; all else, and every
-mistake, is left to h11.
+Upstreams put every event into its own chunk, and h11, with which mitmproxy reads bodies, parses the chunks one by one:
+half of what an event costs a proxy. Here all complete chunks in the buffer become one piece; the rest, malformed input
+included, is left to h11.
 
 Knows h11's reader and its state between two calls, and mitmproxy's HTTP/1 client around it; must not know events or
-flows. `unknown_h11` says whether h11 is as this module needs it.
+flows. `unknown_h11` checks that h11 is what this module expects.
 """
 
 import re
@@ -28,8 +28,8 @@ _STATE: Final = {"_bytes_in_chunk": 0, "_bytes_to_discard": b"", "_reading_trail
 
 
 def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
-    """The data of the chunks in the buffer, taken from it as far as they are well formed; b"" where there is none, or
-    the body is in no chunks. h11's reader goes on behind them as if it had read them itself."""
+    """Remove the complete, well-formed chunks from the buffer and return their data; b"" if there are none, or the body
+    is not chunked. h11's reader continues after them as if it had read them itself."""
     if type(reader) is not ChunkedReader or reader._reading_trailer:
         return b""
     data, at = bytes(buffer), 0
@@ -57,7 +57,7 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
 
 
 def unknown_h11() -> str:
-    """What of h11 is not as this module needs it, in words; "" if all is."""
+    """What about h11 is not as this module expects, in words; "" if everything is."""
     reader = ChunkedReader()
     for name, value in _STATE.items():
         if getattr(reader, name, None) != value:
@@ -65,8 +65,8 @@ def unknown_h11() -> str:
     return ""
 
 
-class Due(http_events.HttpEvent):
-    """What a connection tells its stream when something is due for a piece that its receiver got."""
+class PollRequested(http_events.HttpEvent):
+    """What a connection sends to its stream when a piece has to be followed by a poll."""
 
 
 class Observer(Protocol):
@@ -77,10 +77,10 @@ class Observer(Protocol):
 
 
 class ChunkedClient(http_1.Http1Client):
-    """mitmproxy's connection to an HTTP/1 upstream. While it belongs to an observed stream, that gets the body without
-    the way through mitmproxy's layers, which for one event costs more than all of our own work."""
+    """mitmproxy's connection to an HTTP/1 upstream. While it serves an observed stream, the body goes straight to the
+    stream's receiver: for one event, the way through mitmproxy's layers costs more than all of our own work."""
 
-    # Whose answer comes, or came last. Weak: a connection may outlive its streams by hours.
+    # The stream that it serves, or served last. Weak: a connection may outlive its streams by hours.
     stream: Callable[[], Observer | None]
 
     def read_body(self, event: events.Event) -> Generator[commands.Command, Any, None]:
@@ -101,14 +101,14 @@ class ChunkedClient(http_1.Http1Client):
         if self.buf or not piece:
             yield from self._read_rest(stream.stream_id, event)
         if is_due:
-            # After the rest: that may be the end of the body, and then nothing is due any more.
-            yield http_base.ReceiveHttp(Due(stream.stream_id))
+            # Only after the rest, which may end the body: then there is nothing to poll for.
+            yield http_base.ReceiveHttp(PollRequested(stream.stream_id))
 
     def _read_rest(self, stream_id: int, event: events.Event) -> Generator[commands.Command, Any, None]:
         try:
             yield from super().read_body(event)
         except NotImplementedError:
-            # What mitmproxy raises for trailers after a body, which is whole then. Nothing more can be read from this
+            # mitmproxy raises this for trailers. The body is complete then, but nothing more can be read from this
             # connection.
             yield commands.CloseConnection(self.conn)
             yield http_base.ReceiveHttp(http_events.ResponseEndOfMessage(stream_id))

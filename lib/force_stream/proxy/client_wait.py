@@ -13,7 +13,7 @@ from .attempt import Attempt
 
 
 class Deadline(Enum):
-    """What a moment that has passed calls for."""
+    """What is due when a moment has passed."""
 
     NOTHING = "nothing"
     HEARTBEAT = "a heartbeat"
@@ -21,14 +21,15 @@ class Deadline(Enum):
 
 
 class ClientWait:
-    """`attempt`: the one in hand; None while the answer to a plain request comes. `headers_sent`: a heartbeat has
+    """`attempt`: the current one; None while a plain request is being answered. `headers_sent`: a heartbeat has
     committed to 200. `client_gone`: nobody waits any more. `retrying`: another attempt is under way or follows a pause.
     """
 
     def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.attempt = attempt
         self.heartbeat: Final = rule.heartbeat
-        # A plain request that may have to be sent again as a stream is one, whatever the rule says of retries.
+        # Without an attempt, the rule has `learn`: its plain request may be sent again as a stream, whatever `retries`
+        # says.
         self.may_retry: Final = attempt is None or rule.retries > 0
         self.headers_sent = False
         self.client_gone = False
@@ -65,7 +66,7 @@ class ClientWait:
 
     @property
     def _attempt(self) -> Attempt | None:
-        """The attempt that this client's own connection watches over; another one has a flow of its own."""
+        """The attempt that this client's own stream observes; a further attempt has its own flow."""
         return None if self.retrying else self.attempt
 
     def _next_heartbeat(self) -> float | None:

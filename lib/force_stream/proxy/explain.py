@@ -18,12 +18,12 @@ from .response import is_event_stream
 
 # How many rules one line of the log goes through; the command has no such limit.
 _RULES_IN_A_LINE: Final = 3
-# Characters of a line. Hosts, paths and models are the client's own.
+# Characters of a line. Hosts, paths and models come from the client.
 _LONGEST_LINE: Final = 1000
 
 
 def facts_of(flow: http.HTTPFlow) -> RequestFacts:
-    """What rules ask about a flow. A large body takes a while."""
+    """What rules ask about a flow. Slow for a large body."""
     return RequestFacts(hosts_of(flow), flow.request.path, model_of(body_of(flow)), flow)
 
 
@@ -66,7 +66,7 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
     if decided is not None:
         # The first match decides, so what the rules above it say does not matter.
         return f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}"
-    # A rule for the host says more than any other.
+    # The reasons of rules for this host say the most.
     hosts = hosts_of(flow)
     near = [line for rule, line in zip(rules, lines, strict=True) if rule.is_for_host(hosts)]
     shown = near or lines

@@ -1,7 +1,7 @@
-"""Faults made on purpose, for those who test an application.
+"""Faults that are injected on purpose, to test an application.
 
-Knows a rule's `inject` and counts events as their reader does; must not know mitmproxy. What comes out goes the way
-that a real upstream's bytes go, so that the application sees what it would see.
+Knows a rule's `inject` and counts events as their reader does; must not know mitmproxy. Its output takes the path of a
+real upstream's bytes, so that the application sees what a real fault would show it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -62,7 +62,7 @@ class Injection:
         value = self._wanted.get("content_type")
         return str(value) if value is not None else None
 
-    def begin(self) -> Iterator[Step]:
+    def start(self) -> Iterator[Step]:
         """What happens before the first byte."""
         yield from self._at_limit()
 

@@ -1,4 +1,4 @@
-"""A copy of the event stream that a client itself asked for, which passes live.
+"""A copy of an event stream that the client itself asked for and gets live.
 
 Must not know rules, events or what is made of the copy.
 """
@@ -22,7 +22,7 @@ class LiveCopy:
         self._size = 0
         self._is_whole = True
         self._limit = limit
-        self._started = time.monotonic()  # it is made when the request goes out
+        self._started = time.monotonic()  # this object is made when the request goes out
 
     def __call__(self, data: bytes) -> bytes:
         if data and self._is_whole and self._size + len(data) <= self._limit:
@@ -34,7 +34,7 @@ class LiveCopy:
         return data
 
     def store(self, flow: http.HTTPFlow) -> None:
-        """Put the copy where the flow's body would be."""
+        """Store the copy as the body of the flow's response."""
         if flow.response is not None and flow.response.raw_content is None and self.pieces:
             flow.response.raw_content = body = b"".join(self.pieces)
             self.pieces = [body]  # the flow keeps this object too, and should not keep the body twice

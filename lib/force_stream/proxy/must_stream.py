@@ -17,7 +17,7 @@ _WORDS: Final = (
     r"streaming is strongly recommended",
 )
 _MUST_STREAM: Final = re.compile("|".join(_WORDS), re.IGNORECASE)
-# Bytes. An error of more is a page, and what it says about streams is not meant for this request.
+# Bytes. A longer error is a web page, and what it says about streams is not about this request.
 LONGEST_ERROR: Final = 64 * 1024
 
 
@@ -31,7 +31,7 @@ def says_it_must_stream(status: int, body: bytes) -> bool:
 def rule_to_paste(host: str, model: str) -> str:
     """The rule that makes what was learned last, as YAML in one line."""
     name = re.sub(r"[^\w.+-]+", " ", f"{host} {model}")[:80].strip(" .+-")
-    # In a rule, a model's wildcards would stand for other models.
+    # Otherwise a wildcard character in the model's name would match other models.
     models = f", models: [{_quoted(glob.escape(model))}]" if model else ""
     return f"- {{name: {_quoted(name)}, hosts: [{_quoted(host)}]{models}, force_upstream_stream: true}}"
 

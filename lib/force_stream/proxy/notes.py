@@ -24,12 +24,12 @@ from ..answer.reader import AnswerSpec
 
 _PREFIX: Final = "force_stream."
 _SPEC: Final = tuple(field.name for field in fields(AnswerSpec))
-# What goes with the request, and so to another attempt at it.
+# What belongs to the request, and is copied to another attempt at it.
 _OF_THE_REQUEST: Final = (*_SPEC, "forced", "undo", "forced_size", "headers_undo")
 
 
 def save_notes(flow: http.HTTPFlow, values: dict[str, Any], spec: AnswerSpec | None = None) -> None:
-    """Note values, and how the flow's answer is read. A flow file takes lists, not tuples."""
+    """Save values, and the fields of the spec, on the flow. A flow file takes lists, not tuples."""
     if spec is not None:
         values |= {key: getattr(spec, key) for key in _SPEC} | {"quirks": list(spec.quirks)}
     flow.metadata.update({f"{_PREFIX}{key}": value for key, value in values.items()})
@@ -41,7 +41,7 @@ def note(flow: http.HTTPFlow, key: str, default: Any = None) -> Any:
 
 
 def all_notes(flow: Flow | None) -> dict[str, Any]:
-    """The notes by their keys, whatever else an edited flow file has; none for no flow."""
+    """The notes by their keys, whatever else an edited flow file contains; empty without a flow."""
     kept = {} if flow is None else flow.metadata
     ours = ((key, value) for key, value in kept.items() if isinstance(key, str) and key.startswith(_PREFIX))
     return {key.removeprefix(_PREFIX): value for key, value in ours}
@@ -52,7 +52,7 @@ def remove_notes(flow: http.HTTPFlow) -> None:
 
 
 def copy_request_notes(flow: http.HTTPFlow, other: http.HTTPFlow) -> None:
-    """Give another flow, which has the same request, what was noted of it, and nothing else."""
+    """Copy the notes about the request, and no others, to another flow with the same request."""
     found = {key: value for key in _OF_THE_REQUEST if (value := note(flow, key)) is not None}
     other.metadata = {}
     save_notes(other, found)
@@ -64,7 +64,7 @@ def was_made_to_stream(flow: http.HTTPFlow) -> bool:
 
 
 def spec_of(flow: http.HTTPFlow) -> AnswerSpec:
-    """How the answer of a forced flow is read, out of its notes."""
+    """The spec for a forced flow's answer, from its notes."""
     return AnswerSpec(**{key: note(flow, key) for key in _SPEC} | {"quirks": tuple(note(flow, "quirks"))})
 
 

@@ -21,11 +21,11 @@ from .notes import copy_request_notes, note, remove_notes, save_notes, was_made_
 # What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be
 # decoded: mitmproxy's brotli and deflate raise, its zstd gives nothing.
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
-# Headers that vouch for a body's bytes. A request that has one would be refused once its body is edited.
+# Headers that sign or hash the body. An upstream would reject a request that has one after its body was edited.
 _SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
 
 
-# What it says
+# Reading it
 
 
 def hosts_of(flow: http.HTTPFlow) -> tuple[tuple[str, int | None], ...]:
@@ -63,7 +63,7 @@ def body_of(flow: http.HTTPFlow) -> Body | Form | None:
 
 
 async def read_request(flow: http.HTTPFlow) -> Body | Form | None:
-    """The same without holding the event loop."""
+    """The same without blocking the event loop."""
     raw = readable_body(flow)
     if raw is None:
         return None
@@ -90,7 +90,7 @@ def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
     return AnswerSpec(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
 
 
-# What it becomes
+# Forcing it
 
 
 def forced_form(
@@ -118,7 +118,7 @@ def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint
 
 
 def check_unsigned(request: http.Request) -> None:
-    """Raises `Refusal` for a request whose headers vouch for its body's bytes."""
+    """Raises `Refusal` for a request whose headers sign or hash its body."""
     names = {name.lower() for name, _ in request.headers.fields}
     signed = [name.decode() for name in _SIGNATURES if name in names]
     if request.headers.get("authorization", "").startswith("AWS4-"):
@@ -154,11 +154,11 @@ def _set_body(request: http.Request, body: bytes) -> None:
         request.headers["content-length"] = str(len(body))
 
 
-# How it gets back
+# Restoring it
 
 
 def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
-    """The body of a forced request before it was edited; a body that a person edited since stays as it is."""
+    """The body of a forced request before it was edited; unchanged if a person has edited it since."""
     if len(body) != note(flow, "forced_size"):
         return body
     return undo(body, [(start, end, old) for start, end, old in note(flow, "undo")])

@@ -1,6 +1,6 @@
 """A flow's response: what it says, and what it becomes.
 
-Knows mitmproxy's responses and what an attempt came to; must not know events, chunks or rules.
+Knows mitmproxy's responses and the outcome of an attempt; must not know events, chunks or rules.
 """
 
 from http import HTTPStatus
@@ -23,7 +23,7 @@ from .retry_policy import is_retried
 MARK: Final = ":warning:"
 EVENT_STREAM_TYPE: Final = "text/event-stream"
 _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
-# What described the event stream, or the connection that it came over, and would be untrue of the document.
+# Headers that described the event stream or its connection, and would be wrong for the document.
 _STREAM_HEADERS: Final = frozenset(
     b"""
     connection keep-alive transfer-encoding content-encoding trailer content-range accept-ranges etag content-md5 digest
@@ -36,7 +36,7 @@ _STREAM_HEADERS: Final = frozenset(
 
 
 def is_event_stream(response: http.Response) -> bool:
-    """Whether a response goes by the label of an event stream."""
+    """Whether a response is labelled as an event stream."""
     content_type: str = response.headers.get("content-type", "")
     return 200 <= response.status_code < 300 and content_type.lower().startswith(EVENT_STREAM_TYPE)
 
@@ -55,7 +55,7 @@ def text_of(response: http.Response) -> str:
 
 
 def asks_for_stream(flow: http.HTTPFlow) -> bool:
-    """Whether a plain request was refused because it did not ask for a stream."""
+    """Whether a plain request was rejected because it did not ask for a stream."""
     return flow.response is not None and says_it_must_stream(flow.response.status_code, decoded(flow.response))
 
 
@@ -68,8 +68,8 @@ def event_stream(flow: http.HTTPFlow) -> bytes | None:
 
 
 def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str] | None:
-    """What made, or would make, an answer of a flow's event stream: the spec, the upstream's status and content type.
-    None where the flow's path is not an endpoint's."""
+    """How an answer was, or would be, made from a flow's event stream: the spec, the upstream's status and content
+    type. None where the flow's path is not an endpoint's."""
     content_type = flow.response.headers.get("content-type", "") if flow.response is not None else ""
     status = flow.response.status_code if flow.response is not None else 200
     if was_made_to_stream(flow):
@@ -85,7 +85,7 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str] | None:
 
 
 def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
-    """Give a whole response to an attempt that saw nothing of it; False where mitmproxy does not hold the body."""
+    """Give a whole response to an attempt that has not observed it; False where mitmproxy does not hold the body."""
     response = flow.response
     assert response is not None
     if response.raw_content is None:
@@ -115,7 +115,7 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
     response.headers.fields = tuple(kept)
     response.trailers = None
     if response.http_version == "HTTP/1.0":
-        response.http_version = "HTTP/1.1"  # as the client's connection is not the upstream's
+        response.http_version = "HTTP/1.1"  # the client's own connection may be kept open
     headers = {"Content-Type": JSON_TYPE, "Content-Length": str(len(reply.body)), **reply.headers}
     for name, value in headers.items():
         response.headers[name.lower() if flow.request.is_http2 else name] = value
@@ -123,14 +123,14 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
 
 
 def pass_through(flow: http.HTTPFlow, attempt: Attempt) -> None:
-    """Leave the response as it came; of a body that was cut off, the length that was announced is untrue."""
+    """Leave the response as it came, but correct the announced length of a body that was cut off."""
     response = flow.response
     if response is not None and not attempt.complete and "content-length" in response.headers:
         response.headers["content-length"] = str(len(response.raw_content or b""))
 
 
 def fault() -> Reply:
-    """The reply where the addon itself failed: raw events are nothing for a client that asked for JSON."""
+    """The reply if the addon itself failed: a client that asked for JSON must not get raw events."""
     error = InternalError("the answer could not be aggregated")
     return Reply(error.status_hint, jsontext.dumps(error.body()))
 
@@ -139,7 +139,7 @@ def fault() -> Reply:
 
 
 def may_retry(attempt: Attempt) -> bool:
-    """Whether another attempt may come to more."""
+    """Whether another attempt may do better."""
     report = attempt.report
     if report.truncated:
         return True
@@ -147,13 +147,13 @@ def may_retry(attempt: Attempt) -> bool:
 
 
 def retry_after(flow: http.HTTPFlow) -> str | None:
-    """What the upstream says of when to come again."""
+    """When the upstream says to try again."""
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
 def copy_outcome(flow: http.HTTPFlow, again: http.HTTPFlow, number: int) -> None:
-    """Make the outcome of another attempt the outcome of the first flow, for its client. What the first attempt itself
-    came to stays in its metadata."""
+    """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
+    outcome stays in its metadata."""
     if again.response is None:
         return
     flow.response = again.response.copy()

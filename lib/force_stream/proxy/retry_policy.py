@@ -9,23 +9,23 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-# What another try can cure, by RFC 9110 and by what OpenAI's own clients try again: a timeout, a conflict, a limit,
-# and whatever is the server's fault.
+# What another try can cure, by RFC 9110 and by what OpenAI's own clients retry: a timeout, a conflict, a rate limit,
+# and server errors.
 RETRIED: Final = frozenset((408, 409, 429))
 # Seconds.
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 8.0
-# Seconds. An upstream that asks for more patience than this is not waited for: the application decides.
+# Seconds. A longer Retry-After is not waited for: the application decides.
 LONGEST_RETRY_AFTER: Final = 60.0
 
 
 def is_retried(status: int) -> bool:
-    """Whether an answer with this status may be better another time."""
+    """Whether a request that got this status may succeed another time."""
     return status in RETRIED or 500 <= status < 600
 
 
 def delay(tries: int, retry_after: str | None) -> float | None:
-    """Seconds to wait after `tries` tries have failed; None if the upstream asks for more than is waited for."""
+    """Seconds to wait after `tries` tries have failed; None if the upstream asks for a longer wait than is allowed."""
     asked = _seconds(retry_after)
     if asked is not None:
         return asked if asked <= LONGEST_RETRY_AFTER else None

@@ -5,8 +5,8 @@ is cut off never: the client gets a page of mitmproxy's own. Here a subclass of 
 flow's `Attempt`, goes on as if the response had ended when the transport cuts it off, gives up when a limit has passed,
 and answers in the upstream's place when there is no response at all.
 
-Must not know JSON or events. `check` says whether mitmproxy is as this module needs it; the names are the same in
-12.0.1 to 12.3.1, but nobody promised them.
+Must not know JSON or events. `check` says whether mitmproxy is what this module expects; the names are the same in
+12.0.1 to 12.3.1, but mitmproxy does not guarantee them.
 """
 
 import logging
@@ -33,12 +33,12 @@ from mitmproxy.proxy.layers.http import _http1 as http_1
 from mitmproxy.proxy.server import ConnectionHandler
 
 from .attempt import Attempt
-from .chunked import ChunkedClient, Due, unknown_h11
+from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .inject import Cut, Deliver, Step
 
-# Seconds. A wakeup cannot be taken back, and holds its stream until then: none is longer, so nothing outlives its flow
-# by more.
+# Seconds. A wakeup cannot be cancelled, and keeps its stream in memory until it fires. None is longer than this, so no
+# stream outlives its flow by more.
 LONGEST_SLEEP: Final = 1.0
 # Seconds. Clocks and timers are no finer, so two wakeups this close are one.
 SHORTEST_SLEEP: Final = 0.005
@@ -70,7 +70,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
 
 
 def check() -> str:
-    """What of mitmproxy is not as this module needs it, in words; "" if all is."""
+    """What about mitmproxy is not as this module expects, in words; "" if everything is."""
     for module, names in _NEEDED.items():
         for name in names.split():
             try:
@@ -84,16 +84,16 @@ _UNKNOWN_H11: Final = unknown_h11()
 
 
 class _Faulted(events.Event):
-    """What a stream gives itself to handle when handling something else failed."""
+    """An event that a stream handles when handling another one has raised."""
 
 
 class _FaultedAgain(events.Event):
-    """What it gives itself when handling that failed too."""
+    """The next one, when handling that has raised too."""
 
 
 class ObservedStream(http_layers.HttpStream):
-    """An HTTP stream that feeds its flow's attempt, and serves the client that waits. Without either it is mitmproxy's
-    own, call for call. `receiver`: the attempt, while it may be given the body's pieces as they are read."""
+    """An HTTP stream that feeds its flow's attempt, and serves the client that waits. Without either it does exactly
+    what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read."""
 
     wait_of: WaitOf
     receiver: Attempt | None = None
@@ -181,7 +181,7 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._answer()
         elif isinstance(event, _FaultedAgain):
             yield from self._answer_empty()
-        elif isinstance(event, Due):
+        elif isinstance(event, PollRequested):
             yield from self._follow_up()
         elif isinstance(event, events.Wakeup):
             yield from self._poll()
@@ -241,7 +241,7 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._wait_on(self._wait.poll())
 
     def _wait_on(self, due: Deadline) -> Commands:
-        """Do what is due, and see when to look again."""
+        """Do what is due, and schedule the next poll."""
         assert self._wait is not None
         if due is Deadline.ANSWER:
             yield from self._answer()
@@ -276,12 +276,12 @@ class ObservedStream(http_layers.HttpStream):
     def _leave_to_mitmproxy(self) -> None:
         """Be one of mitmproxy's own streams from now on, so that a flow that nobody observes has no overhead."""
         self.__class__ = http_layers.HttpStream  # type: ignore[assignment]
-        # What was looked up before is still ours.
+        # These two were bound to our class before.
         self.client_state = getattr(self, self.client_state.__name__)
         self.server_state = getattr(self, self.server_state.__name__)
 
     def _claim_client(self) -> None:
-        """Have a connection that speaks HTTP/1 hand over the pieces of the body that it reads."""
+        """Make an HTTP/1 connection hand over the pieces of the body that it reads."""
         http_layer = next((one for one in self.context.layers[::-1] if isinstance(one, http_layers.HttpLayer)), None)
         connection = http_layer.connections.get(self.context.server) if http_layer is not None else None
         # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
@@ -299,7 +299,7 @@ class ObservedStream(http_layers.HttpStream):
         return exceeded
 
     def check_invalid(self, request: bool) -> Commands:
-        # mitmproxy would answer a response with headers that smuggle with a page of its own.
+        # mitmproxy would replace a response whose headers allow request smuggling with its own error page.
         if request or self._attempt is None:
             invalid: bool = yield from super().check_invalid(request)
             return invalid
@@ -334,7 +334,7 @@ class ObservedStream(http_layers.HttpStream):
             if injection is None:
                 self.receiver = attempt
             else:
-                yield from self._inject(injection.begin())
+                yield from self._inject(injection.start())
 
     def _follow_up(self) -> Commands:
         assert self._attempt is not None
@@ -415,7 +415,7 @@ class ObservedStream(http_layers.HttpStream):
         yield from self.send_response()
 
     def _answer_empty(self) -> Commands:
-        """The same without anything that came, for when that failed."""
+        """The same without anything that has arrived, for when that failed."""
         yield from self._leave_upstream()
         self.flow.response = _stand_in()
         yield from self.send_response()
@@ -427,8 +427,8 @@ class ObservedStream(http_layers.HttpStream):
         self.receiver = None
         connected, self._connected = self._connected, False
         if connected and self._attempt is not None and not self._attempt.complete:
-            left = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
-            yield http_layers.SendHttp(left, self.context.server)
+            cancelled = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
+            yield http_layers.SendHttp(cancelled, self.context.server)
 
     def _heartbeat(self, wait: ClientWait) -> Commands:
         """A space for a client that is about to lose patience; the first one commits to 200."""
@@ -459,7 +459,7 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._send_after_heartbeat()
 
     def _send_after_heartbeat(self) -> Commands:
-        """The client has a head already, with status 200."""
+        """For a client that already has a head, with status 200."""
         assert self.flow.response
         document = self.flow.response.get_content(strict=False)
         if 200 <= self.flow.response.status_code < 300 and document:
@@ -469,7 +469,7 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._end_short()
 
     def _end_short(self) -> Commands:
-        """For a status that was sent and cannot be taken back: no client takes a body that ends short for an answer."""
+        """The status has been sent, so the body is cut short: no client mistakes that for an answer."""
         cut = http_events.ResponseProtocolError(self.stream_id, "failed", http_events.ErrorCode.GENERIC_SERVER_ERROR)
         yield http_layers.SendHttp(cut, self.context.client)
         self.flow.live = False
@@ -478,7 +478,7 @@ class ObservedStream(http_layers.HttpStream):
 
 
 def _stand_in() -> http.Response:
-    """A response until the `response` hook puts the reply in its place."""
+    """A placeholder, until the `response` hook puts the reply in its place."""
     response = http.Response.make(502)
     response.timestamp_start = time.time()
     return response
@@ -509,7 +509,7 @@ class StreamLayerAddon:
     """
 
     def __init__(self, wait_of: WaitOf) -> None:
-        """`wait_of`: the client that waits for a flow's answer; None where the flow is nobody's but mitmproxy's."""
+        """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's."""
         self._wait_of = wait_of
         stream = type("ObservedStream", (ObservedStream,), {"wait_of": staticmethod(wait_of)})
 
@@ -533,8 +533,8 @@ class StreamLayerAddon:
             flow.response.stream = False
 
     def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, ClientWait]:
-        """Have connections that are open already make observed streams too: those from before the addon was loaded
-        again would otherwise heed the old one. Returns the flows whose clients wait there now."""
+        """Have connections that are already open make observed streams too: those from before a reload would otherwise
+        keep using the old addon. Returns the flows whose clients are waiting there."""
         waiting: dict[http.HTTPFlow, ClientWait] = {}
         layers: list[Any] = [handler.layer for handler in handlers]
         while layers:
@@ -547,7 +547,7 @@ class StreamLayerAddon:
             layers += [inner for name in ("layer", "child_layer") if (inner := getattr(made, name, None)) is not None]
         return waiting
 
-    async def send(self, flow: http.HTTPFlow, options: Options) -> None:
+    async def send_attempt(self, flow: http.HTTPFlow, options: Options) -> None:
         """Send a flow's request to its upstream once more, as mitmproxy's client replay does; returns when the flow
         has its response, or an error."""
         handler = clientplayback.ReplayHandler(flow, _options_for(flow, options))
@@ -564,7 +564,8 @@ class StreamLayerAddon:
 
 
 def _options_for(flow: http.HTTPFlow, options: Options) -> Options:
-    """For a replay, which goes by the first mode alone and would use its upstream proxy for the flows of others."""
+    """For a replay: mitmproxy looks at the first mode only, and would send flows of other modes through its upstream
+    proxy."""
     mode = flow.client_conn.proxy_mode.full_spec
     if mode in options.mode[:1] or not any(each.startswith("upstream:") for each in options.mode):
         return options

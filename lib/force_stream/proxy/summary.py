@@ -72,9 +72,9 @@ def _odd(report: Report) -> str:
 
 
 def _seconds(flow: http.HTTPFlow) -> float:
-    begin = flow.request.timestamp_end or flow.request.timestamp_start
+    start = flow.request.timestamp_end or flow.request.timestamp_start
     end = None if flow.live or flow.response is None else flow.response.timestamp_end
-    return max(0.0, (end or time.time()) - begin)
+    return max(0.0, (end or time.time()) - start)
 
 
 def _tokens(usage: Any) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 from .keys import KEYS, NAME, REQUIRED
@@ -59,16 +60,8 @@ def with_value(rule: Rule, key: str, text: str) -> Rule:
         raise RulesError(f"rule {rule.name}: {mistake.what}") from None
 
 
-# --- YAML to nodes --------------------------------------------------------------------------------------------------
-
-
-class _Nothing:
-    """The node of an empty text, for which the libraries have none."""
-
-    id = "scalar"
-    tag = "tag:yaml.org,2002:null"
-    value = ""
-    start_mark = None
+# The node of an empty text, for which the libraries have none.
+_NOTHING: Final[Any] = SimpleNamespace(id="scalar", tag="tag:yaml.org,2002:null", value="", start_mark=None)
 
 
 def _compose(text: str) -> Node:
@@ -79,7 +72,7 @@ def _compose(text: str) -> Node:
         with warnings.catch_warnings():
             # An anchor defined twice is an error to PyYAML and a warning to ruamel.yaml.
             warnings.simplefilter("error")
-            return _composer()(text) or _Nothing()
+            return _composer()(text) or _NOTHING
     except ModuleNotFoundError:
         raise MistakeError("neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`") from None
     except RecursionError:
@@ -126,9 +119,6 @@ def _problem_line(error: Exception, text: str) -> int | None:
         return int(mark.line) + 1
     position = getattr(error, "position", None)
     return None if position is None else text.count("\n", 0, position) + 1
-
-
-# --- Nodes to rules -------------------------------------------------------------------------------------------------
 
 
 def _read_rules(root: Node, rules: list[Rule], mistakes: list[MistakeError]) -> None:

@@ -24,15 +24,7 @@ DEFAULTS: Final = Rule("", ())
 REQUIRED: Final = Rule.__match_args__
 
 
-def _name(node: parse.Node) -> str:
-    name = parse.text(node)
-    if not NAME.fullmatch(name):
-        raise parse.expected("a name of letters, digits, spaces and . _ + -, 80 at most", node)
-    if name == HOSTS_OPTION:
-        raise parse.MistakeError(f"the rule that mitmproxy's option {HOSTS_OPTION} makes has this name", node)
-    return name
-
-
+_NAME: Final = parse.checked(NAME.fullmatch, "a name of letters, digits, spaces and . _ + -, 80 at most")
 _HOST: Final = parse.checked(
     compile_host, "a host such as llm.example.com, *.example.ai, 10.0.0.5:8000 or [::1]:8000, without scheme and path"
 )
@@ -41,6 +33,13 @@ _ENDPOINT: Final = parse.one_of("endpoint", ENDPOINTS)
 _PATHS: Final = parse.mapping_of(_PATH.fullmatch, "a path such as /custom/generate, without a query", _ENDPOINT)
 _OPTIONS: Final = parse.mapping_of(str.isprintable, "the name of an option", parse.or_null(parse.plain))
 _COUNT: Final = parse.whole(0, 10**9)
+
+
+def _name(node: parse.Node) -> str:
+    name: str = _NAME(node)
+    if name == HOSTS_OPTION:
+        raise parse.MistakeError(f"the rule that mitmproxy's option {HOSTS_OPTION} makes has this name", node)
+    return name
 
 
 class Key(NamedTuple):

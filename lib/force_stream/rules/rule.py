@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mitmproxy import flowfilter
 from mitmproxy.flow import Flow
@@ -22,8 +22,7 @@ from .hosts import HostPattern, canonical_host, compile_host, spelled_hosts
 HOSTS_OPTION: Final = "force_stream_hosts"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(NamedTuple):
     """What a rule asks about a request.
 
     `hosts` are the names in the request (target, Host or :authority, SNI), each with its port or None; `path` may

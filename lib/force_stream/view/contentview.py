@@ -1,6 +1,6 @@
 """The content view "Upstream SSE": the events behind an answer, in mitmproxy's console, mitmweb and mitmdump.
 
-Knows mitmproxy's content views and the metadata that `flows` lists; must not know events, which are `timeline`'s.
+Knows mitmproxy's content views and the metadata that `proxy/notes` lists; must not know events, which are `timeline`'s.
 """
 
 from typing import Any, Final
@@ -23,9 +23,7 @@ NOT_OURS: Final = -1.0
 class UpstreamSSE(Contentview):
     """Shows the event stream that the flow keeps, or else the one that the response is."""
 
-    @property
-    def name(self) -> str:
-        return "Upstream SSE"
+    name = "Upstream SSE"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         response = _response(metadata)

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from ..answer.oddities import index_or_place
-from ..merge.padding import PADDING
+from ..merge.fields import PADDING
 from ..wire.jsontext import Number
 
 # Characters of one value, of one member's name, and of all that one chunk adds.
@@ -76,7 +76,7 @@ class DeltaDescriber:
         `kind`: a top-level `type` that the reader knows already."""
         texts: list[str] = []
         others: list[str] = []
-        for leaf in _leaves_of(chunk):
+        for leaf in islice(_leaves(chunk), MOST_VALUES):
             if leaf.is_text:
                 self.has_text = True
                 texts.append(f"{leaf.path} +{quote(leaf.value)}")
@@ -97,7 +97,7 @@ class DeltaDescriber:
 
 def has_text(chunk: dict[str, Any]) -> bool:
     """Whether a chunk adds text to what the model said."""
-    return any(leaf.is_text for leaf in _leaves_of(chunk))
+    return any(leaf.is_text for leaf in islice(_leaves(chunk), MOST_VALUES))
 
 
 class _Leaf(NamedTuple):
@@ -105,10 +105,6 @@ class _Leaf(NamedTuple):
     key: str
     value: Any
     is_text: bool
-
-
-def _leaves_of(chunk: dict[str, Any]) -> Iterator[_Leaf]:
-    return islice(_leaves(chunk), MOST_VALUES)
 
 
 def _leaves(value: dict[str, Any], before: str = "", depth: int = 0, in_delta: bool = False) -> Iterator[_Leaf]:

@@ -87,18 +87,16 @@ def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
 class _Mean:
     count: int = 0
     total: float = 0.0
+    value: float | None = None
 
     def add(self, value: float | None) -> None:
         if value is not None:
             self.count += 1
             self.total += value
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.count if self.count else None
+            self.value = self.total / self.count
 
 
-@dataclass(slots=True)
+@dataclass
 class Row:
     """One upstream and model. Times in seconds: means over its flows, but for the longest gap."""
 
@@ -126,8 +124,7 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; None where nothing was timed."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value.value if isinstance(value, _Mean) else value for name, value in values.items()}
+        return {name: value.value if isinstance(value, _Mean) else value for name, value in vars(self).items()}
 
 
 class Stats:
@@ -141,9 +138,7 @@ class Stats:
         key = outcome.upstream, outcome.model
         if key not in self._rows and len(self._rows) >= MOST_ROWS:
             key = OTHERS
-        if key not in self._rows:
-            self._rows[key] = Row(*key)
-        self._rows[key].add(outcome)
+        self._rows.setdefault(key, Row(*key)).add(outcome)
         self._latest.append(outcome)
 
     def rows(self) -> list[dict[str, Any]]:

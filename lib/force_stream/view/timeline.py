@@ -9,15 +9,14 @@ import re
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..answer.events import Event, EventReader, Kind
 from ..answer.oddities import MOST_NUMBERS
 from ..wire.sse import end_of_event
 from .delta import DeltaDescriber, brief, has_text, quote
-from .stats import LONG_GAP
 
 # Lines of the timeline, from the stream's beginning and from its end.
 SHOWN_FIRST: Final = 4_000
@@ -45,8 +44,7 @@ _PARTS: Final = ("response", "message", "x_groq")
 _LAST_TYPES: Final = (".completed", ".incomplete", ".done")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A line of the timeline. `number` is None for what is not an event: a comment, `[DONE]`. `at`: seconds since the
     request went out, `gap`: since the entry before; None where that is not known."""
 
@@ -55,10 +53,6 @@ class Entry:
     at: float | None = None
     gap: float | None = None
     added: str = ""
-
-    @property
-    def after_long_gap(self) -> bool:
-        return self.gap is not None and self.gap >= LONG_GAP
 
 
 @dataclass(slots=True)
@@ -189,8 +183,6 @@ class _Reader:
         for start, end, whole in tail:
             work += self._block(start, end, whole, skip=work >= MOST_WORK_IN_TAIL)
 
-    # Blocks of lines, and the events in them
-
     def _block(self, start: int, end: int, whole: bool, *, skip: bool = False) -> int:
         """Read the lines up to a blank one; returns the work that it took."""
         timeline, reader, at = self._timeline, self._reader, self._arrivals.of(end)
@@ -203,9 +195,8 @@ class _Reader:
             self._push("not looked into", at, added, reader.count)
             return 1
         piece = self._body[start:end]
-        comments = (
-            list(_COMMENT.finditer(piece)) if piece.startswith(b":") or b"\n:" in piece or b"\r:" in piece else []
-        )
+        has_comments = piece.startswith(b":") or b"\n:" in piece or b"\r:" in piece
+        comments = list(_COMMENT.finditer(piece)) if has_comments else []
         for comment in comments:
             text = comment[1][:LONGEST_COMMENT].decode(errors="replace").strip()
             self._push("comment", self._arrivals.of(min(start + comment.end() + 1, end)), text)
@@ -252,12 +243,10 @@ class _Reader:
         added = self._describer.describe(chunk, entry.type)
         if self._describer.has_text and self._timeline.first_content is None:
             self._timeline.first_content = entry.at
-        return replace(entry, added=added)
+        return entry._replace(added=added)
 
     def _beginning(self, start: int, end: int) -> str:
         return self._body[start : min(end, start + 200)].decode(errors="replace")
-
-    # What an event says of the answer
 
     def _look(self, chunk: dict[str, Any]) -> None:
         timeline, choices, delta = self._timeline, chunk.get("choices"), chunk.get("delta")

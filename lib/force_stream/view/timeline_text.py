@@ -5,12 +5,11 @@ Knows words, columns and what a terminal can print; must not know bytes, JSON or
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..answer.oddities import MOST_NUMBERS
 from .delta import brief, escaped
-from .stats import cut_off
+from .stats import LONG_GAP, cut_off
 from .timeline import LONGEST_TYPE, Entry, Timeline
 
 WIDEST_TYPE: Final = 32
@@ -19,8 +18,7 @@ LONGEST_REASON: Final = 60
 _BLANK: Final = " "
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(NamedTuple):
     """What is known of an answer besides its events; "" and None for what is not. `odd`: what was odd, according to the
     one who read the whole stream; `kept`: how many bytes of it there are where that is not all."""
 
@@ -103,8 +101,9 @@ def _times(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
 def _entry_line(entry: Entry, width: int) -> str:
     gap = "" if entry.gap is None else f"+{entry.gap:.3f}"
     at = "" if entry.at is None else f"{entry.at:.3f}"
-    added = f"[after {entry.gap:.1f} s of silence] {entry.added}" if entry.after_long_gap else entry.added
-    mark = "!" if entry.after_long_gap else " "
+    silence = entry.gap is not None and entry.gap >= LONG_GAP
+    added = f"[after {entry.gap:.1f} s of silence] {entry.added}" if silence else entry.added
+    mark = "!" if silence else " "
     return _row("" if entry.number is None else f"{entry.number}", at, gap, f"{entry.type:<{width}}", added, mark)
 
 

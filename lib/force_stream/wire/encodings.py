@@ -7,6 +7,8 @@ trusted: a few bytes can expand to gigabytes.
 import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Final
@@ -43,47 +45,31 @@ def decode(body: bytes, coding: str, limit: int) -> bytes:
     return decoded
 
 
-def _gzip(body: bytes, limit: int) -> bytes:
-    return _inflate(body, limit, zlib.MAX_WBITS | 32)
-
-
 def _deflate(body: bytes, limit: int) -> bytes:
     # The standard wants zlib's header; many servers leave it out.
     return _inflate(body, limit, zlib.MAX_WBITS) or _inflate(body, limit, -zlib.MAX_WBITS)
 
 
-def _inflate(body: bytes, limit: int, window: int) -> bytes:
-    decoder = zlib.decompressobj(window)
+def _inflate(body: bytes, limit: int, window: int = zlib.MAX_WBITS | 32) -> bytes:
     try:
-        return decoder.decompress(body, limit + 1)
+        return zlib.decompressobj(window).decompress(body, limit + 1)
     except zlib.error:
-        return _piece_by_piece(body, limit, zlib.decompressobj(window).decompress)
+        return _joined(map(zlib.decompressobj(window).decompress, _steps(body)), limit, zlib.error)
 
 
 def _brotli(body: bytes, limit: int) -> bytes:
-    return _piece_by_piece(body, limit, brotli.Decompressor().process)
+    return _joined(map(brotli.Decompressor().process, _steps(body)), limit, brotli.error)
 
 
 def _zstd(body: bytes, limit: int) -> bytes:
     library = _zstd_library()
-    pieces: list[bytes] = []
-    size = 0
     read = _zstd_reader if library.__name__ == "zstandard" else _zstd_frames
-    try:
-        for piece in read(library, body, limit):
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                break
-    except library.ZstdError:
-        pass
-    return b"".join(pieces)
+    return _joined(read(library, body, limit), limit, library.ZstdError)
 
 
 def _zstd_frames(library: ModuleType, body: bytes, limit: int) -> Iterator[bytes]:
     decoder = library.ZstdDecompressor()
-    for start in range(0, len(body), _STEP):
-        data = body[start : start + _STEP]
+    for data in _steps(body):
         while data or not (decoder.needs_input or decoder.eof):
             if decoder.eof:
                 decoder = library.ZstdDecompressor()  # frames may follow one another (RFC 8878, section 3.1)
@@ -91,39 +77,38 @@ def _zstd_frames(library: ModuleType, body: bytes, limit: int) -> Iterator[bytes
             data = decoder.unused_data if decoder.eof else b""
 
 
-def _zstd_reader(library: ModuleType, body: bytes, limit: int) -> Iterator[bytes]:
+def _zstd_reader(library: ModuleType, body: bytes, _: int) -> Iterator[bytes]:
     reader = library.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
-    while piece := reader.read(_STEP):
-        yield piece
+    return iter(partial(reader.read, _STEP), b"")
 
 
 def _zstd_library() -> ModuleType:
     for name in ZSTD_LIBRARIES:
-        try:
+        with suppress(ImportError):
             return import_module(name)
-        except ImportError:
-            continue
     raise MissingDecoder("no zstd library is installed; `pip install backports.zstd`")
 
 
-def _piece_by_piece(body: bytes, limit: int, process: Callable[[bytes], bytes]) -> bytes:
-    """Everything before the first byte that cannot be decoded."""
+def _steps(body: bytes) -> Iterator[bytes]:
+    return (body[start : start + _STEP] for start in range(0, len(body), _STEP))
+
+
+def _joined(decoded: Iterator[bytes], limit: int, broken: type[Exception]) -> bytes:
+    """Everything before the first byte that cannot be decoded, or before the limit."""
     pieces: list[bytes] = []
     size = 0
-    for start in range(0, len(body), _STEP):
-        try:
-            pieces.append(process(body[start : start + _STEP]))
-        except (brotli.error, zlib.error):
-            break
-        size += len(pieces[-1])
-        if size > limit:
-            break
+    with suppress(broken):
+        for piece in decoded:
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                break
     return b"".join(pieces)
 
 
 _DECODERS: Final[Mapping[str, Callable[[bytes, int], bytes]]] = {
-    "gzip": _gzip,
-    "x-gzip": _gzip,
+    "gzip": _inflate,
+    "x-gzip": _inflate,
     "deflate": _deflate,
     "br": _brotli,
     "zstd": _zstd,

@@ -6,7 +6,7 @@ Knows multipart/form-data (RFC 7578) and nothing else. A `Form` can be used in p
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from .json_body import Edited, edited
 
@@ -18,12 +18,6 @@ _NAME: Final = re.compile(rb'^content-disposition:[^\r\n]*?;\s*name="([^"]*)"', 
 _FILE: Final = re.compile(rb"^content-disposition:[^\r\n]*?;\s*filename\*?=", re.IGNORECASE | re.MULTILINE)
 
 
-class _Part(NamedTuple):
-    name: str
-    start: int
-    end: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
     """The fields of a form. `members` has the short ones as text, without files; of equal names the last."""
@@ -31,7 +25,7 @@ class Form:
     raw: bytes
     delimiter: bytes
     members: Mapping[str, object]
-    _fields: tuple[_Part, ...] = field(repr=False)
+    _streams: list[tuple[int, int]] = field(repr=False)
     _close: int = field(repr=False)
 
     @property
@@ -41,7 +35,7 @@ class Form:
 
     def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
         """The form with `stream` true. Stream options do not exist in forms."""
-        edits = [(part.start, part.end, b"true") for part in self._fields if part.name == "stream"]
+        edits = [(start, end, b"true") for start, end in self._streams]
         if not edits:
             added = self.delimiter + b'\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue'
             edits = [(self._close, self._close, added)]
@@ -57,14 +51,12 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
     found = _BOUNDARY.search(content_type)
     if not content_type.lower().startswith("multipart/form-data") or found is None:
         return None
-    try:
-        mark = b"--" + (found[1] or found[2]).encode("ascii")
-    except UnicodeEncodeError:
-        return None
-    if not raw.startswith(mark):
+    boundary = found[1] or found[2]
+    mark = b"--" + boundary.encode(errors="replace")
+    if not boundary.isascii() or not raw.startswith(mark):
         return None
     delimiter = b"\r\n" + mark
-    fields: list[_Part] = []
+    streams: list[tuple[int, int]] = []
     members: dict[str, object] = {}
     has_parts = False
     start = len(mark)
@@ -74,12 +66,13 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
         if end < 0 or head_end < 0:
             return None
         head = raw[start:head_end]
-        name = _NAME.search(head)
+        named = _NAME.search(head)
         value = head_end + 4
-        has_parts = has_parts or name is not None
-        if name is not None and not _FILE.search(head):
-            fields.append(_Part(name[1].decode(errors="replace"), value, end))
+        has_parts = has_parts or named is not None
+        if named is not None and not _FILE.search(head):
+            name = named[1].decode(errors="replace")
+            streams += [(value, end)] if name == "stream" else []
             if end - value <= LONGEST_FIELD:
-                members[fields[-1].name] = raw[value:end].decode(errors="replace")
+                members[name] = raw[value:end].decode(errors="replace")
         start = end + len(delimiter)
-    return Form(raw, delimiter, members, tuple(fields), start - len(delimiter)) if has_parts else None
+    return Form(raw, delimiter, members, streams, start - len(delimiter)) if has_parts else None

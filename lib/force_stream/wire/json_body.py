@@ -10,7 +10,7 @@ import json
 import re
 from bisect import bisect
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
@@ -25,7 +25,7 @@ _ESCAPE_TAIL: Final = 5
 # Replaces a run that was cut out. JSON has "?" only inside strings: if the skeleton parses, all runs were in strings.
 _MARK: Final = "?"
 
-_OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*")
+_OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}[ \t\n\r]*)?")
 _COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _NEXT_MEMBER: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 _ARRAY_OF_OBJECTS: Final = re.compile(r"\[[ \t\n\r]*(?=\{)")
@@ -80,9 +80,7 @@ class Body:
         removed = {"stream_options"} if stream_options is None else set()
         edits += _removals(self._spans, removed)
         wanted = {"stream": True} | ({"stream_options": stream_options} if stream_options else {})
-        missing = {key: value for key, value in wanted.items() if key not in self.members}
-        before_others = not self.members.keys() <= removed
-        edits += _insertion(self._raw.index(b"{") + 1, missing, before_others)
+        edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
 
     def without(self, *keys: str) -> Edited:
@@ -137,21 +135,17 @@ def _merged(raw: bytes, own: Span, options: Mapping[str, object]) -> list[Splice
         return [(own.value, own.end, _dump(options))]
     members = [span for span, _ in _walk(text, 0, len(text))]
     edits = [(own.value + at.value, own.value + at.end, _dump(options[at.key])) for at in members if at.key in options]
-    present = {span.key for span in members}
-    missing = {key: value for key, value in options.items() if key not in present}
-    return edits + _insertion(own.value + 1, missing, bool(members))
+    return edits + _insertion(own.value + 1, options, {span.key for span in members})
 
 
-def _insertion(at: int, members: Mapping[str, object], before_others: bool) -> list[Splice]:
-    if not members:
-        return []
-    return [(at, at, _dump(members)[1:-1] + (b"," if before_others else b""))]
+def _insertion(at: int, members: Mapping[str, object], present: Set[str]) -> list[Splice]:
+    """Put those of the members that are not present before those that are."""
+    missing = {key: value for key, value in members.items() if key not in present}
+    return [(at, at, _dump(missing)[1:-1] + (b"," if present else b""))] if missing else []
 
 
 def _removals(spans: list[Span], keys: set[str]) -> list[Splice]:
     """One splice for each run of neighbours to remove, with the comma after them, or for the last ones before them."""
-    if not keys:
-        return []
     splices: list[Splice] = []
     kept_end = first = None
     for span in spans:
@@ -225,12 +219,7 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
 def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
     """The members of the object at `start`. Raises ValueError if it is not an object, or if more text follows."""
     opening = _OPEN.match(text, start) or _refuse(text, start)
-    at = opening.end()
-    if text.startswith("}", at):
-        if text[at + 1 :].strip(" \t\n\r"):
-            _refuse(text, at + 1)
-        return
-    more = True
+    at, more = opening.end(), opening[1] is None
     while more:
         if not text.startswith('"', at):
             _refuse(text, at)

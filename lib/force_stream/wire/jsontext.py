@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any, Final
 
@@ -32,16 +33,11 @@ def _parse_int(text: str) -> int | Number:
     return Number(text) if len(text) > 4000 or text == "-0" else int(text)
 
 
-def _parse_constant(text: str) -> None:
-    # NaN and Infinity are not JSON (RFC 8259, section 6), but Python servers send them. JavaScript would write null.
-    return None
-
-
-# Not strict: an unescaped control character in a string (forbidden by section 7) is not a reason to lose text.
-_DECODER: Final = json.JSONDecoder(parse_float=_parse_float, parse_constant=_parse_constant, strict=False)
-_CAREFUL_DECODER: Final = json.JSONDecoder(
-    parse_float=_parse_float, parse_int=_parse_int, parse_constant=_parse_constant, strict=False
-)
+# NaN and Infinity are not JSON (RFC 8259, section 6), but Python servers send them; JavaScript would write null. Not
+# strict: an unescaped control character in a string (forbidden by section 7) is not a reason to lose text.
+_decoder: Final = partial(json.JSONDecoder, parse_float=_parse_float, parse_constant=lambda _: None, strict=False)
+_DECODER: Final = _decoder()
+_CAREFUL_DECODER: Final = _decoder(parse_int=_parse_int)
 _NEGATIVE_ZERO: Final = re.compile(r"-0(?![0-9.eE])")
 _WHITE_SPACE: Final = " \t\n\r"
 
@@ -109,8 +105,7 @@ def dumps(value: Any) -> bytes:
     written.write(_encode(around[0]))
     for number, after in zip(around[1::2], around[2::2], strict=True):
         written.write(b'"')
-        for piece in _slices(long[int(number)]):
-            written.write(piece)
+        written.writelines(_slices(long[int(number)]))
         written.write(b'"' + _encode(after))
     return written.getvalue()
 

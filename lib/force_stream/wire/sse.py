@@ -11,10 +11,11 @@ is for the reader of the data to judge), a field name after white space, and lla
 
 import re
 from codecs import BOM_UTF8
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-_FIELDS: Final = frozenset((b"data", b"event", b"id", b"retry", b"error"))
+# Comments, and fields that say nothing about an answer.
+_IGNORED: Final = (b"", b"id", b"retry")
+_FIELDS: Final = frozenset((b"data", b"event", b"error", *_IGNORED))
 # The end of a line and a blank line. A CR at the end may be half of a CRLF. If the line ends before it have an LF, the
 # next byte decides; if they are CRs alone, waiting would be wrong: the upstream may send nothing more for a while.
 _BLANK_LINE: Final = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\n\n|\r\n\r\n|\r\n\r(?=[^\n])|\r\r")
@@ -37,14 +38,11 @@ def end_of_event(data: bytes, start: int = 0) -> int:
         window *= 4
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSentEvent:
+class ServerSentEvent(NamedTuple):
     """One event; `data` is its lines joined by line feeds. `event` is "" if the stream does not name it."""
 
-    event: str = ""
-    data: str = ""
-    id: str = ""
-    retry: int | None = None
+    event: str
+    data: str
 
 
 class EventStreamDecoder:
@@ -64,35 +62,32 @@ class EventStreamDecoder:
         self._at_start = True
         self._event = ""
         self._data: list[bytes] = []
-        self._id = ""
-        self._retry: int | None = None
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that `data` completes, in order. Never raises."""
         if self._after_carriage_return and data:
             # CRLF may be split between two reads; the line was read when its CR arrived.
             self._after_carriage_return = False
-            if data.startswith(b"\n"):
-                data = data[1:]
+            data = data.removeprefix(b"\n")
+        lines: list[bytes] = []
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        if not end:
-            return self._read([], [data] if data else [])
-        self._after_carriage_return = data.endswith(b"\r")
-        self._tail.append(data[:end])
-        # Unlike str.splitlines, bytes.splitlines has the same line ends as the standard: LF, CR and CRLF.
-        lines = b"".join(self._tail).splitlines()
-        self._tail = []
-        return self._read(lines, [data[end:]] if end < len(data) else [])
+        if end:
+            self._after_carriage_return = data.endswith(b"\r")
+            self._tail.append(data[:end])
+            # Unlike str.splitlines, bytes.splitlines has the same line ends as the standard: LF, CR and CRLF.
+            lines = b"".join(self._tail).splitlines()
+            self._tail = []
+        if end < len(data):
+            self._tail.append(data[end:])
+        return self._read(lines)
 
     def close(self) -> list[ServerSentEvent]:
         """The event that has no blank line at the end of the stream, if there is one."""
         lines = [b"".join(self._tail), b""]
         self._tail = []
-        return self._read(lines, [])
+        return self._read(lines)
 
-    def _read(self, lines: list[bytes], tail: list[bytes]) -> list[ServerSentEvent]:
-        """The events that these lines complete, with the beginning of another line after them."""
-        self._tail += tail
+    def _read(self, lines: list[bytes]) -> list[ServerSentEvent]:
         if self._at_start and lines:
             self._at_start = False
             lines[0] = lines[0].removeprefix(BOM_UTF8)
@@ -104,22 +99,15 @@ class EventStreamDecoder:
             name, _, value = line.partition(b":")
             if name not in _FIELDS:
                 name = name.lstrip()
-            if value.startswith(b" "):
-                value = value[1:]
+            value = value.removeprefix(b" ")
             if name == b"data":
                 self._data.append(value)
             elif name == b"event":
                 self._event = value.decode(errors="replace")
-            elif name == b"id":
-                if b"\0" not in value:
-                    self._id = value.decode(errors="replace")
-            elif name == b"retry":
-                if value.isdigit():
-                    self._retry = int(value[:18])
             elif name == b"error" and value.startswith(b"{"):
                 self._dispatch(events)
-                events.append(ServerSentEvent("error", value.decode(errors="replace"), self._id))
-            elif name:
+                events.append(ServerSentEvent("error", value.decode(errors="replace")))
+            elif name not in _IGNORED:
                 self.unknown_lines += 1
                 continue
             self.lines += 1
@@ -134,6 +122,6 @@ class EventStreamDecoder:
         if self._data:
             data = b"\n".join(self._data).decode(errors="replace")
             if data:
-                events.append(ServerSentEvent(self._event, data, self._id, self._retry))
+                events.append(ServerSentEvent(self._event, data))
             self._data = []
         self._event = ""

@@ -1,4 +1,4 @@
-"""The commands about rules, in a test master."""
+"""The commands, in a test master. Those that look at flows: e2e/test_commands.py."""
 
 from collections.abc import Callable
 from pathlib import Path

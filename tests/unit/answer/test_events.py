@@ -87,7 +87,7 @@ def test_an_event_that_comes_alone_is_read_as_by_the_decoder(stream: bytes) -> N
 
 
 def test_patches_are_applied_to_chunks_but_not_to_errors() -> None:
-    reader = EventReader([lambda chunk: {**chunk, "patched": True}])
+    reader = EventReader([lambda chunk: chunk.update(patched=True)])
     values = [event.value for event in reader.feed(CHUNK + b'data: {"error":{"message":"no"}}\n\n')]
     assert values == [{"a": 1, "patched": True}, ERROR]
 

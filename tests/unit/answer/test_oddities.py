@@ -47,7 +47,7 @@ def test_the_list_has_an_end() -> None:
 def test_a_name_that_changes_is_noted_at_its_first_change(key: str) -> None:
     odd = Oddities()
     for number, name in enumerate(["", None, "a", "a", "", "b", "c", "a"], 1):
-        odd.look({key: name}, number)
+        odd.check({key: name}, number)
     assert odd.lines() == [f"event 6: its {key} is not that of the events before"]
 
 
@@ -58,9 +58,9 @@ def test_finish_reasons_and_call_ids_are_compared_by_choice_and_call() -> None:
 
     odd = Oddities()
     for number, (index, reason, call_id) in enumerate([(0, "", "a"), (1, "stop", "b"), (0, "length", "a")], 1):
-        odd.look(chunk(index, reason, call_id), number)
+        odd.check(chunk(index, reason, call_id), number)
     assert odd.lines() == []
-    odd.look(chunk(1, "length\n", "c"), 4)
+    odd.check(chunk(1, "length\n", "c"), 4)
     assert odd.lines() == [
         'event 4: another finish reason than before for choice 1: "length\ufffd"',
         "event 4: a new id for a tool call at the same index",
@@ -79,6 +79,6 @@ def test_finish_reasons_and_call_ids_are_compared_by_choice_and_call() -> None:
 def test_what_a_stream_lacked_is_noted_at_its_end(chunks: list[Any], ending: Any, lines: list[str]) -> None:
     odd = Oddities()
     for number, chunk in enumerate(chunks, 1):
-        odd.look(chunk, number)
+        odd.check(chunk, number)
     odd.conclude(**ending)
     assert odd.lines() == lines

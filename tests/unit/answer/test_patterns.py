@@ -7,6 +7,7 @@ import pytest
 from force_stream.answer import patterns
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
+from harness.merging import Never
 from harness.paths import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,14 +15,6 @@ from hypothesis import strategies as st
 STREAMS = {
     f"{path.parent.name}/{path.stem}": path for path in sorted(GOLDEN.glob("*/*.sse")) if path.parent.name in ENDPOINTS
 }
-
-
-class Never(patterns.Repeats):
-    """The plain way."""
-
-    @property
-    def wanted(self) -> bool:
-        return False
 
 
 class Counting(patterns.Repeats):

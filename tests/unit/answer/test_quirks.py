@@ -10,7 +10,10 @@ from force_stream.answer.quirks import QUIRKS
 
 def mended(quirk: str, chunks: list[Any]) -> list[Any]:
     patch = QUIRKS[quirk].patch()
-    return [patch(copy.deepcopy(chunk)) for chunk in chunks]
+    chunks = copy.deepcopy(chunks)
+    for chunk in chunks:
+        patch(chunk)
+    return chunks
 
 
 def chunk(*deltas: Any, finish: str | None = None) -> dict[str, Any]:

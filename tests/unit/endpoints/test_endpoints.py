@@ -1,8 +1,10 @@
-"""The table of endpoints: which path is whose, and which request cannot be streamed."""
+"""The table of endpoints: which path is whose, which request cannot be streamed, and what all APIs have alike."""
 
+import json
 from typing import Any
 
 import pytest
+from force_stream import aggregate
 from force_stream.endpoints import ENDPOINTS, endpoint_for, expected_choices, never_streams
 
 PATHS = {
@@ -156,3 +158,36 @@ CHOICES: dict[str, tuple[dict[str, Any], int]] = {
 def test_the_number_of_choices_is_read_from_the_request(case: str) -> None:
     request, count = CHOICES[case]
     assert expected_choices(request) == count
+
+
+# Each API drops the padding that it is known to send, and keeps a member of that name that only another API has.
+PADDING = {"obfuscation": "x", "p": "y", "sequence_number": 3}
+STREAMS: dict[str, tuple[list[dict[str, Any]], set[str]]] = {
+    "chat": ([{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}], {"sequence_number"}),
+    "completions": ([{"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}], {"sequence_number"}),
+    "images": ([{"type": "image_generation.completed", "b64_json": "aa"}], {"p"}),
+    "transcriptions": ([{"type": "transcript.text.done", "text": "a"}], {"p", "sequence_number"}),
+    "messages": (
+        [
+            {"type": "message_start", "message": {"id": "m"}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        ],
+        {"p", "sequence_number"},
+    ),
+    "responses": ([{"type": "response.completed", "response": {"id": "r", "output": ["a"]}}], {"p"}),
+}
+
+
+@pytest.mark.parametrize("endpoint", STREAMS)
+def test_only_the_padding_of_its_own_api_is_dropped(endpoint: str) -> None:
+    chunks, kept = STREAMS[endpoint]
+    body = b"".join(b"data: " + json.dumps(chunk | PADDING).encode() + b"\n\n" for chunk in chunks)
+    assert PADDING.keys() & json.loads(aggregate(body + b"data: [DONE]\n\n", endpoint).body) == kept
+
+
+def test_a_segment_of_a_transcription_loses_only_its_padding() -> None:
+    segment, done = {"type": "transcript.text.segment", "text": "a"}, {"type": "transcript.text.done", "text": "a"}
+    body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in (segment | PADDING, done))
+    assert json.loads(aggregate(body, "transcriptions").body)["segments"] == [
+        segment | {"p": "y", "sequence_number": 3}
+    ]

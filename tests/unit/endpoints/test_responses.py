@@ -54,3 +54,11 @@ def test_without_its_end_it_is_incomplete_or_partial() -> None:
     with pytest.raises(IncompleteStream):
         aggregator.result(done=True)
     assert aggregator.result(partial=True).finish_reasons == ("incomplete",)
+
+
+def test_a_part_whose_index_is_beyond_those_that_were_streamed_is_one_part() -> None:
+    aggregator = ResponsesAggregator()
+    for index in (3, 1, 3):
+        aggregator.add(delta(content_index=index))
+    content = aggregator.result(partial=True).document["output"][0]["content"]
+    assert content == [{"type": "output_text", "annotations": [], "text": text} for text in ("x", "xx")]

@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 from force_stream.merge.fields import (
     NOTHING,
+    SAME,
+    Padding,
     Rule,
     by_index,
     concat,
+    created,
     extend,
     fields,
     first,
@@ -17,6 +20,7 @@ from force_stream.merge.fields import (
     name,
     nothing,
     overlay,
+    padding,
 )
 from harness.merging import JSON, interleave, merged
 from hypothesis import given
@@ -103,6 +107,9 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "by index: null and nothing": (ENTRY, [None, []], []),
     "by index: entries that are no objects": (ENTRY, [["x", None, 1]], ["x", None, 1]),
     "nothing": (nothing, ["x", 1], NOTHING),
+    "padding": (padding, ["x", 1], NOTHING),
+    "created: the first that says something": (created, [0, None, 7, 8], 7),
+    "created: zero where nothing else came": (created, [0, None], 0),
 }
 
 
@@ -134,6 +141,13 @@ def test_index_is_a_whole_number(index: Any, read: int | None) -> None:
 @pytest.mark.parametrize("entry", [None, [], "x", 1, {}])
 def test_what_has_no_index_has_none(entry: Any) -> None:
     assert index_of(entry) is None
+
+
+def test_padding_may_differ_and_so_may_every_time_after_the_first() -> None:
+    accumulator = fields({"p": padding, "created": created})()
+    slots = [accumulator.add({"p": "x", "created": time}) or SAME for time in (0, 7, 8)]
+    assert [[key for key, _ in each] for each in slots] == [["p"], ["p"], ["p", "created"]]
+    assert all(isinstance(target, Padding) for each in slots for _, target in each)
 
 
 # ---- laws

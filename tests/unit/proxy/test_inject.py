@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 def steps(wanted: dict[str, Any], pieces: Iterable[bytes]) -> list[Step]:
     injection = Injection(wanted)
-    made = list(injection.begin())
+    made = list(injection.start())
     for piece in pieces:
         made += injection.feed(piece)
     return [*made, *injection.close()]
