@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -77,11 +77,9 @@ threading.Thread(target=wait, daemon=True).start()
 
 def is_free(port: int) -> bool:
     """Whether a server can listen at this port of the loopback interface."""
-    try:
-        with closing(socket.create_server((LOOPBACK, port))):
-            return True
-    except OSError:
-        return False
+    with suppress(OSError), closing(socket.create_server((LOOPBACK, port))):
+        return True
+    return False
 
 
 def free_port(wanted: Iterable[int]) -> int:
