@@ -17,9 +17,7 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
     "text": concat,
     # llama.cpp answers in the chat API's shape, which has `content`.
-    "logprobs": fields(
-        dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), extend),
-    ),
+    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), extend)),
     "token_ids": extend,
     "obfuscation": padding,
     **ASIDE,
