@@ -213,10 +213,9 @@ class Fields:
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
             effect = member.add(item)
-            if effect is CHANGED or slots is CHANGED:
-                slots = CHANGED
-            elif effect is not SAME:
-                slots += effect if isinstance(effect, tuple) else ((key, effect),)
+            if effect is SAME or slots is None:
+                continue
+            slots = None if effect is None else slots + (effect if isinstance(effect, tuple) else ((key, effect),))
         return slots
 
     def get(self, key: str) -> Any:
@@ -328,11 +327,13 @@ ANY_PADDING: Final = Padding()
 def index_of(entry: Any) -> int | None:
     """The `index` of a list's entry, if it has one; some gateways send it as a string."""
     index = entry.get("index") if isinstance(entry, dict) else None
+    if type(index) is int:
+        return index
     if isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 10:
         return int(index)
     if isinstance(index, float) and index.is_integer():
         return int(index)
-    return index if isinstance(index, int) and not isinstance(index, bool) else None
+    return None
 
 
 first: Rule = First
