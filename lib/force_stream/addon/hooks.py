@@ -220,10 +220,10 @@ class ForceStream:
         hosts, path = request.hosts_of(flow), flow.request.path
         # Only a body that a rule may match is parsed; for all other traffic only the host and path are compared.
         found = candidates(self.rules, hosts, path)
-        body = await request.read_request(flow) if found and flow.request.method == "POST" else None
-        if body is None:
+        read = await request.read_request(flow) if found and flow.request.method == "POST" else None
+        if read is None:
             return
-        model = request.model_of(body)
+        body, model = read
         match = first_match(found, model, flow)
         if match is None:
             return

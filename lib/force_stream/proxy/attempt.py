@@ -74,9 +74,9 @@ PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
 class Attempt:
     """One try to get an answer, within its rule's limits.
 
-    `observed`: its pieces come one by one, not the whole body at the end. `is_settled`: the answer can be given now,
-    whatever else may come. `complete`: the upstream ended it properly. `deadline`: when the rule's timeout passes, by
-    the clock; None if it has none.
+    `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
+    `is_settled`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
+    `deadline`: when the rule's timeout passes, by the clock; None if it has none.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Attempt:
         self.injection = Injection(rule.inject) if rule.inject else None
         self.state = State.WAITING
         self.observed = False
+        self.injected: Mapping[str, Any] = {}
         self.response_started = False
         self.encoded = False
         self.is_settled = self.complete = False
@@ -210,11 +211,6 @@ class Attempt:
     def _reader(self) -> AnswerReader:
         """`start_response` sets another one; this one only makes the reply when there is no response."""
         return self.spec.read()
-
-    @property
-    def injected(self) -> Mapping[str, Any]:
-        """The faults that were injected, which only works below the hooks."""
-        return self.rule.inject if self.observed else {}
 
     async def finish_aside(self, decoded: bytes | None = None) -> Reply | None:
         """The same as `finish`, but in a thread if it might block the event loop for more than a few milliseconds."""

@@ -62,15 +62,17 @@ def body_of(flow: http.HTTPFlow) -> Body | Form | None:
     return None if raw is None else _parsed(raw, flow.request.headers.get("content-type", ""))
 
 
-async def read_request(flow: http.HTTPFlow) -> Body | Form | None:
-    """The same without blocking the event loop."""
+async def read_request(flow: http.HTTPFlow) -> tuple[Body | Form, str | None] | None:
+    """The body and the model, without holding the event loop."""
     raw = readable_body(flow)
     if raw is None:
         return None
     content_type = flow.request.headers.get("content-type", "")
     if len(raw) > BLOCKS_LOOP:
-        return await asyncio.to_thread(_parsed, raw, content_type)
-    return _parsed(raw, content_type)
+        body = await asyncio.to_thread(_parsed, raw, content_type)
+    else:
+        body = _parsed(raw, content_type)
+    return None if body is None else (body, model_of(body))
 
 
 def _parsed(raw: bytes, content_type: str) -> Body | Form | None:

@@ -266,7 +266,7 @@ class ObservedStream(http_layers.HttpStream):
         if self._attempt is None:
             unobserved: bool = yield from connecting
             return unobserved
-        self._attempt.observed = True
+        self._attempt.observed, self._attempt.injected = True, self._attempt.rule.inject
         yield from self._schedule_wakeup()
         self._connected = yield from connecting
         if self._connected:

@@ -218,10 +218,3 @@ def test_an_encoded_body_is_read_when_it_has_been_decoded() -> None:
     assert reply is not None
     assert json.loads(reply.body) == DOCUMENT
     assert one.report.bytes == 2
-
-
-def test_faults_are_injected_only_where_the_answer_is_observed() -> None:
-    one = attempt(Clock(), inject={"cut_after": 1})
-    assert not one.injected
-    one.observed = True
-    assert one.injected == {"cut_after": 1}

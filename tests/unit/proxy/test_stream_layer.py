@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from force_stream.proxy import stream_layer
+from force_stream.proxy.attempt import Attempt
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
@@ -170,3 +171,12 @@ def test_what_is_missing_below_the_hooks_is_named(
 def test_a_missing_method_is_named_with_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(http_layers.HttpStream, "check_invalid")
     assert stream_layer.check() == "mitmproxy.proxy.layers.http has no HttpStream.check_invalid"
+
+
+def test_faults_are_injected_only_where_the_answer_is_observed(play: Callable[..., Player]) -> None:
+    player = play(inject={"cut_after": 1})
+    wait = player.client_wait
+    assert wait is not None
+    assert wait.attempt is not None
+    assert wait.attempt.injected == {"cut_after": 1}
+    assert Attempt(wait.attempt.spec, wait.attempt.rule).injected == {}

@@ -24,7 +24,7 @@ def answered(body: bytes, on_truncated: str = "error", rule: Rule = UNLIMITED) -
     assert flow.response is not None
     flow.response.timestamp_end = 1001.26
     attempt = Attempt(AnswerSpec("r", "chat", "m", on_truncated=on_truncated), rule)
-    attempt.observed = True
+    attempt.injected = rule.inject
     attempt.start_response(200, "text/event-stream")
     attempt.receive(body)
     attempt.end()
