@@ -64,8 +64,9 @@ def was_made_to_stream(flow: http.HTTPFlow) -> bool:
 
 
 def spec_of(flow: http.HTTPFlow) -> AnswerSpec:
-    """The spec for a forced flow's answer, from its notes."""
-    return AnswerSpec(**{key: note(flow, key) for key in _SPEC} | {"quirks": tuple(note(flow, "quirks"))})
+    """The spec for a forced flow's answer, from its notes; an older version may have noted fewer."""
+    found = {key: value for key in _SPEC if (value := note(flow, key)) is not None}
+    return AnswerSpec(**found | {"quirks": tuple(note(flow, "quirks", ()))})
 
 
 def store_raw_stream(flow: http.HTTPFlow, stream: bytes, status: int, content_type: str) -> None:

@@ -21,6 +21,12 @@ def test_a_spec_is_found_again_as_it_was_noted() -> None:
     assert flow.metadata["force_stream.quirks"] == ["minimax"], "a list, which a flow file can hold"
 
 
+def test_what_an_older_version_did_not_note_has_its_default() -> None:
+    flow = flow_with()
+    save_notes(flow, {"rule": "r", "endpoint": "chat"})
+    assert spec_of(flow) == AnswerSpec("r", "chat")
+
+
 def test_only_true_says_that_a_request_was_made_to_stream() -> None:
     flow = flow_with()
     assert not was_made_to_stream(flow)
