@@ -276,7 +276,7 @@ class ForceStream:
             logger.warning(why)
 
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
-        if attempt.observed and not attempt.is_settled:
+        if attempt.observed and not attempt.is_final:
             return  # another addon answered in the upstream's place
         if not attempt.observed and not response.observe_whole(flow, attempt):
             logger.warning(
@@ -354,7 +354,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     store_raw_stream(each, stream, status, content_type)
     if reply is not None:
         response.set_reply(each, reply)
-    logger.log(level, summary.summarize(each, attempt, again=True))
+    logger.log(level, summary.summarize(each, attempt, from_kept=True))
 
 
 def _stream_layer(wait_of: Callable[[http.HTTPFlow], ClientWait | None]) -> "StreamLayerAddon | None":

@@ -37,7 +37,7 @@ class Retries:
         last outcome."""
         spec, rule, deadline, latest = attempt.spec, attempt.rule, attempt.deadline, flow
         for number in range(1, rule.retries + 1):
-            if wait.headers_sent or not attempt.is_settled or not may_retry(attempt):
+            if wait.headers_sent or not attempt.is_final or not may_retry(attempt):
                 return
             pause = delay(number, retry_after(latest))
             if pause is None or (deadline is not None and attempt.clock() + pause >= deadline):
@@ -61,10 +61,10 @@ class Retries:
         """If the upstream said that it must stream, ask it for a stream, and give the client that answer."""
         if not asks_for_stream(flow):
             return
-        again = another_attempt(flow, 2)
-        body = body_of(again)
+        retried = another_attempt(flow, 2)
+        body = body_of(retried)
         try:
-            spec: AnswerSpec | None = None if body is None else force(again, body, rule, endpoint)
+            spec: AnswerSpec | None = None if body is None else force(retried, body, rule, endpoint)
         except Refusal as reason:
             logger.info(
                 f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
@@ -72,8 +72,8 @@ class Retries:
             return
         if spec is None:
             return
-        await self._send_for(flow, wait, again, Attempt(spec, rule), 2)
-        if again.response is not None and again.response.status_code < 400:
+        await self._send_for(flow, wait, retried, Attempt(spec, rule), 2)
+        if retried.response is not None and retried.response.status_code < 400:
             self._learned.add((flow.request.host, model_of(body)))
             logger.warning(
                 f"{rule.name}: {flow.request.host} answers {spec.model or 'this request'} only as a stream; until "
@@ -82,11 +82,11 @@ class Retries:
             )
 
     async def _send_for(
-        self, flow: http.HTTPFlow, wait: ClientWait, again: http.HTTPFlow, attempt: Attempt, number: int
+        self, flow: http.HTTPFlow, wait: ClientWait, retried: http.HTTPFlow, attempt: Attempt, number: int
     ) -> None:
         """Send another attempt at a flow's request, whose client waits for it, and make its outcome the flow's."""
         wait.retry(attempt)
-        await self._send(again, attempt)
-        if again.response is None and attempt.fault is not None:
+        await self._send(retried, attempt)
+        if retried.response is None and attempt.fault is not None:
             raise attempt.fault
-        copy_outcome(flow, again, number)
+        copy_outcome(flow, retried, number)

@@ -46,7 +46,7 @@ class RulesWatcher:
 
     def start(self) -> None:
         """Watch the file from now on."""
-        self._task = asyncio.get_running_loop().create_task(self._watch())
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
         if self._task is not None:
@@ -139,7 +139,7 @@ class RulesWatcher:
                 f"name the upstream: --set {HOSTS_OPTION}=llm.example.com"
             )
 
-    async def _watch(self) -> None:
+    async def _run(self) -> None:
         before = self._signature
         while True:
             await asyncio.sleep(INTERVAL)

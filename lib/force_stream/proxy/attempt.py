@@ -75,7 +75,7 @@ class Attempt:
     """One try to get an answer, within its rule's limits.
 
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
-    `is_settled`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
+    `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none.
     """
 
@@ -96,7 +96,7 @@ class Attempt:
         self.injected: Mapping[str, Any] = {}
         self.response_started = False
         self.encoded = False
-        self.is_settled = self.complete = False
+        self.is_final = self.complete = False
         self.fault: Exception | None = None
         # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
         self._body = BytesIO()
@@ -124,7 +124,7 @@ class Attempt:
         self._size += len(piece)
         if self._size > self.rule.max_body:
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
-        if self.is_settled:
+        if self.is_final:
             return True
         self._body.write(piece)
         self._times.extend((round(now - self._started, 6), self._size))
@@ -167,7 +167,7 @@ class Attempt:
         if state is None:
             return False
         self.state = state
-        self.is_settled = not _TRANSITIONS[state]
+        self.is_final = not _TRANSITIONS[state]
         self.complete = state is State.COMPLETE
         self._last_change = self._last_byte
         return True
@@ -191,11 +191,11 @@ class Attempt:
             self._on(Signal.TIMEOUT)
             if self.state is State.FAILED:
                 self._failure = self._failure or StreamTimeout(missed)
-        return self.is_settled
+        return self.is_final
 
     def _deadlines(self) -> Iterator[tuple[float, str]]:
         """Each deadline, with what to say if it is missed."""
-        if self.is_settled:
+        if self.is_final:
             return
         if self.state in PATIENCE:
             yield self._last_change + PATIENCE[self.state], ""

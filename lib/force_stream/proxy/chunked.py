@@ -89,18 +89,18 @@ class ChunkedClient(http_1.Http1Client):
             yield from super().read_body(event)
             return
         piece = read_chunks(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
-        is_due, receiver = False, stream.receiver
+        needs_poll, receiver = False, stream.receiver
         if piece and receiver is not None:
             try:
-                is_due = receiver.receive(piece)
+                needs_poll = receiver.receive(piece)
             except Exception as fault:
                 receiver.record_bug(fault)
-                is_due = True
+                needs_poll = True
         elif piece:
             yield http_base.ReceiveHttp(http_events.ResponseData(stream.stream_id, piece))
         if self.buf or not piece:
             yield from self._read_rest(stream.stream_id, event)
-        if is_due:
+        if needs_poll:
             # Only after the rest, which may end the body: then there is nothing to poll for.
             yield http_base.ReceiveHttp(PollRequested(stream.stream_id))
 

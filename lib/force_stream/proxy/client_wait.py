@@ -70,6 +70,6 @@ class ClientWait:
         return None if self.retrying else self.attempt
 
     def _next_heartbeat(self) -> float | None:
-        if self.heartbeat is None or not (self.retrying or (self.attempt and not self.attempt.is_settled)):
+        if self.heartbeat is None or not (self.retrying or (self.attempt and not self.attempt.is_final)):
             return None
         return self._last_sign + self.heartbeat

@@ -181,7 +181,7 @@ def restore(flow: http.HTTPFlow) -> None:
 
 def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     """A new flow with the request as it came, before it was forced."""
-    plain = _sent_again(flow)
+    plain = _copy_to_send(flow)
     restore(plain)
     plain.metadata = {}
     return plain
@@ -189,17 +189,17 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
 
 def another_attempt(flow: http.HTTPFlow, number: int) -> http.HTTPFlow:
     """A new flow with the same request, forced as it is, linked to the first one."""
-    again = _sent_again(flow)
-    copy_request_notes(flow, again)
-    save_notes(again, {"retry_of": flow.id, "try": number})
-    save_notes(flow, {"retried_as": [*note(flow, "retried_as", ()), again.id]})
-    return again
+    retried = _copy_to_send(flow)
+    copy_request_notes(flow, retried)
+    save_notes(retried, {"retry_of": flow.id, "try": number})
+    save_notes(flow, {"retried_as": [*note(flow, "retried_as", ()), retried.id]})
+    return retried
 
 
-def _sent_again(flow: http.HTTPFlow) -> http.HTTPFlow:
-    again: http.HTTPFlow = flow.copy()
-    again.response = None
-    again.error = None
-    again.marked = again.comment = ""
-    again.is_replay = "request"
-    return again
+def _copy_to_send(flow: http.HTTPFlow) -> http.HTTPFlow:
+    retried: http.HTTPFlow = flow.copy()
+    retried.response = None
+    retried.error = None
+    retried.marked = retried.comment = ""
+    retried.is_replay = "request"
+    return retried

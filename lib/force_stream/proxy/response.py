@@ -151,11 +151,11 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
-def copy_outcome(flow: http.HTTPFlow, again: http.HTTPFlow, number: int) -> None:
+def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, number: int) -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
     outcome stays in its metadata."""
-    if again.response is None:
+    if retried.response is None:
         return
-    flow.response = again.response.copy()
-    flow.comment = f"{again.comment}, try {number}"
+    flow.response = retried.response.copy()
+    flow.comment = f"{retried.comment}, try {number}"
     flow.marked = flow.marked or MARK

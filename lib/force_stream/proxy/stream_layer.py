@@ -165,10 +165,10 @@ class ObservedStream(http_layers.HttpStream):
                 yield from self._poll_between_attempts(wait)
                 return
             if self._attempt is not None and self._waits_for(http_layers.GetHttpConnection):
-                due = wait.poll()
-                if due is not Deadline.ANSWER:
+                deadline = wait.poll()
+                if deadline is not Deadline.ANSWER:
                     self._wake_at = None
-                    yield from self._wait_on(due)
+                    yield from self._wait_on(deadline)
                     return
                 self._give_up_waiting()
         yield from super().handle_event(event)
@@ -196,7 +196,7 @@ class ObservedStream(http_layers.HttpStream):
         """Ask to be woken when something may be due."""
         assert self._wait is not None
         assert self._attempt is not None
-        if not self._is_over and not self._attempt.is_settled:
+        if not self._is_over and not self._attempt.is_final:
             yield from self._wake_in(self._wait.next_deadline())
 
     def _wake_in(self, seconds: float | None) -> Commands:
@@ -240,13 +240,13 @@ class ObservedStream(http_layers.HttpStream):
             self._attempt.cut("server closed connection")
         yield from self._wait_on(self._wait.poll())
 
-    def _wait_on(self, due: Deadline) -> Commands:
+    def _wait_on(self, deadline: Deadline) -> Commands:
         """Do what is due, and schedule the next poll."""
         assert self._wait is not None
-        if due is Deadline.ANSWER:
+        if deadline is Deadline.ANSWER:
             yield from self._answer()
             return
-        if due is Deadline.HEARTBEAT:
+        if deadline is Deadline.HEARTBEAT:
             yield from self._heartbeat(self._wait)
         yield from self._schedule_wakeup()
 
@@ -338,7 +338,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def _follow_up(self) -> Commands:
         assert self._attempt is not None
-        if self._attempt.is_settled and not self._is_over:
+        if self._attempt.is_final and not self._is_over:
             yield from self._answer()
         else:
             yield from self._schedule_wakeup()

@@ -16,9 +16,9 @@ from .notes import save_notes
 from .response import MARK
 
 
-def summarize(flow: http.HTTPFlow, attempt: Attempt, *, again: bool = False) -> str:
-    """Comment, mark and metadata for a flow that was answered; returns the line for the log. `again`: from the kept
-    stream, whose times are already there."""
+def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False) -> str:
+    """Comment, mark and metadata for a flow that was answered; returns the line for the log. `from_kept`: from the
+    kept stream, whose times are already noted."""
     spec, report, injected = attempt.spec, attempt.report, attempt.injected
     finish = report.finish_reason
     notes: dict[str, Any] = {
@@ -31,7 +31,7 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, again: bool = False) -> 
         "error": report.code,
         "odd": report.odd,
     }
-    if not again:
+    if not from_kept:
         notes["times"] = attempt.times
     if report.usage is not None:
         notes["usage"] = jsontext.dumps(report.usage).decode()

@@ -219,7 +219,7 @@ class _Reader:
         if self._timeline.first_event is None:
             self._timeline.first_event = at
         if event.kind is Kind.CHUNK:
-            self._look(event.value)
+            self._read_chunk(event.value)
             self._push(_type(event), at, "", event.number, event.value)
         elif event.kind is Kind.VALUE:
             self._push(event.name or "no object", at, brief(event.value), event.number)
@@ -248,7 +248,7 @@ class _Reader:
     def _beginning(self, start: int, end: int) -> str:
         return self._body[start : min(end, start + 200)].decode(errors="replace")
 
-    def _look(self, chunk: dict[str, Any]) -> None:
+    def _read_chunk(self, chunk: dict[str, Any]) -> None:
         timeline, choices, delta = self._timeline, chunk.get("choices"), chunk.get("delta")
         parts = [chunk, *[part for key in _PARTS if isinstance(part := chunk.get(key), dict)]]
         for part in parts:

@@ -72,7 +72,7 @@ def test_a_file_that_is_still_being_written_is_not_in_force(
 
         monkeypatch.setattr(asyncio, "sleep", edit)
         with pytest.raises(RuntimeError):  # StopIteration: all edits are made
-            await ours.rules_watcher._watch()
+            await ours.rules_watcher._run()
         assert in_force[:-1] == [before] * (len(in_force) - 1)
         assert [rule.name for rule in in_force[-1]] == [
             rule.name.replace("private-vllm", "another-name") for rule in before

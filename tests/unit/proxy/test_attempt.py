@@ -80,7 +80,7 @@ def test_what_happens_decides_the_state_and_the_reply(steps: list[Step], state: 
         step(one)
     assert one.state is state
     assert one.complete is (state is State.COMPLETE)
-    assert one.is_settled is (not _TRANSITIONS[state])
+    assert one.is_final is (not _TRANSITIONS[state])
     reply = one.finish()
     assert reply is not None
     assert (reply.status, json.loads(reply.body).get("error", {}).get("code", "")) == (status, code)

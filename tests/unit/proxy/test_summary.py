@@ -93,7 +93,7 @@ def test_aggregating_again_keeps_the_times_and_a_persons_mark() -> None:
     flow, attempt = answered(FAILED)
     flow.metadata["force_stream.times"] = [1.5, 49]
     flow.marked = ":grapes:"
-    summarize(flow, attempt, again=True)
+    summarize(flow, attempt, from_kept=True)
     assert (flow.metadata["force_stream.times"], flow.marked) == ([1.5, 49], ":grapes:")
 
 
