@@ -13,7 +13,6 @@ ELSEWHERE = {
     "cli/__main__": ("e2e/test_command.py", "one line, which every test of the command starts"),
     "cli/mitmproxy_script/overrides": ("e2e/test_command.py", "mitmproxy loads it, where the command starts one"),
     "addon/mitmweb": ("e2e/test_mitmweb.py", "it mends what a person sees in mitmweb"),
-    "proxy/explain": ("e2e/test_explain.py", "rules, options and flow have their part in a reason"),
 }
 # Files that no module has given its name.
 OF_NO_MODULE = {"addon/test_mitmproxy_facts": "what the addon takes for granted of mitmproxy"}

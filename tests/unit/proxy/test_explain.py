@@ -1,0 +1,73 @@
+"""Why a flow was not forced, in one line: each reason by itself. Through a real mitmdump: e2e/test_explain.py."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from force_stream.proxy.explain import why_not_forced
+from force_stream.rules.file import parse_rules
+from harness.samples import CHAT, SECRET, request
+from mitmproxy import http
+from mitmproxy.test import tflow, tutils
+
+
+def forcing(keys: str) -> str:
+    """A rule in YAML's flow style that forces."""
+    return f"{{{keys}, force_upstream_stream: true}}"
+
+
+def flow_with(body: Any = None, answer: http.Response | None = None) -> http.HTTPFlow:
+    content = body if isinstance(body, bytes) else json.dumps(request() if body is None else body).encode()
+    headers = http.Headers(host="127.0.0.1", content_type="application/json", authorization=f"Bearer {SECRET}")
+    made = tutils.treq(
+        host="127.0.0.1", port=8000, method=b"POST", path=CHAT.encode(), headers=headers, content=content
+    )
+    flow = tflow.tflow(req=made)
+    flow.client_conn.sni = None
+    flow.response = answer or http.Response.make(400, b"{}")
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("rules", "options", "body", "why"),
+    [
+        ([forcing("name: r, hosts: [llm.example.com]")], {}, None,
+         r"rule r: host 127\.0\.0\.1:\d+ is not among llm\.example\.com"),
+        ([forcing("name: r, hosts: ['127.0.0.1:1']")], {}, None,
+         r"rule r: host 127\.0\.0\.1:\d+ is not among 127\.0\.0\.1:1"),
+        (["{name: first, hosts: ['*']}", forcing("name: second, hosts: ['*']")], {}, None,
+         "rule first takes it; it changes nothing, since force_upstream_stream is false"),
+        ([forcing("name: r, hosts: ['*'], models: [M*]")], {}, None,
+         r"rule r: model m is not among M\* \(they are case-sensitive\)"),
+        ([forcing("name: r, hosts: ['*'], endpoints: [responses]")], {}, None,
+         "rule r: endpoint chat is not among responses"),
+        ([forcing("name: r, hosts: ['*'], filter: '~hq x-team'")], {}, None,
+         "rule r: filter ~hq x-team does not match"),
+        ([forcing("name: r, hosts: ['*']")], {"enabled": False}, None, "the option force_stream is off"),
+        ([forcing("name: r, hosts: ['*']")], {}, b"{'model': 'm'}",
+         "rule r takes it; left as it came: only a POST with a JSON object or a form is forced"),
+        ([forcing("name: r, hosts: ['*']")], {}, request(stream=True),
+         "rule r takes it; the client itself asks for a stream, which passes live"),
+        ([], {}, None, r"there are no rules; --set force_stream_hosts=127\.0\.0\.1 forces that host"),
+        ([forcing(f"name: {name}, hosts: [a.example]") for name in "abcde"], {}, None,
+         r"rule a: host \S+ is not among a\.example; rule b: .*; rule c: .*; and 2 more \(force_stream\.explain .*\)"),
+        ([forcing("name: a, hosts: [a.example]"), forcing("name: b, hosts: ['*'], models: [x]")], {}, None,
+         "rule b: model m is not among x"),
+    ],
+    ids=["wrong host", "wrong port", "order of the rules", "upper case", "endpoint", "filter", "switched off",
+         "not JSON", "client's own stream", "no rules", "many rules", "the rule for its host"],
+)  # fmt: skip
+def test_the_line_says_why_a_failed_request_was_not_forced(
+    rules: list[str], options: dict[str, bool], body: Any, why: str
+) -> None:
+    parsed = parse_rules("\n- ".join(["rules:", *rules]) + "\n", "rules.yaml")
+    line = why_not_forced(flow_with(body), parsed, **({"enabled": True} | options))
+    assert re.fullmatch(rf"POST 127\.0\.0\.1/v1/chat/completions: answered with 400, and not forced: {why}", line)
+
+
+def test_names_that_others_chose_are_printable_in_the_line() -> None:
+    rules = parse_rules("rules:\n- {name: r, hosts: ['*'], models: [x]}\n", "rules.yaml")
+    line = why_not_forced(flow_with(request("a\n[00:00:00.000] forged \x1b[31m\u202e")), rules, enabled=True)
+    assert line.isprintable()
+    assert line.endswith("is not among x")
