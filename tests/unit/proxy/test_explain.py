@@ -1,15 +1,14 @@
 """Why a flow was not forced, in one line: each reason by itself. Through a real mitmdump: e2e/test_explain.py."""
 
-import json
 import re
 from typing import Any
 
 import pytest
 from force_stream.proxy.explain import why_not_forced
 from force_stream.rules.file import parse_rules
-from harness.samples import CHAT, SECRET, request
+from harness.master import flow_with
+from harness.samples import request
 from mitmproxy import http
-from mitmproxy.test import tflow, tutils
 
 
 def forcing(keys: str) -> str:
@@ -17,15 +16,10 @@ def forcing(keys: str) -> str:
     return f"{{{keys}, force_upstream_stream: true}}"
 
 
-def flow_with(body: Any = None, answer: http.Response | None = None) -> http.HTTPFlow:
-    content = body if isinstance(body, bytes) else json.dumps(request() if body is None else body).encode()
-    headers = http.Headers(host="127.0.0.1", content_type="application/json", authorization=f"Bearer {SECRET}")
-    made = tutils.treq(
-        host="127.0.0.1", port=8000, method=b"POST", path=CHAT.encode(), headers=headers, content=content
-    )
-    flow = tflow.tflow(req=made)
-    flow.client_conn.sni = None
-    flow.response = answer or http.Response.make(400, b"{}")
+def failed(body: Any = None) -> http.HTTPFlow:
+    """A flow that went out as it came and was refused."""
+    flow = flow_with(body)
+    flow.response = http.Response.make(400, b"{}")
     return flow
 
 
@@ -62,12 +56,12 @@ def test_the_line_says_why_a_failed_request_was_not_forced(
     rules: list[str], options: dict[str, bool], body: Any, why: str
 ) -> None:
     parsed = parse_rules("\n- ".join(["rules:", *rules]) + "\n", "rules.yaml")
-    line = why_not_forced(flow_with(body), parsed, **({"enabled": True} | options))
+    line = why_not_forced(failed(body), parsed, **({"enabled": True} | options))
     assert re.fullmatch(rf"POST 127\.0\.0\.1/v1/chat/completions: answered with 400, and not forced: {why}", line)
 
 
 def test_names_that_others_chose_are_printable_in_the_line() -> None:
     rules = parse_rules("rules:\n- {name: r, hosts: ['*'], models: [x]}\n", "rules.yaml")
-    line = why_not_forced(flow_with(request("a\n[00:00:00.000] forged \x1b[31m\u202e")), rules, enabled=True)
+    line = why_not_forced(failed(request("a\n[00:00:00.000] forged \x1b[31m\u202e")), rules, enabled=True)
     assert line.isprintable()
     assert line.endswith("is not among x")
