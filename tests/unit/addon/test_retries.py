@@ -186,3 +186,11 @@ def test_nothing_else_is_sent_again(body: bytes, status: int, asked: dict[str, A
     upstream, rule = Upstream(Clock()), Rule("r", ("h",), learn=True)
     asyncio.run(Retries(upstream.send).learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
     assert upstream.asked == []
+
+
+def test_a_path_that_never_streams_is_not_sent_again() -> None:
+    flow = flow_with({"model": "m", "stream": False}, path="/v1/responses/compact")
+    answer_with(flow, REFUSAL, "application/json", 400)
+    upstream, rule = Upstream(Clock()), Rule("r", ("h",), learn=True)
+    asyncio.run(Retries(upstream.send).learn(flow, rule, ENDPOINTS["responses"], ClientWait(rule)))
+    assert upstream.asked == []

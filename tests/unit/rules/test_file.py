@@ -94,6 +94,11 @@ BAD_FILES = {
     "no name": ("rules:\n- {name: a, hosts: [a]}\n- hosts: [b]", 3, "rule number 2: the key 'name' is missing"),
     "name a number": ("rules:\n- name: 5", 2, "rule number 1: name: expected text, found the number 5; put it in"),
     "name with slash": ("rules:\n- name: a/b", 2, "rule number 1: name: expected a name of letters, digits, spaces"),
+    "name of the option's rule": (
+        "rules:\n- name: force_stream_hosts",
+        2,
+        "rule number 1: name: the rule that mitmproxy's option force_stream_hosts makes has this name",
+    ),
     "name of several lines": ('rules:\n- name: "a\\nb"', 2, "rule number 1: name: expected a line of text"),
     "no hosts": ("rules:\n- learn: true\n  name: x", 2, "rule x: the key 'hosts' is missing"),
     "hosts empty": ("rules:\n- name: x\n  hosts: []", 3, "rule x: hosts: an empty list would match nothing"),
