@@ -97,7 +97,7 @@ BAD_FILES = {
     "name of the option's rule": (
         "rules:\n- name: force_stream_hosts",
         2,
-        "rule number 1: name: the rule that mitmproxy's option force_stream_hosts makes has this name",
+        "rule force_stream_hosts: name: the rule that mitmproxy's option force_stream_hosts makes has this name",
     ),
     "name of several lines": ('rules:\n- name: "a\\nb"', 2, "rule number 1: name: expected a line of text"),
     "no hosts": ("rules:\n- learn: true\n  name: x", 2, "rule x: the key 'hosts' is missing"),
