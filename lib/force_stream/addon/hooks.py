@@ -7,7 +7,7 @@ hook, and nothing that is logged or kept on a flow holds a credential.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,7 @@ class ForceStream:
     def __init__(self, default_rules: Path) -> None:
         """`default_rules`: the rules file where the option names no other; it may be missing."""
         self.rules_watcher = RulesWatcher(default_rules)
+        self.change_rule = self.rules_watcher.change
         self.flow_counts: Counter[str] = Counter()
         self.stats = Stats()
         self._default_rules = default_rules
@@ -128,10 +129,6 @@ class ForceStream:
     @property
     def rules(self) -> tuple[Rule, ...]:
         return self.rules_watcher.rules
-
-    def change_rule(self, name: str, values: Mapping[str, str]) -> list[str]:
-        """As `RulesWatcher.change`."""
-        return self.rules_watcher.change(name, values)
 
     @property
     def healthy(self) -> bool:

@@ -22,11 +22,6 @@ _RULES_IN_A_LINE: Final = 3
 _LONGEST_LINE: Final = 1000
 
 
-def facts_of(flow: http.HTTPFlow) -> RequestFacts:
-    """What rules ask about a flow. Slow for a large body."""
-    return RequestFacts(hosts_of(flow), flow.request.path, model_of(body_of(flow)), flow)
-
-
 def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> list[str]:
     """The rules one by one, a line each, until the one that takes the flow. `enabled`: the option force_stream."""
     lines, decided = _mismatches(flow, rules)
@@ -76,7 +71,7 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
 
 
 def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], Rule | None]:
-    facts = facts_of(flow)
+    facts = RequestFacts(hosts_of(flow), flow.request.path, model_of(body_of(flow)), flow)
     lines: list[str] = []
     for rule in rules:
         mismatch = rule.mismatch(facts)
