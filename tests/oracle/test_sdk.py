@@ -563,7 +563,7 @@ def test_recorded_documents_are_the_accumulators_where_it_is_right(
     samples = [one for one in recorded(streams_dir, endpoint) if one.is_streamed]
     if os.environ.get("HYPOTHESIS_PROFILE") != "thorough":
         # Nine of ten streams; what the SDK does with one more event of a long one is nothing new, and takes its time.
-        samples = [one for one in samples if len(one.said) <= 100]
+        samples = [one for one in samples if len(one.said) <= 100][:: 2 if endpoint == "chat" else 1]
     found = compare(samples)
     with capsys.disabled():
         print(f"\n{endpoint}, openai-python's accumulator and ours: {found}")

@@ -1,5 +1,6 @@
 """The timeline of an event stream: what each event added, when it came, what was odd; and that no bytes harm it."""
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def test_golden_streams_have_the_events_that_the_log_counts() -> None:
 def test_recorded_streams_are_shown_without_harm(streams_dir: Path) -> None:
     files = sorted((streams_dir / "events").glob("*.sse"))
     assert files
+    if os.environ.get("HYPOTHESIS_PROFILE") != "thorough":
+        files = files[::3]
     for file in files:
         read = assert_harmless(file.read_bytes())
         numbers = [entry.number for entry in (*read.first, *read.last) if entry.number is not None]
