@@ -8,7 +8,7 @@ PORT ?= 8080
 NEWEST := VENV=$(VENV)/newest VERSIONS=--newest
 OLDEST := VENV=$(VENV)/oldest VERSIONS=mitmproxy==12.0.1
 # Each worker begins with a part of the tests that hangs together, so that few processes of mitmdump are started twice.
-PYTEST := pytest -n 4 --dist worksteal
+PYTEST := pytest -n 5 --dist worksteal
 # What shares no environment with the addon.
 LITELLM := $(VENV)/litellm
 UV := $(VENV)/uv
