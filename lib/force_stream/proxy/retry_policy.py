@@ -36,16 +36,12 @@ def delay(tries: int, retry_after: str | None) -> float | None:
 
 def _seconds(retry_after: str | None) -> float | None:
     """`Retry-After` in seconds (RFC 9110, section 10.2.3: a number of them, or a date); None if it says neither."""
-    if not retry_after:
-        return None
-    text = retry_after.strip()
+    text = (retry_after or "").strip()
     try:
-        return max(0.0, float(text)) if text.replace(".", "", 1).isdigit() else _until(text)
+        if text.replace(".", "", 1).isdigit():
+            return float(text)
+        date = parsedate_to_datetime(text)
+        # One without a zone is in GMT like the others (RFC 9110, section 5.6.7), not in this machine's.
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
-
-
-def _until(date: str) -> float:
-    moment = parsedate_to_datetime(date)
-    # One without a zone is in GMT like the others (RFC 9110, section 5.6.7), not in this machine's.
-    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time())
