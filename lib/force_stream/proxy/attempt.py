@@ -92,10 +92,8 @@ class Attempt:
         self.clock = clock
         self.injection = Injection(rule.inject) if rule.inject else None
         self.state = State.WAITING
-        self.observed = False
+        self.observed = self.response_started = self.encoded = False
         self.injected: Mapping[str, Any] = {}
-        self.response_started = False
-        self.encoded = False
         self.is_final = self.complete = False
         self.fault: Exception | None = None
         # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.

@@ -31,9 +31,7 @@ class ClientWait:
         # Without an attempt, the rule has `learn`: its plain request may be sent again as a stream, whatever `retries`
         # says.
         self.may_retry: Final = attempt is None or rule.retries > 0
-        self.headers_sent = False
-        self.client_gone = False
-        self.retrying = False
+        self.headers_sent = self.client_gone = self.retrying = False
         self.clock = clock
         self._last_sign = clock()
 
