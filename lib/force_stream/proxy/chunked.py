@@ -15,15 +15,12 @@ from typing import Any, Final, Protocol
 from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy.proxy import commands, events
-from mitmproxy.proxy.layers.http import _base as http_base
-from mitmproxy.proxy.layers.http import _events as http_events
-from mitmproxy.proxy.layers.http import _http1 as http_1
+from mitmproxy.proxy.layers.http import _base, _events, _http1
 
 from .attempt import Attempt
 
 # RFC 9112, section 7.1, without extensions.
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
-_LINE_END: Final = b"\r\n"
 _STATE: Final = {"_bytes_in_chunk": 0, "_bytes_to_discard": b"", "_reading_trailer": False}
 
 
@@ -43,7 +40,7 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
             left -= len(piece)
             if left:
                 break
-            line_end = _LINE_END
+            line_end = b"\r\n"
         if data[at : at + len(line_end)] != line_end:
             break
         at, line_end = at + len(line_end), b""
@@ -65,7 +62,7 @@ def unknown_h11() -> str:
     return ""
 
 
-class PollRequested(http_events.HttpEvent):
+class PollRequested(_events.HttpEvent):
     """What a connection sends to its stream when a piece has to be followed by a poll."""
 
 
@@ -76,7 +73,7 @@ class Observer(Protocol):
     receiver: Attempt | None
 
 
-class ChunkedClient(http_1.Http1Client):
+class ChunkedClient(_http1.Http1Client):
     """mitmproxy's connection to an HTTP/1 upstream. While it serves an observed stream, the body goes straight to the
     stream's receiver: for one event, the way through mitmproxy's layers costs more than all of our own work."""
 
@@ -97,12 +94,12 @@ class ChunkedClient(http_1.Http1Client):
                 receiver.record_bug(fault)
                 needs_poll = True
         elif piece:
-            yield http_base.ReceiveHttp(http_events.ResponseData(stream.stream_id, piece))
+            yield _base.ReceiveHttp(_events.ResponseData(stream.stream_id, piece))
         if self.buf or not piece:
             yield from self._read_rest(stream.stream_id, event)
         if needs_poll:
             # Only after the rest, which may end the body: then there is nothing to poll for.
-            yield http_base.ReceiveHttp(PollRequested(stream.stream_id))
+            yield _base.ReceiveHttp(PollRequested(stream.stream_id))
 
     def _read_rest(self, stream_id: int, event: events.Event) -> Generator[commands.Command, Any, None]:
         try:
@@ -111,4 +108,4 @@ class ChunkedClient(http_1.Http1Client):
             # mitmproxy raises this for trailers. The body is complete then, but nothing more can be read from this
             # connection.
             yield commands.CloseConnection(self.conn)
-            yield http_base.ReceiveHttp(http_events.ResponseEndOfMessage(stream_id))
+            yield _base.ReceiveHttp(_events.ResponseEndOfMessage(stream_id))
