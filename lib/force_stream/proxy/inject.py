@@ -62,10 +62,6 @@ class Injection:
         value = self._wanted.get("content_type")
         return str(value) if value is not None else None
 
-    def start(self) -> Iterator[Step]:
-        """What happens before the first byte."""
-        yield from self._at_limit()
-
     def feed(self, data: bytes) -> Iterator[Step]:
         """What becomes of the upstream's next bytes."""
         if self._over:
@@ -88,20 +84,17 @@ class Injection:
         events = self._reader.feed(piece) + (self._reader.close() if at_end else [])
         if self._wanted.get("drop_done") and events and all(event.kind is Kind.DONE for event in events):
             return
-        if self._wanted.get("split_utf8"):
-            # A byte at a time wherever a character has more than one.
-            yield from (
-                (Deliver(piece[at : at + 1]) for at in range(len(piece))) if not piece.isascii() else [Deliver(piece)]
-            )
-        else:
-            yield Deliver(piece)
-        if not before < self.events:
+        # `split_utf8`: a byte at a time wherever a character has more than one.
+        size = 1 if self._wanted.get("split_utf8") and not piece.isascii() else len(piece)
+        yield from (Deliver(piece[at : at + size]) for at in range(0, len(piece), size))
+        if before == self.events:
             return
         if not before and self._wanted.get("stall"):
             yield Stall(float(self._wanted["stall"]))
-        yield from self._at_limit()
+        yield from self.check_limit()
 
-    def _at_limit(self) -> Iterator[Step]:
+    def check_limit(self) -> Iterator[Step]:
+        """What happens if enough events have come; for a limit of none, before the first byte."""
         error_after, cut_after = self._wanted.get("error_after"), self._wanted.get("cut_after")
         if error_after is not None and self.events >= error_after:
             self._over = True

@@ -334,7 +334,7 @@ class ObservedStream(http_layers.HttpStream):
             if injection is None:
                 self.receiver = attempt
             else:
-                yield from self._inject(injection.start())
+                yield from self._inject(injection.check_limit())
 
     def _follow_up(self) -> Commands:
         assert self._attempt is not None

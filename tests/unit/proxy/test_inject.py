@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 def steps(wanted: dict[str, Any], pieces: Iterable[bytes]) -> list[Step]:
     injection = Injection(wanted)
-    made = list(injection.start())
+    made = list(injection.check_limit())
     for piece in pieces:
         made += injection.feed(piece)
     return [*made, *injection.close()]
