@@ -26,10 +26,7 @@ from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
-from mitmproxy.proxy.layers.http import _base as http_base
-from mitmproxy.proxy.layers.http import _events as http_events
-from mitmproxy.proxy.layers.http import _hooks as http_hooks
-from mitmproxy.proxy.layers.http import _http1 as http_1
+from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1
 from mitmproxy.proxy.server import ConnectionHandler
 
 from .attempt import Attempt
@@ -54,13 +51,13 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
         HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
         HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
         """,
-    http_base: "ReceiveHttp",
-    http_1: "Http1Client.read_body",
-    http_events: """
+    _base: "ReceiveHttp",
+    _http1: "Http1Client.read_body",
+    _events: """
         HttpEvent ResponseHeaders ResponseData ResponseTrailers ResponseEndOfMessage ResponseProtocolError
         RequestProtocolError ErrorCode.CANCEL ErrorCode.GENERIC_SERVER_ERROR
         """,
-    http_hooks: "HttpErrorHook HttpResponseHook",
+    _hooks: "HttpErrorHook HttpResponseHook",
     validate: "validate_headers",
     commands: "CloseConnection Log RequestWakeup",
     events: "CommandCompleted DataReceived Event Wakeup",
@@ -84,11 +81,10 @@ _UNKNOWN_H11: Final = unknown_h11()
 
 
 class _Faulted(events.Event):
-    """An event that a stream handles when handling another one has raised."""
+    """An event that a stream handles when handling another one has raised. `again`: that one was such an event too."""
 
-
-class _FaultedAgain(events.Event):
-    """The next one, when handling that has raised too."""
+    def __init__(self, again: bool) -> None:
+        self.again = again
 
 
 class ObservedStream(http_layers.HttpStream):
@@ -100,9 +96,7 @@ class ObservedStream(http_layers.HttpStream):
 
     _wait: ClientWait | None = None
     _attempt: Attempt | None = None
-    _connected = False
-    _answered = False
-    _hooked = False
+    _connected = _answered = _hooked = False
     _wake_at: float | None = None
     _stalled_until: float | None = None
     _steps: Iterator[Step] = iter(())
@@ -123,11 +117,11 @@ class ObservedStream(http_layers.HttpStream):
 
     def _recover(self, fault: Exception) -> Commands:
         """The one place for faults of the addon below the hooks; mitmproxy would leave the client without an answer."""
-        if self._waits_for(http_hooks.HttpResponseHook):
+        if self._waits_for(_hooks.HttpResponseHook):
             # The answer is being made; what failed are the heartbeats until then.
             yield _fault_line("no heartbeats any more", fault)
             return
-        for resort in (_Faulted(), _FaultedAgain()):
+        for again in (False, True):
             self._give_up_waiting()
             if self._hooked:
                 break
@@ -135,7 +129,7 @@ class ObservedStream(http_layers.HttpStream):
                 raise fault
             self._attempt.record_bug(fault)
             try:
-                yield from super().handle_event(resort)
+                yield from super().handle_event(_Faulted(again))
                 return
             except Exception as another:
                 fault = another
@@ -144,7 +138,7 @@ class ObservedStream(http_layers.HttpStream):
             # Whoever waits for this flow to have an outcome, such as the flow that it is another try of.
             self.flow.response = None
             self.flow.error = mitmflow.Error("a fault of the addon")
-            ended = http_hooks.HttpErrorHook(self.flow)
+            ended = _hooks.HttpErrorHook(self.flow)
             ended.blocking = False
             yield ended
         yield from self._end_short()
@@ -158,10 +152,10 @@ class ObservedStream(http_layers.HttpStream):
         """mitmproxy holds a stream's events back while the stream waits for a connection, or for its `response` hook,
         which may wait for other attempts; the clock goes on, and the client may leave."""
         wait = self._wait
-        if wait is not None and isinstance(event, http_events.RequestProtocolError):
+        if wait is not None and isinstance(event, _events.RequestProtocolError):
             wait.leave()
         elif wait is not None and isinstance(event, events.Wakeup):
-            if self._waits_for(http_hooks.HttpResponseHook):
+            if self._waits_for(_hooks.HttpResponseHook):
                 yield from self._poll_between_attempts(wait)
                 return
             if self._attempt is not None and self._waits_for(http_layers.GetHttpConnection):
@@ -178,9 +172,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def _handle_event(self, event: events.Event) -> Commands:
         if isinstance(event, _Faulted):
-            yield from self._answer()
-        elif isinstance(event, _FaultedAgain):
-            yield from self._answer_empty()
+            yield from self._answer_empty() if event.again else self._answer()
         elif isinstance(event, PollRequested):
             yield from self._follow_up()
         elif isinstance(event, events.Wakeup):
@@ -191,13 +183,6 @@ class ObservedStream(http_layers.HttpStream):
             yield from super()._handle_event(event)
 
     # The clock
-
-    def _schedule_wakeup(self) -> Commands:
-        """Ask to be woken when something may be due."""
-        assert self._wait is not None
-        assert self._attempt is not None
-        if not self._is_over and not self._attempt.is_final:
-            yield from self._wake_in(self._wait.next_deadline())
 
     def _wake_in(self, seconds: float | None) -> Commands:
         seconds = LONGEST_SLEEP if seconds is None else max(min(seconds, LONGEST_SLEEP), SHORTEST_SLEEP)
@@ -224,14 +209,12 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._wake_in(wait.next_deadline())
 
     def _poll(self) -> Commands:
-        if self._wait is None:
-            return
         if self._has_passed(self._wake_at):
             self._wake_at = None
-        if self._attempt is None or self._is_over:
+        if self._wait is None or self._attempt is None or self._is_over:
             return
         if self._has_passed(self._stalled_until):
-            yield from self._go_on()
+            yield from self._go_on(self._attempt)
             if self._is_over:
                 return
         if self._connected and self._stalled_until is None and self.context.server.timestamp_end is not None:
@@ -241,14 +224,15 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._wait_on(self._wait.poll())
 
     def _wait_on(self, deadline: Deadline) -> Commands:
-        """Do what is due, and schedule the next poll."""
+        """Do what is due, and ask to be woken when something else may be."""
         assert self._wait is not None
+        assert self._attempt is not None
         if deadline is Deadline.ANSWER:
             yield from self._answer()
-            return
-        if deadline is Deadline.HEARTBEAT:
+        elif deadline is Deadline.HEARTBEAT:
             yield from self._heartbeat(self._wait)
-        yield from self._schedule_wakeup()
+        if not self._is_over and not self._attempt.is_final:
+            yield from self._wake_in(self._wait.next_deadline())
 
     @property
     def _is_over(self) -> bool:
@@ -264,10 +248,9 @@ class ObservedStream(http_layers.HttpStream):
             self._leave_to_mitmproxy()
         self._attempt = None if self._wait is None else self._wait.attempt
         if self._attempt is None:
-            unobserved: bool = yield from connecting
-            return unobserved
+            return (yield from connecting)
         self._attempt.observed, self._attempt.injected = True, self._attempt.rule.inject
-        yield from self._schedule_wakeup()
+        yield from self._wait_on(Deadline.NOTHING)
         self._connected = yield from connecting
         if self._connected:
             self._claim_client()
@@ -286,7 +269,7 @@ class ObservedStream(http_layers.HttpStream):
         connection = http_layer.connections.get(self.context.server) if http_layer is not None else None
         # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
         client: Any = connection.context.layers[-1] if connection is not None else None
-        if type(client) is http_1.Http1Client and not _UNKNOWN_H11:
+        if type(client) is _http1.Http1Client and not _UNKNOWN_H11:
             client.__class__ = ChunkedClient
         if isinstance(client, ChunkedClient):
             client.stream = ref(self)
@@ -295,14 +278,12 @@ class ObservedStream(http_layers.HttpStream):
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
         if not request and self._attempt is not None:
             return False
-        exceeded: bool = yield from super().check_body_size(request)
-        return exceeded
+        return (yield from super().check_body_size(request))
 
     def check_invalid(self, request: bool) -> Commands:
         # mitmproxy would replace a response whose headers allow request smuggling with its own error page.
         if request or self._attempt is None:
-            invalid: bool = yield from super().check_invalid(request)
-            return invalid
+            return (yield from super().check_invalid(request))
         response = self.flow.response
         assert response is not None
         refused = ""
@@ -334,50 +315,46 @@ class ObservedStream(http_layers.HttpStream):
             if injection is None:
                 self.receiver = attempt
             else:
-                yield from self._inject(injection.check_limit())
+                yield from self._inject(attempt, injection.check_limit())
 
     def _follow_up(self) -> Commands:
         assert self._attempt is not None
-        if self._attempt.is_final and not self._is_over:
-            yield from self._answer()
-        else:
-            yield from self._schedule_wakeup()
+        is_due = self._attempt.is_final and not self._is_over
+        yield from self._wait_on(Deadline.ANSWER if is_due else Deadline.NOTHING)
 
     def state_consume_response_body(self, event: events.Event) -> Commands:
         attempt = self._attempt
-        if attempt is None or isinstance(event, http_events.ResponseTrailers):
+        if attempt is None or isinstance(event, _events.ResponseTrailers):
             yield from super().state_consume_response_body(event)
         elif self._stalled_until is not None:
             self._held.append(event)
-        elif isinstance(event, http_events.ResponseData):
+        elif isinstance(event, _events.ResponseData):
             if attempt.injection is None:
-                yield from self._deliver(event.data)
+                yield from self._deliver(attempt, event.data)
             else:
-                yield from self._inject(attempt.injection.feed(event.data))
+                yield from self._inject(attempt, attempt.injection.feed(event.data))
         else:
             if attempt.injection is not None:
-                yield from self._inject(attempt.injection.close())
+                yield from self._inject(attempt, attempt.injection.close())
             if self._stalled_until is not None:
                 self._held.append(event)
             elif not self._answered:
                 attempt.end()
                 yield from self._answer()
 
-    def _deliver(self, data: bytes) -> Commands:
-        assert self._attempt is not None
-        if self._attempt.receive(data):
+    def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
+        if attempt.receive(data):
             yield from self._follow_up()
 
-    def _inject(self, steps: Iterator[Step]) -> Commands:
+    def _inject(self, attempt: Attempt, steps: Iterator[Step]) -> Commands:
         """Do what a rule's `inject` makes of the upstream's bytes, on the paths that real faults take."""
-        assert self._attempt is not None
         for step in steps:
             if self._is_over:
                 return
             if isinstance(step, Deliver):
-                yield from self._deliver(step.data)
+                yield from self._deliver(attempt, step.data)
             elif isinstance(step, Cut):
-                self._attempt.cut("cut off by the rule's inject")
+                attempt.cut("cut off by the rule's inject")
                 yield from self._answer()
             else:
                 self._stalled_until = self._now() + step.seconds
@@ -385,16 +362,16 @@ class ObservedStream(http_layers.HttpStream):
                 yield commands.RequestWakeup(step.seconds)
                 return
 
-    def _go_on(self) -> Commands:
+    def _go_on(self, attempt: Attempt) -> Commands:
         """Handle what was held back while the answer stalled."""
         self._stalled_until = None
         steps, self._steps = self._steps, iter(())
-        yield from self._inject(steps)
+        yield from self._inject(attempt, steps)
         while self._held and self._stalled_until is None and not self._is_over:
             yield from self._handle_event(self._held.pop(0))
 
     def handle_protocol_error(self, event: Any) -> Commands:
-        if self._attempt is None or self._is_over or not isinstance(event, http_events.ResponseProtocolError):
+        if self._attempt is None or self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
         elif self._stalled_until is not None:
             self._held.append(event)
@@ -427,7 +404,7 @@ class ObservedStream(http_layers.HttpStream):
         self.receiver = None
         connected, self._connected = self._connected, False
         if connected and self._attempt is not None and not self._attempt.complete:
-            cancelled = http_events.RequestProtocolError(self.stream_id, "answered", http_events.ErrorCode.CANCEL)
+            cancelled = _events.RequestProtocolError(self.stream_id, "answered", _events.ErrorCode.CANCEL)
             yield http_layers.SendHttp(cancelled, self.context.server)
 
     def _heartbeat(self, wait: ClientWait) -> Commands:
@@ -440,8 +417,8 @@ class ObservedStream(http_layers.HttpStream):
             del head.headers["content-length"]
             if not self.flow.request.is_http2 and not self.flow.request.is_http3:
                 head.headers["Transfer-Encoding"] = "chunked"
-            yield http_layers.SendHttp(http_events.ResponseHeaders(self.stream_id, head, False), self.context.client)
-        yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, b" "), self.context.client)
+            yield http_layers.SendHttp(_events.ResponseHeaders(self.stream_id, head, False), self.context.client)
+        yield http_layers.SendHttp(_events.ResponseData(self.stream_id, b" "), self.context.client)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         wait = None if already_streamed else self._wait
@@ -452,7 +429,7 @@ class ObservedStream(http_layers.HttpStream):
         try:
             # A heartbeat may have gone out before the `response` hook, or while it waited for another attempt.
             while not (_is_response_head(command := sending.send(reply)) and wait and wait.headers_sent):
-                self._hooked = self._hooked or isinstance(command, http_hooks.HttpResponseHook)
+                self._hooked = self._hooked or isinstance(command, _hooks.HttpResponseHook)
                 reply = yield command
         except StopIteration:
             return
@@ -463,14 +440,14 @@ class ObservedStream(http_layers.HttpStream):
         assert self.flow.response
         document = self.flow.response.get_content(strict=False)
         if 200 <= self.flow.response.status_code < 300 and document:
-            yield http_layers.SendHttp(http_events.ResponseData(self.stream_id, document), self.context.client)
+            yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()
             return
         yield from self._end_short()
 
     def _end_short(self) -> Commands:
         """The status has been sent, so the body is cut short: no client mistakes that for an answer."""
-        cut = http_events.ResponseProtocolError(self.stream_id, "failed", http_events.ErrorCode.GENERIC_SERVER_ERROR)
+        cut = _events.ResponseProtocolError(self.stream_id, "failed", _events.ErrorCode.GENERIC_SERVER_ERROR)
         yield http_layers.SendHttp(cut, self.context.client)
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
@@ -489,15 +466,15 @@ def _fault_line(outcome: str, fault: Exception) -> commands.Log:
 
 
 def _is_response_head(command: commands.Command) -> bool:
-    return isinstance(command, http_layers.SendHttp) and isinstance(command.event, http_events.ResponseHeaders)
+    return isinstance(command, http_layers.SendHttp) and isinstance(command.event, _events.ResponseHeaders)
 
 
 _FROM_UPSTREAM: Final = (
-    http_events.ResponseHeaders,
-    http_events.ResponseData,
-    http_events.ResponseTrailers,
-    http_events.ResponseEndOfMessage,
-    http_events.ResponseProtocolError,
+    _events.ResponseHeaders,
+    _events.ResponseData,
+    _events.ResponseTrailers,
+    _events.ResponseEndOfMessage,
+    _events.ResponseProtocolError,
 )
 
 
