@@ -10,7 +10,7 @@ from mitmproxy import http
 
 from ..answer.forcing import Refusal
 from ..endpoints import endpoint_for
-from ..rules.rule import RequestFacts, Rule
+from ..rules.rule import Rule
 from ..wire.text import printable
 from .notes import note, was_made_to_stream
 from .request import body_of, forced_form, hosts_of, model_of
@@ -71,10 +71,10 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
 
 
 def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], Rule | None]:
-    facts = RequestFacts(hosts_of(flow), flow.request.path, model_of(body_of(flow)), flow)
+    hosts, path, model = hosts_of(flow), flow.request.path, model_of(body_of(flow))
     lines: list[str] = []
     for rule in rules:
-        mismatch = rule.mismatch(facts)
+        mismatch = rule.mismatch(hosts, path, model, flow)
         if mismatch is None:
             return lines, rule
         lines.append(f"rule {rule.name}: {mismatch}")
