@@ -35,8 +35,8 @@ def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> lis
 def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
     """One line for the log about a flow that went out as it came and was answered with a failure, or with an event
     stream that nobody asked for; "" for any other."""
-    response = flow.response
-    if response is None or not _is_known(flow.request.path, rules):
+    response, path = flow.response, flow.request.path
+    if response is None or not (endpoint_for(path, {}) or any(rule.endpoint(path) for rule in rules)):
         return ""
     if response.status_code < 400:
         body = body_of(flow) if is_event_stream(response) else None
@@ -79,10 +79,6 @@ def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], 
             return lines, rule
         lines.append(f"rule {rule.name}: {mismatch}")
     return lines, None
-
-
-def _is_known(path: str, rules: Sequence[Rule]) -> bool:
-    return endpoint_for(path, {}) is not None or any(rule.endpoint(path) is not None for rule in rules)
 
 
 def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
