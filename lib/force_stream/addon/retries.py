@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable
 from mitmproxy import ctx, http
 
 from ..answer.forcing import Refusal
-from ..answer.reader import AnswerSpec
 from ..endpoints.endpoint import Endpoint
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
-from ..proxy.must_stream import rule_to_paste
+from ..proxy.must_stream import rule_to_paste, says_it_must_stream
 from ..proxy.request import another_attempt, body_of, force, model_of
-from ..proxy.response import asks_for_stream, copy_outcome, may_retry, retry_after
+from ..proxy.response import copy_outcome, decoded, may_retry, retry_after
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
 
@@ -59,12 +58,12 @@ class Retries:
 
     async def learn(self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, wait: ClientWait) -> None:
         """If the upstream said that it must stream, ask it for a stream, and give the client that answer."""
-        if not asks_for_stream(flow):
+        if flow.response is None or not says_it_must_stream(flow.response.status_code, decoded(flow.response)):
             return
         retried = another_attempt(flow, 2)
         body = body_of(retried)
         try:
-            spec: AnswerSpec | None = None if body is None else force(retried, body, rule, endpoint)
+            spec = None if body is None else force(retried, body, rule, endpoint)
         except Refusal as reason:
             logger.info(
                 f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
