@@ -58,8 +58,7 @@ class Commands:
         if keymap is None:
             return  # only the console has keys
         for key, bound, text in _KEYS:
-            contexts = [context for context in ("flowlist", "flowview") if keymap.get(context, key) is None]
-            if contexts:
+            if contexts := [context for context in ("flowlist", "flowview") if keymap.get(context, key) is None]:
                 keymap.add(key, bound, contexts, text)
 
     @command.command("force_stream.rules")
