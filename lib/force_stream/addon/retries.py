@@ -21,12 +21,10 @@ from ..rules.rule import Rule
 
 logger = logging.getLogger("force_stream")
 
-# Sends a flow's request upstream for an attempt, and returns when that has its answer.
-type Send = Callable[[http.HTTPFlow, Attempt], Awaitable[None]]
-
 
 class Retries:
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Callable[[http.HTTPFlow, Attempt], Awaitable[None]]) -> None:
+        """`send` sends a flow's request upstream for an attempt, and returns when that has its answer."""
         self._send = send
         # Hosts and models whose upstreams answer only as a stream.
         self._learned: set[tuple[str, str | None]] = set()

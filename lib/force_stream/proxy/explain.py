@@ -63,8 +63,7 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
         return f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}"
     # The reasons of rules for this host say the most.
     hosts = hosts_of(flow)
-    near = [line for rule, line in zip(rules, lines, strict=True) if rule.is_for_host(hosts)]
-    shown = near or lines
+    shown = [line for rule, line in zip(rules, lines, strict=True) if rule.is_for_host(hosts)] or lines
     rest = len(shown) - _RULES_IN_A_LINE
     more = [f"and {rest} more (force_stream.explain lists them)"] if rest > 0 else []
     return "; ".join([*shown[:_RULES_IN_A_LINE], *more])
