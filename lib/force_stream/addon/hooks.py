@@ -20,10 +20,9 @@ from mitmproxy.addonmanager import Loader
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
-from ..proxy import request, response, summary
+from ..proxy import explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
-from ..proxy.explain import why_not_forced
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import note, save_notes, spec_of, was_made_to_stream
 from ..rules.rule import UNLIMITED, Rule, candidates, first_match
@@ -261,9 +260,9 @@ class ForceStream:
             await self._retries.learn(flow, role.rule, role.endpoint, role.wait)
         if note(flow, "left_alone") is not None:
             return
-        explain = partial(why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
+        explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
         blocks_loop = len(flow.request.raw_content or b"") > BLOCKS_LOOP
-        if why := await asyncio.to_thread(explain) if blocks_loop else explain():
+        if why := await asyncio.to_thread(explained) if blocks_loop else explained():
             logger.warning(why)
 
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
