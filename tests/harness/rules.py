@@ -1,10 +1,11 @@
 """Rules for tests: texts of files, the rule of a text, and what a request asks of it."""
 
 import re
+from typing import Any
 
 import pytest
 from force_stream.rules.file import RulesError, parse_rules
-from force_stream.rules.rule import RequestFacts, Rule
+from force_stream.rules.rule import Rule
 from mitmproxy.test import tflow
 
 from harness.paths import ROOT
@@ -53,8 +54,9 @@ def refusal(text: str) -> str:
     return str(caught.value)
 
 
-def facts(host="a.example", port=443, *more, path="/v1/chat/completions", model="gpt-x", flow=None) -> RequestFacts:
-    return RequestFacts(((host, port), *more), path, model, flow or tflow.tflow())
+def facts(host="a.example", port=443, *more, path="/v1/chat/completions", model="gpt-x", flow=None) -> tuple[Any, ...]:
+    """What a rule asks about a request: its hosts, path, model and flow."""
+    return ((host, port), *more), path, model, flow or tflow.tflow()
 
 
 def presets() -> list[str]:

@@ -20,15 +20,13 @@ from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
 from ..answer.forcing import Refusal
-from ..proxy import request, response
+from ..proxy import explain, request, response
 from ..proxy.attempt import Attempt
-from ..proxy.explain import explain
 from ..rules.describe import describe
 from ..rules.file import RulesError
 from ..rules.keys import KEYS
 from ..rules.rule import candidates, first_match
-from ..view import stats
-from ..view.compare import differences
+from ..view import compare, stats
 from ..wire import jsontext
 from .hooks import ForceStream, aggregate_again
 from .mitmweb import route_commands
@@ -58,8 +56,7 @@ class Commands:
         if keymap is None:
             return  # only the console has keys
         for key, bound, text in _KEYS:
-            contexts = [context for context in ("flowlist", "flowview") if keymap.get(context, key) is None]
-            if contexts:
+            if contexts := [context for context in ("flowlist", "flowview") if keymap.get(context, key) is None]:
                 keymap.add(key, bound, contexts, text)
 
     @command.command("force_stream.rules")
@@ -111,7 +108,7 @@ class Commands:
     def explain(self, flows: Sequence[flow.Flow]) -> Sequence[str]:
         """For each flow: which rule took it, or for each rule the first thing that did not match."""
         enabled = ctx.options.force_stream
-        return [line for each in _http(flows) for line in explain(each, self._addon.rules, enabled=enabled)]
+        return [line for each in _http(flows) for line in explain.explain(each, self._addon.rules, enabled=enabled)]
 
     @command.command("force_stream.sse")
     def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
@@ -206,5 +203,5 @@ def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow) -> list[str]:
         left, right = (jsontext.loads(response.text_of(answer)) for answer in (one, other))
     except ValueError:
         return [*lines, "one of the two answers is not JSON"]
-    lines += differences(left, right)
+    lines += compare.differences(left, right)
     return lines or ["the plain answer and the forced one are the same, but for ids and times"]

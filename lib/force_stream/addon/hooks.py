@@ -20,25 +20,23 @@ from mitmproxy.addonmanager import Loader
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
-from ..proxy import request, response, summary
+from ..proxy import explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
-from ..proxy.explain import why_not_forced
 from ..proxy.live_copy import LiveCopy
-from ..proxy.notes import note, save_notes, spec_of, store_raw_stream, was_made_to_stream
+from ..proxy.notes import note, save_notes, spec_of, was_made_to_stream
 from ..rules.rule import UNLIMITED, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
-from ..wire import json_body
 from ..wire.encodings import MissingDecoder, TooLarge, decode
+from ..wire.form_body import Form
+from ..wire.json_body import BLOCKS_LOOP, Body
 from .options import add_options, eager_warning, unknown_options
 from .retries import Retries
 from .rules_watcher import RulesWatcher
 
 if TYPE_CHECKING:
     from ..proxy.stream_layer import StreamLayerAddon
-    from ..wire.form_body import Form
-    from ..wire.json_body import Body
 
 logger = logging.getLogger("force_stream")
 
@@ -61,12 +59,6 @@ class Learning(NamedTuple):
     wait: ClientWait
 
 
-class Live(NamedTuple):
-    """Its client asked for the event stream itself, and gets it as it comes."""
-
-    copy: LiveCopy
-
-
 class Own(NamedTuple):
     """The addon sent it: another attempt, or one side of a comparison. Without an attempt it stays as it is."""
 
@@ -74,7 +66,8 @@ class Own(NamedTuple):
     wait: ClientWait | None
 
 
-type Role = Forced | Learning | Live | Own
+# A LiveCopy: its client asked for the event stream itself, and gets it as it comes.
+type Role = Forced | Learning | LiveCopy | Own
 
 
 class ForceStream:
@@ -122,7 +115,7 @@ class ForceStream:
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
-        return None if role is None or isinstance(role, Live) else role.wait
+        return None if role is None or isinstance(role, LiveCopy) else role.wait
 
     # What commands and the page need
 
@@ -168,9 +161,9 @@ class ForceStream:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         role, head = self._roles.get(flow), flow.response
-        if isinstance(role, Live) and head and not head.stream and 200 <= head.status_code < 300:
+        if isinstance(role, LiveCopy) and head and not head.stream and 200 <= head.status_code < 300:
             # mitmproxy would hold the client's own event stream back until its end.
-            head.stream = role.copy
+            head.stream = role
 
     async def response(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
@@ -200,8 +193,8 @@ class ForceStream:
         if role is None or not flow.error:
             return
         try:
-            if isinstance(role, Live):
-                self._count_own_stream(flow, role.copy, flow.error.msg)
+            if isinstance(role, LiveCopy):
+                self._count_own_stream(flow, role, flow.error.msg)
             elif not isinstance(role, Learning) and role.attempt is not None:
                 logger.warning(summary.describe_error(flow, role.attempt, flow.error.msg))
                 self.stats.add(flow_record.of_no_answer(flow, role.attempt))
@@ -234,13 +227,13 @@ class ForceStream:
             self._roles[flow] = Learning(rule, endpoint, ClientWait(rule))
 
     def _forced(
-        self, flow: http.HTTPFlow, body: "Body | Form", rule: Rule, endpoint: Endpoint, *, replayed: bool
+        self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint, *, replayed: bool
     ) -> Role | None:
         """The role of a flow whose rule forces it; None if it is left alone."""
         notes = {"rule": rule.name, "endpoint": endpoint.name}
         if not body.asks_plain and not replayed:
             save_notes(flow, notes)
-            return Live(LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint)))
+            return LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint))
         try:
             spec = request.force(flow, body, rule, endpoint)
         except Refusal as reason:
@@ -259,17 +252,17 @@ class ForceStream:
         if stream is not None:
             aggregate_again(flow, stream, self.rules)
 
-    async def _let_through(self, flow: http.HTTPFlow, role: Learning | Live | None) -> None:
+    async def _let_through(self, flow: http.HTTPFlow, role: Learning | LiveCopy | None) -> None:
         """An answer that goes to the client as it came, unless its upstream says that it must stream."""
-        if isinstance(role, Live):
-            self._count_own_stream(flow, role.copy)
+        if isinstance(role, LiveCopy):
+            self._count_own_stream(flow, role)
         elif isinstance(role, Learning) and self.can_send:
             await self._retries.learn(flow, role.rule, role.endpoint, role.wait)
         if note(flow, "left_alone") is not None:
             return
-        explain = partial(why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
-        blocks_loop = len(flow.request.raw_content or b"") > json_body.BLOCKS_LOOP
-        if why := await asyncio.to_thread(explain) if blocks_loop else explain():
+        explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
+        blocks_loop = len(flow.request.raw_content or b"") > BLOCKS_LOOP
+        if why := await asyncio.to_thread(explained) if blocks_loop else explained():
             logger.warning(why)
 
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
@@ -312,7 +305,7 @@ class ForceStream:
 
     # Figures
 
-    def _count(self, outcome_of: "Callable[..., Outcome]", *of_what: object) -> None:
+    def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:
             self.stats.add(outcome_of(*of_what))
         except Exception as error:
@@ -327,7 +320,7 @@ class ForceStream:
             self._counting.add(task)
             task.add_done_callback(self._count_when_read)
 
-    def _count_when_read(self, task: "asyncio.Task[Outcome]") -> None:
+    def _count_when_read(self, task: asyncio.Task[Outcome]) -> None:
         self._counting.discard(task)
         if not task.cancelled():
             self._count(task.result)
@@ -348,7 +341,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     attempt.receive(stream)
     attempt.end()
     reply = attempt.finish()
-    store_raw_stream(each, stream, status, content_type)
+    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": content_type})
     if reply is not None:
         response.set_reply(each, reply)
     logger.log(level, summary.summarize(each, attempt, from_kept=True))

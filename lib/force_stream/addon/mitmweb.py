@@ -6,8 +6,6 @@ dots, and answers 404 for one with an underscore.
 
 from typing import Any, Final
 
-_ROUTE: Final = r"/commands/(?P<cmd>force_stream\.[a-z.]+)"
-_ANY_HOST: Final = ".*"  # the handler decides who may ask
 _DONE: Final = "force_stream_commands"
 
 
@@ -19,7 +17,7 @@ def route_commands(application: Any) -> None:
     try:
         from mitmproxy.tools.web.app import ExecuteCommand
 
-        application.add_handlers(_ANY_HOST, [(_ROUTE, ExecuteCommand)])
+        application.add_handlers(".*", [(r"/commands/(?P<cmd>force_stream\.[a-z.]+)", ExecuteCommand)])
     except (ImportError, AttributeError):
         return  # mitmproxy does not guarantee these names; everything else works without them
     settings[_DONE] = True

@@ -10,24 +10,19 @@ from collections.abc import Awaitable, Callable
 from mitmproxy import ctx, http
 
 from ..answer.forcing import Refusal
-from ..answer.reader import AnswerSpec
 from ..endpoints.endpoint import Endpoint
+from ..proxy import must_stream, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
-from ..proxy.must_stream import rule_to_paste
-from ..proxy.request import another_attempt, body_of, force, model_of
-from ..proxy.response import asks_for_stream, copy_outcome, may_retry, retry_after
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
 
 logger = logging.getLogger("force_stream")
 
-# Sends a flow's request upstream for an attempt, and returns when that has its answer.
-type Send = Callable[[http.HTTPFlow, Attempt], Awaitable[None]]
-
 
 class Retries:
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Callable[[http.HTTPFlow, Attempt], Awaitable[None]]) -> None:
+        """`send` sends a flow's request upstream for an attempt, and returns when that has its answer."""
         self._send = send
         # Hosts and models whose upstreams answer only as a stream.
         self._learned: set[tuple[str, str | None]] = set()
@@ -37,9 +32,9 @@ class Retries:
         last outcome."""
         spec, rule, deadline, latest = attempt.spec, attempt.rule, attempt.deadline, flow
         for number in range(1, rule.retries + 1):
-            if wait.headers_sent or not attempt.is_final or not may_retry(attempt):
+            if wait.headers_sent or not attempt.is_final or not response.may_retry(attempt):
                 return
-            pause = delay(number, retry_after(latest))
+            pause = delay(number, response.retry_after(latest))
             if pause is None or (deadline is not None and attempt.clock() + pause >= deadline):
                 logger.info(f"{rule.name}: not tried again: there is no time for the pause before it")
                 return
@@ -49,7 +44,7 @@ class Retries:
                 logger.info(f"{rule.name}: not tried again: the client is gone")
             if wait.client_gone or not ctx.options.force_stream:
                 return
-            latest = another_attempt(flow, number + 1)
+            latest = request.another_attempt(flow, number + 1)
             attempt = Attempt(spec, rule, deadline=deadline)
             await self._send_for(flow, wait, latest, attempt, number + 1)
 
@@ -59,12 +54,13 @@ class Retries:
 
     async def learn(self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, wait: ClientWait) -> None:
         """If the upstream said that it must stream, ask it for a stream, and give the client that answer."""
-        if not asks_for_stream(flow):
+        said = flow.response
+        if said is None or not must_stream.says_it_must_stream(said.status_code, response.decoded(said)):
             return
-        retried = another_attempt(flow, 2)
-        body = body_of(retried)
+        retried = request.another_attempt(flow, 2)
+        body = request.body_of(retried)
         try:
-            spec: AnswerSpec | None = None if body is None else force(retried, body, rule, endpoint)
+            spec = None if body is None else request.force(retried, body, rule, endpoint)
         except Refusal as reason:
             logger.info(
                 f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
@@ -74,11 +70,11 @@ class Retries:
             return
         await self._send_for(flow, wait, retried, Attempt(spec, rule), 2)
         if retried.response is not None and retried.response.status_code < 400:
-            self._learned.add((flow.request.host, model_of(body)))
+            self._learned.add((flow.request.host, request.model_of(body)))
             logger.warning(
                 f"{rule.name}: {flow.request.host} answers {spec.model or 'this request'} only as a stream; until "
                 "mitmproxy stops it is forced. The rule for it, to be put before this one: "
-                + rule_to_paste(flow.request.host, spec.model)
+                + must_stream.rule_to_paste(flow.request.host, spec.model)
             )
 
     async def _send_for(
@@ -89,4 +85,4 @@ class Retries:
         await self._send(retried, attempt)
         if retried.response is None and attempt.fault is not None:
             raise attempt.fault
-        copy_outcome(flow, retried, number)
+        response.copy_outcome(flow, retried, number)

@@ -10,7 +10,7 @@ from mitmproxy import http
 
 from ..answer.forcing import Refusal
 from ..endpoints import endpoint_for
-from ..rules.rule import RequestFacts, Rule
+from ..rules.rule import Rule
 from ..wire.text import printable
 from .notes import note, was_made_to_stream
 from .request import body_of, forced_form, hosts_of, model_of
@@ -35,8 +35,8 @@ def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> lis
 def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
     """One line for the log about a flow that went out as it came and was answered with a failure, or with an event
     stream that nobody asked for; "" for any other."""
-    response = flow.response
-    if response is None or not _is_known(flow.request.path, rules):
+    response, path = flow.response, flow.request.path
+    if response is None or not (endpoint_for(path, {}) or any(rule.endpoint(path) for rule in rules)):
         return ""
     if response.status_code < 400:
         body = body_of(flow) if is_event_stream(response) else None
@@ -63,26 +63,21 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
         return f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}"
     # The reasons of rules for this host say the most.
     hosts = hosts_of(flow)
-    near = [line for rule, line in zip(rules, lines, strict=True) if rule.is_for_host(hosts)]
-    shown = near or lines
+    shown = [line for rule, line in zip(rules, lines, strict=True) if rule.is_for_host(hosts)] or lines
     rest = len(shown) - _RULES_IN_A_LINE
     more = [f"and {rest} more (force_stream.explain lists them)"] if rest > 0 else []
     return "; ".join([*shown[:_RULES_IN_A_LINE], *more])
 
 
 def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], Rule | None]:
-    facts = RequestFacts(hosts_of(flow), flow.request.path, model_of(body_of(flow)), flow)
+    hosts, path, model = hosts_of(flow), flow.request.path, model_of(body_of(flow))
     lines: list[str] = []
     for rule in rules:
-        mismatch = rule.mismatch(facts)
+        mismatch = rule.mismatch(hosts, path, model, flow)
         if mismatch is None:
             return lines, rule
         lines.append(f"rule {rule.name}: {mismatch}")
     return lines, None
-
-
-def _is_known(path: str, rules: Sequence[Rule]) -> bool:
-    return endpoint_for(path, {}) is not None or any(rule.endpoint(path) is not None for rule in rules)
 
 
 def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:

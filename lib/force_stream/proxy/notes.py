@@ -67,8 +67,3 @@ def spec_of(flow: http.HTTPFlow) -> AnswerSpec:
     """The spec for a forced flow's answer, from its notes; an older version may have noted fewer."""
     found = {key: value for key in _SPEC if (value := note(flow, key)) is not None}
     return AnswerSpec(**found | {"quirks": tuple(note(flow, "quirks", ()))})
-
-
-def store_raw_stream(flow: http.HTTPFlow, stream: bytes, status: int, content_type: str) -> None:
-    """Keep an event stream behind a response that is to be rewritten."""
-    save_notes(flow, {"sse": stream, "sse_status": status, "sse_type": content_type})

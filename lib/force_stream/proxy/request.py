@@ -32,8 +32,7 @@ def hosts_of(flow: http.HTTPFlow) -> tuple[tuple[str, int | None], ...]:
     """The names a request goes by: its target, its Host or :authority, its TLS server name."""
     request = flow.request
     hosts: list[tuple[str, int | None]] = [(request.host, request.port)]
-    named = request.host_header
-    if named:
+    if named := request.host_header:
         name, port = _split_authority(named)
         hosts.append((name, port or request.port))
     if flow.client_conn.sni:
@@ -68,10 +67,7 @@ async def read_request(flow: http.HTTPFlow) -> tuple[Body | Form, str | None] | 
     if raw is None:
         return None
     content_type = flow.request.headers.get("content-type", "")
-    if len(raw) > BLOCKS_LOOP:
-        body = await asyncio.to_thread(_parsed, raw, content_type)
-    else:
-        body = _parsed(raw, content_type)
+    body = await asyncio.to_thread(_parsed, raw, content_type) if len(raw) > BLOCKS_LOOP else _parsed(raw, content_type)
     return None if body is None else (body, model_of(body))
 
 
@@ -100,7 +96,7 @@ def forced_form(
 ) -> tuple[AnswerSpec | None, Edited]:
     """The edit that makes a request stream, and how to read the answer; None if that will be plain. Raises `Refusal`
     where the request has to go out as it came."""
-    check_unsigned(flow.request)
+    _check_unsigned(flow.request)
     return force_request(
         body,
         endpoint,
@@ -115,22 +111,6 @@ def forced_form(
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
     """Make a flow's request stream, as `forced_form` says."""
     spec, edited = forced_form(flow, body, rule, endpoint)
-    apply_edit(flow, edited, spec)
-    return spec
-
-
-def check_unsigned(request: http.Request) -> None:
-    """Raises `Refusal` for a request whose headers sign or hash its body."""
-    names = {name.lower() for name, _ in request.headers.fields}
-    signed = [name.decode() for name in _SIGNATURES if name in names]
-    if request.headers.get("authorization", "").startswith("AWS4-"):
-        signed.append("authorization")
-    if signed:
-        raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
-
-
-def apply_edit(flow: http.HTTPFlow, edited: Edited, spec: AnswerSpec | None) -> None:
-    """Put the edited body into the request; with a spec, ask for an event stream too."""
     request = flow.request
     notes: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
     if spec is not None:
@@ -139,6 +119,17 @@ def apply_edit(flow: http.HTTPFlow, edited: Edited, spec: AnswerSpec | None) -> 
         del request.headers["content-encoding"]  # the edited body is sent plain
     _set_body(request, edited.body)
     save_notes(flow, notes, spec)
+    return spec
+
+
+def _check_unsigned(request: http.Request) -> None:
+    """Raises `Refusal` for a request whose headers sign or hash its body."""
+    names = {name.lower() for name, _ in request.headers.fields}
+    signed = [name.decode() for name in _SIGNATURES if name in names]
+    if request.headers.get("authorization", "").startswith("AWS4-"):
+        signed.append("authorization")
+    if signed:
+        raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
 
 
 def _ask_for_stream(request: http.Request) -> list[list[str]]:
@@ -168,9 +159,9 @@ def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
 
 def restore(flow: http.HTTPFlow) -> None:
     """Put a forced flow's request back as it came, and forget that it was forced."""
-    request = flow.request
     if not was_made_to_stream(flow):
         return
+    request = flow.request
     for name in _STREAM_HEADERS:
         request.headers.pop(name, None)
     for name, value in note(flow, "headers_undo", []):
@@ -198,8 +189,7 @@ def another_attempt(flow: http.HTTPFlow, number: int) -> http.HTTPFlow:
 
 def _copy_to_send(flow: http.HTTPFlow) -> http.HTTPFlow:
     retried: http.HTTPFlow = flow.copy()
-    retried.response = None
-    retried.error = None
+    retried.response = retried.error = None
     retried.marked = retried.comment = ""
     retried.is_replay = "request"
     return retried

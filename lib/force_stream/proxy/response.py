@@ -15,8 +15,7 @@ from ..errors import InternalError, OversizedStream
 from ..wire import jsontext
 from ..wire.text import printable
 from .attempt import Attempt
-from .must_stream import says_it_must_stream
-from .notes import note, spec_of, store_raw_stream, was_made_to_stream
+from .notes import note, save_notes, spec_of, was_made_to_stream
 from .request import body_of, model_of
 from .retry_policy import is_retried
 
@@ -52,11 +51,6 @@ def decoded(response: http.Response) -> bytes:
 def text_of(response: http.Response) -> str:
     """A response's body as text, whatever its label says; JSON is UTF-8 (RFC 8259, section 8.1)."""
     return (response.get_content(strict=False) or b"").decode("utf-8-sig", errors="replace")
-
-
-def asks_for_stream(flow: http.HTTPFlow) -> bool:
-    """Whether a plain request was rejected because it did not ask for a stream."""
-    return flow.response is not None and says_it_must_stream(flow.response.status_code, decoded(flow.response))
 
 
 def event_stream(flow: http.HTTPFlow) -> bytes | None:
@@ -100,7 +94,7 @@ def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> N
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
         raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
-        store_raw_stream(flow, raw, flow.response.status_code, content_type)
+        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type})
 
 
 def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
@@ -141,9 +135,8 @@ def fault() -> Reply:
 def may_retry(attempt: Attempt) -> bool:
     """Whether another attempt may do better."""
     report = attempt.report
-    if report.truncated:
-        return True
-    return report.code not in (OversizedStream.code, InternalError.code) and is_retried(report.status)
+    hopeless = report.code in (OversizedStream.code, InternalError.code)
+    return report.truncated or (not hopeless and is_retried(report.status))
 
 
 def retry_after(flow: http.HTTPFlow) -> str | None:

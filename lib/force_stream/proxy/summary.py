@@ -4,7 +4,7 @@ Knows the figures of an answer and how people read them; must not know how a flo
 """
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from mitmproxy import http
 
@@ -15,22 +15,16 @@ from .attempt import Attempt
 from .notes import save_notes
 from .response import MARK
 
+# What is noted of a report, by the same names.
+_NOTED: Final = ("status", "events", "bytes", "finish_reason", "inferred", "truncated")
+
 
 def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False) -> str:
     """Comment, mark and metadata for a flow that was answered; returns the line for the log. `from_kept`: from the
     kept stream, whose times are already noted."""
     spec, report, injected = attempt.spec, attempt.report, attempt.injected
     finish = report.finish_reason
-    notes: dict[str, Any] = {
-        "status": report.status,
-        "events": report.events,
-        "bytes": report.bytes,
-        "finish_reason": finish,
-        "inferred": report.inferred,
-        "truncated": report.truncated,
-        "error": report.code,
-        "odd": report.odd,
-    }
+    notes = {key: getattr(report, key) for key in _NOTED} | {"error": report.code, "odd": report.odd}
     if not from_kept:
         notes["times"] = attempt.times
     if report.usage is not None:

@@ -5,11 +5,11 @@ changed, or what a response holds.
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mitmproxy import flowfilter
 from mitmproxy.flow import Flow
@@ -20,19 +20,6 @@ from .hosts import HostPattern, canonical_host, compile_host, spelled_hosts
 
 # mitmproxy's option that names hosts to force, and the rule that is made of it.
 HOSTS_OPTION: Final = "force_stream_hosts"
-
-
-class RequestFacts(NamedTuple):
-    """What a rule asks about a request.
-
-    `hosts` are the names in the request (target, Host or :authority, SNI), each with its port or None; `path` may
-    include a query; `model` is the body's, None if it has none; `flow` is only for the rule's filter.
-    """
-
-    hosts: tuple[tuple[str, int | None], ...]
-    path: str
-    model: str | None
-    flow: Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +60,18 @@ class Rule:
         """The endpoint of this path, by the path's end or by the rule's own `paths`."""
         return endpoint_for(path, self.paths)
 
-    def mismatch(self, facts: RequestFacts) -> str | None:
-        """None if the rule is for this request, otherwise the first reason why not, as a phrase."""
-        if not self.is_for_host(facts.hosts):
-            return f"{spelled_hosts(facts.hosts)} is not among {', '.join(self.hosts)}"
-        endpoint = self.endpoint(facts.path)
+    def mismatch(
+        self, hosts: Collection[tuple[str, int | None]], path: str, model: str | None, flow: Flow
+    ) -> str | None:
+        """None if the rule is for this request, otherwise the first reason why not, as a phrase. `path` may include a
+        query; `flow` is only for the filter."""
+        if not self.is_for_host(hosts):
+            return f"{spelled_hosts(hosts)} is not among {', '.join(self.hosts)}"
+        endpoint = self.endpoint(path)
         if endpoint is None:
             # The query stays out of the phrase: some APIs take the key there.
-            return f"path {facts.path.partition('?')[0]} is not a known endpoint"
-        return self.mismatch_within(endpoint, facts.model, facts.flow)
+            return f"path {path.partition('?')[0]} is not a known endpoint"
+        return self.mismatch_within(endpoint, model, flow)
 
     def mismatch_within(self, endpoint: Endpoint, model: str | None, flow: Flow) -> str | None:
         """The same for a request whose host and path are the rule's."""
@@ -97,7 +87,7 @@ class Rule:
         return self._filter_mismatch(flow)
 
     def is_for_host(self, hosts: Iterable[tuple[str, int | None]]) -> bool:
-        """Whether one of a request's hosts is among the rule's."""
+        """Whether one of a request's hosts (target, Host or :authority, SNI) is among the rule's."""
         for host, port in set(hosts):
             name = canonical_host(host)
             for pattern, wanted in self._hosts:

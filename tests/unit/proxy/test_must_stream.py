@@ -5,7 +5,6 @@ import json
 import pytest
 from force_stream.proxy.must_stream import LONGEST_ERROR, rule_to_paste, says_it_must_stream
 from force_stream.rules.file import parse_rules
-from force_stream.rules.rule import RequestFacts
 from harness.master import flow_with
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,8 +75,8 @@ def test_the_rule_to_paste_is_a_rule_for_that_model_of_that_host_alone(host: str
     (rule,) = parse_rules(f"rules:\n  {rule_to_paste(host, model)}\n", "pasted")
     assert (rule.hosts, rule.force_upstream_stream) == ((host,), True)
     for asked, expected in ((model, True), (f"{model}x", False)):
-        facts = RequestFacts(((host, 443),), "/v1/chat/completions", asked, flow_with())
-        assert (rule.mismatch(facts) is None) is expected
+        mismatch = rule.mismatch(((host, 443),), "/v1/chat/completions", asked, flow_with())
+        assert (mismatch is None) is expected
 
 
 def test_a_request_without_a_model_makes_a_rule_for_the_host() -> None:

@@ -237,9 +237,9 @@ def test_one_key_is_changed_with_the_words_of_the_file(key, text, value, reader)
 
 def test_a_changed_host_matches_at_once() -> None:
     rule = with_value(with_value(one(""), "hosts", "[b.example]"), "models", "[m]")
-    assert rule.mismatch(facts("b.example", model="m")) is None
-    assert rule.mismatch(facts("a.example", model="m")) is not None
-    assert rule.mismatch(facts("b.example", model="n")) is not None
+    assert rule.mismatch(*facts("b.example", model="m")) is None
+    assert rule.mismatch(*facts("a.example", model="m")) is not None
+    assert rule.mismatch(*facts("b.example", model="n")) is not None
 
 
 @pytest.mark.parametrize(
@@ -283,6 +283,6 @@ def test_the_codex_preset_is_for_the_codex_backend_alone() -> None:
     text = next(text for text in presets() if "\n  - name: chatgpt-codex" in text)
     (codex,) = parse_rules(text, "rules.yaml")
     flow = tflow.tflow(req=tutils.treq(host="chatgpt.com", path=b"/backend-api/codex/responses"))
-    assert codex.mismatch(facts("chatgpt.com", path="/backend-api/codex/responses", flow=flow)) is None
+    assert codex.mismatch(*facts("chatgpt.com", path="/backend-api/codex/responses", flow=flow)) is None
     other = tflow.tflow(req=tutils.treq(host="chatgpt.com", path=b"/v1/responses"))
-    assert codex.mismatch(facts("chatgpt.com", path="/v1/responses", flow=other)) is not None
+    assert codex.mismatch(*facts("chatgpt.com", path="/v1/responses", flow=other)) is not None

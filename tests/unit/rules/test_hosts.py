@@ -50,14 +50,14 @@ from harness.rules import facts, one
 )
 def test_hosts_match_whatever_their_spelling(pattern, host, port, matches) -> None:
     rule = one(f"hosts: ['{pattern}']")
-    assert (rule.mismatch(facts(host, port)) is None) is matches
+    assert (rule.mismatch(*facts(host, port)) is None) is matches
 
 
 def test_one_of_the_names_of_a_request_is_enough() -> None:
     rule = one("hosts: [llm.example.com]")
-    assert rule.mismatch(facts("10.0.0.5", 8000, ("llm.example.com", None))) is None
+    assert rule.mismatch(*facts("10.0.0.5", 8000, ("llm.example.com", None))) is None
 
 
 def test_the_port_belongs_to_its_own_name() -> None:
     rule = one("hosts: ['a.example:1']")
-    assert rule.mismatch(facts("a.example", 2, ("b.example", 1))) is not None
+    assert rule.mismatch(*facts("a.example", 2, ("b.example", 1))) is not None

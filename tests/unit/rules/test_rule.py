@@ -1,11 +1,12 @@
 """Which request a rule is for, and why not."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from force_stream.endpoints import ENDPOINTS
 from force_stream.rules.file import parse_rules
-from force_stream.rules.rule import RequestFacts, Rule, candidates, first_match
+from force_stream.rules.rule import Rule, candidates, first_match
 from harness.rules import facts, one
 from mitmproxy import flowfilter
 from mitmproxy.test import tflow, tutils
@@ -34,7 +35,7 @@ def test_a_rule_that_says_nothing_changes_nothing() -> None:
         ),
         (
             "hosts: [llm.example.com]",
-            RequestFacts((), "/", None, tflow.tflow()),
+            ((), "/", None, tflow.tflow()),
             "a request without a host is not among llm.example.com",
         ),
         ("", facts(path="/v1/models?key=secret"), "path /v1/models is not a known endpoint"),
@@ -46,7 +47,7 @@ def test_a_rule_that_says_nothing_changes_nothing() -> None:
     ],
 )
 def test_the_first_thing_that_does_not_match_is_named(rule, request_facts, phrase) -> None:
-    assert one(rule).mismatch(request_facts) == phrase
+    assert one(rule).mismatch(*request_facts) == phrase
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_the_first_thing_that_does_not_match_is_named(rule, request_facts, phras
 )
 def test_a_rule_matches_if_all_that_it_names_does(rule, request_facts) -> None:
     blue = tflow.tflow(req=tutils.treq(method=b"POST", headers=((b"x-team", b"light blue"),)))
-    assert one(rule).mismatch(request_facts or facts(flow=blue)) is None
+    assert one(rule).mismatch(*(request_facts or facts(flow=blue))) is None
 
 
 def test_a_rules_paths_are_known_in_addition_to_the_usual_ones() -> None:
@@ -73,9 +74,10 @@ def test_a_rules_paths_are_known_in_addition_to_the_usual_ones() -> None:
     assert rule.endpoint("/v1/models") is None
 
 
-def decided(rules: Sequence[Rule], about: RequestFacts) -> Rule | None:
-    match = first_match(candidates(rules, about.hosts, about.path), about.model, about.flow)
-    assert match is None or match[1] is match[0].endpoint(about.path)
+def decided(rules: Sequence[Rule], about: tuple[Any, ...]) -> Rule | None:
+    hosts, path, model, flow = about
+    match = first_match(candidates(rules, hosts, path), model, flow)
+    assert match is None or match[1] is match[0].endpoint(path)
     return match and match[0]
 
 
@@ -85,7 +87,7 @@ def test_a_filter_that_raises_matches_nothing() -> None:
     rule = one("filter: ~m POST")
     with pytest.raises(AttributeError):
         flowfilter.match(rule.filter, broken)
-    assert rule.mismatch(facts(flow=broken)) == "filter ~m POST could not be evaluated (AttributeError)"
+    assert rule.mismatch(*facts(flow=broken)) == "filter ~m POST could not be evaluated (AttributeError)"
     assert decided((rule,), facts(flow=broken)) is None
 
 
