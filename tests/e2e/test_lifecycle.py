@@ -278,6 +278,21 @@ def test_no_rules_beside_the_addon_are_no_mistake_and_the_log_says_that_nothing_
     assert ask(proxy, "m").json() == DOCUMENT
 
 
+def _reload_in_flight(proxy: Proxy, addon: Path, answering: Gate, gate: Gate) -> Response:
+    """The answer to a request during which the addon is loaded again: once `answering`, and before the gate opens."""
+    with Http1Client(proxy.url) as client:
+        body = json.dumps(request()).encode()
+        client.start("POST", CHAT, [("Content-Type", "application/json"), ("x-answer", "slow")], body)
+        try:
+            answering.wait()
+            since = proxy.mark()
+            _touch(addon)
+            proxy.wait_for_log(r"\d rules? from ", since=since)
+        finally:
+            gate.open()
+        return client.receive("POST")
+
+
 def _touch(path: Path) -> None:
     """Give a file a later time of change, however coarse the clock."""
     later = path.stat().st_mtime_ns + 2_000_000_000
@@ -296,17 +311,7 @@ def test_an_edit_of_the_addon_reloads_its_package_and_a_flow_in_flight_still_get
     errors = copied_addon.parent / "lib" / "force_stream" / "errors.py"
     errors.write_bytes(errors.read_bytes().replace(b"Try again, or set on_truncated", b"As edited, set on_truncated"))
 
-    with Http1Client(proxy.url) as client:
-        body = json.dumps(request()).encode()
-        client.start("POST", CHAT, [("Content-Type", "application/json"), ("x-answer", "slow")], body)
-        try:
-            half.wait()
-            since = proxy.mark()
-            _touch(copied_addon)
-            proxy.wait_for_log(r"\d rules? from ", since=since)
-        finally:
-            gate.open()
-        response = client.receive("POST")
+    response = _reload_in_flight(proxy, copied_addon, half, gate)
     assert (response.status, response.json()) == (200, DOCUMENT)
     assert response.header("content-length") == str(len(response.body))
     message = ask(proxy, x_answer="truncated").json()["error"]["message"]
@@ -328,17 +333,7 @@ def test_a_flow_in_flight_that_fails_after_a_reload_gets_its_error(
     here, gate = Gate(), Gate()
     upstream.answer(*begun, Signal(here), WaitFor(gate), Reset(), key="slow")
     proxy = start(addon=copied_addon)
-    with Http1Client(proxy.url) as client:
-        body = json.dumps(request()).encode()
-        client.start("POST", CHAT, [("Content-Type", "application/json"), ("x-answer", "slow")], body)
-        try:
-            here.wait()
-            since = proxy.mark()
-            _touch(copied_addon)
-            proxy.wait_for_log(r"\d rules? from ", since=since)
-        finally:
-            gate.open()
-        response = client.receive("POST")
+    response = _reload_in_flight(proxy, copied_addon, here, gate)
     assert (response.status, response.json()["error"]["code"]) == (502, code)
     assert "Traceback" not in proxy.log
 

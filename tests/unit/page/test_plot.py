@@ -7,29 +7,12 @@ from xml.etree import ElementTree
 import pytest
 from force_stream.page.plot import HEIGHT, WIDTH, describe, plot
 from force_stream.view.stats import MOST_ARRIVALS, Outcome
+from harness.page import OUTCOME
 from hypothesis import given
 from hypothesis import strategies as st
 
 SVG = "{http://www.w3.org/2000/svg}"
-WELL = Outcome(
-    id="1",
-    at=1_700_000_000.0,
-    upstream="llm.example.com:443",
-    rule="private-vllm",
-    endpoint="chat",
-    model="m",
-    status=200,
-    events=5,
-    bytes=1000,
-    finish_reason="stop",
-    inferred=False,
-    truncated=False,
-    code="",
-    seconds=4.0,
-    first_event=0.5,
-    first_content=0.6,
-    arrivals=(0.5, 0.6, 0.8, 3.8, 4.0),
-)
+WELL = replace(OUTCOME, bytes=1000, seconds=4.0, first_event=0.5, first_content=0.6, arrivals=(0.5, 0.6, 0.8, 3.8, 4.0))
 
 
 def drawn(outcome: Outcome) -> ElementTree.Element:

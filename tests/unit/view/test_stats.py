@@ -18,23 +18,18 @@ from force_stream.view.stats import (
     thinned,
 )
 from force_stream.wire import jsontext
+from harness.page import OUTCOME
 from hypothesis import given
 from hypothesis import strategies as st
 
-FINE = Outcome(
+FINE = replace(
+    OUTCOME,
     id="1",
-    at=1700000000.0,
     upstream="llm.test:443",
     rule="r",
-    endpoint="chat",
     model="m",
-    status=200,
     events=10,
     bytes=1000,
-    finish_reason="stop",
-    inferred=False,
-    truncated=False,
-    code="",
     seconds=2.0,
     first_event=0.5,
     first_content=0.6,
