@@ -93,6 +93,20 @@ def shared_proxy(certs: Certs) -> Iterator[Callable[..., Proxy]]:
         yield get
 
 
+@pytest.fixture(scope="session")
+def shared_rules(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`shared_rules(text)`: a rules file for shared proxies, which lives as long; the same text gives the same file."""
+    files: dict[str, Path] = {}
+
+    def get(text: str) -> Path:
+        if text not in files:
+            files[text] = tmp_path_factory.mktemp("rules") / "rules.yaml"
+            files[text].write_text(text)
+        return files[text]
+
+    return get
+
+
 @pytest.fixture
 def rules_file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """The rules of the module, else those of harness.samples, in a file of the test's own."""

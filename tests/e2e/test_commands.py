@@ -407,16 +407,11 @@ def proxy(proxy_factory: Callable[..., Proxy], upstream: Upstream, rules_file: P
 
 
 @pytest.fixture
-def shared(shared_proxy: Callable[..., Proxy], session_upstream: Upstream, shared_rules: Path) -> Proxy:
-    options = {"force_stream_rules": shared_rules, "connection_strategy": "lazy"}
+def shared(
+    shared_proxy: Callable[..., Proxy], session_upstream: Upstream, shared_rules: Callable[[str], Path]
+) -> Proxy:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
     return shared_proxy(f"reverse:{session_upstream.url()}", scripts=[ADDON], options=options, remote=True)
-
-
-@pytest.fixture(scope="session")
-def shared_rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("commands") / "rules.yaml"
-    path.write_text(RULES)
-    return path
 
 
 _keys = (f"commands-{number}" for number in itertools.count(1))

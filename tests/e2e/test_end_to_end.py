@@ -60,28 +60,21 @@ PLAIN = [("Content-Type", "application/json")]
 REVERSE, REVERSE_TLS, REVERSE_H2, REGULAR, UPSTREAM = range(5)
 
 
-@pytest.fixture(scope="session")
-def rules_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rules") / "rules.yaml"
-    path.write_text(RULES)
-    return path
-
-
 @pytest.fixture
-def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_file: Path) -> Proxy:
+def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, shared_rules: Callable[[str], Path]) -> Proxy:
     """One mitmdump with the addon, in every mode; the upstream is offered HTTP/2."""
     second = shared_proxy("regular")
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "https", "h2")]
-    options = {"force_stream_rules": rules_file, "connection_strategy": "lazy"}
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
     return shared_proxy(
         *modes, "regular", f"upstream:{second.url}", scripts=[ADDON, H2_UPSTREAM], options=options, remote=True
     )
 
 
 @pytest.fixture
-def eager(shared_proxy: Callable[..., Proxy], rules_file: Path) -> Proxy:
+def eager(shared_proxy: Callable[..., Proxy], shared_rules: Callable[[str], Path]) -> Proxy:
     """A regular proxy as it comes: it asks the upstream for its protocol before it speaks with the client."""
-    return shared_proxy("regular", scripts=[ADDON, H2_UPSTREAM], options={"force_stream_rules": rules_file})
+    return shared_proxy("regular", scripts=[ADDON, H2_UPSTREAM], options={"force_stream_rules": shared_rules(RULES)})
 
 
 def ask(proxy: Proxy, body: Any, headers: list[tuple[str, str]] | None = None, *, path: str = CHAT) -> Response:

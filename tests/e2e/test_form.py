@@ -42,16 +42,9 @@ def images(kind: str) -> bytes:
     )
 
 
-@pytest.fixture(scope="session")
-def rules_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rules") / "rules.yaml"
-    path.write_text(RULES)
-    return path
-
-
 @pytest.fixture
-def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_file: Path) -> Proxy:
-    options = {"force_stream_rules": rules_file, "connection_strategy": "lazy"}
+def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, shared_rules: Callable[[str], Path]) -> Proxy:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
     return shared_proxy(f"reverse:{upstream.url()}", scripts=[ADDON], options=options)
 
 

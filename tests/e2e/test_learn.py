@@ -56,18 +56,11 @@ SAYING = "This model only support stream mode, please enable the stream paramete
 REFUSAL = {"error": {"message": SAYING, "type": "invalid_request_error", "param": None, "code": None}}
 
 
-@pytest.fixture(scope="session")
-def rules_of_learn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("learn") / "rules.yaml"
-    path.write_text(RULES)
-    return path
-
-
 @pytest.fixture
-def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_of_learn: Path) -> Proxy:
+def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, shared_rules: Callable[[str], Path]) -> Proxy:
     """What it has learned it keeps, so each test has a model of its own."""
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "h2")]
-    options = {"force_stream_rules": rules_of_learn, "connection_strategy": "lazy"}
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
     return shared_proxy(*modes, scripts=[ADDON, BREAK, H2_UPSTREAM], options=options, remote=True)
 
 
