@@ -109,7 +109,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def handle_event(self, event: events.Event) -> Commands:
         try:
-            yield from self._handle_unpaused(event)
+            yield from self._handle_while_paused(event)
         except Exception as fault:
             if self._wait is None:
                 raise
@@ -148,7 +148,7 @@ class ObservedStream(http_layers.HttpStream):
             self._paused.generator.close()
             self._paused = None
 
-    def _handle_unpaused(self, event: events.Event) -> Commands:
+    def _handle_while_paused(self, event: events.Event) -> Commands:
         """mitmproxy holds a stream's events back while the stream waits for a connection, or for its `response` hook,
         which may wait for other attempts; the clock goes on, and the client may leave."""
         wait = self._wait
