@@ -60,6 +60,13 @@ class UnreadableEncoding(MalformedStream):
     advice = "Install it where mitmproxy runs, or have the upstream send its answers uncompressed."
 
 
+class CorruptedStream(StreamError):
+    """A part of the answer arrived in a form that cannot be read, so the rest would be an answer with a hole."""
+
+    code = "stream_corrupted"
+    advice = "Try again, or set on_truncated: partial in the rule to get what could be read."
+
+
 class OversizedStream(StreamError):
     """More bytes than the rule's max_body allows."""
 

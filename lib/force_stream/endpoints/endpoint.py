@@ -25,7 +25,8 @@ class Aggregated:
 class Aggregator(Protocol):
     """Merges the chunks of one stream.
 
-    `ended`: its terminal event has come, and nothing can follow; `finished`: only usage can still be missing.
+    `ended`: its terminal event has come, and nothing can follow; `finished`: as far as is known, only usage can still be
+    missing. It becomes false again when more content follows a finish reason.
     """
 
     ended: bool = False
@@ -35,9 +36,13 @@ class Aggregator(Protocol):
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
         what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
 
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        """Whether an object is one of this API's chunks. The words of any other are a notice, or an error."""
+        return True
+
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        """The document; `done`: `[DONE]` came; `partial`: the stream was cut and what came is wanted. Raises
-        `EmptyStream` or `IncompleteStream` where it is not complete."""
+        """The document; `done`: `[DONE]` came; `partial`: what came is wanted, whether or not it is whole. Raises
+        `EmptyStream` or `IncompleteStream` where it is not complete, and `CorruptedStream` where it has a hole."""
 
 
 @dataclass(frozen=True, slots=True)
