@@ -186,23 +186,24 @@ _PROVIDERS: Final[tuple[dict[int, str], ...]] = (
 # Whatever stands before it, a name that ends so means this. Every provider has its own: `rpm_rate_limit_exceeded`,
 # `InputImageSensitiveContentDetected`, `EndpointNotFound`.
 _ENDINGS: Final = {
-    **dict.fromkeys(("ratelimitexceeded", "ratelimitreached", "ratelimited", "ratelimit", "quotaexceeded"), 429),
-    **dict.fromkeys(("toomanyrequests", "throttled", "throttling"), 429),
+    **dict.fromkeys(("ratelimitexceeded", "ratelimitreached", "ratelimited", "ratelimit"), 429),
+    **dict.fromkeys(("quotaexceeded", "quotaexhausted", "quotareached", "toomanyrequests", "throttled"), 429),
+    **dict.fromkeys(("dailylimitexceeded", "requestlimitexceeded", "usagelimitexceeded", "usagelimitreached"), 429),
+    **dict.fromkeys(("concurrencylimitexceeded", "throttling"), 429),
+    **dict.fromkeys(("creditsexhausted", "insufficientcredits", "insufficientcredit", "insufficientbalance"), 402),
+    **dict.fromkeys(("apikey", "unauthorized"), 401),
+    **dict.fromkeys(("toolong", "notsupported", "lengthexceeded", "windowexceeded", "contextexceeded"), 400),
+    **dict.fromkeys(("sensitivecontentdetected", "policyviolation", "moderation"), 400),
     "notfound": 404,
-    "sensitivecontentdetected": 400,
-    "toolong": 400,
-    "policyviolation": 400,
-    "unauthorized": 401,
     "overloaded": 503,
     "unavailable": 503,
     "timeout": 504,
 }
 _BEGINNINGS: Final = {
-    "invalidapikey": 401,
-    "invalidauth": 401,
-    "invalidcredential": 401,
-    "ratelimitexceeded": 429,
+    **dict.fromkeys(("invalidapikey", "invalidauth", "invalidcredential"), 401),
     **dict.fromkeys(("invalidparam", "invalidargument", "invalidimage", "missingparameter"), 400),
+    **dict.fromkeys(("contentfilter", "contentpolicy", "moderation"), 400),
+    "ratelimitexceeded": 429,
 }
 # xAI sends the descriptions of gRPC's codes as `code`.
 _DESCRIPTIONS: Final = {
@@ -428,8 +429,8 @@ def _number(layer: Mapping[str, Any]) -> int | None:
         if isinstance(value, str):
             digits = _NUMBER.fullmatch(value.strip()) if len(value) <= _LONGEST_NAME else None
             value = int(digits[1]) if digits else None
-        if isinstance(value, int) and 400 <= value <= 599:
-            return value
+        if isinstance(value, int | float) and 400 <= value <= 599:
+            return int(value)
     return None
 
 

@@ -192,7 +192,7 @@ def _has_error_status(chunk: dict[str, Any]) -> bool:
         status = chunk.get(key)
         if isinstance(status, str) and len(status) == 3 and status.isascii() and status.isdigit():
             status = int(status)
-        if isinstance(status, int) and 400 <= status <= 599:
+        if isinstance(status, int | float) and 400 <= status <= 599:
             return True
     return False
 

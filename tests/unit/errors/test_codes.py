@@ -170,6 +170,11 @@ REAL: list[tuple[int, Any, str]] = [
     (400, {"error": {"error": {"type": "invalid_request_error", "message": "nested"}}}, "gateways"),
     (429, {"data": {"error": {"code": "too_many_requests"}}}, "gateways"),
     (404, {"error": {"code": "404 Not Found", "message": "no"}}, "gateways"),
+    (429, {"error": {"code": 429.0, "message": "no"}}, "gateways in Lua"),
+    (401, {"error": {"code": "missing_api_key", "message": "no"}}, "gateways"),
+    (429, {"error": {"code": "quota_exhausted", "message": "no"}}, "gateways"),
+    (400, {"error": {"code": "max_context_length_exceeded", "message": "no"}}, "gateways"),
+    (400, {"error": {"type": "moderation_error", "message": "no"}}, "gateways"),
 ]
 # They look as if they named a status.
 LIKE: list[Any] = [
