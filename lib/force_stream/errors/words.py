@@ -102,8 +102,9 @@ def words_in(value: Any, depth: int = _DEPTH) -> str:
     for key in _WORDS:
         if key in members and (words := words_in(members[key], depth - 1)):
             return words
+    # Else its own texts, such as `notice`; lists and objects of other names hold data, such as citations.
     others = (member for key, member in members.items() if not (key in _ENVELOPE or key.endswith("id")))
-    return "; ".join(filter(None, (words_in(member, depth - 1) for member in others)))
+    return "; ".join(words_in(member) for member in others if isinstance(member, str) and words_in(member))
 
 
 # HTTP's reason phrases (RFC 9110, and the older ones of RFC 2616 and RFC 4918), and what servers write in their place.
@@ -126,7 +127,7 @@ _STATUSES: Final = {*(status.value for status in HTTPStatus if status >= 400), *
 _A_COUNT: Final = r"(?![\w.,]*\d)(?!\s*(?:k|ms|[kmg]?b|s|%|(?:token|char|byte|word|message|second|item|line)\w*)\b)"
 _NUMBERED: Final = re.compile(
     # "Error code: 429 - {…}", "upstream error: 503 backend busy", "HTTP 429", "bad response status code 500"
-    r"\b(?:error|failed|failure|status|http(?:/\d(?:\.\d)?)?)(?:[ _-]?(?:code|status|error))*"
+    r"\b(?:error|failed|failure|status|http(?:/\d(?:\.\d)?)?)(?:[ _-]?(?:code|status|error)){0,3}"
     r"['\"]?\s*(?:[:=(\[,：]|is|was|of|with)?\s*['\"]?([45]\d\d)"
     + _A_COUNT
     # 状态码：429
