@@ -54,9 +54,12 @@ def refusal(text: str) -> str:
     return str(caught.value)
 
 
-def facts(host="a.example", port=443, *more, path="/v1/chat/completions", model="gpt-x", flow=None) -> tuple[Any, ...]:
-    """What a rule asks about a request: its hosts, path, model and flow."""
-    return ((host, port), *more), path, model, flow or tflow.tflow()
+def facts(
+    host="a.example", port=443, *more, path="/v1/chat/completions", model="gpt-x", flow=None, **members
+) -> tuple[Any, ...]:
+    """What a rule asks about a request: its hosts, path, members and flow."""
+    asked = members if model is None else {"model": model} | members
+    return ((host, port), *more), path, asked, flow or tflow.tflow()
 
 
 def presets() -> list[str]:

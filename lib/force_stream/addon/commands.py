@@ -149,7 +149,7 @@ class Commands:
             plain, forced = request.restored(each), request.restored(each)
             body = request.body_of(forced)
             found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
-            match = first_match(found, request.model_of(body), forced)
+            match = first_match(found, body.members if body else {}, forced)
             if match is None or body is None or not body.asks_plain:
                 logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
                 return

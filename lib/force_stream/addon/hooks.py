@@ -214,7 +214,7 @@ class ForceStream:
         if read is None:
             return
         body, model = read
-        match = first_match(found, model, flow)
+        match = first_match(found, body.members, flow)
         if match is None:
             return
         rule, endpoint = match

@@ -97,6 +97,11 @@ KEYS: Final[Mapping[str, Key]] = {
         "Only requests whose `model` matches one of these; wildcards as in `hosts`, but case-sensitive. `null`: all.",
         example='["qwen3-*"]',
     ),
+    "tools": Key(
+        parse.or_null(parse.flag),
+        "`true`: only requests that offer tools. `false`: only those that do not. `null`: all.",
+        example="true",
+    ),
     "filter": Key(
         parse.or_null(_FILTER),
         "A mitmproxy [filter expression](https://docs.mitmproxy.org/stable/concepts/filters/) that must match as well.",
