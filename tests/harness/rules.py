@@ -21,6 +21,8 @@ rules:
     endpoints: [chat, responses]
     paths: {"/custom/generate": chat}
     models: ["qwen3-*", "2024-08-06"]
+    tools: false
+    extra_body: {store: off, user: "", thinking: {type: enabled, budget: 1.5, stop: [a, null]}}
     filter: "~hq x-team:.*blue"
     stream_options: {include_usage: true, chunk_size: 3, mode: fast, spare: null}
     on_truncated: partial

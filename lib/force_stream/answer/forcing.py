@@ -25,6 +25,7 @@ def force_request(
     *,
     rule: str,
     stream_options: Mapping[str, Any] | None,
+    extra_body: Mapping[str, Any],
     on_truncated: str,
     quirks: Sequence[str],
 ) -> tuple[AnswerSpec | None, Edited]:
@@ -38,18 +39,25 @@ def force_request(
         return None, body.without("stream")
     if isinstance(body, Form) and not endpoint.forms:
         raise Refusal("its body is a form, and no JSON object")
-    if reason := endpoint.cannot_stream(body.members):
+    if isinstance(body, Form) and (nested := [key for key, value in extra_body.items() if not _is_scalar(value)]):
+        raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
+    asked = {**body.members, **extra_body}
+    if reason := endpoint.cannot_stream(asked):
         raise Refusal(reason)
-    model = body.members.get("model")
+    model = asked.get("model")
     spec = AnswerSpec(
         rule=rule,
         endpoint=endpoint.name,
         model=printable(model) if isinstance(model, str) else "",
-        choices=expected_choices(body.members),
+        choices=expected_choices(asked),
         on_truncated=on_truncated,
         quirks=tuple(quirks),
     )
-    return spec, body.forced(endpoint.options_for(stream_options))
+    return spec, body.forced(endpoint.options_for(stream_options), extra_body)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, (bool, int, float, str))
 
 
 def at_path(path: str) -> AnswerSpec | None:

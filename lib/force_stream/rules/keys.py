@@ -32,6 +32,11 @@ _FILTER: Final = parse.checked(compile_filter, "one of mitmproxy's filter expres
 _ENDPOINT: Final = parse.one_of("endpoint", ENDPOINTS)
 _PATHS: Final = parse.mapping_of(_PATH.fullmatch, "a path such as /custom/generate, without a query", _ENDPOINT)
 _OPTIONS: Final = parse.mapping_of(str.isprintable, "the name of an option", parse.or_null(parse.plain))
+_EXTRA: Final = parse.mapping_of(
+    lambda name: name.isprintable() and name not in ("stream", "stream_options"),
+    "the name of a member other than stream and stream_options",
+    parse.json_value,
+)
 _COUNT: Final = parse.whole(0, 10**9)
 
 
@@ -101,6 +106,11 @@ KEYS: Final[Mapping[str, Key]] = {
         parse.or_null(parse.flag),
         "`true`: only requests that offer tools. `false`: only those that do not. `null`: all.",
         example="true",
+    ),
+    "extra_body": Key(
+        parse.or_null(_EXTRA, dict),
+        "Members for the body of a forced request, such as `{store: false}`; they override the request's own.",
+        example="{reasoning_split: true}",
     ),
     "filter": Key(
         parse.or_null(_FILTER),

@@ -38,6 +38,7 @@ class Rule:
     paths: Mapping[str, str] = field(default_factory=dict, hash=False)
     models: tuple[str, ...] | None = None
     tools: bool | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     filter: str | None = None
     stream_options: Mapping[str, Any] | None = field(default_factory=lambda: {"include_usage": True}, hash=False)
     on_truncated: str = "error"

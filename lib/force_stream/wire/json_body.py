@@ -69,17 +69,23 @@ class Body:
         stream = self.members.get("stream")
         return stream is None or stream is False
 
-    def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
-        """Ask for a stream. The options (JSON values) override the request's own; None removes all of them."""
+    def forced(
+        self, stream_options: Mapping[str, object] | None, extra_body: Mapping[str, object] | None = None
+    ) -> Edited:
+        """Ask for a stream. The options (JSON values) override the request's own; None removes all of them. The extra
+        members override the request's own whole."""
+        extra = dict(extra_body or {})
         edits: list[Splice] = []
         for span in self._spans:
             if span.key == "stream":
                 edits.append((span.value, span.end, b"true"))
             elif span.key == "stream_options" and stream_options:
                 edits += _merged(self._raw, span, stream_options)
+            elif span.key in extra:
+                edits.append((span.value, span.end, _dump(extra[span.key])))
         removed = {"stream_options"} if stream_options is None else set()
         edits += _removals(self._spans, removed)
-        wanted = {"stream": True} | ({"stream_options": stream_options} if stream_options else {})
+        wanted = {"stream": True} | ({"stream_options": stream_options} if stream_options else {}) | extra
         edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
 

@@ -24,6 +24,8 @@ def test_every_key_is_read(reader) -> None:
         endpoints=("chat", "responses"),
         paths={"/custom/generate": "chat"},
         models=("qwen3-*", "2024-08-06"),
+        tools=False,
+        extra_body={"store": False, "user": "", "thinking": {"type": "enabled", "budget": 1.5, "stop": ["a", None]}},
         filter="~hq x-team:.*blue",
         stream_options={"include_usage": True, "chunk_size": 3, "mode": "fast", "spare": None},
         on_truncated="partial",

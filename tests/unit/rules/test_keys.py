@@ -31,7 +31,7 @@ def test_the_example_of_a_fault_is_a_value(fault) -> None:
 
 
 def test_null_means_the_default_where_that_is_empty() -> None:
-    text = "endpoints:\npaths:\nmodels: ~\nfilter: null\nquirks:\ntimeout:\nheartbeat:\ninject:"
+    text = "endpoints:\npaths:\nmodels: ~\ntools:\nextra_body:\nfilter: null\nquirks:\ntimeout:\nheartbeat:\ninject:"
     assert one(text) == one("")
 
 

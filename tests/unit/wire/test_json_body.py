@@ -236,6 +236,34 @@ def test_a_long_body_is_edited_after_its_long_values(part: object, ensure_ascii:
     assert sum(len(old) for _, _, old in edited.undo) < 10
 
 
+EXTRA_MEMBERS = {
+    "a member is added": (b'{"a":1}', {"store": False}, b'{"stream":true,"store":false,"a":1}'),
+    "a member is overridden where it is": (
+        b'{"store" : true, "stream":true}',
+        {"store": False},
+        b'{"store" : false, "stream":true}',
+    ),
+    "each of several": (b'{"a":1,"stream":1,"\\u0061":2}', {"a": None}, b'{"a":null,"stream":true,"\\u0061":null}'),
+    "an object replaces the whole one": (
+        b'{"stream":true,"thinking":{"type":"enabled","budget":1}}',
+        {"thinking": {"type": "disabled"}},
+        b'{"stream":true,"thinking":{"type":"disabled"}}',
+    ),
+    "a member that is so already": (
+        b'{"stream":true,"store":false}',
+        {"store": False},
+        b'{"stream":true,"store":false}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("raw", "extra", "expected"), EXTRA_MEMBERS.values(), ids=list(EXTRA_MEMBERS))
+def test_a_body_gets_the_extra_members(raw: bytes, extra: dict[str, object], expected: bytes) -> None:
+    edited = read(raw).forced({}, extra)
+    assert edited.body == expected
+    assert undo(edited.body, edited.undo) == raw
+
+
 def test_a_long_value_is_an_empty_one_of_its_type() -> None:
     members = {"prompt": "a" * 3 * BLOCK, "metadata": {"a": "\n" * BLOCK}, "n": 1}
     assert read(json.dumps(members).encode()).members == {"prompt": "", "metadata": {}, "n": 1}
@@ -344,6 +372,13 @@ OBJECTS = st.tuples(st.sampled_from(["", "\ufeff"]), BLANKS, spelled_object(), B
 OPTIONS = st.one_of(st.none(), st.dictionaries(KEYS, st.sampled_from([True, None, 1.5, "é", {"a": []}]), max_size=3))
 
 
+EXTRA = st.dictionaries(
+    KEYS.filter(lambda key: key not in ("stream", "stream_options")),
+    st.sampled_from([False, None, 1.5, "é", {"a": []}]),
+    max_size=2,
+)
+
+
 def joined(pieces: list[str]) -> bytes:
     return "".join(pieces).encode()
 
@@ -354,8 +389,10 @@ def value_of(raw: bytes) -> dict[str, object]:
     return result
 
 
-def forced_value(request: dict[str, object], options: dict[str, object] | None) -> dict[str, object]:
-    result = request | {"stream": True}
+def forced_value(
+    request: dict[str, object], options: dict[str, object] | None, extra: dict[str, object]
+) -> dict[str, object]:
+    result = request | extra | {"stream": True}
     own = request.get("stream_options")
     if options is None:
         result.pop("stream_options", None)
@@ -364,13 +401,13 @@ def forced_value(request: dict[str, object], options: dict[str, object] | None) 
     return result
 
 
-@given(OBJECTS, OPTIONS, TINY_BLOCKS)
+@given(OBJECTS, OPTIONS, EXTRA, TINY_BLOCKS)
 def test_forced_means_what_it_says_and_can_be_undone(
-    pieces: list[str], options: dict[str, object] | None, block: int
+    pieces: list[str], options: dict[str, object] | None, extra: dict[str, object], block: int
 ) -> None:
     raw = joined(pieces)
-    edited = read(raw, block).forced(options)
-    assert value_of(edited.body) == forced_value(value_of(raw), options)
+    edited = read(raw, block).forced(options, extra)
+    assert value_of(edited.body) == forced_value(value_of(raw), options, extra)
     assert undo(edited.body, edited.undo) == raw
 
 
@@ -412,12 +449,12 @@ def pairs(raw: bytes) -> list[tuple[str, object]]:
     return result
 
 
-@given(OBJECTS, OPTIONS, TINY_BLOCKS)
+@given(OBJECTS, OPTIONS, EXTRA, TINY_BLOCKS)
 def test_bytes_outside_the_splices_and_all_other_members_stay(
-    pieces: list[str], options: dict[str, object] | None, block: int
+    pieces: list[str], options: dict[str, object] | None, extra: dict[str, object], block: int
 ) -> None:
     raw = joined(pieces)
-    edited: Edited = read(raw, block).forced(options)
+    edited: Edited = read(raw, block).forced(options, extra)
     there = [(start, end) for start, end, _ in edited.undo]
     here, shift = [], 0
     for start, end, old in edited.undo:
@@ -425,7 +462,7 @@ def test_bytes_outside_the_splices_and_all_other_members_stay(
         shift += end - start - len(old)
     assert outside(edited.body, there) == outside(raw, here)
 
-    ours = {"stream", "stream_options"}
+    ours = {"stream", "stream_options", *extra}
     assert [p for p in pairs(edited.body) if p[0] not in ours] == [p for p in pairs(raw) if p[0] not in ours]
 
 
