@@ -11,6 +11,7 @@ from ..endpoints.endpoint import Endpoint
 from ..wire.form_body import Form
 from ..wire.json_body import Body, Edited
 from ..wire.text import printable
+from .quirks import chosen
 from .reader import AnswerSpec
 
 
@@ -42,7 +43,8 @@ def force_request(
     if isinstance(body, Form) and (nested := [key for key, value in extra_body.items() if not _is_scalar(value)]):
         raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
     asked = {**body.members, **extra_body}
-    if reason := endpoint.cannot_stream(asked):
+    lifted = {quirk.lifts for quirk in chosen(quirks)}
+    if reason := endpoint.cannot_stream({key: value for key, value in asked.items() if key not in lifted}):
         raise Refusal(reason)
     model = asked.get("model")
     spec = AnswerSpec(

@@ -17,7 +17,7 @@ from ..wire.text import printable
 from .events import Event, EventReader, Kind
 from .oddities import Oddities
 from .patterns import Repeats
-from .quirks import QUIRKS
+from .quirks import chosen, patch_document
 from .report import Reply, Report
 
 # Bytes. Scalar JSON bodies are short.
@@ -57,7 +57,8 @@ class AnswerReader:
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
-        self._reader = EventReader([QUIRKS[name].patch() for name in spec.quirks if name in QUIRKS])
+        self._quirks = chosen(spec.quirks)
+        self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
         self._decoder = self._reader.decoder
         self._repeats = Repeats(self._reader)
         self._head = b""
@@ -238,6 +239,7 @@ class AnswerReader:
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
+        patch_document(aggregated.document, self._quirks)
         return Reply(200, jsontext.dumps(aggregated.document))
 
     def _is_scalar(self) -> bool:

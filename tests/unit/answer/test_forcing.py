@@ -65,6 +65,16 @@ def test_a_form_that_cannot_have_the_extra_members_is_refused(value: object) -> 
         force(form, "transcriptions", "/v1/audio/transcriptions", x=value)
 
 
+def test_a_quirk_lifts_the_limit_of_audio_formats() -> None:
+    asked = {"modalities": ["text", "audio"], "audio": {"voice": "Cherry", "format": "wav"}}
+    with pytest.raises(Refusal, match="wav"):
+        force(body(**asked))
+    settings: dict[str, Any] = {"stream_options": None, "extra_body": {}, "on_truncated": "error"}
+    quirks = ["streams_any_audio_format"]
+    _, edited = force_request(body(**asked), ENDPOINTS["chat"], "/", rule="r", quirks=quirks, **settings)
+    assert json.loads(edited.body) == asked | {"stream": True}
+
+
 def test_a_form_is_forced_only_where_forms_are_asked() -> None:
     form = read_form(FORM, "multipart/form-data; boundary=b")
     assert form is not None
