@@ -33,6 +33,7 @@ rules:
     retries: 2
     max_body: 10MB
     learn: yes
+    fill: {"choices.*.message.refusal": null, x: [1]}
     inject: {cut_after: 3, drop_done: true, error_after: 0, stall: 1.5, split_utf8: off, content_type: text/plain}
   - name: other
     hosts: ["*"]

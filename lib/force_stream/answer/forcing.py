@@ -11,6 +11,7 @@ from ..endpoints.endpoint import Endpoint
 from ..wire.form_body import Form
 from ..wire.json_body import Body, Edited
 from ..wire.text import printable
+from .fill import spelled
 from .quirks import chosen
 from .reader import AnswerSpec
 
@@ -29,6 +30,7 @@ def force_request(
     extra_body: Mapping[str, Any],
     on_truncated: str,
     quirks: Sequence[str],
+    fill: Mapping[str, Any],
 ) -> tuple[AnswerSpec | None, Edited]:
     """The forced form of a plain request, and how to read its answer; no spec where the answer will be plain too.
 
@@ -54,6 +56,7 @@ def force_request(
         choices=expected_choices(asked),
         on_truncated=on_truncated,
         quirks=tuple(quirks),
+        fill=spelled(fill),
     )
     return spec, body.forced(endpoint.options_for(stream_options), extra_body)
 

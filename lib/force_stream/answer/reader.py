@@ -15,6 +15,7 @@ from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
 from .events import Event, EventReader, Kind
+from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
 from .quirks import chosen, patch_document
@@ -38,6 +39,7 @@ class AnswerSpec:
     choices: int = 1
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
+    fill: str = ""
 
     def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
         """A reader for an answer with this status and content type."""
@@ -240,6 +242,7 @@ class AnswerReader:
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
         patch_document(aggregated.document, self._quirks)
+        fill(aggregated.document, self._spec.fill)
         return Reply(200, jsontext.dumps(aggregated.document))
 
     def _is_scalar(self) -> bool:

@@ -106,6 +106,7 @@ def forced_form(
         extra_body=rule.extra_body,
         on_truncated=rule.on_truncated,
         quirks=rule.quirks,
+        fill=rule.fill,
     )
 
 

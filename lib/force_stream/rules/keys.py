@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from ..answer.fill import is_path
 from ..answer.quirks import QUIRKS
 from ..endpoints import ENDPOINTS
 from . import parse
@@ -37,6 +38,7 @@ _EXTRA: Final = parse.mapping_of(
     "the name of a member other than stream and stream_options",
     parse.json_value,
 )
+_FILL: Final = parse.mapping_of(is_path, "a path such as choices.*.message.refusal", parse.json_value)
 _COUNT: Final = parse.whole(0, 10**9)
 
 
@@ -158,6 +160,13 @@ KEYS: Final[Mapping[str, Key]] = {
         parse.flag,
         "In a rule that does not force: start forcing when the upstream says that it must stream. See "
         "[learn](failures.md#learn).",
+    ),
+    "fill": Key(
+        parse.or_null(_FILL, dict),
+        "Constants that this upstream's direct answers have and its streams lack, by path, with `*` for every item of "
+        "a list. They are added where the path's parent is there and the member is not. `force_stream.compare` shows "
+        "the line for them.",
+        example='{"choices.*.message.refusal": null}',
     ),
     "inject": Key(
         parse.or_null(lambda node: parse.read_mapping(node, {name: row.parse for name, row in FAULTS.items()}), dict),

@@ -49,6 +49,7 @@ class Rule:
     retries: int = 0
     max_body: int = 64 * 1024**2
     learn: bool = False
+    fill: Mapping[str, Any] = field(default_factory=dict, hash=False)
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     _hosts: tuple[HostPattern, ...] = field(init=False, repr=False, compare=False)

@@ -21,13 +21,13 @@ def body(**members: Any) -> Body:
 
 def force(made: Body | Form, endpoint: str = "chat", path: str = "/v1/chat/completions", **extra: Any) -> Any:
     settings: dict[str, Any] = {"stream_options": {"include_usage": True}, "on_truncated": "partial"}
-    settings |= {"quirks": ["think_tags"], "extra_body": extra}
+    settings |= {"quirks": ["think_tags"], "extra_body": extra, "fill": {"a.*.b": None}}
     return force_request(made, ENDPOINTS[endpoint], path, rule="r", **settings)
 
 
 def test_a_plain_request_becomes_a_stream_and_its_answer_is_read_by_the_spec() -> None:
     spec, edited = force(body(model="m\n", n=2))
-    assert spec == AnswerSpec("r", "chat", "m\ufffd", 2, "partial", ("think_tags",))
+    assert spec == AnswerSpec("r", "chat", "m\ufffd", 2, "partial", ("think_tags",), '{"a.*.b":null}')
     assert {"stream": True, "stream_options": {"include_usage": True}}.items() <= json.loads(edited.body).items()
 
 
@@ -69,7 +69,7 @@ def test_a_quirk_lifts_the_limit_of_audio_formats() -> None:
     asked = {"modalities": ["text", "audio"], "audio": {"voice": "Cherry", "format": "wav"}}
     with pytest.raises(Refusal, match="wav"):
         force(body(**asked))
-    settings: dict[str, Any] = {"stream_options": None, "extra_body": {}, "on_truncated": "error"}
+    settings: dict[str, Any] = {"stream_options": None, "extra_body": {}, "fill": {}, "on_truncated": "error"}
     quirks = ["streams_any_audio_format"]
     _, edited = force_request(body(**asked), ENDPOINTS["chat"], "/", rule="r", quirks=quirks, **settings)
     assert json.loads(edited.body) == asked | {"stream": True}

@@ -51,6 +51,7 @@ def test_a_rule_is_described_in_one_line() -> None:
         'filter "~hq x-team:.*blue"; '
         'stream_options {"include_usage": true, "chunk_size": 3, "mode": "fast", "spare": null}; '
         'on_truncated "partial"; timeout 30; idle_timeout 7.5; heartbeat 15; retries 2; max_body 10000000; learn true; '
+        'fill {"choices.*.message.refusal": null, "x": [1]}; '
         'inject {"cut_after": 3, "drop_done": true, "error_after": 0, "stall": 1.5, "split_utf8": false, '
         '"content_type": "text/plain"}'
     )

@@ -36,6 +36,7 @@ def test_every_key_is_read(reader) -> None:
         retries=2,
         max_body=10_000_000,
         learn=True,
+        fill={"choices.*.message.refusal": None, "x": [1]},
         inject={
             "cut_after": 3,
             "drop_done": True,

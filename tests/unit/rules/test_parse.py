@@ -169,6 +169,14 @@ BAD_VALUES = {
         "d: [*c, *c, *c, *c, *c]}",
         "extra_body: 'd': too many values, or nested too deeply",
     ),
+    "fill with a path that ends with a list": (
+        'fill: {"choices.*": null}',
+        "fill: expected a path such as choices.*.message.refusal, found the text 'choices.*'",
+    ),
+    "fill with a path of no names": (
+        "fill: {service_tier: null, a..b: null}",
+        "fill: expected a path such as choices.*.message.refusal, found the text 'a..b'",
+    ),
     "inject": ("inject: {cut_aftr: 1}", "inject: unknown key 'cut_aftr', did you mean 'cut_after'?"),
     "inject type": (
         "inject:\n      drop_done: 1",
