@@ -158,6 +158,8 @@ def _status_named(error: dict[str, Any]) -> int | None:
 
 # The members of a chunk that are not part of the error that it reports.
 _ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
+# One image of a group, whose error is a part of the answer (Volcengine Ark, MiniMax).
+_FAILED_PARTS: Final = ("image_generation.partial_failed", "image_edit.partial_failed")
 # What many APIs send as `code`, next to a `message`, when all is well.
 _FINE: Final = ("0", "200", "ok", "success")
 
@@ -168,6 +170,8 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     `event` is the event's name. The body has everything that the event said, without a chunk's envelope.
     """
     error, kind, response = chunk.get("error"), chunk.get("type"), chunk.get("response")
+    if error and (kind or event) in _FAILED_PARTS:
+        return None
     is_error = "error" in (event, kind, chunk.get("object"))  # the last: vLLM before 2025
     if not (error or response or is_error) and (kind or chunk.get("choices")):
         return None  # what nearly every chunk is
