@@ -14,7 +14,7 @@ class Aggregated:
     """One document out of a whole stream: an object, but for llama.cpp's list of several.
 
     `finish_reasons` has one entry for each choice (for Responses: the status); `inferred`: at least one of them did not
-    come from the upstream; `odd`: what is odd about the answer, in words.
+    come from the upstream. `odd`: what is strange about the answer as a whole, a line each.
     """
 
     document: Any
@@ -27,12 +27,15 @@ class Aggregator(Protocol):
     """Merges the chunks of one stream.
 
     `ended`: its terminal event has come, and nothing can follow; `finished`: as far as is known, only usage can still
-    be missing. It becomes false again when more content follows a finish reason. `ends_with_body`: nothing in the
-    stream says where it ends, so its end is that of a body that is not cut off.
+    be missing. It becomes false again when more content follows a finish reason. `early`: how many finish reasons more
+    content has followed; where there are any, the last one may not be the end either, so a broken connection after it
+    is a truncation. `ends_with_body`: nothing in the stream says where it ends, so its end is that of a body that is
+    not cut off.
     """
 
     ended: bool = False
     finished: bool = False
+    early: int = 0
     ends_with_body: bool = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:

@@ -39,6 +39,7 @@ class TranscriptionsAggregator(Aggregator):
         self._wholes: list[dict[str, Any]] = []
         self._logprobs: list[Any] = []
         self._segments: list[dict[str, Any]] = []
+        self._is_diarized = False
         self._language: Any = None
         self._done: dict[str, Any] = {}
         self._chunks: Fields | None = None
@@ -59,10 +60,8 @@ class TranscriptionsAggregator(Aggregator):
             if isinstance(logprobs := chunk.get("logprobs"), list):
                 self._logprobs += logprobs
         elif kind in _SEGMENTS:
-            segment = {key: value for key, value in chunk.items() if key not in _PADDING}
-            # Mistral's direct answers have another word for it.
-            is_mistrals = kind == "transcription.segment"
-            self._segments.append(segment | {"type": "transcription_segment"} if is_mistrals else segment)
+            self._segments.append({key: value for key, value in chunk.items() if key not in _PADDING})
+            self._is_diarized = kind == "transcript.text.segment"
         elif kind == "transcription.language":
             self._language = chunk.get("audio_language") or chunk.get("language")
         elif kind in _LAST:
@@ -98,6 +97,7 @@ class TranscriptionsAggregator(Aggregator):
             if reason and reason != "null":
                 self._finish_reason, self.finished = reason, True
             elif goes_on:
+                self.early += self.finished
                 self.finished = False
 
     def add_text(self, text: str) -> bool:
@@ -130,8 +130,8 @@ class TranscriptionsAggregator(Aggregator):
         if self._logprobs:
             document.setdefault("logprobs", self._logprobs)
         if self._segments and not document.get("segments"):
-            diarized = {} if self._segments[0].get("type") == "transcription_segment" else {"task": "transcribe"}
-            document = {**diarized, **document, "segments": self._segments}  # a diarized answer's constant
+            constant = {"task": "transcribe"} if self._is_diarized else {}  # OpenAI's diarized answers have it
+            document = {**constant, **document, "segments": self._segments}
         return Aggregated(document, () if self._finish_reason is None else (str(self._finish_reason),))
 
     def _says_silence(self, said: dict[str, Any]) -> bool:

@@ -10,18 +10,18 @@ from ..wire import jsontext
 from .fields import CHANGED, Concat, Effect
 
 
-class JsonText(Concat):
+class JsonText:
     """A JSON text in fragments. Cumulative ones (each begins with all before it, NousResearch/hermes-agent#35718) are
     not joined, and a text that is said again whole (lidge-jun/opencodex#361) is said once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self._joined = Concat()
         self._count = 0
         # All that came, while each fragment has begun with all before it.
         self._whole: str | None = ""
 
     def add(self, value: Any) -> Effect:
-        effect = super().add(value)
+        effect = self._joined.add(value)
         if self._whole is None or not value or not isinstance(value, str):
             return effect
         self._count += 1
@@ -30,7 +30,7 @@ class JsonText(Concat):
         return effect if self._whole is None else CHANGED
 
     def result(self) -> Any:
-        text = super().result()
+        text = self._joined.result()
         if not isinstance(text, str) or is_json(text):
             return text
         return self._whole if self._whole is not None and self._count > 1 else said_once(text)
