@@ -14,23 +14,27 @@ class Aggregated:
     """One document out of a whole stream: an object, but for llama.cpp's list of several.
 
     `finish_reasons` has one entry for each choice (for Responses: the status); `inferred`: at least one of them did not
-    come from the upstream.
+    come from the upstream. `odd`: what is strange about the answer as a whole, a line each.
     """
 
     document: Any
     finish_reasons: tuple[str, ...] = ()
     inferred: bool = False
+    odd: tuple[str, ...] = ()
 
 
 class Aggregator(Protocol):
     """Merges the chunks of one stream.
 
-    `ended`: its terminal event has come, and nothing can follow; `finished`: as far as is known, only usage can still be
-    missing. It becomes false again when more content follows a finish reason.
+    `ended`: its terminal event has come, and nothing can follow; `finished`: as far as is known, only usage can still
+    be missing. It becomes false again when more content follows a finish reason.
+    `early`: how many finish reasons more content has followed. Where there are any, the last one may not be the end
+    either, so that a broken connection after it is a truncation.
     """
 
     ended: bool = False
     finished: bool = False
+    early: int = 0
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
