@@ -25,12 +25,13 @@ def said_once(pieces: Sequence[str]) -> str:
     """The text that the pieces make, without what is said again in it."""
     text = "".join(pieces)
     first = next(filter(None, pieces), "")
+    begins_again = text.find(first, 1) >= 0
     # Most arguments end here: to parse each of them would cost more than to join them.
-    if text.find(first, 1) < 0 and not _SEAM.search(text):
+    if not begins_again and not _SEAM.search(text):
         return text
     if _is_json(text):
         return text
-    last = _last_snapshot(pieces)
+    last = _last_snapshot(pieces) if begins_again else text
     if not is_object(last) and first.strip() == "{}":
         last = _last_snapshot(pieces[pieces.index(first) + 1 :])
     if is_object(last):
