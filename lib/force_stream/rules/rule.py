@@ -46,7 +46,7 @@ class Rule:
     heartbeat: float | None = None
     retries: int = 0
     max_body: int = 64 * 1024**2
-    learn: bool = False
+    learn: bool | tuple[str, ...] = False
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     _hosts: tuple[HostPattern, ...] = field(init=False, repr=False, compare=False)
