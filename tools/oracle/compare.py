@@ -31,14 +31,6 @@ from servers import MITMDUMP, ROOT, SERVERS, Server
 ANSWER_SECONDS: Final = 180
 TRIES: Final = 3
 
-RULES: Final = """\
-rules:
-  - name: oracle
-    hosts: ["127.0.0.1"]
-    force_upstream_stream: true
-    quirks: [{quirks}]
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -64,7 +56,7 @@ def setting(server: Server, folder: Path, keep: Path | None) -> Iterator[Setting
     with server.started(folder) as address:
         relay = Relay(int(address.rpartition(":")[2]))
         rules = folder / "rules.yaml"
-        rules.write_text(RULES.format(quirks=", ".join(server.quirks)), encoding="utf-8")
+        rules.write_text(server.rules, encoding="utf-8")
         proxy = [
             *(sys.executable, "-c", MITMDUMP),
             *("--mode", f"reverse:http://127.0.0.1:{relay.port}@127.0.0.1:0"),

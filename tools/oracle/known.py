@@ -5,7 +5,7 @@ round. Each is a row, with all that the stream says there. Must not know how the
 from dataclasses import dataclass
 from typing import Final
 
-from answers import NOTHING
+from answers import NOTHING, Difference, fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,14 @@ class Known:
     proxied: str
     reason: str
     streamed: str
+
+    def fits(self, name: str, difference: Difference) -> bool:
+        return (
+            fits(name, self.requests)
+            and fits(difference.path, self.path)
+            and fits(difference.direct, self.direct)
+            and fits(difference.proxied, self.proxied)
+        )
 
 
 CUT_CHARACTER: Final = (
@@ -120,4 +128,80 @@ LLAMA_CPP: Final[tuple[Known, ...]] = (
     ),
 )
 
-LITELLM: Final[tuple[Known, ...]] = ()
+# What LiteLLM leaves out of a stream, or puts into one, that comes from the server behind it.
+LITELLM: Final[tuple[Known, ...]] = (
+    Known(
+        "*",
+        "timings",
+        "*",
+        NOTHING,
+        "how long llama.cpp took is passed on in a plain answer only",
+        'data: {"choices":[{"index":0,"delta":{}}],...,"usage":{...}}, and no "timings" in any chunk',
+    ),
+    Known(
+        "chat: *",
+        "usage/completion_tokens_details",
+        NOTHING,
+        "*",
+        "LiteLLM counts the kinds of tokens itself when it streams",
+        'data: {...,"usage":{...,"completion_tokens_details":{"reasoning_tokens":0,"text_tokens":12},...}}',
+    ),
+    Known(
+        "completions: *",
+        "usage/completion_tokens_details",
+        "null",
+        "*",
+        "LiteLLM counts the kinds of tokens itself when it streams",
+        'data: {...,"usage":{...,"completion_tokens_details":{"reasoning_tokens":0,"text_tokens":12},...}}',
+    ),
+    Known(
+        "completions: *",
+        "system_fingerprint",
+        '"*"',
+        NOTHING,
+        "it is in no chunk",
+        'data: {"id":"chatcmpl-...","object":"text_completion","created":...,"model":"gemma","choices":[...]}',
+    ),
+    Known(
+        "responses: *",
+        "completed_at",
+        "*",
+        NOTHING,
+        "when a response was completed is in no event",
+        'data: {"type":"response.completed","response":{"id":"...",...,"status":"completed","usage":{...}},...}',
+    ),
+    Known(
+        "responses: *",
+        "output/*/*",
+        "null",
+        NOTHING,
+        "the members of an item that LiteLLM knows and llama.cpp does not say are null in a plain answer only",
+        'data: {"type":"response.completed","response":{...,"output":[{"id":"msg_...","content":[...],...}],...}}',
+    ),
+    Known(
+        "messages: *",
+        "usage/cache_*_input_tokens",
+        NOTHING,
+        "0",
+        "the first event of LiteLLM's stream has counts of cached tokens",
+        'data: {"type":"message_start","message":{...,"usage":{"input_tokens":0,...,"cache_read_input_tokens":0}}}',
+    ),
+    Known(
+        "chat: n 2*",
+        "choices/1/finish_reason",
+        '"length"',
+        '"stop"',
+        "LiteLLM sends the finish reason of one choice of several; that of the other is inferred, and marked so",
+        'data: {...,"choices":[{"finish_reason":"length","index":0,"delta":{}}]}, and none with index 1',
+    ),
+    Known("chat: Unicode cut in a character", "choices/0/message/content", '"\ufffd"', '""', CUT_CHARACTER, "nothing"),
+    Known("chat: thought cut short", "choices/0/message/content", '"<think>"', '""', CUT_THOUGHT, "nothing"),
+    Known(
+        "completions: context too long",
+        "error/message",
+        "*Error code: 400 - request*",
+        "*OpenAIException - request*",
+        "LiteLLM words the same error in two ways",
+        '{"error":{"message":"litellm.ContextWindowExceededError: ...","type":null,"param":null,"code":"400"}}',
+    ),
+)

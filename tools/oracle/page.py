@@ -9,11 +9,10 @@ from typing import Final
 
 from answers import Difference
 from known import Known
-from questions import OracleRequest
+from questions import ENDPOINTS, OracleRequest
 from servers import ROOT, Server
 
 PAGE: Final = ROOT / "docs" / "oracle.md"
-ENDPOINTS: Final = ("chat", "completions", "responses", "messages")
 LONGEST: Final = 60
 
 type Found = list[tuple[OracleRequest, list[tuple[Difference, Known]]]]

@@ -13,6 +13,8 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 MESSAGES: Final = "/v1/messages"
 
+ENDPOINTS: Final = ("chat", "completions", "responses", "messages")
+
 GREEDY: Final[dict[str, Any]] = {"temperature": 0, "seed": 7, "cache_prompt": False}
 
 

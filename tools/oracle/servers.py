@@ -4,12 +4,13 @@ A server ends with its standard input, so that nothing stays behind, however the
 """
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,7 @@ litellm_settings: {{telemetry: false, num_retries: 0, request_timeout: 600}}
 @dataclass(frozen=True, slots=True)
 class Server:
     """A row. `package` and `python`: what it was installed as, and the Python of its environment; `started`: runs it
-    in a folder for its logs and gives its address; `quirks`: those that its rule names."""
+    in a folder for its logs and gives its address; `quirks` and `fill`, by endpoint: what its rule says."""
 
     name: str
     package: str
@@ -49,6 +50,17 @@ class Server:
     requests: list[questions.OracleRequest]
     known: tuple[known.Known, ...]
     quirks: tuple[str, ...] = ()
+    fill: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def rules(self) -> str:
+        """Its rules file: a rule for each endpoint. YAML reads JSON."""
+        rule = {"hosts": ["127.0.0.1"], "force_upstream_stream": True, "quirks": self.quirks}
+        rules = [
+            rule | {"name": endpoint, "endpoints": [endpoint], "fill": dict(self.fill.get(endpoint, {}))}
+            for endpoint in questions.ENDPOINTS
+        ]
+        return json.dumps({"rules": rules})
 
     @property
     def version(self) -> str:
@@ -100,6 +112,32 @@ def litellm(folder: Path) -> Iterator[str]:
             yield address
 
 
+# What LiteLLM's models of an answer add to a plain one, whatever the server behind it says.
+LITELLM_FILL: Final[Mapping[str, Mapping[str, object]]] = {
+    "chat": {"choices.*.provider_specific_fields": {}},
+    "completions": {
+        "choices.*.logprobs": None,
+        **{
+            f"usage.prompt_tokens_details.{name}_tokens": None
+            for name in ("audio", "image", "text", "video", "initial_prompt")
+        },
+    },
+    "responses": {
+        **dict.fromkeys(
+            (
+                *("error", "incomplete_details", "instructions", "metadata", "parallel_tool_calls", "temperature"),
+                *("tool_choice", "tools", "top_p", "max_output_tokens", "previous_response_id", "reasoning", "text"),
+                *("truncation", "user", "store"),
+            )
+        ),
+        "usage.cost": None,
+        "usage.output_tokens_details": None,
+        "usage.input_tokens_details.cached_tokens_details": None,
+        **{f"usage.input_tokens_details.{name}_tokens": None for name in ("audio", "image", "text", "video")},
+    },
+    "messages": {"stop_details": None},
+}
+
 SERVERS: Final = (
     Server(
         "llama.cpp",
@@ -117,5 +155,7 @@ SERVERS: Final = (
         litellm,
         questions.LITELLM_REQUESTS,
         known.LITELLM,
+        ("content_never_null",),
+        LITELLM_FILL,
     ),
 )
