@@ -45,14 +45,6 @@ LLAMA_CPP: Final[tuple[Known, ...]] = (
         'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" four"}}],...}',
     ),
     Known(
-        "chat: tool call with logprobs",
-        "status*",
-        "*",
-        "*400*",
-        "the server does not stream logprobs together with tools, and says so",
-        '{"error":{"code":400,"message":"logprobs is not supported with tools + stream","type":"..."}}',
-    ),
-    Known(
         "chat: logprobs of Unicode",
         "choices/0/logprobs/content/length",
         "6",
@@ -196,6 +188,22 @@ LITELLM: Final[tuple[Known, ...]] = (
     ),
     Known("chat: Unicode cut in a character", "choices/0/message/content", '"\ufffd"', '""', CUT_CHARACTER, "nothing"),
     Known("chat: thought cut short", "choices/0/message/content", '"<think>"', '""', CUT_THOUGHT, "nothing"),
+    Known(
+        "completions: logprobs",
+        "choices/0/logprobs",
+        "{*",
+        "null",
+        "LiteLLM leaves the probabilities out of a stream of completions",
+        'data: {"id":"...","object":"text_completion",...,"choices":[{"index":0,"text":" four"}]}',
+    ),
+    Known(
+        "completions: two prompts",
+        "status*",
+        "*",
+        "*",
+        "every choice has the index 0 in LiteLLM's stream of completions, so that their texts cannot be told apart",
+        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
+    ),
     Known(
         "completions: context too long",
         "error/message",

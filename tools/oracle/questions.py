@@ -20,13 +20,15 @@ GREEDY: Final[dict[str, Any]] = {"temperature": 0, "seed": 7, "cache_prompt": Fa
 
 @dataclass(frozen=True, slots=True)
 class OracleRequest:
-    """One row: `body` goes out as it is, and `forced` says whether it has to reach the server with `stream: true`."""
+    """One row: `body` goes out as it is, and `forced` says whether it has to reach the server with `stream: true`.
+    `refused`: the server refuses to stream it, so that it has to reach the server once more, as it came."""
 
     name: str
     endpoint: str
     path: str
     body: bytes
     forced: bool = True
+    refused: bool = False
 
 
 def encoded(value: Any) -> bytes:
@@ -37,11 +39,13 @@ def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def chat(name: str, content: Any = "Count: one, two, three,", **extra: Any) -> OracleRequest:
+def chat(
+    name: str, content: Any = "Count: one, two, three,", *, refused: bool = False, **extra: Any
+) -> OracleRequest:
     """`content` is the user's one message, or the whole list of messages."""
     messages = content if isinstance(content, list) else [turn("user", content)]
     body = {"model": "gemma", "messages": messages, "max_tokens": 12, **GREEDY, **extra}
-    return OracleRequest(name, "chat", CHAT, encoded(body))
+    return OracleRequest(name, "chat", CHAT, encoded(body), refused=refused)
 
 
 def completion(name: str, prompt: Any = "One, two, three,", **extra: Any) -> OracleRequest:
@@ -206,7 +210,13 @@ CHAT_REQUESTS: Final = [
     ),
     chat("tools unused", tools=CHAT_TOOLS, tool_choice="auto"),
     chat(
-        "tool call with logprobs", ONE_CALL, tools=CHAT_TOOLS, max_tokens=60, parallel_tool_calls=False, logprobs=True
+        "tool call with logprobs",
+        ONE_CALL,
+        refused=True,  # "logprobs is not supported with tools + stream"
+        tools=CHAT_TOOLS,
+        max_tokens=60,
+        parallel_tool_calls=False,
+        logprobs=True,
     ),
     chat("stream_options in a plain request", stream_options={"include_usage": False}),
     chat("stream_options include_usage in a plain request", stream_options={"include_usage": True}),

@@ -5,7 +5,7 @@ upstream as a stream. Must not know any server.
 import asyncio
 import contextlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from answers import Difference, parsed, shown
@@ -73,7 +73,10 @@ class Relay:
 
 
 def not_asked_as_meant(request: OracleRequest, passages: list[Passage]) -> list[Difference]:
-    """What is wrong with the request that reached the server, if anything is."""
+    """What is wrong with the requests that reached the server, if anything is."""
+    if request.refused and passages and passages[-1].request_body == request.body:
+        # It was sent as it came: right after the refusal, or at once where the refusal is remembered.
+        return [] if len(passages) == 1 else not_asked_as_meant(replace(request, refused=False), passages[:-1])
     if len(passages) != 1:
         return [Difference("requests upstream", "1", str(len(passages)))]
     sent, body = passages[0], passages[0].request_body
