@@ -2,9 +2,9 @@
 
 The folder has the streams and `expected.json`, a list of objects: `file`, `endpoint`, `status` (a number, "an error",
 or "whole or an error", where a stream may be mended but never passed on with less), `want` (values by path; `#` is a
-length), `words` that the body must hold, and where a report needs them `choices` (how many were asked for), `match`
-(patterns by path), `differ` (paths whose values are all different), `absent` (paths) and `unsure` (nothing decides what
-the stream must give; it must only give the same however it comes).
+length), `words` that the body must hold, and where a report needs them `choices` (how many were asked for), `cut` (why
+the connection ended), `match` (patterns by path), `differ` (paths whose values are all different), `absent` (paths) and
+`unsure` (nothing decides what the stream must give; it must only give the same however it comes).
 
 PYTHONPATH=lib:tests python -m oracle.reports FOLDER…       the failures, a line each
 """
@@ -65,6 +65,10 @@ class Reported:
         return int(self.entry.get("choices", 1))
 
     @property
+    def cut(self) -> str:
+        return str(self.entry.get("cut", ""))
+
+    @property
     def is_unsure(self) -> bool:
         return bool(self.entry.get("unsure"))
 
@@ -88,7 +92,7 @@ class Reported:
         answer = AnswerSpec("r", self.endpoint, choices=self.choices).read(200, "text/event-stream")
         for piece in pieces:
             answer.feed(piece)
-        reply = answer.finish() or Reply(200, b"".join(pieces))
+        reply = answer.finish(self.cut) or Reply(200, b"".join(pieces))
         return Answer(reply.status, reply.body)
 
     def problems(self, answer: Answer) -> list[str]:

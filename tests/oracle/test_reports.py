@@ -38,10 +38,12 @@ def test_a_reported_stream_gives_the_same_byte_by_byte(reports: list[Reported]) 
 def test_the_hooks_give_what_the_report_asks_for(reports: list[Reported], tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text(RULES)
+    # A response that has arrived whole is not cut.
+    played = [one for one in reports if not one.cut]
     given: dict[str, Answer] = {}
 
     async def play_all(ours: ForceStream, _: taddons.context) -> None:
-        for one in reports:
+        for one in played:
             content_type, body = one.request
             flow = flow_with(body, path=one.path, content_type=content_type)
             await ours.request(flow)
@@ -52,4 +54,4 @@ def test_the_hooks_give_what_the_report_asks_for(reports: list[Reported], tmp_pa
             given[one.name] = Answer(flow.response.status_code, flow.response.content or b"")
 
     run_with(rules, play_all)
-    assert {one.name: found for one in reports if not one.is_unsure and (found := one.problems(given[one.name]))} == {}
+    assert {one.name: found for one in played if not one.is_unsure and (found := one.problems(given[one.name]))} == {}
