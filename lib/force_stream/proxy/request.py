@@ -103,8 +103,10 @@ def forced_form(
         flow.request.path,
         rule=rule.name,
         stream_options=rule.stream_options,
+        extra_body=rule.extra_body,
         on_truncated=rule.on_truncated,
         quirks=rule.quirks,
+        fill=rule.fill,
     )
 
 
