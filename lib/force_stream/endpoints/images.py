@@ -10,7 +10,8 @@ of an image that failed is its error.
 
 from typing import Any, Final
 
-from ..errors import EmptyStream, IncompleteStream, UpstreamError, error_in
+from ..errors import EmptyStream, IncompleteStream, UpstreamError
+from ..errors.events import error_in
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
 from .endpoint import Aggregated, Aggregator, Endpoint
 

@@ -108,7 +108,7 @@ def _of_choices(choices: Any, chunk: dict[str, Any]) -> dict[str, Any] | None:
 
 def _reported(chunk: dict[str, Any], event: str, kind: str, choices: Any) -> dict[str, Any] | None:
     """The error of a chunk with a member or a name that may report one."""
-    if kind.endswith(_OF_A_PART):
+    if (kind or event).endswith(_OF_A_PART):
         return None
     error = chunk.get("error")
     if error and _says(error):

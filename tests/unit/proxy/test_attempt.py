@@ -95,10 +95,16 @@ DEADLINES: dict[str, tuple[dict[str, Any], list[int | Step], int | None, State]]
     "silence after a piece": ({}, [4000, respond, 9000, piece(TEXT)], 10_000, State.FAILED),
     "no end within timeout": ({}, [respond, *[9000, piece(TEXT)] * 3], 3_000, State.FAILED),
     "usage after the finish reason": ({}, [respond, 1000, piece(TEXT), 1, piece(FINISH)], 5_000, State.SETTLED),
-    "words do not prolong that": (
+    "keep-alives prolong that": (
         {},
         [respond, piece(TEXT + FINISH), 4000, piece(b": ping\n\n")],
-        1_000,
+        5_000,
+        State.SETTLED,
+    ),
+    "but not for ever": (
+        {},
+        [respond, piece(TEXT + FINISH), *[4000, piece(b": ping\n\n")] * 7],
+        2_000,
         State.SETTLED,
     ),
     "idle_timeout is sooner": ({"idle_timeout": 2}, [respond, piece(TEXT + FINISH)], 2_000, State.SETTLED),
