@@ -4,7 +4,6 @@ a CPU and without a download, that real servers load and that really calls tools
     python tools/oracle/tiny_model.py FOLDER        needs torch and transformers
 """
 
-import json
 import sys
 import time
 from pathlib import Path
