@@ -117,7 +117,7 @@ def _reported(chunk: dict[str, Any], event: str, kind: str, choices: Any) -> dic
     if (
         kind in _RESPONSE_FAILED
         or event in _RESPONSE_FAILED
-        or (kind == "response.done" and _of(response, "status") == "failed")
+        or (kind.startswith("response.") and _of(response, "status") == "failed")
     ):
         return _of_response(response, chunk)
     if _is_error_name(event) or _is_error_name(kind) or _is_error_name(chunk.get("object")):
