@@ -58,8 +58,3 @@ def expected_choices(request: Request) -> int:
 def offers_tools(request: Request) -> bool:
     """Whether a request offers the model tools, or functions, as they were called before."""
     return any(isinstance(request.get(key), list) and bool(request[key]) for key in ("tools", "functions"))
-
-
-def api_of(chunk: Mapping[str, object], event: str) -> str | None:
-    """The API that an event plainly belongs to, by its type."""
-    return None

@@ -29,7 +29,7 @@ def said_once(pieces: Sequence[str]) -> str:
     # Most arguments end here: to parse each of them would cost more than to join them.
     if not begins_again and not _SEAM.search(text):
         return text
-    if _is_json(text):
+    if is_json(text):
         return text
     last = _last_snapshot(pieces) if begins_again else text
     if not is_object(last) and first.strip() == "{}":
@@ -41,7 +41,7 @@ def said_once(pieces: Sequence[str]) -> str:
 
 def is_object(text: str) -> bool:
     """Whether a text is one whole JSON object."""
-    return text.lstrip(" \t\r\n").startswith("{") and _is_json(text)
+    return text.lstrip(" \t\r\n").startswith("{") and is_json(text)
 
 
 def _last_snapshot(pieces: Sequence[str]) -> str:
@@ -78,7 +78,8 @@ def _one_of_equals(text: str) -> str:
     return ""
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Whether a text is JSON."""
     try:
         jsontext.loads(text)
     except ValueError:
