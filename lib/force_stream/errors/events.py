@@ -202,7 +202,7 @@ def _exception(chunk: dict[str, Any]) -> dict[str, Any] | None:
     if len(chunk) > 3:
         return None
     for key, value in chunk.items():
-        if key.endswith("Exception"):
+        if key.endswith("Exception") and isinstance(value, dict | str):
             return _body({"type": key} | value if isinstance(value, dict) else {"type": key, "message": value}, {})
     return None
 
