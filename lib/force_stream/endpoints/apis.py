@@ -48,19 +48,18 @@ def api_of(chunk: dict[str, Any], event: str = "") -> str | None:
     kind = chunk.get("type") or event
     if isinstance(kind, str) and (found := next((api for start, api in _TYPES if kind.startswith(start)), None)):
         return found
-    name = chunk.get("object")
-    if isinstance(name, str) and (
-        found := _OBJECTS.get(name) or ("Assistants" if name.startswith("thread.") else None)
-    ):
-        return found
-    return _api_of_members(chunk)
+    name = str(chunk.get("object"))
+    if name.startswith("thread."):
+        return "Assistants"
+    return _OBJECTS.get(name) or _api_of_members(chunk) or _OBJECTS_OF_CHOICES.get(name)
 
 
 def _api_of_members(chunk: dict[str, Any]) -> str | None:
     """The same for events that have neither a type nor a name."""
     choices = chunk.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        return "chat" if "delta" in choices[0] else "completions" if "text" in choices[0] else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(first, dict) and ("delta" in first or "text" in first):
+        return "chat" if "delta" in first else "completions"
     response = chunk.get("response")
     if isinstance(chunk.get("candidates"), list) or (isinstance(response, dict) and "candidates" in response):
         return "Gemini"

@@ -11,6 +11,7 @@ from ..merge.fields import (
     CHANGED,
     SAME,
     Fields,
+    JsonText,
     Slots,
     concat,
     extend,
@@ -19,8 +20,8 @@ from ..merge.fields import (
     is_informative,
     latest,
     overlay,
+    spelled,
 )
-from ..merge.json_text import JsonText
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint
 
@@ -83,7 +84,7 @@ class _Block:
                 (self._members if key in _MEMBERS.values() else self._others).add({key: other})
         is_snapshot = member == "thinking" and delta.get("signature") and value == self._members.get("thinking")
         if not is_snapshot:
-            text = value if isinstance(value, dict) else jsontext.spelling(value)
+            text = value if isinstance(value, dict) else spelled(value)
             self._members.add({member: value if text is None else text})
         return SAME if value is None and len(delta) == 2 else CHANGED
 

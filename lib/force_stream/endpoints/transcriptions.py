@@ -14,8 +14,7 @@ Knows the dialects of those events; must not know bytes, HTTP or server-sent eve
 from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream, MalformedStream
-from ..merge.fields import CHANGED, SAME, Fields, Slots, is_informative, latest, nothing, overlay
-from ..wire import jsontext
+from ..merge.fields import CHANGED, SAME, Fields, Slots, is_informative, latest, nothing, overlay, spelled
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
@@ -80,7 +79,7 @@ class TranscriptionsAggregator(Aggregator):
 
     def _add_delta(self, delta: Any) -> bool:
         """One piece of the text. Whether it is more than an empty one."""
-        text = jsontext.spelling(delta)
+        text = spelled(delta)
         if text is not None:
             self._deltas.append(text)
         return bool(text)
