@@ -116,7 +116,7 @@ def type_of(endpoint: str, document: Any) -> Any:
     if endpoint in ("chat", "completions"):
         return ChatCompletion if document.get("object") == "chat.completion" else Completion
     if endpoint == "transcriptions":
-        return TranscriptionDiarized if "segments" in document else Transcription
+        return TranscriptionDiarized if "task" in document else Transcription
     return {"responses": Response, "images": ImagesResponse}[endpoint]
 
 

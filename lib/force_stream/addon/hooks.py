@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 
+from ..answer.fill import spelled
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
@@ -219,7 +220,7 @@ class ForceStream:
         if read is None:
             return
         body, model = read
-        match = first_match(found, model, flow)
+        match = first_match(found, body.members, flow)
         if match is None:
             return
         rule, endpoint = match
@@ -286,7 +287,7 @@ class ForceStream:
         if read is None:
             return
         body, model = read
-        spec = replace(request.spec_for(body, role.rule, role.endpoint), on_truncated=role.rule.on_truncated)
+        spec = request.spec_if_forced(flow, body, role.rule, role.endpoint)
         save_notes(flow, {}, spec)
         attempt = Attempt(spec, role.rule)
         await self._answer(flow, attempt)
@@ -371,7 +372,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     spec, status, content_type = kept
     rule = next((rule for rule in rules if rule.name == spec.rule), None)
     if rule is not None:
-        spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated)
+        spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated, fill=spelled(rule.fill))
     attempt = Attempt(spec, UNLIMITED)
     attempt.start_response(status, content_type)
     attempt.receive(stream)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from ..errors import error_in
+from ..errors.events import error_in
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder, end_of_event
 from .oddities import Oddities, kind_of

@@ -15,9 +15,10 @@ from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
 from .events import Event, EventReader, Kind
+from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
-from .quirks import QUIRKS
+from .quirks import chosen, patch_document
 from .report import Reply, Report
 
 # Bytes. Scalar JSON bodies are short.
@@ -38,6 +39,7 @@ class AnswerSpec:
     choices: int = 1
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
+    fill: str = ""
 
     def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
         """A reader for an answer with this status and content type."""
@@ -57,7 +59,8 @@ class AnswerReader:
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
-        self._reader = EventReader([QUIRKS[name].patch() for name in spec.quirks if name in QUIRKS])
+        self._quirks = chosen(spec.quirks)
+        self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
         self._decoder = self._reader.decoder
         self._repeats = Repeats(self._reader)
         self._head = b""
@@ -238,6 +241,8 @@ class AnswerReader:
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
+        patch_document(aggregated.document, self._quirks)
+        fill(aggregated.document, self._spec.fill)
         return Reply(200, jsontext.dumps(aggregated.document))
 
     def _is_scalar(self) -> bool:

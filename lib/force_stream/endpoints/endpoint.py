@@ -14,27 +14,37 @@ class Aggregated:
     """One document out of a whole stream: an object, but for llama.cpp's list of several.
 
     `finish_reasons` has one entry for each choice (for Responses: the status); `inferred`: at least one of them did not
-    come from the upstream.
+    come from the upstream. `odd`: what is strange about the answer as a whole, a line each.
     """
 
     document: Any
     finish_reasons: tuple[str, ...] = ()
     inferred: bool = False
+    odd: tuple[str, ...] = ()
 
 
 class Aggregator(Protocol):
     """Merges the chunks of one stream.
 
-    `ended`: its terminal event has come, and nothing can follow; `finished`: as far as is known, only usage can still be
-    missing. It becomes false again when more content follows a finish reason.
+    `ended`: its terminal event has come, and nothing can follow; `finished`: as far as is known, only usage can still
+    be missing. It becomes false again when more content follows a finish reason. `early`: how many finish reasons more
+    content has followed; where there are any, the last one may not be the end either, so a broken connection after it
+    is a truncation. `ends_with_body`: nothing in the stream says where it ends, so its end is that of a body that is
+    not cut off.
     """
 
     ended: bool = False
     finished: bool = False
+    early: int = 0
+    ends_with_body: bool = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
         what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
+
+    def add_text(self, text: str) -> bool:
+        """The data of an event that is not an object. True where this API sends its answer so."""
+        return False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         """Whether an object is one of this API's chunks. The words of any other are a notice, or an error."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from ..errors import error_in
+from ..errors.events import error_in
 from ..wire import jsontext
 
 # Bytes. A longer error is a web page, and what it says about streams is not about this request.

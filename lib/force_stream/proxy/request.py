@@ -121,9 +121,20 @@ def forced_form(
         flow.request.path,
         rule=rule.name,
         stream_options=rule.stream_options,
+        extra_body=rule.extra_body,
         on_truncated=rule.on_truncated,
         quirks=rule.quirks,
+        fill=rule.fill,
     )
+
+
+def spec_if_forced(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
+    """How to read the stream that a request gets although it did not ask for one."""
+    try:
+        spec, _ = forced_form(flow, body, rule, endpoint)
+    except Refusal:
+        spec = None
+    return spec or spec_for(body, rule, endpoint)
 
 
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:

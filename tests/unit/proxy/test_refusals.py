@@ -420,7 +420,7 @@ def test_the_rule_to_paste_is_a_rule_for_that_model_of_that_host_alone(host: str
     (rule,) = parse_rules(f"rules:\n  {rule_to_paste(host, model)}\n", "pasted")
     assert (rule.hosts, rule.force_upstream_stream) == ((host,), True)
     for asked, expected in ((model, True), (f"{model}x", False)):
-        mismatch = rule.mismatch(((host, 443),), "/v1/chat/completions", asked, flow_with())
+        mismatch = rule.mismatch(((host, 443),), "/v1/chat/completions", {"model": asked}, flow_with())
         assert (mismatch is None) is expected
 
 

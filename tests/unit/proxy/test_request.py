@@ -95,6 +95,18 @@ def test_a_forced_request_streams_and_says_how_its_answer_is_read() -> None:
     assert headers["content-length"] == str(len(flow.request.raw_content or b""))
 
 
+def test_what_a_rule_adds_is_sent_and_noted_and_goes_again() -> None:
+    flow = flow_with(request(store=True))
+    before = flow.request.content
+    rule = Rule("r", ("h",), extra_body={"store": False, "x": [1]}, fill={"choices.*.message.refusal": None})
+    spec = forced(flow, rule)
+    assert json.loads(flow.request.content or b"").items() >= {"store": False, "x": [1], "stream": True}.items()
+    assert spec is not None
+    assert spec.fill == '{"choices.*.message.refusal":null}'
+    assert spec_of(flow) == spec
+    assert restored(flow).request.content == before
+
+
 def test_what_vouches_for_its_bytes_is_not_changed() -> None:
     for name, value in {"content-digest": "sha-256=:x=:", "authorization": "AWS4-HMAC-SHA256 x"}.items():
         flow = flow_with()
