@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target
+from ..merge.fields import CHANGED, Concat, Extend, JsonText, Padding, Slots, Target
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 from .events import REPLACED, Event, EventReader
@@ -61,7 +61,9 @@ class _Values:
         joined, opening = b"".join(self.raw), self.slot.opening
         has_line_end = b"\n" in joined or b"\r" in joined
         if opening == b'"' and joined.isascii() and not has_line_end and b"\\" not in joined:
-            self._values = [joined.decode("ascii")]
+            # A quote is in none of them.
+            keeps_pieces = isinstance(self.slot.target, Concat) and self.slot.target.keeps_pieces
+            self._values = b'"'.join(self.raw).decode("ascii").split('"') if keeps_pieces else [joined.decode("ascii")]
             return len(self.raw)
         # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
@@ -76,7 +78,7 @@ class _Values:
     def append(self) -> None:
         """Append all of them to their target at once."""
         if isinstance(self.slot.target, Concat):
-            self.slot.target.add("".join(self._values))
+            self.slot.target.extend(self._values)
         elif isinstance(self.slot.target, Extend):
             self.slot.target.add([item for items in self._values for item in items])
 
@@ -249,7 +251,8 @@ def _member(key: str, value: bytes) -> re.Pattern[bytes]:
 
 
 # What opens a member's value, by its target; padding is a string or a number.
-_VALUE: Final = {Concat: rb'(?P<opening>")', Extend: rb"(?P<opening>\[)", Padding: rb'(?P<opening>"|(?=[0-9]))'}
+_TEXT: Final = rb'(?P<opening>")'
+_VALUE: Final = {Concat: _TEXT, JsonText: _TEXT, Extend: rb"(?P<opening>\[)", Padding: rb'(?P<opening>"|(?=[0-9]))'}
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_list, b"": _end_of_number}
 
 

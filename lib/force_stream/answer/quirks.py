@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..merge.fields import index_of
+from ..merge.fields import index_of, spelled
 
 type Chunk = dict[str, Any]
 type PatchChunk = Callable[[Chunk], None]
@@ -51,7 +51,9 @@ def _texts(chunk: Chunk) -> Iterator[tuple[tuple[int, str], dict[str, Any], str]
         delta = choice.get("delta")
         if isinstance(delta, dict):
             for name in _TEXTS:
-                if isinstance(delta.get(name), str):
+                text = spelled(delta.get(name))
+                if text is not None:
+                    delta[name] = text
                     yield (index, name), delta, name
 
 
@@ -154,14 +156,13 @@ def _think_tags() -> PatchChunk:
                 delta = choice["delta"] = {"content": delta}
             last = bool(choice.get("finish_reason"))
             content = delta.get("content") if isinstance(delta, dict) else None
-            if not isinstance(content, str) and not (last and content is None):
+            if spelled(content) is None and not (last and content is None):
                 continue
-            thinking, text = choices.setdefault(index, _Thinking()).split(content or "", last=last)
+            thinking, text = choices.setdefault(index, _Thinking()).split(spelled(content) or "", last=last)
             if not isinstance(delta, dict):
                 delta = choice["delta"] = {}
             if thinking:
-                before = delta.get("reasoning_content")
-                delta["reasoning_content"] = f"{before}{thinking}" if isinstance(before, str) else thinking
+                delta["reasoning_content"] = (spelled(delta.get("reasoning_content")) or "") + thinking
             delta["content"] = text or None
 
     return patch

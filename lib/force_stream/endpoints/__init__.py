@@ -6,6 +6,7 @@ The one module that knows all APIs; the module of each ends in its row. Must not
 from collections.abc import Mapping
 from typing import Final
 
+from .apis import api_of as api_of
 from .chat import CHAT
 from .completions import COMPLETIONS
 from .endpoint import Endpoint, Request

@@ -8,7 +8,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import EmptyStream, IncompleteStream
+from ..errors import CorruptedStream, EmptyStream, IncompleteStream
 from ..merge.fields import (
     CHANGED,
     SAME,
@@ -27,9 +27,11 @@ from ..merge.fields import (
     nothing,
     overlay,
     padding,
-    parts,
 )
-from ..merge.tool_calls import called_function, tool_calls
+from ..merge.parts import parts, reasoning
+from ..merge.snapshots import snapshots
+from ..merge.tool_calls import called_function, tool_calls, with_ids
+from ..wire.jsontext import Number
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 
@@ -50,18 +52,69 @@ class Base64(Pieces):
 _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
-def _finish_reason(before: Any, value: Any) -> Any:
-    """The finish reason of a choice that had the one `before`, and now this value."""
-    # "" (Ollama, SGLang) and "null" (KoboldCpp) on the chunks before the last are not finish reasons.
-    if not value or value == "null":
-        return before
-    is_higher = before is None or _PRECEDENCE.get(str(value), 1) > _PRECEDENCE.get(str(before), 1)
-    return value if is_higher else before
+# What upstreams send where they have no finish reason yet: KoboldCpp, gateways to Gemini.
+_NO_REASONS: Final = frozenset(("null", "none", "finish_reason_unspecified"))
+
+
+def _said_reason(choice: dict[str, Any]) -> Any:
+    """The finish reason that a choice says, None if it says none. "" (Ollama, SGLang) is none either."""
+    # The second is how gateways in JavaScript spell it (jakobdylanc/llmcord#84). vLLM's `stop_reason` is another thing,
+    # the stop sequence that was met.
+    said = choice.get("finish_reason") or choice.get("finishReason")
+    return None if not said or (isinstance(said, str) and said.lower() in _NO_REASONS) else said
+
+
+def _finish_reason(before: Any, said: Any) -> Any:
+    """The finish reason of a choice that had the one `before`, and now this one."""
+    is_higher = before is None or _PRECEDENCE.get(str(said), 1) > _PRECEDENCE.get(str(before), 1)
+    return said if is_higher else before
+
+
+# The members of a delta, or of a choice, that hold what the model says.
+_CONTENT: Final = (
+    "content",
+    "text",
+    "refusal",
+    "reasoning_content",
+    "reasoning",
+    "reasoning_text",
+    "reasoning_details",
+    "thinking_blocks",
+    "tool_calls",
+    "function_call",
+    "audio",
+    "images",
+)
+# The members of these that do not.
+_LABELS: Final = frozenset(("id", "type", "index", "format", "role", "expires_at"))
+
+
+def _says_more(choice: dict[str, Any]) -> bool:
+    """Whether a choice has more of the answer. White space is not more: OpenRouter sends it after the finish reason."""
+    delta = choice.get("delta")
+    if isinstance(delta, str):
+        return not is_blank(delta)
+    places = (choice, delta) if isinstance(delta, dict) and delta.get("role") != "tool" else (choice,)
+    return not all(is_blank(place.get(key)) for place in places for key in _CONTENT)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether there is no content in a value: nothing but white space and labels."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, dict):
+        return all(is_blank(item) for key, item in value.items() if key not in _LABELS)
+    return all(map(is_blank, value)) if isinstance(value, list) else value is None
 
 
 def _counts(value: Any) -> bool:
+    """Whether usage has a number other than 0; what else is in it are labels, such as a service tier."""
+    if isinstance(value, str):
+        return value.replace(".", "", 1).isdecimal() and bool(value.strip("0."))
     values = value.values() if isinstance(value, dict) else value
-    return any(map(_counts, values)) if isinstance(value, (dict, list)) else bool(value)
+    if isinstance(value, (dict, list)):
+        return any(map(_counts, values))
+    return bool(value) and isinstance(value, (int, float, Number)) and not isinstance(value, bool)
 
 
 _DELTA: Final[Mapping[str, Rule]] = {
@@ -71,11 +124,11 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "reasoning_content": concat,  # DeepSeek, Z.ai, xAI, llama.cpp
     "reasoning": concat,  # OpenRouter, Groq, Ollama, vLLM
     "reasoning_text": concat,  # GitHub Copilot
-    "reasoning_details": by_index(
-        fields({"type": first, "id": first, "format": first, "index": first, "text": concat, "summary": concat}),
-        also=("type",),
-    ),
+    "reasoning_details": reasoning,
     "thinking_blocks": parts,  # LiteLLM
+    "provider_specific_fields": fields(  # LiteLLM: some of them stand in the delta too
+        {"thinking_blocks": parts, "reasoning_details": reasoning, "reasoning_content": concat, "reasoning": concat}
+    ),
     "tool_calls": tool_calls,
     "function_call": called_function,
     "audio": fields({"id": first, "data": Base64, "transcript": concat, "expires_at": latest}),
@@ -85,13 +138,14 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "name": first,
     "channel": latest,  # Groq, gpt-oss
     "phase": latest,  # Cline, codex models
+    "status": latest,  # Qwen's web API: "typing" until it is "finished"
     "obfuscation": padding,
 }
 # What a choice has that is merged for itself, as the chunk's usage is.
-ASIDE: Final = {"index": nothing, "finish_reason": nothing, "usage": nothing}
+ASIDE: Final = {"index": nothing, "finish_reason": nothing, "finishReason": nothing, "usage": nothing}
 _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": fields(_DELTA),
-    "message": latest,
+    "message": snapshots,
     "text": concat,
     "logprobs": fields({"content": extend, "refusal": extend}),
     "token_ids": extend,
@@ -114,6 +168,51 @@ _CHUNK: Final[Mapping[str, Rule]] = {
 }
 
 
+# The types by which gateways to Anthropic, and others, keep the connection alive.
+_KEEP_ALIVES: Final = ("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat")
+# What upstreams have as `object`. TGI, Perplexity and Together are those that differ.
+_OBJECTS: Final = (
+    "chat.completion.chunk",
+    "chat.completion",
+    "chat.completion.done",
+    "chat.completions",
+    "text_completion",
+    "text_completion.chunk",
+    "text.completion",
+    "completion.chunk",
+    "completion",
+)
+# The members by which a chunk without choices is known: Azure's filters, Groq, llama.cpp, Cerebras, Perplexity, GitHub
+# Copilot, Vercel, xAI, OpenAI's padding.
+_MEMBERS: Final = frozenset(
+    (
+        "prompt_filter_results",
+        "prompt_annotations",
+        "content_filter_results",
+        "x_groq",
+        "timings",
+        "prompt_progress",
+        "time_info",
+        "citations",
+        "search_results",
+        "copilot_usage",
+        "generationId",
+        "obfuscation",
+    )
+)
+# What says nothing by itself.
+_ENVELOPE: Final = frozenset(
+    ("id", "model", "created", "choices", "usage", "service_tier", "system_fingerprint", "provider", "p")
+)
+
+
+def fewer_than(expected: int, count: int) -> tuple[str, ...]:
+    """What is odd about this many choices."""
+    if count >= expected:
+        return ()
+    return (f"{count:,} choice{'s' * (count > 1)}, but the request asks for {expected:,}",)
+
+
 class CompletionAggregator(Aggregator):
     """What chat and legacy completions share: chunks with choices, each with its finish reason.
 
@@ -127,17 +226,22 @@ class CompletionAggregator(Aggregator):
         self._top = Fields(_CHUNK, overlay)
         self._choices: dict[int, Fields] = {}
         self._reasons: dict[int, Any] = {}
-        self._unfinished: set[int] = set()
+        self._unfinished: set[int] = set()  # without a finish reason
+        self._reopened: set[int] = set()  # with one that more content has followed
+        self._twins: set[int] = set()  # said of two choices in one chunk
+        self._ended_twice: set[int] = set()
+        self._with_usage = False  # whether the chunk has usage: with it, the finish reason is often said again
         self._usage: Any = None
         self._placeholder: Any = None
-        self._expected_choices = expected_choices
+        self._expected = expected_choices
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         choices = chunk.get("choices")
-        if not choices and chunk.get("type") in ("ping", "keepalive"):
-            return SAME  # by such events gateways to Anthropic keep the connection alive
+        if not choices and chunk.get("type") in _KEEP_ALIVES:
+            return SAME
         if not isinstance(choices, list):
             choices = []
+        self._with_usage = bool(chunk.get("usage"))
         top, chosen = self._top.add(chunk), self._add_choices(choices)
         slots = None if top is None or chosen is None else top + chosen
         # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
@@ -147,13 +251,28 @@ class CompletionAggregator(Aggregator):
             # is the answer's. Zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
             if usage and _counts(usage):
                 self._usage, slots = usage, CHANGED
+                if not choices and self.finished:
+                    self.early = 0  # nothing follows usage that has a chunk of its own
             elif usage:
                 self._placeholder = usage
         return slots
 
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        usage = chunk.get("usage")
+        return bool(
+            (chunk.get("choices") and isinstance(chunk["choices"], list))
+            or chunk.get("object") in _OBJECTS
+            or chunk.get("type") in _KEEP_ALIVES
+            or event in _KEEP_ALIVES
+            or (usage and _counts(usage))
+            or not _MEMBERS.isdisjoint(chunk)
+            or _ENVELOPE.issuperset(chunk)
+        )
+
     def _add_choices(self, choices: list[Any]) -> Slots | None:
         """Merge choices by their `index`, in whatever order they come."""
         effect: Slots | None = SAME
+        in_chunk: set[int] = set()
         for position, choice in enumerate(choices):
             if isinstance(choice, dict):
                 index = choice.get("index")
@@ -169,11 +288,30 @@ class CompletionAggregator(Aggregator):
                     effect = CHANGED
                 else:
                     effect = known.add(choice)
-                reason = self._reasons[index] = _finish_reason(self._reasons.get(index), choice.get("finish_reason"))
-                # `finished` is asked after every event, so it must not cost more the more choices there are.
-                (self._unfinished.discard if reason else self._unfinished.add)(index)
-        self.finished = len(self._choices) >= self._expected_choices and not self._unfinished
+                if len(choices) > 1:
+                    (self._twins if index in in_chunk else in_chunk).add(index)
+                said, reason = _said_reason(choice), self._reasons.get(index)
+                if said is None and reason is None:
+                    self._unfinished.add(index)
+                else:
+                    self._note_reason(index, said, reason, choice)
+                    effect = CHANGED if said is not None else effect
+        # `finished` is asked after every event, so it must not cost more the more choices there are.
+        self.finished = len(self._choices) >= self._expected and not self._unfinished and not self._reopened
         return effect if len(choices) < 2 else CHANGED
+
+    def _note_reason(self, index: int, said: Any, before: Any, choice: dict[str, Any]) -> None:
+        """Note a finish reason, or what follows one."""
+        if before is not None and index not in self._reopened and _says_more(choice):
+            self._reopened.add(index)
+            self.early += 1
+        if said is None:
+            return
+        if before is not None and (index in self._reopened or not self._with_usage):
+            self._ended_twice.add(index)
+        self._reasons[index] = _finish_reason(before, said)
+        self._unfinished.discard(index)
+        self._reopened.discard(index)
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         if not self._choices:
@@ -182,11 +320,17 @@ class CompletionAggregator(Aggregator):
             raise IncompleteStream("the upstream's event stream stopped before its first choice")
         if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
+        if self._are_mixed and not partial:
+            raise CorruptedStream("the upstream gave several choices one index, so their texts cannot be told apart")
         choices = [
-            self._choice(index, choice.result(), self._reasons[index], done=done)
+            self._choice(index, choice.result(), self._reasons.get(index), done=done)
             for index, choice in sorted(self._choices.items())
         ]
         document = self._top.result()
+        for choice in choices:
+            calls = choice["message"].get("tool_calls") if isinstance(choice.get("message"), dict) else None
+            if isinstance(calls, list):
+                choice["message"]["tool_calls"] = list(with_ids(calls, document.get("id"), choice["index"]))
         document["object"] = self.object_name
         document["choices"] = choices
         if usage := self._usage or self._placeholder:
@@ -196,7 +340,14 @@ class CompletionAggregator(Aggregator):
             {key: document[key] for key in keys if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=bool(self._unfinished),
+            odd=fewer_than(self._expected, len(choices)),
         )
+
+    @property
+    def _are_mixed(self) -> bool:
+        """Whether one index stands for several choices (LiteLLM's completions: 0 for all). It has several finish
+        reasons then, and the request asked for more choices than there are indexes, or a chunk has two with it."""
+        return bool(self._ended_twice & self._twins or (self._ended_twice and len(self._choices) < self._expected))
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         """The document's choice, given what was merged of it."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding
-from .chat import ASIDE, ChatAggregator, CompletionAggregator
+from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
+from .chat import ASIDE, ChatAggregator, CompletionAggregator, fewer_than, is_blank
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _CHOICE: Final[Mapping[str, Rule]] = {
@@ -29,8 +29,8 @@ class LegacyAggregator(CompletionAggregator):
     choice_rules = _CHOICE
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        value = chunk.get("value")
-        if isinstance(value, str) and "choices" not in chunk:
+        value = spelled(chunk.get("value"))
+        if value is not None and "choices" not in chunk:
             # Writer streams {"value": "…"} and nothing else.
             super().add({key: item for key, item in chunk.items() if key != "value"} | {"choices": [{"text": value}]})
             return CHANGED
@@ -51,23 +51,42 @@ class LlamaCppAggregator(Aggregator):
         self._expected = expected_choices
         self._merged: dict[int, Fields] = {}
         self._last: dict[int, dict[str, Any]] = {}
-        self._unstopped: set[int] = set()
+        self._stopped: set[int] = set()
+        self._going_on: set[int] = set()
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         index = index_of(chunk) or 0
         self._merged.setdefault(index, Fields(self._RULES, nothing)).add(chunk)
-        self._last[index] = chunk
-        (self._unstopped.discard if chunk.get("stop") is True else self._unstopped.add)(index)
-        self.finished = len(self._last) >= self._expected and not self._unstopped
+        stops, has_stopped = chunk.get("stop") is True, index in self._stopped
+        if has_stopped and index not in self._going_on and not is_blank(chunk.get("content")):
+            self.early += 1
+        if stops:
+            self._stopped.add(index)
+            self._going_on.discard(index)
+        elif not has_stopped or not is_blank(chunk.get("content")):
+            self._going_on.add(index)
+        if stops or not has_stopped:
+            self._last[index] = chunk
+        self.finished = len(self._last) >= self._expected and not self._going_on
         return CHANGED  # the chunks count tokens, and the last one is the answer's frame
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        if not (self.finished or done or partial):
+        is_whole = len(self._last) >= self._expected and len(self._stopped) == len(self._last)
+        if not (is_whole or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, except for what comes in pieces.
-        documents = [self._last[index] | merged.result() for index, merged in sorted(self._merged.items())]
+        documents = [_as_asked(self._last[index]) | merged.result() for index, merged in sorted(self._merged.items())]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
-        return Aggregated(documents[0] if len(documents) == 1 else documents, reasons)
+        odd = fewer_than(self._expected, len(documents))
+        return Aggregated(documents[0] if len(documents) == 1 else documents, reasons, odd=odd)
+
+
+def _as_asked(last: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp repeats the request's settings in its answer, and the client's request was not for a stream."""
+    settings = last.get("generation_settings")
+    if isinstance(settings, dict) and settings.get("stream") is True:
+        return last | {"generation_settings": settings | {"stream": False}}
+    return last
 
 
 class CompletionsAggregator(Aggregator):
@@ -77,6 +96,7 @@ class CompletionsAggregator(Aggregator):
         self._expected = expected_choices
         self._held: list[dict[str, Any]] = []
         self._format: Aggregator | None = None
+        self._as_chat = ChatAggregator()
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         if self._format is None:
@@ -89,8 +109,11 @@ class CompletionsAggregator(Aggregator):
                 self._format.add(held)
             self._held.clear()
         effect = self._format.add(chunk)
-        self.finished = self._format.finished
+        self.finished, self.early = self._format.finished, self._format.early
         return effect
+
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        return _format_of(chunk) is not None or self._as_chat.knows(chunk, event)
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         # Where no chunk showed the format, there was no choice either.
@@ -103,7 +126,7 @@ def _format_of(chunk: Mapping[str, Any]) -> type[LegacyAggregator | ChatAggregat
         # Together sends both `text` and `delta`, and answers with the former.
         legacy = any(isinstance(choice, dict) and ("text" in choice or "delta" not in choice) for choice in choices)
         return LegacyAggregator if legacy else ChatAggregator
-    if isinstance(chunk.get("value"), str):
+    if spelled(chunk.get("value")) is not None:
         return LegacyAggregator
     return LlamaCppAggregator if "content" in chunk and "stop" in chunk else None
 

@@ -38,7 +38,7 @@ _IN_BLOCK: Final = {"partial_json": "input", "citation": "citations"}
 _PADDING: Final = "obfuscation"
 _BESIDE: Final = frozenset(("type", "delta", "usage", _PADDING))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
-_FAMILIES: Final = ("message", "content_block_", "ping", "keepalive")
+_FAMILIES: Final = ("message_", "content_block_", "ping", "keepalive")
 # The stop reasons with which a tool's input may end anywhere.
 _LIMITS: Final = ("max_tokens", "model_context_window_exceeded")
 _NO_REASONS: Final = ("null", "none", "finish_reason_unspecified")
@@ -162,7 +162,7 @@ class MessagesAggregator(Aggregator):
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         kind = chunk.get("type") or event
-        return isinstance(kind, str) and kind.startswith(_FAMILIES)
+        return isinstance(kind, str) and (kind == "message" or kind.startswith(_FAMILIES))
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         if self.ended:

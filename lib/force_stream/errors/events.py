@@ -108,7 +108,7 @@ def _of_choices(choices: Any, chunk: dict[str, Any]) -> dict[str, Any] | None:
 
 def _reported(chunk: dict[str, Any], event: str, kind: str, choices: Any) -> dict[str, Any] | None:
     """The error of a chunk with a member or a name that may report one."""
-    if kind.endswith(_OF_A_PART):
+    if (kind or event).endswith(_OF_A_PART):
         return None
     error = chunk.get("error")
     if error and _says(error):
@@ -202,7 +202,7 @@ def _exception(chunk: dict[str, Any]) -> dict[str, Any] | None:
     if len(chunk) > 3:
         return None
     for key, value in chunk.items():
-        if key.endswith("Exception"):
+        if key.endswith("Exception") and isinstance(value, dict | str):
             return _body({"type": key} | value if isinstance(value, dict) else {"type": key, "message": value}, {})
     return None
 

@@ -7,16 +7,17 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     first      id, model: the first informative value
     latest     usage, service tier: the last informative value
     overlay    objects that several chunks send in parts: member by member, the last wins
-    concat     text in fragments
+    concat     text in fragments; a number or a truth value among them is its own spelling
     name       text that is sent whole, perhaps repeatedly, or in fragments
     extend     lists in pieces
-    parts      text in fragments, or lists of typed parts, of which neighbours of one type are one
     fragment   an unknown field within a delta: strings are joined unless all are equal, lists extended, objects merged
                likewise
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
     nothing    what no direct answer has
     padding    the same, where it differs from chunk to chunk
+
+`merge.parts`, `merge.snapshots` and `merge.tool_calls` have more.
 
 For all of them: null never overwrites a value, a field once seen is in the result, and no input raises.
 
@@ -27,7 +28,10 @@ SAME would be true, never the other way round.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
+
+from ..wire import jsontext
+from .said_again import said_once
 
 type Target = Concat | Extend | Padding
 type Slots = tuple[tuple[str, Target], ...]
@@ -103,7 +107,18 @@ class Overlay:
         return self._latest.result() if self._members is None else self._members.result()
 
 
+def spelled(value: Any) -> str | None:
+    """A text, or a scalar where text belongs: upstreams that write each token as JSON of its own send 6 for "6"
+    (cloudflare/ai#651). None for what is neither."""
+    if isinstance(value, str):
+        return value
+    return None if value is None or isinstance(value, (dict, list)) else jsontext.dumps(value).decode()
+
+
 class Concat:
+    # Whether each piece counts, or only all of them joined.
+    keeps_pieces: ClassVar[bool] = False
+
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._other: Accumulator | None = None
@@ -115,16 +130,44 @@ class Concat:
             return self if value else SAME
         if value is None:
             return SAME
+        text = spelled(value)
+        if text is not None:
+            self._parts.append(text)
+            return CHANGED
         if self._other is None:
             self._other = fragment()
         self._other.add(value)
         return CHANGED
 
+    def extend(self, pieces: list[str]) -> None:
+        """The same as adding each of these texts."""
+        self.add("".join(pieces))
+
+    def is_text(self, text: str) -> bool:
+        """Whether this is all the text so far."""
+        # What begins otherwise is told apart without joining: fragments are many, and most of them ask this.
+        return bool(self._parts) and text.startswith(self._parts[0]) and text == self.result()
+
     def result(self) -> Any:
         if len(self._parts) > 1:
-            self._parts = ["".join(self._parts)]  # so that a long text is not in memory twice
+            self._parts = [self._join(self._parts)]  # so that a long text is not in memory twice
         text = self._parts[0] if self._parts else None
         return text if text or self._other is None else self._other.result()
+
+    def _join(self, pieces: list[str]) -> str:
+        return "".join(pieces)
+
+
+class JsonText(Concat):
+    """A JSON text in fragments, some of which may say again what others said."""
+
+    keeps_pieces = True
+
+    def extend(self, pieces: list[str]) -> None:
+        self._parts += pieces
+
+    def _join(self, pieces: list[str]) -> str:
+        return said_once(pieces)
 
 
 class Name(_Single):
@@ -156,15 +199,19 @@ class Extend(_Single):
 class Fragment:
     """A field that no table lists, within a delta: its first informative value shows how it is to be merged."""
 
+    rules: ClassVar[Mapping[type, Rule]]
+
     def __init__(self) -> None:
         self._value: Accumulator = Latest()
         self._kind: type = type(None)
 
     def add(self, value: Any) -> Effect:
         kind = type(value)
+        if self._kind is str and kind in (int, float, jsontext.Number):
+            kind, value = str, spelled(value)
         if kind is not self._kind and is_informative(value):
             self._kind = kind
-            self._value = _FRAGMENT_RULES.get(kind, Latest)()
+            self._value = self.rules.get(kind, Latest)()
         if kind is self._kind or self._kind is type(None):
             return self._value.add(value)
         return SAME
@@ -218,6 +265,9 @@ class Fields:
             slots = None if effect is None else slots + (effect if isinstance(effect, tuple) else ((key, effect),))
         return slots
 
+    def member(self, key: str) -> Accumulator | None:
+        return self._members.get(key)
+
     def get(self, key: str) -> Any:
         """The value of one member so far; None where there was none."""
         member = self._members.get(key)
@@ -228,40 +278,6 @@ class Fields:
             return self._other
         results = {key: member.result() for key, member in self._members.items()}
         return {key: value for key, value in results.items() if value is not NOTHING}
-
-
-class Parts:
-    """Text in fragments, or (Mistral, magistral) lists of typed parts, of which neighbours of one type are one."""
-
-    def __init__(self) -> None:
-        self._text = Concat()
-        self._parts: list[tuple[str, Any]] | None = None
-
-    def add(self, value: Any) -> Effect:
-        if self._parts is None:
-            if not isinstance(value, list):
-                return self._text.add(value)
-            self._parts = []
-            self._append(self._parts, self._text.result())
-        self._append(self._parts, value)
-        return CHANGED
-
-    @staticmethod
-    def _append(parts: list[tuple[str, Any]], value: Any) -> None:
-        texts = [{"type": "text", "text": value}] if value else []
-        for part in value if isinstance(value, list) else texts:
-            kind = part.get("type") if isinstance(part, dict) else None
-            if not isinstance(kind, str) or kind not in _JOINED_PARTS:
-                parts.append(("", part))
-                continue
-            if not parts or parts[-1][0] != kind:
-                parts.append((kind, Fields(_PART, fragment)))
-            parts[-1][1].add(part)
-
-    def result(self) -> Any:
-        if self._parts is None:
-            return self._text.result()
-        return [part.result() if kind else part for kind, part in self._parts]
 
 
 class ByIndex:
@@ -344,7 +360,6 @@ name: Rule = Name
 extend: Rule = Extend
 fragment: Rule = Fragment
 nothing: Rule = Nothing
-parts: Rule = Parts
 padding: Rule = Padding
 created: Rule = Created
 
@@ -359,13 +374,4 @@ def by_index(rule: Rule, also: tuple[str, ...] = ()) -> Rule:
     return lambda: ByIndex(rule, also)
 
 
-_FRAGMENT_RULES: Mapping[type, Rule] = {str: TextOrLabel, list: Extend, dict: fields({})}
-_JOINED_PARTS: Final = frozenset(("text", "thinking", "output_text", "reasoning"))
-_PART: Final = {
-    "type": first,
-    "text": concat,
-    "thinking": parts,
-    "signature": latest,
-    "closed": latest,
-    "index": latest,
-}
+Fragment.rules = {str: TextOrLabel, list: Extend, dict: fields({})}

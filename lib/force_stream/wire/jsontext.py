@@ -63,6 +63,14 @@ def loads(text: str) -> Any:
     return value
 
 
+def value_at(text: str, start: int) -> tuple[Any, int]:
+    """The value of the JSON text at `start`, and where that ends. Raises `json.JSONDecodeError`."""
+    try:
+        return _CAREFUL_DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, start) from None
+
+
 def split(text: str) -> tuple[Any, str, str]:
     """The value of the JSON text that `text` starts with, that text itself, and what follows it.
 

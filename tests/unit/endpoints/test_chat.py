@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from force_stream import aggregate
+from force_stream import AnswerSpec, aggregate
 from force_stream.endpoints.chat import ChatAggregator
-from force_stream.errors import EmptyStream, IncompleteStream
+from force_stream.errors import CorruptedStream, EmptyStream, IncompleteStream
 from force_stream.merge.fields import CHANGED, SAME
 
 
@@ -32,6 +32,34 @@ TEXT, STOP = {"delta": {"content": "a"}}, {"delta": {}, "finish_reason": "stop"}
         (2, [chunk(STOP, TEXT)], False),
         (2, [chunk(STOP, STOP)], True),
         (1, [chunk(STOP, TEXT)], False),
+        (1, [chunk({"delta": {}, "finish_reason": "None"})], False),
+        (1, [chunk({"delta": {}, "finish_reason": "FINISH_REASON_UNSPECIFIED"})], False),
+        (1, [chunk({"delta": {}, "finishReason": "stop"})], True),
+        (1, [chunk({"delta": {}, "stop_reason": "stop"})], False),
+        (1, [chunk(STOP), chunk(TEXT)], False),
+        (1, [chunk(STOP), chunk(TEXT), chunk(STOP)], True),
+        (1, [chunk(TEXT | {"finish_reason": "stop"})] * 3, True),
+        (1, [chunk(STOP), chunk({"delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}})], False),
+        (1, [chunk(STOP), chunk({"delta": {"reasoning_details": [{"type": "t", "text": "x"}]}})], False),
+        (1, [chunk(STOP), chunk({"text": "x"})], False),
+        (1, [chunk(STOP), chunk({"delta": "x"})], False),
+        (1, [chunk(STOP), chunk({"delta": {"content": 6}})], False),
+        *[
+            (1, [chunk(STOP), chunk({"delta": delta})], True)
+            for delta in (
+                None,
+                {},
+                "\n",
+                {"content": " \n"},
+                {"content": None, "role": "assistant", "phase": "x", "obfuscation": "xx"},
+                {"role": "tool", "content": "x"},
+                {"tool_calls": [{"index": 0, "id": "", "function": {"name": None, "arguments": ""}}]},
+                {"audio": {"id": "a", "expires_at": 7}},
+                {"content": [{"type": "text", "text": ""}]},
+            )
+        ],
+        (1, [chunk(STOP), chunk(usage={"total_tokens": 3})], True),
+        (2, [chunk(STOP, STOP), chunk({"delta": {}}, TEXT)], False),
     ],
 )
 def test_it_is_finished_when_each_choice_has_its_reason(expected: int, chunks: list[Any], finished: bool) -> None:
@@ -62,6 +90,103 @@ def test_what_a_repeated_chunk_would_change(first: Any, again: Any, keys: list[s
     aggregator.add(chunk(first, created=7))
     effect = aggregator.add(chunk(again))
     assert effect is CHANGED if keys is None else [key for key, _ in effect or SAME] == keys
+
+
+def test_content_after_a_finish_reason_is_counted_until_usage_comes_alone() -> None:
+    aggregator = ChatAggregator()
+    early = []
+    for each in (TEXT | {"finish_reason": "stop"}, TEXT, TEXT, STOP, TEXT | {"finish_reason": "stop"}):
+        aggregator.add(chunk(each))
+        early.append(aggregator.early)
+    assert early == [0, 1, 1, 1, 2]
+    aggregator.add({"choices": [], "usage": {"total_tokens": 3}})
+    assert (aggregator.finished, aggregator.early) == (True, 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_each_text_with_a_finish_reason_ends_finished_however_it_comes(size: int) -> None:
+    answer = AnswerSpec("r", "chat").read()
+    body = stream(*[chunk(TEXT | {"finish_reason": "stop"})] * 9)
+    for start in range(0, len(body), size):
+        answer.feed(body[start : start + size])
+    answer.read_waiting()
+    assert answer.finished
+    answer.feed(stream(chunk(TEXT)) * 3)
+    answer.read_waiting()
+    assert not answer.finished
+    reply = answer.finish()
+    assert reply is not None
+    assert json.loads(reply.body)["choices"][0]["message"]["content"] == "a" * 12
+
+
+END = {"index": 0, "delta": {}, "finish_reason": "stop"}
+A, B = ({"index": 0, "delta": {"content": text}} for text in "ab")
+
+
+@pytest.mark.parametrize(
+    ("expected", "chunks", "mixed"),
+    [
+        (2, [[A], [B], [END], [END]], True),
+        (2, [[A], [END], [B], [END]], True),
+        (2, [[A, B], [END, END]], True),
+        (2, [[A], [B], [END]], False),
+        (1, [[A, B], [END, END]], True),
+        (1, [[A, B], [END], [A], [END]], True),
+        (1, [[A, B], [END]], False),
+        (1, [[A], [END], [B], [END]], False),
+        (2, [[A | {"finish_reason": "stop"}, B | {"index": 1, "finish_reason": "stop"}]] * 2, False),
+    ],
+)
+def test_choices_that_share_an_index_are_no_answer(expected: int, chunks: list[Any], mixed: bool) -> None:
+    aggregator = ChatAggregator(expected)
+    for choices in chunks:
+        aggregator.add({"choices": choices})
+    if mixed:
+        with pytest.raises(CorruptedStream, match="one index"):
+            aggregator.result(done=True)
+    assert aggregator.result(done=True, partial=True).document
+    if not mixed:
+        assert aggregator.result(done=True).document
+
+
+def test_a_finish_reason_said_again_with_the_usage_is_the_same_choice() -> None:
+    aggregator = ChatAggregator(2)
+    for each in (TEXT, STOP, STOP | {"usage": 0}):
+        aggregator.add(chunk(each, usage={"total_tokens": 3}))
+    assert aggregator.result(done=True).odd == ("1 choice, but the request asks for 2",)
+
+
+def test_fewer_choices_than_asked_for_are_odd() -> None:
+    aggregator = ChatAggregator(3)
+    aggregator.add(chunk(STOP, STOP))
+    assert aggregator.result().odd == ("2 choices, but the request asks for 3",)
+    aggregator.add(chunk(STOP, STOP, STOP))
+    assert aggregator.result().odd == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "event", "known"),
+    [
+        ({"choices": [{}]}, "", True),
+        ({"object": "chat.completion.chunk", "x": "y"}, "", True),
+        ({"usage": {"total_tokens": 3}, "x": "y"}, "", True),
+        ({"id": "c", "model": "m", "created": 7}, "", True),
+        ({"id": "", "choices": [], "prompt_filter_results": []}, "", True),
+        ({"type": "ping"}, "", True),
+        ({"x": "y"}, "ping", True),
+        ({"x_groq": {"id": "r"}}, "", True),
+        ({}, "", True),
+        ({"code": "0000", "message": "success"}, "", False),
+        ({"message": "Internal server error"}, "", False),
+        ({"choices": [], "message": "x"}, "", False),
+        ({"usage": {"total_tokens": 0}, "message": "x"}, "", False),
+        ({"object": ["x"], "type": {}, "choices": "x"}, "", False),
+        ({"type": "response.output_text.delta", "delta": "x"}, "", False),
+        ({"value": "x"}, "", False),
+    ],
+)
+def test_a_chunk_is_known_by_its_members(said: dict[str, Any], event: str, known: bool) -> None:
+    assert ChatAggregator().knows(said, event) is known
 
 
 def test_cumulative_usage_and_several_choices_are_a_change() -> None:

@@ -57,3 +57,55 @@ def test_several_prompts_of_llama_cpp_are_finished_when_all_have_stopped() -> No
         aggregator.add({"index": index, "content": f"{index}", "stop": True})
     assert aggregator.finished
     assert [document["content"] for document in aggregator.result().document] == ["0", "1"]
+
+
+def llama(content: str, stop: bool, **more: Any) -> dict[str, Any]:
+    return {"content": content, "stop": stop, **more}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "finished", "early"),
+    [
+        ([llama("a", True), llama("b", False)], False, 1),
+        ([llama("a", True), llama("b", False), llama("", True)], True, 1),
+        ([llama("a", True), llama("", False)], True, 0),
+        ([llama("a", True)] * 3, True, 2),
+        ([{"choices": [{"text": "a", "finish_reason": "stop"}]}, {"choices": [{"text": "b"}]}], False, 1),
+    ],
+)
+def test_a_stop_is_believed_when_nothing_follows_it(chunks: list[Any], finished: bool, early: int) -> None:
+    aggregator = CompletionsAggregator()
+    for chunk in chunks:
+        aggregator.add(chunk)
+    assert (aggregator.finished, aggregator.early) == (finished, early)
+    assert aggregator.result().document
+
+
+def test_the_frame_is_that_of_the_chunk_that_stopped() -> None:
+    aggregator = CompletionsAggregator()
+    for chunk in (llama("a", True, tokens=1), llama("b", False, tokens=2)):
+        aggregator.add(chunk)
+    assert aggregator.result().document == {"content": "ab", "stop": True, "tokens": 1}
+
+
+def test_fewer_prompts_than_asked_for_are_odd() -> None:
+    aggregator = CompletionsAggregator(2)
+    aggregator.add(llama("a", True))
+    with pytest.raises(IncompleteStream):
+        aggregator.result()
+    assert aggregator.result(done=True).odd == ("1 choice, but the request asks for 2",)
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ({"value": "x"}, True),
+        (llama("", False), True),
+        ({"object": "text_completion", "x": "y"}, True),
+        ({"choices": [{"text": "x"}]}, True),
+        ({"content": "x"}, False),
+        ({"message": "x"}, False),
+    ],
+)
+def test_a_chunk_is_known_in_all_three_formats(said: dict[str, Any], known: bool) -> None:
+    assert CompletionsAggregator().knows(said) is known

@@ -12,6 +12,10 @@ def delta(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": "content_block_delta", "index": 0, "delta": {"type": kind, **more}}
 
 
+def start(**block: Any) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": 1, "content_block": block}
+
+
 def test_it_is_finished_with_its_stop_reason_and_ended_with_its_last_event() -> None:
     aggregator = MessagesAggregator()
     aggregator.add({"type": "message_start", "message": {"id": "m"}})
@@ -66,9 +70,7 @@ def test_a_missing_stop_reason_is_inferred(how: dict[str, bool], reason: str) ->
         pytest.param(
             {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use"}}, False, id="call"
         ),
-        pytest.param(
-            {"type": "content_block_start", "index": 1, "content_block": {"type": "text", "text": ""}}, True, id="start"
-        ),
+        pytest.param(start(type="text", text=""), True, id="start of a text"),
         pytest.param({"type": "message_delta", "usage": {"output_tokens": 3}}, True, id="usage"),
         pytest.param({"type": "ping"}, True, id="ping"),
         pytest.param({"type": "content_block_stop", "index": 0}, True, id="stop"),

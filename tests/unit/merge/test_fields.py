@@ -22,6 +22,7 @@ from force_stream.merge.fields import (
     overlay,
     padding,
 )
+from force_stream.wire.jsontext import Number
 from harness.merging import JSON, interleave, merged
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +49,10 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "concat: only empty": (concat, [None, "", None], ""),
     "concat: only null": (concat, [None], None),
     "concat: nothing said": (concat, [], None),
-    "concat: text wins over what is none": (concat, [1, "a", {"b": 1}], "a"),
+    "concat: text wins over what is none": (concat, ["a", {"b": 1}, [1]], "a"),
+    "concat: scalars are their spelling": (concat, [6, "] $", 0.005, True, None, False], "6] $0.005truefalse"),
+    "concat: a number alone": (concat, [None, 6], "6"),
+    "concat: numbers as they were spelled": (concat, ["a", Number("1E400"), Number("0.10")], "a1E4000.10"),
     "concat: what is no text, where no text came": (concat, [None, {"b": "1"}], {"b": "1"}),
     "name: said again whole": (name, ["add", "add", None, "add"], "add"),
     "name: in fragments": (name, ["ad", "d_", None, "two"], "add_two"),
@@ -62,6 +66,7 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "fragment: a label said again is one": (fragment, ["final", "final", "final"], "final"),
     "fragment: lists": (fragment, [[1], [2]], [1, 2]),
     "fragment: objects": (fragment, [{"a": "x", "b": [1]}, {"a": "y", "b": [2]}], {"a": "xy", "b": [1, 2]}),
+    "fragment: a number among strings": (fragment, ["a", 6, None, "b"], "a6b"),
     "fragment: numbers": (fragment, [1, 2, None], 2),
     "fragment: booleans": (fragment, [True, False], False),
     "fragment: null alone": (fragment, [None, None], None),

@@ -1,9 +1,10 @@
 """Which call a fragment belongs to: a table of what deltas said, and the calls that they make."""
 
+import re
 from typing import Any
 
 import pytest
-from force_stream.merge.tool_calls import tool_calls
+from force_stream.merge.tool_calls import tool_calls, with_ids
 from harness.merging import JSON, interleave, merged
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,8 @@ A, B = call("a", "add", '{"x":1}'), call("b", "mul", '{"y":2}')
 TABLE: dict[str, tuple[list[Any], Any]] = {
     "nothing": ([], None),
     "null": ([None], None),
-    "an empty list": ([[]], None),
+    "an empty list": ([[], None, []], []),
+    "an empty list before a call": ([[], [said(0, "a", "add", '{"x":1}')]], [A]),
     "one whole call": ([[said(0, "a", "add", '{"x":1}')]], [A]),
     "arguments in fragments": (
         [[said(0, "a", "add", "")], [said(0, arguments='{"x"')], [said(0, arguments=":1}")]],
@@ -100,6 +102,93 @@ TABLE: dict[str, tuple[list[Any], Any]] = {
         [[said(0, "a", "add", "")], [said(1, arguments='{"x"')], [said(2, arguments=":1}")]],
         [A],
     ),
+    "two names in one list are two calls": (
+        [[said(name="time", arguments=""), said(name="date", arguments="")]],
+        [call(None, "time", ""), call(None, "date", "")],
+    ),
+    "two typed names at one index in one list are two calls": (
+        [[said(0, name="time", type="function"), said(0, name="date", type="function")]],
+        [call(None, "time", ""), call(None, "date", "")],
+    ),
+    "one name and id twice in one list are one call": (
+        [[said(None, "a", "add"), said(None, "a", "add", '{"x":1}')]],
+        [A],
+    ),
+    "two names with one id, whole": (
+        [[said(0, "a", "add", '{"x":1}')], [said(0, "a", "mul", '{"y":2}')]],
+        [A, B | {"id": "a"}],
+    ),
+    "two names with one id, in fragments": (
+        [
+            [said(0, "a", "add", '{"x"')],
+            [said(0, arguments=":1}")],
+            [said(0, "a", "mul", '{"y"')],
+            [said(0, "a", arguments=":2}")],
+        ],
+        [A, B | {"id": "a"}],
+    ),
+    "two names with one id and no index, in fragments": (
+        [
+            [said(None, "a", "add", '{"x"')],
+            [said(None, "a", arguments=":1}")],
+            [said(None, "a", "mul", '{"y"')],
+            [said(None, "a", arguments=":2}")],
+        ],
+        [A, B | {"id": "a"}],
+    ),
+    "two names of which one has an id": (
+        [[said(0, "a", "add", '{"x":1}')], [said(0, None, "mul", '{"y":2}')]],
+        [A, call(None, "mul", '{"y":2}')],
+    ),
+    "one name with one id and other whole arguments": (
+        [[said(0, "a", "add", '{"x":1}')], [said(0, "a", "add", '{"x":2}')]],
+        [A, call("a", "add", '{"x":2}')],
+    ),
+    "a whole call said again": ([[said(0, "a", "add", '{"x":1}')]] * 3, [A]),
+    "a whole call said again without an id": (
+        [[said(0, name="add", arguments='{"x":1}')]] * 2,
+        [call(None, "add", '{"x":1}')],
+    ),
+    "a whole call said again after its fragments": (
+        [
+            [said(0, "a", "add", "")],
+            [said(0, arguments='{"x"')],
+            [said(0, arguments=":1}")],
+            [said(0, "a", "add", '{"x":1}')],
+        ],
+        [A],
+    ),
+    "cumulative arguments": ([[said(0, "a", "add", '{"x"')], [said(0, arguments='{"x":1}')]], [A]),
+    "a placeholder before the arguments": ([[said(0, "a", "add", "{}")], [said(0, "a", "add", '{"x":1}')]], [A]),
+    "arguments that are numbers and truth values in pieces": (
+        [
+            [said(0, "a", "add", '{"x":')],
+            [said(0, arguments=1)],
+            [said(0, arguments=',"y":')],
+            [said(0, arguments=True)],
+            [said(0, arguments="}")],
+        ],
+        [call("a", "add", '{"x":1,"y":true}')],
+    ),
+    "a search of the upstream's own": (
+        [
+            [{"type": "web_search", "web_search": {"input": "wea"}}],
+            [{"type": "web_search", "web_search": {"input": "ther"}}],
+        ],
+        [{"type": "web_search", "web_search": {"input": "weather"}}],
+    ),
+    "a search before and after a function": (
+        [
+            [{"type": "web_search", "web_search": {"q": 1}}],
+            [said(None, "a", "add", '{"x":1}')],
+            [{"type": "web_search", "web_search": {"q": 2}}],
+        ],
+        [{"type": "web_search", "web_search": {"q": 1}}, A, {"type": "web_search", "web_search": {"q": 2}}],
+    ),
+    "two searches with ids": (
+        [[{"id": "a", "type": "web_search"}], [{"id": "b", "type": "web_search"}]],
+        [{"id": "a", "type": "web_search"}, {"id": "b", "type": "web_search"}],
+    ),
     "arguments as an object": ([[said(0, "a", "add", {"x": 1})]], [A]),
     "a number as id": ([[said(0, 7, "add", "1")], [said(0, 7, arguments="2")]], [call(7, "add", "12")]),
     "a string as index": ([[said("1", "b", "mul", '{"y":2}')], [said("0", "a", "add", '{"x":1}')]], [A, B]),
@@ -128,7 +217,38 @@ def test_deltas_make_calls(deltas: list[Any], calls: Any) -> None:
 @pytest.mark.parametrize(("deltas", "calls"), TABLE.values(), ids=list(TABLE))
 def test_one_chunk_or_many_is_the_same(deltas: list[Any], calls: Any) -> None:
     entries = [entry for delta in deltas for entry in (delta if isinstance(delta, list) else [delta])]
-    assert merged(tool_calls, [entries]) == calls
+    if calls:
+        assert merged(tool_calls, [entries]) == calls
+
+
+def test_functions_and_custom_calls_get_ids_and_others_do_not() -> None:
+    search = {"type": "web_search", "web_search": {}}
+    calls = [
+        A,
+        A,
+        call(None, "mul", "2"),
+        call("", "mul", "2"),
+        call(7, "mul", "2"),
+        search,
+        {"type": "custom", "custom": {}},
+        "x",
+    ]
+    made = list(with_ids(calls, "c", 0))
+    ids = [one.get("id") for one in made if isinstance(one, dict)]
+    assert (ids[0], ids[4], ids[5]) == ("a", 7, None)
+    assert len({str(one) for one in ids}) == len(ids)
+    assert all(re.fullmatch("call_[0-9a-f]{24}", ids[place]) for place in (1, 2, 3, 6))
+    assert next(iter(made[2])) == "id"
+    assert made == list(with_ids(calls, "c", 0))
+
+
+def test_an_id_depends_on_the_answer_and_the_place() -> None:
+    def first_id(answer: Any, choice: int) -> str:
+        (one,) = with_ids([call(None, "add", "")], answer, choice)
+        return str(one["id"])
+
+    assert len({first_id(answer, choice) for answer in ("c", "d", None, "\ud800") for choice in (0, 1)}) == 8
+    assert first_id(None, 0) == first_id("", 0)
 
 
 # ---- laws
