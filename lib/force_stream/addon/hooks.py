@@ -287,7 +287,7 @@ class ForceStream:
         if read is None:
             return
         body, model = read
-        spec = replace(request.spec_for(body, role.rule, role.endpoint), on_truncated=role.rule.on_truncated)
+        spec = request.spec_if_forced(flow, body, role.rule, role.endpoint)
         save_notes(flow, {}, spec)
         attempt = Attempt(spec, role.rule)
         await self._answer(flow, attempt)

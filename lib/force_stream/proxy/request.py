@@ -128,6 +128,15 @@ def forced_form(
     )
 
 
+def spec_if_forced(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
+    """How to read the stream that a request gets although it did not ask for one."""
+    try:
+        spec, _ = forced_form(flow, body, rule, endpoint)
+    except Refusal:
+        spec = None
+    return spec or spec_for(body, rule, endpoint)
+
+
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
     """Make a flow's request stream, as `forced_form` says."""
     spec, edited = forced_form(flow, body, rule, endpoint)
