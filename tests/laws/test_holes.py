@@ -11,13 +11,15 @@ The exceptions:
 
 import json
 import re
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
 from force_stream import AnswerSpec
+from harness.golden import CASES, Case, parse
 from harness.paths import GOLDEN
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 type Outcome = tuple[int, Any]
@@ -47,15 +49,20 @@ CHUNKED = [one for one in GOLDENS if one.values[0] in ("chat", "completions")]
 SIZES = st.just([10**9]) | st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
+def pieces_of(body: bytes, sizes: list[int]) -> list[bytes]:
+    pieces, size = [], cycle(sizes)
+    while body:
+        end = next(size)
+        pieces.append(body[:end])
+        body = body[end:]
+    return pieces
+
+
 def read(stream: str, endpoint: str, sizes: list[int], cut: str = "") -> Outcome:
     """Status and document of a stream that comes in pieces of these sizes, over and over."""
     answer = AnswerSpec("law", endpoint).read(200, "text/event-stream")
-    body = stream.encode()
-    place = turn = 0
-    while place < len(body):
-        size = sizes[turn % len(sizes)]
-        answer.feed(body[place : place + size])
-        place, turn = place + size, turn + 1
+    for piece in pieces_of(stream.encode(), sizes):
+        answer.feed(piece)
     reply = answer.finish(cut)
     assert reply
     return reply.status, json.loads(reply.body)
@@ -117,6 +124,54 @@ def test_an_event_that_is_cut_leaves_no_hole(
     assert is_an_error(outcome) or is_whole(outcome, whole, but=("usage",) if is_behind_the_end else ()), broken
 
 
+# ---- an event that can be read all the same
+
+WELL_FRAMED = re.compile(r": [^\n]*\n\n((?:(?:event: [^\n]*\n)?data: (?:\{[^\n]*\}|\[DONE\])\n\n)+)")
+FRAMED = [
+    (case, found[1])
+    for case in CASES
+    if case.folder not in ("broken", "plain")
+    and (found := WELL_FRAMED.fullmatch(case.stream.decode(errors="replace")))
+    and "[DONE]" not in found[1].removesuffix("data: [DONE]\n\n")
+]
+
+
+def two_by_two(between: str) -> Callable[[list[str]], str]:
+    return lambda data: "".join(
+        f"data: {between.join(data[place : place + 2])}\n\n" for place in range(0, len(data), 2)
+    )
+
+
+FRAMINGS: dict[str, Callable[[list[str]], str]] = {
+    "data: said twice": lambda data: "".join(f"data: data: {one}\n\n" for one in data),
+    "a byte order mark before each event": lambda data: "".join(f"\ufeffdata: {one}\n\n" for one in data),
+    "NULs before each event": lambda data: "".join(f"\0\0data: {one}\n\n" for one in data),
+    "no data: at all": lambda data: "".join(f"{one}\n\n" for one in data),
+    "lines of JSON": lambda data: "".join(f"{one}\n" for one in data),
+    "two objects in an event": two_by_two(""),
+    "two events on a line": two_by_two("data: "),
+    "all events on a line": lambda data: f"data: {'data: '.join(data)}\n\n",
+}
+
+
+@given(
+    chosen=st.sampled_from(FRAMED),
+    name=st.sampled_from(list(FRAMINGS)),
+    end=st.sampled_from(["\n", "\r\n"]),
+    sizes=SIZES,
+)
+def test_a_framing_that_can_be_mended_changes_nothing(
+    chosen: tuple[Case, str], name: str, end: str, sizes: list[int]
+) -> None:
+    case, events = chosen
+    data = re.findall(r"^data: (.*)$", events, re.M)
+    # What only an event line says is lost with it.
+    assume("event:" not in events or all('"type"' in one for one in data if one != "[DONE]"))
+    stream = FRAMINGS[name](data).replace("\n", end).encode()
+    reply = case.read(pieces_of(stream, sizes))
+    assert (reply.status, parse(reply.body)) == (200, case.expected), (case.path.stem, name)
+
+
 # ---- an event that is no chunk
 
 CHUNK = {"id": "z", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "zzz"}}]}
@@ -127,7 +182,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
     "transcriptions": {"type": "transcript.text.delta", "delta": "zzz"},
     "images": {"type": "image_generation.completed", "b64_json": "zzz"},
     "gemini": {"candidates": [{"content": {"parts": [{"text": "zzz"}], "role": "model"}, "index": 0}]},
-    "ollama": {"message": {"role": "assistant", "content": "zzz"}, "done": False},
+    "ollama": {"model": "z", "message": {"role": "assistant", "content": "zzz"}, "done": False},
 }
 # The APIs whose events an endpoint reads as its own: a dialect of transcriptions has chunks like chat's.
 OWN = {"completions": ("chat",), "transcriptions": ("chat", "transcriptions")}
