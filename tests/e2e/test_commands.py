@@ -511,6 +511,18 @@ def test_compare_sends_the_request_both_ways_and_logs_what_differs(shared: Proxy
     assert [json.loads(flow["response"]["body"]) for flow in flows if flow["metadata"]] == [DOCUMENT, DOCUMENT]
 
 
+def test_compare_ends_with_the_line_that_fills_in_what_streams_lack(
+    shared: Proxy, upstream: Upstream, key: str
+) -> None:
+    message = DOCUMENT["choices"][0]["message"] | {"refusal": None}
+    upstream.handle(streams_or_not(DOCUMENT | {"choices": [DOCUMENT["choices"][0] | {"message": message}], "x": []}))
+    ask(shared, key)
+    since = shared.mark()
+    shared.command("force_stream.compare", flows_of(key))
+    line = r'fill: \{"choices\.\*\.message\.refusal":null,"x":\[\]\}'
+    shared.wait_for_log(rf"force_stream\.compare /v1/chat/completions: for rule all, .*: {line}", since=since)
+
+
 def test_compare_says_when_both_answers_are_the_same(shared: Proxy, upstream: Upstream, key: str) -> None:
     upstream.handle(streams_or_not(DOCUMENT | {"id": "another", "created": 1}))
     ask(shared, key)

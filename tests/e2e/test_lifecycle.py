@@ -308,7 +308,7 @@ def test_an_edit_of_the_addon_reloads_its_package_and_a_flow_in_flight_still_get
     upstream.answer(TRUNCATED, key="truncated")
     proxy = start(addon=copied_addon)
     assert "set on_truncated" in ask(proxy, x_answer="truncated").json()["error"]["message"]
-    errors = copied_addon.parent / "lib" / "force_stream" / "errors.py"
+    errors = copied_addon.parent / "lib" / "force_stream" / "errors" / "__init__.py"
     errors.write_bytes(errors.read_bytes().replace(b"Try again, or set on_truncated", b"As edited, set on_truncated"))
 
     response = _reload_in_flight(proxy, copied_addon, half, gate)

@@ -21,6 +21,8 @@ rules:
     endpoints: [chat, responses]
     paths: {"/custom/generate": chat}
     models: ["qwen3-*", "2024-08-06"]
+    tools: false
+    extra_body: {store: off, user: "", thinking: {type: enabled, budget: 1.5, stop: [a, null]}}
     filter: "~hq x-team:.*blue"
     stream_options: {include_usage: true, chunk_size: 3, mode: fast, spare: null}
     on_truncated: partial
@@ -31,6 +33,7 @@ rules:
     retries: 2
     max_body: 10MB
     learn: yes
+    fill: {"choices.*.message.refusal": null, x: [1]}
     inject: {cut_after: 3, drop_done: true, error_after: 0, stall: 1.5, split_utf8: off, content_type: text/plain}
   - name: other
     hosts: ["*"]
@@ -54,9 +57,12 @@ def refusal(text: str) -> str:
     return str(caught.value)
 
 
-def facts(host="a.example", port=443, *more, path="/v1/chat/completions", model="gpt-x", flow=None) -> tuple[Any, ...]:
-    """What a rule asks about a request: its hosts, path, model and flow."""
-    return ((host, port), *more), path, model, flow or tflow.tflow()
+def facts(
+    host="a.example", port=443, *more, path="/v1/chat/completions", model="gpt-x", flow=None, **members
+) -> tuple[Any, ...]:
+    """What a rule asks about a request: its hosts, path, members and flow."""
+    asked = members if model is None else {"model": model} | members
+    return ((host, port), *more), path, asked, flow or tflow.tflow()
 
 
 def presets() -> list[str]:

@@ -29,6 +29,7 @@ from force_stream.merge.fields import (
     overlay,
     padding,
 )
+from force_stream.merge.json_text import JsonText
 from force_stream.merge.tool_calls import Arguments, tool_calls
 from harness.golden import CASES, Case
 from harness.merging import JSON
@@ -47,6 +48,7 @@ RULES: dict[str, Rule] = {
     "padding": padding,
     "created": created,
     "arguments": Arguments,
+    "JSON text": JsonText,
     "tool calls": tool_calls,
     "fields": fields({"id": first, "text": concat, "list": extend, "x": name, "p": padding}),
     "by index": by_index(fields({"id": first, "text": concat}), also=("x",)),

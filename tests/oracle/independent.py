@@ -647,11 +647,14 @@ def block_of(said: list[dict[str, Any]]) -> dict[str, Any]:
     }
     spelled = grown.pop("partial_json", "")
     cited = [d["citation"] for d in deltas if d.get("type") == "citations_delta"]
+    # A compaction's encrypted text comes beside its text.
+    beside = {k: v for d in deltas if d.get("type") == "compaction_delta" for k, v in d.items() if k != "type"}
     citations = {"citations": [*(block.get("citations") or []), *cited]} if cited else {}
     # Cut by max_tokens, the pieces are no JSON: then nobody can say what the input is.
     told = parsed(spelled) if spelled else block.get("input")
     return (
         block
+        | beside
         | grown
         | citations
         | ({"input": Has(lambda _: [], spelled) if told is ABSENT else told} if spelled else {})
@@ -791,11 +794,20 @@ def read_responses(said: list[Event], done: bool, on_truncated: str) -> Outcome:
     return Broken(("stream_truncated",))
 
 
+def is_unread(block: list[dict[str, Any]]) -> bool:
+    """Whether the pieces of a tool's input are no JSON."""
+    deltas = [event.get("delta") or {} for event in block]
+    spelled = "".join(d["partial_json"] for d in deltas if isinstance(d.get("partial_json"), str))
+    return bool(spelled) and parsed(spelled) is ABSENT
+
+
 def read_messages(said: list[Event], done: bool, on_truncated: str) -> Outcome:
     events = typed(said)
     kinds = {event["type"] for event in events}
     reasons = [(event.get("delta") or {}).get("stop_reason") for event in events if event["type"] == "message_delta"]
     if "message_start" in kinds and ("message_stop" in kinds or telling(reasons)):
+        if "max_tokens" not in reasons and any(map(is_unread, blocks_in(events))):
+            return Broken(("stream_corrupted",))
         return Whole(message_document(events))
     return Broken(("stream_truncated", "stream_empty") if kinds <= set(HEARTBEATS) else ("stream_truncated",))
 

@@ -116,7 +116,7 @@ def type_of(endpoint: str, document: Any) -> Any:
     if endpoint in ("chat", "completions"):
         return ChatCompletion if document.get("object") == "chat.completion" else Completion
     if endpoint == "transcriptions":
-        return TranscriptionDiarized if "segments" in document else Transcription
+        return TranscriptionDiarized if "task" in document else Transcription
     return {"responses": Response, "images": ImagesResponse}[endpoint]
 
 
@@ -480,6 +480,7 @@ RESPONSE_CRASHES = {
     "list index out of range": "deltas of a part that nobody announced",
     "'int' object is not iterable": "an output that is a number",
     "has no attribute 'type'": "an output that is an object",
+    "can only concatenate str": "a delta that is a number",
 }
 
 
@@ -506,11 +507,17 @@ def is_of_another_end(one: Sample, it: Difference) -> bool:
     return len(ends) > 1 and it.theirs in said_at(ends[1:], "response", *it.place)
 
 
+def is_a_poor_end(one: Sample, it: Difference) -> bool:
+    is_poor = not it.theirs or independent.parsed(str(it.theirs)) is ABSENT
+    return is_poor and it.theirs in said_at(one.said, "response", *it.place)
+
+
 RESPONSE_CLASSES = (
     Class("an empty output stays empty", "output", is_empty_output),
     Class("an image that is there is still said to be made", r"output\.\d+\.status", is_an_image),
     Class("what only other events say is not in the answer", r"[a-z_]+", is_not_in_the_end),
     Class("the last end counts", ".*", is_of_another_end),
+    Class("what is empty at the end, or not JSON, stands", r"output\.\d+\.arguments", is_a_poor_end),
 )
 ONLY_INCOMPLETE = "only response.completed is an end"
 

@@ -1,4 +1,4 @@
-"""The requests that the oracle asks a real llama.cpp server both ways: a table, and nothing that sends.
+"""The requests that the oracle asks real servers both ways: tables, and nothing that sends.
 
 Every request is greedy (temperature 0, a fixed seed) and keeps the server's prompt cache out, so that the same request
 asked twice has the same answer. What the model is asked to continue is chosen so that a small one knows how it goes on.
@@ -13,21 +13,22 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 MESSAGES: Final = "/v1/messages"
 
-# False leaves the rows of Anthropic's endpoint out.
-WITH_MESSAGES: Final = True
+ENDPOINTS: Final = ("chat", "completions", "responses", "messages")
 
 GREEDY: Final[dict[str, Any]] = {"temperature": 0, "seed": 7, "cache_prompt": False}
 
 
 @dataclass(frozen=True, slots=True)
 class OracleRequest:
-    """One row: `body` goes out as it is, and `forced` says whether it has to reach the server with `stream: true`."""
+    """One row: `body` goes out as it is, and `forced` says whether it has to reach the server with `stream: true`.
+    `refused`: the server refuses to stream it, so that it has to reach the server once more, as it came."""
 
     name: str
     endpoint: str
     path: str
     body: bytes
     forced: bool = True
+    refused: bool = False
 
 
 def encoded(value: Any) -> bytes:
@@ -38,11 +39,13 @@ def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def chat(name: str, content: Any = "Count: one, two, three,", **extra: Any) -> OracleRequest:
+def chat(
+    name: str, content: Any = "Count: one, two, three,", *, refused: bool = False, **extra: Any
+) -> OracleRequest:
     """`content` is the user's one message, or the whole list of messages."""
     messages = content if isinstance(content, list) else [turn("user", content)]
     body = {"model": "gemma", "messages": messages, "max_tokens": 12, **GREEDY, **extra}
-    return OracleRequest(name, "chat", CHAT, encoded(body))
+    return OracleRequest(name, "chat", CHAT, encoded(body), refused=refused)
 
 
 def completion(name: str, prompt: Any = "One, two, three,", **extra: Any) -> OracleRequest:
@@ -207,7 +210,13 @@ CHAT_REQUESTS: Final = [
     ),
     chat("tools unused", tools=CHAT_TOOLS, tool_choice="auto"),
     chat(
-        "tool call with logprobs", ONE_CALL, tools=CHAT_TOOLS, max_tokens=60, parallel_tool_calls=False, logprobs=True
+        "tool call with logprobs",
+        ONE_CALL,
+        refused=True,  # "logprobs is not supported with tools + stream"
+        tools=CHAT_TOOLS,
+        max_tokens=60,
+        parallel_tool_calls=False,
+        logprobs=True,
     ),
     chat("stream_options in a plain request", stream_options={"include_usage": False}),
     chat("stream_options include_usage in a plain request", stream_options={"include_usage": True}),
@@ -440,6 +449,84 @@ REQUESTS: Final[list[OracleRequest]] = [
     *CHAT_REQUESTS,
     *COMPLETIONS_REQUESTS,
     *RESPONSES_REQUESTS,
-    *(MESSAGES_REQUESTS if WITH_MESSAGES else []),
+    *MESSAGES_REQUESTS,
     *ERROR_REQUESTS,
 ]
+
+# What a gateway may do to an answer on its way, in as few requests as that takes: each costs what llama.cpp's own does.
+_THROUGH_A_GATEWAY: Final[dict[str, str]] = {
+    "chat": """
+        plain
+        finish length
+        stop string at once, an empty answer
+        multi-turn with a system prompt
+        content as a list of parts
+        n 2
+        n 2 that end apart
+        n 2 with logprobs
+        n 2 with tools
+        top_logprobs
+        json_schema cut short
+        Unicode answered
+        line separators answered
+        text that looks like events answered
+        Unicode cut in a character
+        thought apart
+        thought cut short
+        one tool call
+        two tool calls
+        tool call cut short
+        tool call with logprobs
+        tool_choice by name
+        stream_options include_usage in a plain request
+        stream false
+        path without a version
+        messages of a wrong type
+        unknown role
+        max_tokens of a wrong type
+        bad grammar
+        bad tool_choice
+        context too long
+        no messages
+    """,
+    "completions": """
+        plain
+        finish length
+        empty answer
+        two prompts
+        n 2
+        logprobs
+        Unicode answered
+        prompt of a wrong type
+        context too long
+        no prompt
+    """,
+    "responses": """
+        plain
+        finish length
+        instructions
+        empty answer
+        Unicode answered
+        thought apart
+        thought cut short
+        one tool call
+        tool call cut short
+        context too long
+        input of a wrong type
+        no input
+    """,
+    "messages": """
+        plain
+        finish length
+        system prompt
+        Unicode answered
+        one tool call
+        tool call cut short
+        thought apart
+        stop sequence at once, an empty answer
+        no messages
+        context too long
+    """,
+}
+_NAMES: Final = {(end, name.strip()) for end, names in _THROUGH_A_GATEWAY.items() for name in names.split("\n")}
+LITELLM_REQUESTS: Final = [request for request in REQUESTS if (request.endpoint, request.name) in _NAMES]

@@ -25,7 +25,7 @@ from ..proxy.attempt import Attempt
 from ..rules.describe import describe
 from ..rules.file import RulesError
 from ..rules.keys import KEYS
-from ..rules.rule import candidates, first_match
+from ..rules.rule import Rule, candidates, first_match
 from ..view import compare, stats
 from ..wire import jsontext
 from .hooks import ForceStream, aggregate_again
@@ -61,8 +61,10 @@ class Commands:
 
     @command.command("force_stream.rules")
     def list_rules(self) -> Sequence[str]:
-        """The rules in force, a line each, with how many flows each has taken."""
-        return [f"{describe(rule)}; flows {self._addon.flow_counts[rule.name]}" for rule in self._addon.rules]
+        """The rules in force, a line each, with how many flows each has taken; then what upstreams have said about
+        streaming."""
+        rules = [f"{describe(rule)}; flows {self._addon.flow_counts[rule.name]}" for rule in self._addon.rules]
+        return rules + self._addon.learned
 
     @command.command("force_stream.rule.options")
     def rule_options(self) -> Sequence[str]:
@@ -149,7 +151,7 @@ class Commands:
             plain, forced = request.restored(each), request.restored(each)
             body = request.body_of(forced)
             found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
-            match = first_match(found, request.model_of(body), forced)
+            match = first_match(found, body.members if body else {}, forced)
             if match is None or body is None or not body.asks_plain:
                 logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
                 return
@@ -164,6 +166,8 @@ class Commands:
                 logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
             if len(lines) > 1:
                 logger.log(ALERT, f"{name}: {len(lines)} differences; the log has them")
+            if line := _fill_to_paste(plain, forced, match[0]):
+                logger.log(ALERT, f"{name}: for rule {match[0].name}, what its direct answers have besides: {line}")
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")
         except Exception as error:
@@ -189,6 +193,19 @@ def _with_stream(chosen: Sequence[flow.Flow]) -> list[tuple[http.HTTPFlow, bytes
     if not found:
         raise exceptions.CommandError("none of these flows has an event stream")
     return found
+
+
+def _fill_to_paste(plain: http.HTTPFlow, forced: http.HTTPFlow, rule: Rule) -> str:
+    """The rule's line that gives forced answers the constants of direct ones; "" if there is nothing to add."""
+    answers = plain.response, forced.response
+    if any(answer is None or answer.status_code != 200 for answer in answers):
+        return ""
+    try:
+        left, right = (jsontext.loads(response.text_of(answer)) for answer in answers if answer is not None)
+    except ValueError:
+        return ""
+    found = compare.constants(left, right)
+    return f"fill: {jsontext.dumps({**rule.fill, **found}).decode()}" if found else ""
 
 
 def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow) -> list[str]:

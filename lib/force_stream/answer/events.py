@@ -2,16 +2,21 @@
 
 Joins the wire grammar and JSON; knows `[DONE]`, errors, and how servers deviate with an event's data. Must not know how
 chunks are merged or shown. Whoever needs events, or their number, gets them here, so that all count alike.
+
+Where several events are in one, or their framing is in their data, each is read: `{…}{…}`, `{…}data: {…}`,
+`data: data: {…}`, one after a byte order mark or NULs, lines with no blank one between them. What is left and plainly
+is a part of one cannot be read; whether an answer is whole without it is for the reader of the answer to say.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from ..errors import error_in
+from ..errors.events import error_in
+from ..errors.words import says_error
 from ..wire import jsontext
-from ..wire.sse import EventStreamDecoder, end_of_event
+from ..wire.sse import EventStreamDecoder, ServerSentEvent, end_of_event
 from .oddities import Oddities, kind_of
 
 # What stands for bytes that are not UTF-8.
@@ -20,6 +25,13 @@ _IS_REPLACED: Final = "not all of it is UTF-8, or the upstream put replacement c
 _DONE: Final = "[DONE]"
 # One event as nearly all are, for which the decoder takes longer; without a CR in it, this is all that it can be.
 _PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
+# What broken framing leaves before an event's data.
+_BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]|data:)*")
+# The next event, where one is cut off in the middle of it.
+_NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
+# How many parts of one event's data may be unreadable before the rest of it counts as one: to look for the next takes
+# time in proportion to the rest.
+_MOST_UNREADABLE: Final = 16
 
 
 class Kind(Enum):
@@ -28,13 +40,14 @@ class Kind(Enum):
     CHUNK = "an object"
     VALUE = "another JSON value"
     TEXT = "not JSON"
+    UNREADABLE = "a part of some JSON"
     CUT = "the beginning of an object, where the stream ends"
     DONE = "[DONE]"
 
 
 class Event(NamedTuple):
-    """One event. `number` counts from 1, and is 0 for `[DONE]`; `value` is what its data says, if that is JSON; `error`
-    is the body of the error that it reports, if it does."""
+    """One event. `number` counts from 1, and is 0 for `[DONE]` and for lines of text that are not an event; `value` is
+    what its data says, if that is JSON; `error` is the body of the error that it reports, if it does."""
 
     number: int
     kind: Kind
@@ -62,14 +75,14 @@ class EventReader:
         """The events that these bytes complete. Never raises."""
         plain = _PLAIN_EVENT.fullmatch(data) if self.decoder.between_events and b"\r" not in data else None
         if plain is None:
-            return [event for raw in self.decoder.feed(data) for event in self._read(raw.event, raw.data)]
+            return [event for raw in self.decoder.feed(data) for event in self._read_raw(raw)]
         name, value = plain.groups()
         self.decoder.lines += 1 if name is None else 2
         return self._read((name or b"").decode(errors="replace"), value.decode(errors="replace"))
 
     def close(self) -> list[Event]:
         """The event that the end of the stream leaves without its blank line, if there is one."""
-        return [event for raw in self.decoder.close() for event in self._read(raw.event, raw.data, at_end=True)]
+        return [event for raw in self.decoder.close() for event in self._read_raw(raw, at_end=True)]
 
     def look_for_replaced(self, data: bytes) -> None:
         """Note what is odd about the next events, all in `data`, which are read elsewhere: they differ from the one
@@ -87,24 +100,66 @@ class EventReader:
             self.odd.add("lines that are not part of an event stream")
         self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
 
+    def _read_raw(self, raw: ServerSentEvent, *, at_end: bool = False) -> list[Event]:
+        if raw.bare and not raw.data.lstrip("\ufeff\0 \t").startswith(("{", "[")):
+            error = _error_of(raw.data) if self.count else None  # without any event, it may be a page
+            return [Event(0, Kind.TEXT, raw.event, raw.data, error=error)]
+        return self._read(raw.event, raw.data, at_end=at_end)
+
     def _read(self, name: str, data: str, *, at_end: bool = False) -> list[Event]:
         if data.strip() == _DONE:
-            self.dones += 1
-            if self.dones == 2:
-                self.odd.add("more than one [DONE]")
-            return [Event(0, Kind.DONE, name, data)]
+            return self._done(name)
         try:
-            value = jsontext.loads(data)
+            return self._read_value(name, data, jsontext.loads(data))
         except ValueError:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
             lines = [line for line in data.split("\n") if line.strip()] if "\n" in data else []
-            if len(lines) > 1:
-                return [event for line in lines for event in self._read(name, line, at_end=at_end)]
-            return [self._text(self._number(data), name, data, at_end)]
+            if len(lines) < 2:
+                return [*self._recover(name, data, at_end=at_end)]
+            last = len(lines) - 1
+            return [
+                event for at, line in enumerate(lines) for event in self._read(name, line, at_end=at_end and at == last)
+            ]
+
+    def _done(self, name: str) -> list[Event]:
+        self.dones += 1
+        if self.dones == 2:
+            self.odd.add("more than one [DONE]")
+        return [Event(0, Kind.DONE, name, _DONE)]
+
+    def _recover(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
+        """The events in data that is not JSON."""
+        start = _BEFORE_DATA.match(data).end()  # type: ignore[union-attr]  # it matches anything
+        text, at, unreadable = data[start:].rstrip("\ufeff\0 \t\r"), 0, 0
+        if not text.startswith(("{", "[")):
+            yield self._text(name, data, at_end=at_end)
+            return
+        while at < len(text):
+            begun = at
+            try:
+                value, at = jsontext.value_at(text, begun)
+                if begun or at < len(text) or start:
+                    self.odd.add("its framing is broken", self.count + 1)
+                yield from self._read_value(name, text[begun:at], value)
+            except ValueError:
+                if text.startswith(_DONE, begun):
+                    at = begun + len(_DONE)
+                    yield from self._done(name)
+                else:
+                    unreadable += 1
+                    found = _NEXT_EVENT.search(text, begun) if unreadable < _MOST_UNREADABLE else None
+                    at = found.start() if found else len(text)
+                    yield self._text(name, text[begun:at], at_end=at_end and not found)
+            at = _BEFORE_DATA.match(text, at).end()  # type: ignore[union-attr]
+
+    def _read_value(self, name: str, data: str, value: Any) -> list[Event]:
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            return [event for each in value for event in self._read_value(name, data, each)]
         number = self._number(data)
         if not isinstance(value, dict):
             self.odd.add(f"its data is {kind_of(value)}, not an object", number)
-            return [Event(number, Kind.VALUE, name, data, value)]
+            error = _error_of(value) if isinstance(value, str) else None
+            return [Event(number, Kind.VALUE, name, data, value, error)]
         error = error_in(value, name)
         if error is not None:
             self.odd.add("an error", number)
@@ -122,11 +177,37 @@ class EventReader:
             self.odd.add(_IS_REPLACED, self.count)
         return self.count
 
-    def _text(self, number: int, name: str, data: str, at_end: bool) -> Event:
-        if name == "error":
+    def _text(self, name: str, data: str, *, at_end: bool) -> Event:
+        number = self._number(data)
+        is_part = _is_part_of_json(data)
+        error = _error_of(data, named=name == "error") if name == "error" or not is_part else None
+        if error is not None:
             self.odd.add("an error", number)
-            error = {"error": {"message": data, "type": "error", "param": None, "code": None}}
             return Event(number, Kind.TEXT, name, data, error=error)
-        is_cut = at_end and data.lstrip().startswith("{")
-        self.odd.add("cut off" if is_cut else "its data is not JSON", number)
-        return Event(number, Kind.CUT if is_cut else Kind.TEXT, name, data)
+        kind = Kind.TEXT
+        if is_part:
+            kind = Kind.CUT if at_end or _DONE.startswith(data.strip()) else Kind.UNREADABLE
+        self.odd.add(_ODD_TEXTS[kind], number)
+        return Event(number, kind, name, data)
+
+
+_ODD_TEXTS: Final = {
+    Kind.TEXT: "its data is not JSON",
+    Kind.UNREADABLE: "its data cannot be read",
+    Kind.CUT: "cut off",
+}
+
+
+def _error_of(text: str, *, named: bool = False) -> dict[str, Any] | None:
+    """The body of the error that a text reports. `named`: its event says that it is one."""
+    if not named and not says_error(text):
+        return None
+    return {"error": {"message": text, "type": "error", "param": None, "code": None}}
+
+
+def _is_part_of_json(text: str) -> bool:
+    """Whether a text that is not JSON is plainly the beginning, the end or the middle of some."""
+    text = text.strip()
+    if text.startswith("{'"):
+        return False  # Python's spelling of an object: words, most often of an error
+    return text.startswith(("{", "[")) or text.count("}") > text.count("{") or text.count("]") > text.count("[")

@@ -11,6 +11,8 @@ from ..endpoints.endpoint import Endpoint
 from ..wire.form_body import Form
 from ..wire.json_body import Body, Edited
 from ..wire.text import printable
+from .fill import spelled
+from .quirks import chosen
 from .reader import AnswerSpec
 
 
@@ -25,8 +27,10 @@ def force_request(
     *,
     rule: str,
     stream_options: Mapping[str, Any] | None,
+    extra_body: Mapping[str, Any],
     on_truncated: str,
     quirks: Sequence[str],
+    fill: Mapping[str, Any],
 ) -> tuple[AnswerSpec | None, Edited]:
     """The forced form of a plain request, and how to read its answer; no spec where the answer will be plain too.
 
@@ -38,18 +42,27 @@ def force_request(
         return None, body.without("stream")
     if isinstance(body, Form) and not endpoint.forms:
         raise Refusal("its body is a form, and no JSON object")
-    if reason := endpoint.cannot_stream(body.members):
+    if isinstance(body, Form) and (nested := [key for key, value in extra_body.items() if not _is_scalar(value)]):
+        raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
+    asked = {**body.members, **extra_body}
+    lifted = {quirk.lifts for quirk in chosen(quirks)}
+    if reason := endpoint.cannot_stream({key: value for key, value in asked.items() if key not in lifted}):
         raise Refusal(reason)
-    model = body.members.get("model")
+    model = asked.get("model")
     spec = AnswerSpec(
         rule=rule,
         endpoint=endpoint.name,
         model=printable(model) if isinstance(model, str) else "",
-        choices=expected_choices(body.members),
+        choices=expected_choices(asked),
         on_truncated=on_truncated,
         quirks=tuple(quirks),
+        fill=spelled(fill),
     )
-    return spec, body.forced(endpoint.options_for(stream_options))
+    return spec, body.forced(endpoint.options_for(stream_options), extra_body)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, (bool, int, float, str))
 
 
 def at_path(path: str) -> AnswerSpec | None:

@@ -1,10 +1,11 @@
 """Deviations of single upstreams that cannot be told from a well-formed stream, so that a rule must name them.
 
-Each is a function that makes a patch for one stream: another function, which changes every chunk in place before it is
-merged. Must not know how chunks are merged.
+Most are a function that makes a patch for one stream: another function, which changes every chunk in place before it is
+merged. Where changing the finished message is enough, it is a function that does so: chunks that have to be patched all
+have to be parsed. Must not know how chunks are merged.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,20 +13,23 @@ from ..merge.fields import index_of, spelled
 
 type Chunk = dict[str, Any]
 type PatchChunk = Callable[[Chunk], None]
+type PatchMessage = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
-    """A row. `reports` says where it was seen; `patch` makes the function for one stream's chunks, and its docstring is
-    Markdown, for the table in docs/rules.md and for rules.yaml."""
+    """A row. `reports` says where it was seen; `help` is Markdown, for the table in docs/rules.md and for rules.yaml.
+
+    `patch` makes the function for one stream's chunks; `patch_message` changes each message of the finished document.
+    `lifts`: a member of the request that does not keep this upstream from streaming.
+    """
 
     name: str
     reports: str
-    patch: Callable[[], PatchChunk]
-
-    @property
-    def help(self) -> str:
-        return self.patch.__doc__ or ""
+    help: str
+    patch: Callable[[], PatchChunk] | None = None
+    patch_message: PatchMessage | None = None
+    lifts: str = ""
 
 
 # The texts of a delta that come in fragments, and which upstreams repeat.
@@ -54,7 +58,6 @@ def _texts(chunk: Chunk) -> Iterator[tuple[tuple[int, str], dict[str, Any], str]
 
 
 def _cumulative_content() -> PatchChunk:
-    """Each delta repeats all of the text so far (DashScope's coding plan, proxies to Gemini)."""
     so_far: dict[tuple[int, str], str] = {}
 
     def patch(chunk: Chunk) -> None:
@@ -80,7 +83,6 @@ class _Fragments:
 
 
 def _final_chunk_repeats_content() -> PatchChunk:
-    """One delta, usually the last, repeats the whole text."""
     so_far: dict[tuple[int, str], _Fragments] = {}
 
     def patch(chunk: Chunk) -> None:
@@ -96,8 +98,6 @@ def _final_chunk_repeats_content() -> PatchChunk:
 
 
 def _choice_index_counts_chunks() -> PatchChunk:
-    """The index of the only choice goes up with every chunk (foundry-local)."""
-
     def patch(chunk: Chunk) -> None:
         for _, choice in _choices(chunk):
             choice.pop("index", None)  # then its place in the list counts, which is right
@@ -147,7 +147,6 @@ class _Thinking:
 
 
 def _think_tags() -> PatchChunk:
-    """The text begins with thinking in `<think>` tags; a plain answer has it as `reasoning_content` (MiniMax)."""
     choices: dict[int, _Thinking] = {}
 
     def patch(chunk: Chunk) -> None:
@@ -169,20 +168,7 @@ def _think_tags() -> PatchChunk:
     return patch
 
 
-def _content_never_null() -> PatchChunk:
-    """Where there is no text, a plain answer has `""` and the stream has null or nothing (llama.cpp)."""
-
-    def patch(chunk: Chunk) -> None:
-        for _, choice in _choices(chunk):
-            delta = choice.get("delta")
-            if isinstance(delta, dict) and delta.get("content") is None:
-                delta["content"] = ""
-
-    return patch
-
-
 def _usage_per_choice() -> PatchChunk:
-    """Each of several choices has its own usage; a plain answer has only the first choice's (llama.cpp)."""
     finished = [0]
 
     def patch(chunk: Chunk) -> None:
@@ -195,18 +181,95 @@ def _usage_per_choice() -> PatchChunk:
     return patch
 
 
+def _content_never_null(message: dict[str, Any]) -> None:
+    if message.get("content") is None:
+        message["content"] = ""
+
+
+def _empty_content_is_null(message: dict[str, Any]) -> None:
+    if message.get("content") == "" and (message.get("tool_calls") or message.get("function_call")):
+        message["content"] = None
+
+
+def _tool_calls_keep_index(message: dict[str, Any]) -> None:
+    calls = message.get("tool_calls")
+    for place, call in enumerate(calls if isinstance(calls, list) else ()):
+        if isinstance(call, dict):
+            call.setdefault("index", place)
+
+
 _ALL: Final = (
     Quirk(
-        "cumulative_content", "QwenLM/qwen-code#3896, QwenLM/qwen-code#3279, QwenLM/qwen-code#1184", _cumulative_content
+        "cumulative_content",
+        "QwenLM/qwen-code#3896, QwenLM/qwen-code#3279, QwenLM/qwen-code#1184",
+        "Each delta repeats all of the text so far (DashScope's coding plan, proxies to Gemini).",
+        _cumulative_content,
     ),
     Quirk(
         "final_chunk_repeats_content",
         "openclaw/openclaw#142888, tashfeenahmed/freellmapi#1007",
+        "One delta, usually the last, repeats the whole text.",
         _final_chunk_repeats_content,
     ),
-    Quirk("choice_index_counts_chunks", "microsoft/foundry-local#144", _choice_index_counts_chunks),
-    Quirk("think_tags", "BerriAI/litellm#15233, decolua/9router#2231", _think_tags),
-    Quirk("content_never_null", "llama.cpp", _content_never_null),
-    Quirk("usage_per_choice", "llama.cpp", _usage_per_choice),
+    Quirk(
+        "choice_index_counts_chunks",
+        "microsoft/foundry-local#144",
+        "The index of the only choice goes up with every chunk (foundry-local).",
+        _choice_index_counts_chunks,
+    ),
+    Quirk(
+        "think_tags",
+        "BerriAI/litellm#15233, decolua/9router#2231",
+        "The text begins with thinking in `<think>` tags; a plain answer has it as `reasoning_content` (MiniMax).",
+        _think_tags,
+    ),
+    Quirk(
+        "content_never_null",
+        "llama.cpp",
+        'Where there is no text, a plain answer has `""` and the stream has null or nothing (llama.cpp).',
+        patch_message=_content_never_null,
+    ),
+    Quirk(
+        "empty_content_is_null",
+        "vLLM, LiteLLM",
+        'Beside tool calls, a plain answer has the content null and the stream has `""` (vLLM, LiteLLM).',
+        patch_message=_empty_content_is_null,
+    ),
+    Quirk(
+        "tool_calls_keep_index",
+        "OpenRouter, DeepSeek, Mistral, Z.ai, Ollama, DashScope",
+        "The tool calls of a plain answer have an `index` too, their place in the list (OpenRouter, DeepSeek, Mistral, "
+        "Z.ai, Ollama, DashScope).",
+        patch_message=_tool_calls_keep_index,
+    ),
+    Quirk(
+        "usage_per_choice",
+        "llama.cpp",
+        "Each of several choices has its own usage; a plain answer has only the first choice's (llama.cpp).",
+        _usage_per_choice,
+    ),
+    Quirk(
+        "streams_any_audio_format",
+        "Qwen-Omni",
+        "Audio can be streamed in any format, not only in pcm16 (Qwen-Omni, which streams `wav`).",
+        lifts="audio",
+    ),
 )
 QUIRKS: Final[Mapping[str, Quirk]] = {quirk.name: quirk for quirk in _ALL}
+
+
+def chosen(names: Iterable[str]) -> list[Quirk]:
+    """The quirks with these names; a flow of another version may name one that does not exist here."""
+    return [QUIRKS[name] for name in names if name in QUIRKS]
+
+
+def patch_document(document: Any, quirks: Iterable[Quirk]) -> None:
+    """Change the messages of a finished document as these quirks say."""
+    patches = [quirk.patch_message for quirk in quirks if quirk.patch_message is not None]
+    if not patches or not isinstance(document, dict):
+        return
+    for _, choice in _choices(document):
+        message = choice.get("message")
+        if isinstance(message, dict):
+            for patch in patches:
+                patch(message)

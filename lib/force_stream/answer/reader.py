@@ -4,20 +4,32 @@ Joins the events, the quirks and the aggregators; knows what tells an event stre
 which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
 """
 
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..endpoints import ENDPOINTS
-from ..errors import EmptyStream, IncompleteStream, MalformedStream, StreamError, UpstreamError
+from ..endpoints import ENDPOINTS, api_of
+from ..endpoints.endpoint import Aggregated
+from ..errors import (
+    CorruptedStream,
+    EmptyStream,
+    IncompleteStream,
+    MalformedStream,
+    StreamError,
+    UpstreamError,
+)
+from ..errors.events import error_from_words, error_in
+from ..errors.words import is_keepalive, words_in
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
 from .events import Event, EventReader, Kind
+from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
-from .quirks import QUIRKS
+from .quirks import chosen, patch_document
 from .report import Reply, Report
 
 # Bytes. Scalar JSON bodies are short.
@@ -25,6 +37,10 @@ _LONGEST_SCALAR: Final = 1024
 _BLANK: Final = b" \t\r\n"
 # Bytes of an answer that were parsed. Finishing a larger one takes too long for an event loop.
 _BLOCKS_LOOP: Final = 96 * 1024
+# Members of which every API's plain answer has one.
+_OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
+# An unreadable chunk that has got this far holds no content.
+_NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,7 @@ class AnswerSpec:
     choices: int = 1
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
+    fill: str = ""
 
     def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
         """A reader for an answer with this status and content type."""
@@ -47,7 +64,8 @@ class AnswerSpec:
 class AnswerReader:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
 
-    `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may.
+    `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
+    follows all the same, which `early` counts.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
@@ -57,15 +75,19 @@ class AnswerReader:
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
-        self._reader = EventReader([QUIRKS[name].patch() for name in spec.quirks if name in QUIRKS])
+        self._quirks = chosen(spec.quirks)
+        self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
         self._decoder = self._reader.decoder
         self._repeats = Repeats(self._reader)
         self._head = b""
         self._is_json: bool | None = None
         self._json: list[bytes] = []
+        self._may_be_lines = True
         self._has_chunks = False
         self._error: dict[str, Any] | None = None
-        self._texts: list[str] = []
+        self._words: Any = None
+        self._other_api = ""
+        self._unreadable = 0
         self._scalar = b""
         self._too_deep = False
 
@@ -85,6 +107,10 @@ class AnswerReader:
         self._report.odd = self._reader.odd.lines()
 
     @property
+    def early(self) -> int:
+        return self._aggregator.early
+
+    @property
     def blocks_loop(self) -> bool:
         """Whether `finish` may take more than a few milliseconds. What was read without parsing adds only its texts."""
         parsed = self._report.bytes if self._is_json else self._repeats.parsed + self._report.bytes // 8
@@ -98,7 +124,9 @@ class AnswerReader:
             data = self._sniff(data)
         if self._is_json:
             self._json.append(data)
-            return True
+            if not (self._may_be_lines and b"\n" in data and self._is_lines()):
+                return True
+            data = self._give_back_json()
         if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
             self._scalar += data[:_LONGEST_SCALAR]
         events = self._repeats.feed(data) if data else ()
@@ -117,6 +145,24 @@ class AnswerReader:
         # The first character tells; the label may be wrong (BYK/loreai#1195). In an event stream, a line that starts
         # with a bracket has no meaning.
         self._is_json = start[:1] in b"{["
+        return data
+
+    def _is_lines(self) -> bool:
+        """Whether what began like a JSON document is chunks as lines of JSON, or an event stream that began with such a
+        line. Known once there is more than one line."""
+        line, _, rest = b"".join(self._json).lstrip(BOM_UTF8 + _BLANK).partition(b"\n")
+        if not rest.strip():
+            return False
+        self._may_be_lines = False
+        try:
+            value = jsontext.loads(line.decode(errors="replace"))
+        except ValueError:
+            return False
+        return isinstance(value, dict) and (_is_event(value) or error_in(value) is not None)
+
+    def _give_back_json(self) -> bytes:
+        """Read as an event stream from now on. Returns what has come."""
+        data, self._json, self._is_json = b"".join(self._json), [], False
         return data
 
     def _merge(self, events: Iterable[Event]) -> None:
@@ -146,7 +192,13 @@ class AnswerReader:
             return None
         try:
             if self._is_json:
-                return self._plain(b"".join(self._json), cut)
+                body = b"".join(self._json)
+                if not self._is_events(body):
+                    return self._plain(body)
+                self._merge(self._repeats.feed(self._give_back_json()) or ())
+                self._merge(self._repeats.close())
+                if not self._has_chunks and self._error is None and self._words is None:
+                    return self._unreadable_body(cut)
             self._merge(self._repeats.close())
             if self._error is not None:
                 raise UpstreamError(self._error)
@@ -169,27 +221,40 @@ class AnswerReader:
 
     # A body that is JSON
 
-    def _plain(self, body: bytes, cut: str) -> Reply | None:
-        """The upstream ignored `stream`, or failed before it started to stream."""
-        text = body.decode("utf-8-sig", errors="replace")
+    def _is_events(self, body: bytes) -> bool:
+        """Whether a body that begins as JSON does is not one document but events: chunks as lines of JSON, or one as
+        the whole body."""
         try:
-            _, document, rest = jsontext.split(text)
+            value, _, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         except ValueError:
-            return self._unreadable(cut)
+            return True
+        if isinstance(value, dict) and _is_event(value):
+            return True
+        if not rest.strip():
+            return False
+        # A JSON answer with a stray "data: [DONE]" after it (decolua/9router#3492).
+        leftover = EventStreamDecoder()
+        events = [*leftover.feed(rest.encode(errors="surrogatepass")), *leftover.close()]
+        return any(event.data.strip() != "[DONE]" for event in events)
+
+    def _plain(self, body: bytes) -> Reply | None:
+        """The upstream ignored `stream`, or failed before it started to stream."""
+        value, document, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         if rest.strip():
-            # A JSON answer with a stray "data: [DONE]" after it (decolua/9router#3492).
-            leftover = EventStreamDecoder()
-            events = [*leftover.feed(rest.encode()), *leftover.close()]
-            if leftover.unknown_lines or any(event.data.strip() != "[DONE]" for event in events):
-                return self._unreadable(cut)
             self._reader.odd.add("a JSON answer with the end of an event stream after it")
             return Reply(self._status, document.strip().encode())
         if self._content_type.endswith(("/json", "+json")):
             return None
+        if self._status < 300 and isinstance(value, dict):
+            error = error_in(value)
+            if error is None and not _OF_A_DOCUMENT & value.keys() and words_in(value):
+                error = error_from_words(value)
+            if error is not None:
+                raise UpstreamError(error)
         self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
         return Reply(self._status, body)
 
-    def _unreadable(self, cut: str) -> Reply | None:
+    def _unreadable_body(self, cut: str) -> Reply | None:
         if self._status >= 400:
             return None
         if cut:
@@ -205,21 +270,50 @@ class AnswerReader:
         if event.error is not None:
             self._error = self._error or event.error
         elif event.kind is Kind.CHUNK:
-            self._has_chunks = True
-            try:
-                self._repeats.effect = self._aggregator.add(event.value, event.name)
-            except RecursionError:
-                self._too_deep = True
+            self._merge_chunk(event)
         elif event.kind is Kind.DONE:
             self.done = True
+        elif event.kind is Kind.UNREADABLE:
+            if not _NO_CHOICES.search(event.data):
+                self._unreadable = self._unreadable or event.number
         elif event.kind is Kind.TEXT:
-            self._texts.append(event.data)
+            if self._aggregator.add_text(event.data):
+                self._has_chunks = True
+            elif not is_keepalive(event.data):
+                self._note_words(event.data, event.number)
+        elif event.kind is Kind.VALUE and words_in(event.value):
+            self._note_words(event.value, event.number)
+
+    def _merge_chunk(self, event: Event) -> None:
+        chunk = event.value
+        if self._aggregator.knows(chunk, event.name):
+            self._has_chunks = True
+        elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
+            self._other_api = self._other_api or api
+            self._reader.odd.add(f"an event of the {api} API", event.number)
+            return
+        elif "." not in str(chunk.get("type")) and words_in(chunk):
+            self._note_words(chunk, event.number)
+        else:
+            self._has_chunks = True
+        try:
+            self._repeats.effect = self._aggregator.add(chunk, event.name)
+        except RecursionError:
+            self._too_deep = True
+
+    def _note_words(self, words: Any, number: int) -> None:
+        """Words where a chunk should be: what they are shows at the end."""
+        if self._words is None:
+            self._words = words
+        self._reader.odd.add("words where a chunk should be", number or None)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
         if self._decoder.unknown_lines >= self._decoder.lines:
             return None  # a page, whatever one of its lines looks like
-        text = " ".join(self._texts) or f"The upstream answered {self._status} with an event stream and no error in it."
+        if self._words is not None:
+            raise UpstreamError(error_from_words(self._words))
+        text = f"The upstream answered {self._status} with an event stream and no error in it."
         raise UpstreamError({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
 
     def _aggregated(self, cut: str) -> Reply | None:
@@ -227,18 +321,45 @@ class AnswerReader:
             raise MalformedStream("an event of the upstream's stream nests too deeply to be read")
         if not self._has_chunks:
             return self._without_chunks(cut)
+        wants_partial = self._spec.on_truncated == "partial"
         try:
-            aggregated = self._aggregator.result(done=self.done)
-        except IncompleteStream as error:
+            aggregated = self._whole(cut)
+        except CorruptedStream:
+            if not wants_partial:
+                raise
+            aggregated = self._aggregator.result(done=self.done, partial=True)
+        except (IncompleteStream, EmptyStream) as error:
+            if self._words is not None and not (cut and wants_partial):
+                raise UpstreamError(error_from_words(self._words)) from None
+            if isinstance(error, EmptyStream):
+                raise
             self._report.truncated = True
-            if self._spec.on_truncated != "partial":
+            if not wants_partial:
                 raise IncompleteStream(f"{error}: {cut}") if cut else error from None
             aggregated = self._aggregator.result(partial=True)
+        if aggregated.inferred and self._words is not None and not self._report.truncated:
+            raise UpstreamError(error_from_words(self._words))
+        for line in aggregated.odd:
+            self._reader.odd.add(line)
         # An upstream may send anything.
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
+        patch_document(aggregated.document, self._quirks)
+        fill(aggregated.document, self._spec.fill)
         return Reply(200, jsontext.dumps(aggregated.document))
+
+    def _whole(self, cut: str) -> Aggregated:
+        """The document of a stream that came to its end, and all of it. Raises a `StreamError` for any other."""
+        ended_with_body = self._aggregator.ends_with_body and not cut
+        aggregated = self._aggregator.result(done=self.done or ended_with_body)
+        if cut and not self.done and not (self._aggregator.finished and not self._aggregator.early):
+            raise IncompleteStream("the upstream's event stream stopped before its end")
+        if self._unreadable:
+            raise CorruptedStream(
+                f"event {self._unreadable:,} of the upstream's stream cannot be read, and may hold a part of the answer"
+            )
+        return aggregated
 
     def _is_scalar(self) -> bool:
         """Whether the body is JSON, and labelled so, but neither an object nor a list."""
@@ -251,14 +372,29 @@ class AnswerReader:
         return True
 
     def _without_chunks(self, cut: str) -> Reply | None:
+        is_page = self._decoder.unknown_lines > self._decoder.lines
+        if self._words is not None and not is_page and not self._is_scalar():
+            # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client gets it.
+            raise UpstreamError(error_from_words(self._words))
+        if self._other_api:
+            raise MalformedStream(
+                f"the upstream's events are those of the {self._other_api} API, and not of {self._spec.endpoint}"
+            )
         if cut:
             self._report.truncated = True
             raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
-        if self._texts:
-            # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client gets it.
-            raise MalformedStream(f"the upstream's event stream has no JSON, only text: {' '.join(self._texts)}")
         if self._is_scalar():
             return None
-        if self._decoder.unknown_lines > self._decoder.lines:
+        if is_page:
             raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+        if self._unreadable:
+            raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")
+
+
+def _is_event(value: dict[str, Any]) -> bool:
+    """Whether a JSON document is one event of a stream, not a plain answer."""
+    choices, kind = value.get("choices"), value.get("type")
+    if isinstance(choices, list) and any(isinstance(choice, dict) and "delta" in choice for choice in choices):
+        return True
+    return str(value.get("object")).endswith(".chunk") or (isinstance(kind, str) and "." in kind)

@@ -1,4 +1,4 @@
-"""The table of endpoints: how each is known by its path, and how many choices a request asks for.
+"""The table of endpoints: how each is known by its path, and what a request asks for.
 
 The one module that knows all APIs; the module of each ends in its row. Must not know rules or mitmproxy.
 """
@@ -6,6 +6,7 @@ The one module that knows all APIs; the module of each ends in its row. Must not
 from collections.abc import Mapping
 from typing import Final
 
+from .apis import api_of as api_of
 from .chat import CHAT
 from .completions import COMPLETIONS
 from .endpoint import Endpoint, Request
@@ -52,3 +53,8 @@ def expected_choices(request: Request) -> int:
     if isinstance(n, str) and n.isascii() and n.isdigit() and len(n) < 10:
         n = int(n)  # all values of a form are texts
     return prompts * (n if isinstance(n, int) and not isinstance(n, bool) and n > 0 else 1)
+
+
+def offers_tools(request: Request) -> bool:
+    """Whether a request offers the model tools, or functions, as they were called before."""
+    return any(isinstance(request.get(key), list) and bool(request[key]) for key in ("tools", "functions"))

@@ -75,10 +75,18 @@ class LlamaCppAggregator(Aggregator):
         if not (is_whole or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, except for what comes in pieces.
-        documents = [self._last[index] | merged.result() for index, merged in sorted(self._merged.items())]
+        documents = [_as_asked(self._last[index]) | merged.result() for index, merged in sorted(self._merged.items())]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
         odd = fewer_than(self._expected, len(documents))
         return Aggregated(documents[0] if len(documents) == 1 else documents, reasons, odd=odd)
+
+
+def _as_asked(last: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp repeats the request's settings in its answer, and the client's request was not for a stream."""
+    settings = last.get("generation_settings")
+    if isinstance(settings, dict) and settings.get("stream") is True:
+        return last | {"generation_settings": settings | {"stream": False}}
+    return last
 
 
 class CompletionsAggregator(Aggregator):

@@ -1,22 +1,31 @@
 """Image generations and edits: from `image_generation.*` and `image_edit.*` events to the answer of a plain request.
 
 Knows those events; must not know bytes, HTTP or server-sent events.
-https://platform.openai.com/docs/api-reference/images-streaming
+
+OpenAI sends `completed` with each image: https://platform.openai.com/docs/api-reference/images-streaming. Volcengine
+Ark and MiniMax send `partial_succeeded` or `partial_failed` for each image of a group, and `completed` with the usage
+at the end: https://platform.minimax.io/docs/api-reference/image-generation-h3-streaming. In a plain answer, the entry
+of an image that failed is its error.
 """
 
 from typing import Any, Final
 
-from ..errors import IncompleteStream
+from ..errors import EmptyStream, IncompleteStream, UpstreamError
+from ..errors.events import error_in
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
 from .endpoint import Aggregated, Aggregator, Endpoint
 
-_COMPLETED: Final = frozenset(("image_generation.completed", "image_edit.completed"))
+_FAMILIES: Final = ("image_generation.", "image_edit.")
+_PADDING: Final = ("obfuscation", "sequence_number")
 # The members of an event that belong to one image; all others belong to the whole answer.
-_OF_AN_IMAGE: Final = ("b64_json", "url", "revised_prompt")
+_IMAGE: Final[tuple[str, ...]] = ("b64_json", "url")
+_OF_AN_IMAGE: Final[tuple[str, ...]] = (*_IMAGE, "revised_prompt")
+# The members of an event of a group that do not belong to its image.
+_OF_A_GROUP: Final = frozenset(("type", "model", "created", "created_at", "image_index", "usage", *_PADDING))
 _OF_THE_ANSWER: Final = {
     "type": nothing,
     "created_at": nothing,  # the answer calls it `created`
-    **dict.fromkeys(("partial_image_index", "sequence_number", "obfuscation", *_OF_AN_IMAGE), nothing),
+    **dict.fromkeys(("partial_image_index", "image_index", *_PADDING, *_OF_AN_IMAGE), nothing),
 }
 
 
@@ -25,25 +34,69 @@ class ImagesAggregator(Aggregator):
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices
-        self._images: list[dict[str, Any]] = []
+        self._images: list[tuple[float, dict[str, Any]]] = []
+        self._is_group = False
         self._created: Any = None
         self._rest = Fields(_OF_THE_ANSWER, overlay)
 
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        kind = chunk.get("type") or event
+        is_typed = isinstance(kind, str) and kind.startswith((*_FAMILIES, "ping", "keepalive"))
+        return is_typed or bool(chunk.get("usage")) or any(key in chunk for key in (*_IMAGE, "data"))
+
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
-        if isinstance(kind, str) and kind in _COMPLETED:
-            self._images.append({key: chunk[key] for key in _OF_AN_IMAGE if key in chunk})
-            self._created = self._created or chunk.get("created_at")
-            self._rest.add(chunk)
-            self.ended = self.finished = len(self._images) >= self._expected
+        if not isinstance(kind, str) or not kind.startswith(_FAMILIES):
+            return CHANGED
+        what = kind.partition(".")[2]
+        if what in ("partial_succeeded", "partial_failed"):
+            self._is_group = True
+            self._add_to_group(chunk, failed=what == "partial_failed")
+        elif what == "completed":
+            self._complete(chunk)
         return CHANGED  # these events are few, and no two are alike
+
+    def _add_to_group(self, chunk: dict[str, Any], *, failed: bool) -> None:
+        entry = {key: value for key, value in chunk.items() if key not in _OF_A_GROUP}
+        if failed and not entry.get("error"):
+            entry = {"error": entry}
+        self._add_image(entry, chunk)
+        envelope = {key: value for key, value in chunk.items() if key in ("model", "created")}
+        self._created = self._created or chunk.get("created_at")
+        self._rest.add(envelope)
+
+    def _complete(self, chunk: dict[str, Any]) -> None:
+        image = {key: chunk[key] for key in _OF_AN_IMAGE if key in chunk}
+        # The last event of a group may say an image again.
+        is_new = any(map(image.get, _IMAGE)) and not any(_is_same(image, known) for _, known in self._images)
+        if is_new or not self._is_group:
+            self._add_image(image, chunk)
+        self._created = self._created or chunk.get("created_at")
+        self._rest.add(chunk)
+        self.ended = self.finished = self._is_group or len(self._images) >= self._expected
+
+    def _add_image(self, image: dict[str, Any], chunk: dict[str, Any]) -> None:
+        index = chunk.get("image_index")
+        place = index if isinstance(index, int) else float("inf")
+        self._images.append((place, image))
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         # An upstream may make fewer than were asked for, and then sends [DONE].
         if not self._images or not (self.ended or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before the last image was complete")
         created = {} if self._created is None else {"created": self._created}
-        return Aggregated({**created, "data": self._images, **self._rest.result()})
+        images = [image for _, image in sorted(self._images, key=lambda entry: entry[0])]
+        rest = self._rest.result() or {}
+        if not any(image.get(key) for image in images for key in _IMAGE):
+            failed = next((image for image in images if image.get("error")), None)
+            if failed is None:
+                raise EmptyStream("the upstream's event stream had no image")
+            raise UpstreamError(error_in(failed | {"data": images} | rest) or failed)
+        return Aggregated({**created, "data": images, **rest})
+
+
+def _is_same(image: dict[str, Any], other: dict[str, Any]) -> bool:
+    return any(image.get(key) and image.get(key) == other.get(key) for key in _IMAGE)
 
 
 IMAGES: Final = Endpoint(

@@ -6,8 +6,21 @@ https://docs.anthropic.com/en/docs/build-with-claude/streaming
 
 from typing import Any, Final
 
-from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, SAME, Fields, Slots, concat, extend, fragment, index_of, latest, overlay
+from ..errors import CorruptedStream, IncompleteStream
+from ..merge.fields import (
+    CHANGED,
+    SAME,
+    Fields,
+    Slots,
+    concat,
+    extend,
+    fragment,
+    index_of,
+    is_informative,
+    latest,
+    overlay,
+)
+from ..merge.json_text import JsonText
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint
 
@@ -20,45 +33,95 @@ _MEMBERS: Final = {
     "citations_delta": "citation",
     "compaction_delta": "content",
 }
-_RULES: Final = {"signature": latest, "citation": extend}  # the others are texts
+_RULES: Final = {"signature": latest, "citation": extend, "partial_json": JsonText}  # the others are texts
 _IN_BLOCK: Final = {"partial_json": "input", "citation": "citations"}
-_BESIDE: Final = frozenset(("type", "delta", "usage", "obfuscation"))
+_PADDING: Final = "obfuscation"
+_BESIDE: Final = frozenset(("type", "delta", "usage", _PADDING))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
+_FAMILIES: Final = ("message_", "content_block_", "ping", "keepalive")
+# The stop reasons with which a tool's input may end anywhere.
+_LIMITS: Final = ("max_tokens", "model_context_window_exceeded")
+_NO_REASONS: Final = ("null", "none", "finish_reason_unspecified")
+
+
+class _StopReason:
+    """The stop reason: as in chat, a later `end_turn` does not replace a more telling one."""
+
+    def __init__(self) -> None:
+        self._value: Any = None
+
+    def add(self, value: Any) -> Slots | None:
+        is_reason = bool(value) and str(value).lower() not in _NO_REASONS
+        if is_reason and (value != "end_turn" or self._value in (None, "pause_turn")):
+            self._value = value
+        return CHANGED
+
+    def result(self) -> Any:
+        return self._value
 
 
 class _Block:
-    """One content block: what it started with, and what its deltas added."""
+    """One content block: what it started with, what its deltas added, and what its end said."""
 
     def __init__(self, started: dict[str, Any]) -> None:
         self.started = started
         self.stopped = False
         self._members = Fields(_RULES, concat)
         self._others = Fields({}, fragment)
+        self._ends: list[dict[str, Any]] = []
 
     def add(self, delta: dict[str, Any]) -> Slots | None:
         member = _MEMBERS.get(str(delta.get("type")))
         if member is None:
             return self._others.add({key: value for key, value in delta.items() if key != "type"})
-        return self._members.add({member: delta.get(member)})
+        value = delta.get(member)
+        if len(delta) == 2 and isinstance(value, str):
+            return self._members.add({member: value})
+        # A member of another kind of delta beside it, as a signature beside its thinking.
+        for key, other in delta.items():
+            if key not in ("type", member, _PADDING):
+                (self._members if key in _MEMBERS.values() else self._others).add({key: other})
+        is_snapshot = member == "thinking" and delta.get("signature") and value == self._members.get("thinking")
+        if not is_snapshot:
+            text = value if isinstance(value, dict) else jsontext.spelling(value)
+            self._members.add({member: value if text is None else text})
+        return SAME if value is None and len(delta) == 2 else CHANGED
 
-    def result(self) -> dict[str, Any]:
+    def stop(self, chunk: dict[str, Any]) -> None:
+        self.stopped = True
+        self.say_again(chunk.get("content_block"))
+
+    def say_again(self, block: Any) -> None:
+        """The whole block, as it stands when it is stopped or started once more: it may add what was not said."""
+        if isinstance(block, dict):
+            self._ends.append(block)
+
+    def result(self, *, is_cut: bool) -> dict[str, Any]:
+        """The block. An input that is not JSON raises `CorruptedStream`, but where it was cut off; then it is empty, as
+        in llama.cpp's own direct answer."""
         block = dict(self.started)
         if str(block.get("type")) in _INPUT_TYPES:
             block.setdefault("input", {})
         for name, added in (self._members.result() or {}).items():
             member = _IN_BLOCK.get(name, name)
-            block[member] = _joined(block.get(member), _input(added) if member == "input" else added)
-        return block | (self._others.result() or {})
+            block[member] = _joined(block.get(member), _input(added, is_cut=is_cut) if member == "input" else added)
+        block |= self._others.result() or {}
+        for end in self._ends:
+            block |= {key: value for key, value in end.items() if not is_informative(block.get(key))}
+        return block
 
 
-def _input(text: Any) -> Any:
+def _input(text: Any, *, is_cut: bool) -> Any:
     """A tool's input, of which the pieces are JSON. A call without arguments has no piece; a direct answer has {}."""
     if not isinstance(text, str):
         return {} if text is None else text
     try:
-        return jsontext.loads(text)
+        value = jsontext.loads(text) if text.strip() else {}
     except ValueError:
-        return {}  # also for input that was cut off: llama.cpp's own direct answer to it
+        if is_cut:
+            return {}
+        raise CorruptedStream("the input of a tool call is not JSON") from None
+    return {} if value is None else value
 
 
 def _joined(started: Any, added: Any) -> Any:
@@ -70,21 +133,50 @@ def _joined(started: Any, added: Any) -> Any:
     return started if added is None or (added == {} and started) else added
 
 
+def _without_snapshots(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The blocks, but for a thinking that is followed by itself, signed: that one stands for both."""
+    kept: list[dict[str, Any]] = []
+    for block in blocks:
+        before = kept[-1] if kept else {}
+        signature = block.get("signature")
+        if (
+            block.get("type") == before.get("type") == "thinking"
+            and signature
+            and before.get("signature") in (None, "", signature)
+            and block.get("thinking") == before.get("thinking")
+        ):
+            kept[-1] = before | block
+        else:
+            kept.append(block)
+    return kept
+
+
 class MessagesAggregator(Aggregator):
     def __init__(self, expected_choices: int = 1) -> None:
         self._message: dict[str, Any] = {}
-        self._delta = Fields({}, overlay)
+        self._delta = Fields({"stop_reason": _StopReason}, overlay)
         self._usage = Fields({}, overlay)
         self._blocks: list[tuple[int, _Block]] = []
         self._by_index: dict[int, _Block] = {}
         self._whole: dict[str, Any] | None = None
+
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        kind = chunk.get("type") or event
+        return isinstance(kind, str) and (kind == "message" or kind.startswith(_FAMILIES))
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         if self.ended:
             return SAME
         kind, delta = chunk.get("type") or event, chunk.get("delta")
         if kind == "content_block_delta":
-            return self._block(chunk).add(delta) if isinstance(delta, dict) else SAME
+            if not isinstance(delta, dict):
+                return SAME
+            effect = self._block(chunk).add(delta)
+            if not self.finished:
+                return effect
+            # The stop reason did not end the message. A blank piece is no content, but others like it may be.
+            self._go_on(delta)
+            return CHANGED
         if kind == "message_start":
             message = chunk.get("message")
             if isinstance(message, dict):
@@ -92,19 +184,27 @@ class MessagesAggregator(Aggregator):
                 self._message = self._message or message  # some gateways send it twice
         elif kind == "content_block_start":
             self._start_block(chunk)
+            self._go_on(chunk.get("content_block"))
         elif kind == "content_block_stop":
-            self._block(chunk).stopped = True
+            self._block(chunk).stop(chunk)
         elif kind == "message_delta":
             # context_management and the like stand beside the delta, and usage should too.
             for place in (chunk, delta):
                 if isinstance(place, dict):
                     self._count(place.get("usage"))
                     self._delta.add({key: value for key, value in place.items() if key not in _BESIDE})
-            self.finished = bool(self._delta.get("stop_reason"))
+                    if place.get("stop_reason"):
+                        self.finished = bool(self._delta.get("stop_reason"))
         elif kind == "message":
             self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
         self.ended = kind == "message_stop"
         return CHANGED
+
+    def _go_on(self, part: Any) -> None:
+        """More content."""
+        if self.finished and _says_something(part):
+            self.finished = False
+            self.early += 1
 
     def _count(self, usage: Any) -> None:
         """The counts are cumulative, so one that falls to 0 is a gateway's placeholder."""
@@ -116,10 +216,13 @@ class MessagesAggregator(Aggregator):
         index = index_of(chunk)
         index = len(self._blocks) if index is None else index
         block = self._by_index.get(index)
+        started = started if isinstance(started, dict) else {}
         # The same index again, after its block has stopped, is another block (spliced answers).
-        if block is None or block.stopped:
-            block = self._by_index[index] = _Block(started if isinstance(started, dict) else {})
+        if block is None or block.stopped or _is_another(started, block.started):
+            block = self._by_index[index] = _Block(started)
             self._blocks.append((index, block))
+        else:
+            block.say_again(started)
         return block
 
     def _block(self, chunk: dict[str, Any]) -> _Block:
@@ -139,7 +242,9 @@ class MessagesAggregator(Aggregator):
         stop_reason = delta.get("stop_reason") or (self._whole or {}).get("stop_reason")
         if not (stop_reason or self.ended or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        blocks = [block.result() for _, block in sorted(self._blocks, key=lambda entry: entry[0])]
+        is_cut = partial or stop_reason in _LIMITS
+        sorted_blocks = sorted(self._blocks, key=lambda entry: entry[0])
+        blocks = _without_snapshots([block.result(is_cut=is_cut) for _, block in sorted_blocks])
         document = {"type": "message", "role": "assistant", **(self._whole or {}), **self._message}
         document["content"] = blocks or document.get("content") or []
         document |= {key: value for key, value in delta.items() if value is not None or key not in document}
@@ -151,6 +256,21 @@ class MessagesAggregator(Aggregator):
             calls = any(block.get("type") == "tool_use" for block in blocks)
             document["stop_reason"] = ("tool_use" if calls else "end_turn") if done or self.ended else "max_tokens"
         return Aggregated(document, (str(document["stop_reason"]),), inferred)
+
+
+def _is_another(started: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a block that starts where another has not stopped is not the same one."""
+    said = [(started.get(key), before.get(key)) for key in ("type", "id")]
+    return any(one and other and one != other for one, other in said)
+
+
+def _says_something(part: Any) -> bool:
+    """Whether a delta or the start of a block has more than blank text."""
+    if not isinstance(part, dict):
+        return False
+    values = [value for key, value in part.items() if key not in ("type", "id", "name")]
+    is_call = str(part.get("type")).endswith("tool_use")
+    return is_call or any(value.strip() if isinstance(value, str) else is_informative(value) for value in values)
 
 
 MESSAGES: Final = Endpoint(

@@ -3,17 +3,22 @@
 Knows the event types, which place of which output item each addresses, and the terminal events; must not know bytes,
 HTTP or server-sent events. https://platform.openai.com/docs/api-reference/responses-streaming
 
-The terminal event carries the whole response, and is the answer. Only where its `output` is empty (the ChatGPT
-backend, RayBytes/ChatMock#121; gateways, QuantumNous/new-api#4362) are the items put together from the events before
-it: from `response.output_item.done`, failing that from the deltas.
+The terminal event carries the whole response, and is the answer. Where its `output` is empty (the ChatGPT backend,
+RayBytes/ChatMock#121; gateways, QuantumNous/new-api#4362) or lacks items, they are put together from the events before
+it: from `response.output_item.done`, failing that from the deltas. An item that is there is the terminal event's, but
+nothing that is empty, there or in any `done` event (agentgateway/agentgateway#2281), replaces what was streamed.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, Slots, is_informative
+from ..merge.json_text import JsonText, is_json
+from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
@@ -58,6 +63,12 @@ _PARTS: Final[Mapping[str, tuple[str, str]]] = {
     "response.reasoning_part": ("content", "message"),
     "response.reasoning_summary_part": ("summary", "reasoning"),
 }
+# The items whose arguments are JSON.
+_CALLS: Final = ("function_call", "mcp_call")
+# The members that every item has, whatever it says.
+_NAMES: Final = frozenset(("id", "type", "status", "role"))
+_TEXT_MEMBERS: Final = frozenset(place.path[-1] for place in _TEXTS.values())
+_FAMILIES: Final = ("response.", "responsesapi.", "codex.", "ping", "keepalive")
 
 type _Path = tuple[str | int, ...]
 
@@ -72,30 +83,85 @@ class _Item:
     added: dict[str, Any] = field(default_factory=dict)
     done: dict[str, Any] | None = None
     parts: dict[_Path, dict[str, Any]] = field(default_factory=dict)
-    texts: dict[_Path, Concat] = field(default_factory=dict)
+    texts: dict[_Path, "Concat | JsonText"] = field(default_factory=dict)
     part_types: dict[_Path, str] = field(default_factory=dict)
     lists: dict[_Path, list[Any]] = field(default_factory=dict)
 
     def result(self, status: str) -> dict[str, Any]:
         """The item; it gets this `status` where nothing closed it."""
-        if self.done is not None:
-            return self.done
+        return self.streamed() | {"status": status} if self.done is None else self.fill(self.done)
+
+    def streamed(self) -> dict[str, Any]:
+        """The item as the events before its end have it."""
         item = dict(self.added) or {"type": self.type} | ({} if self.id is None else {"id": self.id})
         if item.get("type") == "message":
             item.setdefault("role", "assistant")
         places: dict[_Path, int] = {}
-        for path, part in sorted(self.parts.items(), key=_by_place):
-            _put(item, path, part, places)
         for path, part_type in sorted(self.part_types.items(), key=_by_place):
-            _put(item, (*path, "type"), part_type, places)
-            if part_type == "output_text":
-                _put(item, (*path, "annotations"), [], places)
+            said = self.parts.get(path, {})
+            part = {"type": part_type} | ({"annotations": []} if part_type == "output_text" else {}) | said
+            _put(item, path, part, places)
+        for path, part in sorted(self.parts.items(), key=_by_place):
+            if path not in self.part_types:
+                _put(item, path, part, places)
         for path, text in sorted(self.texts.items(), key=_by_place):
             _put(item, path, text.result() or "", places)
         for path, values in sorted(self.lists.items(), key=_by_place):
             _put(item, path, values, places)
-        item["status"] = status
         return item
+
+    @property
+    def has_texts(self) -> bool:
+        return any(text.result() for text in self.texts.values())
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The item as it was announced or closed."""
+        return self.done or self.added or {"type": self.type, "id": self.id}
+
+    def fill(self, item: dict[str, Any]) -> dict[str, Any]:
+        """An item that the upstream says is whole, with what was streamed wherever it is empty."""
+        if not self.has_texts and not self.parts:
+            return item
+        streamed = self.streamed()
+        members = dict.fromkeys(path[0] for path in (*self.texts, *self.parts) if isinstance(path[0], str))
+        filled = {key: _filled(item.get(key), streamed.get(key)) for key in members}
+        if "arguments" in filled:
+            filled["arguments"] = _more_readable(item.get("arguments"), streamed.get("arguments"))
+        if _content(item) is not None and item.get("content") is None and item.get("type") == "reasoning":
+            filled.pop("content", None)  # which a reasoning need not have beside its summary
+        return item | {key: value for key, value in filled.items() if key in item or _says_something(value)}
+
+
+def _filled(whole: Any, streamed: Any) -> Any:
+    """A value that is said to be whole, or what was streamed, if it is empty."""
+    if not _says_something(streamed):
+        return whole
+    if not _says_something(whole):
+        return streamed
+    if isinstance(whole, dict) and isinstance(streamed, dict) and whole.get("type") == streamed.get("type"):
+        members = {key: value for key, value in streamed.items() if key in whole or key in _TEXT_MEMBERS}
+        return whole | {key: _filled(whole.get(key), value) for key, value in members.items()}
+    if isinstance(whole, list) and isinstance(streamed, list) and len(whole) == len(streamed):
+        return [_filled(one, other) for one, other in zip(whole, streamed, strict=True)]
+    return whole
+
+
+def _more_readable(arguments: Any, streamed: Any) -> Any:
+    """The arguments that are said to be whole, or those that were streamed, if only they are JSON: whoever joins
+    fragments that are said again gets none."""
+    if arguments == streamed or not isinstance(streamed, str) or not is_json(streamed):
+        return arguments or streamed
+    return arguments if isinstance(arguments, str) and is_json(arguments) else streamed
+
+
+def _says_something(value: Any) -> bool:
+    """Whether a value, or a part of an item, has more than its type."""
+    if isinstance(value, dict):
+        return any(_says_something(member) for key, member in value.items() if key != "type")
+    if isinstance(value, list):
+        return any(map(_says_something, value))
+    return is_informative(value)
 
 
 def _by_place(entry: tuple[_Path, Any]) -> list[str]:
@@ -129,6 +195,11 @@ class ResponsesAggregator(Aggregator):
         self._items: list[_Item] = []
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
+        self._ids_change = False
+
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        kind = chunk.get("type") or event
+        return (isinstance(kind, str) and kind.startswith(_FAMILIES)) or isinstance(chunk.get("response"), dict)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
@@ -164,13 +235,51 @@ class ResponsesAggregator(Aggregator):
         if not self.ended:
             # What the API answers when a response had to stop at its length.
             document |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
-        if not document.get("output"):
+        output = document.get("output")
+        if not output or isinstance(output, list):
             status = "completed" if document.get("status") == "completed" else "incomplete"
-            items = sorted(self._items, key=lambda item: item.index)
-            document["output"] = [item.result(status) for item in items]
+            document["output"] = self._output(output or [], status)
         if document.get("status") == "completed" and isinstance(document["output"], list):
             document["output"] = [_closed(item) for item in document["output"]]
-        return Aggregated(document, (str(document.get("status")),))
+        return Aggregated(document, (str(document.get("status")),), odd=_oddities(document["output"]))
+
+    def _output(self, output: list[Any], status: str) -> list[Any]:
+        """The terminal output, with what it lacks: items that were streamed, and texts of those that it has."""
+        items = sorted(self._items, key=lambda item: item.index)
+        if not output:
+            return [item.result(status) for item in items]
+        places = self._places(items, output)
+        output = list(output)
+        # What is put in after each place; before all of them: -1.
+        following: dict[int, list[dict[str, Any]]] = {}
+        before, count = -1, 0
+        for number, item in enumerate(items):
+            if number in places:
+                before = places[number]
+                output[before] = item.fill(output[before])
+            elif item.done is not None or item.has_texts:
+                before = max(before, min(item.index - count, len(output)) - 1)
+                following.setdefault(before, []).append(item.result(status))
+                count += 1
+        parts = ([one, *following.get(place, ())] for place, one in enumerate(output))
+        return [*following.get(-1, ()), *chain.from_iterable(parts)]
+
+    def _places(self, items: list[_Item], output: list[Any]) -> dict[int, int]:
+        """Which of the items is where in the terminal output."""
+        mine = {number: item.said for number, item in enumerate(items)}
+        others = {place: item for place, item in enumerate(output) if isinstance(item, dict)}
+        # GitHub Copilot's ids change with every event: then the order and the types tell.
+        by_order = self._ids_change or list(map(_type, mine.values())) == list(map(_type, others.values()))
+        found = _paired(mine, others, lambda item: item.get("id"))
+        found |= _paired(mine, others, lambda item: item.get("call_id"))
+        if mine and others:
+            mine = {number: items[number].result("") for number in mine}
+            found |= _paired(mine, others, _content)
+        if by_order:
+            return found | _paired(mine, others, _type)
+        found |= _paired(mine, {place: item for place, item in others.items() if _is_vague(item)}, _type)
+        left = {place: item for place, item in others.items() if place not in found.values()}
+        return found | _paired({number: item for number, item in mine.items() if _is_vague(item)}, left, _type)
 
     def _output_item(self, what: str, chunk: dict[str, Any]) -> None:
         known = chunk.get("item")
@@ -181,24 +290,32 @@ class ResponsesAggregator(Aggregator):
             self._item(chunk, known, begins=True).done = known
 
     def _whole_text(self, place: Place, chunk: dict[str, Any]) -> None:
-        text = chunk.get(place.path[-1].removesuffix("_index"))
-        if isinstance(text, str):
+        text = jsontext.spelling(chunk.get(place.path[-1].removesuffix("_index")))
+        if text is not None:
             item, path = self._place(place, chunk)
-            item.texts[path] = Concat()
-            item.texts[path].add(text)
+            known = item.texts[path].result() if path in item.texts else ""
+            if path == ("arguments",):
+                text = _more_readable(text, known)
+            if text or not known:
+                item.texts[path] = Concat()
+                item.texts[path].add(text)
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
-        delta = chunk.get("delta")
-        if name not in _TEXTS or not isinstance(delta, str):
+        delta = jsontext.spelling(chunk.get("delta"))
+        if name not in _TEXTS or delta is None:
             return SAME
         item, path = self._place(_TEXTS[name], chunk)
-        text = item.texts.setdefault(path, Concat())
-        text.add(delta)
+        text = item.texts.get(path)
+        if text is None:
+            text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
+        effect = text.add(delta)
         logprobs = chunk.get("logprobs")
         if isinstance(logprobs, list) and logprobs:
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
             return CHANGED
-        return (("delta", text), *((key, ANY_PADDING) for key in PADDING if key in chunk))
+        if not isinstance(effect, Concat) or not isinstance(chunk["delta"], str):
+            return CHANGED
+        return (("delta", effect), *((key, ANY_PADDING) for key in PADDING if key in chunk))
 
     def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, _Path]:
         item = self._item(chunk, None, place.item)
@@ -235,6 +352,8 @@ class ResponsesAggregator(Aggregator):
             item = _Item(index, item_type, item_id)
             self._items.append(item)
             self._by_index[index] = item
+        elif item_id and item.id and item_id != item.id:
+            self._ids_change = True
         if item_id:
             self._by_id[str(item_id)] = item
         return item
@@ -243,6 +362,46 @@ class ResponsesAggregator(Aggregator):
 def _index(chunk: dict[str, Any], name: str) -> int:
     index = chunk.get(name)
     return index if isinstance(index, int) and index >= 0 else 0
+
+
+def _paired(
+    mine: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], key: Callable[[dict[str, Any]], Any]
+) -> dict[int, int]:
+    """The first of the others with the same key, for each of mine that has one; both are taken out."""
+    places: dict[str, deque[int]] = {}
+    for place, other in others.items():
+        if name := key(other):
+            places.setdefault(str(name), deque()).append(place)
+    pairs: dict[int, int] = {}
+    for number, item in mine.items():
+        if waiting := places.get(str(key(item) or "")):
+            pairs[number] = waiting.popleft()
+    for number, place in pairs.items():
+        del mine[number], others[place]
+    return pairs
+
+
+def _type(item: dict[str, Any]) -> Any:
+    """The type of an item, where calls do not tell items of it apart."""
+    return None if item.get("call_id") else item.get("type")
+
+
+def _content(item: dict[str, Any]) -> Any:
+    """What an item says, whatever it is called."""
+    said = {key: value for key, value in item.items() if key not in _NAMES}
+    return jsontext.dumps([item.get("type"), said]) if _says_something(said) else None
+
+
+def _is_vague(item: dict[str, Any]) -> bool:
+    """Whether an item has no name, or nothing in it."""
+    return not item.get("id") or _content(item) is None
+
+
+def _oddities(output: Any) -> tuple[str, ...]:
+    calls = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+    arguments = (call.get("arguments") for call in calls if call.get("type") in _CALLS)
+    is_odd = any(isinstance(text, str) and text and not is_json(text) for text in arguments)
+    return ("the arguments of a call are not JSON",) if is_odd else ()
 
 
 def _closed(item: Any) -> Any:

@@ -1,52 +1,157 @@
-"""Audio transcriptions: from `transcript.text.*` events to the transcription a plain request gets.
+"""Audio transcriptions: from the events of one to the transcription a plain request gets.
 
-Knows those events; must not know bytes, HTTP or server-sent events.
-https://platform.openai.com/docs/api-reference/audio/transcript-text-done-event
+Knows the dialects of those events; must not know bytes, HTTP or server-sent events.
+
+    OpenAI              transcript.text.delta, .segment and .done
+                        https://platform.openai.com/docs/api-reference/audio/transcript-text-done-event
+    Mistral             transcription.language, .text.delta, .segment and .done, whose texts are called `text`
+                        https://docs.mistral.ai/api/endpoint/audio/transcriptions
+    vLLM, SGLang        chunks with choices, as in chat: `transcription.chunk`; vLLM says a finish reason after each 30
+                        seconds of audio, and goes on
+    transformers serve  the text itself, in place of JSON, and nothing that ends it
 """
 
 from typing import Any, Final
 
-from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, SAME, Slots
+from ..errors import EmptyStream, IncompleteStream, MalformedStream
+from ..merge.fields import CHANGED, SAME, Fields, Slots, is_informative, latest, nothing, overlay
+from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
+
+_DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
+_SEGMENTS: Final = ("transcript.text.segment", "transcription.segment")
+_LAST: Final = ("transcript.text.done", "transcription.done")
+_FAMILIES: Final = ("transcript.", "transcription.", "translation.")
+_PADDING: Final = ("obfuscation",)
+# The members of a chunk with choices that a transcription does not have; all others belong to it.
+_CHUNK: Final = {
+    **dict.fromkeys(("id", "object", "created", "model", "choices", *_PADDING), nothing),
+    "usage": latest,
+}
 
 
 class TranscriptionsAggregator(Aggregator):
-    """Merges the events of one transcription: the last has the whole text, diarized ones send segments before."""
+    """Merges the events of one transcription. Where one is the last, its text counts; chunks and plain texts are
+    joined."""
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._deltas: list[str] = []
+        self._wholes: list[dict[str, Any]] = []
         self._logprobs: list[Any] = []
         self._segments: list[dict[str, Any]] = []
+        self._is_diarized = False
+        self._language: Any = None
         self._done: dict[str, Any] = {}
+        self._chunks: Fields | None = None
+        self._finish_reason: Any = None
+        self._unread = self._has_notice = False
+
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        kind = chunk.get("type") or event
+        is_typed = isinstance(kind, str) and kind.startswith((*_FAMILIES, "ping", "keepalive"))
+        return is_typed or isinstance(chunk.get("choices"), list) or bool(chunk.get("usage")) or _is_whole(chunk)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
         if self.ended:
             return SAME
-        if kind == "transcript.text.delta":
-            delta, logprobs = chunk.get("delta"), chunk.get("logprobs")
-            if isinstance(delta, str):
-                self._deltas.append(delta)
-            if isinstance(logprobs, list):
+        if self.ends_with_body and self.knows(chunk, event):
+            # The texts before were a notice: those of transformers serve never stand beside events.
+            self.ends_with_body, self._has_notice = False, True
+            self._deltas.clear()
+        if kind in _DELTAS:
+            self._add_delta(chunk.get("delta", chunk.get("text")))
+            if isinstance(logprobs := chunk.get("logprobs"), list):
                 self._logprobs += logprobs
-        elif kind == "transcript.text.segment":
-            self._segments.append({key: value for key, value in chunk.items() if key != "obfuscation"})
-        elif kind == "transcript.text.done":
-            self._done = {key: value for key, value in chunk.items() if key not in ("type", "obfuscation")}
+        elif kind in _SEGMENTS:
+            self._segments.append({key: value for key, value in chunk.items() if key not in _PADDING})
+            self._is_diarized = kind == "transcript.text.segment"
+        elif kind == "transcription.language":
+            self._language = chunk.get("audio_language") or chunk.get("language")
+        elif kind in _LAST:
+            self._done = {key: value for key, value in chunk.items() if key != "type" and key not in _PADDING}
             self.ended = self.finished = True
+        elif not kind and _is_whole(chunk):
+            self._wholes.append(chunk)
+            self.finished = len(self._wholes) == 1
+        elif isinstance(chunk.get("choices"), list):
+            self._add_chunk(chunk, chunk["choices"])
         return CHANGED  # these events are few
 
+    def _add_delta(self, delta: Any) -> bool:
+        """One piece of the text. Whether it is more than an empty one."""
+        text = jsontext.spelling(delta)
+        if text is not None:
+            self._deltas.append(text)
+        return bool(text)
+
+    def _add_chunk(self, chunk: dict[str, Any], choices: list[Any]) -> None:
+        if self._chunks is None:
+            self._chunks = Fields(_CHUNK, overlay)
+        self._chunks.add(chunk)
+        for choice in choices:
+            if not isinstance(choice, dict):
+                continue
+            delta = choice.get("delta")
+            members = delta if isinstance(delta, dict) else {"content": delta}
+            goes_on = self._add_delta(members.get("content"))
+            rest = (value for key, value in members.items() if key not in ("content", "role"))
+            self._unread = self._unread or any(map(is_informative, rest))
+            reason = choice.get("finish_reason")
+            if reason and reason != "null":
+                self._finish_reason, self.finished = reason, True
+            elif goes_on:
+                self.early += self.finished
+                self.finished = False
+
+    def add_text(self, text: str) -> bool:
+        if self._chunks is not None or self._segments or self._done or self._wholes:
+            return False
+        if self._deltas and not self.ends_with_body:
+            return False
+        self.ends_with_body = True
+        self._deltas.append(text)
+        return True
+
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
-        if not (self.ended or partial):
+        if len(self._wholes) > 1 and not partial:
+            raise MalformedStream("the upstream's events have texts, but nothing says how they belong together")
+        said = (self._wholes[0] if self._wholes else {}) | self._done
+        if self._chunks is not None:
+            said = (self._chunks.result() or {}) | said
+        text = (
+            said.get("text") or "".join(self._deltas) or "".join(str(part.get("text") or "") for part in self._segments)
+        )
+        # [DONE] alone does not end OpenAI's events; it ends chunks, as it does in chat, and plain texts.
+        ended_by_done = done and (self._chunks is not None or self.ends_with_body)
+        if not (self.ended or self._wholes or self._finish_reason or ended_by_done or (partial and text)):
             raise IncompleteStream("the upstream's event stream stopped before its last event")
-        document = dict(self._done)
-        document.setdefault("text", "".join(self._deltas) or "".join(str(part.get("text")) for part in self._segments))
+        if not text and not self._says_silence(said):
+            raise EmptyStream("the upstream's event stream had no text")
+        document = said | {"text": text} if "text" in said else {"text": text} | said
+        if self._language and not document.get("language"):
+            document["language"] = self._language
         if self._logprobs:
             document.setdefault("logprobs", self._logprobs)
-        if self._segments:
-            document = {"task": "transcribe", **document, "segments": self._segments}  # a diarized answer's constant
-        return Aggregated(document)
+        if self._segments and not document.get("segments"):
+            constant = {"task": "transcribe"} if self._is_diarized else {}  # OpenAI's diarized answers have it
+            document = {**constant, **document, "segments": self._segments}
+        reasons = () if self._finish_reason is None else (str(self._finish_reason),)
+        return Aggregated(document, reasons, odd=("text before the first event",) if self._has_notice else ())
+
+    def _says_silence(self, said: dict[str, Any]) -> bool:
+        """Whether the upstream plainly said that there is no text: in its last event, or by the finish reason of chunks
+        that say nothing else."""
+        return said.get("text") == "" or (self._finish_reason is not None and not self._unread)
+
+
+def _texts(segments: list[dict[str, Any]]) -> list[str]:
+    return [text for segment in segments if isinstance(text := segment.get("text"), str)]
+
+
+def _is_whole(chunk: dict[str, Any]) -> bool:
+    """Whether this is the plain answer, as one event."""
+    return isinstance(chunk.get("text"), str) and "type" not in chunk and "choices" not in chunk
 
 
 def _cannot_stream(request: Request) -> str | None:

@@ -41,6 +41,7 @@ class Signal(Enum):
 
     RESPONSE = "the head of the response"
     FINISHED = "the last finish reason"
+    RESUMED = "more content after it"
     ENDED = "the last event"
     END_OF_BODY = "the end of the body"
     BROKEN = "the end of the connection"
@@ -58,7 +59,8 @@ _TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
     },
     State.RECEIVING: _OPEN
     | {Signal.FINISHED: State.FINISHING, Signal.ENDED: State.ENDING, Signal.TIMEOUT: State.FAILED},
-    State.FINISHING: _OPEN | {Signal.ENDED: State.ENDING, Signal.TIMEOUT: State.SETTLED},
+    State.FINISHING: _OPEN
+    | {Signal.ENDED: State.ENDING, Signal.RESUMED: State.RECEIVING, Signal.TIMEOUT: State.SETTLED},
     State.ENDING: _OPEN | {Signal.TIMEOUT: State.SETTLED},
     # The others are final.
     State.COMPLETE: {},
@@ -66,9 +68,12 @@ _TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
     State.CUT: {},
     State.FAILED: {},
 }
-# Seconds to wait in a state before the answer is given without the rest: for usage, and for the end of the body. An
-# upstream that ends in time keeps its connection for the next request; one that lingers loses it.
+# Seconds to wait in a state before the answer is given without the rest: in silence, for usage or for more content
+# after all; and for the end of the body, from the last event on. An upstream that ends in time keeps its connection for
+# the next request; one that lingers loses it.
 PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
+# Seconds after a finish reason that nothing but keep-alives follows.
+LONGEST_PATIENCE: Final = 30.0
 
 
 class Attempt:
@@ -102,6 +107,7 @@ class Attempt:
         self._times = array("d")
         self._failure: StreamError | None = None
         self._cut = ""
+        self._early = 0
         self._started = self._last_byte = self._last_change = clock()
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
 
@@ -136,6 +142,9 @@ class Attempt:
 
     def _notice_end(self) -> bool:
         reader = self._reader
+        if reader.early != self._early:
+            self._early = reader.early
+            self._on(Signal.RESUMED)
         return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
 
     def end(self) -> None:
@@ -178,9 +187,9 @@ class Attempt:
 
     def poll(self) -> bool:
         """Apply a limit that has passed. Returns whether the answer can be given."""
-        if self.state is State.RECEIVING and not self.encoded:
+        if self.state in (State.RECEIVING, State.FINISHING) and not self.encoded:
             try:
-                self._reader.read_waiting()  # the last finish reason may be in it
+                self._reader.read_waiting()  # the last finish reason may be in it, or more content after one
                 self._notice_end()
             except Exception as fault:
                 self.record_bug(fault)
@@ -195,7 +204,9 @@ class Attempt:
         """Each deadline, with what to say if it is missed."""
         if self.is_final:
             return
-        if self.state in PATIENCE:
+        if self.state is State.FINISHING:
+            yield min(self._last_byte + PATIENCE[self.state], self._last_change + LONGEST_PATIENCE), ""
+        elif self.state is State.ENDING:
             yield self._last_change + PATIENCE[self.state], ""
         if self.deadline is not None:
             yield self.deadline, f"the upstream's answer had no end within {self.rule.timeout:g} s"

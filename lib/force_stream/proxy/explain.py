@@ -13,7 +13,7 @@ from ..endpoints import endpoint_for
 from ..rules.rule import Rule
 from ..wire.text import printable
 from .notes import note, was_made_to_stream
-from .request import body_of, forced_form, hosts_of, model_of
+from .request import body_of, forced_form, hosts_of
 from .response import is_event_stream
 
 # How many rules one line of the log goes through; the command has no such limit.
@@ -70,10 +70,11 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
 
 
 def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], Rule | None]:
-    hosts, path, model = hosts_of(flow), flow.request.path, model_of(body_of(flow))
+    hosts, path, body = hosts_of(flow), flow.request.path, body_of(flow)
+    asked = body.members if body else {}
     lines: list[str] = []
     for rule in rules:
-        mismatch = rule.mismatch(hosts, path, model, flow)
+        mismatch = rule.mismatch(hosts, path, asked, flow)
         if mismatch is None:
             return lines, rule
         lines.append(f"rule {rule.name}: {mismatch}")
@@ -98,4 +99,6 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         forced_form(flow, body, rule, endpoint)
     except Refusal as reason:
         return f"left as it came: {reason}"
-    return "its request would be forced now"
+    # What an upstream has said about streaming is no part of the rules.
+    why = note(flow, "left_alone")
+    return "its request would be forced now" + (f"; it was left as it came: {why}" if why else "")

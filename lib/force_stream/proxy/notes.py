@@ -4,7 +4,7 @@ Must not know how a request or a response is changed. Its keys:
 
     force_stream.rule, .endpoint, .model    which rule took the flow, and as what
     force_stream.forced                     true where the request was made to stream
-    force_stream.choices, .on_truncated, .quirks    what else the answer needs to be made, also after a reload
+    force_stream.choices, .on_truncated, .quirks, .fill    what else the answer needs to be made, also after a reload
     force_stream.undo, .forced_size, .headers_undo    how to get the request back as it came
     force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
     force_stream.left_alone                 why a matched request went out as it came

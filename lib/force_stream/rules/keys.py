@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from ..answer.fill import is_path
 from ..answer.quirks import QUIRKS
 from ..endpoints import ENDPOINTS
 from . import parse
@@ -32,6 +33,12 @@ _FILTER: Final = parse.checked(compile_filter, "one of mitmproxy's filter expres
 _ENDPOINT: Final = parse.one_of("endpoint", ENDPOINTS)
 _PATHS: Final = parse.mapping_of(_PATH.fullmatch, "a path such as /custom/generate, without a query", _ENDPOINT)
 _OPTIONS: Final = parse.mapping_of(str.isprintable, "the name of an option", parse.or_null(parse.plain))
+_EXTRA: Final = parse.mapping_of(
+    lambda name: name.isprintable() and name not in ("stream", "stream_options"),
+    "the name of a member other than stream and stream_options",
+    parse.json_value,
+)
+_FILL: Final = parse.mapping_of(is_path, "a path such as choices.*.message.refusal", parse.json_value)
 _COUNT: Final = parse.whole(0, 10**9)
 
 
@@ -40,6 +47,12 @@ def _name(node: parse.Node) -> str:
     if name == HOSTS_OPTION:
         raise parse.MistakeError(f"the rule that mitmproxy's option {HOSTS_OPTION} makes has this name", node)
     return name
+
+
+def _phrases(node: parse.Node) -> bool | tuple[str, ...]:
+    """True, false, or a list of phrases."""
+    phrases: tuple[str, ...] = parse.list_of(parse.text)(node) if parse.kind_of(node) == "list" else ()
+    return phrases or parse.flag(node)
 
 
 class Key(NamedTuple):
@@ -97,6 +110,16 @@ KEYS: Final[Mapping[str, Key]] = {
         "Only requests whose `model` matches one of these; wildcards as in `hosts`, but case-sensitive. `null`: all.",
         example='["qwen3-*"]',
     ),
+    "tools": Key(
+        parse.or_null(parse.flag),
+        "`true`: only requests that offer tools. `false`: only those that do not. `null`: all.",
+        example="true",
+    ),
+    "extra_body": Key(
+        parse.or_null(_EXTRA, dict),
+        "Members for the body of a forced request, such as `{store: false}`; they override the request's own.",
+        example="{reasoning_split: true}",
+    ),
     "filter": Key(
         parse.or_null(_FILTER),
         "A mitmproxy [filter expression](https://docs.mitmproxy.org/stable/concepts/filters/) that must match as well.",
@@ -140,9 +163,16 @@ KEYS: Final[Mapping[str, Key]] = {
         spell=lambda count: f"{count >> 20}MiB" if count % 2**20 == 0 else str(count),
     ),
     "learn": Key(
-        parse.flag,
-        "In a rule that does not force: start forcing when the upstream says that it must stream. See "
-        "[learn](failures.md#learn).",
+        _phrases,
+        "In a rule that does not force: start forcing when the upstream says that it must stream, or streams unasked. "
+        "A list is the same, and has further phrases by which this upstream says so. See [learn](failures.md#learn).",
+    ),
+    "fill": Key(
+        parse.or_null(_FILL, dict),
+        "Constants that this upstream's direct answers have and its streams lack, by path, with `*` for every item of "
+        "a list. They are added where the path's parent is there and the member is not. `force_stream.compare` shows "
+        "the line for them.",
+        example='{"choices.*.message.refusal": null}',
     ),
     "inject": Key(
         parse.or_null(lambda node: parse.read_mapping(node, {name: row.parse for name, row in FAULTS.items()}), dict),

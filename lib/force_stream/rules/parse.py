@@ -168,6 +168,46 @@ def plain(node: Node) -> bool | float | str:
     return value
 
 
+# Limits without which an alias could hold itself, or grow.
+_MOST_VALUES: Final = 1000
+_DEEPEST: Final = 20
+
+
+def json_value(node: Node) -> Any:
+    """Any JSON value: what the rule's upstream makes of it is not known here."""
+    count = 0
+
+    def value(node: Node, depth: int) -> Any:
+        nonlocal count
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise MistakeError("too many values, or nested too deeply", node)
+        kind = kind_of(node)
+        if kind == "mapping":
+            return {_member(key, key_node): value(inner, depth + 1) for key, key_node, inner in pairs(node)}
+        if kind == "list":
+            return [value(inner, depth + 1) for inner in items(node)]
+        found = {"bool": flag, "text": _json_text}.get(kind, number)(node)
+        if found is None and kind != "null":
+            raise expected("a JSON value", node)
+        return found
+
+    return value(node, 0)
+
+
+def _member(name: str, node: Node) -> str:
+    if not name.isprintable():
+        raise expected("the name of a member", node)
+    return name
+
+
+def _json_text(node: Node) -> str:
+    text = str(node.value)
+    if not re.sub(r"[\t\n\r]", "", text).isprintable():
+        raise expected("printable text", node)
+    return text
+
+
 def or_null(parse: Parser, null: Callable[[], Any] = lambda: None) -> Parser:
     return lambda node: null() if kind_of(node) == "null" else parse(node)
 

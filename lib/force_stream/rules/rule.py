@@ -1,6 +1,6 @@
 """A rule, and which request it is for.
 
-Knows hosts, models and mitmproxy's filter language. Must not know the rules file and its keys, how a request is
+Knows hosts, models, tools and mitmproxy's filter language. Must not know the rules file and its keys, how a request is
 changed, or what a response holds.
 """
 
@@ -14,8 +14,8 @@ from typing import Any, Final
 from mitmproxy import flowfilter
 from mitmproxy.flow import Flow
 
-from ..endpoints import endpoint_for
-from ..endpoints.endpoint import Endpoint
+from ..endpoints import endpoint_for, offers_tools
+from ..endpoints.endpoint import Endpoint, Request
 from .hosts import HostPattern, canonical_host, compile_host, spelled_hosts
 
 # mitmproxy's option that names hosts to force, and the rule that is made of it.
@@ -37,6 +37,8 @@ class Rule:
     endpoints: tuple[str, ...] | None = None
     paths: Mapping[str, str] = field(default_factory=dict, hash=False)
     models: tuple[str, ...] | None = None
+    tools: bool | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     filter: str | None = None
     stream_options: Mapping[str, Any] | None = field(default_factory=lambda: {"include_usage": True}, hash=False)
     on_truncated: str = "error"
@@ -46,7 +48,8 @@ class Rule:
     heartbeat: float | None = None
     retries: int = 0
     max_body: int = 64 * 1024**2
-    learn: bool = False
+    learn: bool | tuple[str, ...] = False
+    fill: Mapping[str, Any] = field(default_factory=dict, hash=False)
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     _hosts: tuple[HostPattern, ...] = field(init=False, repr=False, compare=False)
@@ -61,29 +64,33 @@ class Rule:
         return endpoint_for(path, self.paths)
 
     def mismatch(
-        self, hosts: Collection[tuple[str, int | None]], path: str, model: str | None, flow: Flow
+        self, hosts: Collection[tuple[str, int | None]], path: str, request: Request, flow: Flow
     ) -> str | None:
         """None if the rule is for this request, otherwise the first reason why not, as a phrase. `path` may include a
-        query; `flow` is only for the filter."""
+        query; `request` has the members of the body; `flow` is only for the filter."""
         if not self.is_for_host(hosts):
             return f"{spelled_hosts(hosts)} is not among {', '.join(self.hosts)}"
         endpoint = self.endpoint(path)
         if endpoint is None:
             # The query stays out of the phrase: some APIs take the key there.
             return f"path {path.partition('?')[0]} is not a known endpoint"
-        return self.mismatch_within(endpoint, model, flow)
+        return self.mismatch_within(endpoint, request, flow)
 
-    def mismatch_within(self, endpoint: Endpoint, model: str | None, flow: Flow) -> str | None:
+    def mismatch_within(self, endpoint: Endpoint, request: Request, flow: Flow) -> str | None:
         """The same for a request whose host and path are the rule's."""
         if self.endpoints is not None and endpoint.name not in self.endpoints:
             return f"endpoint {endpoint.name} is not among {', '.join(self.endpoints)}"
         if self.models is not None:
-            if model is None:
+            model = request.get("model")
+            if not isinstance(model, str):
                 return f"the request has no model, and the rule is only for {', '.join(self.models)}"
             if not any(fnmatchcase(model, pattern) for pattern in self.models):
                 folded = any(fnmatchcase(model.lower(), pattern.lower()) for pattern in self.models)
                 hint = " (they are case-sensitive)" if folded else ""
                 return f"model {model} is not among {', '.join(self.models)}{hint}"
+        if self.tools is not None and offers_tools(request) is not self.tools:
+            offers, others = ("offers no tools", "do") if self.tools else ("offers tools", "do not")
+            return f"the request {offers}, and the rule is only for those that {others}"
         return self._filter_mismatch(flow)
 
     def is_for_host(self, hosts: Iterable[tuple[str, int | None]]) -> bool:
@@ -118,9 +125,9 @@ def candidates(rules: Iterable[Rule], hosts: Iterable[tuple[str, int | None]], p
     return [(rule, endpoint) for rule in rules if rule.is_for_host(hosts) and (endpoint := rule.endpoint(path))]
 
 
-def first_match(found: Iterable[Match], model: str | None, flow: Flow) -> Match | None:
-    """The candidate that decides about a request, whether or not it forces anything."""
-    return next((match for match in found if match[0].mismatch_within(match[1], model, flow) is None), None)
+def first_match(found: Iterable[Match], request: Request, flow: Flow) -> Match | None:
+    """The candidate that decides about a request, given the members of its body, whether or not it forces anything."""
+    return next((match for match in found if match[0].mismatch_within(match[1], request, flow) is None), None)
 
 
 @lru_cache(maxsize=256)

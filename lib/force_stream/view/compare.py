@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ..answer.fill import is_path
 from ..wire import jsontext
 
 # Ids, times and cache counters are new in every answer.
@@ -30,6 +31,43 @@ def differences(left: Any, right: Any, path: str = "$") -> Iterator[str]:
             yield from differences(one, other, f"{path}[{index}]")
     elif type(left) is not type(right) or left != right:
         yield f"{path}: {_short(left)} vs {_short(right)}"
+
+
+# A value that says nothing. Of any other, one answer cannot show that it is the same in every answer.
+_CONSTANTS: Final = (b"null", b"false", b'""', b"[]", b"{}")
+
+
+def constants(direct: Any, forced: Any) -> dict[str, Any]:
+    """What a rule's `fill` needs for members that the direct answer has, with a value that says nothing, and the forced
+    one lacks."""
+    return dict(_constants([(direct, forced)], ""))
+
+
+def _constants(pairs: list[tuple[Any, Any]], path: str) -> Iterator[tuple[str, Any]]:
+    """The same for values that all have one path: each of the direct answer with its partner of the forced one."""
+    objects = [(one, other) for one, other in pairs if isinstance(one, dict) and isinstance(other, dict)]
+    for key in dict.fromkeys(key for one, _ in objects for key in one):
+        if "." in key or not is_path(key):
+            continue
+        place = f"{path}{key}"
+        lacking = {_spelled(one, key) for one, other in objects if key not in other}
+        if len(lacking) == 1 and (spelled := lacking.pop()) in _CONSTANTS:
+            yield place, jsontext.loads(spelled.decode())
+        yield from _constants(
+            [(one[key], other[key]) for one, other in objects if key in one and key in other], f"{place}."
+        )
+    items = [
+        pair
+        for one, other in pairs
+        if isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
+        for pair in zip(one, other, strict=True)
+    ]
+    if items:
+        yield from _constants(items, f"{path}*.")
+
+
+def _spelled(parent: dict[str, Any], key: str) -> bytes:
+    return jsontext.dumps(parent[key]) if key in parent else b"nothing"
 
 
 def _short(value: Any) -> str:

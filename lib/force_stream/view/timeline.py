@@ -225,7 +225,7 @@ class _Reader:
             self._push(event.name or "no object", at, brief(event.value), event.number)
         else:
             kind = "cut off" if event.kind is Kind.CUT else "not JSON"
-            self._push(event.name or kind, at, quote(event.data.strip()), event.number)
+            self._push(event.name or kind, at, quote(event.data.strip()), event.number or None)
 
     def _push(self, kind: str, at: float | None, added: str = "", number: int | None = None, chunk: Any = None) -> None:
         gap = at - self._previous if at is not None and self._previous is not None else None

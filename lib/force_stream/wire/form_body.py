@@ -1,14 +1,15 @@
-"""A request body that is a form with files: read its fields, and change one without touching another byte.
+"""A request body that is a form with files: read its fields, and change some without touching another byte.
 
 Knows multipart/form-data (RFC 7578) and nothing else. A `Form` can be used in place of a `json_body.Body`.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from .json_body import Edited, edited
+from .json_body import Edited, edited, means_false
 
 # Bytes. A longer value is not an option of the API, whatever it is.
 LONGEST_FIELD: Final = 1024
@@ -25,25 +26,35 @@ class Form:
     raw: bytes
     delimiter: bytes
     members: Mapping[str, object]
-    _streams: list[tuple[int, int]] = field(repr=False)
+    _fields: list[tuple[str, int, int]] = field(repr=False)
     _close: int = field(repr=False)
 
     @property
     def asks_plain(self) -> bool:
         """Whether the form has no `stream`, or one that says no."""
-        return str(self.members.get("stream", "")).strip().lower() in ("", "false", "0", "null", "none")
+        return means_false(self.members.get("stream"))
 
-    def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
-        """The form with `stream` true. Stream options do not exist in forms."""
-        edits = [(start, end, b"true") for start, end in self._streams]
-        if not edits:
-            added = self.delimiter + b'\r\nContent-Disposition: form-data; name="stream"\r\n\r\ntrue'
-            edits = [(self._close, self._close, added)]
-        return edited(self.raw, edits)
+    def forced(
+        self, stream_options: Mapping[str, object] | None, extra_body: Mapping[str, object] | None = None
+    ) -> Edited:
+        """The form with `stream` true, and with the extra fields (JSON scalars), which override its own. Stream options
+        do not exist in forms."""
+        wanted = {name.replace('"', "%22"): _spelled(value) for name, value in (extra_body or {}).items()}
+        wanted["stream"] = b"true"
+        edits = [(start, end, wanted[name]) for name, start, end in self._fields if name in wanted]
+        missing = [name for name in wanted if name not in {name for name, _, _ in self._fields}]
+        head = self.delimiter + b'\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s'
+        added = b"".join(head % (name.encode(), wanted[name]) for name in missing)
+        return edited(self.raw, [*edits, (self._close, self._close, added)])
 
     def without(self, *keys: str) -> Edited:
         """The form itself: fields are never removed."""
         return Edited(self.raw, [])
+
+
+def _spelled(value: object) -> bytes:
+    """A JSON scalar as the value of a field."""
+    return (value if isinstance(value, str) else json.dumps(value)).encode()
 
 
 def read_form(raw: bytes, content_type: str) -> Form | None:
@@ -56,7 +67,7 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
     if not boundary.isascii() or not raw.startswith(mark):
         return None
     delimiter = b"\r\n" + mark
-    streams: list[tuple[int, int]] = []
+    fields: list[tuple[str, int, int]] = []
     members: dict[str, object] = {}
     has_parts = False
     start = len(mark)
@@ -71,8 +82,8 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
         has_parts = has_parts or named is not None
         if named is not None and not _FILE.search(head):
             name = named[1].decode(errors="replace")
-            streams += [(value, end)] if name == "stream" else []
+            fields.append((name, value, end))
             if end - value <= LONGEST_FIELD:
                 members[name] = raw[value:end].decode(errors="replace")
         start = end + len(delimiter)
-    return Form(raw, delimiter, members, streams, start - len(delimiter)) if has_parts else None
+    return Form(raw, delimiter, members, fields, start - len(delimiter)) if has_parts else None

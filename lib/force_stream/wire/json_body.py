@@ -12,7 +12,7 @@ from bisect import bisect
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 # Bytes. A larger body may be of the slow kind (many small strings: up to 25 ms per megabyte), so read it in a thread.
 BLOCKS_LOOP: Final = 256 * 1024
@@ -51,12 +51,25 @@ class Span(NamedTuple):
     end: int
 
 
+# What clients send for false as text: forms have nothing else, and some clients put the same into JSON.
+_FALSE: Final = ("", "false", "0", "null", "none")
+# Bytes, with quotes and blanks.
+_LONGEST_FALSE: Final = 32
+
+
+def means_false(value: object) -> bool:
+    """Whether a flag of a request is off."""
+    if isinstance(value, str):
+        return value.strip().lower() in _FALSE
+    return value is None or (isinstance(value, (bool, int, float)) and not value)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
     """A request body that is a JSON object.
 
-    `members` has the top-level members; of a key that appears twice, the last value. A string, array or object of more
-    than `BLOCK` bytes is an empty one there.
+    `members` has the top-level members; of a key that appears twice, the last value. A string or object of more than
+    `BLOCK` bytes is an empty one there; an array has as many items as it has, all of them empty and like the first.
     """
 
     members: Mapping[str, object] = field(repr=False)
@@ -65,21 +78,28 @@ class Body:
 
     @property
     def asks_plain(self) -> bool:
-        """Whether the request wants one JSON document: `stream` is absent, null or false."""
-        stream = self.members.get("stream")
-        return stream is None or stream is False
+        """Whether the request wants one JSON document: `stream` is absent, null, or what clients send for false."""
+        value = next((self._raw[span.value : span.end] for span in self._spans[::-1] if span.key == "stream"), b"null")
+        # Read from the bytes: among the members, a long text is an empty one.
+        return len(value) <= _LONGEST_FALSE and means_false(_DECODER.decode(value.decode()))
 
-    def forced(self, stream_options: Mapping[str, object] | None) -> Edited:
-        """Ask for a stream. The options (JSON values) override the request's own; None removes all of them."""
+    def forced(
+        self, stream_options: Mapping[str, object] | None, extra_body: Mapping[str, object] | None = None
+    ) -> Edited:
+        """Ask for a stream. The options (JSON values) override the request's own; None removes all of them. The extra
+        members override the request's own whole."""
+        extra = dict(extra_body or {})
         edits: list[Splice] = []
         for span in self._spans:
             if span.key == "stream":
                 edits.append((span.value, span.end, b"true"))
             elif span.key == "stream_options" and stream_options:
                 edits += _merged(self._raw, span, stream_options)
+            elif span.key in extra:
+                edits.append((span.value, span.end, _dump(extra[span.key])))
         removed = {"stream_options"} if stream_options is None else set()
         edits += _removals(self._spans, removed)
-        wanted = {"stream": True} | ({"stream_options": stream_options} if stream_options else {})
+        wanted = {"stream": True} | ({"stream_options": stream_options} if stream_options else {}) | extra
         edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
 
@@ -208,12 +228,17 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
             span = Span(key, start, at, end)
         if isinstance(value, (str, list, dict)):
             if span.end - span.value > block:
-                value = type(value)()
+                value = _emptied(value)
             elif not all_ascii:
                 value = _DECODER.decode(raw[span.value : span.end].decode("utf-8"))
         members[span.key] = value
         spans.append(span)
     return Body(members, raw, spans)
+
+
+def _emptied(value: str | list[Any] | dict[str, Any]) -> object:
+    """What is kept of a long value: its type, and how many items an array has."""
+    return [type(value[0])()] * len(value) if isinstance(value, list) and value else type(value)()
 
 
 def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
@@ -237,7 +262,7 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
 
 
 def _value(text: str, start: int, block: int) -> tuple[object, int]:
-    """A value and its end. In a long text, an array of objects is kept only up to the length of a block."""
+    """A value and its end. In a long text, the objects of an array are empty ones beyond the length of a block."""
     opening = _ARRAY_OF_OBJECTS.match(text, start) if len(text) > block else None
     if opening is None:
         return _DECODER.raw_decode(text, start)
@@ -247,8 +272,7 @@ def _value(text: str, start: int, block: int) -> tuple[object, int]:
     more = True
     while more:
         item, end = _DECODER.raw_decode(text, at)
-        if end - start <= block:
-            items.append(item)
+        items.append(item if end - start <= block else {})
         separator = _NEXT_ITEM.match(text, end) or _refuse(text, end)
         at = separator.end()
         more = separator[1] == ","

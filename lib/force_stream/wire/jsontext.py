@@ -63,6 +63,14 @@ def loads(text: str) -> Any:
     return value
 
 
+def value_at(text: str, start: int) -> tuple[Any, int]:
+    """The value of the JSON text at `start`, and where that ends. Raises `json.JSONDecodeError`."""
+    try:
+        return _CAREFUL_DECODER.raw_decode(text, start)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text, start) from None
+
+
 def split(text: str) -> tuple[Any, str, str]:
     """The value of the JSON text that `text` starts with, that text itself, and what follows it.
 
@@ -70,6 +78,13 @@ def split(text: str) -> tuple[Any, str, str]:
     """
     value, end = _decode(text)
     return value, text[:end], text[end:]
+
+
+def spelling(value: Any) -> str | None:
+    """The text that a scalar stands for: a string is its own, a number or a boolean its spelling; None for the rest."""
+    if isinstance(value, str):
+        return value
+    return None if value is None or isinstance(value, (dict, list)) else dumps(value).decode()
 
 
 # A number kept as text goes through the C encoder as a string, which loses its quotes afterwards. Nobody else can write

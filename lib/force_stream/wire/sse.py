@@ -5,8 +5,10 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-inte
 
 Where real upstreams deviate from the standard and a browser would lose what they sent, the events are still returned:
 an event without a blank line at the end of the stream (llama.cpp and others end that way; whether its data is complete
-is for the reader of the data to judge), a field name after white space, and llama.cpp's own field `error`
-(ggml-org/llama.cpp#16109), which is read as an event named "error".
+is for the reader of the data to judge), a field name after white space, NULs or a byte order mark, llama.cpp's own
+field `error` (ggml-org/llama.cpp#16109), which is read as an event named "error", and lines without a field (an error
+that a gateway writes between the events, chunks as lines of JSON), which are read as events that are `bare`. Unknown
+fields are ignored, as the standard says.
 """
 
 import re
@@ -16,6 +18,12 @@ from typing import Final, NamedTuple
 # Comments, and fields that say nothing about an answer.
 _IGNORED: Final = (b"", b"id", b"retry")
 _FIELDS: Final = frozenset((b"data", b"event", b"error", *_IGNORED))
+# What may stand before a field name: white space, NULs, and the bytes of a byte order mark.
+_AROUND: Final = b" \t\x00" + BOM_UTF8
+# A field that the standard does not know. A line that begins like this one may still be words.
+_UNKNOWN_FIELD: Final = re.compile(rb"(?![\w-]*(?i:err|exception|fatal))(?:[\w-]+:|[a-z_-]+$)")
+# Lines of text without a field that are returned. A stream has few of them; a page has nothing else.
+_MOST_BARE_TEXTS: Final = 100
 # The end of a line and a blank line. A CR at the end may be half of a CRLF. If the line ends before it have an LF, the
 # next byte decides; if they are CRs alone, waiting would be wrong: the upstream may send nothing more for a while.
 _BLANK_LINE: Final = re.compile(rb"\n\n|\n\r\n|\n\r(?=[^\n])|\r\n\n|\r\n\r\n|\r\n\r(?=[^\n])|\r\r")
@@ -39,18 +47,20 @@ def end_of_event(data: bytes, start: int = 0) -> int:
 
 
 class ServerSentEvent(NamedTuple):
-    """One event; `data` is its lines joined by line feeds. `event` is "" if the stream does not name it."""
+    """One event; `data` is its lines joined by line feeds. `event` is "" if the stream does not name it. `bare`: its
+    lines had no field name."""
 
     event: str
     data: str
+    bare: bool = False
 
 
 class EventStreamDecoder:
     """A pull parser like those of the standard library: feed it bytes, and it returns the events that they complete.
 
-    `lines` counts the lines that were a field or a comment, `unknown_lines` those that were neither: a body that is not
-    an event stream has only the latter. `between_events`: the next byte begins an event, and nothing of the previous
-    one is left.
+    `lines` counts the lines that were a field or a comment, `unknown_lines` those that were neither nor JSON: a body
+    that is not an event stream has only the latter. `between_events`: the next byte begins an event, and nothing of the
+    previous one is left.
     """
 
     def __init__(self) -> None:
@@ -62,6 +72,7 @@ class EventStreamDecoder:
         self._at_start = True
         self._event = ""
         self._data: list[bytes] = []
+        self._bare: list[bytes] = []
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that `data` completes, in order. Never raises."""
@@ -98,23 +109,50 @@ class EventStreamDecoder:
                 continue
             name, _, value = line.partition(b":")
             if name not in _FIELDS:
-                name = name.lstrip()
+                name = name.lstrip(_AROUND)
+                if name not in _FIELDS:
+                    self._read_bare(line, events)
+                    continue
+            if self._bare and name in (b"data", b"event"):
+                self._dispatch_bare(events)
             value = value.removeprefix(b" ")
             if name == b"data":
                 self._data.append(value)
             elif name == b"event":
                 self._event = value.decode(errors="replace")
-            elif name == b"error" and value.startswith(b"{"):
+            elif name == b"error":
+                if not value.startswith(b"{"):
+                    self._read_bare(line, events)
+                    continue
                 self._dispatch(events)
                 events.append(ServerSentEvent("error", value.decode(errors="replace")))
-            elif name not in _IGNORED:
-                self.unknown_lines += 1
-                continue
             self.lines += 1
         self.between_events = not (
-            self._tail or self._data or self._event or self._at_start or self._after_carriage_return
+            self._tail or self._data or self._bare or self._event or self._at_start or self._after_carriage_return
         )
         return events
+
+    def _read_bare(self, line: bytes, events: list[ServerSentEvent]) -> None:
+        """A line without a field: JSON, the first line of it, or text."""
+        if _UNKNOWN_FIELD.match(line):
+            self.unknown_lines += 1
+        elif self._bare and _is_json(self._bare[0]):
+            self._bare.append(line)
+        elif _is_json(line):
+            if self._data or self._bare:
+                self._dispatch(events)
+            self._bare.append(line)
+            if line.rstrip(_AROUND).endswith((b"}", b"]")):
+                self._dispatch(events)
+        else:
+            self.unknown_lines += 1
+            if self.unknown_lines <= _MOST_BARE_TEXTS:
+                self._bare.append(line)
+
+    def _dispatch_bare(self, events: list[ServerSentEvent], name: str = "") -> None:
+        data = b"\n".join(self._bare).decode(errors="replace")
+        self._bare = []
+        events.append(ServerSentEvent(name, data, bare=True))
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
         # "If the data buffer is an empty string […] return": there is no event without data. An empty data line is not
@@ -124,4 +162,12 @@ class EventStreamDecoder:
             if data:
                 events.append(ServerSentEvent(self._event, data))
             self._data = []
+            self._event = ""
+        if self._bare:
+            self._dispatch_bare(events, self._event)
         self._event = ""
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line without a field begins as JSON does, or is `[DONE]`."""
+    return line.lstrip(_AROUND).startswith((b"{", b"["))

@@ -5,6 +5,7 @@ from force_stream.answer.events import REPLACED, Event, EventReader, Kind
 
 CHUNK = b'data: {"a":1}\n\n'
 ERROR = {"error": {"message": "no"}}
+REPORTED = {"error": {"message": "no", "type": None, "param": None, "code": None}}
 
 
 def read(*pieces: bytes) -> tuple[list[Event], EventReader]:
@@ -45,7 +46,7 @@ STREAMS: dict[str, tuple[bytes, list[Event], list[str]]] = {
     ),
     "an error": (
         b'data: {"error":{"message":"no"}}\n\n',
-        [Event(1, Kind.CHUNK, "", '{"error":{"message":"no"}}', ERROR, ERROR)],
+        [Event(1, Kind.CHUNK, "", '{"error":{"message":"no"}}', ERROR, REPORTED)],
         ["event 1: an error"],
     ),
     "an error in words": (

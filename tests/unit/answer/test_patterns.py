@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from force_stream.answer import patterns
+from force_stream.answer.quirks import QUIRKS
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
 from harness.merging import Never
@@ -27,9 +28,11 @@ class Counting(patterns.Repeats):
         return end
 
 
-def answer(body: bytes, way: type[patterns.Repeats], sizes: list[int], endpoint: str = "chat") -> tuple[Any, ...]:
+def answer(
+    body: bytes, way: type[patterns.Repeats], sizes: list[int], endpoint: str = "chat", quirks: tuple[str, ...] = ()
+) -> tuple[Any, ...]:
     """Reply and report of a stream that comes in pieces of these sizes, again and again."""
-    made = AnswerSpec(rule="r", endpoint=endpoint).read(200, "text/event-stream")
+    made = AnswerSpec(rule="r", endpoint=endpoint, quirks=quirks).read(200, "text/event-stream")
     made._repeats = way(made._reader)
     at = turn = 0
     while at < len(body):
@@ -100,6 +103,14 @@ ENDPOINT_OF = {"a response": "responses", "a message": "messages"}
 def test_most_chunks_of_a_long_stream_are_taken_by_their_bytes(name: str) -> None:
     Counting.matched = 0
     answer(LONG[name], Counting, [1 << 20], ENDPOINT_OF.get(name, "chat"))
+    assert Counting.matched >= 30
+
+
+def test_quirks_that_change_only_the_finished_message_leave_it_so() -> None:
+    quirks = tuple(name for name, quirk in QUIRKS.items() if quirk.patch is None)
+    Counting.matched = 0
+    answer(next(iter(LONG.values())), Counting, [1 << 20], quirks=quirks)
+    assert quirks
     assert Counting.matched >= 30
 
 

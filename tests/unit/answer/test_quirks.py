@@ -5,11 +5,13 @@ import re
 from typing import Any
 
 import pytest
-from force_stream.answer.quirks import QUIRKS
+from force_stream.answer.quirks import QUIRKS, chosen, patch_document
 
 
 def mended(quirk: str, chunks: list[Any]) -> list[Any]:
-    patch = QUIRKS[quirk].patch()
+    make = QUIRKS[quirk].patch
+    assert make is not None
+    patch = make()
     chunks = copy.deepcopy(chunks)
     for chunk in chunks:
         patch(chunk)
@@ -72,7 +74,7 @@ def test_text_held_back_comes_with_the_finish_reason() -> None:
     assert (said(chunks, "reasoning_content"), said(chunks)) == (["a", "</thi"], [])
 
 
-@pytest.mark.parametrize("quirk", QUIRKS)
+@pytest.mark.parametrize("quirk", [name for name, quirk in QUIRKS.items() if quirk.patch])
 @pytest.mark.parametrize(
     "odd",
     [
@@ -87,9 +89,62 @@ def test_chunk_without_text_stays(quirk: str, odd: dict[str, Any]) -> None:
     assert mended(quirk, [odd]) in ([odd], [without_index])
 
 
-def test_null_content_becomes_empty_text() -> None:
-    chunks = mended("content_never_null", [chunk({"content": None}), chunk({}), chunk({"content": "a"})])
-    assert said(chunks) == ["", "", "a"]
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+MESSAGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "null becomes empty": ("content_never_null", {"content": None}, {"content": ""}),
+    "text that is never null": ("content_never_null", {"content": "a"}, {"content": "a"}),
+    "empty beside calls becomes null": (
+        "empty_content_is_null",
+        {"content": "", "tool_calls": [CALL]},
+        {"content": None, "tool_calls": [CALL]},
+    ),
+    "empty beside a function call becomes null": (
+        "empty_content_is_null",
+        {"content": "", "function_call": {"name": "f"}},
+        {"content": None, "function_call": {"name": "f"}},
+    ),
+    "empty without calls": (
+        "empty_content_is_null",
+        {"content": "", "tool_calls": []},
+        {"content": "", "tool_calls": []},
+    ),
+    "text beside calls": (
+        "empty_content_is_null",
+        {"content": "a", "tool_calls": [CALL]},
+        {"content": "a", "tool_calls": [CALL]},
+    ),
+    "an index for each call": (
+        "tool_calls_keep_index",
+        {"tool_calls": [CALL, {**CALL}]},
+        {"tool_calls": [CALL | {"index": 0}, CALL | {"index": 1}]},
+    ),
+    "an index that is there": (
+        "tool_calls_keep_index",
+        {"tool_calls": [CALL | {"index": 3}]},
+        {"tool_calls": [CALL | {"index": 3}]},
+    ),
+    "calls that are none": ("tool_calls_keep_index", {"tool_calls": ["a"]}, {"tool_calls": ["a"]}),
+    "no list of calls": ("tool_calls_keep_index", {"tool_calls": {}}, {"tool_calls": {}}),
+}
+
+
+@pytest.mark.parametrize("case", MESSAGES)
+def test_messages_are_patched_once_they_are_whole(case: str) -> None:
+    quirk, message, expected = MESSAGES[case]
+    document: Any = {"choices": [{"index": 0, "message": copy.deepcopy(message)}, None, {"message": "x"}]}
+    patch_document(document, chosen([quirk]))
+    assert document == {"choices": [{"index": 0, "message": expected}, None, {"message": "x"}]}
+
+
+@pytest.mark.parametrize("document", [{}, {"choices": {}}, [{"choices": []}], None])
+def test_a_document_without_messages_stays(document: Any) -> None:
+    before = copy.deepcopy(document)
+    patch_document(document, chosen(QUIRKS))
+    assert document == before
+
+
+def test_a_quirk_that_does_not_exist_here_is_left_out() -> None:
+    assert chosen(["gone", "think_tags"]) == [QUIRKS["think_tags"]]
 
 
 def test_usage_of_other_choices_is_taken_away() -> None:
@@ -108,4 +163,4 @@ def test_usage_of_other_choices_is_taken_away() -> None:
 
 @pytest.mark.parametrize("quirk", QUIRKS.values(), ids=list(QUIRKS))
 def test_every_quirk_was_seen_somewhere(quirk: Any) -> None:
-    assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+(, [\w.-]+/[\w.-]+#\d+)*|llama\.cpp", quirk.reports)
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+(, [\w.-]+/[\w.-]+#\d+)*|[A-Z]?[\w.-]+(, [A-Z][\w.-]+)*", quirk.reports)

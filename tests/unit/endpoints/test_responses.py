@@ -32,7 +32,8 @@ def test_a_terminal_event_ends_it(kind: str) -> None:
         (delta(logprobs=[]), {"delta"}),
         (delta(logprobs=[{"token": "x"}]), None),
         (delta("response.unknown"), set()),
-        (delta(delta=1), set()),
+        (delta(delta=1), None),
+        (delta(delta=None), set()),
         ({"type": "response.output_item.added", "item": {}}, None),
         ({"type": "response.in_progress", "response": {}}, None),
     ],
@@ -62,3 +63,37 @@ def test_a_part_whose_index_is_beyond_those_that_were_streamed_is_one_part() -> 
         aggregator.add(delta(content_index=index))
     content = aggregator.result(partial=True).document["output"][0]["content"]
     assert content == [{"type": "output_text", "annotations": [], "text": text} for text in ("x", "xx")]
+
+
+def test_arguments_that_are_not_json_are_odd() -> None:
+    aggregator = ResponsesAggregator()
+    aggregator.add(delta("response.function_call_arguments", delta='{"a":'))
+    aggregator.add({"type": "response.completed", "response": {"status": "completed"}})
+    assert aggregator.result().odd == ("the arguments of a call are not JSON",)
+
+
+def test_many_items_under_other_ids_are_paired_in_time() -> None:
+    aggregator = ResponsesAggregator()
+    items = [{"type": "message", "id": f"{number}", "content": []} for number in range(20_000)]
+    for number, item in enumerate(items):
+        aggregator.add({"type": "response.output_item.done", "output_index": number, "item": item})
+    output = [item | {"id": f"other {item['id']}"} for item in items]
+    aggregator.add({"type": "response.completed", "response": {"status": "completed", "output": output}})
+    assert aggregator.result().document["output"] == output
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "event"),
+    [
+        (True, delta(), ""),
+        (True, {"delta": "x"}, "response.output_text.delta"),
+        (True, {"type": "codex.rate_limits"}, ""),
+        (True, {"type": "keepalive"}, ""),
+        (True, {"response": {}}, ""),
+        (False, {"message": "Internal server error"}, ""),
+        (False, {"detail": "no"}, ""),
+        (False, {"type": "internal_error", "message": "no"}, ""),
+    ],
+)
+def test_it_knows_its_own_events(known: bool, said: dict[str, Any], event: str) -> None:
+    assert ResponsesAggregator().knows(said, event) is known

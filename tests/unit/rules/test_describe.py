@@ -30,6 +30,8 @@ def test_changes_are_listed_one_line_per_rule() -> None:
         ("models", "[größe-*]", 'rule x: models null -> ["größe-*"]'),
         ("stream_options", "null", 'rule x: stream_options {"include_usage": true} -> null'),
         ("on_truncated", "partial", 'rule x: on_truncated "error" -> "partial"'),
+        ("learn", "[nur als Strom, SSE]", 'rule x: learn false -> ["nur als Strom", "SSE"]'),
+        ("learn", "true", "rule x: learn false -> true"),
         ("inject", "{stall: 1.5}", 'rule x: inject {} -> {"stall": 1.5}'),
     ],
 )
@@ -46,9 +48,12 @@ def test_a_rule_is_described_in_one_line() -> None:
     assert describe(full) == (
         "private-vllm: force on; hosts llm.example.com, *.example.ai, 10.0.0.5:8000, [::1]:8000; "
         'endpoints ["chat", "responses"]; paths {"/custom/generate": "chat"}; models ["qwen3-*", "2024-08-06"]; '
+        'tools false; extra_body {"store": false, "user": "", "thinking": {"type": "enabled", "budget": 1.5, '
+        '"stop": ["a", null]}}; '
         'filter "~hq x-team:.*blue"; '
         'stream_options {"include_usage": true, "chunk_size": 3, "mode": "fast", "spare": null}; '
         'on_truncated "partial"; timeout 30; idle_timeout 7.5; heartbeat 15; retries 2; max_body 10000000; learn true; '
+        'fill {"choices.*.message.refusal": null, "x": [1]}; '
         'inject {"cut_after": 3, "drop_done": true, "error_after": 0, "stall": 1.5, "split_utf8": false, '
         '"content_type": "text/plain"}'
     )

@@ -24,6 +24,8 @@ def test_every_key_is_read(reader) -> None:
         endpoints=("chat", "responses"),
         paths={"/custom/generate": "chat"},
         models=("qwen3-*", "2024-08-06"),
+        tools=False,
+        extra_body={"store": False, "user": "", "thinking": {"type": "enabled", "budget": 1.5, "stop": ["a", None]}},
         filter="~hq x-team:.*blue",
         stream_options={"include_usage": True, "chunk_size": 3, "mode": "fast", "spare": None},
         on_truncated="partial",
@@ -34,6 +36,7 @@ def test_every_key_is_read(reader) -> None:
         retries=2,
         max_body=10_000_000,
         learn=True,
+        fill={"choices.*.message.refusal": None, "x": [1]},
         inject={
             "cut_after": 3,
             "drop_done": True,
@@ -271,12 +274,35 @@ def test_each_preset_works_when_it_is_switched_on(text) -> None:
     assert preset.force_upstream_stream is True
 
 
-def test_all_presets_together_work() -> None:
+def all_presets() -> tuple[Rule, ...]:
     text = SHIPPED.read_text(encoding="utf-8")
-    count = len(re.findall(r"^# +- name:", text, re.MULTILINE))
-    assert len(presets()) == count >= 5
-    everything = re.sub(r"^# (?=  - name:|    \S)", "", text, flags=re.MULTILINE)
-    assert len(parse_rules(everything, "rules.yaml")) == count
+    return parse_rules(re.sub(r"^# (?=  - name:|    \S)", "", text, flags=re.MULTILINE), "rules.yaml")
+
+
+def test_all_presets_together_work() -> None:
+    count = len(re.findall(r"^# +- name:", SHIPPED.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(presets()) == len(all_presets()) == count >= 5
+
+
+@pytest.mark.parametrize(
+    ("host", "model", "name"),
+    [
+        ("dashscope.aliyuncs.com", "qwen3-omni-flash", "qwen-omni"),
+        ("dashscope-intl.aliyuncs.com", "qwen-omni-turbo", "qwen-omni"),
+        ("dashscope-us.aliyuncs.com", "qwen2.5-omni-7b", "qwen-omni"),
+        ("cn-hongkong.dashscope.aliyuncs.com", "qwen3.5-omni-plus", "qwen-omni"),
+        ("dashscope.aliyuncs.com", "qwen3-32b", "dashscope"),
+        ("ws.ap-southeast-1.maas.aliyuncs.com", "qwq-plus", "dashscope"),
+        ("dashscope.aliyuncs.com", "qwen-plus", None),
+        ("x.services.ai.azure.com", "Mistral-large-2411", "azure-mistral"),
+        ("x.services.ai.azure.com", "gpt-4o", None),
+        ("localhost", "qwen3", None),
+    ],
+)
+def test_each_model_has_its_preset(host: str, model: str, name: str | None) -> None:
+    rules = [rule for rule in all_presets() if rule.name != "private-vllm"]
+    found = next((rule.name for rule in rules if rule.mismatch(*facts(host, model=model)) is None), None)
+    assert found == name
 
 
 def test_the_codex_preset_is_for_the_codex_backend_alone() -> None:

@@ -41,6 +41,8 @@ BAD_VALUES = {
     "bool as text": ('learn: "true"', "learn: expected true or false, found the text 'true'"),
     "bool as number": ("force_upstream_stream: 1", "force_upstream_stream: expected true or false, found the number 1"),
     "bool as nothing": ("learn:", "learn: expected true or false, found nothing"),
+    "phrases that are none": ("learn: []", "learn: an empty list would match nothing"),
+    "phrases with a number": ("learn: [a, 1]", "learn: expected text, found the number 1; put it in quotes"),
     "bool by tag": ("learn: !!bool perhaps", "learn: expected true or false, found perhaps"),
     "number as bool": ("retries: true", "retries: expected a whole number from 0 to 100, found true"),
     "number as text": ("retries: two", "retries: expected a whole number from 0 to 100, found the text 'two'"),
@@ -127,6 +129,55 @@ BAD_VALUES = {
     "stream_options that hold themselves": (
         "stream_options: &o {a: *o}",
         "stream_options: 'a': expected true, false, a number, text or null, found a mapping",
+    ),
+    "extra_body as list": (
+        "extra_body: []",
+        "extra_body: expected a mapping of keys to values, found a list",
+    ),
+    "extra_body with stream": (
+        "extra_body: {store: false, stream: false}",
+        "extra_body: expected the name of a member other than stream and stream_options, found the text 'stream'",
+    ),
+    "extra_body with stream_options": (
+        "extra_body: {stream_options: null}",
+        "extra_body: expected the name of a member other than stream and stream_options, found the text 'str",
+    ),
+    "extra_body that is no JSON": (
+        "extra_body: {a: {b: .inf}}",
+        "extra_body: 'a': expected a JSON value, found the number .inf",
+    ),
+    "extra_body with a tag": (
+        "extra_body: {a: [!x y]}",
+        "extra_body: 'a': expected a JSON value, found a value with the tag '!x'; put a value that starts with ! in",
+    ),
+    "extra_body with a text that cannot be shown": (
+        r'extra_body: {a: "\x07"}',
+        r"extra_body: 'a': expected printable text, found the text '\x07'",
+    ),
+    "extra_body with a name that cannot be shown": (
+        r'extra_body: {a: {"\x07": 1}}',
+        r"extra_body: 'a': expected the name of a member, found the text '\x07'",
+    ),
+    "extra_body with a key twice": (
+        "extra_body: {a: {b: 1, b: 2}}",
+        "extra_body: 'a': the key 'b' appears twice, first in line 4",
+    ),
+    "extra_body that holds itself": (
+        "extra_body: &o {a: *o}",
+        "extra_body: 'a': too many values, or nested too deeply",
+    ),
+    "extra_body grown a thousandfold": (
+        "extra_body: {a: &a [x, x, x, x, x, x, x, x], b: &b [*a, *a, *a, *a, *a, *a, *a, *a], c: &c [*b, *b, *b, *b], "
+        "d: [*c, *c, *c, *c, *c]}",
+        "extra_body: 'd': too many values, or nested too deeply",
+    ),
+    "fill with a path that ends with a list": (
+        'fill: {"choices.*": null}',
+        "fill: expected a path such as choices.*.message.refusal, found the text 'choices.*'",
+    ),
+    "fill with a path of no names": (
+        "fill: {service_tier: null, a..b: null}",
+        "fill: expected a path such as choices.*.message.refusal, found the text 'a..b'",
     ),
     "inject": ("inject: {cut_aftr: 1}", "inject: unknown key 'cut_aftr', did you mean 'cut_after'?"),
     "inject type": (

@@ -35,7 +35,7 @@ def test_a_rule_that_says_nothing_changes_nothing() -> None:
         ),
         (
             "hosts: [llm.example.com]",
-            ((), "/", None, tflow.tflow()),
+            ((), "/", {}, tflow.tflow()),
             "a request without a host is not among llm.example.com",
         ),
         ("", facts(path="/v1/models?key=secret"), "path /v1/models is not a known endpoint"),
@@ -43,6 +43,16 @@ def test_a_rule_that_says_nothing_changes_nothing() -> None:
         ("models: [qwen3-*, gpt-4]", facts(model="gpt-4o"), "model gpt-4o is not among qwen3-*, gpt-4"),
         ("models: [qwen3-*]", facts(model="Qwen3-8B"), "model Qwen3-8B is not among qwen3-* (they are case-sensitive)"),
         ("models: ['*']", facts(model=None), "the request has no model, and the rule is only for *"),
+        (
+            "tools: true",
+            facts(tools=[]),
+            "the request offers no tools, and the rule is only for those that do",
+        ),
+        (
+            "tools: false",
+            facts(functions=[{}]),
+            "the request offers tools, and the rule is only for those that do not",
+        ),
         ("filter: '~hq x-team:.*blue'", facts(), "filter ~hq x-team:.*blue does not match"),
     ],
 )
@@ -59,6 +69,11 @@ def test_the_first_thing_that_does_not_match_is_named(rule, request_facts, phras
         ("paths: {/custom/generate: chat}\nendpoints: [chat]", facts(path="/custom/generate?x=1")),
         ("models: [a, 'gpt-?']", facts()),
         ("models: ['org/*']", facts(model="org/team/model")),
+        ("tools: null", facts(tools=[{}])),
+        ("tools: true", facts(tools=[{"type": "function"}])),
+        ("tools: true", facts(model=None, functions=[{"name": "f"}], tools=None)),
+        ("tools: false", facts()),
+        ("tools: false", facts(tools=[], functions=None)),
         ("filter: '~m POST & ~hq x-team:.*blue'", None),
     ],
 )
@@ -75,8 +90,8 @@ def test_a_rules_paths_are_known_in_addition_to_the_usual_ones() -> None:
 
 
 def decided(rules: Sequence[Rule], about: tuple[Any, ...]) -> Rule | None:
-    hosts, path, model, flow = about
-    match = first_match(candidates(rules, hosts, path), model, flow)
+    hosts, path, members, flow = about
+    match = first_match(candidates(rules, hosts, path), members, flow)
     assert match is None or match[1] is match[0].endpoint(path)
     return match and match[0]
 

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from force_stream.view.compare import SET_ASIDE, differences
+from force_stream.answer.fill import fill, spelled
+from force_stream.view.compare import SET_ASIDE, constants, differences
 from harness.samples import DOCUMENT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,3 +63,46 @@ def test_both_ways_differ_in_the_same_places(left: Any, right: Any) -> None:
 def test_what_is_set_aside_may_differ_or_be_missing(key: str) -> None:
     assert list(differences(DOCUMENT | {key: 1}, DOCUMENT | {key: 2})) == []
     assert list(differences(DOCUMENT | {key: 1}, {name: DOCUMENT[name] for name in DOCUMENT if name != key})) == []
+
+
+MESSAGE = {"content": "a"}
+FILLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "nothing lacks": ({"a": None}, {"a": 1}, {}),
+    "values that say nothing": (
+        {"a": None, "b": [], "c": {}, "d": "", "e": False},
+        {},
+        {"a": None, "b": [], "c": {}, "d": "", "e": False},
+    ),
+    "values that say something": ({"a": 0, "b": "x", "c": True, "d": [None], "usage": {"n": 1}}, {}, {}),
+    "in every choice": (
+        {"choices": [{"message": MESSAGE | {"refusal": None}}, {"message": MESSAGE | {"refusal": None}}]},
+        {"choices": [{"message": MESSAGE}, {"message": MESSAGE}]},
+        {"choices.*.message.refusal": None},
+    ),
+    "where one choice has it": (
+        {"choices": [{"refusal": None}, {"refusal": "no"}]},
+        {"choices": [{}, {"refusal": "no"}]},
+        {"choices.*.refusal": None},
+    ),
+    "not the same in every choice": ({"choices": [{"x": None}, {"x": []}]}, {"choices": [{}, {}]}, {}),
+    "not in every choice": ({"choices": [{"x": None}, {}]}, {"choices": [{}, {}]}, {}),
+    "another number of choices": ({"choices": [{"x": None}, {"x": None}]}, {"choices": [{}]}, {}),
+    "a name that no path has": ({"a.b": None, "*": [], "0": "", "a b": None}, {}, {}),
+    "an id that is null": ({"system_fingerprint": None}, {}, {"system_fingerprint": None}),
+    "no documents": (None, [], {}),
+}
+
+
+@pytest.mark.parametrize("case", FILLS)
+def test_constants_that_the_forced_answer_lacks_are_found(case: str) -> None:
+    left, right, expected = FILLS[case]
+    assert constants(left, right) == expected
+
+
+@given(JSON, JSON)
+def test_filling_in_the_constants_leaves_only_fewer_differences(left: Any, right: Any) -> None:
+    before, found = list(differences(left, right)), constants(left, right)
+    filled = json.loads(json.dumps(right))
+    fill(filled, spelled(found))
+    assert set(differences(left, filled)) <= set(before)
+    assert constants(left, filled) == {}

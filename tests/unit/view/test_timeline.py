@@ -188,7 +188,7 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
             ["event 5: cut off", "no [DONE]"],
             id="cut inside an event",
         ),
-        pytest.param(b"data: {oops\n\n" + STREAM, ["event 1: its data is not JSON"], id="no JSON"),
+        pytest.param(b"data: {oops\n\n" + STREAM, ["event 1: its data cannot be read"], id="no JSON"),
         pytest.param(b"data: 1\n\n" + STREAM, ["event 1: its data is a number, not an object"], id="no object"),
         pytest.param(b"data: null\n\n" + STREAM, ["event 1: its data is null, not an object"], id="null"),
         pytest.param(STREAM + DONE, ["more than one [DONE]"], id="twice [DONE]"),

@@ -61,6 +61,46 @@ def test_a_form_is_made_to_stream(case: str) -> None:
     assert undo(edited.body, edited.undo) == before
 
 
+EXTRA: dict[str, tuple[bytes, dict[str, object], bytes]] = {
+    "fields are added": (
+        form(MODEL, AUDIO),
+        {"chunking_strategy": "auto", "logprobs": True, "temperature": 0.5},
+        form(
+            MODEL,
+            AUDIO,
+            field("chunking_strategy", "auto"),
+            field("logprobs", "true"),
+            field("temperature", "0.5"),
+            field("stream", "true"),
+        ),
+    ),
+    "a field is overridden where it is": (
+        form(field("language", "en"), AUDIO, field("stream", "false")),
+        {"language": "größe"},
+        form(field("language", "größe"), AUDIO, field("stream", "true")),
+    ),
+    "a file is none of the fields": (
+        form(file("language", b"x"), field("stream", "true")),
+        {"language": ""},
+        form(file("language", b"x"), field("stream", "true"), field("language", "")),
+    ),
+    "a quote in a name is spelled as browsers do": (
+        form(MODEL, field("stream", "true")),
+        {'a"b': 1},
+        form(MODEL, field("stream", "true"), field("a%22b", "1")),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EXTRA)
+def test_a_form_gets_the_extra_fields(case: str) -> None:
+    before, extra, after = EXTRA[case]
+    edited = read(before).forced(OPTIONS, extra)
+    assert edited.body == after
+    assert undo(edited.body, edited.undo) == before
+    assert read(after).forced(OPTIONS, extra).undo == []
+
+
 ASKS_PLAIN = {"": True, "false": True, "False": True, " FALSE ": True, "0": True, "null": True, "None": True} | {
     "true": False,
     "True": False,

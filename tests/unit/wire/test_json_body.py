@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from force_stream.wire.json_body import BLOCK, Body, Edited, read_body, undo
@@ -153,8 +154,24 @@ ASKS_PLAIN = {
     "the last one wins, false": (b'{"stream":true,"stream":false}', True),
     "the last one wins, true": (b'{"stream":false,"str\\u0065am":true}', False),
     "true": (b'{"stream":true}', False),
-    "zero is not false": (b'{"stream":0}', False),
-    "text is not false": (b'{"stream":""}', False),
+    "zero": (b'{"stream":0}', True),
+    "zero with a point": (b'{"stream":0.0}', True),
+    "no text": (b'{"stream":""}', True),
+    "blanks": (b'{"stream":" "}', True),
+    "false as text": (b'{"stream":"false"}', True),
+    "False as text": (b'{"stream":"False"}', True),
+    "zero as text": (b'{"stream":"0"}', True),
+    "null as text": (b'{"stream":"null"}', True),
+    "escaped": (b'{"stream":"f\\u0061lse"}', True),
+    "true as text": (b'{"stream":"true"}', False),
+    "True as text": (b'{"stream":"True"}', False),
+    "one": (b'{"stream":1}', False),
+    "minus one": (b'{"stream":-1}', False),
+    "other text": (b'{"stream":"yes"}', False),
+    "a long text": (b'{"stream":"' + b"x" * 3 * BLOCK + b'"}', False),
+    "an empty list": (b'{"stream":[]}', False),
+    "an empty object": (b'{"stream":{}}', False),
+    "the last one wins, as text": (b'{"stream":true,"stream":"false"}', True),
     "nested does not count": (b'{"a":{"stream":true}}', True),
 }
 
@@ -162,6 +179,14 @@ ASKS_PLAIN = {
 @pytest.mark.parametrize(("raw", "expected"), ASKS_PLAIN.values(), ids=ASKS_PLAIN.keys())
 def test_asks_plain(raw: bytes, expected: bool) -> None:
     assert read(raw).asks_plain is expected
+
+
+@pytest.mark.parametrize("false", [b"false", b'"false"', b'"False"', b"0", b"0.0", b'""', b'"0"', b"null"])
+def test_whatever_means_false_becomes_true_and_comes_back(false: bytes) -> None:
+    raw = b'{"a":1, "stream" : %b ,"b":2}' % false
+    edited = read(raw).forced(None)
+    assert edited.body == b'{"a":1, "stream" : true ,"b":2}'
+    assert undo(*edited) == raw
 
 
 NO_OBJECT = {
@@ -227,7 +252,7 @@ def test_a_long_body_is_edited_after_its_long_values(part: object, ensure_ascii:
     end = {"stream": False, "stream_options": {"a": "é"}, "modalities": ["text"]}
     raw = json.dumps(request | end, ensure_ascii=ensure_ascii).encode()
     body = read(raw)
-    assert body.members == request | {"messages": []} | end
+    assert body.members == request | {"messages": [{}]} | end
     edited = body.forced(USAGE)
     assert json.loads(edited.body) == request | end | {"stream": True, "stream_options": {"a": "é"} | USAGE}
     assert edited.body.startswith(raw[: raw.index(b'"stream"')])
@@ -235,9 +260,59 @@ def test_a_long_body_is_edited_after_its_long_values(part: object, ensure_ascii:
     assert sum(len(old) for _, _, old in edited.undo) < 10
 
 
+EXTRA_MEMBERS = {
+    "a member is added": (b'{"a":1}', {"store": False}, b'{"stream":true,"store":false,"a":1}'),
+    "a member is overridden where it is": (
+        b'{"store" : true, "stream":true}',
+        {"store": False},
+        b'{"store" : false, "stream":true}',
+    ),
+    "each of several": (b'{"a":1,"stream":1,"\\u0061":2}', {"a": None}, b'{"a":null,"stream":true,"\\u0061":null}'),
+    "an object replaces the whole one": (
+        b'{"stream":true,"thinking":{"type":"enabled","budget":1}}',
+        {"thinking": {"type": "disabled"}},
+        b'{"stream":true,"thinking":{"type":"disabled"}}',
+    ),
+    "a member that is so already": (
+        b'{"stream":true,"store":false}',
+        {"store": False},
+        b'{"stream":true,"store":false}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("raw", "extra", "expected"), EXTRA_MEMBERS.values(), ids=list(EXTRA_MEMBERS))
+def test_a_body_gets_the_extra_members(raw: bytes, extra: dict[str, object], expected: bytes) -> None:
+    edited = read(raw).forced({}, extra)
+    assert edited.body == expected
+    assert undo(edited.body, edited.undo) == raw
+
+
 def test_a_long_value_is_an_empty_one_of_its_type() -> None:
-    members = {"prompt": "a" * 3 * BLOCK, "input": [{"a": "b" * BLOCK}, {}], "metadata": {"a": "\n" * BLOCK}, "n": 1}
-    assert read(json.dumps(members).encode()).members == {"prompt": "", "input": [], "metadata": {}, "n": 1}
+    members = {"prompt": "a" * 3 * BLOCK, "metadata": {"a": "\n" * BLOCK}, "n": 1}
+    assert read(json.dumps(members).encode()).members == {"prompt": "", "metadata": {}, "n": 1}
+
+
+@pytest.mark.parametrize(
+    ("array", "kept"),
+    [
+        ([{"a": "b" * BLOCK}, {}, {"c": 1}], [{}, {}, {}]),
+        ([{"a": 1}, {"b": "\n" * BLOCK}], [{}, {}]),
+        (["text", "b" * BLOCK], ["", ""]),
+        ([7] * BLOCK, [0] * BLOCK),
+        ([[1] * BLOCK, [2]], [[], []]),
+        ([None] * BLOCK, [None] * BLOCK),
+        (["é" * BLOCK, "é"], ["", ""]),
+    ],
+    ids=["objects", "objects with escapes", "texts", "tokens", "lists of tokens", "nulls", "texts beyond ASCII"],
+)
+def test_of_a_long_array_the_count_and_the_type_of_the_first_item_are_kept(array: list[object], kept: object) -> None:
+    for members in ({"prompt": array}, {"prompt": array, "stream": False, "user": "a" * 3 * BLOCK}):
+        assert read(json.dumps(members, ensure_ascii=False).encode()).members["prompt"] == kept
+
+
+def test_a_long_empty_array_is_empty() -> None:
+    assert read(b'{"tools":[' + b" " * 2 * BLOCK + b"]}").members == {"tools": []}
 
 
 def test_a_short_array_of_objects_in_a_long_body_is_whole() -> None:
@@ -321,6 +396,13 @@ OBJECTS = st.tuples(st.sampled_from(["", "\ufeff"]), BLANKS, spelled_object(), B
 OPTIONS = st.one_of(st.none(), st.dictionaries(KEYS, st.sampled_from([True, None, 1.5, "é", {"a": []}]), max_size=3))
 
 
+EXTRA = st.dictionaries(
+    KEYS.filter(lambda key: key not in ("stream", "stream_options")),
+    st.sampled_from([False, None, 1.5, "é", {"a": []}]),
+    max_size=2,
+)
+
+
 def joined(pieces: list[str]) -> bytes:
     return "".join(pieces).encode()
 
@@ -331,8 +413,10 @@ def value_of(raw: bytes) -> dict[str, object]:
     return result
 
 
-def forced_value(request: dict[str, object], options: dict[str, object] | None) -> dict[str, object]:
-    result = request | {"stream": True}
+def forced_value(
+    request: dict[str, object], options: dict[str, object] | None, extra: dict[str, object]
+) -> dict[str, object]:
+    result = request | extra | {"stream": True}
     own = request.get("stream_options")
     if options is None:
         result.pop("stream_options", None)
@@ -341,13 +425,13 @@ def forced_value(request: dict[str, object], options: dict[str, object] | None) 
     return result
 
 
-@given(OBJECTS, OPTIONS, TINY_BLOCKS)
+@given(OBJECTS, OPTIONS, EXTRA, TINY_BLOCKS)
 def test_forced_means_what_it_says_and_can_be_undone(
-    pieces: list[str], options: dict[str, object] | None, block: int
+    pieces: list[str], options: dict[str, object] | None, extra: dict[str, object], block: int
 ) -> None:
     raw = joined(pieces)
-    edited = read(raw, block).forced(options)
-    assert value_of(edited.body) == forced_value(value_of(raw), options)
+    edited = read(raw, block).forced(options, extra)
+    assert value_of(edited.body) == forced_value(value_of(raw), options, extra)
     assert undo(edited.body, edited.undo) == raw
 
 
@@ -389,12 +473,12 @@ def pairs(raw: bytes) -> list[tuple[str, object]]:
     return result
 
 
-@given(OBJECTS, OPTIONS, TINY_BLOCKS)
+@given(OBJECTS, OPTIONS, EXTRA, TINY_BLOCKS)
 def test_bytes_outside_the_splices_and_all_other_members_stay(
-    pieces: list[str], options: dict[str, object] | None, block: int
+    pieces: list[str], options: dict[str, object] | None, extra: dict[str, object], block: int
 ) -> None:
     raw = joined(pieces)
-    edited: Edited = read(raw, block).forced(options)
+    edited: Edited = read(raw, block).forced(options, extra)
     there = [(start, end) for start, end, _ in edited.undo]
     here, shift = [], 0
     for start, end, old in edited.undo:
@@ -402,7 +486,7 @@ def test_bytes_outside_the_splices_and_all_other_members_stay(
         shift += end - start - len(old)
     assert outside(edited.body, there) == outside(raw, here)
 
-    ours = {"stream", "stream_options"}
+    ours = {"stream", "stream_options", *extra}
     assert [p for p in pairs(edited.body) if p[0] not in ours] == [p for p in pairs(raw) if p[0] not in ours]
 
 
@@ -451,7 +535,8 @@ def test_any_bytes_are_read_as_json_reads_them(raw: bytes, block: int) -> None:
     assert (body is not None) == isinstance(expected, dict)
     if body is not None and isinstance(expected, dict):
         stream = expected.get("stream")
-        assert body.asks_plain == (stream is None or stream is False)
+        spelled = json.dumps(stream).strip('"').lower().strip()
+        assert body.asks_plain == (spelled in ("", "null", "none", "false", "0", "0.0", "-0.0"))
 
 
 QUOTED = {
@@ -476,6 +561,10 @@ def test_quotes_and_backslashes_at_every_place_of_a_block(make: Callable[[int], 
     assert read_bodies >= 40
 
 
+def emptied(value: Any) -> Any:
+    return [type(value[0])()] * len(value) if isinstance(value, list) and value else type(value)()
+
+
 @given(OBJECTS, TINY_BLOCKS)
 def test_the_skeleton_and_plain_json_agree_on_the_members(pieces: list[str], block: int) -> None:
     raw = joined(pieces)
@@ -484,7 +573,7 @@ def test_the_skeleton_and_plain_json_agree_on_the_members(pieces: list[str], blo
     assert whole.members == expected
     assert small.asks_plain == whole.asks_plain
     for key, value in small.members.items():
-        assert value == expected[key] or value == type(expected[key])()
+        assert value in (expected[key], emptied(expected[key]))
     assert small.members.keys() == expected.keys()
     for options in (None, {}, USAGE):
         assert small.forced(options) == whole.forced(options)

@@ -17,6 +17,10 @@ def event(data: str, event: str = "") -> ServerSentEvent:
     return ServerSentEvent(event, data)
 
 
+def bare(data: str, event: str = "") -> ServerSentEvent:
+    return ServerSentEvent(event, data, bare=True)
+
+
 # ---- the standard's own examples, in their order
 
 STANDARD = {
@@ -50,8 +54,6 @@ GRAMMAR = {
     "a bare colon": (b":\n\n", []),
     "a byte order mark": (b"\xef\xbb\xbfdata: x\n\n", [event("x")]),
     "a byte order mark alone": (b"\xef\xbb\xbf", []),
-    "only one byte order mark": (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\ndata: y\n\n", [event("y")]),
-    "a byte order mark further on is text": (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", [event("x")]),
     "LF, CR and CRLF in one event": (b"data: 1\rdata: 2\r\ndata: 3\ndata: 4\n\r\n", [event("1\n2\n3\n4")]),
     "LF and CR are two line ends": (b"data: x\n\rdata: y\n\n", [event("x"), event("y")]),
     "only one space is taken off": (b"data:   x\n\n", [event("  x")]),
@@ -73,7 +75,7 @@ GRAMMAR = {
     "an event without data is dropped": (b"event: x\nid: 1\nretry: 5\n\n", []),
     "an event with empty data is dropped": (b"data:\n\ndata: \n\n", []),
     "names of fields have small letters": (b"DATA: x\nData: x\n\n", []),
-    "unknown fields say nothing": (b"foo: bar\ndata: x\nfoo\n\n", [event("x")]),
+    "unknown fields say nothing": (b"foo: bar\ndata: x\nfoo-2: bar\n\n", [event("x")]),
     "[DONE] is data like any other": (b"data: [DONE]\n\n", [event("[DONE]")]),
 }
 
@@ -85,7 +87,19 @@ LENIENT = {
     "white space before a field": (b" data: x\n\n\tdata: y\n\n", [event("x"), event("y")]),
     "llama.cpp's error field": (b'data: x\n\nerror: {"code":500}\n\n', [event("x"), event('{"code":500}', "error")]),
     "the error field ends the event before it": (b"data: x\nerror: {}\n", [event("x"), event("{}", "error")]),
-    "an error field that is not JSON is dropped": (b"error: oh\ndata: x\n\n", [event("x")]),
+    "an error field that is text is a line of text": (b"error: oh\ndata: x\n\n", [bare("error: oh"), event("x")]),
+    "a byte order mark later on": (b"data: x\n\n\xef\xbb\xbfdata: y\n\n", [event("x"), event("y")]),
+    "two byte order marks": (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n", [event("x")]),
+    "NULs before an event": (b"\0\0data: x\n\n\0\ndata: y\n\n", [event("x"), event("y")]),
+    "a line of JSON": (b'data: x\n\n{"a":1}\n\ndata: y\n\n', [event("x"), bare('{"a":1}'), event("y")]),
+    "lines of JSON": (b'{"a":1}\n{"b":2}\n', [bare('{"a":1}'), bare('{"b":2}')]),
+    "a line of JSON after one of data": (b'data: x\n{"a":1}\n\n', [event("x"), bare('{"a":1}')]),
+    "a line of JSON with a name": (b'event: error\n{"a":1}\n\n', [bare('{"a":1}', "error")]),
+    "JSON over several lines": (b'{\n  "a": [\n  1]\n}\n\ndata: x\n\n', [bare('{\n  "a": [\n  1]\n}'), event("x")]),
+    "[DONE] alone": (b"data: x\n\n[DONE]\n\n", [event("x"), bare("[DONE]")]),
+    "a line of text": (b"data: x\n\nBad Gateway\n\n", [event("x"), bare("Bad Gateway")]),
+    "text within an event comes after it": (b"data: x\noh no\n\n", [event("x"), bare("oh no")]),
+    "lines of text together": (b"Oh\nNo\n\n", [bare("Oh\nNo")]),
 }
 
 CASES = STANDARD | GRAMMAR | LENIENT

@@ -1,0 +1,215 @@
+"""The differences that are a server's own: what its direct answers have that its streams do not say, or the other way
+round. Each is a row, with all that the stream says there. Must not know how the answers were had.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from answers import NOTHING, Difference, fits
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A difference that is the server's own: at `path` in the answers to `requests`, with the values that the direct
+    and the proxied answer have there (in all four, * stands for anything), and `streamed`: all that the server's stream
+    says about it."""
+
+    requests: str
+    path: str
+    direct: str
+    proxied: str
+    reason: str
+    streamed: str
+
+    def fits(self, name: str, difference: Difference) -> bool:
+        return (
+            fits(name, self.requests)
+            and fits(difference.path, self.path)
+            and fits(difference.direct, self.direct)
+            and fits(difference.proxied, self.proxied)
+        )
+
+
+CUT_CHARACTER: Final = (
+    "the bytes of a character that the limit cut in two: the direct answer has U+FFFD, the stream nothing"
+)
+CUT_THOUGHT: Final = "text that might become the mark of a thought is held back, and never sent when the limit cuts it"
+
+LLAMA_CPP: Final[tuple[Known, ...]] = (
+    Known(
+        "chat: assistant prefill",
+        "choices/0/message/content",
+        '"One, two, three, four,*"',
+        '" four,*"',
+        "the direct answer begins with the text that the request gave, the stream with what the model added",
+        'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" four"}}],...}',
+    ),
+    Known(
+        "chat: logprobs of Unicode",
+        "choices/0/logprobs/content/length",
+        "6",
+        "5",
+        "the direct answer has an entry for the token that ends the sequence, the stream has none",
+        'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],...}',
+    ),
+    Known(
+        "*: verbose",
+        "__verbose/*",
+        "*",
+        "*",
+        "the server's debugging output is about the last event of the stream",
+        'data: {"choices":[{"finish_reason":"length",...}],...,"__verbose":{"content":"",...,"stream":true,...}}',
+    ),
+    Known(
+        "chat: Unicode cut in a character",
+        "choices/0/message/content",
+        '"\ufffd"',
+        '""',
+        CUT_CHARACTER,
+        'data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],...}',
+    ),
+    Known(
+        "completions: Unicode cut in a character",
+        "choices/0/text",
+        '"\ufffd"',
+        '""',
+        CUT_CHARACTER,
+        'data: {"choices":[{"text":"","index":0,"logprobs":null,"finish_reason":"length"}],...}',
+    ),
+    Known(
+        "chat: thought cut short",
+        "choices/0/message/content",
+        '"<think>"',
+        '""',
+        CUT_THOUGHT,
+        'data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],...}',
+    ),
+    Known(
+        "responses: thought cut short",
+        "output/length",
+        "1",
+        "0",
+        CUT_THOUGHT,
+        'data: {"type":"response.completed","response":{...,"output":[],...}}',
+    ),
+    Known(
+        "responses: *",
+        "completed_at",
+        "*",
+        NOTHING,
+        "when a response was completed is in no event",
+        'data: {"type":"response.completed","response":{"id":"...","object":"response","created_at":1795380023,'
+        '"status":"completed","model":"gemma","output":[...],"usage":{...}},"timings":{...}}',
+    ),
+    Known(
+        "responses: thought apart",
+        "output/0/status",
+        '"completed"',
+        NOTHING,
+        "a reasoning item has no status in the last two events about it",
+        'data: {"type":"response.output_item.done","item":{"id":"rs_...","summary":[],"type":"reasoning",'
+        '"content":[{"text":"...","type":"reasoning_text"}],"encrypted_content":""}}',
+    ),
+    Known(
+        "responses: n 2",
+        ".",
+        "[{*",
+        "{*",
+        "the direct answer is a list of two responses, the stream has the events of both after each other",
+        'data: {"type":"response.completed",...} twice',
+    ),
+)
+
+# What LiteLLM leaves out of a stream, or puts into one, that comes from the server behind it.
+LITELLM: Final[tuple[Known, ...]] = (
+    Known(
+        "*",
+        "timings",
+        "*",
+        NOTHING,
+        "how long llama.cpp took is passed on in a plain answer only",
+        'data: {"choices":[{"index":0,"delta":{}}],...,"usage":{...}}, and no "timings" in any chunk',
+    ),
+    Known(
+        "chat: *",
+        "usage/completion_tokens_details",
+        NOTHING,
+        "*",
+        "LiteLLM counts the kinds of tokens itself when it streams",
+        'data: {...,"usage":{...,"completion_tokens_details":{"reasoning_tokens":0,"text_tokens":12},...}}',
+    ),
+    Known(
+        "completions: *",
+        "usage/completion_tokens_details",
+        "null",
+        "*",
+        "LiteLLM counts the kinds of tokens itself when it streams",
+        'data: {...,"usage":{...,"completion_tokens_details":{"reasoning_tokens":0,"text_tokens":12},...}}',
+    ),
+    Known(
+        "completions: *",
+        "system_fingerprint",
+        '"*"',
+        NOTHING,
+        "it is in no chunk",
+        'data: {"id":"chatcmpl-...","object":"text_completion","created":...,"model":"gemma","choices":[...]}',
+    ),
+    Known(
+        "responses: *",
+        "completed_at",
+        "*",
+        NOTHING,
+        "when a response was completed is in no event",
+        'data: {"type":"response.completed","response":{"id":"...",...,"status":"completed","usage":{...}},...}',
+    ),
+    Known(
+        "responses: *",
+        "output/*/*",
+        "null",
+        NOTHING,
+        "the members of an item that LiteLLM knows and llama.cpp does not say are null in a plain answer only",
+        'data: {"type":"response.completed","response":{...,"output":[{"id":"msg_...","content":[...],...}],...}}',
+    ),
+    Known(
+        "messages: *",
+        "usage/cache_*_input_tokens",
+        NOTHING,
+        "0",
+        "the first event of LiteLLM's stream has counts of cached tokens",
+        'data: {"type":"message_start","message":{...,"usage":{"input_tokens":0,...,"cache_read_input_tokens":0}}}',
+    ),
+    Known(
+        "chat: n 2*",
+        "choices/1/finish_reason",
+        '"length"',
+        '"stop"',
+        "LiteLLM sends the finish reason of one choice of several; that of the other is inferred, and marked so",
+        'data: {...,"choices":[{"finish_reason":"length","index":0,"delta":{}}]}, and none with index 1',
+    ),
+    Known("chat: Unicode cut in a character", "choices/0/message/content", '"\ufffd"', '""', CUT_CHARACTER, "nothing"),
+    Known("chat: thought cut short", "choices/0/message/content", '"<think>"', '""', CUT_THOUGHT, "nothing"),
+    Known(
+        "completions: logprobs",
+        "choices/0/logprobs",
+        "{*",
+        "null",
+        "LiteLLM leaves the probabilities out of a stream of completions",
+        'data: {"id":"...","object":"text_completion",...,"choices":[{"index":0,"text":" four"}]}',
+    ),
+    Known(
+        "completions: two prompts",
+        "status*",
+        "*",
+        "*",
+        "every choice has the index 0 in LiteLLM's stream of completions, so that their texts cannot be told apart",
+        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
+    ),
+    Known(
+        "completions: context too long",
+        "error/message",
+        "*Error code: 400 - request*",
+        "*OpenAIException - request*",
+        "LiteLLM words the same error in two ways",
+        '{"error":{"message":"litellm.ContextWindowExceededError: ...","type":null,"param":null,"code":"400"}}',
+    ),
+)
