@@ -342,7 +342,8 @@ class CompletionAggregator(Aggregator):
             {key: document[key] for key in keys if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=bool(self._unfinished),
-            odd=fewer_than(self._expected, len(choices)),
+            odd=fewer_than(self._expected, len(choices))
+            + (("several choices have one index",) if self._are_mixed else ()),
         )
 
     @property
