@@ -52,9 +52,6 @@ class Base64(Pieces):
 _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
-# What upstreams send where they have no finish reason yet: KoboldCpp, gateways to Gemini.
-
-
 def _said_reason(choice: dict[str, Any]) -> Any:
     """The finish reason that a choice says, None if it says none. "" (Ollama, SGLang) is none either."""
     # The second is how gateways in JavaScript spell it (jakobdylanc/llmcord#84). vLLM's `stop_reason` is another thing,
