@@ -39,9 +39,7 @@ def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def chat(
-    name: str, content: Any = "Count: one, two, three,", *, refused: bool = False, **extra: Any
-) -> OracleRequest:
+def chat(name: str, content: Any = "Count: one, two, three,", *, refused: bool = False, **extra: Any) -> OracleRequest:
     """`content` is the user's one message, or the whole list of messages."""
     messages = content if isinstance(content, list) else [turn("user", content)]
     body = {"model": "gemma", "messages": messages, "max_tokens": 12, **GREEDY, **extra}

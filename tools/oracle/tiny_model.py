@@ -1,5 +1,5 @@
-"""Train a tiny Qwen3 on lessons.py until it knows them by heart, and save it with its tokenizer: a model in a minute, on
-a CPU and without a download, that real servers load and that really calls tools.
+"""Train a tiny Qwen3 on lessons.py until it knows them by heart, and save it with its tokenizer: a model in a minute,
+on a CPU and without a download, that real servers load and that really calls tools.
 
     python tools/oracle/tiny_model.py FOLDER        needs torch and transformers
 """

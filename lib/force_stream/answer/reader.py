@@ -22,6 +22,7 @@ from ..errors import (
 )
 from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, words_in
+from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
@@ -281,12 +282,18 @@ class AnswerReader:
         elif event.kind is Kind.UNREADABLE:
             if not _NO_CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
-        elif event.kind is Kind.TEXT:
-            if self._aggregator.add_text(event.data):
-                self._has_chunks = True
-            elif not is_keepalive(event.data):
+        elif event.kind in (Kind.TEXT, Kind.VALUE):
+            self._merge_text(event)
+
+    def _merge_text(self, event: Event) -> None:
+        """An event that is not an object. A number too may be a word of an answer that is sent as plain text."""
+        is_text = event.kind is Kind.TEXT
+        if (is_text or spelled(event.value) is not None) and self._aggregator.add_text(event.data):
+            self._has_chunks = True
+        elif is_text:
+            if not is_keepalive(event.data):
                 self._note_words(event.data, event.number)
-        elif event.kind is Kind.VALUE and words_in(event.value):
+        elif words_in(event.value):
             self._note_words(event.value, event.number)
 
     def _merge_chunk(self, event: Event) -> None:
