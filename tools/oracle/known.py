@@ -213,3 +213,6 @@ LITELLM: Final[tuple[Known, ...]] = (
         '{"error":{"message":"litellm.ContextWindowExceededError: ...","type":null,"param":null,"code":"400"}}',
     ),
 )
+
+VLLM: Final[tuple[Known, ...]] = ()
+TRANSFORMERS: Final[tuple[Known, ...]] = ()
