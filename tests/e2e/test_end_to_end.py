@@ -662,7 +662,7 @@ OWN_ERRORS: dict[str, tuple[Answer, str, str | None]] = {
 @pytest.mark.parametrize("case", OWN_ERRORS)
 def test_what_is_no_answer_gives_an_error_of_openais_shape(proxy: Proxy, upstream: Upstream, case: str) -> None:
     answer, code, should_retry = OWN_ERRORS[case]
-    upstream.answer(answer)
+    upstream.answer_always(answer)
     response = ask(proxy, request(), [("Authorization", f"Bearer {SECRET}")])
     assert response.status == 502
     error = response.json()["error"]

@@ -1,4 +1,4 @@
-"""What the addon does when it hears from an upstream that it must stream. The words: unit/proxy/test_must_stream.py."""
+"""What the addon does when it hears from an upstream that it must stream. The words: unit/proxy/test_refusals.py."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +233,36 @@ def test_a_rule_that_forces_has_nothing_to_learn(proxy: Proxy, upstream: Upstrea
     response = ask(proxy, "forced")
     assert (response.status, response.json()) == (400, REFUSAL)
     assert [seen.json()["stream"] for seen in upstream.requests] == [True]
+
+
+def test_a_stream_that_nobody_asked_for_becomes_the_document_and_is_remembered(
+    proxy: Proxy, upstream: Upstream
+) -> None:
+    upstream.handle(lambda _: event_stream(STREAM, size=10))
+    since = proxy.mark()
+    for _ in range(2):
+        response = ask(proxy, "unasked")
+        assert (response.status, response.json()) == (200, DOCUMENT)
+        assert response.header("content-type") == "application/json"
+    assert [seen.json().get("stream") for seen in upstream.requests] == [None, True]
+    proxy.wait_for_log(r"hears: 127\.0\.0\.1 answers unasked only as a stream", since=since)
+    assert "learned: 127.0.0.1 unasked (chat) must stream" in proxy.command("force_stream.rules")
+
+
+def test_a_plain_request_that_has_to_stream_without_options_gets_there(proxy: Proxy, upstream: Upstream) -> None:
+    rejection = {"error": {"message": "Unknown parameter: 'stream_options'.", "param": "stream_options"}}
+
+    def handler(seen: Request) -> Answer:
+        return document(rejection, status=400) if "stream_options" in seen.json() else only_streams(seen)
+
+    upstream.handle(handler)
+    assert [ask(proxy, "bare").json() for _ in range(2)] == [DOCUMENT, DOCUMENT]
+    assert [sorted(seen.json().keys() - {"model"}) for seen in upstream.requests] == [
+        [],
+        ["stream", "stream_options"],
+        ["stream"],
+        ["stream"],
+    ]
 
 
 def test_with_the_switch_off_it_neither_learns_nor_remembers(proxy: Proxy, upstream: Upstream) -> None:

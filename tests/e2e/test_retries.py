@@ -149,8 +149,6 @@ FAILURES: dict[str, Answer] = {
     "cut within a length": Answer.of(Head(framing=ShortLength()), Data(sse(*EVENTS[:2], done=False)), Close()),
     "reset within the body": Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), Reset()),
     "a clean end too early": event_stream(sse(*EVENTS[:2], done=False)),
-    "empty": event_stream(b""),
-    "comments alone": event_stream(b": nothing\n\n"),
     "malformed": event_stream(b"<html>Oops</html>"),
     "half a document": Answer.of(Head(content_type="application/json"), Data(b'{"id": '), End()),
     "an error event": error_event(),
@@ -397,6 +395,102 @@ def test_through_another_proxy_a_try_goes_the_same_way(
         assert client.post(CHAT, request("once")).json() == DOCUMENT
     other.stop()  # then its log is whole
     assert len([line for line in other.log_lines if "server connect" in line]) == 2
+
+
+# What an upstream demands of a request
+
+EMPTY = {
+    "empty": event_stream(b""),
+    "comments alone": event_stream(b": nothing\n\n"),
+    "only [DONE]": event_stream(b"data: [DONE]\n\n"),
+}
+TOO_LONG = document({"error": {"message": "Requested tokens (9) exceed context window of 8"}}, status=400)
+WITH_OPTIONS = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize("failure", EMPTY)
+@pytest.mark.parametrize(("plain", "code"), [(TOO_LONG, 400), (document(DOCUMENT), 200), (GOOD, 200)])
+def test_an_empty_stream_gets_one_plain_try_each_time(
+    upstream: Upstream, ask: Callable[..., Response], failure: str, plain: Answer, code: int
+) -> None:
+    script(upstream, EMPTY[failure], plain, EMPTY[failure], plain)
+    for _ in range(2):
+        response = ask("never")
+        assert response.status == code
+        assert response.json() == (DOCUMENT if code == 200 else {"error": response.json()["error"]})
+    bodies = [seen.json() for seen in upstream.requests]
+    assert bodies == [request("never") | WITH_OPTIONS, request("never")] * 2
+
+
+def test_an_empty_stream_that_is_no_better_plain_is_an_error(upstream: Upstream, ask: Callable[..., Response]) -> None:
+    script(upstream, EMPTY["empty"], Answer.of(Close()))
+    response = ask("never")
+    assert (response.status, response.json()["error"]["code"]) == (502, "stream_empty")
+
+
+@pytest.mark.parametrize("mode", [HTTP, TLS, H2])
+def test_a_request_that_cannot_be_streamed_is_sent_as_it_came_and_its_like_are_at_once(
+    proxy: Proxy, upstream: Upstream, certs: Certs, key: str, mode: int
+) -> None:
+    refusal = {"error": {"code": 400, "message": "logprobs is not supported with tools + stream", "type": "x"}}
+    upstream.handle(lambda seen: document(refusal, status=400) if seen.json().get("stream") else document(DOCUMENT))
+    model = f"never/{mode}"
+    body = request(model) | {"logprobs": True, "tools": [{"type": "function"}], "stream": False}
+    since = proxy.mark()
+    with Http1Client(proxy.urls[mode], certs) as client:
+        for _ in range(2):
+            response = client.post(CHAT, body, headers_of(key))
+            assert (response.status, response.json()) == (200, DOCUMENT)
+    streamed, *plain = (seen.json() for seen in upstream.requests)
+    assert streamed == body | WITH_OPTIONS
+    assert plain == [body, body]
+    assert {seen.header("authorization") for seen in upstream.requests} == {f"Bearer {SECRET}"}
+    proxy.wait_for_log(rf"127\.0\.0\.1 {model} \(chat\) cannot stream a request with logprobs and tools", since=since)
+    proxy.wait_for_log(r"never chat: left as it came: the upstream said that it cannot stream", since=since)
+    assert [line for line in proxy.log_lines[since:] if SECRET in line] == []
+    first, second = proxy.flows(key)[:2]
+    assert first["metadata"]["force_stream.retried_as"] == [second["id"]]
+    assert first["comment"].endswith(", try 2; sent plain: the upstream cannot stream this request")
+
+
+def test_options_that_an_upstream_rejects_are_left_out_from_then_on(
+    proxy: Proxy, upstream: Upstream, ask: Callable[..., Response]
+) -> None:
+    detail = {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]}
+    upstream.handle(lambda seen: document(detail, status=422) if "stream_options" in seen.json() else GOOD)
+    since = proxy.mark()
+    assert [ask("never/optionless").json() for _ in range(2)] == [DOCUMENT, DOCUMENT]
+    plain = request("never/optionless")
+    assert [seen.json() for seen in upstream.requests] == [plain | WITH_OPTIONS, *[plain | {"stream": True}] * 2]
+    proxy.wait_for_log(r"never: .* rejects stream_options; .*stream_options: null\}", since=since)
+
+
+def test_a_client_with_heartbeats_gets_them_until_the_plain_answer(proxy: Proxy, upstream: Upstream, key: str) -> None:
+    gate = Gate()
+    script(upstream, EMPTY["empty"])
+    upstream.answer(WaitFor(gate), *document(DOCUMENT).steps)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        body = b'{"model": "beating/plain", "messages": []}'
+        client.start("POST", CHAT, [*headers_of(key), ("content-type", "application/json")], body)
+        incoming = client.begin("POST")
+        assert [incoming.read_piece(), incoming.read_piece()] == [b" ", b" "]
+        gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    response = incoming.response
+    assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
+
+
+def test_a_client_that_leaves_ends_the_plain_request(proxy: Proxy, upstream: Upstream, key: str) -> None:
+    script(upstream, EMPTY["empty"])
+    upstream.answer(Linger())
+    with Http1Client(proxy.urls[HTTP]) as client:
+        body = b'{"model": "never", "messages": []}'
+        client.start("POST", CHAT, [*headers_of(key), ("content-type", "application/json")], body)
+        plain = upstream.wait_request(2)
+        client.close()
+        assert plain.wait_closed()
+    assert plain.abandoned
 
 
 # The client meanwhile

@@ -14,6 +14,7 @@ from force_stream.merge.fields import (
     Concat,
     Effect,
     Extend,
+    JsonText,
     Padding,
     Rule,
     by_index,
@@ -29,7 +30,6 @@ from force_stream.merge.fields import (
     overlay,
     padding,
 )
-from force_stream.merge.json_text import JsonText
 from force_stream.merge.tool_calls import Arguments, tool_calls
 from harness.golden import CASES, Case
 from harness.merging import JSON

@@ -318,18 +318,24 @@ def is_no_answer(one: Sample, it: Difference) -> bool:
     return it.ours is None and (nothing or it.theirs in (said := own(one, it.place)) or it.theirs == "".join(said))
 
 
+# What an entry has once: a call's name, a reasoning detail's signature.
+MARKS = ("name", "signature")
+
+
 def has_unlike_entries(one: Sample, it: Difference) -> bool:
-    """Whether two entries of the list share an index, and not their ids or types."""
+    """Whether two entries of the list share an index, and not their ids or types, names or signatures."""
     end = next(place for place, step in enumerate(it.place) if step in ("tool_calls", "reasoning_details")) + 1
     entries = own(one, (*it.place[:end], 0))
     names = {(entry.get("index"), entry.get("id") or None, entry.get("type") or None) for entry in entries}
     named = [index for index, ident, kind in names if ident or kind]
-    return len(named) > len(set(named))
+    marks = {(entry.get("index"), (entry.get("function") or entry).get(key)) for entry in entries for key in MARKS}
+    marked = [index for index, mark in marks if mark]
+    return len(named) > len(set(named)) or len(marked) > len(set(marked))
 
 
 def has_odd_values(one: Sample, it: Difference) -> bool:
     """Whether a value is of another type than the SDK expects there."""
-    return any(isinstance(value, (list, dict)) for value in own(one, it.place))
+    return any(value is not None and not isinstance(value, str) for value in own(one, it.place))
 
 
 def has_halves(one: Sample, it: Difference) -> bool:
@@ -369,7 +375,7 @@ CHAT_CLASSES = (
         r"choices\.\d+\.message\.(tool_calls|reasoning_details).*",
         has_unlike_entries,
     ),
-    Class("only text is expected", r"choices\.\d+\.message\..*(content|arguments)", has_odd_values),
+    Class("only text is expected", r"choices\.\d+\.message\..*(content|arguments|refusal)", has_odd_values),
     Class("the halves of a surrogate pair stay halves", r"choices\.\d+\.message\.content", has_halves),
     Class("a tool's words are joined with the answer's", r"choices\.\d+\.message\..*", has_a_tools_words),
 )

@@ -15,7 +15,7 @@ from force_stream.addon import commands as commands_of_flows
 from force_stream.addon.hooks import ForceStream
 from force_stream.endpoints import ENDPOINTS
 from force_stream.page.server import Serving
-from force_stream.proxy.must_stream import rule_to_paste
+from force_stream.proxy.refusals import rule_to_paste
 from force_stream.rules.file import parse_rules
 from force_stream.wire.json_body import read_body
 from harness.paths import ROOT

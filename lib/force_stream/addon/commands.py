@@ -61,8 +61,10 @@ class Commands:
 
     @command.command("force_stream.rules")
     def list_rules(self) -> Sequence[str]:
-        """The rules in force, a line each, with how many flows each has taken."""
-        return [f"{describe(rule)}; flows {self._addon.flow_counts[rule.name]}" for rule in self._addon.rules]
+        """The rules in force, a line each, with how many flows each has taken; then what upstreams have said about
+        streaming."""
+        rules = [f"{describe(rule)}; flows {self._addon.flow_counts[rule.name]}" for rule in self._addon.rules]
+        return rules + self._addon.learned
 
     @command.command("force_stream.rule.options")
     def rule_options(self) -> Sequence[str]:

@@ -53,7 +53,7 @@ class Forced(NamedTuple):
 
 
 class Learning(NamedTuple):
-    """It went out unchanged, by a rule that starts forcing when the upstream says that it must stream."""
+    """It went out unchanged; if the upstream says that it must stream, it is sent again so."""
 
     rule: Rule
     endpoint: Endpoint
@@ -82,7 +82,7 @@ class ForceStream:
         self.stats = Stats()
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
-        self._retries = Retries(self.send_attempt)
+        self._retries = Retries(self.send_attempt, lambda: self.rules)
         self._counting: set[asyncio.Task[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
 
@@ -119,6 +119,11 @@ class ForceStream:
         return None if role is None or isinstance(role, LiveCopy) else role.wait
 
     # What commands and the page need
+
+    @property
+    def learned(self) -> list[str]:
+        """What upstreams have said about streaming, a line each."""
+        return self._retries.learned.lines()
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -175,11 +180,11 @@ class ForceStream:
                 self._read_from_file(flow)
             elif isinstance(role, Forced):
                 await self._answer(flow, role.attempt)
-                if role.attempt.rule.retries and self.can_send:
+                if self.can_send:
                     await self._retries.retry(flow, role.attempt, role.wait)
             elif isinstance(role, Own):
                 if role.attempt is not None:
-                    await self._answer(flow, role.attempt)
+                    await self._answer_own(flow, role.attempt)
             elif was_made_to_stream(flow) and note(flow, "sse") is None:
                 # It was forced before a reload of the addon, and nothing observes it now.
                 await self._answer(flow, Attempt(spec_of(flow), UNLIMITED))
@@ -220,7 +225,9 @@ class ForceStream:
             return
         rule, endpoint = match
         self.flow_counts[rule.name] += 1
-        if rule.force_upstream_stream or (rule.learn and body.asks_plain and self._retries.has_learned(flow, model)):
+        rule = self._retries.adapted(rule, flow, model, endpoint)
+        must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
+        if rule.force_upstream_stream or must_stream:
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)
             if role is not None:
                 self._roles[flow] = role
@@ -235,6 +242,10 @@ class ForceStream:
         if not body.asks_plain and not replayed:
             save_notes(flow, notes)
             return LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint))
+        if why := self._retries.why_plain(flow, body, endpoint):
+            save_notes(flow, notes | {"left_alone": why})
+            logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
+            return Learning(rule, endpoint, ClientWait(rule))
         try:
             spec = request.force(flow, body, rule, endpoint)
         except Refusal as reason:
@@ -257,14 +268,39 @@ class ForceStream:
         """An answer that goes to the client as it came, unless its upstream says that it must stream."""
         if isinstance(role, LiveCopy):
             self._count_own_stream(flow, role)
-        elif isinstance(role, Learning) and self.can_send:
-            await self._retries.learn(flow, role.rule, role.endpoint, role.wait)
+        elif isinstance(role, Learning) and flow.response is not None:
+            if response.streams(flow.response):
+                await self._answer_unasked(flow, role)
+                return
+            if self.can_send:
+                await self._retries.learn(flow, role.rule, role.endpoint, role.wait)
         if note(flow, "left_alone") is not None:
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
         blocks_loop = len(flow.request.raw_content or b"") > BLOCKS_LOOP
         if why := await asyncio.to_thread(explained) if blocks_loop else explained():
             logger.warning(why)
+
+    async def _answer_unasked(self, flow: http.HTTPFlow, role: Learning) -> None:
+        """The upstream streams although nobody asked for it: so it will the next time."""
+        read = await request.read_request(flow)
+        if read is None:
+            return
+        body, model = read
+        spec = request.spec_if_forced(flow, body, role.rule, role.endpoint)
+        save_notes(flow, {}, spec)
+        attempt = Attempt(spec, role.rule)
+        await self._answer(flow, attempt)
+        if attempt.complete and not attempt.report.code:
+            self._retries.learn_stream(flow, role.rule, role.endpoint, model)
+
+    async def _answer_own(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
+        """The answer to a further attempt. That to a plain one stays as it is, but for an event stream."""
+        assert flow.response is not None
+        if was_made_to_stream(flow) or not attempt.complete or response.streams(flow.response):
+            await self._answer(flow, attempt)
+        else:
+            logger.info(summary.describe_plain(flow, attempt))
 
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         if attempt.observed and not attempt.is_final:

@@ -1,40 +1,114 @@
-"""Another attempt for a client that waits: the first one failed, or its upstream said that it must stream.
+"""Further attempts for a client that waits: the first one failed, or its upstream said how it has to be asked.
 
 Knows flows, attempts and the policy; must not know how a flow is sent, or observed below the hooks.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from mitmproxy import ctx, http
 
 from ..answer.forcing import Refusal
+from ..endpoints import ENDPOINTS
 from ..endpoints.endpoint import Endpoint
-from ..proxy import must_stream, request, response
+from ..errors import EmptyStream, UpstreamError
+from ..proxy import refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
+from ..proxy.learned import Learned, what
+from ..proxy.notes import was_made_to_stream
+from ..proxy.refusals import Demand
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
+from ..wire.form_body import Form
+from ..wire.json_body import Body
+from ..wire.text import printable
 
 logger = logging.getLogger("force_stream")
 
+# Events. A refusal inside an event stream comes first, or after events that only announce the answer.
+_MOST_BEFORE_REFUSAL: Final = 3
+
+
+@dataclass
+class _Tries:
+    """The tries for one client. `flow`: the one that it waits for; `latest`, `attempt`: the try whose outcome it has
+    now; `heeded`: the demands of the upstream that were met, each once."""
+
+    flow: http.HTTPFlow
+    rule: Rule
+    wait: ClientWait
+    latest: http.HTTPFlow
+    attempt: Attempt
+    heeded: set[Demand] = field(default_factory=set)
+
+    def take(self, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:
+        """Make a try's outcome the client's."""
+        response.copy_outcome(self.flow, retried, why)
+        self.latest, self.attempt = retried, attempt
+
 
 class Retries:
-    def __init__(self, send: Callable[[http.HTTPFlow, Attempt], Awaitable[None]]) -> None:
-        """`send` sends a flow's request upstream for an attempt, and returns when that has its answer."""
+    def __init__(
+        self,
+        send: Callable[[http.HTTPFlow, Attempt], Awaitable[None]],
+        rules: Callable[[], Sequence[Rule]] = lambda: (),
+    ) -> None:
+        """`send` sends a flow's request upstream for an attempt, and returns when that has its answer. `rules`: those
+        in force; what was learned under others is forgotten."""
         self._send = send
-        # Hosts and models whose upstreams answer only as a stream.
-        self._learned: set[tuple[str, str | None]] = set()
+        self._rules = rules
+        self._all_learned = Learned()
+
+    @property
+    def learned(self) -> Learned:
+        return self._all_learned.for_rules(self._rules())
+
+    # What was learned
+
+    def must_stream(self, flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> bool:
+        """Whether this upstream answers this model only as a stream."""
+        return self.learned.must_stream(request.asked_of(flow, model, endpoint))
+
+    def why_plain(self, flow: http.HTTPFlow, body: Body | Form, endpoint: Endpoint) -> str:
+        """Why a request is to be sent as it came; "" if it is not."""
+        asked = request.asked_of(flow, request.model_of(body), endpoint)
+        return self.learned.why_plain(asked, request.credentials_of(flow), body.members)
+
+    def adapted(self, rule: Rule, flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Rule:
+        """The rule, without the stream options that this upstream rejects."""
+        rejects = self.learned.rejects_options(request.asked_of(flow, model, endpoint))
+        return replace(rule, stream_options=None) if rejects else rule
+
+    def learn_stream(self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, model: str | None) -> None:
+        """The upstream has shown that it answers this model only as a stream."""
+        asked = request.asked_of(flow, model, endpoint)
+        self.learned.drop_plain(asked, request.credentials_of(flow))
+        if rule.force_upstream_stream or self.learned.must_stream(asked):
+            return
+        self.learned.add_streams(asked)
+        logger.warning(
+            f"{rule.name}: {asked.host} answers {printable(model or '') or 'this request'} only as a stream; until the "
+            "rules change or mitmproxy stops it is forced. The rule for it, to be put before this one: "
+            + refusals.rule_to_paste(asked.host, printable(model or ""))
+        )
+
+    # A forced request
 
     async def retry(self, flow: http.HTTPFlow, attempt: Attempt, wait: ClientWait) -> None:
-        """Send the request again, as often as the rule says, while another attempt may do better. The client gets the
-        last outcome."""
-        spec, rule, deadline, latest = attempt.spec, attempt.rule, attempt.deadline, flow
+        """Send the request again in the way that the upstream demands, and as often as the rule says while another
+        attempt may do better. The client gets the last outcome."""
+        rule, deadline = attempt.rule, attempt.deadline
+        tries = _Tries(flow, rule, wait, flow, attempt)
+        await self._heed(tries)
         for number in range(1, rule.retries + 1):
-            if wait.headers_sent or not attempt.is_final or not response.may_retry(attempt):
+            if wait.headers_sent or not tries.attempt.is_final or not response.may_retry(tries.attempt):
                 return
-            pause = delay(number, response.retry_after(latest))
+            pause = delay(number, response.retry_after(tries.latest))
             if pause is None or (deadline is not None and attempt.clock() + pause >= deadline):
                 logger.info(f"{rule.name}: not tried again: there is no time for the pause before it")
                 return
@@ -44,23 +118,94 @@ class Retries:
                 logger.info(f"{rule.name}: not tried again: the client is gone")
             if wait.client_gone or not ctx.options.force_stream:
                 return
-            latest = request.another_attempt(flow, number + 1)
-            attempt = Attempt(spec, rule, deadline=deadline)
-            await self._send_for(flow, wait, latest, attempt, number + 1)
+            again = request.another_attempt(flow, tries.latest)
+            tries.take(again, await self._send_for(tries, again))
+            await self._heed(tries)
 
-    def has_learned(self, flow: http.HTTPFlow, model: str | None) -> bool:
-        """Whether this upstream said that it answers this model only as a stream."""
-        return (flow.request.host, model) in self._learned
+    async def _heed(self, tries: _Tries) -> None:
+        """Meet the upstream's demands about streaming, each once."""
+        while (demand := _demand_of(tries)) is not None and demand not in tries.heeded:
+            tries.heeded.add(demand)
+            if demand is Demand.NO_OPTIONS:
+                await self._send_without_options(tries)
+            else:
+                await self._send_plain(tries)
+
+    async def _send_plain(self, tries: _Tries) -> None:
+        """Send the request as it came, because the upstream cannot stream it, or has sent an empty stream."""
+        refusal, rule = tries.latest.response, tries.rule
+        assert refusal is not None
+        was_empty = tries.attempt.report.code == EmptyStream.code
+        why = "the upstream's event stream was empty" if was_empty else "the upstream cannot stream this request"
+        logger.info(f"{rule.name}: {why}: it is sent again as it came, plain")
+        plain = request.plain_attempt(tries.flow, tries.attempt.spec)
+        attempt = await self._send_for(tries, plain)
+        answer = plain.response
+        # An answer that the upstream did not give is no better than the empty stream.
+        missing = answer is None or (was_empty and (attempt.report.code or not answer.raw_content))
+        if missing or answer is None or _demand_in(answer, rule, streamed=False):
+            logger.info(f"{rule.name}: plain, it did no better, so the first answer stands")
+            return
+        tries.take(plain, attempt, f"sent plain: {why}")
+        if not was_empty and answer.status_code < 400:
+            await self._learn_plain(tries, refusal)
+
+    async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
+        """The answer to the plain request has shown that the refusal was meant so."""
+        read = await request.read_request(tries.latest)
+        if read is None:
+            return
+        body, model = read
+        members = refusals.scope_of(refusal.status_code, response.decoded(refusal), body.members)
+        if members is None:
+            return
+        spec = tries.attempt.spec
+        asked = request.asked_of(tries.flow, model, ENDPOINTS[spec.endpoint])
+        self.learned.add_plain(asked, request.credentials_of(tries.flow), members)
+        logger.warning(
+            f"{tries.rule.name}: {asked} cannot stream {what(members)}; until the rules change or mitmproxy stops, "
+            "that is sent plain"
+        )
+
+    async def _send_without_options(self, tries: _Tries) -> None:
+        """Send the request as a stream once more, without the options that the upstream rejects."""
+        bare = replace(tries.rule, stream_options=None)
+        again = request.restored(tries.flow)
+        read = await request.read_request(again)
+        endpoint = ENDPOINTS[tries.attempt.spec.endpoint]
+        if read is None:
+            return
+        body, model = read
+        try:
+            request.force(again, body, bare, endpoint)
+        except Refusal:
+            return
+        request.link(tries.flow, again)
+        tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
+        if again.response is None or again.response.status_code >= 400:
+            return
+        asked = request.asked_of(tries.flow, model, endpoint)
+        self.learned.add_without_options(asked)
+        rule = refusals.rule_to_paste(asked.host, printable(model or ""), stream_options=False)
+        logger.warning(
+            f"{tries.rule.name}: {asked} rejects stream_options; until the rules change or mitmproxy stops, none are "
+            f"sent. The rule for it, to be put before this one: {rule}"
+        )
+
+    # A plain request
 
     async def learn(self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, wait: ClientWait) -> None:
         """If the upstream said that it must stream, ask it for a stream, and give the client that answer."""
         said = flow.response
-        if said is None or not must_stream.says_it_must_stream(said.status_code, response.decoded(said)):
+        if said is None or _demand_in(said, rule, streamed=False) is None:
             return
-        retried = request.another_attempt(flow, 2)
-        body = request.body_of(retried)
+        retried = request.restored(flow)
+        read = await request.read_request(retried)
+        if read is None:
+            return
+        body, model = read
         try:
-            spec = None if body is None else request.force(retried, body, rule, endpoint)
+            spec = request.force(retried, body, self.adapted(rule, flow, model, endpoint), endpoint)
         except Refusal as reason:
             logger.info(
                 f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
@@ -68,21 +213,53 @@ class Retries:
             return
         if spec is None:
             return
-        await self._send_for(flow, wait, retried, Attempt(spec, rule), 2)
-        if retried.response is not None and retried.response.status_code < 400:
-            self._learned.add((flow.request.host, request.model_of(body)))
-            logger.warning(
-                f"{rule.name}: {flow.request.host} answers {spec.model or 'this request'} only as a stream; until "
-                "mitmproxy stops it is forced. The rule for it, to be put before this one: "
-                + must_stream.rule_to_paste(flow.request.host, spec.model)
-            )
+        request.link(flow, retried)
+        attempt = Attempt(spec, rule)
+        # It has refused the plain request already.
+        tries = _Tries(flow, rule, wait, retried, attempt, {Demand.PLAIN})
+        tries.take(retried, await self._send_for(tries, retried))
+        await self._heed(tries)
+        if _demand_of(tries) is Demand.PLAIN:
+            flow.response = said
+        elif tries.latest.response is not None and tries.latest.response.status_code < 400:
+            self.learn_stream(flow, rule, endpoint, model)
 
-    async def _send_for(
-        self, flow: http.HTTPFlow, wait: ClientWait, retried: http.HTTPFlow, attempt: Attempt, number: int
-    ) -> None:
-        """Send another attempt at a flow's request, whose client waits for it, and make its outcome the flow's."""
-        wait.retry(attempt)
+    async def _send_for(self, tries: _Tries, retried: http.HTTPFlow) -> Attempt:
+        """Send another attempt for the client."""
+        rule, spec = tries.rule, tries.attempt.spec
+        if not was_made_to_stream(retried):
+            # Nothing limits the size of an answer that goes through as it came, and no fault is put into it.
+            rule = replace(rule, inject={}, max_body=sys.maxsize)
+        attempt = Attempt(spec, rule, deadline=tries.attempt.deadline)
+        tries.wait.retry(attempt)
         await self._send(retried, attempt)
         if retried.response is None and attempt.fault is not None:
             raise attempt.fault
-        response.copy_outcome(flow, retried, number)
+        return attempt
+
+
+def _demand_of(tries: _Tries) -> Demand | None:
+    """What the upstream demands of the next attempt, if there may be one."""
+    attempt, wait, answer = tries.attempt, tries.wait, tries.latest.response
+    is_late = attempt.deadline is not None and attempt.clock() >= attempt.deadline
+    if answer is None or not attempt.is_final or wait.client_gone or is_late or not ctx.options.force_stream:
+        return None
+    if not was_made_to_stream(tries.latest):
+        return None
+    report = attempt.report
+    if report.code == EmptyStream.code:
+        return Demand.PLAIN
+    if report.code not in ("", UpstreamError.code) or report.events > _MOST_BEFORE_REFUSAL:
+        return None
+    if answer.status_code < 400 and report.events:
+        return None
+    options = b"stream_options" in (tries.latest.request.raw_content or b"")
+    return _demand_in(answer, tries.rule, streamed=True, options=options)
+
+
+def _demand_in(answer: http.Response, rule: Rule, *, streamed: bool, options: bool = False) -> Demand | None:
+    phrases = rule.learn if isinstance(rule.learn, tuple) else ()
+    if len(answer.raw_content or b"") > refusals.LONGEST_ERROR:
+        return None
+    body = response.decoded(answer)
+    return refusals.demand_of(answer.status_code, body, streamed=streamed, options=options, phrases=phrases)

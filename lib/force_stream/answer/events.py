@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from ..errors.events import error_in
-from ..errors.words import says_error
+from ..errors.words import is_keepalive, says_error
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder, ServerSentEvent, end_of_event
 from .oddities import Oddities, kind_of
@@ -179,8 +179,10 @@ class EventReader:
 
     def _text(self, name: str, data: str, *, at_end: bool) -> Event:
         number = self._number(data)
+        # Python's spelling of an object is most often an error's.
+        is_spelled = data.lstrip().startswith("{'")
         is_part = _is_part_of_json(data)
-        error = _error_of(data, named=name == "error") if name == "error" or not is_part else None
+        error = _error_of(data, named=name == "error") if name == "error" or is_spelled or not is_part else None
         if error is not None:
             self.odd.add("an error", number)
             return Event(number, Kind.TEXT, name, data, error=error)
@@ -208,6 +210,6 @@ def _error_of(text: str, *, named: bool = False) -> dict[str, Any] | None:
 def _is_part_of_json(text: str) -> bool:
     """Whether a text that is not JSON is plainly the beginning, the end or the middle of some."""
     text = text.strip()
-    if text.startswith("{'"):
-        return False  # Python's spelling of an object: words, most often of an error
+    if is_keepalive(text):
+        return False
     return text.startswith(("{", "[")) or text.count("}") > text.count("{") or text.count("]") > text.count("[")

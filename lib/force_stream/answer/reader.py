@@ -37,6 +37,8 @@ _LONGEST_SCALAR: Final = 1024
 _BLANK: Final = b" \t\r\n"
 # Bytes of an answer that were parsed. Finishing a larger one takes too long for an event loop.
 _BLOCKS_LOOP: Final = 96 * 1024
+# Lines. A body that is text alone, and not more than this, is a message.
+_MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
 _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
 # An unreadable chunk that has got this far holds no content.
@@ -87,6 +89,8 @@ class AnswerReader:
         self._error: dict[str, Any] | None = None
         self._words: Any = None
         self._other_api = ""
+        self._others = 0
+        self._latest = 0  # the number of the latest event
         self._unreadable = 0
         self._scalar = b""
         self._too_deep = False
@@ -267,6 +271,7 @@ class AnswerReader:
     def _merge_event(self, event: Event) -> None:
         if self.done:
             return  # gateways in a row send [DONE] twice, or more after it
+        self._latest = event.number or self._latest
         if event.error is not None:
             self._error = self._error or event.error
         elif event.kind is Kind.CHUNK:
@@ -290,6 +295,7 @@ class AnswerReader:
             self._has_chunks = True
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
+            self._others += 1
             self._reader.odd.add(f"an event of the {api} API", event.number)
             return
         elif "." not in str(chunk.get("type")) and words_in(chunk):
@@ -329,6 +335,8 @@ class AnswerReader:
                 raise
             aggregated = self._aggregator.result(done=self.done, partial=True)
         except (IncompleteStream, EmptyStream) as error:
+            if self._others and 2 * self._others >= self._latest:
+                raise self._another_api() from None
             if self._words is not None and not (cut and wants_partial):
                 raise UpstreamError(error_from_words(self._words)) from None
             if isinstance(error, EmptyStream):
@@ -361,6 +369,11 @@ class AnswerReader:
             )
         return aggregated
 
+    def _another_api(self) -> MalformedStream:
+        return MalformedStream(
+            f"the upstream's events are those of the {self._other_api} API, and not of {self._spec.endpoint}"
+        )
+
     def _is_scalar(self) -> bool:
         """Whether the body is JSON, and labelled so, but neither an object nor a list."""
         if not self._content_type.endswith("/json") or len(self._scalar) >= _LONGEST_SCALAR:
@@ -372,14 +385,12 @@ class AnswerReader:
         return True
 
     def _without_chunks(self, cut: str) -> Reply | None:
-        is_page = self._decoder.unknown_lines > self._decoder.lines
+        is_page = self._decoder.unknown_lines > self._decoder.lines + _MOST_WORDS or _is_markup(self._words)
         if self._words is not None and not is_page and not self._is_scalar():
             # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client gets it.
             raise UpstreamError(error_from_words(self._words))
         if self._other_api:
-            raise MalformedStream(
-                f"the upstream's events are those of the {self._other_api} API, and not of {self._spec.endpoint}"
-            )
+            raise self._another_api()
         if cut:
             self._report.truncated = True
             raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
@@ -390,6 +401,10 @@ class AnswerReader:
         if self._unreadable:
             raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")
+
+
+def _is_markup(words: Any) -> bool:
+    return isinstance(words, str) and words.lstrip().startswith("<")
 
 
 def _is_event(value: dict[str, Any]) -> bool:

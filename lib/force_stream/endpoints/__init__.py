@@ -6,6 +6,7 @@ The one module that knows all APIs; the module of each ends in its row. Must not
 from collections.abc import Mapping
 from typing import Final
 
+from .apis import api_of as api_of
 from .chat import CHAT
 from .completions import COMPLETIONS
 from .endpoint import Endpoint, Request
@@ -57,8 +58,3 @@ def expected_choices(request: Request) -> int:
 def offers_tools(request: Request) -> bool:
     """Whether a request offers the model tools, or functions, as they were called before."""
     return any(isinstance(request.get(key), list) and bool(request[key]) for key in ("tools", "functions"))
-
-
-def api_of(chunk: Mapping[str, object], event: str) -> str | None:
-    """The API that an event plainly belongs to, by its type."""
-    return None

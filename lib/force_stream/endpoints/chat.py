@@ -322,8 +322,10 @@ class CompletionAggregator(Aggregator):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         if self._are_mixed and not partial:
             raise CorruptedStream("the upstream gave several choices one index, so their texts cannot be told apart")
+        # A reason that content has followed does not say why a stream stopped that was cut.
+        reasons = {} if partial and not done and self.early else self._reasons
         choices = [
-            self._choice(index, choice.result(), self._reasons.get(index), done=done)
+            self._choice(index, choice.result(), reasons.get(index), done=done)
             for index, choice in sorted(self._choices.items())
         ]
         document = self._top.result()
@@ -340,7 +342,8 @@ class CompletionAggregator(Aggregator):
             {key: document[key] for key in keys if key in document},
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=bool(self._unfinished),
-            odd=fewer_than(self._expected, len(choices)),
+            odd=fewer_than(self._expected, len(choices))
+            + (("several choices have one index",) if self._are_mixed else ()),
         )
 
     @property

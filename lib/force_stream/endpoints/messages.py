@@ -11,6 +11,7 @@ from ..merge.fields import (
     CHANGED,
     SAME,
     Fields,
+    JsonText,
     Slots,
     concat,
     extend,
@@ -19,8 +20,8 @@ from ..merge.fields import (
     is_informative,
     latest,
     overlay,
+    spelled,
 )
-from ..merge.json_text import JsonText
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint
 
@@ -38,7 +39,7 @@ _IN_BLOCK: Final = {"partial_json": "input", "citation": "citations"}
 _PADDING: Final = "obfuscation"
 _BESIDE: Final = frozenset(("type", "delta", "usage", _PADDING))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
-_FAMILIES: Final = ("message", "content_block_", "ping", "keepalive")
+_FAMILIES: Final = ("message_", "content_block_", "ping", "keepalive")
 # The stop reasons with which a tool's input may end anywhere.
 _LIMITS: Final = ("max_tokens", "model_context_window_exceeded")
 _NO_REASONS: Final = ("null", "none", "finish_reason_unspecified")
@@ -83,7 +84,7 @@ class _Block:
                 (self._members if key in _MEMBERS.values() else self._others).add({key: other})
         is_snapshot = member == "thinking" and delta.get("signature") and value == self._members.get("thinking")
         if not is_snapshot:
-            text = value if isinstance(value, dict) else jsontext.spelling(value)
+            text = value if isinstance(value, dict) else spelled(value)
             self._members.add({member: value if text is None else text})
         return SAME if value is None and len(delta) == 2 else CHANGED
 
@@ -162,7 +163,7 @@ class MessagesAggregator(Aggregator):
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         kind = chunk.get("type") or event
-        return isinstance(kind, str) and kind.startswith(_FAMILIES)
+        return isinstance(kind, str) and (kind == "message" or kind.startswith(_FAMILIES))
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         if self.ended:

@@ -16,8 +16,8 @@ from itertools import chain
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, Slots, is_informative
-from ..merge.json_text import JsonText, is_json
+from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
+from ..merge.said_again import is_json
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
@@ -83,7 +83,7 @@ class _Item:
     added: dict[str, Any] = field(default_factory=dict)
     done: dict[str, Any] | None = None
     parts: dict[_Path, dict[str, Any]] = field(default_factory=dict)
-    texts: dict[_Path, "Concat | JsonText"] = field(default_factory=dict)
+    texts: dict[_Path, Concat] = field(default_factory=dict)
     part_types: dict[_Path, str] = field(default_factory=dict)
     lists: dict[_Path, list[Any]] = field(default_factory=dict)
 
@@ -290,7 +290,7 @@ class ResponsesAggregator(Aggregator):
             self._item(chunk, known, begins=True).done = known
 
     def _whole_text(self, place: Place, chunk: dict[str, Any]) -> None:
-        text = jsontext.spelling(chunk.get(place.path[-1].removesuffix("_index")))
+        text = spelled(chunk.get(place.path[-1].removesuffix("_index")))
         if text is not None:
             item, path = self._place(place, chunk)
             known = item.texts[path].result() if path in item.texts else ""
@@ -301,21 +301,21 @@ class ResponsesAggregator(Aggregator):
                 item.texts[path].add(text)
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
-        delta = jsontext.spelling(chunk.get("delta"))
+        delta = spelled(chunk.get("delta"))
         if name not in _TEXTS or delta is None:
             return SAME
         item, path = self._place(_TEXTS[name], chunk)
         text = item.texts.get(path)
         if text is None:
             text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
-        effect = text.add(delta)
+        text.add(delta)
         logprobs = chunk.get("logprobs")
         if isinstance(logprobs, list) and logprobs:
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
             return CHANGED
-        if not isinstance(effect, Concat) or not isinstance(chunk["delta"], str):
+        if not isinstance(chunk["delta"], str):
             return CHANGED
-        return (("delta", effect), *((key, ANY_PADDING) for key in PADDING if key in chunk))
+        return (("delta", text), *((key, ANY_PADDING) for key in PADDING if key in chunk))
 
     def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, _Path]:
         item = self._item(chunk, None, place.item)

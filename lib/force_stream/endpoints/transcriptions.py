@@ -14,8 +14,7 @@ Knows the dialects of those events; must not know bytes, HTTP or server-sent eve
 from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream, MalformedStream
-from ..merge.fields import CHANGED, SAME, Fields, Slots, is_informative, latest, nothing, overlay
-from ..wire import jsontext
+from ..merge.fields import CHANGED, SAME, Fields, Slots, is_informative, latest, nothing, overlay, spelled
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
@@ -44,7 +43,7 @@ class TranscriptionsAggregator(Aggregator):
         self._done: dict[str, Any] = {}
         self._chunks: Fields | None = None
         self._finish_reason: Any = None
-        self._unread = False
+        self._unread = self._has_notice = False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         kind = chunk.get("type") or event
@@ -55,6 +54,10 @@ class TranscriptionsAggregator(Aggregator):
         kind = chunk.get("type") or event
         if self.ended:
             return SAME
+        if self.ends_with_body and self.knows(chunk, event):
+            # The texts before were a notice: those of transformers serve never stand beside events.
+            self.ends_with_body, self._has_notice = False, True
+            self._deltas.clear()
         if kind in _DELTAS:
             self._add_delta(chunk.get("delta", chunk.get("text")))
             if isinstance(logprobs := chunk.get("logprobs"), list):
@@ -76,7 +79,7 @@ class TranscriptionsAggregator(Aggregator):
 
     def _add_delta(self, delta: Any) -> bool:
         """One piece of the text. Whether it is more than an empty one."""
-        text = jsontext.spelling(delta)
+        text = spelled(delta)
         if text is not None:
             self._deltas.append(text)
         return bool(text)
@@ -132,7 +135,8 @@ class TranscriptionsAggregator(Aggregator):
         if self._segments and not document.get("segments"):
             constant = {"task": "transcribe"} if self._is_diarized else {}  # OpenAI's diarized answers have it
             document = {**constant, **document, "segments": self._segments}
-        return Aggregated(document, () if self._finish_reason is None else (str(self._finish_reason),))
+        reasons = () if self._finish_reason is None else (str(self._finish_reason),)
+        return Aggregated(document, reasons, odd=("text before the first event",) if self._has_notice else ())
 
     def _says_silence(self, said: dict[str, Any]) -> bool:
         """Whether the upstream plainly said that there is no text: in its last event, or by the finish reason of chunks

@@ -117,7 +117,7 @@ def _reported(chunk: dict[str, Any], event: str, kind: str, choices: Any) -> dic
     if (
         kind in _RESPONSE_FAILED
         or event in _RESPONSE_FAILED
-        or (kind == "response.done" and _of(response, "status") == "failed")
+        or (kind.startswith("response.") and _of(response, "status") == "failed")
     ):
         return _of_response(response, chunk)
     if _is_error_name(event) or _is_error_name(kind) or _is_error_name(chunk.get("object")):
@@ -202,7 +202,7 @@ def _exception(chunk: dict[str, Any]) -> dict[str, Any] | None:
     if len(chunk) > 3:
         return None
     for key, value in chunk.items():
-        if key.endswith("Exception"):
+        if key.endswith("Exception") and isinstance(value, dict | str):
             return _body({"type": key} | value if isinstance(value, dict) else {"type": key, "message": value}, {})
     return None
 

@@ -11,6 +11,7 @@ that nothing which can be read as it came is changed.
 import json
 import re
 from collections.abc import Sequence
+from itertools import dropwhile
 from typing import Final
 
 from ..wire import jsontext
@@ -29,19 +30,17 @@ def said_once(pieces: Sequence[str]) -> str:
     # Most arguments end here: to parse each of them would cost more than to join them.
     if not begins_again and not _SEAM.search(text):
         return text
-    if _is_json(text):
-        return text
-    last = _last_snapshot(pieces) if begins_again else text
-    if not is_object(last) and first.strip() == "{}":
-        last = _last_snapshot(pieces[pieces.index(first) + 1 :])
-    if is_object(last):
-        return last
-    return _one_of_equals(text) or _one_of_equals(last) or text
+    if first.strip() == "{}":
+        rest = said_once([*dropwhile(lambda piece: piece.strip() in ("", "{}"), pieces)])
+        if is_object(rest):
+            return rest
+    last = _last_snapshot(pieces) if begins_again and not is_json(text) else text
+    return _one_of_equals(last) or text
 
 
 def is_object(text: str) -> bool:
     """Whether a text is one whole JSON object."""
-    return text.lstrip(" \t\r\n").startswith("{") and _is_json(text)
+    return text.lstrip(" \t\r\n").startswith("{") and is_json(text)
 
 
 def _last_snapshot(pieces: Sequence[str]) -> str:
@@ -59,8 +58,8 @@ def _last_snapshot(pieces: Sequence[str]) -> str:
 
 def _one_of_equals(text: str) -> str:
     """The object that a text repeats, perhaps with other white space; "" if it does not consist of equal objects."""
-    found, known = "", ""
-    for _ in range(_MOST_OBJECTS):
+    whole, found, known = text, "", ""
+    for place in range(_MOST_OBJECTS):
         try:
             value, said, text = jsontext.split(text)
             spelling = json.dumps(value, sort_keys=True, default=repr)
@@ -74,11 +73,12 @@ def _one_of_equals(text: str) -> str:
             found, known = said, spelling
         found = found or said
         if not text.strip():
-            return found
+            return found if place else whole
     return ""
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Whether a text is JSON."""
     try:
         jsontext.loads(text)
     except ValueError:

@@ -28,9 +28,6 @@ class ClientWait:
     def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.attempt = attempt
         self.heartbeat: Final = rule.heartbeat
-        # Without an attempt, the rule has `learn`: its plain request may be sent again as a stream, whatever `retries`
-        # says.
-        self.may_retry: Final = attempt is None or rule.retries > 0
         self.headers_sent = self.client_gone = self.retrying = False
         self.clock = clock
         self._last_sign = clock()

@@ -99,4 +99,6 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         forced_form(flow, body, rule, endpoint)
     except Refusal as reason:
         return f"left as it came: {reason}"
-    return "its request would be forced now"
+    # What an upstream has said about streaming is no part of the rules.
+    why = note(flow, "left_alone")
+    return "its request would be forced now" + (f"; it was left as it came: {why}" if why else "")

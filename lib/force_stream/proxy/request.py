@@ -16,6 +16,7 @@ from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import BLOCKS_LOOP, Body, Edited, read_body, undo
 from ..wire.text import printable
+from .learned import Asked, hash_of
 from .notes import copy_request_notes, note, remove_notes, save_notes, was_made_to_stream
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be
@@ -23,6 +24,11 @@ from .notes import copy_request_notes, note, remove_notes, save_notes, was_made_
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
 # Headers that sign or hash the body. An upstream would reject a request that has one after its body was edited.
 _SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
+# What says for whose account a request is.
+_CREDENTIALS: Final = (
+    *("authorization", "api-key", "x-api-key", "x-goog-api-key"),
+    *("openai-organization", "openai-project", "cookie"),
+)
 
 
 # Reading it
@@ -82,6 +88,18 @@ def model_of(body: Body | Form | None) -> str | None:
     return model if isinstance(model, str) else None
 
 
+def credentials_of(flow: http.HTTPFlow) -> bytes:
+    """A hash of what tells the account that a request is made for; some APIs take the key in the query."""
+    request = flow.request
+    named = [value for name in _CREDENTIALS for value in (name, *request.headers.get_all(name))]
+    return hash_of([*named, request.path.partition("?")[2]])
+
+
+def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Asked:
+    """Whom the request asks for what."""
+    return Asked(flow.request.host, flow.request.port, model, endpoint.name)
+
+
 def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
     """How to read the answer to a request that asks for a stream itself."""
     model = printable(model_of(body) or "")
@@ -108,6 +126,15 @@ def forced_form(
         quirks=rule.quirks,
         fill=rule.fill,
     )
+
+
+def spec_if_forced(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
+    """How to read the stream that a request gets although it did not ask for one."""
+    try:
+        spec, _ = forced_form(flow, body, rule, endpoint)
+    except Refusal:
+        spec = None
+    return spec or spec_for(body, rule, endpoint)
 
 
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
@@ -180,12 +207,26 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     return plain
 
 
-def another_attempt(flow: http.HTTPFlow, number: int) -> http.HTTPFlow:
-    """A new flow with the same request, forced as it is, linked to the first one."""
-    retried = _copy_to_send(flow)
-    copy_request_notes(flow, retried)
-    save_notes(retried, {"retry_of": flow.id, "try": number})
-    save_notes(flow, {"retried_as": [*note(flow, "retried_as", ()), retried.id]})
+def another_attempt(flow: http.HTTPFlow, like: http.HTTPFlow | None = None) -> http.HTTPFlow:
+    """A new flow with the same request, forced as it is, linked to the first one. `like`: the attempt whose request is
+    sent again, if it is not the first one's."""
+    retried = _copy_to_send(like or flow)
+    copy_request_notes(like or flow, retried)
+    return link(flow, retried)
+
+
+def plain_attempt(flow: http.HTTPFlow, spec: AnswerSpec) -> http.HTTPFlow:
+    """A new flow with the request as it came, linked to the first one."""
+    plain = restored(flow)
+    save_notes(plain, {}, spec)
+    return link(flow, plain)
+
+
+def link(flow: http.HTTPFlow, retried: http.HTTPFlow) -> http.HTTPFlow:
+    """Link another attempt to the first flow; returns it."""
+    before = note(flow, "retried_as", ())
+    save_notes(retried, {"retry_of": flow.id, "try": len(before) + 2})
+    save_notes(flow, {"retried_as": [*before, retried.id]})
     return retried
 
 

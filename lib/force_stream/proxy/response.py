@@ -3,6 +3,7 @@
 Knows mitmproxy's responses and the outcome of an attempt; must not know events, chunks or rules.
 """
 
+import re
 from http import HTTPStatus
 from typing import Final
 
@@ -22,6 +23,9 @@ from .retry_policy import is_retried
 MARK: Final = ":warning:"
 EVENT_STREAM_TYPE: Final = "text/event-stream"
 _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
+# How an event stream begins that is an API's: perhaps with comments, and with an event whose data is JSON.
+_EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n|(?:event|id|retry):[^\n]*\n)*data:\s*[{\[]")
+_LONGEST_HEAD: Final = 4096
 # Headers that described the event stream or its connection, and would be wrong for the document.
 _STREAM_HEADERS: Final = frozenset(
     b"""
@@ -38,6 +42,13 @@ def is_event_stream(response: http.Response) -> bool:
     """Whether a response is labelled as an event stream."""
     content_type: str = response.headers.get("content-type", "")
     return 200 <= response.status_code < 300 and content_type.lower().startswith(EVENT_STREAM_TYPE)
+
+
+def streams(response: http.Response) -> bool:
+    """Whether a response is an event stream, by its label or, where that is wrong, by how it begins."""
+    if is_event_stream(response):
+        return True
+    return 200 <= response.status_code < 300 and _EVENTS.match(decoded(response)[:_LONGEST_HEAD]) is not None
 
 
 def decoded(response: http.Response) -> bytes:
@@ -144,11 +155,11 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
-def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, number: int) -> None:
+def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
-    outcome stays in its metadata."""
+    outcome stays in its metadata. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
     flow.response = retried.response.copy()
-    flow.comment = f"{retried.comment}, try {number}"
+    flow.comment = f"{retried.comment}, try {note(retried, 'try')}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK

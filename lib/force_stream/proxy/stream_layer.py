@@ -202,7 +202,7 @@ class ObservedStream(http_layers.HttpStream):
         """Heartbeats for a client whose `response` hook waits for another attempt."""
         if self._has_passed(self._wake_at):
             self._wake_at = None
-        if wait.heartbeat is None or not wait.may_retry:
+        if wait.heartbeat is None:
             return
         if wait.poll() is Deadline.HEARTBEAT and not wait.client_gone:
             yield from self._heartbeat(wait)
@@ -422,7 +422,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         wait = None if already_streamed else self._wait
-        if wait is not None and wait.heartbeat is not None and wait.may_retry:
+        if wait is not None and wait.heartbeat is not None:
             yield from self._wake_in(wait.heartbeat)
         sending = super().send_response(already_streamed)
         reply = None

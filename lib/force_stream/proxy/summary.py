@@ -48,6 +48,20 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     return ", ".join(filter(None, [*short, *figures, end]))
 
 
+def describe_plain(flow: http.HTTPFlow, attempt: Attempt) -> str:
+    """Comment and mark for a plain attempt whose answer stays as it came; returns the line for the log."""
+    assert flow.response is not None
+    spec, status = attempt.spec, flow.response.status_code
+    attempt.report.status = status
+    flow.comment = (
+        f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip() + f", {status}, sent plain, {_seconds(flow):.1f} s"
+    )
+    if status >= 400:
+        flow.marked = flow.marked or MARK
+    line: str = flow.comment
+    return line
+
+
 def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str) -> str:
     """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
     spec, report = attempt.spec, attempt.report

@@ -49,6 +49,12 @@ def _name(node: parse.Node) -> str:
     return name
 
 
+def _phrases(node: parse.Node) -> bool | tuple[str, ...]:
+    """True, false, or a list of phrases."""
+    phrases: tuple[str, ...] = parse.list_of(parse.text)(node) if parse.kind_of(node) == "list" else ()
+    return phrases or parse.flag(node)
+
+
 class Key(NamedTuple):
     """A row. `parse` makes the value of a YAML node; `help` is Markdown, for the table in docs/rules.md and, as plain
     text, for rules.yaml.
@@ -157,9 +163,9 @@ KEYS: Final[Mapping[str, Key]] = {
         spell=lambda count: f"{count >> 20}MiB" if count % 2**20 == 0 else str(count),
     ),
     "learn": Key(
-        parse.flag,
-        "In a rule that does not force: start forcing when the upstream says that it must stream. See "
-        "[learn](failures.md#learn).",
+        _phrases,
+        "In a rule that does not force: start forcing when the upstream says that it must stream, or streams unasked. "
+        "A list is the same, and has further phrases by which this upstream says so. See [learn](failures.md#learn).",
     ),
     "fill": Key(
         parse.or_null(_FILL, dict),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from .json_body import Edited, edited
+from .json_body import Edited, edited, means_false
 
 # Bytes. A longer value is not an option of the API, whatever it is.
 LONGEST_FIELD: Final = 1024
@@ -32,7 +32,7 @@ class Form:
     @property
     def asks_plain(self) -> bool:
         """Whether the form has no `stream`, or one that says no."""
-        return str(self.members.get("stream", "")).strip().lower() in ("", "false", "0", "null", "none")
+        return means_false(self.members.get("stream"))
 
     def forced(
         self, stream_options: Mapping[str, object] | None, extra_body: Mapping[str, object] | None = None

@@ -51,6 +51,19 @@ class Span(NamedTuple):
     end: int
 
 
+# What clients send for false as text: forms have nothing else, and some clients put the same into JSON.
+_FALSE: Final = ("", "false", "0", "null", "none")
+# Bytes, with quotes and blanks.
+_LONGEST_FALSE: Final = 32
+
+
+def means_false(value: object) -> bool:
+    """Whether a flag of a request is off."""
+    if isinstance(value, str):
+        return value.strip().lower() in _FALSE
+    return value is None or (isinstance(value, (bool, int, float)) and not value)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
     """A request body that is a JSON object.
@@ -65,9 +78,10 @@ class Body:
 
     @property
     def asks_plain(self) -> bool:
-        """Whether the request wants one JSON document: `stream` is absent, null or false."""
-        stream = self.members.get("stream")
-        return stream is None or stream is False
+        """Whether the request wants one JSON document: `stream` is absent, null, or what clients send for false."""
+        value = next((self._raw[span.value : span.end] for span in self._spans[::-1] if span.key == "stream"), b"null")
+        # Read from the bytes: among the members, a long text is an empty one.
+        return len(value) <= _LONGEST_FALSE and means_false(_DECODER.decode(value.decode()))
 
     def forced(
         self, stream_options: Mapping[str, object] | None, extra_body: Mapping[str, object] | None = None

@@ -80,13 +80,6 @@ def split(text: str) -> tuple[Any, str, str]:
     return value, text[:end], text[end:]
 
 
-def spelling(value: Any) -> str | None:
-    """The text that a scalar stands for: a string is its own, a number or a boolean its spelling; None for the rest."""
-    if isinstance(value, str):
-        return value
-    return None if value is None or isinstance(value, (dict, list)) else dumps(value).decode()
-
-
 # A number kept as text goes through the C encoder as a string, which loses its quotes afterwards. Nobody else can write
 # such a string, because the token is random in each process.
 _TOKEN: Final = f"number:{secrets.token_hex(16)}:"

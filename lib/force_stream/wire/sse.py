@@ -21,6 +21,8 @@ _FIELDS: Final = frozenset((b"data", b"event", b"error", *_IGNORED))
 # What may stand before a field name: white space, NULs, and the bytes of a byte order mark.
 _AROUND: Final = b" \t\x00" + BOM_UTF8
 # A field that the standard does not know. A line that begins like this one may still be words.
+# The field `data` with a part of its name, or its colon, lost.
+_DAMAGED_DATA: Final = re.compile(rb"(?i:data|dat|dta|ata|ta|a)?:? ?(?=[{\[])")
 _UNKNOWN_FIELD: Final = re.compile(rb"(?![\w-]*(?i:err|exception|fatal))(?:[\w-]+:|[a-z_-]+$)")
 # Lines of text without a field that are returned. A stream has few of them; a page has nothing else.
 _MOST_BARE_TEXTS: Final = 100
@@ -119,7 +121,10 @@ class EventStreamDecoder:
             if name == b"data":
                 self._data.append(value)
             elif name == b"event":
-                self._event = value.decode(errors="replace")
+                named, _, rest = value.partition(b"data:")  # its line end may be lost
+                self._event = named.decode(errors="replace")
+                if rest:
+                    self._data.append(rest.removeprefix(b" "))
             elif name == b"error":
                 if not value.startswith(b"{"):
                     self._read_bare(line, events)
@@ -134,6 +139,8 @@ class EventStreamDecoder:
 
     def _read_bare(self, line: bytes, events: list[ServerSentEvent]) -> None:
         """A line without a field: JSON, the first line of it, or text."""
+        if (damaged := _DAMAGED_DATA.match(line.lstrip(_AROUND))) is not None:
+            line = line.lstrip(_AROUND)[damaged.end() :]
         if _UNKNOWN_FIELD.match(line):
             self.unknown_lines += 1
         elif self._bare and _is_json(self._bare[0]):

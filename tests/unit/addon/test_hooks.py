@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import json
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -359,5 +361,106 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
         ours.done()
         assert context.master.addons.chain == before
         assert lines(caplog, logging.WARNING) == []
+
+    run(test)
+
+
+# What upstreams have said about streaming
+
+LEARNS = "rules:\n- {name: hears, hosts: ['127.0.0.1'], learn: true}\n"
+NOT_STREAMED = b'{"error": {"message": "Cannot use tools with stream"}}'
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json", ""])
+def test_a_stream_that_nobody_asked_for_is_aggregated_and_remembered(
+    run: Callable, rules_file: Path, caplog: pytest.LogCaptureFixture, content_type: str
+) -> None:
+    rules_file.write_text(LEARNS)
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        came = flow.request.raw_content
+        await ours.request(flow)
+        assert flow.request.raw_content == came
+        answer_with(flow, STREAM, content_type)
+        await ours.response(flow)
+        assert flow.response.json() == DOCUMENT
+        assert flow.metadata["force_stream.sse"] == STREAM
+        assert ours.learned == ["learned: 127.0.0.1 m (chat) must stream"]
+        (line,) = lines(caplog, logging.WARNING)
+        assert "hears: 127.0.0.1 answers m only as a stream" in line
+        again = flow_with()
+        await ours.request(again)
+        assert json.loads(again.request.content)["stream"] is True
+
+    run(test)
+
+
+@pytest.mark.parametrize("body", [sse(*EVENTS[:2], done=False), b""])
+def test_a_broken_stream_that_nobody_asked_for_is_an_error_and_teaches_nothing(
+    run: Callable, rules_file: Path, body: bytes
+) -> None:
+    rules_file.write_text(LEARNS)
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        answer_with(flow, body)
+        await ours.response(flow)
+        assert flow.response.status_code == 502
+        assert ours.learned == []
+
+    run(test)
+
+
+def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
+    run: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "force_stream")
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        sent = []
+
+        async def send(flow: http.HTTPFlow, attempt: Attempt) -> None:
+            sent.append(flow)
+            answer_with(flow, b'{"choices": []}', "application/json")
+            attempt.start_response(200, "application/json")
+            attempt.receive(b'{"choices": []}')
+            attempt.end()
+
+        ours._retries._send = send
+        ours._stream_layer = stream_layer.StreamLayerAddon(lambda _: None)
+        flow = flow_with(request(tools=[{}]))
+        await ours.request(flow)
+        answer_with(flow, NOT_STREAMED, "application/json", 500)
+        await ours.response(flow)
+        assert flow.response.json() == {"choices": []}
+        assert [each.request.content for each in sent] == [flow_with(request(tools=[{}])).request.content]
+
+        again, other = flow_with(request(tools=[{}])), flow_with()
+        for each in (again, other):
+            await ours.request(each)
+        assert json.loads(again.request.content) == request(tools=[{}])
+        assert json.loads(other.request.content)["stream"] is True
+        why = "the upstream said that it cannot stream a request with tools"
+        assert again.metadata["force_stream.left_alone"] == why
+        assert f"private-vllm chat: left as it came: {why}" in caplog.messages
+        call = context.master.commands.call_strings
+        listed = call("force_stream.rules", [])
+        assert listed[-1] == "learned: 127.0.0.1 m (chat) cannot stream a request with tools; sent plain"
+        (explained,) = context.master.commands.call("force_stream.explain", [again])[-1:]
+        assert explained.endswith(f"its request would be forced now; it was left as it came: {why}")
+        call("force_stream.set", ["private-vllm", "idle_timeout", "30"])
+        assert ours.learned == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("false", ["false", "False", 0, "", "0"])
+def test_whatever_a_client_sends_for_false_is_forced(run: Callable, false: Any) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(request(stream=false))
+        await ours.request(flow)
+        assert json.loads(flow.request.content)["stream"] is True
 
     run(test)

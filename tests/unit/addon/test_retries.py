@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -13,11 +13,13 @@ from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.client_wait import ClientWait
-from force_stream.proxy.notes import save_notes
+from force_stream.proxy.notes import save_notes, was_made_to_stream
+from force_stream.proxy.request import body_of, force
+from force_stream.proxy.response import set_reply
 from force_stream.rules.rule import Rule
 from harness.clock import Clock
 from harness.master import answer_with, flow_with, lines
-from harness.samples import EVENTS, STREAM
+from harness.samples import EVENTS, SECRET, STREAM, request
 from harness.steps import sse
 from mitmproxy import ctx, http
 from mitmproxy.test import taddons
@@ -26,10 +28,14 @@ CUT = sse(*EVENTS[:2], done=False)
 REFUSAL = b'{"error": {"message": "Stream must be set to true"}}'
 
 
-class Upstream:
-    """Answers attempt after attempt: a status, or the beginning of a stream that is cut off, or a whole one."""
+type Said = int | bytes | tuple[int, Any]
 
-    def __init__(self, clock: Clock, *answers: int | bytes) -> None:
+
+class Upstream:
+    """Answers attempt after attempt: a status, with its document, or the beginning of a stream that is cut off, or a
+    whole one."""
+
+    def __init__(self, clock: Clock, *answers: Said) -> None:
         self.clock = clock
         self.answers = list(answers)
         self.asked: list[http.HTTPFlow] = []
@@ -42,14 +48,19 @@ class Upstream:
 
     def answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         said = self.answers.pop(0)
-        status, body = (200, said) if isinstance(said, bytes) else (said, b"{}")
+        if isinstance(said, tuple):
+            status, body = said[0], json.dumps(said[1]).encode()
+        else:
+            status, body = (200, said) if isinstance(said, bytes) else (said, b"{}")
         answer_with(flow, body, "text/event-stream" if isinstance(said, bytes) else "application/json", status)
-        attempt.start_response(status, "")
+        attempt.start_response(status, "" if isinstance(said, bytes) else "application/json")
         attempt.receive(body)
         if said == CUT:
             attempt.cut("reset")
         attempt.end()
-        attempt.finish()
+        reply = attempt.finish()
+        if reply is not None:
+            set_reply(flow, reply)
 
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -57,12 +68,23 @@ class Upstream:
         self.during_pause()
 
 
+def run_with_switch(inside: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine where mitmproxy has the addon's switch."""
+
+    async def run() -> None:
+        with taddons.context() as context:
+            context.options.add_option("force_stream", bool, True, "")
+            await inside
+
+    asyncio.run(run())
+
+
 @pytest.fixture
 def retry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Upstream, http.HTTPFlow]]:
     """`retry(answers, ...)`: the upstream and the first flow, once its request was tried as often as it may be."""
     monkeypatch.setattr(retries, "delay", lambda number, _: float(number))
 
-    def retry(*answers: int | bytes, prepare: Any = None, **keys: Any) -> tuple[Upstream, http.HTTPFlow]:
+    def retry(*answers: Said, prepare: Any = None, **keys: Any) -> tuple[Upstream, http.HTTPFlow]:
         clock, flow = Clock(), flow_with()
         rule = Rule("r", ("h",), **({"retries": 2} | keys))
         upstream = Upstream(clock, *answers)
@@ -74,12 +96,7 @@ def retry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Upstream, http
         if prepare is not None:
             prepare(upstream, wait)
 
-        async def inside() -> None:
-            with taddons.context() as context:
-                context.options.add_option("force_stream", bool, True, "")
-                await Retries(upstream.send).retry(flow, attempt, wait)
-
-        asyncio.run(inside())
+        run_with_switch(Retries(upstream.send).retry(flow, attempt, wait))
         return upstream, flow
 
     return retry
@@ -159,15 +176,16 @@ def test_a_plain_request_that_is_refused_is_sent_as_a_stream_and_remembered(capl
     rule = Rule("r", ("h",), learn=True)
     upstream = Upstream(Clock(), STREAM, 503)
     ours = Retries(upstream.send)
+    chat = ENDPOINTS["chat"]
     learned = []
     for _ in range(2):
         flow = flow_with()
         answer_with(flow, REFUSAL, "application/json", 400)
         save_notes(flow, {"rule": "r"})
         wait = ClientWait(rule)
-        ours_before = ours.has_learned(flow, "m")
-        asyncio.run(ours.learn(flow, rule, ENDPOINTS["chat"], wait))
-        learned.append((ours_before, ours.has_learned(flow, "m"), ours.has_learned(flow, "other")))
+        ours_before = ours.must_stream(flow, "m", chat)
+        run_with_switch(ours.learn(flow, rule, chat, wait))
+        learned.append((ours_before, ours.must_stream(flow, "m", chat), ours.must_stream(flow, "other", chat)))
         assert wait.retrying
         assert json.loads(upstream.asked[-1].request.content or b"")["stream"] is True
     assert learned == [(False, True, False), (True, True, False)]
@@ -177,14 +195,18 @@ def test_a_plain_request_that_is_refused_is_sent_as_a_stream_and_remembered(capl
 
 @pytest.mark.parametrize(
     ("body", "status", "asked"),
-    [(REFUSAL, 200, None), (b"{}", 400, None), (REFUSAL, 400, {"modalities": ["audio"], "audio": {"format": "wav"}})],
+    [
+        (b'{"choices": [], "say": "Stream must be set to true"}', 200, None),
+        (b"{}", 400, None),
+        (REFUSAL, 400, {"modalities": ["audio"], "audio": {"format": "wav"}}),
+    ],
     ids=["a success", "another error", "a request that cannot stream"],
 )
 def test_nothing_else_is_sent_again(body: bytes, status: int, asked: dict[str, Any] | None) -> None:
     flow = flow_with(asked)
     answer_with(flow, body, "application/json", status)
     upstream, rule = Upstream(Clock()), Rule("r", ("h",), learn=True)
-    asyncio.run(Retries(upstream.send).learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
+    run_with_switch(Retries(upstream.send).learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
     assert upstream.asked == []
 
 
@@ -192,5 +214,208 @@ def test_a_path_that_never_streams_is_not_sent_again() -> None:
     flow = flow_with({"model": "m", "stream": False}, path="/v1/responses/compact")
     answer_with(flow, REFUSAL, "application/json", 400)
     upstream, rule = Upstream(Clock()), Rule("r", ("h",), learn=True)
-    asyncio.run(Retries(upstream.send).learn(flow, rule, ENDPOINTS["responses"], ClientWait(rule)))
+    run_with_switch(Retries(upstream.send).learn(flow, rule, ENDPOINTS["responses"], ClientWait(rule)))
     assert upstream.asked == []
+
+
+# What an upstream demands of a forced request.
+
+
+def said(saying: str, **members: Any) -> dict[str, Any]:
+    return {"error": {"message": saying, **members}}
+
+
+CANNOT = (400, said("logprobs is not supported with tools + stream"))
+NEVER = (400, said("Your organization must be verified to stream this model.", param="stream"))
+REJECTS = (400, said("Unknown parameter: 'stream_options'."))
+REJECTS_BOTH = (400, said("stream and stream_options are not supported"))
+IN_BAND = b'data: {"error": {"message": "Streaming is not supported", "code": 400}}\n\n'
+LATE = sse(*EVENTS[:3], {"error": {"message": "Streaming is not supported", "code": 400}}, done=False)
+ANSWER = (200, {"choices": [{"message": {"content": "Hi"}}]})
+TOO_LONG = (400, said("The prompt is too long"))
+
+
+class Client:
+    """Sends a request after another, which a rule forces, to one upstream."""
+
+    def __init__(self, *answers: Said, **keys: Any) -> None:
+        self.rule = Rule("r", ("h",), force_upstream_stream=True, **keys)
+        self.upstream = Upstream(Clock(), *answers)
+        self.rules: tuple[Rule, ...] = (self.rule,)
+        self.retries = Retries(self.upstream.send, lambda: self.rules)
+
+    def ask(self, prepare: Any = None, **members: Any) -> http.HTTPFlow:
+        flow = flow_with(request(**members))
+        body = body_of(flow)
+        assert body is not None
+        rule = self.retries.adapted(self.rule, flow, "m", ENDPOINTS["chat"])
+        spec = force(flow, body, rule, ENDPOINTS["chat"])
+        assert spec is not None
+        attempt = Attempt(spec, rule, clock=self.upstream.clock)
+        wait = ClientWait(rule, attempt, self.upstream.clock)
+        self.upstream.asked.append(flow)
+        self.upstream.answer(flow, attempt)
+        if prepare is not None:
+            prepare(self.upstream, wait)
+        run_with_switch(self.retries.retry(flow, attempt, wait))
+        return flow
+
+    def why_plain(self, **members: Any) -> str:
+        flow = flow_with(request(**members))
+        body = body_of(flow)
+        assert body is not None
+        return self.retries.why_plain(flow, body, ENDPOINTS["chat"])
+
+    @property
+    def sent(self) -> str:
+        """For each request: plain, stream, or with options."""
+        documents = [json.loads(flow.request.content or b"") for flow in self.upstream.asked]
+        return " ".join(
+            "options" if "stream_options" in one else "stream" if one.get("stream") else "plain" for one in documents
+        )
+
+
+# What the upstream answers, how it is asked, and the last status.
+DEMANDS: dict[str, tuple[list[Said], str, int]] = {
+    "it cannot stream": ([CANNOT, ANSWER], "options plain", 200),
+    "the true error": ([CANNOT, TOO_LONG], "options plain", 400),
+    "plain it fails": ([CANNOT, 503], "options plain", 503),
+    "it must not stream, and must": ([CANNOT, (422, said("stream must be true"))], "options plain", 400),
+    "as a 500": ([(500, said("Cannot use tools with stream")), ANSWER], "options plain", 200),
+    "as a success": ([(200, said("Streaming is not supported")), ANSWER], "options plain", 200),
+    "in the stream": ([IN_BAND, ANSWER], "options plain", 200),
+    "late in the stream": ([LATE, ANSWER], "options", 400),
+    "not acceptable": ([406, ANSWER], "options plain", 200),
+    "an empty stream": ([b"", TOO_LONG], "options plain", 400),
+    "an empty stream of comments": ([b": ping\n\n: ping\n\n", ANSWER], "options plain", 200),
+    "an empty stream with [DONE]": ([b"data: [DONE]\n\n", ANSWER], "options plain", 200),
+    "two empty streams": ([b"", b""], "options plain", 502),
+    "an empty stream, and a stream": ([b"", STREAM], "options plain", 200),
+    "it rejects the options": ([REJECTS, STREAM], "options stream", 200),
+    "the options, and then the stream": ([REJECTS, CANNOT, ANSWER], "options stream plain", 200),
+    "both at once": ([REJECTS_BOTH, REJECTS_BOTH, ANSWER], "options stream plain", 200),
+    "the options, over and over": ([REJECTS, REJECTS, ANSWER], "options stream", 400),
+    "the options, then nothing": ([REJECTS, b"", ANSWER], "options stream plain", 200),
+    "another error": ([TOO_LONG, ANSWER], "options", 400),
+    "a success": ([STREAM, ANSWER], "options", 200),
+    "a plain success": ([ANSWER, ANSWER], "options", 200),
+    "a cut": ([CUT, ANSWER], "options", 502),
+}
+
+
+@pytest.mark.parametrize(("answers", "sent", "status"), DEMANDS.values(), ids=list(DEMANDS))
+def test_the_request_is_sent_as_the_upstream_demands(answers: list[Said], sent: str, status: int) -> None:
+    client = Client(*answers)
+    flow = client.ask()
+    assert (client.sent, flow.response and flow.response.status_code) == (sent, status)
+
+
+def test_what_is_sent_again_goes_out_as_it_came_and_is_linked() -> None:
+    client = Client(CANNOT, ANSWER)
+    flow = client.ask(tools=[1])
+    first, plain = client.upstream.asked
+    assert first is flow
+    assert plain.request.content == flow_with(request(tools=[1])).request.content
+    assert plain.request.headers.get("accept") is None
+    assert not was_made_to_stream(plain)
+    assert flow.metadata["force_stream.retried_as"] == [plain.id]
+    assert plain.metadata["force_stream.retry_of"] == flow.id
+    assert flow.comment.endswith(", try 2; sent plain: the upstream cannot stream this request")
+    assert flow.marked
+
+
+def test_tries_that_an_upstream_demands_use_up_no_retries() -> None:
+    client = Client(REJECTS, CANNOT, 503, 503, ANSWER, retries=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retries, "delay", lambda number, _: 0.0)
+        flow = client.ask()
+    assert (client.sent, flow.response and flow.response.status_code) == ("options stream plain plain plain", 200)
+    assert [each.metadata["force_stream.try"] for each in client.upstream.asked[1:]] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("prepare", [leave_now := lambda _, wait: wait.leave(), lambda *_: None], ids=["gone", "waits"])
+def test_a_client_that_has_left_gets_no_other_try(prepare: Any) -> None:
+    client = Client(CANNOT, ANSWER)
+    client.ask(prepare)
+    assert client.sent == ("options" if prepare is leave_now else "options plain")
+
+
+def test_a_plain_answer_reaches_a_client_that_a_heartbeat_has_promised_one() -> None:
+    client = Client(CANNOT, ANSWER)
+    assert client.ask(commit).response.status_code == 200  # type: ignore[union-attr]
+
+
+def test_a_deadline_that_has_passed_allows_no_other_try() -> None:
+    client = Client(CANNOT, ANSWER, timeout=1)
+    client.ask(lambda upstream, _: upstream.clock.advance(1000))
+    assert client.sent == "options"
+
+
+def test_what_cannot_stream_is_remembered_by_what_the_words_name(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(CANNOT, ANSWER)
+    client.ask(tools=[1], logprobs=True)
+    assert "a request with tools and logprobs" in client.why_plain(tools=[2], logprobs=True, user="x")
+    assert client.why_plain(tools=[1]) == client.why_plain(tools=[1], logprobs=False) == ""
+    assert client.why_plain(model="other", tools=[1], logprobs=True) == ""
+    (line,) = lines(caplog, logging.WARNING)
+    assert "127.0.0.1 m (chat) cannot stream a request with tools and logprobs" in line
+    assert SECRET not in caplog.text
+    client.rules = ()
+    assert client.why_plain(tools=[1], logprobs=True) == ""
+
+
+def test_a_model_that_never_streams_is_remembered_whole() -> None:
+    client = Client(NEVER, ANSWER)
+    client.ask(tools=[1])
+    assert client.why_plain() == "the upstream said that it cannot stream any request"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [[b"", ANSWER], [CANNOT, TOO_LONG], [(400, said("Streaming is not supported above 9 tokens when on")), ANSWER]],
+)
+def test_what_was_not_shown_is_not_remembered(answers: list[Said]) -> None:
+    client = Client(*answers)
+    client.ask()
+    assert client.retries.learned.lines() == []
+
+
+def test_rejected_options_are_not_sent_again(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client(REJECTS, STREAM, STREAM)
+    flow = client.ask()
+    assert flow.comment.endswith(", try 2; sent without stream_options: the upstream rejects them")
+    client.ask()
+    assert client.sent == "options stream stream"
+    (line,) = lines(caplog, logging.WARNING)
+    assert line.endswith('hosts: ["127.0.0.1"], models: ["m"], force_upstream_stream: true, stream_options: null}')
+
+
+# What it demands of a plain one.
+
+
+@pytest.mark.parametrize(
+    ("answers", "sent", "status"),
+    [
+        ([REJECTS, STREAM], "options stream", 200),
+        ([CANNOT], "options", 400),
+        ([b""], "options", 400),
+        ([503], "options", 503),
+    ],
+)
+def test_a_plain_request_that_has_to_stream_meets_further_demands(answers: list[Said], sent: str, status: int) -> None:
+    client = Client(*answers)
+    flow = flow_with()
+    answer_with(flow, REFUSAL, "application/json", 400)
+    rule = Rule("r", ("h",), learn=True)
+    run_with_switch(client.retries.learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
+    assert (client.sent, flow.response and flow.response.status_code) == (sent, status)
+    assert ("must stream" in "".join(client.retries.learned.lines())) is (status == 200)
+
+
+def test_a_rule_may_learn_from_phrases_of_its_own() -> None:
+    client = Client(STREAM)
+    flow = flow_with()
+    answer_with(flow, json.dumps(said("Nur im Strom")).encode(), "application/json", 400)
+    rule = Rule("r", ("h",), learn=("im strom",))
+    run_with_switch(client.retries.learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
+    assert client.sent == "options"

@@ -34,7 +34,7 @@ def test_it_is_finished_with_its_stop_reason_and_ended_with_its_last_event() -> 
     ("chunk", "keys"),
     [
         (delta("text_delta", text="a"), ["text"]),
-        (delta("input_json_delta", partial_json="{"), None),
+        (delta("input_json_delta", partial_json="{"), ["partial_json"]),
         (delta("signature_delta", signature="s"), []),
         (delta("citations_delta", citation={"url": "u"}), None),
         (delta("new_delta", new="a"), None),

@@ -66,6 +66,15 @@ def test_plain_text_among_events_is_not_its_text(before: dict[str, Any]) -> None
     assert not aggregator.ends_with_body
 
 
+def test_plain_text_before_the_first_event_is_a_notice() -> None:
+    aggregator = TranscriptionsAggregator()
+    aggregator.add_text("please wait")
+    aggregator.add(chunk("a", "stop"))
+    assert not aggregator.ends_with_body
+    assert aggregator.result().document == {"text": "a"}
+    assert aggregator.result().odd == ("text before the first event",)
+
+
 @pytest.mark.parametrize("how", [{"done": True}, {"partial": True}, {}])
 def test_nothing_is_never_an_empty_text(how: dict[str, bool]) -> None:
     with pytest.raises(StreamError):

@@ -17,6 +17,8 @@ from harness.samples import DOCUMENT, EVENTS, STREAM, choice, chunk
 DONE = b"data: [DONE]\n\n"
 TEXT = sse(*EVENTS[:2], done=False)
 FINISH = sse(chunk(choice(finish_reason="stop")), done=False)
+# A word of an upstream that says "stop" with each.
+STOPPED = sse(chunk(choice(content="word", finish_reason="stop")), done=False)
 LIMITS = {"timeout": 30, "idle_timeout": 10}
 
 type Step = Callable[[Attempt], Any]
@@ -56,6 +58,22 @@ STATES: dict[str, tuple[list[Step], State, int, str]] = {
     "the head": ([respond], State.RECEIVING, 502, "stream_empty"),
     "text": ([respond, piece(TEXT)], State.RECEIVING, 502, "stream_truncated"),
     "a finish reason": ([respond, piece(TEXT), piece(FINISH)], State.FINISHING, 200, ""),
+    "text after it": ([respond, piece(TEXT + FINISH), piece(TEXT)], State.RECEIVING, 200, ""),
+    "a cut after text after it": (
+        [respond, piece(TEXT + FINISH), piece(TEXT), cut],
+        State.CUT,
+        502,
+        "stream_truncated",
+    ),
+    "an end after text after it": ([respond, piece(TEXT + FINISH), piece(TEXT), end], State.COMPLETE, 200, ""),
+    "one with each word": ([respond, piece(STOPPED), piece(STOPPED)], State.FINISHING, 200, ""),
+    "a cut after one with each word": (
+        [respond, piece(STOPPED), piece(STOPPED), cut],
+        State.CUT,
+        502,
+        "stream_truncated",
+    ),
+    "an end after one with each word": ([respond, piece(STOPPED), piece(STOPPED), end], State.COMPLETE, 200, ""),
     "[DONE] after it": ([respond, piece(TEXT), piece(FINISH), piece(DONE)], State.ENDING, 200, ""),
     "[DONE] alone": ([respond, piece(TEXT), piece(DONE)], State.ENDING, 200, ""),
     "all at once": ([respond, piece(STREAM)], State.ENDING, 200, ""),
@@ -101,6 +119,8 @@ DEADLINES: dict[str, tuple[dict[str, Any], list[int | Step], int | None, State]]
         5_000,
         State.SETTLED,
     ),
+    "more content begins that anew": ({}, [respond, *[4000, piece(STOPPED)] * 4], 5_000, State.SETTLED),
+    "more content without an end": ({}, [respond, piece(STOPPED), 4000, piece(TEXT)], 10_000, State.FAILED),
     "but not for ever": (
         {},
         [respond, piece(TEXT + FINISH), *[4000, piece(b": ping\n\n")] * 7],

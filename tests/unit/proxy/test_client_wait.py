@@ -77,16 +77,6 @@ def test_a_client_of_a_plain_request_gets_heartbeats_once_that_is_sent_again() -
     assert wait.poll() is Deadline.HEARTBEAT
 
 
-@pytest.mark.parametrize(
-    ("keys", "plain", "may_retry"), [({}, False, False), ({"retries": 1}, False, True), ({}, True, True)]
-)
-def test_only_a_request_that_may_be_sent_again_keeps_its_client_alive_meanwhile(
-    keys: dict[str, Any], plain: bool, may_retry: bool
-) -> None:
-    wait = waiting(Clock(), heartbeat=4, **keys)
-    assert (ClientWait(Rule("r", ("h",))) if plain else wait).may_retry is may_retry
-
-
 def test_a_client_that_leaves_gives_up_the_other_attempt_and_not_its_own() -> None:
     wait = waiting(Clock())
     first = wait.attempt

@@ -1,6 +1,7 @@
 """A flow's request: the names it goes by, what forcing makes of it, and the way back."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,10 +9,20 @@ from force_stream.answer.forcing import Refusal
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
 from force_stream.proxy.notes import note, spec_of, was_made_to_stream
-from force_stream.proxy.request import another_attempt, as_it_came, body_of, force, hosts_of, model_of, restored
+from force_stream.proxy.request import (
+    another_attempt,
+    as_it_came,
+    body_of,
+    credentials_of,
+    force,
+    hosts_of,
+    model_of,
+    plain_attempt,
+    restored,
+)
 from force_stream.rules.rule import Rule
 from harness.master import answer_with, flow_with
-from harness.samples import request
+from harness.samples import CHAT, SECRET, request
 from mitmproxy import http
 
 RULE = Rule("r", ("127.0.0.1",), on_truncated="partial", quirks=("minimax",))
@@ -143,10 +154,40 @@ def test_another_attempt_is_forced_alike_and_linked_to_the_first() -> None:
     flow = flow_with()
     spec = forced(flow)
     flow.metadata["force_stream.sse"] = b"data: 1"
-    second, third = another_attempt(flow, 2), another_attempt(flow, 3)
+    second, third = another_attempt(flow), another_attempt(flow)
     assert (second.request.raw_content, spec_of(third)) == (flow.request.raw_content, spec)
     assert [note(again, key) for again in (second, third) for key in ("retry_of", "try", "sse")] == [
         *(flow.id, 2, None),
         *(flow.id, 3, None),
     ]
     assert note(flow, "retried_as") == [second.id, third.id]
+
+
+def test_another_attempt_is_like_the_one_that_it_repeats_and_linked_to_the_first() -> None:
+    flow = flow_with()
+    came = flow.request.raw_content
+    spec = forced(flow)
+    assert spec is not None
+    plain = plain_attempt(flow, spec)
+    again = another_attempt(flow, plain)
+    assert [(each.request.raw_content, was_made_to_stream(each)) for each in (plain, again)] == [(came, False)] * 2
+    assert [(note(each, "retry_of"), note(each, "try")) for each in (plain, again)] == [(flow.id, 2), (flow.id, 3)]
+    assert note(flow, "retried_as") == [plain.id, again.id]
+    assert note(plain, "endpoint") == "chat"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda flow: flow.request.headers.update(authorization="Bearer other"),
+        lambda flow: flow.request.headers.update({"api-key": "other"}),
+        lambda flow: flow.request.headers.update({"openai-organization": "other"}),
+        lambda flow: setattr(flow.request, "path", f"{CHAT}?key=other"),
+    ],
+)
+def test_credentials_are_told_apart_by_a_hash(change: Callable[[http.HTTPFlow], None]) -> None:
+    flow, other = flow_with(), flow_with(request(temperature=1))
+    assert credentials_of(flow) == credentials_of(other)
+    assert SECRET.encode() not in credentials_of(flow)
+    change(other)
+    assert credentials_of(flow) != credentials_of(other)

@@ -18,6 +18,7 @@ from force_stream.proxy.response import (
     retry_after,
     set_reply,
     store_answer,
+    streams,
     text_of,
 )
 from force_stream.rules.rule import UNLIMITED
@@ -152,9 +153,36 @@ def test_only_what_may_pass_is_worth_another_attempt(status: int, code: str, tru
 def test_the_outcome_of_another_attempt_becomes_the_flows_and_is_marked() -> None:
     flow, again = answered(), answered(retry_after="3")
     again.comment = "r: chat m, 200"
-    copy_outcome(flow, again, 2)
+    save_notes(again, {"try": 2})
+    copy_outcome(flow, again)
     assert (flow.comment, flow.marked) == ("r: chat m, 200, try 2", ":warning:")
     assert retry_after(flow) == "3"
+    copy_outcome(flow, again, "sent plain: so it is")
+    assert flow.comment == "r: chat m, 200, try 2; sent plain: so it is"
     again.response = None
-    copy_outcome(flow, again, 3)
+    copy_outcome(flow, again)
     assert flow.response is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "expected"),
+    [
+        (STREAM, "text/event-stream", 200, True),
+        (STREAM, "application/json", 200, True),
+        (STREAM, "", 200, True),
+        (b"\xef\xbb\xbf: OPENROUTER\n\nevent: x\ndata: {}", "text/plain", 200, True),
+        (b"data:[1]", "text/plain", 200, True),
+        (b"", "text/event-stream", 200, True),
+        (STREAM, "text/event-stream", 400, False),
+        (b"{}", "application/json", 200, False),
+        (b"data: what a man said", "text/plain", 200, False),
+        (b"1\n00:00:00 --> 00:00:02\ndata: {", "text/plain", 200, False),
+    ],
+)
+def test_an_event_stream_is_known_by_its_label_or_by_how_it_begins(
+    body: bytes, content_type: str, status: int, expected: bool
+) -> None:
+    flow = flow_with()
+    answer_with(flow, body, content_type, status)
+    assert flow.response is not None
+    assert streams(flow.response) is expected

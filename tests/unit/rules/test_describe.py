@@ -30,6 +30,8 @@ def test_changes_are_listed_one_line_per_rule() -> None:
         ("models", "[größe-*]", 'rule x: models null -> ["größe-*"]'),
         ("stream_options", "null", 'rule x: stream_options {"include_usage": true} -> null'),
         ("on_truncated", "partial", 'rule x: on_truncated "error" -> "partial"'),
+        ("learn", "[nur als Strom, SSE]", 'rule x: learn false -> ["nur als Strom", "SSE"]'),
+        ("learn", "true", "rule x: learn false -> true"),
         ("inject", "{stall: 1.5}", 'rule x: inject {} -> {"stall": 1.5}'),
     ],
 )

@@ -41,6 +41,8 @@ BAD_VALUES = {
     "bool as text": ('learn: "true"', "learn: expected true or false, found the text 'true'"),
     "bool as number": ("force_upstream_stream: 1", "force_upstream_stream: expected true or false, found the number 1"),
     "bool as nothing": ("learn:", "learn: expected true or false, found nothing"),
+    "phrases that are none": ("learn: []", "learn: an empty list would match nothing"),
+    "phrases with a number": ("learn: [a, 1]", "learn: expected text, found the number 1; put it in quotes"),
     "bool by tag": ("learn: !!bool perhaps", "learn: expected true or false, found perhaps"),
     "number as bool": ("retries: true", "retries: expected a whole number from 0 to 100, found true"),
     "number as text": ("retries: two", "retries: expected a whole number from 0 to 100, found the text 'two'"),

@@ -154,8 +154,24 @@ ASKS_PLAIN = {
     "the last one wins, false": (b'{"stream":true,"stream":false}', True),
     "the last one wins, true": (b'{"stream":false,"str\\u0065am":true}', False),
     "true": (b'{"stream":true}', False),
-    "zero is not false": (b'{"stream":0}', False),
-    "text is not false": (b'{"stream":""}', False),
+    "zero": (b'{"stream":0}', True),
+    "zero with a point": (b'{"stream":0.0}', True),
+    "no text": (b'{"stream":""}', True),
+    "blanks": (b'{"stream":" "}', True),
+    "false as text": (b'{"stream":"false"}', True),
+    "False as text": (b'{"stream":"False"}', True),
+    "zero as text": (b'{"stream":"0"}', True),
+    "null as text": (b'{"stream":"null"}', True),
+    "escaped": (b'{"stream":"f\\u0061lse"}', True),
+    "true as text": (b'{"stream":"true"}', False),
+    "True as text": (b'{"stream":"True"}', False),
+    "one": (b'{"stream":1}', False),
+    "minus one": (b'{"stream":-1}', False),
+    "other text": (b'{"stream":"yes"}', False),
+    "a long text": (b'{"stream":"' + b"x" * 3 * BLOCK + b'"}', False),
+    "an empty list": (b'{"stream":[]}', False),
+    "an empty object": (b'{"stream":{}}', False),
+    "the last one wins, as text": (b'{"stream":true,"stream":"false"}', True),
     "nested does not count": (b'{"a":{"stream":true}}', True),
 }
 
@@ -163,6 +179,14 @@ ASKS_PLAIN = {
 @pytest.mark.parametrize(("raw", "expected"), ASKS_PLAIN.values(), ids=ASKS_PLAIN.keys())
 def test_asks_plain(raw: bytes, expected: bool) -> None:
     assert read(raw).asks_plain is expected
+
+
+@pytest.mark.parametrize("false", [b"false", b'"false"', b'"False"', b"0", b"0.0", b'""', b'"0"', b"null"])
+def test_whatever_means_false_becomes_true_and_comes_back(false: bytes) -> None:
+    raw = b'{"a":1, "stream" : %b ,"b":2}' % false
+    edited = read(raw).forced(None)
+    assert edited.body == b'{"a":1, "stream" : true ,"b":2}'
+    assert undo(*edited) == raw
 
 
 NO_OBJECT = {
@@ -511,7 +535,8 @@ def test_any_bytes_are_read_as_json_reads_them(raw: bytes, block: int) -> None:
     assert (body is not None) == isinstance(expected, dict)
     if body is not None and isinstance(expected, dict):
         stream = expected.get("stream")
-        assert body.asks_plain == (stream is None or stream is False)
+        spelled = json.dumps(stream).strip('"').lower().strip()
+        assert body.asks_plain == (spelled in ("", "null", "none", "false", "0", "0.0", "-0.0"))
 
 
 QUOTED = {
