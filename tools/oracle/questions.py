@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lessons import LESSONS, Lesson
+from lessons import LESSONS, TEXTS, Lesson
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -590,9 +590,9 @@ def lessons() -> Iterator[OracleRequest]:
     yield about(text, ", prompt_logprobs", prompt_logprobs=1, **directly)
     yield about(text, ", max_tokens of a wrong type", max_tokens="three")
     yield about(text, ", unknown model", model="none")
-    for prompt in ("One, two,", "A, B, C,"):
+    for prompt, _ in TEXTS:
         yield tiny(f"text {prompt}", "completions", COMPLETIONS, prompt=prompt, max_tokens=12)
-    yield tiny("two prompts", "completions", COMPLETIONS, prompt=["One, two,", "A, B, C,"], max_tokens=12)
+    yield tiny("two prompts", "completions", COMPLETIONS, prompt=[start for start, _ in TEXTS], max_tokens=12)
     yield tiny("n 2", "completions", COMPLETIONS, prompt="One, two,", n=2, max_tokens=12)
     yield tiny("logprobs", "completions", COMPLETIONS, prompt="One, two,", logprobs=2, max_tokens=4)
     yield tiny("echo", "completions", COMPLETIONS, prompt="One, two,", echo=True, max_tokens=4)
