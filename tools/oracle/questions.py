@@ -465,7 +465,6 @@ _THROUGH_A_GATEWAY: Final[dict[str, str]] = {
         n 2
         n 2 that end apart
         n 2 with logprobs
-        n 2 with tools
         top_logprobs
         json_schema cut short
         Unicode answered
@@ -478,7 +477,6 @@ _THROUGH_A_GATEWAY: Final[dict[str, str]] = {
         two tool calls
         tool call cut short
         tool call with logprobs
-        tool_choice by name
         stream_options include_usage in a plain request
         stream false
         path without a version
