@@ -120,6 +120,8 @@ LLAMA_CPP: Final[tuple[Known, ...]] = (
     ),
 )
 
+MIXED: Final = "every choice has index 0 in LiteLLM's stream of completions, so their texts cannot be told apart"
+
 # What LiteLLM leaves out of a stream, or puts into one, that comes from the server behind it.
 LITELLM: Final[tuple[Known, ...]] = (
     Known(
@@ -197,11 +199,19 @@ LITELLM: Final[tuple[Known, ...]] = (
         'data: {"id":"...","object":"text_completion",...,"choices":[{"index":0,"text":" four"}]}',
     ),
     Known(
-        "completions: two prompts",
-        "status*",
+        "completions: *",
+        "status",
+        "200",
+        "502",
+        MIXED,
+        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
+    ),
+    Known(
+        "completions: *",
+        "status/body",
         "*",
-        "*",
-        "every choice has the index 0 in LiteLLM's stream of completions, so that their texts cannot be told apart",
+        "*stream_corrupted*",
+        MIXED,
         'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
     ),
     Known(
@@ -213,3 +223,6 @@ LITELLM: Final[tuple[Known, ...]] = (
         '{"error":{"message":"litellm.ContextWindowExceededError: ...","type":null,"param":null,"code":"400"}}',
     ),
 )
+
+VLLM: Final[tuple[Known, ...]] = ()
+TRANSFORMERS: Final[tuple[Known, ...]] = ()

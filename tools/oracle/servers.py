@@ -112,6 +112,45 @@ def litellm(folder: Path) -> Iterator[str]:
             yield address
 
 
+TRANSFORMERS: Final = WITH_INPUT + "from transformers.cli.transformers import main; main()"
+TINY: Final = ENVIRONMENT / "tiny"
+
+
+def tiny_model() -> Path:
+    """The folder of the tiny model, which is trained where that has not been done before."""
+    if not (TINY / "config.json").exists():
+        print("Training the tiny model …", flush=True)
+        subprocess.run([python_of("torch"), HERE / "tiny_model.py", TINY], check=True)
+    return TINY
+
+
+@contextlib.contextmanager
+def vllm(folder: Path) -> Iterator[str]:
+    port = free_port()
+    command = [str(python_of("torch")), "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model())]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-num-seqs", "4", "--no-enable-prefix-caching"]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    with process(command, folder / "vllm.log", r"(Application startup complete)", **settings):
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(address)
+        yield address
+
+
+@contextlib.contextmanager
+def transformers(folder: Path) -> Iterator[str]:
+    port = free_port()
+    command = [str(python_of("torch")), "-c", TRANSFORMERS, "serve", str(tiny_model()), "--device", "cpu"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
+    with process(
+        command, folder / "transformers.log", r"(Application startup complete|Uvicorn running)", HF_HUB_OFFLINE="1"
+    ):
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(address)
+        yield address
+
+
 # What LiteLLM's models of an answer add to a plain one, whatever the server behind it says.
 LITELLM_FILL: Final[Mapping[str, Mapping[str, object]]] = {
     "chat": {"choices.*.provider_specific_fields": {}},
@@ -157,5 +196,16 @@ SERVERS: Final = (
         known.LITELLM,
         ("content_never_null",),
         LITELLM_FILL,
+    ),
+    Server(
+        "vLLM", "vllm-cpu", python_of("torch"), vllm, questions.TINY_REQUESTS, known.VLLM, ("empty_content_is_null",)
+    ),
+    Server(
+        "transformers serve",
+        "transformers",
+        python_of("torch"),
+        transformers,
+        questions.TINY_REQUESTS,
+        known.TRANSFORMERS,
     ),
 )

@@ -345,8 +345,10 @@ class CompletionAggregator(Aggregator):
     @property
     def _are_mixed(self) -> bool:
         """Whether one index stands for several choices (LiteLLM's completions: 0 for all). It has several finish
-        reasons then, and the request asked for more choices than there are indexes, or a chunk has two with it."""
-        return bool(self._ended_twice & self._twins or (self._ended_twice and len(self._choices) < self._expected))
+        reasons then, or one that the others' texts follow (LiteLLM 1.108 before llama.cpp), and the request asked for
+        more choices than there are indexes; or a chunk has two with it."""
+        goes_on = self._ended_twice or self._reopened
+        return bool(self._ended_twice & self._twins or (goes_on and len(self._choices) < self._expected))
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         """The document's choice, given what was merged of it."""

@@ -129,6 +129,7 @@ A, B = ({"index": 0, "delta": {"content": text}} for text in "ab")
         (2, [[A], [B], [END], [END]], True),
         (2, [[A], [END], [B], [END]], True),
         (2, [[A, B], [END, END]], True),
+        (2, [[A], [B], [END], [B]], True),
         (2, [[A], [B], [END]], False),
         (1, [[A, B], [END, END]], True),
         (1, [[A, B], [END], [A], [END]], True),
