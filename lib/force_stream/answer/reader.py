@@ -290,11 +290,8 @@ class AnswerReader:
         is_text = event.kind is Kind.TEXT
         if (is_text or spelled(event.value) is not None) and self._aggregator.add_text(event.data):
             self._has_chunks = True
-        elif is_text:
-            if not is_keepalive(event.data):
-                self._note_words(event.data, event.number)
-        elif words_in(event.value):
-            self._note_words(event.value, event.number)
+        elif self._words is None and (not is_keepalive(event.data) if is_text else words_in(event.value)):
+            self._words = event.data if is_text else event.value  # what they are shows at the end
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
@@ -306,19 +303,14 @@ class AnswerReader:
             self._reader.odd.add(f"an event of the {api} API", event.number)
             return
         elif "." not in str(chunk.get("type")) and words_in(chunk):
-            self._note_words(chunk, event.number)
+            self._words = chunk if self._words is None else self._words
+            self._reader.odd.add("words where a chunk should be", event.number)
         else:
             self._has_chunks = True
         try:
             self._repeats.effect = self._aggregator.add(chunk, event.name)
         except RecursionError:
             self._too_deep = True
-
-    def _note_words(self, words: Any, number: int) -> None:
-        """Words where a chunk should be: what they are shows at the end."""
-        if self._words is None:
-            self._words = words
-        self._reader.odd.add("words where a chunk should be", number or None)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
