@@ -42,6 +42,8 @@ _BLOCKS_LOOP: Final = 96 * 1024
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
 _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
+# Members that a notice has of its own, and not of the answer.
+_OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
 
@@ -305,6 +307,7 @@ class AnswerReader:
         elif "." not in str(chunk.get("type")) and words_in(chunk):
             self._words = chunk if self._words is None else self._words
             self._reader.odd.add("words where a chunk should be", event.number)
+            chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
         try:
