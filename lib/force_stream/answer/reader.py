@@ -44,6 +44,8 @@ _MOST_WORDS: Final = 3
 _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
+# Two events run together may be one with content and one without.
+_CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,8 @@ class AnswerReader:
         if cut:
             self._report.truncated = True
             raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+        if self._other_api:
+            raise self._another_api()
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
 
     # A body that is an event stream
@@ -280,7 +284,7 @@ class AnswerReader:
         elif event.kind is Kind.DONE:
             self.done = True
         elif event.kind is Kind.UNREADABLE:
-            if not _NO_CHOICES.search(event.data):
+            if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)

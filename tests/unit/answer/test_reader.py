@@ -73,3 +73,17 @@ def test_what_blocks_the_loop_is_what_was_parsed() -> None:
     assert plain.blocks_loop
     varied.feed(b"".join(chunk(delta={"content": "word"}, number=number) for number in range(3_000)))
     assert varied.blocks_loop
+
+
+def test_an_event_that_is_cut_by_one_without_content_leaves_a_hole() -> None:
+    cut = b'data: {"choices":[{"index":0,"delta":{"content":"lo{"choices":[],"usage":{"total_tokens":9}}\n\n'
+    reply = finish(chunk(delta={"content": "Hel"}), cut, chunk(delta={}, finish_reason="stop"))
+    assert reply.status == 502
+    assert b"stream_corrupted" in reply.body
+
+
+def test_lines_of_another_api_are_named_as_such() -> None:
+    line = json.dumps({"model": "m", "message": {"role": "assistant", "content": "Hi"}, "done": True}).encode()
+    reply = finish(line + b"\n" + line + b"\n", content_type="application/x-ndjson")
+    assert reply.status == 502
+    assert b"those of the Ollama API, and not of chat" in reply.body
