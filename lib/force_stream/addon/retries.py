@@ -184,6 +184,7 @@ class Retries:
         except Refusal:
             return
         request.link(tries.flow, again)
+        logger.info(f"{bare.name}: the upstream rejects stream_options: it is sent again without them")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
             return
