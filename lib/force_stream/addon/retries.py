@@ -22,7 +22,7 @@ from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
 from ..proxy.notes import was_made_to_stream
 from ..proxy.refusals import Demand
-from ..proxy.retry_policy import delay
+from ..proxy.retry_policy import delay, is_retried
 from ..rules.rule import Rule
 from ..wire.form_body import Form
 from ..wire.json_body import Body
@@ -151,7 +151,10 @@ class Retries:
             await self._learn_plain(tries, refusal)
 
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
-        """The answer to the plain request has shown that the refusal was meant so."""
+        """The answer to the plain request has shown that the refusal was meant so. One that may pass, as "streaming is
+        temporarily unavailable" with 503, says nothing about the next request."""
+        if is_retried(refusal.status_code):
+            return
         read = await request.read_request(tries.latest)
         if read is None:
             return
@@ -181,6 +184,7 @@ class Retries:
         except Refusal:
             return
         request.link(tries.flow, again)
+        logger.info(f"{bare.name}: the upstream rejects stream_options: it is sent again without them")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
             return

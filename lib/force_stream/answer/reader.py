@@ -46,6 +46,10 @@ _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text
 _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
+# Two events run together may be one with content and one without.
+_CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
+
+_WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +271,8 @@ class AnswerReader:
         if cut:
             self._report.truncated = True
             raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+        if self._other_api:
+            raise self._another_api()
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
 
     # A body that is an event stream
@@ -276,16 +282,24 @@ class AnswerReader:
             return  # gateways in a row send [DONE] twice, or more after it
         self._latest = event.number or self._latest
         if event.error is not None:
-            self._error = self._error or event.error
+            if self._is_spoken(event):
+                self._has_chunks = True
+            else:
+                self._error = self._error or event.error
         elif event.kind is Kind.CHUNK:
             self._merge_chunk(event)
         elif event.kind is Kind.DONE:
             self.done = True
         elif event.kind is Kind.UNREADABLE:
-            if not _NO_CHOICES.search(event.data):
+            if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)
+
+    def _is_spoken(self, event: Event) -> bool:
+        """Whether an event that looks like an error is a word of an answer that is sent word by word: "failed"."""
+        is_word = event.kind is Kind.TEXT and event.name != "error" and _WORD.fullmatch(event.data) is not None
+        return is_word and self._aggregator.add_text(event.data)
 
     def _merge_text(self, event: Event) -> None:
         """An event that is not an object. A number too may be a word of an answer that is sent as plain text."""

@@ -113,6 +113,8 @@ def _of_choices(choices: Any, chunk: dict[str, Any]) -> dict[str, Any] | None:
     for choice in choices:
         if isinstance(choice, dict):
             part = choice.get("delta") or choice.get("message")
+            if _of(part, "role") == "tool":
+                part = None  # a tool's result, which may be that it failed
             for place in (choice, part):
                 if isinstance(place, dict) and "error" in place and _says(place["error"]):
                     return _body(place["error"], chunk)
@@ -187,9 +189,11 @@ def _says_so(chunk: dict[str, Any]) -> bool:
     if isinstance(detail, dict) and error_in(detail):
         return True
     code = chunk.get("code")
-    has_words = any(isinstance(chunk.get(key), str) and chunk[key] for key in _TEXTS)
+    words = [chunk[key] for key in _TEXTS if isinstance(chunk.get(key), str) and chunk[key]]
+    has_words = bool(words)
     if not means_success(code):  # DashScope, and gateways: an error's members without an envelope
-        return has_words or (isinstance(code, str) and status_of_name(code) is not None)
+        is_fine = any(map(means_success, words))  # a gateway's own code for success: 1, 10000
+        return (has_words and not is_fine) or (isinstance(code, str) and status_of_name(code) is not None)
     names = (chunk.get(key) for key in ("name", "reason", "__type", "status"))
     return has_words and any(
         isinstance(name, str) and (status_of_name(name) is not None or _is_error_name(name)) for name in names
