@@ -62,11 +62,11 @@ class Retries:
         in force; what was learned under others is forgotten."""
         self._send = send
         self._rules = rules
-        self._all_learned = Learned()
+        self.all_learned = Learned()
 
     @property
     def learned(self) -> Learned:
-        return self._all_learned.for_rules(self._rules())
+        return self.all_learned.for_rules(self._rules())
 
     # What was learned
 

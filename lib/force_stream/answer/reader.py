@@ -74,17 +74,18 @@ class AnswerReader:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
-    follows all the same, which `early` counts.
+    follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
-        self.done = self.ended = self.finished = self._is_closed = False
+        self.done = self.ended = self.finished = self.answered = self._is_closed = False
+        self.early = 0
         self._report = Report()
         self._spec = spec
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
-        self._quirks = chosen(spec.quirks)
+        self._quirks = chosen(spec.quirks) if spec.quirks else []
         self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
         self._decoder = self._reader.decoder
         self._repeats = Repeats(self._reader)
@@ -116,10 +117,6 @@ class AnswerReader:
     def _update_report(self) -> None:
         self._report.events = self._reader.count
         self._report.odd = self._reader.odd.lines()
-
-    @property
-    def early(self) -> int:
-        return self._aggregator.early
 
     @property
     def blocks_loop(self) -> bool:
@@ -179,15 +176,14 @@ class AnswerReader:
     def _merge(self, events: Iterable[Event]) -> None:
         for event in events:
             self._merge_event(event)
-            self.ended = self.done or self._aggregator.ended or self._error is not None
-            self.finished = self._has_chunks and self._aggregator.finished
+        self.ended = self.done or self._aggregator.ended or self._error is not None
+        self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
     def finish(self, cut: str = "") -> Reply | None:
         """The reply to the client; None where it gets the answer as it came.
 
         `cut`: how the transport ended the body too early, in words, if it did.
         """
-        self.read_waiting()
         reply = self._finish(cut)
         self._report.status = self._status if reply is None else reply.status
         if reply is None:
@@ -200,6 +196,7 @@ class AnswerReader:
 
     def _finish(self, cut: str) -> Reply | None:
         if self._status < 200 or 300 <= self._status < 400 or self._status in (204, 205):
+            self.read_waiting()  # to count it
             return None
         try:
             if self._is_json:
@@ -311,7 +308,7 @@ class AnswerReader:
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
-        if self._aggregator.knows(chunk, event.name):
+        if chunk.get("object") in self._aggregator.objects or self._aggregator.knows(chunk, event.name):
             self._has_chunks = True
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
@@ -369,8 +366,11 @@ class AnswerReader:
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
-        patch_document(aggregated.document, self._quirks)
-        fill(aggregated.document, self._spec.fill)
+        if self._quirks:
+            patch_document(aggregated.document, self._quirks)
+        if self._spec.fill:
+            fill(aggregated.document, self._spec.fill)
+        self.answered = not self._report.truncated
         return Reply(200, jsontext.dumps(aggregated.document))
 
     def _whole(self, cut: str) -> Aggregated:

@@ -77,7 +77,7 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
         if kind is None and choices:
             return _of_choices(choices, chunk)
         if not (isinstance(kind, str) and kind.endswith(_ENDINGS)):
-            return _of_unlike(chunk, kind)
+            return _of_unlike(chunk, kind) if not kind or "object" in chunk else None
     return _reported(chunk, event, kind if isinstance(kind, str) else "", chunk.get("choices"))
 
 
@@ -112,12 +112,12 @@ def _of_choices(choices: Any, chunk: dict[str, Any]) -> dict[str, Any] | None:
         return None
     for choice in choices:
         if isinstance(choice, dict):
-            part = choice.get("delta") or choice.get("message")
-            if _of(part, "role") == "tool":
-                part = None  # a tool's result, which may be that it failed
-            for place in (choice, part):
-                if isinstance(place, dict) and "error" in place and _says(place["error"]):
-                    return _body(place["error"], chunk)
+            error, part = choice.get("error"), choice.get("delta") or choice.get("message")
+            # A tool's result may say that it failed.
+            if isinstance(part, dict) and not (error and _says(error)) and part.get("role") != "tool":
+                error = part.get("error")
+            if error and _says(error):
+                return _body(error, chunk)
     return None
 
 
