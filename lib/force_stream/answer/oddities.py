@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ..endpoints.endpoint import NO_REASONS
 from ..wire.text import printable
 
 # How many are listed, and how many numbers of events for each.
@@ -103,8 +104,8 @@ class Oddities:
     def _check_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
         if index not in self._choices and len(self._choices) < _MOST_KNOWN:
             self._choices.add(index)
-        reason = choice.get("finish_reason")
-        if isinstance(reason, str) and reason not in ("", "null") and index in self._choices:
+        reason = choice.get("finish_reason") or choice.get("finishReason")
+        if isinstance(reason, str) and reason.lower() not in NO_REASONS and index in self._choices:
             if self.finish_reasons.get(index, reason) != reason:
                 self.add(f'another finish reason than before for choice {index}: "{printable(reason)}"', number)
             self.finish_reasons[index] = reason

@@ -22,6 +22,7 @@ from ..errors import (
 )
 from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, words_in
+from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
@@ -41,6 +42,8 @@ _BLOCKS_LOOP: Final = 96 * 1024
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
 _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
+# Members that a notice has of its own, and not of the answer.
+_OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
 
@@ -281,13 +284,16 @@ class AnswerReader:
         elif event.kind is Kind.UNREADABLE:
             if not _NO_CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
-        elif event.kind is Kind.TEXT:
-            if self._aggregator.add_text(event.data):
-                self._has_chunks = True
-            elif not is_keepalive(event.data):
-                self._note_words(event.data, event.number)
-        elif event.kind is Kind.VALUE and words_in(event.value):
-            self._note_words(event.value, event.number)
+        elif event.kind in (Kind.TEXT, Kind.VALUE):
+            self._merge_text(event)
+
+    def _merge_text(self, event: Event) -> None:
+        """An event that is not an object. A number too may be a word of an answer that is sent as plain text."""
+        is_text = event.kind is Kind.TEXT
+        if (is_text or spelled(event.value) is not None) and self._aggregator.add_text(event.data):
+            self._has_chunks = True
+        elif self._words is None and (not is_keepalive(event.data) if is_text else words_in(event.value)):
+            self._words = event.data if is_text else event.value  # what they are shows at the end
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
@@ -299,19 +305,15 @@ class AnswerReader:
             self._reader.odd.add(f"an event of the {api} API", event.number)
             return
         elif "." not in str(chunk.get("type")) and words_in(chunk):
-            self._note_words(chunk, event.number)
+            self._words = chunk if self._words is None else self._words
+            self._reader.odd.add("words where a chunk should be", event.number)
+            chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
         try:
             self._repeats.effect = self._aggregator.add(chunk, event.name)
         except RecursionError:
             self._too_deep = True
-
-    def _note_words(self, words: Any, number: int) -> None:
-        """Words where a chunk should be: what they are shows at the end."""
-        if self._words is None:
-            self._words = words
-        self._reader.odd.add("words where a chunk should be", number or None)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""

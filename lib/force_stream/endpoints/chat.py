@@ -32,7 +32,7 @@ from ..merge.parts import parts, reasoning
 from ..merge.snapshots import snapshots
 from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
-from .endpoint import Aggregated, Aggregator, Endpoint, Request
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request
 
 
 class Base64(Pieces):
@@ -52,16 +52,12 @@ class Base64(Pieces):
 _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
-# What upstreams send where they have no finish reason yet: KoboldCpp, gateways to Gemini.
-_NO_REASONS: Final = frozenset(("null", "none", "finish_reason_unspecified"))
-
-
 def _said_reason(choice: dict[str, Any]) -> Any:
     """The finish reason that a choice says, None if it says none. "" (Ollama, SGLang) is none either."""
     # The second is how gateways in JavaScript spell it (jakobdylanc/llmcord#84). vLLM's `stop_reason` is another thing,
     # the stop sequence that was met.
     said = choice.get("finish_reason") or choice.get("finishReason")
-    return None if not said or (isinstance(said, str) and said.lower() in _NO_REASONS) else said
+    return None if not said or (isinstance(said, str) and said.lower() in NO_REASONS) else said
 
 
 def _finish_reason(before: Any, said: Any) -> Any:

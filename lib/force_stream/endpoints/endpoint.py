@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..merge.fields import Slots
 
 type Request = Mapping[str, Any]
+
+# What upstreams send where a finish reason would stand, and have none: KoboldCpp, Google's enumeration.
+NO_REASONS: Final = frozenset(("null", "none", "finish_reason_unspecified"))
 
 
 @dataclass(frozen=True, slots=True)

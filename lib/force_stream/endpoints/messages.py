@@ -23,7 +23,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Endpoint
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint
 
 # The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
 _MEMBERS: Final = {
@@ -42,7 +42,6 @@ _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 _FAMILIES: Final = ("message_", "content_block_", "ping", "keepalive")
 # The stop reasons with which a tool's input may end anywhere.
 _LIMITS: Final = ("max_tokens", "model_context_window_exceeded")
-_NO_REASONS: Final = ("null", "none", "finish_reason_unspecified")
 
 
 class _StopReason:
@@ -52,7 +51,7 @@ class _StopReason:
         self._value: Any = None
 
     def add(self, value: Any) -> Slots | None:
-        is_reason = bool(value) and str(value).lower() not in _NO_REASONS
+        is_reason = bool(value) and str(value).lower() not in NO_REASONS
         if is_reason and (value != "end_turn" or self._value in (None, "pause_turn")):
             self._value = value
         return CHANGED
@@ -113,16 +112,17 @@ class _Block:
 
 
 def _input(text: Any, *, is_cut: bool) -> Any:
-    """A tool's input, of which the pieces are JSON. A call without arguments has no piece; a direct answer has {}."""
-    if not isinstance(text, str):
-        return {} if text is None else text
+    """A tool's input, an object whose JSON comes in pieces. A call without arguments has no piece; a direct answer has
+    {}."""
     try:
-        value = jsontext.loads(text) if text.strip() else {}
+        value = jsontext.loads(text.strip() or "{}") if isinstance(text, str) else text
     except ValueError:
-        if is_cut:
-            return {}
-        raise CorruptedStream("the input of a tool call is not JSON") from None
-    return {} if value is None else value
+        value = text
+    if value is None or isinstance(value, dict):
+        return value or {}
+    if is_cut:
+        return {}
+    raise CorruptedStream("the input of a tool call is not a JSON object")
 
 
 def _joined(started: Any, added: Any) -> Any:

@@ -35,7 +35,20 @@ _WRAPPERS: Final = ("x_groq", "data", "Response", "result", "output")
 # What may make a chunk an error at all. Nearly no chunk has one of these.
 _TELLING: Final = frozenset(
     (
-        *("error", "errors", "Error", "base_resp", "response", "fault", "success", "ok", "name", "reason", "__type"),
+        *(
+            "error",
+            "errors",
+            "Error",
+            "ErrorMsg",
+            "base_resp",
+            "response",
+            "fault",
+            "success",
+            "ok",
+            "name",
+            "reason",
+            "__type",
+        ),
         *(*_MESSAGES, *_CODES, *_STATUSES, *_TEXTS, *_WRAPPERS),
     )
 )
@@ -142,7 +155,7 @@ def _typed(chunk: dict[str, Any], kind: str) -> bool:
 
 def _in_members(chunk: dict[str, Any], *, is_bare: bool) -> dict[str, Any] | None:
     """The error that a chunk's own members report. `is_bare`: there is no content beside them."""
-    for key in ("errors", "fault", "Error"):
+    for key in ("errors", "fault", "Error", "ErrorMsg"):
         if _says(chunk.get(key)):
             return _body(chunk[key], chunk)
     resp = chunk.get("base_resp")
