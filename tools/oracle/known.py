@@ -311,6 +311,17 @@ VLLM: Final[tuple[Known, ...]] = (
         "the stream has the member, the direct answer does not",
         'data: {"type":"message_start","message":{...,"stop_sequence":null,...}}',
     ),
+    *(
+        Known(
+            f"{endpoint}: two calls, 12 tokens",
+            path,
+            '"*<tool_call>*"',
+            '"\\n\\n"',
+            CUT_CALL,
+            'the text "\\n\\n" and nothing of a call, whose name is not whole yet',
+        )
+        for endpoint, path in (("messages", "content/1/text"), ("responses", "output/1/content/0/text"))
+    ),
     *before_a_call("messages", "content/*"),
     Known(
         "responses: *",
