@@ -139,7 +139,7 @@ def vllm(folder: Path) -> Iterator[str]:
         command,
         folder / "vllm.log",
         r"(Application startup complete)",
-        VLLM_CPU_KVCACHE_SPACE="1",
+        VLLM_CPU_KVCACHE_SPACE="1",  # GiB
         VLLM_NO_USAGE_STATS="1",
         HF_HUB_OFFLINE="1",
     ):
@@ -157,7 +157,8 @@ def transformers(folder: Path) -> Iterator[str]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
     started = r"(Application startup complete)"
     log = folder.absolute() / "transformers.log"
-    with process(command, log, started, inside=model.parent, HF_HUB_OFFLINE="1"):
+    # One thread: two that wait for each other come to a crawl as soon as anything else runs on a two-core machine.
+    with process(command, log, started, inside=model.parent, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1"):
         address = f"http://127.0.0.1:{port}"
         wait_until_ready(address)
         yield address
