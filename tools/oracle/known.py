@@ -336,6 +336,17 @@ VLLM: Final[tuple[Known, ...]] = (
 TRIMMED: Final = "blank text around a thought and an answer is cut off in the direct answer only"
 
 TRANSFORMERS: Final[tuple[Known, ...]] = (
+    *(
+        Known(
+            "chat: *tokens",
+            path,
+            direct,
+            "*",
+            "the server fails where it parses a call that the limit cut; its stream leaves the call out",
+            'data: {"choices":[{"delta":{},"index":0,"finish_reason":"length"}],...} after the thought, and no call',
+        )
+        for path, direct in (("status", "500"), ("status/body", "b'Internal Server Error'"))
+    ),
     Known(
         "chat: *",
         "system_fingerprint",

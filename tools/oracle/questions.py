@@ -603,6 +603,7 @@ def lessons() -> Iterator[OracleRequest]:
                 lesson.name,
                 "responses",
                 RESPONSES,
+                stream=False,  # transformers serve streams unless it is told not to
                 input=lesson.question,
                 max_output_tokens=200,
                 **tools_of(lesson.tools, "responses"),
@@ -621,6 +622,7 @@ def lessons() -> Iterator[OracleRequest]:
             f"two calls, {limit} tokens",
             "responses",
             RESPONSES,
+            stream=False,
             input=two.question,
             max_output_tokens=limit,
             **tools_of(two.tools, "responses"),
