@@ -53,7 +53,7 @@ def differing_rows(server: Server, found: Found) -> list[str]:
     for known in server.known:
         named = [f"{request.endpoint}: {request.name}" for request, _, one in found if known in [of for _, of in one]]
         first = next(difference for _, _, one in found for difference, of in one if of is known)
-        asked = named[0] if len(named) == 1 else f"{known.requests} ({len(named)} requests)"
+        asked = f"`{named[0]}`" if len(named) == 1 else f"`{known.requests}` ({len(named)} requests)"
         values = f"`{short(first.direct)}` / `{short(first.proxied)}`"
         rows.append(row([server.name, asked, f"`{known.path}`", values, known.reason]))
     return rows
