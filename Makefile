@@ -122,7 +122,7 @@ $(SETS:%=$(VENV)/%): $(VENV)/%: $(VENV)/made pyproject.toml requirements/%.txt
 	@again=$$(test -e $(VENV)/unfinished && echo --again); touch $(VENV)/unfinished; \
 		$(BIN)/python tools/install.py $* $(VERSIONS) $$again && rm $(VENV)/unfinished && touch $@
 
-# Where the LiteLLM proxy cannot be installed, the measurement goes on without it.
+# Where the LiteLLM proxy cannot be installed, the measurement goes on without it; the oracle does not, and says so.
 $(LITELLM)/made: $(VENV)/made requirements/litellm.txt
 	@echo "Installing the LiteLLM proxy into $(LITELLM) …"
 	@$(BIN)/python -m venv $(LITELLM)

@@ -549,8 +549,9 @@ def tools_of(names: tuple[str, ...], shape: str) -> dict[str, Any]:
     return {"tools": tools} if tools else {}
 
 
-def tiny(name: str, endpoint: str, path: str, **members: Any) -> OracleRequest:
-    return OracleRequest(name, endpoint, path, encoded({"model": "tiny", "temperature": 0, "seed": 7, **members}))
+def tiny(name: str, endpoint: str, path: str, *, refused: bool = False, **members: Any) -> OracleRequest:
+    body = encoded({"model": "tiny", "temperature": 0, "seed": 7, **members})
+    return OracleRequest(name, endpoint, path, body, refused=refused)
 
 
 def about(lesson: Lesson, suffix: str = "", **extra: Any) -> OracleRequest:
@@ -585,7 +586,8 @@ def lessons() -> Iterator[OracleRequest]:
     )
     yield about(text, ", usage asked for", stream_options={"include_usage": True}, **directly)
     yield about(text, ", token ids", return_token_ids=True, **directly)
-    yield about(text, ", prompt_logprobs", prompt_logprobs=1, **directly)
+    # vLLM: "`prompt_logprobs` are not available when `stream=True`."
+    yield about(text, ", prompt_logprobs", refused=True, prompt_logprobs=1, **directly)
     yield about(text, ", max_tokens of a wrong type", max_tokens="three")
     yield about(text, ", unknown model", model="none")
     for prompt, _ in TEXTS:
@@ -601,6 +603,7 @@ def lessons() -> Iterator[OracleRequest]:
                 lesson.name,
                 "responses",
                 RESPONSES,
+                stream=False,  # transformers serve streams unless it is told not to
                 input=lesson.question,
                 max_output_tokens=200,
                 **tools_of(lesson.tools, "responses"),
@@ -619,6 +622,7 @@ def lessons() -> Iterator[OracleRequest]:
             f"two calls, {limit} tokens",
             "responses",
             RESPONSES,
+            stream=False,
             input=two.question,
             max_output_tokens=limit,
             **tools_of(two.tools, "responses"),
