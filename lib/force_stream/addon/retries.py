@@ -22,7 +22,7 @@ from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
 from ..proxy.notes import was_made_to_stream
 from ..proxy.refusals import Demand
-from ..proxy.retry_policy import delay, is_retried
+from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
 from ..wire.form_body import Form
 from ..wire.json_body import Body
@@ -32,6 +32,8 @@ logger = logging.getLogger("force_stream")
 
 # Events. A refusal inside an event stream comes first, or after events that only announce the answer.
 _MOST_BEFORE_REFUSAL: Final = 3
+# Statuses of a state that passes. Servers say 500 of what they never do (llama.cpp: "Cannot use tools with stream").
+_PASSING: Final = frozenset((408, 409, 425, 429, 503, 504, 529))
 
 
 @dataclass
@@ -153,7 +155,7 @@ class Retries:
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
         """The answer to the plain request has shown that the refusal was meant so. One that may pass, as "streaming is
         temporarily unavailable" with 503, says nothing about the next request."""
-        if is_retried(refusal.status_code):
+        if refusal.status_code in _PASSING:
             return
         read = await request.read_request(tries.latest)
         if read is None:
