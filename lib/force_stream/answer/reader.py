@@ -236,6 +236,8 @@ class AnswerReader:
             value, _, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         except ValueError:
             return True
+        if isinstance(value, list) and value and all(isinstance(each, dict) and _is_event(each) for each in value):
+            return True
         if isinstance(value, dict) and _is_event(value):
             return True
         if not rest.strip():
@@ -379,7 +381,7 @@ class AnswerReader:
         aggregated = self._aggregator.result(done=self.done or ended_with_body)
         if cut and not self.done and not (self._aggregator.finished and not self._aggregator.early):
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        if self._unreadable:
+        if self._unreadable and not self._aggregator.says_all_again:
             raise CorruptedStream(
                 f"event {self._unreadable:,} of the upstream's stream cannot be read, and may hold a part of the answer"
             )

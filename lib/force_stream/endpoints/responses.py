@@ -187,6 +187,10 @@ def _put(item: dict[str, Any], path: _Path, value: Any, places: dict[_Path, int]
         holder = holder[step]
 
 
+# The member in which an item of this type says what it has to say.
+_SAYING: Final = {"message": "content", "function_call": "arguments", "custom_tool_call": "input"}
+
+
 class ResponsesAggregator(Aggregator):
     families = ("response.", "responsesapi.", "codex.", "ping", "keepalive")
 
@@ -203,14 +207,15 @@ class ResponsesAggregator(Aggregator):
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
+        if not kind and chunk.get("object") == "response" and chunk.get("output"):
+            self._end(chunk)  # a plain answer as an event
         if self.ended or not isinstance(kind, str):
             return SAME
         response = chunk.get("response")
         if kind in TERMINAL:
             # GitHub Copilot has copilot_usage beside the response; its plain answers have it in it.
             beside = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
-            self._terminal = beside | (response if isinstance(response, dict) else {})
-            self.ended = self.finished = True
+            self._end(beside | (response if isinstance(response, dict) else {}))
         elif isinstance(response, dict):
             self._snapshot.update(response)
         elif kind == "response.output_text.annotation.added":
@@ -227,6 +232,15 @@ class ResponsesAggregator(Aggregator):
                 elif what == "done" and name in _TEXTS:
                     self._whole_text(_TEXTS[name], chunk)
         return CHANGED
+
+    def _end(self, response: dict[str, Any]) -> None:
+        self._terminal = response
+        self.ended = self.finished = True
+        output = response.get("output")
+        # Items of these types are empty only where an upstream leaves them so.
+        items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+        says = (item.get(_SAYING.get(str(item.get("type")), "type")) for item in items)
+        self.says_all_again = bool(items) and all(says) and len(items) >= len(self._items)
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         if not (self.ended or partial):
