@@ -186,7 +186,7 @@ LITELLM: Final[tuple[Known, ...]] = (
             path,
             direct,
             proxied,
-            "LiteLLM says tool_use for the limit, and {} for half an input; with half an input there is no forced answer",
+            "LiteLLM says tool_use for the limit, and {} for half an input; the forced answer is an error",
             'data: {"type":"content_block_delta",...,"partial_json":"{"}} and {...,"delta":{"stop_reason":"tool_use"}}',
         )
         for path, direct, proxied in (("status", "200", "502"), ("status/body", "*", "*stream_corrupted*"))
@@ -353,7 +353,7 @@ TRANSFORMERS: Final[tuple[Known, ...]] = (
         "*",
         '"\\n*"',
         TRIMMED,
-        'data: {"item":{"id":"rs_...",...,"content":[{"text":"\\nNo.\\n",...}]},...,"type":"response.output_item.done"}',
+        'data: {"item":{"id":"rs_...",...,"content":[{"text":"\\nNo.\\n"}]},...,"type":"response.output_item.done"}',
     ),
     *(
         Known(
