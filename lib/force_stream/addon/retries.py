@@ -32,6 +32,8 @@ logger = logging.getLogger("force_stream")
 
 # Events. A refusal inside an event stream comes first, or after events that only announce the answer.
 _MOST_BEFORE_REFUSAL: Final = 3
+# Statuses of a state that passes. Servers say 500 of what they never do (llama.cpp: "Cannot use tools with stream").
+_PASSING: Final = frozenset((408, 409, 425, 429, 503, 504, 529))
 
 
 @dataclass
@@ -62,11 +64,11 @@ class Retries:
         in force; what was learned under others is forgotten."""
         self._send = send
         self._rules = rules
-        self._all_learned = Learned()
+        self.all_learned = Learned()
 
     @property
     def learned(self) -> Learned:
-        return self._all_learned.for_rules(self._rules())
+        return self.all_learned.for_rules(self._rules())
 
     # What was learned
 
@@ -151,7 +153,10 @@ class Retries:
             await self._learn_plain(tries, refusal)
 
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
-        """The answer to the plain request has shown that the refusal was meant so."""
+        """The answer to the plain request has shown that the refusal was meant so. One that may pass, as "streaming is
+        temporarily unavailable" with 503, says nothing about the next request."""
+        if refusal.status_code in _PASSING:
+            return
         read = await request.read_request(tries.latest)
         if read is None:
             return
@@ -181,6 +186,7 @@ class Retries:
         except Refusal:
             return
         request.link(tries.flow, again)
+        logger.info(f"{bare.name}: the upstream rejects stream_options: it is sent again without them")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
             return

@@ -34,6 +34,10 @@ _NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
 _MOST_UNREADABLE: Final = 16
 
 
+# The beginning of a list of events, or of `[DONE]`; not "[ERROR] out of memory", or "[1/3] loading".
+_LIST: Final = re.compile(r'\[\s*(?:[\["{]|$)|\[DO?N?E?$')
+
+
 class Kind(Enum):
     """What an event's data is."""
 
@@ -212,4 +216,5 @@ def _is_part_of_json(text: str) -> bool:
     text = text.strip()
     if is_keepalive(text):
         return False
-    return text.startswith(("{", "[")) or text.count("}") > text.count("{") or text.count("]") > text.count("[")
+    begins = text.startswith("{") or _LIST.match(text) is not None
+    return begins or text.count("}") > text.count("{") or text.count("]") > text.count("[")

@@ -46,6 +46,10 @@ _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text
 _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
+# Two events run together may be one with content and one without.
+_CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
+
+_WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +74,18 @@ class AnswerReader:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
-    follows all the same, which `early` counts.
+    follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
-        self.done = self.ended = self.finished = self._is_closed = False
+        self.done = self.ended = self.finished = self.answered = self._is_closed = False
+        self.early = 0
         self._report = Report()
         self._spec = spec
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
-        self._quirks = chosen(spec.quirks)
+        self._quirks = chosen(spec.quirks) if spec.quirks else []
         self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
         self._decoder = self._reader.decoder
         self._repeats = Repeats(self._reader)
@@ -112,10 +117,6 @@ class AnswerReader:
     def _update_report(self) -> None:
         self._report.events = self._reader.count
         self._report.odd = self._reader.odd.lines()
-
-    @property
-    def early(self) -> int:
-        return self._aggregator.early
 
     @property
     def blocks_loop(self) -> bool:
@@ -175,15 +176,14 @@ class AnswerReader:
     def _merge(self, events: Iterable[Event]) -> None:
         for event in events:
             self._merge_event(event)
-            self.ended = self.done or self._aggregator.ended or self._error is not None
-            self.finished = self._has_chunks and self._aggregator.finished
+        self.ended = self.done or self._aggregator.ended or self._error is not None
+        self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
     def finish(self, cut: str = "") -> Reply | None:
         """The reply to the client; None where it gets the answer as it came.
 
         `cut`: how the transport ended the body too early, in words, if it did.
         """
-        self.read_waiting()
         reply = self._finish(cut)
         self._report.status = self._status if reply is None else reply.status
         if reply is None:
@@ -196,6 +196,7 @@ class AnswerReader:
 
     def _finish(self, cut: str) -> Reply | None:
         if self._status < 200 or 300 <= self._status < 400 or self._status in (204, 205):
+            self.read_waiting()  # to count it
             return None
         try:
             if self._is_json:
@@ -267,6 +268,8 @@ class AnswerReader:
         if cut:
             self._report.truncated = True
             raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+        if self._other_api:
+            raise self._another_api()
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
 
     # A body that is an event stream
@@ -276,16 +279,24 @@ class AnswerReader:
             return  # gateways in a row send [DONE] twice, or more after it
         self._latest = event.number or self._latest
         if event.error is not None:
-            self._error = self._error or event.error
+            if self._is_spoken(event):
+                self._has_chunks = True
+            else:
+                self._error = self._error or event.error
         elif event.kind is Kind.CHUNK:
             self._merge_chunk(event)
         elif event.kind is Kind.DONE:
             self.done = True
         elif event.kind is Kind.UNREADABLE:
-            if not _NO_CHOICES.search(event.data):
+            if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)
+
+    def _is_spoken(self, event: Event) -> bool:
+        """Whether an event that looks like an error is a word of an answer that is sent word by word: "failed"."""
+        is_word = event.kind is Kind.TEXT and event.name != "error" and _WORD.fullmatch(event.data) is not None
+        return is_word and self._aggregator.add_text(event.data)
 
     def _merge_text(self, event: Event) -> None:
         """An event that is not an object. A number too may be a word of an answer that is sent as plain text."""
@@ -297,7 +308,7 @@ class AnswerReader:
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
-        if self._aggregator.knows(chunk, event.name):
+        if chunk.get("object") in self._aggregator.objects or self._aggregator.knows(chunk, event.name):
             self._has_chunks = True
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
@@ -355,8 +366,11 @@ class AnswerReader:
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
-        patch_document(aggregated.document, self._quirks)
-        fill(aggregated.document, self._spec.fill)
+        if self._quirks:
+            patch_document(aggregated.document, self._quirks)
+        if self._spec.fill:
+            fill(aggregated.document, self._spec.fill)
+        self.answered = not self._report.truncated
         return Reply(200, jsontext.dumps(aggregated.document))
 
     def _whole(self, cut: str) -> Aggregated:

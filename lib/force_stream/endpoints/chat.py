@@ -52,20 +52,6 @@ class Base64(Pieces):
 _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
-def _said_reason(choice: dict[str, Any]) -> Any:
-    """The finish reason that a choice says, None if it says none. "" (Ollama, SGLang) is none either."""
-    # The second is how gateways in JavaScript spell it (jakobdylanc/llmcord#84). vLLM's `stop_reason` is another thing,
-    # the stop sequence that was met.
-    said = choice.get("finish_reason") or choice.get("finishReason")
-    return None if not said or (isinstance(said, str) and said.lower() in NO_REASONS) else said
-
-
-def _finish_reason(before: Any, said: Any) -> Any:
-    """The finish reason of a choice that had the one `before`, and now this one."""
-    is_higher = before is None or _PRECEDENCE.get(str(said), 1) > _PRECEDENCE.get(str(before), 1)
-    return said if is_higher else before
-
-
 # The members of a delta, or of a choice, that hold what the model says.
 _CONTENT: Final = (
     "content",
@@ -105,12 +91,14 @@ def is_blank(value: Any) -> bool:
 
 def _counts(value: Any) -> bool:
     """Whether usage has a number other than 0; what else is in it are labels, such as a service tier."""
+    if type(value) is int:
+        return value != 0
     if isinstance(value, str):
         return value.replace(".", "", 1).isdecimal() and bool(value.strip("0."))
     values = value.values() if isinstance(value, dict) else value
     if isinstance(value, (dict, list)):
         return any(map(_counts, values))
-    return bool(value) and isinstance(value, (int, float, Number)) and not isinstance(value, bool)
+    return bool(value) and isinstance(value, (float, Number))
 
 
 _DELTA: Final[Mapping[str, Rule]] = {
@@ -167,7 +155,7 @@ _CHUNK: Final[Mapping[str, Rule]] = {
 # The types by which gateways to Anthropic, and others, keep the connection alive.
 _KEEP_ALIVES: Final = ("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat")
 # What upstreams have as `object`. TGI, Perplexity and Together are those that differ.
-_OBJECTS: Final = (
+OBJECTS: Final = (
     "chat.completion.chunk",
     "chat.completion",
     "chat.completion.done",
@@ -215,6 +203,7 @@ class CompletionAggregator(Aggregator):
     `finished` once each choice that was asked for has its own; usage may follow, so only [DONE] ends the stream.
     """
 
+    objects = OBJECTS
     object_name: str
     choice_rules: Mapping[str, Rule]
 
@@ -257,7 +246,6 @@ class CompletionAggregator(Aggregator):
         usage = chunk.get("usage")
         return bool(
             (chunk.get("choices") and isinstance(chunk["choices"], list))
-            or chunk.get("object") in _OBJECTS
             or chunk.get("type") in _KEEP_ALIVES
             or event in _KEEP_ALIVES
             or (usage and _counts(usage))
@@ -278,6 +266,7 @@ class CompletionAggregator(Aggregator):
                 known = self._choices.get(index)
                 if known is None:
                     known = self._choices[index] = Fields(self.choice_rules, overlay)
+                    self._unfinished.add(index)
                 delta = choice.get("delta")
                 if isinstance(delta, str) or (isinstance(delta, dict) and delta.get("role") == "tool"):
                     known.add(_with_delta(choice, delta))
@@ -286,28 +275,30 @@ class CompletionAggregator(Aggregator):
                     effect = known.add(choice)
                 if len(choices) > 1:
                     (self._twins if index in in_chunk else in_chunk).add(index)
-                said, reason = _said_reason(choice), self._reasons.get(index)
-                if said is None and reason is None:
-                    self._unfinished.add(index)
-                else:
-                    self._note_reason(index, said, reason, choice)
-                    effect = CHANGED if said is not None else effect
+                # The second is how gateways in JavaScript spell it (jakobdylanc/llmcord#84). vLLM's `stop_reason` is
+                # another thing, the stop sequence that was met.
+                said = choice.get("finish_reason") or choice.get("finishReason")
+                if said or index in self._reasons:
+                    effect = CHANGED if self._note_reason(index, said, choice) else effect
         # `finished` is asked after every event, so it must not cost more the more choices there are.
         self.finished = len(self._choices) >= self._expected and not self._unfinished and not self._reopened
         return effect if len(choices) < 2 else CHANGED
 
-    def _note_reason(self, index: int, said: Any, before: Any, choice: dict[str, Any]) -> None:
-        """Note a finish reason, or what follows one."""
+    def _note_reason(self, index: int, said: Any, choice: dict[str, Any]) -> bool:
+        """Note a finish reason, or what follows one. Whether there is one: "" (Ollama, SGLang) is none."""
+        before = self._reasons.get(index)
         if before is not None and index not in self._reopened and _says_more(choice):
             self._reopened.add(index)
             self.early += 1
-        if said is None:
-            return
+        if not said or (isinstance(said, str) and said.lower() in NO_REASONS):
+            return False
         if before is not None and (index in self._reopened or not self._with_usage):
             self._ended_twice.add(index)
-        self._reasons[index] = _finish_reason(before, said)
+        if before is None or _PRECEDENCE.get(str(said), 1) > _PRECEDENCE.get(str(before), 1):
+            self._reasons[index] = said
         self._unfinished.discard(index)
         self._reopened.discard(index)
+        return True
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         if not self._choices:

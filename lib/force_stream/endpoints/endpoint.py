@@ -33,12 +33,15 @@ class Aggregator(Protocol):
     be missing. It becomes false again when more content follows a finish reason. `early`: how many finish reasons more
     content has followed; where there are any, the last one may not be the end either, so a broken connection after it
     is a truncation. `ends_with_body`: nothing in the stream says where it ends, so its end is that of a body that is
-    not cut off.
+    not cut off. `objects`: what its chunks have as their `object`; `families`: how the types of its events begin, and
+    those of keep-alives.
     """
 
     ended: bool = False
     finished: bool = False
     early: int = 0
+    objects: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
     ends_with_body: bool = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
@@ -50,8 +53,10 @@ class Aggregator(Protocol):
         return False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
-        """Whether an object is one of this API's chunks. The words of any other are a notice, or an error."""
-        return True
+        """Whether an object is one of this API's chunks, though its `object` does not say so. The words of any other
+        are a notice, or an error."""
+        kind = chunk.get("type") or event
+        return isinstance(kind, str) and kind.startswith(self.families)
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document; `done`: `[DONE]` came; `partial`: what came is wanted, whether or not it is whole. Raises

@@ -32,6 +32,8 @@ _OF_THE_ANSWER: Final = {
 class ImagesAggregator(Aggregator):
     """Gathers the completed images; partial ones are previews that no plain answer has."""
 
+    families = (*_FAMILIES, "ping", "keepalive")
+
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices
         self._images: list[tuple[float, dict[str, Any]]] = []
@@ -40,9 +42,7 @@ class ImagesAggregator(Aggregator):
         self._rest = Fields(_OF_THE_ANSWER, overlay)
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
-        kind = chunk.get("type") or event
-        is_typed = isinstance(kind, str) and kind.startswith((*_FAMILIES, "ping", "keepalive"))
-        return is_typed or bool(chunk.get("usage")) or any(key in chunk for key in (*_IMAGE, "data"))
+        return super().knows(chunk, event) or bool(chunk.get("usage")) or any(key in chunk for key in (*_IMAGE, "data"))
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event

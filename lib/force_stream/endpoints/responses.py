@@ -68,7 +68,6 @@ _CALLS: Final = ("function_call", "mcp_call")
 # The members that every item has, whatever it says.
 _NAMES: Final = frozenset(("id", "type", "status", "role"))
 _TEXT_MEMBERS: Final = frozenset(place.path[-1] for place in _TEXTS.values())
-_FAMILIES: Final = ("response.", "responsesapi.", "codex.", "ping", "keepalive")
 
 type _Path = tuple[str | int, ...]
 
@@ -189,6 +188,8 @@ def _put(item: dict[str, Any], path: _Path, value: Any, places: dict[_Path, int]
 
 
 class ResponsesAggregator(Aggregator):
+    families = ("response.", "responsesapi.", "codex.", "ping", "keepalive")
+
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}
         self._terminal: dict[str, Any] = {}
@@ -198,8 +199,7 @@ class ResponsesAggregator(Aggregator):
         self._ids_change = False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
-        kind = chunk.get("type") or event
-        return (isinstance(kind, str) and kind.startswith(_FAMILIES)) or isinstance(chunk.get("response"), dict)
+        return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event

@@ -77,7 +77,7 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
         if kind is None and choices:
             return _of_choices(choices, chunk)
         if not (isinstance(kind, str) and kind.endswith(_ENDINGS)):
-            return _of_unlike(chunk, kind)
+            return _of_unlike(chunk, kind) if not kind or "object" in chunk else None
     return _reported(chunk, event, kind if isinstance(kind, str) else "", chunk.get("choices"))
 
 
@@ -112,10 +112,12 @@ def _of_choices(choices: Any, chunk: dict[str, Any]) -> dict[str, Any] | None:
         return None
     for choice in choices:
         if isinstance(choice, dict):
-            part = choice.get("delta") or choice.get("message")
-            for place in (choice, part):
-                if isinstance(place, dict) and "error" in place and _says(place["error"]):
-                    return _body(place["error"], chunk)
+            error, part = choice.get("error"), choice.get("delta") or choice.get("message")
+            # A tool's result may say that it failed.
+            if isinstance(part, dict) and not (error and _says(error)) and part.get("role") != "tool":
+                error = part.get("error")
+            if error and _says(error):
+                return _body(error, chunk)
     return None
 
 
@@ -187,9 +189,11 @@ def _says_so(chunk: dict[str, Any]) -> bool:
     if isinstance(detail, dict) and error_in(detail):
         return True
     code = chunk.get("code")
-    has_words = any(isinstance(chunk.get(key), str) and chunk[key] for key in _TEXTS)
+    words = [chunk[key] for key in _TEXTS if isinstance(chunk.get(key), str) and chunk[key]]
+    has_words = bool(words)
     if not means_success(code):  # DashScope, and gateways: an error's members without an envelope
-        return has_words or (isinstance(code, str) and status_of_name(code) is not None)
+        is_fine = any(map(means_success, words))  # a gateway's own code for success: 1, 10000
+        return (has_words and not is_fine) or (isinstance(code, str) and status_of_name(code) is not None)
     names = (chunk.get(key) for key in ("name", "reason", "__type", "status"))
     return has_words and any(
         isinstance(name, str) and (status_of_name(name) is not None or _is_error_name(name)) for name in names

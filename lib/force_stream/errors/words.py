@@ -156,17 +156,18 @@ def status_in(text: str) -> int | None:
     return status if status in _STATUSES else None
 
 
+# What stands before the words is possessive, or a line of underscores would be divided in every way there is.
 _SAYS: Final = re.compile(
     # "error: …", "upstream error: …", "[ERROR] …", "litellm.RateLimitError: …", {'error': …
-    r"[\W_]*(?:(?:an?|the|internal|upstream|server|api|proxy|gateway|provider|backend|model|stream|streaming|generation|"
-    r"inference|connection|network|runtime|unexpected|unknown|fatal|request|engine|service|llm|http|openai)\s+){0,3}"
+    r"[\W_]*+(?:(?:an?|the|internal|upstream|server|api|proxy|gateway|provider|backend|model|stream|streaming|"
+    r"generation|inference|connection|network|runtime|unexpected|unknown|fatal|request|engine|service|llm|http|openai)\s+){0,3}"
     r"(?:[a-z_][\w.]*(?:error|exception)|error|exception|failure|fatal|panic|failed)"
     r"(?:[ _]code)?['\"]?\s*(?:[:：\[(\]]|\d|-\s|$)"
-    r"|[\W_]*traceback \(most recent call last\)"
-    r"|[\W_]*(?:(?:an?|the)\s+)?(?:\w+\s+){0,2}(?:error|exception)\s+(?:occurred|happened|while|during|in the)"
-    r"|[\W_]*(?:failed to|unable to|could ?n[o']t|cannot) (?:\w+ ){0,3}"
+    r"|[\W_]*+traceback \(most recent call last\)"
+    r"|[\W_]*+(?:(?:an?|the)\s+)?(?:\w+\s+){0,2}(?:error|exception)\s+(?:occurred|happened|while|during|in the)"
+    r"|[\W_]*+(?:failed to|unable to|could ?n[o']t|cannot) (?:\w+ ){0,3}"
     r"(?:connect|reach|generate|process|complete|load|allocate|fetch|respond|decode|call|handle|read|parse|stream)"
-    r"|[\W_]*(?:错误|失败|异常|报错|请求失败|服务异常|系统错误|内部错误|服务器错误)",
+    r"|[\W_]*+(?:错误|失败|异常|报错|请求失败|服务异常|系统错误|内部错误|服务器错误)",
     re.IGNORECASE,
 )
 _FAILURE: Final = re.compile(

@@ -131,13 +131,17 @@ class Concat:
         if value is None:
             return SAME
         text = spelled(value)
-        if text is not None:
+        if text is None:
+            self._add_other(value)
+        else:
             self._parts.append(text)
-            return CHANGED
+        return CHANGED
+
+    def _add_other(self, value: Any) -> None:
+        """Add an object or a list."""
         if self._other is None:
             self._other = fragment()
         self._other.add(value)
-        return CHANGED
 
     def extend(self, pieces: list[str]) -> None:
         """The same as adding each of these texts."""
@@ -152,7 +156,11 @@ class Concat:
         if len(self._parts) > 1:
             self._parts = [self._join(self._parts)]  # so that a long text is not in memory twice
         text = self._parts[0] if self._parts else None
-        return text if text or self._other is None else self._other.result()
+        return text if self._other is None else self._with_other(text, self._other)
+
+    def _with_other(self, text: str | None, other: Accumulator) -> Any:
+        """The value where objects or lists came too: the text, if there is some."""
+        return text or other.result()
 
     def _join(self, pieces: list[str]) -> str:
         return "".join(pieces)

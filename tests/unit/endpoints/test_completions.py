@@ -101,7 +101,6 @@ def test_fewer_prompts_than_asked_for_are_odd() -> None:
     [
         ({"value": "x"}, True),
         (llama("", False), True),
-        ({"object": "text_completion", "x": "y"}, True),
         ({"choices": [{"text": "x"}]}, True),
         ({"content": "x"}, False),
         ({"message": "x"}, False),
@@ -109,6 +108,7 @@ def test_fewer_prompts_than_asked_for_are_odd() -> None:
 )
 def test_a_chunk_is_known_in_all_three_formats(said: dict[str, Any], known: bool) -> None:
     assert CompletionsAggregator().knows(said) is known
+    assert "text_completion" in CompletionsAggregator.objects
 
 
 @pytest.mark.parametrize(

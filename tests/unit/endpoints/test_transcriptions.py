@@ -12,7 +12,8 @@ DELTA = {"type": "transcript.text.delta", "delta": "a"}
 
 def test_it_ends_with_its_last_event_whose_text_counts() -> None:
     aggregator = TranscriptionsAggregator()
-    assert aggregator.add(DELTA) is CHANGED
+    assert [name for name, _ in aggregator.add(DELTA) or ()] == ["delta"], "another delta need not be parsed"
+    assert aggregator.add(DELTA | {"logprobs": [{"token": "a"}]}) is CHANGED
     assert not aggregator.finished
     aggregator.add({"type": "transcript.text.done", "text": "whole", "obfuscation": "zz"})
     assert aggregator.ended
