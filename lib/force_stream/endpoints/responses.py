@@ -259,7 +259,7 @@ class ResponsesAggregator(Aggregator):
 
     def _output(self, output: list[Any], status: str) -> list[Any]:
         """The terminal output, with what it lacks: items that were streamed, and texts of those that it has."""
-        items = sorted(self._items, key=lambda item: item.index)
+        items = _said_once(sorted(self._items, key=lambda item: item.index))
         if not output:
             return [item.result(status) for item in items]
         places = self._places(items, output)
@@ -376,6 +376,19 @@ class ResponsesAggregator(Aggregator):
 def _index(chunk: dict[str, Any], name: str) -> int:
     index = chunk.get(name)
     return index if isinstance(index, int) and index >= 0 else 0
+
+
+def _said_once(items: list[_Item]) -> list[_Item]:
+    """Without the items that are said again whole, under the same id (transformers serve, the text before a call)."""
+    kept: list[_Item] = []
+    done: dict[str, dict[str, Any]] = {}
+    for item in items:
+        said = item.done or {}
+        key = said.get("id")
+        first = done.setdefault(key, said) if isinstance(key, str) and key else said
+        if first is said or first != said:
+            kept.append(item)
+    return kept
 
 
 def _paired(
