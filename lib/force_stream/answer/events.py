@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from ..errors import error_body
 from ..errors.events import error_in
 from ..errors.words import is_keepalive, says_error
 from ..wire import jsontext
@@ -206,9 +207,7 @@ _ODD_TEXTS: Final = {
 
 def _error_of(text: str, *, named: bool = False) -> dict[str, Any] | None:
     """The body of the error that a text reports. `named`: its event says that it is one."""
-    if not named and not says_error(text):
-        return None
-    return {"error": {"message": text, "type": "error", "param": None, "code": None}}
+    return error_body(text, kind="error") if named or says_error(text) else None
 
 
 def _is_part_of_json(text: str) -> bool:

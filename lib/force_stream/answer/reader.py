@@ -19,6 +19,7 @@ from ..errors import (
     MalformedStream,
     StreamError,
     UpstreamError,
+    error_body,
 )
 from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, words_in
@@ -335,7 +336,7 @@ class AnswerReader:
         if self._words is not None:
             raise UpstreamError(error_from_words(self._words))
         text = f"The upstream answered {self._status} with an event stream and no error in it."
-        raise UpstreamError({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
+        raise UpstreamError(error_body(text))
 
     def _aggregated(self, cut: str) -> Reply | None:
         if self._too_deep:

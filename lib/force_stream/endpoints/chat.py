@@ -54,18 +54,8 @@ _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 # The members of a delta, or of a choice, that hold what the model says.
 _CONTENT: Final = (
-    "content",
-    "text",
-    "refusal",
-    "reasoning_content",
-    "reasoning",
-    "reasoning_text",
-    "reasoning_details",
-    "thinking_blocks",
-    "tool_calls",
-    "function_call",
-    "audio",
-    "images",
+    *("content", "text", "refusal", "tool_calls", "function_call", "audio", "images"),
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking_blocks"),
 )
 # The members of these that do not.
 _LABELS: Final = frozenset(("id", "type", "index", "format", "role", "expires_at"))
@@ -156,31 +146,15 @@ _CHUNK: Final[Mapping[str, Rule]] = {
 _KEEP_ALIVES: Final = ("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat")
 # What upstreams have as `object`. TGI, Perplexity and Together are those that differ.
 OBJECTS: Final = (
-    "chat.completion.chunk",
-    "chat.completion",
-    "chat.completion.done",
-    "chat.completions",
-    "text_completion",
-    "text_completion.chunk",
-    "text.completion",
-    "completion.chunk",
-    "completion",
+    *("chat.completion.chunk", "chat.completion", "chat.completion.done", "chat.completions"),
+    *("text_completion", "text_completion.chunk", "text.completion", "completion.chunk", "completion"),
 )
 # The members by which a chunk without choices is known: Azure's filters, Groq, llama.cpp, Cerebras, Perplexity, GitHub
 # Copilot, Vercel, xAI, OpenAI's padding.
 _MEMBERS: Final = frozenset(
     (
-        "prompt_filter_results",
-        "prompt_annotations",
-        "content_filter_results",
-        "x_groq",
-        "timings",
-        "prompt_progress",
-        "time_info",
-        "citations",
-        "search_results",
-        "copilot_usage",
-        "generationId",
+        *("prompt_filter_results", "prompt_annotations", "content_filter_results", "x_groq", "timings"),
+        *("prompt_progress", "time_info", "citations", "search_results", "copilot_usage", "generationId"),
         "obfuscation",
     )
 )
@@ -196,7 +170,7 @@ class CompletionAggregator(Aggregator):
     `finished` once each choice that was asked for has its own; usage may follow, so only [DONE] ends the stream.
     """
 
-    objects = OBJECTS
+    objects: tuple[str, ...] = OBJECTS
     object_name: str
     choice_rules: Mapping[str, Rule]
 

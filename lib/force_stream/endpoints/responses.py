@@ -118,9 +118,15 @@ class _Item:
         """The item as it was announced or closed."""
         return self.done or self.added or {"type": self.type, "id": self.id}
 
+    def _adds_nothing_to(self, item: dict[str, Any]) -> bool:
+        """Whether what was streamed stands in an item, as it nearly always does."""
+        texts = ((path, text.result()) for path, text in self.texts.items())
+        said = chain(self.parts.items(), ((path, text) for path, text in texts if text))
+        return not self.lists and all(_at(item, path) == value for path, value in said)
+
     def fill(self, item: dict[str, Any]) -> dict[str, Any]:
         """An item that the upstream says is whole, with what was streamed wherever it is empty."""
-        if not self.has_texts and not self.parts:
+        if self._adds_nothing_to(item):
             return item
         streamed = self.streamed()
         members = dict.fromkeys(path[0] for path in (*self.texts, *self.parts) if isinstance(path[0], str))
@@ -165,6 +171,16 @@ def _says_something(value: Any) -> bool:
 
 def _by_place(entry: tuple[_Path, Any]) -> list[str]:
     return [f"{step:09}" if isinstance(step, int) else step for step in entry[0]]
+
+
+def _at(value: Any, path: _Path) -> Any:
+    """What stands deep in an item; None if nothing does."""
+    for step in path:
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list) and step < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 def _put(item: dict[str, Any], path: _Path, value: Any, places: dict[_Path, int]) -> None:
@@ -286,9 +302,10 @@ class ResponsesAggregator(Aggregator):
         by_order = self._ids_change or list(map(_type, mine.values())) == list(map(_type, others.values()))
         found = _paired(mine, others, lambda item: item.get("id"))
         found |= _paired(mine, others, lambda item: item.get("call_id"))
-        if mine and others:
-            mine = {number: items[number].result("") for number in mine}
-            found |= _paired(mine, others, _content)
+        if not mine or not others:
+            return found
+        mine = {number: items[number].result("") for number in mine}
+        found |= _paired(mine, others, _content)
         if by_order:
             return found | _paired(mine, others, _type)
         found |= _paired(mine, {place: item for place, item in others.items() if _is_vague(item)}, _type)

@@ -14,9 +14,9 @@ ERROR_TYPE: Final = "upstream_error"
 MALFORMED: Final = "stream_malformed"
 
 
-def error_body(message: str, code: str) -> dict[str, Any]:
-    """The addon's own error in OpenAI's shape (API reference, "Error object")."""
-    return {"error": {"message": message, "type": ERROR_TYPE, "param": None, "code": code}}
+def error_body(message: str, code: str | None = None, kind: str = ERROR_TYPE) -> dict[str, Any]:
+    """An error in OpenAI's shape (API reference, "Error object")."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 class StreamError(Exception):

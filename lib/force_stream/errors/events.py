@@ -19,14 +19,8 @@ _NO_REASON_OF_RESPONSE: Final = "the upstream reported that the response failed,
 _ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
 # Members that may report an error, wherever they are said: Go's structs, Java's and JavaScript's spellings.
 _MESSAGES: Final = (
-    "error_message",
-    "errorMessage",
-    "error_msg",
-    "errorMsg",
-    "err_msg",
-    "errMsg",
-    "errmsg",
-    "errMessage",
+    *("error_message", "errorMessage", "error_msg", "errorMsg"),
+    *("err_msg", "errMsg", "errmsg", "errMessage"),
 )
 _CODES: Final = ("error_code", "errorCode", "err_code", "errCode", "errcode", "error_type", "errorType")
 _STATUSES: Final = ("statusCode", "status_code", "status", "http_status", "httpStatus", "http_code", "httpCode", "code")
@@ -35,20 +29,8 @@ _WRAPPERS: Final = ("x_groq", "data", "Response", "result", "output")
 # What may make a chunk an error at all. Nearly no chunk has one of these.
 _TELLING: Final = frozenset(
     (
-        *(
-            "error",
-            "errors",
-            "Error",
-            "ErrorMsg",
-            "base_resp",
-            "response",
-            "fault",
-            "success",
-            "ok",
-            "name",
-            "reason",
-            "__type",
-        ),
+        *("error", "errors", "Error", "ErrorMsg", "base_resp", "response", "fault", "success", "ok", "name", "reason"),
+        "__type",
         *(*_MESSAGES, *_CODES, *_STATUSES, *_TEXTS, *_WRAPPERS),
     )
 )

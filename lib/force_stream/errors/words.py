@@ -51,21 +51,8 @@ _WORDS: Final = (
 _ENVELOPE: Final = frozenset(
     (
         *("object", "model", "created", "createdat", "type", "event", "provider", "systemfingerprint", "servicetier"),
-        *(
-            "index",
-            "role",
-            "status",
-            "code",
-            "timestamp",
-            "time",
-            "ts",
-            "usage",
-            "choices",
-            "delta",
-            "obfuscation",
-            "p",
-        ),
-        *("user", "version", "region", "host", "path", "errorcode", "errcode", "errortype", "finishreason"),
+        *("index", "role", "status", "code", "timestamp", "time", "ts", "usage", "choices", "delta", "obfuscation"),
+        *("p", "user", "version", "region", "host", "path", "errorcode", "errcode", "errortype", "finishreason"),
     )
 )
 _KEEPALIVE: Final = re.compile(
