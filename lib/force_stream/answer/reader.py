@@ -26,7 +26,7 @@ from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
-from .events import Event, EventReader, Kind
+from .events import REPLACED, Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
@@ -292,9 +292,9 @@ class AnswerReader:
             self._has_chunks = True
         elif is_text:
             if not is_keepalive(event.data):
-                self._note_words(event.data, event.number)
+                self._words = self._words or event.data
         elif words_in(event.value):
-            self._note_words(event.value, event.number)
+            self._words = self._words or event.value
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
@@ -306,19 +306,15 @@ class AnswerReader:
             self._reader.odd.add(f"an event of the {api} API", event.number)
             return
         elif "." not in str(chunk.get("type")) and words_in(chunk):
-            self._note_words(chunk, event.number)
+            # Whether they are an error shows at the end. Of a text, the event reader notes that it is not an object.
+            self._words = self._words or chunk
+            self._reader.odd.add("words where a chunk should be", event.number)
         else:
             self._has_chunks = True
         try:
             self._repeats.effect = self._aggregator.add(chunk, event.name)
         except RecursionError:
             self._too_deep = True
-
-    def _note_words(self, words: Any, number: int) -> None:
-        """Words where a chunk should be: what they are shows at the end."""
-        if self._words is None:
-            self._words = words
-        self._reader.odd.add("words where a chunk should be", number or None)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
@@ -392,7 +388,7 @@ class AnswerReader:
         return True
 
     def _without_chunks(self, cut: str) -> Reply | None:
-        is_page = self._decoder.unknown_lines > self._decoder.lines + _MOST_WORDS or _is_markup(self._words)
+        is_page = self._decoder.unknown_lines > self._decoder.lines + _MOST_WORDS or not _is_readable(self._words)
         if self._words is not None and not is_page and not self._is_scalar():
             # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client gets it.
             raise UpstreamError(error_from_words(self._words))
@@ -410,8 +406,13 @@ class AnswerReader:
         raise EmptyStream("the upstream's event stream was empty")
 
 
-def _is_markup(words: Any) -> bool:
-    return isinstance(words, str) and words.lstrip().startswith("<")
+def _is_readable(words: Any) -> bool:
+    """Whether words are for a person: not markup, and not bytes of which hardly any are text."""
+    if not isinstance(words, str):
+        return True
+    head = words.lstrip()[:_LONGEST_SCALAR]
+    noise = sum(character == REPLACED or not (character.isprintable() or character.isspace()) for character in head)
+    return not head.startswith("<") and 2 * noise <= len(head)
 
 
 def _is_event(value: dict[str, Any]) -> bool:
