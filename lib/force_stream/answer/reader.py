@@ -27,7 +27,7 @@ from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
-from .events import Event, EventReader, Kind
+from .events import REPLACED, Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
@@ -306,8 +306,11 @@ class AnswerReader:
         is_text = event.kind is Kind.TEXT
         if (is_text or spelled(event.value) is not None) and self._aggregator.add_text(event.data):
             self._has_chunks = True
-        elif self._words is None and (not is_keepalive(event.data) if is_text else words_in(event.value)):
-            self._words = event.data if is_text else event.value  # what they are shows at the end
+        elif is_text:
+            if not is_keepalive(event.data):
+                self._words = self._words or event.data
+        elif words_in(event.value):
+            self._words = self._words or event.value
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
@@ -319,7 +322,8 @@ class AnswerReader:
             self._reader.odd.add(f"an event of the {api} API", event.number)
             return
         elif "." not in str(chunk.get("type")) and words_in(chunk):
-            self._words = chunk if self._words is None else self._words
+            # Whether they are an error shows at the end. Of a text, the event reader notes that it is not an object.
+            self._words = self._words or chunk
             self._reader.odd.add("words where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
@@ -404,7 +408,7 @@ class AnswerReader:
         return True
 
     def _without_chunks(self, cut: str) -> Reply | None:
-        is_page = self._decoder.unknown_lines > self._decoder.lines + _MOST_WORDS or _is_markup(self._words)
+        is_page = self._decoder.unknown_lines > self._decoder.lines + _MOST_WORDS or not _is_readable(self._words)
         if self._words is not None and not is_page and not self._is_scalar():
             # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client gets it.
             raise UpstreamError(error_from_words(self._words))
@@ -422,8 +426,13 @@ class AnswerReader:
         raise EmptyStream("the upstream's event stream was empty")
 
 
-def _is_markup(words: Any) -> bool:
-    return isinstance(words, str) and words.lstrip().startswith("<")
+def _is_readable(words: Any) -> bool:
+    """Whether words are for a person: not markup, and not bytes of which hardly any are text."""
+    if not isinstance(words, str):
+        return True
+    head = words.lstrip()[:_LONGEST_SCALAR]
+    noise = sum(character == REPLACED or not (character.isprintable() or character.isspace()) for character in head)
+    return not head.startswith("<") and 2 * noise <= len(head)
 
 
 def _is_event(value: dict[str, Any]) -> bool:
