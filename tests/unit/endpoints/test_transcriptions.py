@@ -18,7 +18,7 @@ def test_it_ends_with_its_last_event_whose_text_counts() -> None:
     assert aggregator.ended
     assert aggregator.finished
     assert aggregator.add(DELTA) == SAME, "nothing can follow"
-    assert aggregator.result().document == {"text": "whole", "logprobs": [{"token": "a"}]}
+    assert aggregator.result().document == {"text": "whole"}
 
 
 def test_without_its_last_event_it_is_incomplete_or_partial() -> None:
