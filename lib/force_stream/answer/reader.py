@@ -47,6 +47,10 @@ _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text
 _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
+# A chunk that is cut off, and plainly holds more of the answer.
+_MORE_CONTENT: Final = re.compile(
+    r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
+)
 # Two events run together may be one with content and one without.
 _CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
 
@@ -101,6 +105,7 @@ class AnswerReader:
         self._others = 0
         self._latest = 0  # the number of the latest event
         self._unreadable = 0
+        self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         self._too_deep = False
 
@@ -293,6 +298,9 @@ class AnswerReader:
         elif event.kind is Kind.UNREADABLE:
             if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
+        elif event.kind is Kind.CUT and _MORE_CONTENT.search(event.data):
+            self._is_cut = True
+            self._aggregator.early += 1  # what a finish reason before it said was not the end
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)
 
@@ -384,7 +392,8 @@ class AnswerReader:
         """The document of a stream that came to its end, and all of it. Raises a `StreamError` for any other."""
         ended_with_body = self._aggregator.ends_with_body and not cut
         aggregated = self._aggregator.result(done=self.done or ended_with_body)
-        if cut and not self.done and not (self._aggregator.finished and not self._aggregator.early):
+        is_broken = cut and not (self._aggregator.finished and not self._aggregator.early)
+        if not self.done and (is_broken or self._is_cut):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         if self._unreadable and not self._aggregator.says_all_again:
             raise CorruptedStream(
