@@ -209,6 +209,7 @@ _SAYING: Final = {"message": "content", "function_call": "arguments", "custom_to
 
 class ResponsesAggregator(Aggregator):
     families = ("response.", "responsesapi.", "codex.", "ping", "keepalive")
+    objects = ("response",)
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}

@@ -136,7 +136,7 @@ class EventStreamDecoder:
                     continue
                 self._dispatch(events)
                 events.append(ServerSentEvent("error", value.decode(errors="replace")))
-            elif not name and (lost := _DATA_AFTER_COMMENT.search(value)) is not None:
+            elif not name and value.endswith(b"}") and (lost := _DATA_AFTER_COMMENT.search(value)) is not None:
                 self._data.append(value[lost.end() :])
             self.lines += 1
         self.between_events = not (
