@@ -16,7 +16,7 @@ from ..answer.forcing import Refusal
 from ..answer.reader import AnswerSpec
 from ..endpoints import ENDPOINTS
 from ..endpoints.endpoint import Endpoint
-from ..errors import EmptyStream, UpstreamError
+from ..errors import EmptyStream, MixedChoices, UpstreamError
 from ..proxy import refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
@@ -31,6 +31,11 @@ from ..wire.text import printable
 
 logger = logging.getLogger("force_stream")
 
+# Streams in place of which a plain answer may be had.
+_USELESS: Final = {
+    EmptyStream.code: "the upstream's event stream was empty",
+    MixedChoices.code: "the upstream's event stream mixes its choices",
+}
 # Events. A refusal inside an event stream comes first, or after events that only announce the answer.
 _MOST_BEFORE_REFUSAL: Final = 3
 # Statuses of a state that passes. Servers say 500 of what they never do (llama.cpp: "Cannot use tools with stream").
@@ -135,22 +140,22 @@ class Retries:
                 await self._send_plain(tries)
 
     async def _send_plain(self, tries: _Tries) -> None:
-        """Send the request as it came, because the upstream cannot stream it, or has sent an empty stream."""
+        """Send the request as it came, because the upstream cannot stream it, or has sent a stream that is no use."""
         refusal, rule = tries.latest.response, tries.rule
         assert refusal is not None
-        was_empty = tries.attempt.report.code == EmptyStream.code
-        why = "the upstream's event stream was empty" if was_empty else "the upstream cannot stream this request"
+        useless = _USELESS.get(tries.attempt.report.code, "")
+        why = useless or "the upstream cannot stream this request"
         logger.info(f"{rule.name}: {why}: it is sent again as it came, plain")
         plain = request.plain_attempt(tries.flow, tries.attempt.spec)
         attempt = await self._send_for(tries, plain)
         answer = plain.response
-        # An answer that the upstream did not give is no better than the empty stream.
-        missing = answer is None or (was_empty and (attempt.report.code or not answer.raw_content))
+        # An answer that the upstream did not give is no better than that stream.
+        missing = answer is None or (useless and (attempt.report.code or not answer.raw_content))
         if missing or answer is None or _demand_in(answer, rule, streamed=False):
             logger.info(f"{rule.name}: plain, it did no better, so the first answer stands")
             return
         tries.take(plain, attempt, f"sent plain: {why}")
-        if not was_empty and answer.status_code < 400:
+        if not useless and answer.status_code < 400:
             await self._learn_plain(tries, refusal)
 
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
@@ -254,7 +259,8 @@ def _demand_of(tries: _Tries) -> Demand | None:
     if not was_made_to_stream(tries.latest):
         return None
     report = attempt.report
-    if report.code == EmptyStream.code:
+    # Of the corrupted streams, those that the next one would be like.
+    if report.code in _USELESS and (report.code == EmptyStream.code or "x-should-retry" in answer.headers):
         return Demand.PLAIN
     if report.code not in ("", UpstreamError.code) or report.events > _MOST_BEFORE_REFUSAL:
         return None
