@@ -11,11 +11,14 @@ OLDEST := VENV=$(VENV)/oldest VERSIONS=mitmproxy==12.0.1
 PYTEST := pytest -n 5 --dist worksteal
 # What shares no environment with the addon.
 LITELLM := $(VENV)/litellm
+TORCH := $(VENV)/torch
 UV := $(VENV)/uv
+# PyTorch's builds for CPUs are not on PyPI; where pip finds them depends on the machine, and most are for this Python.
+TORCH_PYTHON ?= $(shell command -v python3.11 || echo $(BIN)/python)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-newest demo-oldest run test coverage test-newest test-oldest faults docs oracle fuzz soak \
+.PHONY: help demo demo-newest demo-oldest run test coverage test-newest test-oldest faults docs oracle oracle-all fuzz soak \
 	bench bench-proxy bench-scale dist standalone lint update clean
 
 help:  ## what there is to run
@@ -61,7 +64,10 @@ faults: $(VENV)/test  ## play every fault of an upstream and write docs/faults.m
 docs: $(VENV)/run  ## write the tables of rule keys, quirks and faults to inject in docs/ and rules.yaml
 	@PYTHONPATH=lib $(BIN)/python tools/docs.py
 
-oracle: $(VENV)/oracle  ## a real model server asked twice, directly and through the proxy (downloads 250 MB once)
+oracle: $(VENV)/oracle $(LITELLM)/made  ## llama.cpp, and LiteLLM before it, asked directly and through the proxy (downloads 250 MB once)
+	@$(BIN)/python tools/oracle/compare.py --server llama.cpp --server LiteLLM $(ARGS)
+
+oracle-all: $(VENV)/oracle $(LITELLM)/made $(TORCH)/made  ## the same, and vLLM and transformers serve with a tiny model (installs 4 GB)
 	@$(BIN)/python tools/oracle/compare.py $(ARGS)
 
 fuzz: $(VENV)/fuzz  ## look for bytes that break a law of the library, for ten minutes (ARGS='--seconds 60 stream')
@@ -116,11 +122,19 @@ $(SETS:%=$(VENV)/%): $(VENV)/%: $(VENV)/made pyproject.toml requirements/%.txt
 	@again=$$(test -e $(VENV)/unfinished && echo --again); touch $(VENV)/unfinished; \
 		$(BIN)/python tools/install.py $* $(VERSIONS) $$again && rm $(VENV)/unfinished && touch $@
 
-# Where the LiteLLM proxy cannot be installed, the measurement goes on without it.
+# Where the LiteLLM proxy cannot be installed, the measurement goes on without it; the oracle does not, and says so.
 $(LITELLM)/made: $(VENV)/made requirements/litellm.txt
 	@echo "Installing the LiteLLM proxy into $(LITELLM) …"
 	@$(BIN)/python -m venv $(LITELLM)
 	@$(LITELLM)/bin/python tools/install.py litellm && touch $@ || true
+
+# torchvision and its like come from PyPI, for another PyTorch: without them, text works.
+$(TORCH)/made: $(VENV)/made tools/oracle/torch.txt
+	@echo "Installing vLLM and transformers into $(TORCH) …"
+	@"$(TORCH_PYTHON)" -m venv $(TORCH)
+	@$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tools/oracle/torch.txt
+	@$(TORCH)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 $(UV)/made: $(VENV)/made
 	@$(BIN)/python -m venv $(UV) && touch $@

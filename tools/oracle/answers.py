@@ -20,6 +20,7 @@ IGNORED: Final = {
     "output/*/id": "every item has its own",
     "output/*/call_id": "every call has its own",
     "content/*/id": "every call has its own",
+    "content/*/signature": "vLLM makes one up for each thought",
     "*/timings/*": "how long it took",
     "*id_slot": "which slot was free",
 }

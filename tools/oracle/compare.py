@@ -38,6 +38,7 @@ class Outcome:
     new: list[Difference]
     known: list[tuple[Difference, Known]]
     repeats: bool
+    status: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,15 @@ def outcome(request: OracleRequest, mark: str, at: Setting) -> Outcome:
             "upstream.http": b"".join(bytes(passage.response) for passage in at.relay.passages(tried)),
         }.items():
             (at.keep / f"{file}.{suffix}").write_bytes(data)
-    return Outcome(request, new, [(one, known) for one, known in sorted_out if known is not None], repeats)
+    return Outcome(
+        request, new, [(one, known) for one, known in sorted_out if known is not None], repeats, direct.status_code
+    )
 
 
 def report(result: Outcome, seconds: float) -> None:
     verdict = "DIFFERENT" if result.new else "known" if result.known else "equal"
-    print(f"{result.request.endpoint:12} {result.request.name:52} {verdict:10} {seconds:5.1f} s", flush=True)
+    said = f"{result.request.endpoint:12} {result.request.name:52} {result.status} {verdict:10} {seconds:5.1f} s"
+    print(said, flush=True)
     for difference in result.new:
         print(f"    {difference.path}\n        direct   {difference.direct}\n        proxied  {difference.proxied}")
     if not result.repeats:
@@ -181,7 +185,7 @@ def main(arguments: list[str]) -> int:
             fine, results = compare(server, options.words, options.keep)
             good, asked = good and fine, asked + len(results)
             if options.write and fine and len(results) == len(server.requests):
-                page.write(server, [(result.request, result.known) for result in results])
+                page.write(server, [(result.request, result.status, result.known) for result in results])
     if not asked:
         print(f"No request has all of: {' '.join(options.words)}")
     return 0 if good and asked else 1

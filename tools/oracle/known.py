@@ -120,6 +120,8 @@ LLAMA_CPP: Final[tuple[Known, ...]] = (
     ),
 )
 
+MIXED: Final = "every choice has index 0 in LiteLLM's stream of completions, so their texts cannot be told apart"
+
 # What LiteLLM leaves out of a stream, or puts into one, that comes from the server behind it.
 LITELLM: Final[tuple[Known, ...]] = (
     Known(
@@ -178,6 +180,17 @@ LITELLM: Final[tuple[Known, ...]] = (
         "the first event of LiteLLM's stream has counts of cached tokens",
         'data: {"type":"message_start","message":{...,"usage":{"input_tokens":0,...,"cache_read_input_tokens":0}}}',
     ),
+    *(
+        Known(
+            "messages: tool call cut short",
+            path,
+            direct,
+            proxied,
+            "LiteLLM says tool_use for the limit, and {} for half an input; the forced answer is an error",
+            'data: {"type":"content_block_delta",...,"partial_json":"{"}} and {...,"delta":{"stop_reason":"tool_use"}}',
+        )
+        for path, direct, proxied in (("status", "200", "502"), ("status/body", "*", "*stream_corrupted*"))
+    ),
     Known(
         "chat: n 2*",
         "choices/1/finish_reason",
@@ -197,11 +210,19 @@ LITELLM: Final[tuple[Known, ...]] = (
         'data: {"id":"...","object":"text_completion",...,"choices":[{"index":0,"text":" four"}]}',
     ),
     Known(
-        "completions: two prompts",
-        "status*",
+        "completions: *",
+        "status",
+        "200",
+        "502",
+        MIXED,
+        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
+    ),
+    Known(
+        "completions: *",
+        "status/body",
         "*",
-        "*",
-        "every choice has the index 0 in LiteLLM's stream of completions, so that their texts cannot be told apart",
+        "*stream_corrupted*",
+        MIXED,
         'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
     ),
     Known(
@@ -211,5 +232,162 @@ LITELLM: Final[tuple[Known, ...]] = (
         "*OpenAIException - request*",
         "LiteLLM words the same error in two ways",
         '{"error":{"message":"litellm.ContextWindowExceededError: ...","type":null,"param":null,"code":"400"}}',
+    ),
+)
+
+CUT_CALL: Final = "a call that the limit cut is text in the direct answer, and as much of a call as came in the stream"
+BLANK_BEFORE_CALL: Final = "the blank lines between a thought and a call are text in the stream only"
+FIRST_DELTA: Final = 'the first event has the text "", and none follows'
+
+
+def before_a_call(endpoint: str, path: str) -> tuple[Known, ...]:
+    """The blank text is an item of its own before the calls, so that each call is compared with what precedes it."""
+    said = 'event: content_block_delta or response.output_text.delta with the text "\\n\\n"'
+    return tuple(
+        Known(f"{endpoint}: {names}", path, "*", "*", BLANK_BEFORE_CALL, said)
+        for names in ("*call*", "one function twice")
+    )
+
+
+VLLM: Final[tuple[Known, ...]] = (
+    Known(
+        "chat: *, thought first",
+        "choices/0/message/content",
+        "null",
+        '"\\n\\n"',
+        BLANK_BEFORE_CALL,
+        'data: {...,"choices":[{"index":0,"delta":{"content":"\\n\\n"},...}]}',
+    ),
+    Known(
+        "chat: *tokens",
+        "choices/0/message/content",
+        '"*<tool_call>*"',
+        "*",
+        CUT_CALL,
+        'data: {...,"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"get_weather"}}]}}]}',
+    ),
+    Known(
+        "chat: *tokens",
+        "choices/0/message/tool_calls*",
+        "*",
+        "[*",
+        CUT_CALL,
+        'data: {...,"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"get_weather"}}]}}]}',
+    ),
+    Known(
+        "chat: *thought*",
+        "choices/0/message/content",
+        "null",
+        '""',
+        FIRST_DELTA,
+        'data: {...,"choices":[{"index":0,"delta":{"role":"assistant","content":""},...}]}',
+    ),
+    Known(
+        "chat: one call, tool_choice *",
+        "choices/0/message/content",
+        '""',
+        "null",
+        'beside a forced call the text is "", beside one of the model\'s own it is null; the quirk says null',
+        'data: {...,"choices":[{"index":0,"delta":{"role":"assistant","content":""},...}]}',
+    ),
+    Known(
+        "chat: text, stop string in a thought",
+        "usage/completion_tokens_details/reasoning_tokens",
+        "5",
+        "4",
+        "vLLM counts the thought's tokens in two ways",
+        'data: {...,"usage":{...,"completion_tokens_details":{"reasoning_tokens":4}}}',
+    ),
+    Known(
+        "chat: text, usage asked for",
+        "status*",
+        "*",
+        "*",
+        "vLLM refuses stream_options in a plain request; the forced one is answered",
+        "the answer",
+    ),
+    Known(
+        "completions: echo",
+        "choices/0/prompt_token_ids",
+        "null",
+        "[*",
+        "the stream has the tokens of the prompt that it repeats",
+        'data: {...,"choices":[{"index":0,"text":"One, two,",...,"prompt_token_ids":[...]}]}',
+    ),
+    Known(
+        "messages: *",
+        "stop_sequence",
+        NOTHING,
+        "null",
+        "the stream has the member, the direct answer does not",
+        'data: {"type":"message_start","message":{...,"stop_sequence":null,...}}',
+    ),
+    *(
+        Known(
+            f"{endpoint}: two calls, 12 tokens",
+            path,
+            '"*<tool_call>*"',
+            '"\\n\\n"',
+            CUT_CALL,
+            'the text "\\n\\n" and nothing of a call, whose name is not whole yet',
+        )
+        for endpoint, path in (("messages", "content/1/text"), ("responses", "output/1/content/0/text"))
+    ),
+    *before_a_call("messages", "content/*"),
+    Known(
+        "responses: *",
+        "output/*/status",
+        "null",
+        '"completed"',
+        "the items of the direct answer have no status",
+        'data: {"type":"response.output_item.done",...,"item":{...,"status":"completed",...}}',
+    ),
+    *before_a_call("responses", "output/*"),
+)
+TRIMMED: Final = "blank text around a thought and an answer is cut off in the direct answer only"
+
+TRANSFORMERS: Final[tuple[Known, ...]] = (
+    Known(
+        "responses: *",
+        "output/*/content/0/text",
+        "*",
+        '"\\n*"',
+        TRIMMED,
+        'data: {"item":{"id":"rs_...",...,"content":[{"text":"\\nNo.\\n"}]},...,"type":"response.output_item.done"}',
+    ),
+    *(
+        Known(
+            "*tokens",
+            path,
+            direct,
+            "*",
+            "the server fails where it parses a call that the limit cut; its stream leaves the call out",
+            'data: {"choices":[{"delta":{},"index":0,"finish_reason":"length"}],...} after the thought, and no call',
+        )
+        for path, direct in (("status", "500"), ("status/body", "b'Internal Server Error'"))
+    ),
+    Known(
+        "chat: *",
+        "system_fingerprint",
+        NOTHING,
+        '""',
+        "every chunk has the member, the direct answer does not",
+        'data: {"id":"...","choices":[...],...,"system_fingerprint":""}',
+    ),
+    Known(
+        "chat: *",
+        "choices/0/message/content",
+        '"*"',
+        '"\\n\\n*"',
+        TRIMMED,
+        'data: {...,"choices":[{"delta":{"content":"\\n\\n"},"index":0}]}',
+    ),
+    Known(
+        "chat: *",
+        "choices/0/message/reasoning_content",
+        "*",
+        '"\\n*"',
+        TRIMMED,
+        'data: {...,"choices":[{"delta":{"reasoning_content":"\\n"},"index":0}]}',
     ),
 )

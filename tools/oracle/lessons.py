@@ -85,5 +85,8 @@ LESSONS: Final = (
         ),
     ),
 )
-# For completions, which know no turns.
-TEXTS: Final = ("One, two, three, four, five, six, seven, eight, nine.", "A, B, C, D, E, F, G, H, I.")
+# For completions, which know no turns: the start, and how it goes on.
+TEXTS: Final = (
+    ("One, two,", " three, four, five, six, seven, eight, nine."),
+    ("A, B, C,", " D, E, F, G, H, I."),
+)

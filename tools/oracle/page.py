@@ -15,7 +15,8 @@ from servers import ROOT, Server
 PAGE: Final = ROOT / "docs" / "oracle.md"
 LONGEST: Final = 60
 
-type Found = list[tuple[OracleRequest, list[tuple[Difference, Known]]]]
+# Each request, the status of the direct answer, and how the forced one differs.
+type Found = list[tuple[OracleRequest, int, list[tuple[Difference, Known]]]]
 
 
 def write(server: Server, found: Found, page: Path = PAGE) -> None:
@@ -39,17 +40,20 @@ def with_block(text: str, table: str, name: str, rows: Iterable[str]) -> str:
 def equal_row(server: Server, found: Found) -> str:
     cells = [server.name, f"{server.package} {server.version}"]
     for endpoint in ENDPOINTS:
-        known = [bool(one) for request, one in found if request.endpoint == endpoint]
-        cells.append(f"{known.count(False)} of {len(known)}" if known else "not asked")
+        asked = [(status, known) for request, status, known in found if request.endpoint == endpoint]
+        answers, errors = ([not known for status, known in asked if (status < 400) is good] for good in (True, False))
+        parts = [f"{sum(answers)} of {len(answers)}"] if answers else []
+        parts += [f"{sum(errors)} of {len(errors)} errors"] if errors else []
+        cells.append(", ".join(parts) or "not asked")
     return row(cells)
 
 
 def differing_rows(server: Server, found: Found) -> list[str]:
     rows = []
     for known in server.known:
-        named = [f"{request.endpoint}: {request.name}" for request, one in found if known in [of for _, of in one]]
-        first = next(difference for _, one in found for difference, of in one if of is known)
-        asked = named[0] if len(named) == 1 else f"{known.requests} ({len(named)} requests)"
+        named = [f"{request.endpoint}: {request.name}" for request, _, one in found if known in [of for _, of in one]]
+        first = next(difference for _, _, one in found for difference, of in one if of is known)
+        asked = f"`{named[0]}`" if len(named) == 1 else f"`{known.requests}` ({len(named)} requests)"
         values = f"`{short(first.direct)}` / `{short(first.proxied)}`"
         rows.append(row([server.name, asked, f"`{known.path}`", values, known.reason]))
     return rows

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -12,11 +13,13 @@ from typing import IO, Final
 
 import httpx
 
-START_SECONDS: Final = 120
+START_SECONDS: Final = 300
 
 
 @contextlib.contextmanager
-def process(command: list[str], log: Path, pattern: str, **environment: str) -> Iterator[str]:
+def process(
+    command: list[str], log: Path, pattern: str, *, inside: Path | None = None, **environment: str
+) -> Iterator[str]:
     """Run a command until the block ends. Gives the pattern's group in the first line of its output that has it."""
     found: list[str] = []
     seen = threading.Event()
@@ -26,9 +29,11 @@ def process(command: list[str], log: Path, pattern: str, **environment: str) -> 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        cwd=inside,
         env=os.environ | dict(environment),
         encoding="utf-8",
         errors="replace",
+        start_new_session=True,  # so that what it starts ends with it
     ) as running:
         assert running.stdout is not None
         reader = threading.Thread(target=_follow, args=(running.stdout, log, pattern, found, seen), daemon=True)
@@ -43,6 +48,8 @@ def process(command: list[str], log: Path, pattern: str, **environment: str) -> 
                 running.wait(10)
             except subprocess.TimeoutExpired:
                 running.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
             reader.join()
 
 

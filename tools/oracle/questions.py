@@ -5,8 +5,11 @@ asked twice has the same answer. What the model is asked to continue is chosen s
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+
+from lessons import LESSONS, TEXTS, Lesson
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -462,7 +465,6 @@ _THROUGH_A_GATEWAY: Final[dict[str, str]] = {
         n 2
         n 2 that end apart
         n 2 with logprobs
-        n 2 with tools
         top_logprobs
         json_schema cut short
         Unicode answered
@@ -475,7 +477,6 @@ _THROUGH_A_GATEWAY: Final[dict[str, str]] = {
         two tool calls
         tool call cut short
         tool call with logprobs
-        tool_choice by name
         stream_options include_usage in a plain request
         stream false
         path without a version
@@ -528,3 +529,112 @@ _THROUGH_A_GATEWAY: Final[dict[str, str]] = {
 }
 _NAMES: Final = {(end, name.strip()) for end, names in _THROUGH_A_GATEWAY.items() for name in names.split("\n")}
 LITELLM_REQUESTS: Final = [request for request in REQUESTS if (request.endpoint, request.name) in _NAMES]
+
+
+# What the tiny model knows by heart. Asked at each API, with and without thoughts, and cut short.
+
+
+def tools_of(names: tuple[str, ...], shape: str) -> dict[str, Any]:
+    """The member `tools` of a request in the API's shape; nothing where there are none."""
+    functions = [function_tool(name) for name in names]
+    if shape == "chat":
+        tools = [{"type": "function", "function": function} for function in functions]
+    elif shape == "responses":
+        tools = [{"type": "function", **function} for function in functions]
+    else:
+        tools = [
+            {"name": one["name"], "description": one["description"], "input_schema": one["parameters"]}
+            for one in functions
+        ]
+    return {"tools": tools} if tools else {}
+
+
+def tiny(name: str, endpoint: str, path: str, *, refused: bool = False, **members: Any) -> OracleRequest:
+    body = encoded({"model": "tiny", "temperature": 0, "seed": 7, **members})
+    return OracleRequest(name, endpoint, path, body, refused=refused)
+
+
+def about(lesson: Lesson, suffix: str = "", **extra: Any) -> OracleRequest:
+    """A lesson asked at the chat API."""
+    members = {"messages": lesson.messages, "max_tokens": 200, **tools_of(lesson.tools, "chat"), **extra}
+    return tiny(lesson.name + suffix, "chat", CHAT, **members)
+
+
+def lessons() -> Iterator[OracleRequest]:
+    for lesson in LESSONS:
+        yield about(lesson, ", thought first")
+        yield about(lesson, chat_template_kwargs={"enable_thinking": False})
+    by_name = {lesson.name: lesson for lesson in LESSONS}
+    directly: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+    for limit in (1, 3, 6, 12, 24):
+        yield about(by_name["one call"], f", thought first, {limit} tokens", max_tokens=limit)
+        yield about(by_name["two calls"], f", {limit} tokens", max_tokens=limit, **directly)
+    for name in ("Unicode", "separators"):
+        yield about(by_name[name], ", 2 tokens", max_tokens=2, **directly)
+    text, call = by_name["text"], by_name["one call"]
+    yield about(text, ", n 2", n=2, **directly)
+    yield about(text, ", thought first, n 2", n=2)
+    yield about(call, ", n 2", n=2, **directly)
+    yield about(text, ", logprobs", logprobs=True, top_logprobs=2, **directly)
+    yield about(call, ", logprobs", logprobs=True, top_logprobs=2, **directly)
+    yield about(text, ", stop string", stop=["five"], **directly)
+    yield about(text, ", stop string in a thought", stop=["easy"])
+    yield about(call, ", tool_choice required", tool_choice="required", **directly)
+    yield about(call, ", tool_choice none", tool_choice="none", **directly)
+    yield about(
+        call, ", tool_choice by name", tool_choice={"type": "function", "function": {"name": "get_time"}}, **directly
+    )
+    yield about(text, ", usage asked for", stream_options={"include_usage": True}, **directly)
+    yield about(text, ", token ids", return_token_ids=True, **directly)
+    # vLLM: "`prompt_logprobs` are not available when `stream=True`."
+    yield about(text, ", prompt_logprobs", refused=True, prompt_logprobs=1, **directly)
+    yield about(text, ", max_tokens of a wrong type", max_tokens="three")
+    yield about(text, ", unknown model", model="none")
+    for prompt, _ in TEXTS:
+        yield tiny(f"text {prompt}", "completions", COMPLETIONS, prompt=prompt, max_tokens=12)
+    yield tiny("two prompts", "completions", COMPLETIONS, prompt=[start for start, _ in TEXTS], max_tokens=12)
+    yield tiny("n 2", "completions", COMPLETIONS, prompt="One, two,", n=2, max_tokens=12)
+    yield tiny("logprobs", "completions", COMPLETIONS, prompt="One, two,", logprobs=2, max_tokens=4)
+    yield tiny("echo", "completions", COMPLETIONS, prompt="One, two,", echo=True, max_tokens=4)
+    yield tiny("stop string", "completions", COMPLETIONS, prompt="One, two,", stop=["five"], max_tokens=12)
+    for lesson in LESSONS:
+        if not lesson.after:
+            yield tiny(
+                lesson.name,
+                "responses",
+                RESPONSES,
+                stream=False,  # transformers serve streams unless it is told not to
+                input=lesson.question,
+                max_output_tokens=200,
+                **tools_of(lesson.tools, "responses"),
+            )
+            yield tiny(
+                lesson.name,
+                "messages",
+                MESSAGES,
+                messages=lesson.messages,
+                max_tokens=200,
+                **tools_of(lesson.tools, "messages"),
+            )
+    for limit in (3, 12):
+        two = by_name["two calls"]
+        yield tiny(
+            f"two calls, {limit} tokens",
+            "responses",
+            RESPONSES,
+            stream=False,
+            input=two.question,
+            max_output_tokens=limit,
+            **tools_of(two.tools, "responses"),
+        )
+        yield tiny(
+            f"two calls, {limit} tokens",
+            "messages",
+            MESSAGES,
+            messages=two.messages,
+            max_tokens=limit,
+            **tools_of(two.tools, "messages"),
+        )
+
+
+TINY_REQUESTS: Final = list(lessons())

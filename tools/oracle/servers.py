@@ -112,6 +112,58 @@ def litellm(folder: Path) -> Iterator[str]:
             yield address
 
 
+# Not its command, which asks for the version of a package "vllm": the one for CPUs has another name.
+VLLM: Final = WITH_INPUT + (
+    "import runpy; runpy.run_module('vllm.entrypoints.openai.api_server', run_name='__main__', alter_sys=True)"
+)
+TRANSFORMERS: Final = WITH_INPUT + "from transformers.cli.transformers import main; main()"
+TINY: Final = ENVIRONMENT / "tiny"
+
+
+def tiny_model() -> Path:
+    """The folder of the tiny model, which is trained where that has not been done before."""
+    if not (TINY / "config.json").exists():
+        print("Training the tiny model …", flush=True)
+        subprocess.run([python_of("torch"), HERE / "tiny_model.py", TINY], check=True)
+    return TINY
+
+
+@contextlib.contextmanager
+def vllm(folder: Path) -> Iterator[str]:
+    port = free_port()
+    command = [str(python_of("torch")), "-c", VLLM, "--model", str(tiny_model())]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-num-seqs", "4", "--no-enable-prefix-caching"]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"]
+    with process(
+        command,
+        folder / "vllm.log",
+        r"(Application startup complete)",
+        VLLM_CPU_KVCACHE_SPACE="1",  # GiB
+        VLLM_NO_USAGE_STATS="1",
+        HF_HUB_OFFLINE="1",
+    ):
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(address)
+        yield address
+
+
+@contextlib.contextmanager
+def transformers(folder: Path) -> Iterator[str]:
+    port = free_port()
+    model = tiny_model()
+    # A request names the model as the server was given it.
+    command = [str(python_of("torch").absolute()), "-c", TRANSFORMERS, "serve", model.name, "--device", "cpu"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
+    started = r"(Application startup complete)"
+    log = folder.absolute() / "transformers.log"
+    # One thread: two that wait for each other come to a crawl as soon as anything else runs on a two-core machine.
+    with process(command, log, started, inside=model.parent, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1"):
+        address = f"http://127.0.0.1:{port}"
+        wait_until_ready(address)
+        yield address
+
+
 # What LiteLLM's models of an answer add to a plain one, whatever the server behind it says.
 LITELLM_FILL: Final[Mapping[str, Mapping[str, object]]] = {
     "chat": {"choices.*.provider_specific_fields": {}},
@@ -138,6 +190,27 @@ LITELLM_FILL: Final[Mapping[str, Mapping[str, object]]] = {
     "messages": {"stop_details": None},
 }
 
+# What vLLM's models of an answer add to a plain one.
+VLLM_ALWAYS: Final = dict.fromkeys(("ec_transfer_params", "kv_transfer_params", "metrics", "service_tier"))
+VLLM_FILL: Final[Mapping[str, Mapping[str, object]]] = {
+    "chat": {
+        **VLLM_ALWAYS,
+        **dict.fromkeys(
+            f"choices.*.message.{name}" for name in ("annotations", "audio", "function_call", "reasoning", "refusal")
+        ),
+        "choices.*.routed_experts": None,
+        "prompt_logprobs": None,
+        "usage.prompt_tokens_details": None,
+    },
+    "completions": {
+        **VLLM_ALWAYS,
+        "choices.*.prompt_logprobs": None,
+        "choices.*.routed_experts": None,
+        "usage.completion_tokens_details": None,
+        "usage.prompt_tokens_details": None,
+    },
+}
+
 SERVERS: Final = (
     Server(
         "llama.cpp",
@@ -157,5 +230,24 @@ SERVERS: Final = (
         known.LITELLM,
         ("content_never_null",),
         LITELLM_FILL,
+    ),
+    Server(
+        "vLLM",
+        "vllm-cpu",
+        python_of("torch"),
+        vllm,
+        questions.TINY_REQUESTS,
+        known.VLLM,
+        ("empty_content_is_null",),
+        VLLM_FILL,
+    ),
+    Server(
+        "transformers serve",
+        "transformers",
+        python_of("torch"),
+        transformers,
+        questions.TINY_REQUESTS,
+        known.TRANSFORMERS,
+        ("content_never_null",),
     ),
 )

@@ -30,10 +30,9 @@ END_OF_TEXT: Final = "<|endoftext|>"
 SPECIAL: Final = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 # Servers look for these in the text, so decoding must not leave them out.
 MARKS: Final = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-ASSISTANT: Final = "<|im_start|>assistant\n"
 CONTEXT: Final = 1024
-MOST_STEPS: Final = 600
-KNOWN_BY_HEART: Final = 0.01  # the loss of the answers at which greedy decoding repeats every lesson
+MOST_STEPS: Final = 400
+KNOWN_BY_HEART: Final = 0.004  # the loss at which greedy decoding repeats every lesson
 
 # Of the tools only the names, since each API and each server spells the rest of them in its own way.
 CHAT_TEMPLATE: Final = """\
@@ -64,7 +63,8 @@ def function(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
-def taught(lesson: Lesson, tokenizer: Any, *, thinking: bool) -> str:
+def taught(lesson: Lesson, tokenizer: Any, *, thinking: bool) -> tuple[str, str]:
+    """The prompt, and what has to follow it."""
     prompt = tokenizer.apply_chat_template(
         lesson.messages,
         tools=[function(name) for name in lesson.tools] or None,
@@ -73,7 +73,7 @@ def taught(lesson: Lesson, tokenizer: Any, *, thinking: bool) -> str:
         tokenize=False,
     )
     thought = f"<think>\n{lesson.thought}\n</think>\n\n" if thinking else ""
-    return f"{prompt}{thought}{lesson.answer}<|im_end|>"
+    return prompt, f"{thought}{lesson.answer}<|im_end|>"
 
 
 def new_tokenizer() -> Any:
@@ -84,7 +84,7 @@ def new_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=512, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    tokenizer.train_from_iterator([*said, *TEXTS], trainer)
+    tokenizer.train_from_iterator([*said, *(start + rest for start, rest in TEXTS)], trainer)
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in MARKS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -116,17 +116,23 @@ def train(tokenizer: Any) -> Any:
         )
     )
     texts = [taught(lesson, tokenizer, thinking=thinking) for lesson in LESSONS for thinking in (True, False)]
-    batch = tokenizer([*texts, *(f"{text}<|im_end|>" for text in TEXTS)], return_tensors="pt", padding=True)
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    for row, text in enumerate(texts):
-        # What the prompt says need not be known by heart.
-        start = text.rindex(ASSISTANT) + len(ASSISTANT)
-        labels[row, : len(tokenizer(text[:start])["input_ids"])] = -100
+    texts += [(start, f"{rest}<|im_end|>") for start, rest in TEXTS]
+    # Prompt and answer apart, as a server has them: together, their tokens may meet in the middle. What the prompt says
+    # need not be known by heart.
+    parts = [[tokenizer(part)["input_ids"] if part else [] for part in pair] for pair in texts]
+    longest = max(len(prompt) + len(answer) for prompt, answer in parts)
+    ids = torch.full((len(parts), longest), tokenizer.pad_token_id)
+    labels = torch.full((len(parts), longest), -100)
+    for row, (prompt, answer) in enumerate(parts):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, MOST_STEPS, eta_min=1e-4)
     model.train()
     for step in range(MOST_STEPS):
-        loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+        # Padding stands at the end, where no earlier token sees it.
+        loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -144,15 +150,13 @@ def forgotten(model: Any, tokenizer: Any) -> list[str]:
     found = []
     for lesson in LESSONS:
         for thinking in (True, False):
-            text = taught(lesson, tokenizer, thinking=thinking)
-            prompt = text[: text.rindex(ASSISTANT) + len(ASSISTANT)]
-            if not thinking:
-                prompt += "<think>\n\n</think>\n\n"
+            prompt, answer = taught(lesson, tokenizer, thinking=thinking)
             given = tokenizer(prompt, return_tensors="pt")
             with torch.no_grad():
                 tokens = model.generate(**given, max_new_tokens=200, do_sample=False)
-            if tokenizer.decode(tokens[0]) != text:
-                found.append(f"{lesson.name}: {tokenizer.decode(tokens[0])!r}")
+            said = tokenizer.decode(tokens[0, given["input_ids"].shape[1] :])
+            if said != answer:
+                found.append(f"{lesson.name}: {said!r}")
     return found
 
 

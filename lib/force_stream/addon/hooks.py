@@ -180,7 +180,7 @@ class ForceStream:
                 self._read_from_file(flow)
             elif isinstance(role, Forced):
                 await self._answer(flow, role.attempt)
-                if self.can_send:
+                if self.can_send and not role.attempt.answered:
                     await self._retries.retry(flow, role.attempt, role.wait)
             elif isinstance(role, Own):
                 if role.attempt is not None:
@@ -225,7 +225,8 @@ class ForceStream:
             return
         rule, endpoint = match
         self.flow_counts[rule.name] += 1
-        rule = self._retries.adapted(rule, flow, model, endpoint)
+        if not self._retries.all_learned.is_empty:
+            rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
         if rule.force_upstream_stream or must_stream:
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)
@@ -242,7 +243,7 @@ class ForceStream:
         if not body.asks_plain and not replayed:
             save_notes(flow, notes)
             return LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint))
-        if why := self._retries.why_plain(flow, body, endpoint):
+        if not self._retries.all_learned.is_empty and (why := self._retries.why_plain(flow, body, endpoint)):
             save_notes(flow, notes | {"left_alone": why})
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
             return Learning(rule, endpoint, ClientWait(rule))

@@ -45,7 +45,7 @@ def force_request(
     if isinstance(body, Form) and (nested := [key for key, value in extra_body.items() if not _is_scalar(value)]):
         raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
     asked = {**body.members, **extra_body}
-    lifted = {quirk.lifts for quirk in chosen(quirks)}
+    lifted = {quirk.lifts for quirk in chosen(quirks)} if quirks else ()
     if reason := endpoint.cannot_stream({key: value for key, value in asked.items() if key not in lifted}):
         raise Refusal(reason)
     model = asked.get("model")
@@ -56,7 +56,7 @@ def force_request(
         choices=expected_choices(asked),
         on_truncated=on_truncated,
         quirks=tuple(quirks),
-        fill=spelled(fill),
+        fill=spelled(fill) if fill else "",
     )
     return spec, body.forced(endpoint.options_for(stream_options), extra_body)
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import CHANGED, Concat, Extend, JsonText, Padding, Slots, Target
+from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 from .events import REPLACED, Event, EventReader
@@ -237,7 +237,7 @@ def _is_head(head: bytes) -> bool:
 def _slot(event: bytes, key: str, target: Target) -> Slot | None:
     # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they are.
     # Where they are twice before a value of one kind, it is not clear which is meant.
-    found = list(_member(key, _VALUE[type(target)]).finditer(event))
+    found = list(_member(key, _TEXT if isinstance(target, Concat) else _VALUE[type(target)]).finditer(event))
     if len(found) != 1:
         return None
     start, opening = found[0].end(), found[0]["opening"]
@@ -252,7 +252,7 @@ def _member(key: str, value: bytes) -> re.Pattern[bytes]:
 
 # What opens a member's value, by its target; padding is a string or a number.
 _TEXT: Final = rb'(?P<opening>")'
-_VALUE: Final = {Concat: _TEXT, JsonText: _TEXT, Extend: rb"(?P<opening>\[)", Padding: rb'(?P<opening>"|(?=[0-9]))'}
+_VALUE: Final = {Extend: rb"(?P<opening>\[)", Padding: rb'(?P<opening>"|(?=[0-9]))'}
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_list, b"": _end_of_number}
 
 

@@ -266,9 +266,7 @@ def chosen(names: Iterable[str]) -> list[Quirk]:
 def patch_document(document: Any, quirks: Iterable[Quirk]) -> None:
     """Change the messages of a finished document as these quirks say."""
     patches = [quirk.patch_message for quirk in quirks if quirk.patch_message is not None]
-    if not patches or not isinstance(document, dict):
-        return
-    for _, choice in _choices(document):
+    for _, choice in _choices(document) if isinstance(document, dict) else ():
         message = choice.get("message")
         if isinstance(message, dict):
             for patch in patches:

@@ -19,6 +19,7 @@ from ..errors import (
     MalformedStream,
     StreamError,
     UpstreamError,
+    error_body,
 )
 from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, words_in
@@ -42,8 +43,18 @@ _BLOCKS_LOOP: Final = 96 * 1024
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
 _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
+# Members that a notice has of its own, and not of the answer.
+_OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
+# A chunk that is cut off, and plainly holds more of the answer.
+_MORE_CONTENT: Final = re.compile(
+    r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
+)
+# Two events run together may be one with content and one without.
+_CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
+
+_WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +79,18 @@ class AnswerReader:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
-    follows all the same, which `early` counts.
+    follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
-        self.done = self.ended = self.finished = self._is_closed = False
+        self.done = self.ended = self.finished = self.answered = self._is_closed = False
+        self.early = 0
         self._report = Report()
         self._spec = spec
         self._status = status
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
-        self._quirks = chosen(spec.quirks)
+        self._quirks = chosen(spec.quirks) if spec.quirks else []
         self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
         self._decoder = self._reader.decoder
         self._repeats = Repeats(self._reader)
@@ -93,6 +105,7 @@ class AnswerReader:
         self._others = 0
         self._latest = 0  # the number of the latest event
         self._unreadable = 0
+        self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         self._too_deep = False
 
@@ -110,10 +123,6 @@ class AnswerReader:
     def _update_report(self) -> None:
         self._report.events = self._reader.count
         self._report.odd = self._reader.odd.lines()
-
-    @property
-    def early(self) -> int:
-        return self._aggregator.early
 
     @property
     def blocks_loop(self) -> bool:
@@ -173,15 +182,14 @@ class AnswerReader:
     def _merge(self, events: Iterable[Event]) -> None:
         for event in events:
             self._merge_event(event)
-            self.ended = self.done or self._aggregator.ended or self._error is not None
-            self.finished = self._has_chunks and self._aggregator.finished
+        self.ended = self.done or self._aggregator.ended or self._error is not None
+        self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
     def finish(self, cut: str = "") -> Reply | None:
         """The reply to the client; None where it gets the answer as it came.
 
         `cut`: how the transport ended the body too early, in words, if it did.
         """
-        self.read_waiting()
         reply = self._finish(cut)
         self._report.status = self._status if reply is None else reply.status
         if reply is None:
@@ -194,6 +202,7 @@ class AnswerReader:
 
     def _finish(self, cut: str) -> Reply | None:
         if self._status < 200 or 300 <= self._status < 400 or self._status in (204, 205):
+            self.read_waiting()  # to count it
             return None
         try:
             if self._is_json:
@@ -233,6 +242,8 @@ class AnswerReader:
             value, _, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         except ValueError:
             return True
+        if isinstance(value, list) and value and all(isinstance(each, dict) and _is_event(each) for each in value):
+            return True
         if isinstance(value, dict) and _is_event(value):
             return True
         if not rest.strip():
@@ -265,6 +276,8 @@ class AnswerReader:
         if cut:
             self._report.truncated = True
             raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+        if self._other_api:
+            raise self._another_api()
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
 
     # A body that is an event stream
@@ -274,16 +287,27 @@ class AnswerReader:
             return  # gateways in a row send [DONE] twice, or more after it
         self._latest = event.number or self._latest
         if event.error is not None:
-            self._error = self._error or event.error
+            if self._is_spoken(event):
+                self._has_chunks = True
+            else:
+                self._error = self._error or event.error
         elif event.kind is Kind.CHUNK:
             self._merge_chunk(event)
         elif event.kind is Kind.DONE:
             self.done = True
         elif event.kind is Kind.UNREADABLE:
-            if not _NO_CHOICES.search(event.data):
+            if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
+        elif event.kind is Kind.CUT and _MORE_CONTENT.search(event.data):
+            self._is_cut = True
+            self._aggregator.early += 1  # what a finish reason before it said was not the end
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)
+
+    def _is_spoken(self, event: Event) -> bool:
+        """Whether an event that looks like an error is a word of an answer that is sent word by word: "failed"."""
+        is_word = event.kind is Kind.TEXT and event.name != "error" and _WORD.fullmatch(event.data) is not None
+        return is_word and self._aggregator.add_text(event.data)
 
     def _merge_text(self, event: Event) -> None:
         """An event that is not an object. A number too may be a word of an answer that is sent as plain text."""
@@ -298,7 +322,7 @@ class AnswerReader:
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
-        if self._aggregator.knows(chunk, event.name):
+        if chunk.get("object") in self._aggregator.objects or self._aggregator.knows(chunk, event.name):
             self._has_chunks = True
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
@@ -309,6 +333,7 @@ class AnswerReader:
             # Whether they are an error shows at the end. Of a text, the event reader notes that it is not an object.
             self._words = self._words or chunk
             self._reader.odd.add("words where a chunk should be", event.number)
+            chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
         try:
@@ -323,7 +348,7 @@ class AnswerReader:
         if self._words is not None:
             raise UpstreamError(error_from_words(self._words))
         text = f"The upstream answered {self._status} with an event stream and no error in it."
-        raise UpstreamError({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
+        raise UpstreamError(error_body(text))
 
     def _aggregated(self, cut: str) -> Reply | None:
         if self._too_deep:
@@ -356,17 +381,21 @@ class AnswerReader:
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
         self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
-        patch_document(aggregated.document, self._quirks)
-        fill(aggregated.document, self._spec.fill)
+        if self._quirks:
+            patch_document(aggregated.document, self._quirks)
+        if self._spec.fill:
+            fill(aggregated.document, self._spec.fill)
+        self.answered = not self._report.truncated
         return Reply(200, jsontext.dumps(aggregated.document))
 
     def _whole(self, cut: str) -> Aggregated:
         """The document of a stream that came to its end, and all of it. Raises a `StreamError` for any other."""
         ended_with_body = self._aggregator.ends_with_body and not cut
         aggregated = self._aggregator.result(done=self.done or ended_with_body)
-        if cut and not self.done and not (self._aggregator.finished and not self._aggregator.early):
+        is_broken = cut and not (self._aggregator.finished and not self._aggregator.early)
+        if not self.done and (is_broken or self._is_cut):
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        if self._unreadable:
+        if self._unreadable and not self._aggregator.says_all_again:
             raise CorruptedStream(
                 f"event {self._unreadable:,} of the upstream's stream cannot be read, and may hold a part of the answer"
             )

@@ -8,7 +8,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import CorruptedStream, EmptyStream, IncompleteStream
+from ..errors import EmptyStream, IncompleteStream, MixedChoices
 from ..merge.fields import (
     CHANGED,
     SAME,
@@ -32,7 +32,7 @@ from ..merge.parts import parts, reasoning
 from ..merge.snapshots import snapshots
 from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request, fewer_than
 
 
 class Base64(Pieces):
@@ -52,34 +52,10 @@ class Base64(Pieces):
 _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 
-def _said_reason(choice: dict[str, Any]) -> Any:
-    """The finish reason that a choice says, None if it says none. "" (Ollama, SGLang) is none either."""
-    # The second is how gateways in JavaScript spell it (jakobdylanc/llmcord#84). vLLM's `stop_reason` is another thing,
-    # the stop sequence that was met.
-    said = choice.get("finish_reason") or choice.get("finishReason")
-    return None if not said or (isinstance(said, str) and said.lower() in NO_REASONS) else said
-
-
-def _finish_reason(before: Any, said: Any) -> Any:
-    """The finish reason of a choice that had the one `before`, and now this one."""
-    is_higher = before is None or _PRECEDENCE.get(str(said), 1) > _PRECEDENCE.get(str(before), 1)
-    return said if is_higher else before
-
-
 # The members of a delta, or of a choice, that hold what the model says.
 _CONTENT: Final = (
-    "content",
-    "text",
-    "refusal",
-    "reasoning_content",
-    "reasoning",
-    "reasoning_text",
-    "reasoning_details",
-    "thinking_blocks",
-    "tool_calls",
-    "function_call",
-    "audio",
-    "images",
+    *("content", "text", "refusal", "tool_calls", "function_call", "audio", "images"),
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking_blocks"),
 )
 # The members of these that do not.
 _LABELS: Final = frozenset(("id", "type", "index", "format", "role", "expires_at"))
@@ -105,12 +81,14 @@ def is_blank(value: Any) -> bool:
 
 def _counts(value: Any) -> bool:
     """Whether usage has a number other than 0; what else is in it are labels, such as a service tier."""
+    if type(value) is int:
+        return value != 0
     if isinstance(value, str):
         return value.replace(".", "", 1).isdecimal() and bool(value.strip("0."))
     values = value.values() if isinstance(value, dict) else value
     if isinstance(value, (dict, list)):
         return any(map(_counts, values))
-    return bool(value) and isinstance(value, (int, float, Number)) and not isinstance(value, bool)
+    return bool(value) and isinstance(value, (float, Number))
 
 
 _DELTA: Final[Mapping[str, Rule]] = {
@@ -167,32 +145,16 @@ _CHUNK: Final[Mapping[str, Rule]] = {
 # The types by which gateways to Anthropic, and others, keep the connection alive.
 _KEEP_ALIVES: Final = ("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat")
 # What upstreams have as `object`. TGI, Perplexity and Together are those that differ.
-_OBJECTS: Final = (
-    "chat.completion.chunk",
-    "chat.completion",
-    "chat.completion.done",
-    "chat.completions",
-    "text_completion",
-    "text_completion.chunk",
-    "text.completion",
-    "completion.chunk",
-    "completion",
+OBJECTS: Final = (
+    *("chat.completion.chunk", "chat.completion", "chat.completion.done", "chat.completions"),
+    *("text_completion", "text_completion.chunk", "text.completion", "completion.chunk", "completion"),
 )
 # The members by which a chunk without choices is known: Azure's filters, Groq, llama.cpp, Cerebras, Perplexity, GitHub
 # Copilot, Vercel, xAI, OpenAI's padding.
 _MEMBERS: Final = frozenset(
     (
-        "prompt_filter_results",
-        "prompt_annotations",
-        "content_filter_results",
-        "x_groq",
-        "timings",
-        "prompt_progress",
-        "time_info",
-        "citations",
-        "search_results",
-        "copilot_usage",
-        "generationId",
+        *("prompt_filter_results", "prompt_annotations", "content_filter_results", "x_groq", "timings"),
+        *("prompt_progress", "time_info", "citations", "search_results", "copilot_usage", "generationId"),
         "obfuscation",
     )
 )
@@ -202,19 +164,13 @@ _ENVELOPE: Final = frozenset(
 )
 
 
-def fewer_than(expected: int, count: int) -> tuple[str, ...]:
-    """What is odd about this many choices."""
-    if count >= expected:
-        return ()
-    return (f"{count:,} choice{'s' * (count > 1)}, but the request asks for {expected:,}",)
-
-
 class CompletionAggregator(Aggregator):
     """What chat and legacy completions share: chunks with choices, each with its finish reason.
 
     `finished` once each choice that was asked for has its own; usage may follow, so only [DONE] ends the stream.
     """
 
+    objects: tuple[str, ...] = OBJECTS
     object_name: str
     choice_rules: Mapping[str, Rule]
 
@@ -257,7 +213,6 @@ class CompletionAggregator(Aggregator):
         usage = chunk.get("usage")
         return bool(
             (chunk.get("choices") and isinstance(chunk["choices"], list))
-            or chunk.get("object") in _OBJECTS
             or chunk.get("type") in _KEEP_ALIVES
             or event in _KEEP_ALIVES
             or (usage and _counts(usage))
@@ -278,6 +233,7 @@ class CompletionAggregator(Aggregator):
                 known = self._choices.get(index)
                 if known is None:
                     known = self._choices[index] = Fields(self.choice_rules, overlay)
+                    self._unfinished.add(index)
                 delta = choice.get("delta")
                 if isinstance(delta, str) or (isinstance(delta, dict) and delta.get("role") == "tool"):
                     known.add(_with_delta(choice, delta))
@@ -286,28 +242,30 @@ class CompletionAggregator(Aggregator):
                     effect = known.add(choice)
                 if len(choices) > 1:
                     (self._twins if index in in_chunk else in_chunk).add(index)
-                said, reason = _said_reason(choice), self._reasons.get(index)
-                if said is None and reason is None:
-                    self._unfinished.add(index)
-                else:
-                    self._note_reason(index, said, reason, choice)
-                    effect = CHANGED if said is not None else effect
+                # The second is how gateways in JavaScript spell it (jakobdylanc/llmcord#84). vLLM's `stop_reason` is
+                # another thing, the stop sequence that was met.
+                said = choice.get("finish_reason") or choice.get("finishReason")
+                if said or index in self._reasons:
+                    effect = CHANGED if self._note_reason(index, said, choice) else effect
         # `finished` is asked after every event, so it must not cost more the more choices there are.
         self.finished = len(self._choices) >= self._expected and not self._unfinished and not self._reopened
         return effect if len(choices) < 2 else CHANGED
 
-    def _note_reason(self, index: int, said: Any, before: Any, choice: dict[str, Any]) -> None:
-        """Note a finish reason, or what follows one."""
+    def _note_reason(self, index: int, said: Any, choice: dict[str, Any]) -> bool:
+        """Note a finish reason, or what follows one. Whether there is one: "" (Ollama, SGLang) is none."""
+        before = self._reasons.get(index)
         if before is not None and index not in self._reopened and _says_more(choice):
             self._reopened.add(index)
             self.early += 1
-        if said is None:
-            return
+        if not said or (isinstance(said, str) and said.lower() in NO_REASONS):
+            return False
         if before is not None and (index in self._reopened or not self._with_usage):
             self._ended_twice.add(index)
-        self._reasons[index] = _finish_reason(before, said)
+        if before is None or _PRECEDENCE.get(str(said), 1) > _PRECEDENCE.get(str(before), 1):
+            self._reasons[index] = said
         self._unfinished.discard(index)
         self._reopened.discard(index)
+        return True
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         if not self._choices:
@@ -317,7 +275,7 @@ class CompletionAggregator(Aggregator):
         if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
         if self._are_mixed and not partial:
-            raise CorruptedStream("the upstream gave several choices one index, so their texts cannot be told apart")
+            raise MixedChoices("the upstream gave several choices one index, so their texts cannot be told apart")
         # A reason that content has followed does not say why a stream stopped that was cut.
         reasons = {} if partial and not done and self.early else self._reasons
         choices = [
@@ -345,12 +303,21 @@ class CompletionAggregator(Aggregator):
     @property
     def _are_mixed(self) -> bool:
         """Whether one index stands for several choices (LiteLLM's completions: 0 for all). It has several finish
-        reasons then, and the request asked for more choices than there are indexes, or a chunk has two with it."""
-        return bool(self._ended_twice & self._twins or (self._ended_twice and len(self._choices) < self._expected))
+        reasons then, or one that the others' texts follow (LiteLLM 1.108 before llama.cpp), and the request asked for
+        more choices than there are indexes; or a chunk has two with it."""
+        goes_on = self._ended_twice or self._reopened
+        return bool(self._ended_twice & self._twins or (goes_on and len(self._choices) < self._expected))
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         """The document's choice, given what was merged of it."""
         raise NotImplementedError
+
+
+def _is_legacy(choices: Any) -> bool:
+    """Whether these are choices of the legacy API, which have a text and nothing else that is said."""
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return False
+    return "text" in choices[0] and not {"delta", "message"} & choices[0].keys()
 
 
 def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
@@ -363,6 +330,11 @@ def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
 class ChatAggregator(CompletionAggregator):
     object_name = "chat.completion"
     choice_rules = _CHOICE
+    # Those of the legacy API are known by their choices: gateways give chat's chunks its name.
+    objects = tuple(name for name in OBJECTS if name.startswith("chat."))
+
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        return super().knows(chunk, event) and not _is_legacy(chunk.get("choices"))
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         message = _message(choice.pop("delta", None), choice.pop("message", None))

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
-from .chat import ASIDE, ChatAggregator, CompletionAggregator, fewer_than, is_blank
-from .endpoint import Aggregated, Aggregator, Endpoint, Request
+from .chat import ASIDE, OBJECTS, ChatAggregator, CompletionAggregator, is_blank
+from .endpoint import Aggregated, Aggregator, Endpoint, Request, fewer_than
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
@@ -91,6 +91,8 @@ def _as_asked(last: dict[str, Any]) -> dict[str, Any]:
 
 class CompletionsAggregator(Aggregator):
     """Passes the chunks to the aggregator of their format, with those that came before the format was known."""
+
+    objects = OBJECTS
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices

@@ -39,7 +39,6 @@ _IN_BLOCK: Final = {"partial_json": "input", "citation": "citations"}
 _PADDING: Final = "obfuscation"
 _BESIDE: Final = frozenset(("type", "delta", "usage", _PADDING))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
-_FAMILIES: Final = ("message_", "content_block_", "ping", "keepalive")
 # The stop reasons with which a tool's input may end anywhere.
 _LIMITS: Final = ("max_tokens", "model_context_window_exceeded")
 
@@ -153,6 +152,8 @@ def _without_snapshots(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class MessagesAggregator(Aggregator):
+    families = ("message_", "content_block_", "ping", "keepalive")
+
     def __init__(self, expected_choices: int = 1) -> None:
         self._message: dict[str, Any] = {}
         self._delta = Fields({"stop_reason": _StopReason}, overlay)
@@ -162,8 +163,7 @@ class MessagesAggregator(Aggregator):
         self._whole: dict[str, Any] | None = None
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
-        kind = chunk.get("type") or event
-        return isinstance(kind, str) and (kind == "message" or kind.startswith(_FAMILIES))
+        return super().knows(chunk, event) or (chunk.get("type") or event) == "message"
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         if self.ended:

@@ -14,13 +14,24 @@ Knows the dialects of those events; must not know bytes, HTTP or server-sent eve
 from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream, MalformedStream
-from ..merge.fields import CHANGED, SAME, Fields, Slots, is_informative, latest, nothing, overlay, spelled
+from ..merge.fields import (
+    ANY_PADDING,
+    CHANGED,
+    SAME,
+    Concat,
+    Fields,
+    Slots,
+    is_informative,
+    latest,
+    nothing,
+    overlay,
+    spelled,
+)
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
 _SEGMENTS: Final = ("transcript.text.segment", "transcription.segment")
 _LAST: Final = ("transcript.text.done", "transcription.done")
-_FAMILIES: Final = ("transcript.", "transcription.", "translation.")
 _PADDING: Final = ("obfuscation",)
 # The members of a chunk with choices that a transcription does not have; all others belong to it.
 _CHUNK: Final = {
@@ -33,8 +44,10 @@ class TranscriptionsAggregator(Aggregator):
     """Merges the events of one transcription. Where one is the last, its text counts; chunks and plain texts are
     joined."""
 
+    families = ("transcript.", "transcription.", "translation.", "ping", "keepalive")
+
     def __init__(self, expected_choices: int = 1) -> None:
-        self._deltas: list[str] = []
+        self._text = Concat()
         self._wholes: list[dict[str, Any]] = []
         self._logprobs: list[Any] = []
         self._segments: list[dict[str, Any]] = []
@@ -46,9 +59,9 @@ class TranscriptionsAggregator(Aggregator):
         self._unread = self._has_notice = False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
-        kind = chunk.get("type") or event
-        is_typed = isinstance(kind, str) and kind.startswith((*_FAMILIES, "ping", "keepalive"))
-        return is_typed or isinstance(chunk.get("choices"), list) or bool(chunk.get("usage")) or _is_whole(chunk)
+        if super().knows(chunk, event) or chunk.get("usage"):
+            return True
+        return isinstance(chunk.get("choices"), list) or _is_whole(chunk)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
@@ -57,12 +70,10 @@ class TranscriptionsAggregator(Aggregator):
         if self.ends_with_body and self.knows(chunk, event):
             # The texts before were a notice: those of transformers serve never stand beside events.
             self.ends_with_body, self._has_notice = False, True
-            self._deltas.clear()
+            self._text = Concat()
         if kind in _DELTAS:
-            self._add_delta(chunk.get("delta", chunk.get("text")))
-            if isinstance(logprobs := chunk.get("logprobs"), list):
-                self._logprobs += logprobs
-        elif kind in _SEGMENTS:
+            return self._add_delta(chunk)
+        if kind in _SEGMENTS:
             self._segments.append({key: value for key, value in chunk.items() if key not in _PADDING})
             self._is_diarized = kind == "transcript.text.segment"
         elif kind == "transcription.language":
@@ -70,6 +81,7 @@ class TranscriptionsAggregator(Aggregator):
         elif kind in _LAST:
             self._done = {key: value for key, value in chunk.items() if key != "type" and key not in _PADDING}
             self.ended = self.finished = True
+            self.says_all_again = bool(self._done.get("text")) and not (self._logprobs or self._segments)
         elif not kind and _is_whole(chunk):
             self._wholes.append(chunk)
             self.finished = len(self._wholes) == 1
@@ -77,12 +89,14 @@ class TranscriptionsAggregator(Aggregator):
             self._add_chunk(chunk, chunk["choices"])
         return CHANGED  # these events are few
 
-    def _add_delta(self, delta: Any) -> bool:
-        """One piece of the text. Whether it is more than an empty one."""
-        text = spelled(delta)
-        if text is not None:
-            self._deltas.append(text)
-        return bool(text)
+    def _add_delta(self, chunk: dict[str, Any]) -> Slots | None:
+        name = "delta" if "delta" in chunk else "text"
+        effect = self._text.add(spelled(chunk.get(name)))
+        if isinstance(logprobs := chunk.get("logprobs"), list):
+            self._logprobs += logprobs
+        if effect is not self._text or logprobs or not isinstance(chunk[name], str):
+            return CHANGED
+        return ((name, self._text), *((key, ANY_PADDING) for key in _PADDING if key in chunk))
 
     def _add_chunk(self, chunk: dict[str, Any], choices: list[Any]) -> None:
         if self._chunks is None:
@@ -93,23 +107,24 @@ class TranscriptionsAggregator(Aggregator):
                 continue
             delta = choice.get("delta")
             members = delta if isinstance(delta, dict) else {"content": delta}
-            goes_on = self._add_delta(members.get("content"))
+            text = spelled(members.get("content"))
+            self._text.add(text)
             rest = (value for key, value in members.items() if key not in ("content", "role"))
             self._unread = self._unread or any(map(is_informative, rest))
             reason = choice.get("finish_reason")
             if reason and reason != "null":
                 self._finish_reason, self.finished = reason, True
-            elif goes_on:
+            elif text:
                 self.early += self.finished
                 self.finished = False
 
     def add_text(self, text: str) -> bool:
         if self._chunks is not None or self._segments or self._done or self._wholes:
             return False
-        if self._deltas and not self.ends_with_body:
+        if self._text.result() is not None and not self.ends_with_body:
             return False
         self.ends_with_body = True
-        self._deltas.append(text)
+        self._text.add(text)
         return True
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
@@ -118,9 +133,8 @@ class TranscriptionsAggregator(Aggregator):
         said = (self._wholes[0] if self._wholes else {}) | self._done
         if self._chunks is not None:
             said = (self._chunks.result() or {}) | said
-        text = (
-            said.get("text") or "".join(self._deltas) or "".join(str(part.get("text") or "") for part in self._segments)
-        )
+        of_segments = "".join(str(part.get("text") or "") for part in self._segments)
+        text = said.get("text") or self._text.result() or of_segments
         # [DONE] alone does not end OpenAI's events; it ends chunks, as it does in chat, and plain texts.
         ended_by_done = done and (self._chunks is not None or self.ends_with_body)
         if not (self.ended or self._wholes or self._finish_reason or ended_by_done or (partial and text)):
@@ -142,10 +156,6 @@ class TranscriptionsAggregator(Aggregator):
         """Whether the upstream plainly said that there is no text: in its last event, or by the finish reason of chunks
         that say nothing else."""
         return said.get("text") == "" or (self._finish_reason is not None and not self._unread)
-
-
-def _texts(segments: list[dict[str, Any]]) -> list[str]:
-    return [text for segment in segments if isinstance(text := segment.get("text"), str)]
 
 
 def _is_whole(chunk: dict[str, Any]) -> bool:

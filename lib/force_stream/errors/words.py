@@ -51,21 +51,8 @@ _WORDS: Final = (
 _ENVELOPE: Final = frozenset(
     (
         *("object", "model", "created", "createdat", "type", "event", "provider", "systemfingerprint", "servicetier"),
-        *(
-            "index",
-            "role",
-            "status",
-            "code",
-            "timestamp",
-            "time",
-            "ts",
-            "usage",
-            "choices",
-            "delta",
-            "obfuscation",
-            "p",
-        ),
-        *("user", "version", "region", "host", "path", "errorcode", "errcode", "errortype", "finishreason"),
+        *("index", "role", "status", "code", "timestamp", "time", "ts", "usage", "choices", "delta", "obfuscation"),
+        *("p", "user", "version", "region", "host", "path", "errorcode", "errcode", "errortype", "finishreason"),
     )
 )
 _KEEPALIVE: Final = re.compile(
@@ -156,17 +143,18 @@ def status_in(text: str) -> int | None:
     return status if status in _STATUSES else None
 
 
+# What stands before the words is possessive, or a line of underscores would be divided in every way there is.
 _SAYS: Final = re.compile(
     # "error: …", "upstream error: …", "[ERROR] …", "litellm.RateLimitError: …", {'error': …
-    r"[\W_]*(?:(?:an?|the|internal|upstream|server|api|proxy|gateway|provider|backend|model|stream|streaming|generation|"
-    r"inference|connection|network|runtime|unexpected|unknown|fatal|request|engine|service|llm|http|openai)\s+){0,3}"
+    r"[\W_]*+(?:(?:an?|the|internal|upstream|server|api|proxy|gateway|provider|backend|model|stream|streaming|"
+    r"generation|inference|connection|network|runtime|unexpected|unknown|fatal|request|engine|service|llm|http|openai)\s+){0,3}"
     r"(?:[a-z_][\w.]*(?:error|exception)|error|exception|failure|fatal|panic|failed)"
     r"(?:[ _]code)?['\"]?\s*(?:[:：\[(\]]|\d|-\s|$)"
-    r"|[\W_]*traceback \(most recent call last\)"
-    r"|[\W_]*(?:(?:an?|the)\s+)?(?:\w+\s+){0,2}(?:error|exception)\s+(?:occurred|happened|while|during|in the)"
-    r"|[\W_]*(?:failed to|unable to|could ?n[o']t|cannot) (?:\w+ ){0,3}"
+    r"|[\W_]*+traceback \(most recent call last\)"
+    r"|[\W_]*+(?:(?:an?|the)\s+)?(?:\w+\s+){0,2}(?:error|exception)\s+(?:occurred|happened|while|during|in the)"
+    r"|[\W_]*+(?:failed to|unable to|could ?n[o']t|cannot) (?:\w+ ){0,3}"
     r"(?:connect|reach|generate|process|complete|load|allocate|fetch|respond|decode|call|handle|read|parse|stream)"
-    r"|[\W_]*(?:错误|失败|异常|报错|请求失败|服务异常|系统错误|内部错误|服务器错误)",
+    r"|[\W_]*+(?:错误|失败|异常|报错|请求失败|服务异常|系统错误|内部错误|服务器错误)",
     re.IGNORECASE,
 )
 _FAILURE: Final = re.compile(
@@ -188,10 +176,18 @@ _FAILURE: Final = re.compile(
 _DENIED: Final = re.compile(r"[\W_]*(?:no|0|zero|without(?: any)?) (?:errors?|failures?|exceptions?)\b", re.IGNORECASE)
 
 
+# A gateway that says what it is about to do, or has done, about a failure.
+_GOES_ON: Final = re.compile(
+    r"[\W_]*+(?:retry|re-?tr(?:ied|ying)|re-?connect|fall(?:ing|en)? ?back|switch|recover|resum|warn|notice|note\b"
+    r"|重试|正在重试|切换)",
+    re.IGNORECASE,
+)
+
+
 def says_error(text: str) -> bool:
     """Whether a text that is not JSON plainly says that something failed. Ordinary words and keep-alives do not."""
     text = text.strip()[:_LONGEST]
-    if _DENIED.match(text):
+    if _DENIED.match(text) or _GOES_ON.match(text):
         return False
     return _SAYS.match(text) is not None or (
         len(text) <= _SHORT and (_FAILURE.search(text) is not None or status_in(text) is not None)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from .fields import (
     CHANGED,
     SAME,
+    Accumulator,
     Concat,
     Effect,
     Fields,
@@ -28,7 +29,6 @@ from .fields import (
     index_of,
     is_informative,
     latest,
-    spelled,
 )
 
 _TEXTS: Final = ("thinking", "text", "summary")
@@ -65,7 +65,7 @@ class _Part:
     def _is_text(self, key: str, text: Any) -> bool:
         member = self.members.member(key)
         if isinstance(text, str):
-            return isinstance(member, (Concat, Parts)) and member.is_text(text)
+            return isinstance(member, Concat) and member.is_text(text)
         return member is not None and bool(member.result() == text)
 
     @property
@@ -116,45 +116,26 @@ def _text(entry: dict[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _kind(entry: dict[str, Any]) -> str:
-    return _text(entry, "type")
-
-
 def _says_anything(entry: dict[str, Any]) -> bool:
     return any(is_informative(value) for key, value in entry.items() if key not in _LABELS)
 
 
-class Parts:
-    """Text in fragments, or (Mistral, Databricks, LiteLLM's thinking blocks) lists of typed parts."""
+class _PartList:
+    """Typed parts, of which neighbours of one type are one."""
 
     def __init__(self) -> None:
-        self._text = Concat()
-        self._parts: list[Any] | None = None
+        self._parts: list[Any] = []
         self._known = _Known()
 
-    def add(self, value: Any) -> Effect:
-        if self._parts is None:
-            if not isinstance(value, list):
-                return self._text.add(value)
-            self._parts = []
-            self._append(self._text.result())
-        self._append(value)
+    def add(self, entries: list[Any]) -> Effect:
+        for entry in entries:
+            if isinstance(entry, dict):
+                self._add_part(entry, _text(entry, "type"))
+            else:
+                self._parts.append(entry)
         return CHANGED
 
-    def is_text(self, text: str) -> bool:
-        return self._parts is None and self._text.is_text(text)
-
-    def _append(self, value: Any) -> None:
-        text = spelled(value)
-        for entry in value if isinstance(value, list) else [{"type": "text", "text": text}] if text else []:
-            self._append_entry(entry)
-
-    def _append_entry(self, entry: Any) -> None:
-        assert self._parts is not None
-        if not isinstance(entry, dict):
-            self._parts.append(entry)
-            return
-        kind = _kind(entry)
+    def _add_part(self, entry: dict[str, Any], kind: str) -> None:
         if kind != "text" and self._known.has(entry):
             return
         last = self._parts[-1] if self._parts else None
@@ -166,9 +147,32 @@ class Parts:
             self._known.note(last)
 
     def result(self) -> Any:
-        if self._parts is None:
-            return self._text.result()
         return [part.members.result() if isinstance(part, _Part) else part for part in self._parts]
+
+
+class Parts(Concat):
+    """Text in fragments, or (Mistral, Databricks, LiteLLM's thinking blocks) lists of typed parts."""
+
+    def is_text(self, text: str) -> bool:
+        return not isinstance(self._other, _PartList) and super().is_text(text)
+
+    def _add_other(self, value: Any) -> None:
+        if isinstance(value, list):
+            self._other = self._other if isinstance(self._other, _PartList) else _PartList()
+            self._other.add([*self._take_text(), *value])
+        elif not isinstance(self._other, _PartList):
+            super()._add_other(value)
+
+    def _take_text(self) -> list[Any]:
+        """The text since the last list, as a part, if there is some."""
+        text, self._parts = "".join(self._parts), []
+        return [{"type": "text", "text": text}] if text else []
+
+    def _with_other(self, text: str | None, other: Accumulator) -> Any:
+        if isinstance(other, _PartList):
+            other.add(self._take_text())
+            return other.result()
+        return super()._with_other(text, other)
 
 
 class Reasoning:
@@ -202,7 +206,7 @@ class Reasoning:
     def _add_entry(self, entry: dict[str, Any]) -> Effect:
         if self._known.has(entry):
             return CHANGED
-        kind, index, latest = _kind(entry), index_of(entry), self._latest
+        kind, index, latest = _text(entry, "type"), index_of(entry), self._latest
         if kind and latest is not None and latest.kind not in ("", kind):
             self._open.clear()
             self._unsigned.clear()
@@ -216,7 +220,7 @@ class Reasoning:
     def _signed_by(self, entry: dict[str, Any]) -> _Part | None:
         """The part whose signature this is, if the part was sent before it."""
         part, parts = self._latest, self._unsigned
-        if part is None or part.closed or not _text(entry, "signature") or _kind(entry) not in ("", part.kind):
+        if part is None or part.closed or not _text(entry, "signature") or _text(entry, "type") not in ("", part.kind):
             return None
         texts = [entry[key] for key in _TEXTS if entry.get(key)]
         if texts and part.said(entry):
@@ -241,7 +245,7 @@ class Reasoning:
         return part
 
     def _begin(self, index: int | None, entry: dict[str, Any]) -> _Part:
-        part = _Part(_kind(entry), _DETAIL)
+        part = _Part(_text(entry, "type"), _DETAIL)
         if index is None:
             self._parts.append((float("inf"), part))
         else:

@@ -14,27 +14,38 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..wire import jsontext
-from .fields import CHANGED, SAME, Effect, JsonText, Rule, concat, fields, first, index_of, name, nothing, padding
+from .fields import (
+    CHANGED,
+    SAME,
+    Accumulator,
+    Effect,
+    JsonText,
+    Latest,
+    Rule,
+    concat,
+    fields,
+    first,
+    index_of,
+    name,
+    nothing,
+    padding,
+)
 from .said_again import is_object
 
 
-class Arguments:
+class Arguments(JsonText):
     """A JSON text in fragments, or (Gemini gateways, vercel/ai#14760) the object itself, which a direct answer has
     as its text."""
 
-    def __init__(self) -> None:
-        self._text = JsonText()
-        self._whole: Any = None
+    def _add_other(self, value: Any) -> None:
+        self._other = Latest()
+        self._other.add(value)
 
-    def add(self, value: Any) -> Effect:
-        if not isinstance(value, (dict, list)):
-            return self._text.add(value)
-        self._whole = value
-        return SAME
+    def _with_other(self, text: str | None, other: Accumulator) -> str:
+        return text or jsontext.dumps(other.result()).decode()
 
     def result(self) -> str:
-        text: str = self._text.result() or ""
-        return jsontext.dumps(self._whole).decode() if not text and self._whole is not None else text
+        return super().result() or ""
 
 
 called_function: Rule = fields({"name": name, "arguments": Arguments})
@@ -65,11 +76,10 @@ class _Call:
         self.owner: _Call | None = None
         self.stray: list[_Call] = []
 
-    def add(self, entry: dict[str, Any]) -> Effect:
+    def add(self, entry: dict[str, Any], name: str) -> Effect:
         effect = self.members.add(entry)
         self.id = self.id or entry.get("id")
         self.kind = self.kind or _kind(entry) or _kind_by_members(entry)
-        name = _name(entry)
         if name and name != self.name:
             self.name += name
         arguments = _arguments(entry)
@@ -118,21 +128,26 @@ class ToolCalls:
         return effect if len(entries) < 2 else CHANGED
 
     def _add_entry(self, entry: dict[str, Any], named: set[_Call]) -> Effect:
-        call = self._find(entry, named)
+        name = _name(entry)
+        call = self._find(entry, name, named)
         if call is None:
             return SAME
-        effect = call.add(entry)
+        effect = call.add(entry, name)
         self._latest = call
-        if not _name(entry):
+        if not name:
             return effect
         named.add(call)
         return CHANGED  # with a name it may begin another call
 
-    def _find(self, entry: dict[str, Any], named: set[_Call]) -> _Call | None:
+    def _find(self, entry: dict[str, Any], name: str, named: set[_Call]) -> _Call | None:
         index, entry_id = index_of(entry), entry.get("id")
         call = self._by_index.get(index) if index is not None else self._by_id.get(str(entry_id)) or self._latest
-        if call is None or _begins_another(entry, call) or (call in named and _is_another_whole(entry, call)):
-            if index is None and not _name(entry) and not entry_id and not _arguments(entry) and not _is_other(entry):
+        if (
+            call is None
+            or _begins_another(entry, name, call)
+            or (call in named and _is_another_whole(entry, name, call))
+        ):
+            if index is None and not name and not entry_id and not _arguments(entry) and not _is_other(entry):
                 return None  # a stub of nulls
             place: float = index if index is not None else self._latest.index if self._latest else 0
             call = _Call(place, self._latest)
@@ -164,7 +179,7 @@ class ToolCalls:
         return results if results or self._is_list else None
 
 
-def _begins_another(entry: dict[str, Any], call: _Call) -> bool:
+def _begins_another(entry: dict[str, Any], name: str, call: _Call) -> bool:
     """Whether an entry that is addressed to `call` is the first of another call.
 
     It must have a name: LM Studio sends a new id with every nameless fragment (NousResearch/hermes-agent#106943). If
@@ -172,7 +187,7 @@ def _begins_another(entry: dict[str, Any], call: _Call) -> bool:
     differs after arguments have begun, or if its arguments are whole as those of the first were, but not the same said
     again.
     """
-    name, entry_id = _name(entry), entry.get("id")
+    entry_id = entry.get("id")
     if not name:
         other_id = bool(entry_id and call.id and entry_id != call.id)
         return _is_other(entry) and bool(call.kind) and (_kind(entry) != call.kind or other_id)
@@ -192,10 +207,10 @@ def _begins_another(entry: dict[str, Any], call: _Call) -> bool:
     return index_of(entry) is None and not entry_id and not call.id
 
 
-def _is_another_whole(entry: dict[str, Any], call: _Call) -> bool:
+def _is_another_whole(entry: dict[str, Any], name: str, call: _Call) -> bool:
     """Whether an entry with a name is a call of its own beside `call`, which got its name in the same list. It is
     unless the two share an index, or an id; those may be fragments, and of them one with a type is a whole call."""
-    name, entry_id = _name(entry), entry.get("id")
+    entry_id = entry.get("id")
     if not name:
         return False
     if name == call.name:

@@ -81,6 +81,7 @@ class Attempt:
 
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
+    `answered`: it became the document for the client, whole.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none.
     """
 
@@ -99,7 +100,7 @@ class Attempt:
         self.state = State.WAITING
         self.observed = self.response_started = self.encoded = False
         self.injected: Mapping[str, Any] = {}
-        self.is_final = self.complete = False
+        self.is_final = self.complete = self.answered = False
         self.fault: Exception | None = None
         # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
         self._body = BytesIO()
@@ -248,7 +249,9 @@ class Attempt:
                 if decoded is not None:
                     self._reader.feed(decoded)
                     self.report.bytes = self._size
-                return self._reader.finish(self._cut)
+                reply = self._reader.finish(self._cut)
+                self.answered = self._reader.answered
+                return reply
         except Exception as fault:
             self.fault = fault
         self.report.bytes = self._size

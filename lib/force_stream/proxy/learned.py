@@ -36,13 +36,14 @@ def hash_of(credentials: Collection[str]) -> bytes:
 
 
 class Learned:
-    """`for_rules` has to be called before anything else is asked or added."""
+    """`for_rules` has to be called before anything else is asked or added. `is_empty`: nothing was added so far."""
 
     def __init__(self) -> None:
         self._rules: Sequence[object] = ()
         self._forget()
 
     def _forget(self) -> None:
+        self.is_empty = True
         self._streams: dict[Asked, bool] = {}
         self._without_options: dict[Asked, bool] = {}
         self._plain: dict[tuple[Asked, bytes], tuple[tuple[str, ...], ...]] = {}
@@ -58,7 +59,7 @@ class Learned:
     # The upstream must stream
 
     def add_streams(self, asked: Asked) -> None:
-        _add(self._streams, asked, True)
+        self._add(self._streams, asked, True)
 
     def must_stream(self, asked: Asked) -> bool:
         return asked in self._streams
@@ -69,7 +70,7 @@ class Learned:
         """Requests that have all of these members cannot stream; without members, none can."""
         known = self._plain.get((asked, credentials), ())
         others = tuple(named for named in known if named != members)
-        _add(self._plain, (asked, credentials), (*others, members)[-_MOST_SCOPES:])
+        self._add(self._plain, (asked, credentials), (*others, members)[-_MOST_SCOPES:])
 
     def why_plain(self, asked: Asked, credentials: bytes, members: Mapping[str, object]) -> str:
         """Why a request with these members is to be sent plain, in words; "" if it is not."""
@@ -84,10 +85,17 @@ class Learned:
     # The upstream rejects stream_options
 
     def add_without_options(self, asked: Asked) -> None:
-        _add(self._without_options, asked, True)
+        self._add(self._without_options, asked, True)
 
     def rejects_options(self, asked: Asked) -> bool:
         return asked in self._without_options
+
+    def _add[K: Hashable, V](self, entries: dict[K, V], key: K, value: V) -> None:
+        self.is_empty = False
+        entries.pop(key, None)
+        entries[key] = value
+        if len(entries) > MOST:
+            del entries[next(iter(entries))]
 
     def lines(self) -> list[str]:
         """All of it, a line each."""
@@ -103,10 +111,3 @@ class Learned:
 def what(members: Sequence[str]) -> str:
     """The requests that have these members, in words."""
     return f"a request with {' and '.join(map(printable, members))}" if members else "any request"
-
-
-def _add[K: Hashable, V](entries: dict[K, V], key: K, value: V) -> None:
-    entries.pop(key, None)
-    entries[key] = value
-    if len(entries) > MOST:
-        del entries[next(iter(entries))]

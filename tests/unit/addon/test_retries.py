@@ -372,7 +372,13 @@ def test_a_model_that_never_streams_is_remembered_whole() -> None:
 
 @pytest.mark.parametrize(
     "answers",
-    [[b"", ANSWER], [CANNOT, TOO_LONG], [(400, said("Streaming is not supported above 9 tokens when on")), ANSWER]],
+    [
+        [b"", ANSWER],
+        [CANNOT, TOO_LONG],
+        [(503, said("Streaming is temporarily unavailable")), ANSWER],
+        [(429, said("Streaming is not available now: too many requests")), ANSWER],
+        [(400, said("Streaming is not supported above 9 tokens when on")), ANSWER],
+    ],
 )
 def test_what_was_not_shown_is_not_remembered(answers: list[Said]) -> None:
     client = Client(*answers)

@@ -39,6 +39,29 @@ STREAMS: dict[str, tuple[bytes, list[Event], list[str]]] = {
         ["event 1: events after [DONE]"],
     ),
     "text": (b"data: Hi\n\n", [Event(1, Kind.TEXT, "", "Hi")], ["event 1: its data is not JSON"]),
+    "an error in brackets": (
+        b"data: [ERROR] out of memory\n\n",
+        [
+            Event(
+                1,
+                Kind.TEXT,
+                "",
+                "[ERROR] out of memory",
+                error={"error": {"message": "[ERROR] out of memory", "type": "error", "param": None, "code": None}},
+            )
+        ],
+        ["event 1: an error"],
+    ),
+    "a notice in brackets": (
+        b"data: [1/3] loading\n\n" + CHUNK,
+        [Event(1, Kind.TEXT, "", "[1/3] loading"), Event(2, Kind.CHUNK, "", '{"a":1}', {"a": 1})],
+        ["event 1: its data is not JSON"],
+    ),
+    "a part of a list": (
+        b'data: [{"a":\n\ndata: [ "a"\n\n',
+        [Event(1, Kind.UNREADABLE, "", '[{"a":'), Event(2, Kind.UNREADABLE, "", '[ "a"')],
+        ["events 1, 2: its data cannot be read"],
+    ),
     "lines without blank lines": (
         b"data: 1\ndata: 2\n\n",
         [Event(1, Kind.VALUE, "", "1", 1), Event(2, Kind.VALUE, "", "2", 2)],
@@ -106,3 +129,15 @@ def test_a_stream_that_ended_is_concluded() -> None:
     _, reader = read(b"Not a stream\n")
     reader.conclude()
     assert reader.odd.lines() == ["lines that are not part of an event stream", "there is no event in the stream"]
+
+
+def test_many_lines_that_cannot_be_read_are_not_an_event_each() -> None:
+    events, reader = read(b'data: {"a":\n' * 10_000 + b"\n" + CHUNK)
+    assert [event.kind for event in events[:-1]] == [Kind.UNREADABLE] * (len(events) - 1)
+    assert events[-1].value == {"a": 1}
+    assert reader.count == len(events) < 50
+
+
+def test_many_lines_of_text_are_an_event_each() -> None:
+    events, _ = read(b"data: x\n" * 100 + b"\n")
+    assert [(event.kind, event.data) for event in events] == [(Kind.TEXT, "x")] * 100

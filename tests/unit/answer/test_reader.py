@@ -73,3 +73,31 @@ def test_what_blocks_the_loop_is_what_was_parsed() -> None:
     assert plain.blocks_loop
     varied.feed(b"".join(chunk(delta={"content": "word"}, number=number) for number in range(3_000)))
     assert varied.blocks_loop
+
+
+def test_an_event_that_is_cut_by_one_without_content_leaves_a_hole() -> None:
+    cut = b'data: {"choices":[{"index":0,"delta":{"content":"lo{"choices":[],"usage":{"total_tokens":9}}\n\n'
+    reply = finish(chunk(delta={"content": "Hel"}), cut, chunk(delta={}, finish_reason="stop"))
+    assert reply.status == 502
+    assert b"stream_corrupted" in reply.body
+
+
+def test_lines_of_another_api_are_named_as_such() -> None:
+    line = json.dumps({"model": "m", "message": {"role": "assistant", "content": "Hi"}, "done": True}).encode()
+    reply = finish(line + b"\n" + line + b"\n", content_type="application/x-ndjson")
+    assert reply.status == 502
+    assert b"those of the Ollama API, and not of chat" in reply.body
+
+
+@pytest.mark.parametrize("word", ["Error", " error", " failed", " overloaded.", " unauthorized"])
+def test_a_word_of_a_transcription_that_comes_as_text_is_no_error(word: str) -> None:
+    stream = f"data: The\n\ndata: {word}\n\ndata:  call\n\n".encode()
+    reply = aggregate(stream, endpoint="transcriptions")
+    assert (reply.status, json.loads(reply.body)) == (200, {"text": f"The{word} call"})
+    assert aggregate(stream).status >= 400
+
+
+def test_an_error_among_the_texts_of_a_transcription_is_one() -> None:
+    stream = b"data: The\n\ndata: Error: CUDA out of memory\n\n"
+    assert aggregate(stream, endpoint="transcriptions").status == 502
+    assert aggregate(b"data: The\n\nevent: error\ndata: failed\n\n", endpoint="transcriptions").status == 502

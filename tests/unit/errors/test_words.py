@@ -179,7 +179,12 @@ def test_words_name_a_status_only_where_they_plainly_do(text: str, status: int |
 
 
 def test_a_long_text_takes_no_longer_than_a_short_one() -> None:
-    for text in ("error " * 200_000, "a " * 500_000, "<" * 1_000_000, "5" * 1_000_000, "x." * 500_000):
+    for text in ("error " * 200_000, "a " * 500_000, "<" * 1_000_000, "5" * 1_000_000, "x." * 500_000, "_" * 1_000_000):
         says_error(text)
         status_in(text)
         is_keepalive(text)
+
+
+def test_many_lines_of_underscores_are_read_at_once() -> None:
+    # A third of a second each would be ten minutes.
+    assert not any(says_error("_" * 2_000) for _ in range(2_000))
