@@ -164,7 +164,7 @@ DONE = "[DONE]"
 FIELD = re.compile(r"[\ufeff\0 \t]*(data|event|error|id|retry)(?:: ?(.*)|)\Z", re.DOTALL)
 HEARTBEATS = ("ping", "keepalive")
 # What broken framing leaves before JSON: byte order marks, NULs, a lost or doubled field name.
-BEFORE = re.compile(r"(?:[\ufeff\0\s,]|d?a?ta?:(?=\s*[\[{d]))*")
+BEFORE = re.compile(r"(?:[\ufeff\0\s,]|d?a?ta?:(?=\s*(?:[\[{d]|\Z)))*")
 NEXT = re.compile(r"data:\s*(?=[\[{])")
 OTHER_FIELD = re.compile(r"(?![\w-]*err)(?:[\w-]+:|[a-z_-]+\Z)", re.IGNORECASE)
 
@@ -192,7 +192,8 @@ class Event:
     def is_hole(self) -> bool:
         """Whether an answer is not whole without it. A chunk that has got as far as saying that it has no choices, as
         those with usage do, is none; nor is one that the end of the stream cut."""
-        return self.is_piece and not self.last and not re.search(r'"choices"\s*:\s*\[\s*\]', self.text)
+        ends = DONE.startswith(self.text.strip())
+        return self.is_piece and not (self.last or ends or re.search(r'"choices"\s*:\s*\[\s*\]', self.text))
 
 
 def events_of(stream: bytes) -> list[Event]:
@@ -362,6 +363,10 @@ def settled(values: list[Any], pieces: bool = False) -> Any:
         return placeholder(values)
     if all(isinstance(value, str) for value in said) and pieces:
         return "".join(said) if len(unlike) > 1 else OneOf.of(unlike[0], "".join(said))
+    if len(unlike) == 1 and pieces and isinstance(unlike[0], list):
+        return OneOf.of(unlike[0], [entry for value in said for entry in value])
+    if len(unlike) == 1 and pieces and isinstance(unlike[0], dict):
+        return {key: settled(column(said, key), pieces) for key in unlike[0]}
     if len(unlike) == 1:
         return unlike[0]
     if all(isinstance(value, list) for value in said):
@@ -485,7 +490,8 @@ PART: dict[str, Callable[[list[Any]], Any]] = {
 def text_in(pieces: Sequence[Any]) -> str:
     """What pieces of a part say, nested lists of parts included."""
     if all(isinstance(piece, dict) for piece in pieces):
-        return "".join(text_in(piece[key]) for piece in pieces for key in TEXTS if piece.get(key))
+        said = [piece[key] for piece in pieces for key in TEXTS if piece.get(key)]
+        return "".join(text_in(value) if isinstance(value, list) else spelled(value) for value in said)
     return joined_text(pieces)
 
 
@@ -586,6 +592,8 @@ def said_once(pieces: Iterable[Any]) -> str:
     text = "".join(said)
     if parsed(text) is not ABSENT or not text:
         return text
+    if said[0].strip() == "{}" and isinstance(parsed(said_once(said[1:])), dict):
+        return said_once(said[1:])  # a placeholder came first
     snapshot = ""
     for piece in said:
         snapshot = piece if snapshot and piece.startswith(snapshot) else snapshot + piece
@@ -708,10 +716,10 @@ def tool_calls_of(values: list[Any]) -> Any:
     rules = {"id": first_of, "type": first_of, "function": function_of, "custom": function_of}
     found = calls_in(lists)
     whole = [
-        {"type": "function"} | {key: value for key, value in fields(call, rules, pieces=True).items() if key != "index"}
+        {"type": None} | {key: value for key, value in fields(call, rules, pieces=True).items() if key != "index"}
         for call in found
     ]
-    kinds = ["custom" if "custom" in call and not example(call["type"]) else "function" for call in whole]
+    kinds = ["custom" if "custom" in call else "function" for call in whole]
     typed = [
         call | ({"type": kind} if example(call["type"]) in NOTHING else {})
         for call, kind in zip(whole, kinds, strict=True)
@@ -798,6 +806,8 @@ def message_of(pieces: list[dict[str, Any]]) -> dict[str, Any]:
 def snapshot_of(values: list[Any]) -> Any:
     """A member of messages in several chunks: cumulative if each begins with all before it, else joined."""
     texts = [value for value in values if isinstance(value, str)]
+    if texts and not any(isinstance(value, (dict, list)) for value in values):
+        values = texts = [spelled(value) for value in values if value is not None]
     if len(texts) < 2 or len(telling(values)) != len(telling(texts)):
         return (telling(values) or values)[-1]
     if all(after.startswith(before) for before, after in pairwise(texts)):
@@ -824,7 +834,9 @@ def text_choice(index: int, pieces: list[dict[str, Any]], partial: bool) -> dict
     rest = [{k: v for k, v in piece.items() if k not in ("delta", "usage", "index")} for piece in pieces]
     known = {"logprobs": logprobs_of, "finish_reason": lambda _: None, "text": text_of}
     extra = fields(rest, known, pieces=False)
-    text = extra.pop("text", OneOf(("", None, ABSENT)))
+    text = extra.pop("text", None)
+    if example(text) in NOTHING:
+        text = OneOf(("", None, ABSENT))
     return {"index": Number(str(index)), "text": text} | extra | {"finish_reason": finish_reason(pieces, {}, partial)}
 
 
@@ -932,9 +944,18 @@ def slots_of(said: list[dict[str, Any]]) -> list[Slot]:
         elif kind.endswith(".delta") and kind.removesuffix(".delta") in STREAMED:
             member = STREAMED[kind.removesuffix(".delta")]
             place = event.get("content_index", event.get("summary_index")) if member in ("content", "summary") else None
-            slot = near[-1] if near else Slot(event.get("output_index"), {}, False, {})
-            slots += [] if near else [slot]
+            # What follows a finished item under another id is the text of one that nobody announced.
+            late = bool(near) and near[-1].finished and event.get("item_id") not in (None, near[-1].item.get("id"))
+            slot = near[-1] if near and not late else Slot(event.get("output_index"), {}, False, {})
+            slots += [] if near and not late else [slot]
             slot.pieces.setdefault((member, place), []).append(event.get("delta"))
+        elif kind.endswith(".done") and kind.removesuffix(".done") in STREAMED and near:
+            # What it says is the whole of it, unless that is nothing.
+            member = STREAMED[kind.removesuffix(".done")]
+            place = event.get("content_index", event.get("summary_index")) if member in ("content", "summary") else None
+            whole = [text for key in ("text", "refusal", member) if (text := spelled(event.get(key)))]
+            if whole and (member != "arguments" or parsed(whole[0]) is not ABSENT):
+                near[-1].pieces[member, place] = whole[:1]
     return slots
 
 
@@ -945,11 +966,15 @@ def output_of(said: list[dict[str, Any]], final: list[Any]) -> Any:
     used = [id(slot) for slot in own.values() if slot]
     ids = [item["id"] for item in final if isinstance(item, dict) and item.get("id")]
     missing = [slot for slot in slots if slot.item and id(slot) not in used and slot.item.get("id") not in ids]
-    loose = [slot for slot in slots if not slot.item and id(slot) not in used and (slot.finished or not final)]
+    # Of one that was announced alone there is nothing to put in.
+    missing = [slot for slot in missing if slot.finished or slot.pieces or not final]
+    loose = [slot for slot in slots if not slot.item and id(slot) not in used]
     made = [filled(drawn(item), own[place]) for place, item in enumerate(final)]
     for slot in sorted(missing, key=lambda slot: place_of(slot.index)):
         made.insert(int(place_of(slot.index)) if made != [] and final else len(made), filled(drawn(slot.item), slot))
+    there = json.dumps([final, *[slot.item for slot in slots]], default=repr)
     texts = [text for slot in loose for member, place in slot.pieces if (text := slot.text(member, place))]
+    texts = [text for text in texts if json.dumps(text)[1:-1] not in there]
     # A refusal or text of which only the `done` event came: it may be in the answer, it need not.
     rest = [e for e in said if e["type"] in ("response.refusal.done", "response.output_text.done") and not slots]
     if not texts and not rest:
@@ -984,7 +1009,7 @@ def slot_for(item: Any, place: int, final: list[Any], slots: list[Slot]) -> Slot
     ]
     free = [slot for slot in slots if slot.item.get("id") not in ids and slot.item.get("type") == item.get("type")]
     turn = kinds.count(item.get("type"))
-    bare = [slot for slot in slots if not slot.item and slot.index == Number(str(place))]
+    bare = [slot for slot in slots if not slot.item and slot.index in (None, Number(str(place)))]
     return free[turn] if turn < len(free) else bare[0] if bare else None
 
 
@@ -1001,7 +1026,9 @@ def filled(item: Any, slot: Slot | None) -> Any:
     for member in ("content", "summary"):
         texts = [slot.text(of, place) for of, place in slot.pieces if of == member]
         parts = item.get(member)
-        if not any(texts) or all(text in telling(item.values()) for text in texts):
+        if any(texts) and all(text in telling(item.values()) for text in texts):
+            continue
+        if not any(texts) and (slot.finished or member not in item):
             continue
         if parts in NOTHING:
             whole[member] = Has(holding(texts), [{"type": "output_text", "text": text} for text in texts])
@@ -1011,14 +1038,14 @@ def filled(item: Any, slot: Slot | None) -> Any:
                 | {
                     key: slot.text(member, Number(str(at))) or part[key]
                     for key in ("text", "refusal")
-                    if part.get(key) == ""
+                    if part.get(key, ABSENT) in ("", None)
                 }
                 if isinstance(part, dict)
                 else part
                 for at, part in enumerate(parts)
             ]
-    if not slot.finished and "status" in item:
-        whole["status"] = OneOf.of(item["status"], "completed", "incomplete")
+    if not slot.finished and slot.item is item:
+        whole["status"] = OneOf.of(item.get("status", ABSENT), "completed", "incomplete")
     return whole
 
 
@@ -1027,7 +1054,7 @@ def holding(texts: Sequence[str]) -> Callable[[Any], list[str]]:
 
     def differences(parts: Any) -> list[str]:
         said = [part.get("text", part.get("refusal")) if isinstance(part, dict) else part for part in parts or []]
-        return [] if said == [*texts] else [f"should say {brief([*texts])}, says {brief(said)}"]
+        return [] if telling(said) == telling(texts) else [f"should say {brief([*texts])}, says {brief(said)}"]
 
     return differences
 
@@ -1053,7 +1080,8 @@ def message_document(said: list[dict[str, Any]]) -> dict[str, Any]:
     overlays = [event for event in mine if event["type"] == "message_delta"]
     deltas = [event.get("delta") or {} for event in overlays]
     starts = [e["message"].get("usage") for e in mine if e["type"] == "message_start" and e.get("message")]
-    usages = [usage for usage in [*starts, *column(deltas, "usage"), *column(overlays, "usage")] if usage]
+    said_in = [*starts, *column(deltas, "usage"), *column(overlays, "usage"), *column([whole], "usage")]
+    usages = [usage for usage in said_in if usage]
     aside = ("type", "delta", "usage", *PADDING)
     top = [{k: v for k, v in event.items() if k not in aside} for event in overlays]
     laid = {key: column([*deltas, *top], key)[-1] for key in keys_of([*deltas, *top]) if key not in aside}
@@ -1062,7 +1090,8 @@ def message_document(said: list[dict[str, Any]]) -> dict[str, Any]:
     content = without_snapshots([block_of(block) for block in blocks_in(mine)]) or whole.get("content") or []
     reason = {"stop_reason": stop_reason([*deltas, *top, start, whole], content)}
     kept = {key: value for key, value in laid.items() if value is not None or key not in whole | start}
-    return constants | whole | start | kept | usage | reason | {"content": content}
+    started = {key: value for key, value in start.items() if value is not None or key not in whole}
+    return constants | whole | started | kept | usage | reason | {"content": content}
 
 
 def stop_reason(places: list[dict[str, Any]], content: list[dict[str, Any]]) -> Any:
@@ -1086,23 +1115,34 @@ def without_snapshots(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
+def type_of(event: dict[str, Any]) -> Any:
+    """The type of the block that an event begins."""
+    started, delta = event.get("content_block"), event.get("delta")
+    if isinstance(started, dict):
+        return started.get("type")
+    return UNANNOUNCED.get(delta.get("type"), "text") if isinstance(delta, dict) else None
+
+
 def blocks_in(said: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The events of each content block in index order; an index used again after its stop, or for another type or id,
-    is another block."""
+    is another block. Without an index, each start is one."""
     blocks: list[list[dict[str, Any]]] = []
     for event in said:
         if not event["type"].startswith("content_block_"):
             continue
-        same = [block for block in blocks if block[0].get("index") == event.get("index")]
-        stopped = bool(same) and same[-1][-1]["type"] == "content_block_stop"
-        if event["type"] == "content_block_start" and same:
-            pairs = [
-                [(one.get("content_block") or {}).get(key) for one in (same[-1][0], event)] for key in ("type", "id")
-            ]
-            stopped = stopped or any(before and now and before != now for before, now in pairs)
-        if same and not (stopped and event["type"] == "content_block_start"):
+        index = event.get("index")
+        same = [block for block in blocks if block[0].get("index") == index]
+        is_start = event["type"] == "content_block_start"
+        ids = [(one.get("content_block") or {}).get("id") for one in ([same[-1][0], event] if same else [])]
+        again = bool(same) and (
+            index is None
+            or same[-1][-1]["type"] == "content_block_stop"
+            or type_of(same[-1][0]) != type_of(event)
+            or (all(ids) and len(set(ids)) > 1)
+        )
+        if same and not (is_start and again):
             same[-1].append(event)
-        elif event["type"] != "content_block_stop":
+        elif event["type"] != "content_block_stop" or isinstance(event.get("content_block"), dict):
             blocks.append([event])
     return sorted(blocks, key=lambda block: place_of(block[0].get("index")))
 
@@ -1129,16 +1169,26 @@ def block_of(said: list[dict[str, Any]]) -> dict[str, Any]:
     block = ({"input": {}} if block.get("type") in CALLS else {}) | block
     # A member of another kind of delta may stand beside it, and new kinds may come.
     grown = {key: [d[key] for d in deltas if key in d] for key in keys_of(deltas) if key not in ("type", *PADDING)}
-    signed = [d["thinking"] for d in deltas if d.get("thinking") and d.get("signature")]
-    if signed and len(grown["thinking"]) > 1 and joined_text(grown["thinking"][:-1]) == signed[-1]:
-        grown["thinking"].pop()  # a snapshot
+    if "thinking" in grown:
+        thought: list[Any] = []
+        for delta in deltas:
+            is_snapshot = bool(delta.get("signature")) and delta.get("thinking") == joined_text(thought)
+            thought += [] if is_snapshot or "thinking" not in delta else [delta["thinking"]]
+        grown["thinking"] = thought
     whole = [value for value in grown.get("partial_json", []) if isinstance(value, dict)]
     pieces = said_once(value for value in grown.pop("partial_json", []) if not isinstance(value, dict)).strip()
     cited = grown.pop("citation", [])
     texts = {
-        key: begun(block.get(key), joined_text(values)) if any(map(spelled, values)) else telling(values)[-1]
+        key: begun(block.get(key), joined_text(values))
+        if key in GROWS.values() and any(map(spelled, values))
+        else settled(values, pieces=True)
         for key, values in grown.items()
         if telling(values)
+    }
+    texts |= {
+        key: OneOf.of(block.get(key, ABSENT), *values)
+        for key, values in grown.items()
+        if values and not telling(values)
     }
     texts |= {"signature": telling(grown["signature"])[-1]} if telling(grown.get("signature", [])) else {}
     citations = {"citations": [*(block.get("citations") or []), *cited]} if cited else {}
@@ -1347,7 +1397,8 @@ def error_of(event: Event) -> Any:
         return body["error"]
     if kind in ("response.failed", "response.error") or (kind.startswith("response.") and failed):
         return (response or body).get("error") or {}
-    flat = {k: v for k, v in body.items() if k not in ("type", "sequence_number", "choices", "object", *PADDING)}
+    flat = {k: v for k, v in body.items() if k not in ("sequence_number", "choices", "object", *PADDING)}
+    flat = {k: v for k, v in flat.items() if (k, v) != ("type", "error")}
     names = (kind, event.name, body.get("object"))
     if any(isinstance(name, str) and re.search("([eE]rror|[eE]xception)$", name) for name in names):
         return flat
@@ -1444,7 +1495,11 @@ def outcome_of(kind: str, stream: bytes, on_truncated: str = "error") -> Outcome
     said = events_of(stream)
     whole = parsed(stream.decode("utf-8-sig", "replace"))
     if isinstance(whole, dict) and not said_in_chunks(whole):
-        return Whole(whole)
+        error = error_of(Event("", "", whole))
+        if error is ABSENT or error is None:
+            return Whole(whole)
+        # Labelled as JSON, it goes through as it came.
+        return Either((Whole(whole), UpstreamError(statuses_of([error]), (error,))))
     if not said:
         return nothing(stream)
     if len(said) > 4 and all(event.bare and event.value is ABSENT for event in said):
@@ -1478,8 +1533,11 @@ def ended_outcome(kind: str, said: list[Event], on_truncated: str) -> Outcome:
     outcome = READERS[kind](said, done, on_truncated)
     if isinstance(outcome, Broken) and foreign_to(kind, said):
         return Broken(("stream_malformed",))
+    if words and said[-1].last and said[-1].value is ABSENT and isinstance(outcome, Broken) and len(words) < 2:
+        return Either((outcome, UpstreamError(frozenset({502}), tuple(words))))  # half a word, or a word
     if words and (isinstance(outcome, Broken) or has_no_reason(kind, said)):
-        return UpstreamError(statuses_of(words), tuple(words))
+        failed = UpstreamError(statuses_of(words), tuple(words))
+        return Either((outcome, failed)) if outcome == Broken(("stream_corrupted",)) else failed
     if hole and on_truncated != "partial":
         outcome = Broken(("stream_corrupted", *(outcome.codes if isinstance(outcome, Broken) else ())))
     if unsure and (isinstance(outcome, Broken) or has_no_reason(kind, said)):
@@ -1498,11 +1556,12 @@ def has_no_reason(kind: str, said: list[Event]) -> bool:
 
 
 def nothing(stream: bytes) -> Broken:
-    comments = all(
-        not line or line.startswith(b":") or FIELD.match(line.decode("utf-8", "replace"))
-        for line in stream.splitlines()
-    )
-    return Broken(("stream_empty",) if comments else ("stream_malformed",))
+    lines = [line for line in stream.removeprefix(b"\xef\xbb\xbf").splitlines() if line]
+    known = [line.startswith(b":") or bool(FIELD.match(line.decode("utf-8", "replace"))) for line in lines]
+    if all(known):
+        return Broken(("stream_empty",))
+    # The last line may be half of one.
+    return Broken(("stream_empty", "stream_malformed") if all(known[:-1]) and known[:-1] else ("stream_malformed",))
 
 
 def are_mixed(chunks: list[dict[str, Any]]) -> bool:
