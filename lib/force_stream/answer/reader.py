@@ -298,9 +298,11 @@ class AnswerReader:
         elif event.kind is Kind.UNREADABLE:
             if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
-        elif event.kind is Kind.CUT and _MORE_CONTENT.search(event.data):
-            self._is_cut = True
-            self._aggregator.early += 1  # what a finish reason before it said was not the end
+        elif event.kind is Kind.CUT:
+            self._aggregator.ends_with_body = False  # the body did not end as it should
+            if _MORE_CONTENT.search(event.data):
+                self._is_cut = True
+                self._aggregator.early += 1  # what a finish reason before it said was not the end
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)
 
