@@ -582,7 +582,8 @@ class Bench:
     """Upstreams of every kind, and one mitmdump that goes to each of them.
 
     `mode` "reverse"; or "regular" and "upstream" (a second mitmdump is the upstream proxy), with TLS on both sides and
-    only the upstreams that speak it. `scripts` run beside the addon, `options` and `settings` go to Proxy.
+    only the upstreams that speak it. `first` and `scripts` are loaded before the addon and after it; `options` and
+    `settings` go to Proxy.
     """
 
     def __init__(
@@ -592,6 +593,7 @@ class Bench:
         *,
         mode: str = "reverse",
         scripts: Iterable[Path] = (),
+        first: Iterable[Path] = (),
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
@@ -600,7 +602,7 @@ class Bench:
         self.urls: dict[str, str] = {}
         self._mode = mode
         self._folder = folder
-        self._scripts = list(scripts)
+        self._scripts = [*first, ADDON, H2_UPSTREAM, *scripts]
         self._options = options or {}
         self._settings = settings
         self._stack = ExitStack()
@@ -648,8 +650,7 @@ class Bench:
         rules = self._folder / "rules.yaml"
         rules.write_text(rules_text(), encoding="utf-8")
         options = {"force_stream_rules": rules, "connection_strategy": "lazy"} | self._options
-        scripts = [ADDON, H2_UPSTREAM, *self._scripts]
-        proxy = Proxy(*modes, certs=self.certs, scripts=scripts, options=options, remote=True, **self._settings)
+        proxy = Proxy(*modes, certs=self.certs, scripts=self._scripts, options=options, remote=True, **self._settings)
         return stack.enter_context(proxy)
 
     def run(self, wanted: Iterable[Row]) -> list[Seen]:
@@ -953,7 +954,6 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
     """Play everything; returns the table as Markdown, and what was not as it should be."""
     seen: dict[tuple[str, str, str], str] = {}
     problems: list[str] = []
-    scripts = SCRIPTS
     with Bench(certs, folder) as bench:
         for heartbeat in (False, True):
             for client in CLIENTS:
@@ -962,7 +962,7 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
                 problems += bench.problems(results)
                 column = "heartbeat" if heartbeat else "buffered"
                 _collect(seen, column, results)
-    with Bench(certs, folder, scripts=[scripts / "without_stream_layer.py"]) as bench:
+    with Bench(certs, folder, first=[SCRIPTS / "without_stream_layer.py"]) as bench:
         for client in CLIENTS:
             say(f"{client} client, without the stream layer …")
             results = bench.run(rows(client, False, without_stream_layer()))
