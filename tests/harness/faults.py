@@ -216,7 +216,8 @@ class Fault:
     """One way to fail. `over`: the upstreams that can; `rule`: the limits; `kept`: how much of the steps' data the flow
     must show ("all", "some" or "none"); `left`: the proxy must end the connection or stream; `dead`: the address
     answers nobody, so the next request fails alike; `slow`: only `make faults` has the time; `without_layer`: the words
-    for the outcome without the stream layer, where it is another, "" if it is not tried.
+    for the outcome without the stream layer, where it is another, "" if it is not tried; `sendings`: how often one
+    attempt is sent to the upstream.
     """
 
     name: str
@@ -231,6 +232,7 @@ class Fault:
     dead: bool = False
     slow: bool = False
     without_layer: str | None = None
+    sendings: int = 1
 
     @property
     def fallback(self) -> str:
@@ -311,15 +313,6 @@ def _no_response() -> Iterator[Fault]:
         yield fault(name, [_raw_head(*lines), Linger()], UNREACHABLE, over=H1, left=True, **none)
     invalid = Head(headers={"bad name": "x"})
     yield fault("an invalid header name", [invalid, HEL, Linger()], UNREACHABLE, over=H2, **none)
-    interim = [Interim(103), *event_stream(WHOLE_BYTES).steps]
-    yield fault(
-        "an interim response first (mitmproxy reads no more)",
-        interim,
-        UNREACHABLE,
-        over=H1,
-        kept="none",
-        without_layer="",
-    )
     for name, code in CODES.items():
         # mitmproxy has no page for these two, and resets the client's stream as well.
         without = "no answer" if name in {"CANCEL", "HTTP_1_1_REQUIRED"} else PAGE_OF_MITMPROXY
@@ -328,10 +321,14 @@ def _no_response() -> Iterator[Fault]:
             f"RST_STREAM {name} before the headers", steps, UNREACHABLE, over=H2, kept="none", without_layer=without
         )
     yield fault(
-        "GOAWAY that covers the request, before the headers", [GoAway(), Linger()], UNREACHABLE, over=H2, **none
+        "GOAWAY that covers the request, before the headers, then a close",
+        [GoAway(), Close()],
+        UNREACHABLE,
+        over=H2,
+        **none,
     )
     not_covered = [GoAway(last_stream_id=0), Linger()]
-    yield fault("GOAWAY that does not cover the request", not_covered, UNREACHABLE, over=H2, **none)
+    yield fault("GOAWAY that does not cover the request", not_covered, UNREACHABLE, over=H2, sendings=10, **none)
     gone: dict[str, Any] = {"kept": "none", "dead": True}
     at_once: dict[str, Any] = gone | {"rule": "patient", "without_layer": PAGE_OF_MITMPROXY}
     nothing = [Close()]  # never played: these addresses do not get as far as a request
@@ -393,7 +390,10 @@ def _cut() -> Iterator[Fault]:
     yield fault("RST_STREAM NO_ERROR after [DONE]", [Head(), *WHOLE, RstStream(0)], answered(), over=H2, **page)
     steps = [Head(), *WHOLE, End(), RstStream(0)]
     yield fault("RST_STREAM NO_ERROR after END_STREAM", steps, answered(), over=H2)
-    yield fault("GOAWAY that covers the stream", [Head(), HEL, GoAway(), Linger()], TRUNCATED, over=H2, **page)
+    steps = [Head(), HEL, GoAway(), LO, STOP, USED, DONE, End()]
+    yield fault("GOAWAY that covers the stream, which goes on", steps, answered(), over=H2, **page)
+    steps = [Head(), HEL, GoAway(), Close()]
+    yield fault("GOAWAY that covers the stream, then a close", steps, TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, GoAway(last_stream_id=0), Linger()]
     yield fault("GOAWAY that does not cover the stream", steps, TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, GoAway(11), Close()]
@@ -470,7 +470,9 @@ def _other() -> Iterator[Fault]:
     yield fault("trailers after the body", trailing, answered(), without_layer="")
     unfinished = [Head(), HEL, LO, STOP, End({"X-Checksum": "1"})]
     yield fault("trailers after the body, no [DONE]", unfinished, answered(), without_layer="")
-    yield fault("an interim response first", [Interim(103), *event_stream(WHOLE_BYTES).steps], answered(), over=H2)
+    interim = [Interim(103), *event_stream(WHOLE_BYTES).steps]
+    yield fault("an interim response first", interim, answered(), over=H2)
+    yield fault("an interim response first, over HTTP/1", interim, answered(), over=H1, without_layer="")
     bare = Head(204, content_type=None, framing=None)
     yield fault("204", [bare, End()], passed(204), kept="none")
     moved = Head(302, {"Location": "/elsewhere"}, content_type=None, framing="length")
@@ -721,7 +723,7 @@ class Bench:
         if row.fault.dead:
             return
         requests = self.requests_of(row)
-        if [bool(request.json().get("stream")) for request in requests] != row.fault.asked:
+        if [bool(request.json().get("stream")) for request in requests] != row.fault.asked * row.fault.sendings:
             yield f"{len(requests)} requests reached the upstream"
         elif row.fault.left:
             ended = requests[0].wait_closed()

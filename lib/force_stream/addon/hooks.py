@@ -120,7 +120,8 @@ class ForceStream:
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
-        return None if role is None or isinstance(role, LiveCopy) else role.wait
+        # A client's own stream has no limits, but its upstream's interim responses and GOAWAYs are read as any other's.
+        return ClientWait(UNLIMITED) if isinstance(role, LiveCopy) else role.wait if role is not None else None
 
     # What commands and the page need
 

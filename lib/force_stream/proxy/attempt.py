@@ -122,9 +122,15 @@ class Attempt:
         self._reader = self.spec.read(status, content_type)
         self._on(Signal.RESPONSE)
 
+    def heard(self) -> None:
+        """The upstream has sent something that is not a piece of the body."""
+        self._last_byte = self.clock()
+
     def receive(self, piece: bytes) -> bool:
         """The next piece of the body. True if the caller has to `poll`: the answer is ready, or a deadline has moved
         closer. Never raises: a bug of ours becomes the answer."""
+        if not piece:
+            return False  # an empty DATA frame is no sign of life
         self._last_byte = now = self.clock()
         self._size += len(piece)
         if self._size > self.rule.max_body:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
+from force_stream.proxy.chunked import LONGEST_HEAD
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
@@ -79,6 +80,58 @@ def test_a_silent_upstream_is_given_up_after_the_idle_timeout(
     assert player.to_client == b""
     player.wait(0.2)
     assert code_of(player) == (504, "stream_timeout")
+    assert player.closed == ["upstream"]
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("split", [0, 1, 20, None])
+def test_interim_responses_are_read_past(
+    play: Callable[..., Player], status: int, times: int, split: int | None
+) -> None:
+    interim = b"HTTP/1.1 %d So Far\r\nLink: </a>\r\n\r\n" % status * times
+    player = play()
+    sent = interim + HEAD + piece(STREAM) + END
+    player.upstream_sends(*((sent,) if split is None else (sent[:split], sent[split:])))
+    assert player.answer.json() == DOCUMENT
+    assert player.hooks.count("responseheaders") == 1
+
+
+def test_interim_responses_are_read_past_at_the_second_answer_of_a_connection_too(
+    play: Callable[..., Player],
+) -> None:
+    player = play()
+    for _ in range(2):
+        player.upstream_sends(b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + piece(STREAM) + END)
+        player.ask()
+    assert player.to_client.count(b"HTTP/1.1 200 OK") == 2
+    assert player.opened == 1
+
+
+def test_a_switch_of_protocols_is_not_an_answer(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+    assert code_of(player) == (502, "upstream_unreachable")
+
+
+def test_a_head_that_comes_drop_by_drop_is_no_silence(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=3)
+    for at in range(len(HEAD)):
+        player.wait(1)
+        player.upstream_sends(HEAD[at : at + 1])
+    player.upstream_sends(piece(STREAM), END)
+    assert player.answer.json() == DOCUMENT
+
+
+def test_a_head_without_an_end_is_not_kept(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(b"HTTP/1.1 200 OK\r\n")
+    sent = 0
+    while not player.to_client and sent < 2 * LONGEST_HEAD:
+        player.upstream_sends(b"X-Filler: " + b"x" * 8192 + b"\r\n")
+        sent += 8192
+    assert code_of(player) == (502, "upstream_unreachable")
+    assert sent <= LONGEST_HEAD + 8192
     assert player.closed == ["upstream"]
 
 
