@@ -180,6 +180,17 @@ LITELLM: Final[tuple[Known, ...]] = (
         "the first event of LiteLLM's stream has counts of cached tokens",
         'data: {"type":"message_start","message":{...,"usage":{"input_tokens":0,...,"cache_read_input_tokens":0}}}',
     ),
+    *(
+        Known(
+            "messages: tool call cut short",
+            path,
+            direct,
+            proxied,
+            "LiteLLM says tool_use for the limit, and {} for half an input; the forced answer is an error",
+            'data: {"type":"content_block_delta",...,"partial_json":"{"}} and {...,"delta":{"stop_reason":"tool_use"}}',
+        )
+        for path, direct, proxied in (("status", "200", "502"), ("status/body", "*", "*stream_corrupted*"))
+    ),
     Known(
         "chat: n 2*",
         "choices/1/finish_reason",
@@ -336,9 +347,17 @@ VLLM: Final[tuple[Known, ...]] = (
 TRIMMED: Final = "blank text around a thought and an answer is cut off in the direct answer only"
 
 TRANSFORMERS: Final[tuple[Known, ...]] = (
+    Known(
+        "responses: *",
+        "output/*/content/0/text",
+        "*",
+        '"\\n*"',
+        TRIMMED,
+        'data: {"item":{"id":"rs_...",...,"content":[{"text":"\\nNo.\\n"}]},...,"type":"response.output_item.done"}',
+    ),
     *(
         Known(
-            "chat: *tokens",
+            "*tokens",
             path,
             direct,
             "*",
