@@ -135,6 +135,62 @@ def test_a_head_without_an_end_is_not_kept(play: Callable[..., Player]) -> None:
     assert player.closed == ["upstream"]
 
 
+def end_of(event: bytes) -> list[bytes]:
+    """Ways in which an event's blank line may be missing."""
+    return [event.removesuffix(missing) for missing in (b"\n", b"\n\n")]
+
+
+LATE = {
+    b'data: {"error": {"message": "slow down", "code": 429}}\n\n': (429, 429),
+    b'event: error\ndata: {"message": "slow down", "type": "rate_limit_error"}\n\n': (429, "rate_limit_error"),
+}
+
+
+@pytest.mark.parametrize(("event", "outcome"), LATE.items(), ids=["unnamed", "named"])
+@pytest.mark.parametrize("blank", [0, 1], ids=["no blank line", "no line end"])
+@pytest.mark.parametrize("pause", [False, True], ids=["one piece", "two pieces"])
+@pytest.mark.parametrize("begin", [b"", BEGIN], ids=["first", "after others"])
+def test_an_error_that_lacks_its_blank_line_is_answered_after_a_short_silence(
+    play: Callable[..., Player], event: bytes, outcome: tuple[int, Any], blank: int, pause: bool, begin: bytes
+) -> None:
+    player = play()
+    sent = end_of(event)[blank]
+    player.upstream_sends(HEAD, begin, *map(piece, (sent[:20], sent[20:]) if pause else (sent,)))
+    player.wait(0.9)
+    assert player.to_client == b""
+    player.wait(1.2)
+    assert player.answer.status_code == outcome[0]
+    assert outcome[1] in player.answer.json()["error"].values()
+    assert player.closed == ["upstream"]
+
+
+def test_a_done_that_lacks_its_blank_line_ends_the_answer_after_a_short_silence(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(HEAD, piece(STREAM.removesuffix(b"\n\n")))
+    player.wait(2.1)
+    assert player.answer.json() == DOCUMENT
+
+
+def test_half_an_event_is_waited_for(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=60)
+    middle = STREAM.index(b"data:", 10) + 30
+    player.upstream_sends(HEAD, piece(STREAM[:middle]))
+    player.wait(50)
+    assert player.to_client == b""
+    player.upstream_sends(piece(STREAM[middle:]), END)
+    assert player.answer.json() == DOCUMENT
+
+
+def test_an_event_that_was_read_before_its_blank_line_came_is_not_read_twice(play: Callable[..., Player]) -> None:
+    for end in range(1, len(STREAM)):
+        player = play()
+        player.upstream_sends(HEAD, piece(STREAM[:end]))
+        player.wait(1.5)
+        if player.to_client == b"":
+            player.upstream_sends(piece(STREAM[end:]), END)
+        assert player.answer.json() == DOCUMENT, STREAM[:end][-20:]
+
+
 def test_an_upstream_that_goes_on_and_on_is_given_up_after_the_timeout(play: Callable[..., Player]) -> None:
     player = play(timeout=5, idle_timeout=2)
     player.upstream_sends(HEAD)
