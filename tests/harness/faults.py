@@ -219,7 +219,8 @@ class Fault:
     must show ("all", "some" or "none"); `left`: the proxy must end the connection or stream; `dead`: the address
     answers nobody, so the next request fails alike; `slow`: only `make faults` has the time; `without_layer`: the words
     for the outcome without the stream layer, where it is another, "" if it is not tried; `then`: what the upstream does
-    when it is asked once more, `plain` if that is not for a stream.
+    when it is asked once more, `plain` if that is not for a stream; `sendings`: how often one attempt is sent to the
+    upstream.
     """
 
     name: str
@@ -236,6 +237,7 @@ class Fault:
     without_layer: str | None = None
     then: tuple[Step, ...] = ()
     plain: bool = False
+    sendings: int = 1
 
     @property
     def fallback(self) -> str:
@@ -319,15 +321,6 @@ def _no_response() -> Iterator[Fault]:
         yield fault(name, [_raw_head(*lines), Linger()], UNREACHABLE, over=H1, left=True, **none)
     invalid = Head(headers={"bad name": "x"})
     yield fault("an invalid header name", [invalid, HEL, Linger()], UNREACHABLE, over=H2, **none)
-    interim = [Interim(103), *event_stream(WHOLE_BYTES).steps]
-    yield fault(
-        "an interim response first (mitmproxy reads no more)",
-        interim,
-        UNREACHABLE,
-        over=H1,
-        kept="none",
-        without_layer="",
-    )
     for name, code in CODES.items():
         # mitmproxy has no page for these two, and resets the client's stream as well.
         without = "no answer" if name in {"CANCEL", "HTTP_1_1_REQUIRED"} else PAGE_OF_MITMPROXY
@@ -336,10 +329,14 @@ def _no_response() -> Iterator[Fault]:
             f"RST_STREAM {name} before the headers", steps, UNREACHABLE, over=H2, kept="none", without_layer=without
         )
     yield fault(
-        "GOAWAY that covers the request, before the headers", [GoAway(), Linger()], UNREACHABLE, over=H2, **none
+        "GOAWAY that covers the request, before the headers, then a close",
+        [GoAway(), Close()],
+        UNREACHABLE,
+        over=H2,
+        **none,
     )
     not_covered = [GoAway(last_stream_id=0), Linger()]
-    yield fault("GOAWAY that does not cover the request", not_covered, UNREACHABLE, over=H2, **none)
+    yield fault("GOAWAY that does not cover the request", not_covered, UNREACHABLE, over=H2, sendings=10, **none)
     gone: dict[str, Any] = {"kept": "none", "dead": True}
     at_once: dict[str, Any] = gone | {"rule": "patient", "without_layer": PAGE_OF_MITMPROXY}
     nothing = [Close()]  # never played: these addresses do not get as far as a request
@@ -404,7 +401,10 @@ def _cut() -> Iterator[Fault]:
     yield fault("RST_STREAM NO_ERROR after [DONE]", [Head(), *WHOLE, RstStream(0)], answered(), over=H2, **page)
     steps = [Head(), *WHOLE, End(), RstStream(0)]
     yield fault("RST_STREAM NO_ERROR after END_STREAM", steps, answered(), over=H2)
-    yield fault("GOAWAY that covers the stream", [Head(), HEL, GoAway(), Linger()], TRUNCATED, over=H2, **page)
+    steps = [Head(), HEL, GoAway(), LO, STOP, USED, DONE, End()]
+    yield fault("GOAWAY that covers the stream, which goes on", steps, answered(), over=H2, **page)
+    steps = [Head(), HEL, GoAway(), Close()]
+    yield fault("GOAWAY that covers the stream, then a close", steps, TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, GoAway(last_stream_id=0), Linger()]
     yield fault("GOAWAY that does not cover the stream", steps, TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, GoAway(11), Close()]
@@ -481,7 +481,9 @@ def _other() -> Iterator[Fault]:
     yield fault("trailers after the body", trailing, answered(), without_layer="")
     unfinished = [Head(), HEL, LO, STOP, End({"X-Checksum": "1"})]
     yield fault("trailers after the body, no [DONE]", unfinished, answered(), without_layer="")
-    yield fault("an interim response first", [Interim(103), *event_stream(WHOLE_BYTES).steps], answered(), over=H2)
+    interim = [Interim(103), *event_stream(WHOLE_BYTES).steps]
+    yield fault("an interim response first", interim, answered(), over=H2)
+    yield fault("an interim response first, over HTTP/1", interim, answered(), over=H1, without_layer="")
     bare = Head(204, content_type=None, framing=None)
     yield fault("204", [bare, End()], passed(204), kept="none")
     moved = Head(302, {"Location": "/elsewhere"}, content_type=None, framing="length")
@@ -643,7 +645,8 @@ class Bench:
     """Upstreams of every kind, and one mitmdump that goes to each of them.
 
     `mode` "reverse"; or "regular" and "upstream" (a second mitmdump is the upstream proxy), with TLS on both sides and
-    only the upstreams that speak it. `scripts` run beside the addon, `options` and `settings` go to Proxy.
+    only the upstreams that speak it. `first` and `scripts` are loaded before the addon and after it; `options` and
+    `settings` go to Proxy.
     """
 
     def __init__(
@@ -653,6 +656,7 @@ class Bench:
         *,
         mode: str = "reverse",
         scripts: Iterable[Path] = (),
+        first: Iterable[Path] = (),
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
@@ -661,7 +665,7 @@ class Bench:
         self.urls: dict[str, str] = {}
         self._mode = mode
         self._folder = folder
-        self._scripts = list(scripts)
+        self._scripts = [*first, ADDON, H2_UPSTREAM, *scripts]
         self._options = options or {}
         self._settings = settings
         self._answers: dict[str, list[Answer]] = {}
@@ -711,8 +715,7 @@ class Bench:
         rules = self._folder / "rules.yaml"
         rules.write_text(rules_text(), encoding="utf-8")
         options = {"force_stream_rules": rules, "connection_strategy": "lazy"} | self._options
-        scripts = [ADDON, H2_UPSTREAM, *self._scripts]
-        proxy = Proxy(*modes, certs=self.certs, scripts=scripts, options=options, remote=True, **self._settings)
+        proxy = Proxy(*modes, certs=self.certs, scripts=self._scripts, options=options, remote=True, **self._settings)
         return stack.enter_context(proxy)
 
     def run(self, wanted: Iterable[Row]) -> list[Seen]:
@@ -790,7 +793,7 @@ class Bench:
         if row.fault.dead:
             return
         requests = self.requests_of(row)
-        if [bool(request.json().get("stream")) for request in requests] != row.fault.asked:
+        if [bool(request.json().get("stream")) for request in requests] != row.fault.asked * row.fault.sendings:
             yield f"{len(requests)} requests reached the upstream"
         elif row.fault.left:
             ended = requests[0].wait_closed()
@@ -1025,7 +1028,6 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
     """Play everything; returns the table as Markdown, and what was not as it should be."""
     seen: dict[tuple[str, str, str], str] = {}
     problems: list[str] = []
-    scripts = SCRIPTS
     with Bench(certs, folder) as bench:
         for heartbeat in (False, True):
             for client in CLIENTS:
@@ -1034,7 +1036,7 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
                 problems += bench.problems(results)
                 column = "heartbeat" if heartbeat else "buffered"
                 _collect(seen, column, results)
-    with Bench(certs, folder, scripts=[scripts / "without_stream_layer.py"]) as bench:
+    with Bench(certs, folder, first=[SCRIPTS / "without_stream_layer.py"]) as bench:
         for client in CLIENTS:
             say(f"{client} client, without the stream layer …")
             results = bench.run(rows(client, False, without_stream_layer()))

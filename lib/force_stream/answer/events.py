@@ -213,6 +213,16 @@ class EventReader:
         return Event(number, kind, name, data)
 
 
+def is_whole(data: str) -> bool:
+    """Whether an event's data is an object, or `[DONE]`, from its beginning to its end."""
+    if data.strip() == _DONE:
+        return True
+    try:
+        return data.rstrip().endswith("}") and isinstance(jsontext.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 _ODD_TEXTS: Final = {
     Kind.TEXT: "its data is not JSON",
     Kind.UNREADABLE: "its data cannot be read",
