@@ -1605,7 +1605,8 @@ def nothing(stream: bytes) -> Broken:
     lines = [line for line in stream.removeprefix(b"\xef\xbb\xbf").splitlines() if line]
     known = [line.startswith(b":") or bool(FIELD.match(line.decode("utf-8", "replace"))) for line in lines]
     if all(known):
-        return Broken(("stream_empty",))
+        # Whether a stream has stopped within its first event, or has none.
+        return Broken(("stream_empty", "stream_truncated") if lines and b"{" in lines[-1] else ("stream_empty",))
     # The last line may be half of one.
     return Broken(("stream_empty", "stream_malformed") if all(known[:-1]) and known[:-1] else ("stream_malformed",))
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from ..errors import error_body
-from ..errors.events import error_in
+from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, says_error
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder, ServerSentEvent, end_of_event
@@ -232,7 +231,7 @@ _ODD_TEXTS: Final = {
 
 def _error_of(text: str, *, named: bool = False) -> dict[str, Any] | None:
     """The body of the error that a text reports. `named`: its event says that it is one."""
-    return error_body(text, kind="error") if named or says_error(text) else None
+    return error_from_words(text) if named or says_error(text) else None
 
 
 def _is_part_of_json(text: str) -> bool:

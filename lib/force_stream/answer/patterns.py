@@ -324,7 +324,8 @@ class Repeats:
     @property
     def begun(self) -> int:
         """The bytes of the event that has no blank line yet."""
-        return len(self._rest) + self._decoder.begun
+        rest = 0 if self._rest.startswith(b":") else len(self._rest)
+        return rest + self._decoder.begun
 
     def flush_late(self) -> Iterator[Event]:
         """The same, with the event that has no blank line yet, if its data is whole: nothing can be added to it."""

@@ -99,8 +99,9 @@ class EventStreamDecoder:
 
     @property
     def begun(self) -> int:
-        """The bytes of the event that has no blank line yet."""
-        return sum(map(len, (*self._tail, *self._data, *self._bare, self._event)))
+        """The bytes of the event that has no blank line yet. A comment is not a part of one."""
+        tail = () if self._tail and self._tail[0].startswith(b":") else self._tail
+        return sum(map(len, (*tail, *self._data, *self._bare, self._event)))
 
     def close(self) -> list[ServerSentEvent]:
         """The event that has no blank line at the end of the stream, if there is one."""

@@ -47,7 +47,7 @@ STREAMS: dict[str, tuple[bytes, list[Event], list[str]]] = {
                 Kind.TEXT,
                 "",
                 "[ERROR] out of memory",
-                error={"error": {"message": "[ERROR] out of memory", "type": "error", "param": None, "code": None}},
+                error={"error": {"message": "[ERROR] out of memory", "type": "upstream_error", "param": None, "code": "stream_malformed"}},
             )
         ],
         ["event 1: an error"],
@@ -80,7 +80,7 @@ STREAMS: dict[str, tuple[bytes, list[Event], list[str]]] = {
                 Kind.TEXT,
                 "error",
                 "no",
-                error={"error": {"message": "no", "type": "error", "param": None, "code": None}},
+                error={"error": {"message": "no", "type": "upstream_error", "param": None, "code": "stream_malformed"}},
             )
         ],
         ["event 1: an error"],
