@@ -17,11 +17,7 @@ from oracle import independent
 
 KINDS = {"chat": "chat", "completions": "completions", "responses": "responses", "messages": "anthropic"}
 # Streams of APIs that are none of these four, which the independent reading does not know.
-NOT_READ = {
-    "bare_values_are_text": "Writer's chunks without choices",
-    "settings_in_the_answer_say_no_stream": "llama.cpp's own API",
-    "settings_of_several_prompts_say_no_stream": "llama.cpp's own API",
-}
+NOT_READ = {"bare_values_are_text": "Writer's chunks without choices"}
 JUDGED = [
     case
     for case in CASES

@@ -120,8 +120,6 @@ LLAMA_CPP: Final[tuple[Known, ...]] = (
     ),
 )
 
-MIXED: Final = "every choice has index 0 in LiteLLM's stream of completions, so their texts cannot be told apart"
-
 # What LiteLLM leaves out of a stream, or puts into one, that comes from the server behind it.
 LITELLM: Final[tuple[Known, ...]] = (
     Known(
@@ -208,22 +206,6 @@ LITELLM: Final[tuple[Known, ...]] = (
         "null",
         "LiteLLM leaves the probabilities out of a stream of completions",
         'data: {"id":"...","object":"text_completion",...,"choices":[{"index":0,"text":" four"}]}',
-    ),
-    Known(
-        "completions: *",
-        "status",
-        "200",
-        "502",
-        MIXED,
-        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
-    ),
-    Known(
-        "completions: *",
-        "status/body",
-        "*",
-        "*stream_corrupted*",
-        MIXED,
-        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
     ),
     Known(
         "completions: context too long",

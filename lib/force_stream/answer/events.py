@@ -32,6 +32,7 @@ _BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]|data:)*")
 _NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
 # A member of an object.
 _MEMBER: Final = re.compile(r'"\s*:')
+_BEGINS_WITH_MEMBER: Final = re.compile(r'"[^"\\]*"\s*:')
 # How many parts of one event's data may be unreadable before the rest of it counts as one: to look for the next takes
 # time in proportion to the rest.
 _MOST_UNREADABLE: Final = 16
@@ -242,6 +243,8 @@ def _is_part_of_json(text: str) -> bool:
     if is_keepalive(text):
         return False
     begins = text.startswith("{") or _LIST.match(text) is not None
+    if _BEGINS_WITH_MEMBER.match(text) and not says_error(text):
+        return True  # a line of JSON over several of them
     return begins or text.count("}") > text.count("{") or text.count("]") > text.count("[")
 
 

@@ -309,6 +309,7 @@ class AnswerReader:
                 self._unreadable = self._unreadable or event.number
         elif event.kind is Kind.CUT:
             self._is_cut_off = True
+            self._aggregator.ends_with_body = False  # the body did not end as it should
             if _MORE_CONTENT.search(event.data):
                 self._is_cut = True
                 self._aggregator.early += 1  # what a finish reason before it said was not the end
