@@ -219,7 +219,8 @@ class Fault:
     must show ("all", "some" or "none"); `left`: the proxy must end the connection or stream; `dead`: the address
     answers nobody, so the next request fails alike; `slow`: only `make faults` has the time; `without_layer`: the words
     for the outcome without the stream layer, where it is another, "" if it is not tried; `then`: what the upstream does
-    when it is asked once more, `plain` if that is not for a stream; `sendings`: how often one attempt is sent to it.
+    when it is asked once more, `plain` if that is not for a stream; `sendings`: how often one attempt is sent to the
+    upstream.
     """
 
     name: str
@@ -234,9 +235,9 @@ class Fault:
     dead: bool = False
     slow: bool = False
     without_layer: str | None = None
-    sendings: int = 1
     then: tuple[Step, ...] = ()
     plain: bool = False
+    sendings: int = 1
 
     @property
     def fallback(self) -> str:

@@ -1570,16 +1570,19 @@ def ended_outcome(kind: str, said: list[Event], on_truncated: str) -> Outcome:
     if words and (isinstance(outcome, Broken) or has_no_reason(kind, said)):
         failed = UpstreamError(statuses_of(words), tuple(words))
         return Either((outcome, failed)) if outcome == Broken(("stream_corrupted",)) else failed
-    if hole and kind == "responses" and isinstance(outcome, Whole):
-        # The terminal event may have all of what was lost.
-        return Either((outcome, Broken(("stream_corrupted",))))
+    if kind == "responses":
+        ends = [event for event in typed(said) if event["type"] in TERMINAL]
+        # A terminal event with an output has all of what was lost.
+        hole = hole and not any((event.get("response") or {}).get("output") for event in ends[:1])
     if said[-1].last and said[-1].is_piece and isinstance(outcome, Whole) and on_truncated != "partial":
         # Cut in more content, after a finish reason; usage may be lost.
-        cut = Broken(("stream_truncated",))
+        cut: Outcome = Broken(("stream_truncated", "stream_corrupted"))
         more = re.search(r'"(?:content|text|arguments|reasoning|reasoning_content)":\s*"[^"\s]', said[-1].text)
+        if words:
+            cut = Either((cut, UpstreamError(statuses_of(words), tuple(words))))
         outcome = cut if more and kind in ("chat", "completions") else Either((outcome, cut))
     half_usage = any(e.is_piece and not (e.last or DONE.startswith(e.text.strip())) for e in said) and not hole
-    if half_usage and isinstance(outcome, Whole):
+    if half_usage and kind in ("chat", "completions") and isinstance(outcome, Whole):
         return Either((outcome, Broken(("stream_corrupted",))))
     if hole and on_truncated != "partial":
         outcome = Broken(("stream_corrupted", *(outcome.codes if isinstance(outcome, Broken) else ())))

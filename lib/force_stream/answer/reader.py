@@ -308,8 +308,8 @@ class AnswerReader:
             if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind is Kind.CUT:
-            self._is_cut_off = True
             self._aggregator.ends_with_body = False  # the body did not end as it should
+            self._is_cut_off = True
             if _MORE_CONTENT.search(event.data):
                 self._is_cut = True
                 self._aggregator.early += 1  # what a finish reason before it said was not the end
