@@ -651,7 +651,8 @@ OWN_ERRORS: dict[str, tuple[Answer, str, str | None]] = {
     "[DONE] alone": (event_stream(sse(), size=10), "stream_empty", None),
     "a page": (event_stream(PAGE, size=10, content_type="text/html"), "stream_malformed", "false"),
     "bytes": (event_stream(bytes(range(128, 256)) * 4, size=10), "stream_malformed", "false"),
-    "broken JSON": (event_stream(b'{"id": ', size=10, content_type="application/json"), "stream_malformed", "false"),
+    "broken JSON": (event_stream(b'{"id": }', size=10, content_type="application/json"), "stream_malformed", "false"),
+    "half of some JSON": (event_stream(b'{"id": ', size=10, content_type="application/json"), "stream_truncated", None),
     "a clean end with neither finish reason nor [DONE]": (
         event_stream(sse(*EVENTS[:3], done=False), size=10),
         "stream_truncated",
