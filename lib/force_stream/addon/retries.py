@@ -16,7 +16,7 @@ from ..answer.forcing import Refusal
 from ..endpoints import ENDPOINTS
 from ..endpoints.endpoint import Endpoint
 from ..errors import EmptyStream, UpstreamError
-from ..proxy import refusals, request, response
+from ..proxy import bodies, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
@@ -159,7 +159,9 @@ class Retries:
         if read is None:
             return
         body, model = read
-        members = refusals.scope_of(refusal.status_code, response.decoded(refusal), body.members)
+        members = refusals.scope_of(
+            refusal.status_code, bodies.decoded(refusal, refusals.LONGEST_ERROR) or b"", body.members
+        )
         if members is None:
             return
         spec = tries.attempt.spec
@@ -204,7 +206,7 @@ class Retries:
         if said is None or _demand_in(said, rule, streamed=False) is None:
             return
         retried = request.restored(flow)
-        read = await request.read_request(retried)
+        read = await request.read_request(retried, rule.max_body)
         if read is None:
             return
         body, model = read
@@ -265,5 +267,7 @@ def _demand_in(answer: http.Response, rule: Rule, *, streamed: bool, options: bo
     phrases = rule.learn if isinstance(rule.learn, tuple) else ()
     if len(answer.raw_content or b"") > refusals.LONGEST_ERROR:
         return None
-    body = response.decoded(answer)
+    body = bodies.decoded(answer, refusals.LONGEST_ERROR)
+    if body is None:
+        return None
     return refusals.demand_of(answer.status_code, body, streamed=streamed, options=options, phrases=phrases)

@@ -62,7 +62,7 @@ def decode(body: bytes, label: str, limit: int) -> bytes:
 
 
 def beginning(body: bytes, label: str, length: int) -> bytes:
-    """So many bytes of the decoded body, or as many as can be read; takes no time worth mentioning."""
+    """So many bytes of the decoded body, or as many as can be read. Never raises."""
     made = BytesIO()
     with suppress(TooLarge, MissingDecoder):
         made.writelines(_decoded(body[: length + _STEP], label, length))
