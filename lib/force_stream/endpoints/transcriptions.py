@@ -81,6 +81,7 @@ class TranscriptionsAggregator(Aggregator):
         elif kind in _LAST:
             self._done = {key: value for key, value in chunk.items() if key != "type" and key not in _PADDING}
             self.ended = self.finished = True
+            self.says_all_again = bool(self._done.get("text")) and not (self._logprobs or self._segments)
         elif not kind and _is_whole(chunk):
             self._wholes.append(chunk)
             self.finished = len(self._wholes) == 1

@@ -40,7 +40,7 @@ def test_a_plain_body_has_no_limit_since_it_is_in_memory_already() -> None:
     assert bodies.decoded(message(BODY), 1) == BODY
 
 
-@pytest.mark.parametrize("raw", [BODY, gzip.compress(BODY)])
+@pytest.mark.parametrize("raw", [BODY, gzip.compress(BODY)], ids=["plain", "gzip"])
 def test_the_beginning_needs_no_more_than_itself(raw: bytes) -> None:
     assert bodies.beginning(message(raw, *["gzip"] * (raw != BODY)), 100) == BODY[:100]
     assert bodies.beginning(message(None), 100) == b""
