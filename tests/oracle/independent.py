@@ -166,6 +166,8 @@ HEARTBEATS = ("ping", "keepalive")
 # What broken framing leaves before JSON: byte order marks, NULs, a lost or doubled field name.
 BEFORE = re.compile(r"(?:[\ufeff\0\s,]|d?a?ta?:(?=\s*(?:[\[{d]|\Z)))*")
 NEXT = re.compile(r"data:\s*(?=[\[{])")
+# A comment whose line end is lost has the next event in it.
+IN_COMMENT = re.compile(r"\A:.*?(?=data: ?\{.*\}\s*\Z)")
 OTHER_FIELD = re.compile(r"(?![\w-]*err)(?:[\w-]+:|[a-z_-]+\Z)", re.IGNORECASE)
 
 
@@ -199,7 +201,8 @@ class Event:
 def events_of(stream: bytes) -> list[Event]:
     """Every event with data, in order, up to [DONE]; an event may lack its blank line, and data its space."""
     text = stream.decode("utf-8", "replace").removeprefix("\ufeff")
-    lines = [field_of(line) for line in re.split("\r\n|\r|\n", text) if not line.startswith(":")]
+    split = [IN_COMMENT.sub("", line, count=1) for line in re.split("\r\n|\r|\n", text)]
+    lines = [field_of(line) for line in split if not line.startswith(":")]
     blocks = [[line for line in block if line] for some, block in groupby(lines, key=bool) if some]
     found = [event for block in blocks for event in events_in(block)]
     if found and not re.search(r"(?:\r\n|\r(?!\n)|\n){2}\Z", text):
@@ -849,7 +852,13 @@ def chunked(
         aside = ("choices", "object", "usage", "p", "x_groq", "prompt_progress")
         rest = [{k: v for k, v in c.items() if k not in aside} for c in chunks]
         groq = [{k: v for k, v in g.items() if k != "usage"} for g in column(chunks, "x_groq") if isinstance(g, dict)]
+        # The envelope of a notice is not the answer's, if there is another.
+        own = [chunk for chunk, c in zip(rest, chunks, strict=True) if c.get("choices") or not words_of(c)]
+        named = ("id", "model", "created", "provider", "system_fingerprint", "service_tier")
+        others = [chunk for chunk in rest if all(chunk is not one for one in own)]
+        rest = [c if c in own else {k: v for k, v in c.items() if k not in named} for c in rest]
         top = fields(rest, {"id": first_of, "model": first_of, "created": first_of}, pieces=False)
+        top |= {key: OneOf.of(ABSENT, *column(others, key)) for key in named if key not in top and column(others, key)}
         # An echo of the request and a null error say nothing of the answer: either way is right.
         moot = {key: OneOf.of(top[key], ABSENT) for key in ("stream_options", "error") if key in top}
         choices = [choice_of(index, pieces, partial) for index, pieces in by_choice(chunks).items()]
@@ -872,7 +881,18 @@ FAILED = ("response.failed", "response.error", "error")
 
 def typed(events: list[Event]) -> list[dict[str, Any]]:
     """Events of a typed stream; the event line names those whose data does not."""
-    return [{"type": e.name} | e.value for e in events if isinstance(e.value, dict) and e.name not in HEARTBEATS]
+    said = [{"type": e.name} | e.value for e in events if isinstance(e.value, dict) and e.name not in HEARTBEATS]
+    # A gateway may send the plain answer as an event.
+    return [
+        {"type": "response.completed", "response": {k: v for k, v in event.items() if k != "type"}}
+        if is_response(event)
+        else event
+        for event in said
+    ]
+
+
+def is_response(event: dict[str, Any]) -> bool:
+    return event.get("object") == "response" and event["type"] == "" and event.get("status") != "failed"
 
 
 def response_of(said: list[dict[str, Any]]) -> dict[str, Any]:
@@ -969,6 +989,8 @@ def output_of(said: list[dict[str, Any]], final: list[Any]) -> Any:
     # Of one that was announced alone there is nothing to put in.
     missing = [slot for slot in missing if slot.finished or slot.pieces or not final]
     loose = [slot for slot in slots if not slot.item and id(slot) not in used]
+    again = [slot for at, slot in enumerate(missing) if any(slot.item == one.item for one in missing[:at])]
+    missing = [slot for slot in missing if not any(slot is one for one in again if one.item.get("id"))]
     made = [filled(drawn(item), own[place]) for place, item in enumerate(final)]
     for slot in sorted(missing, key=lambda slot: place_of(slot.index)):
         made.insert(int(place_of(slot.index)) if made != [] and final else len(made), filled(drawn(slot.item), slot))
@@ -1374,7 +1396,7 @@ def is_keepalive(text: str) -> bool:
 
 def says_error(text: str) -> bool | None:
     """Whether a text says that something failed; None where that is a matter of opinion."""
-    if re.match(r"(?i)\W*(?:\w+\W+){0,3}(?:\w*error|\w*exception|failed)\W", text + " "):
+    if re.match(r"(?i)\W*(?:\w+\W+){0,3}(?:\w*error|\w*exception|failed)\s*[:(]", text):
         return True
     return None if NAMES.search(text) or re.search(r"(?i)err|fail|cannot|unable|wrong|[^\x00-\x7f]", text) else False
 
@@ -1428,6 +1450,8 @@ def error_of(event: Event) -> Any:
     for key, value in body.items():
         if key.endswith("Exception") and len(body) <= 3:
             return {"type": key} | value if isinstance(value, dict) else value  # AWS's
+    if says_something(body.get("usage")) and not named_status({k: v for k, v in body.items() if k != "usage"}):
+        return ABSENT
     says = any(words_of(body.get(key)) for key in body if plain(key) in WORDS)
     if named_status({key: value for key, value in body.items() if not isinstance(value, (dict, list))}):
         return flat
@@ -1475,6 +1499,12 @@ def is_known(kind: str, body: dict[str, Any], name: str) -> bool:
         or "completion" in str(body.get("object"))
     )
     return chunk or bool(body.get("type") or name) or body.keys() <= {*ENVELOPE, "choices", "usage", "p"}
+
+
+def is_legacy(said: list[Event]) -> bool:
+    """Whether the chunks are those of legacy completions."""
+    choices = [choice for chunk in objects(said) for choice in choices_in(chunk)]
+    return bool(choices) and all("text" in c and "delta" not in c and "message" not in c for c in choices)
 
 
 def foreign_to(kind: str, said: list[Event]) -> bool:
@@ -1531,6 +1561,8 @@ def ended_outcome(kind: str, said: list[Event], on_truncated: str) -> Outcome:
             return Broken(("stream_malformed",)) if page else failed
         return Broken(("stream_corrupted", "stream_malformed", "stream_empty", "stream_truncated"))
     outcome = READERS[kind](said, done, on_truncated)
+    if kind == "chat" and is_legacy(said):
+        return Broken(("stream_malformed",))
     if isinstance(outcome, Broken) and foreign_to(kind, said):
         return Broken(("stream_malformed",))
     if words and said[-1].last and said[-1].value is ABSENT and isinstance(outcome, Broken) and len(words) < 2:
@@ -1538,6 +1570,20 @@ def ended_outcome(kind: str, said: list[Event], on_truncated: str) -> Outcome:
     if words and (isinstance(outcome, Broken) or has_no_reason(kind, said)):
         failed = UpstreamError(statuses_of(words), tuple(words))
         return Either((outcome, failed)) if outcome == Broken(("stream_corrupted",)) else failed
+    if kind == "responses":
+        ends = [event for event in typed(said) if event["type"] in TERMINAL]
+        # A terminal event with an output has all of what was lost.
+        hole = hole and not any((event.get("response") or {}).get("output") for event in ends[:1])
+    if said[-1].last and said[-1].is_piece and isinstance(outcome, Whole) and on_truncated != "partial":
+        # Cut in more content, after a finish reason; usage may be lost.
+        cut: Outcome = Broken(("stream_truncated", "stream_corrupted"))
+        more = re.search(r'"(?:content|text|arguments|reasoning|reasoning_content)":\s*"[^"\s]', said[-1].text)
+        if words:
+            cut = Either((cut, UpstreamError(statuses_of(words), tuple(words))))
+        outcome = cut if more and kind in ("chat", "completions") else Either((outcome, cut))
+    half_usage = any(e.is_piece and not (e.last or DONE.startswith(e.text.strip())) for e in said) and not hole
+    if half_usage and kind in ("chat", "completions") and isinstance(outcome, Whole):
+        return Either((outcome, Broken(("stream_corrupted",))))
     if hole and on_truncated != "partial":
         outcome = Broken(("stream_corrupted", *(outcome.codes if isinstance(outcome, Broken) else ())))
     if unsure and (isinstance(outcome, Broken) or has_no_reason(kind, said)):

@@ -24,6 +24,7 @@ MAY_KNOW_MITMPROXY = {
             "bodies",
             "chunked",
             "explain",
+            "goaway",
             "live_copy",
             "notes",
             "request",
@@ -44,6 +45,7 @@ MAY_KNOW_MITMPROXY = {
 MAY_KNOW = {
     "wire/encodings": {"brotli"},
     "proxy/chunked": {"h11"},
+    "proxy/goaway": {"h2", "hyperframe"},
     "page/server": {"h11"},
     "cli/environment": {"certifi"},
     "cli/install": {"ruamel"},

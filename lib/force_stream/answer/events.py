@@ -32,6 +32,7 @@ _BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]|data:)*")
 _NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
 # A member of an object.
 _MEMBER: Final = re.compile(r'"\s*:')
+_BEGINS_WITH_MEMBER: Final = re.compile(r'"[^"\\]*"\s*:')
 # How many parts of one event's data may be unreadable before the rest of it counts as one: to look for the next takes
 # time in proportion to the rest.
 _MOST_UNREADABLE: Final = 16
@@ -212,6 +213,16 @@ class EventReader:
         return Event(number, kind, name, data)
 
 
+def is_whole(data: str) -> bool:
+    """Whether an event's data is an object, or `[DONE]`, from its beginning to its end."""
+    if data.strip() == _DONE:
+        return True
+    try:
+        return data.rstrip().endswith("}") and isinstance(jsontext.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 _ODD_TEXTS: Final = {
     Kind.TEXT: "its data is not JSON",
     Kind.UNREADABLE: "its data cannot be read",
@@ -232,6 +243,8 @@ def _is_part_of_json(text: str) -> bool:
     if is_keepalive(text):
         return False
     begins = text.startswith("{") or _LIST.match(text) is not None
+    if _BEGINS_WITH_MEMBER.match(text) and not says_error(text):
+        return True  # a line of JSON over several of them
     return begins or text.count("}") > text.count("{") or text.count("]") > text.count("[")
 
 

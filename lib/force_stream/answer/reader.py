@@ -54,6 +54,8 @@ _MORE_CONTENT: Final = re.compile(
 # Two events run together may be one with content and one without.
 _CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
 
+# A string of JSON, or the beginning of one at the end.
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 
 
@@ -105,6 +107,7 @@ class AnswerReader:
         self._others = 0
         self._latest = 0  # the number of the latest event
         self._unreadable = 0
+        self._is_cut_off = False  # the body stops within its first event
         self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         self._too_deep = False
@@ -119,6 +122,10 @@ class AnswerReader:
     def read_waiting(self) -> None:
         """Read the bytes that wait for more like them."""
         self._merge(self._repeats.flush())
+
+    def read_late(self) -> None:
+        """Read these, and the last event if only its blank line is missing."""
+        self._merge(self._repeats.flush_late())
 
     def _update_report(self) -> None:
         self._report.events = self._reader.count
@@ -205,6 +212,7 @@ class AnswerReader:
             self.read_waiting()  # to count it
             return None
         try:
+            begun = self._repeats.begun
             if self._is_json:
                 body = b"".join(self._json)
                 if not self._is_events(body):
@@ -212,8 +220,9 @@ class AnswerReader:
                 self._merge(self._repeats.feed(self._give_back_json()) or ())
                 self._merge(self._repeats.close())
                 if not self._has_chunks and self._error is None and self._words is None:
-                    return self._unreadable_body(cut)
+                    return self._unreadable_body(body, cut)
             self._merge(self._repeats.close())
+            self._is_cut_off = self._is_cut_off or (begun > 0 and not self._reader.count and not self.done)
             if self._error is not None:
                 raise UpstreamError(self._error)
             return self._failed() if self._status >= 400 else self._aggregated(cut)
@@ -270,12 +279,12 @@ class AnswerReader:
         self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
         return Reply(self._status, body)
 
-    def _unreadable_body(self, cut: str) -> Reply | None:
+    def _unreadable_body(self, body: bytes, cut: str) -> Reply | None:
         if self._status >= 400:
             return None
-        if cut:
+        if cut or _stops_within(body):
             self._report.truncated = True
-            raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+            raise IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
         if self._other_api:
             raise self._another_api()
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
@@ -298,9 +307,12 @@ class AnswerReader:
         elif event.kind is Kind.UNREADABLE:
             if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
-        elif event.kind is Kind.CUT and _MORE_CONTENT.search(event.data):
-            self._is_cut = True
-            self._aggregator.early += 1  # what a finish reason before it said was not the end
+        elif event.kind is Kind.CUT:
+            self._aggregator.ends_with_body = False  # the body did not end as it should
+            self._is_cut_off = True
+            if _MORE_CONTENT.search(event.data):
+                self._is_cut = True
+                self._aggregator.early += 1  # what a finish reason before it said was not the end
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)
 
@@ -371,7 +383,7 @@ class AnswerReader:
                 raise
             self._report.truncated = True
             if not wants_partial:
-                raise IncompleteStream(f"{error}: {cut}") if cut else error from None
+                raise IncompleteStream(_with_reason(f"{error}", cut)) from None
             aggregated = self._aggregator.result(partial=True)
         if aggregated.inferred and self._words is not None and not self._report.truncated:
             raise UpstreamError(error_from_words(self._words))
@@ -423,9 +435,9 @@ class AnswerReader:
             raise UpstreamError(error_from_words(self._words))
         if self._other_api:
             raise self._another_api()
-        if cut:
+        if cut or (self._is_cut_off and not is_page and not self._is_scalar()):
             self._report.truncated = True
-            raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
+            raise IncompleteStream(_with_reason("the upstream's event stream stopped before its first event", cut))
         if self._is_scalar():
             return None
         if is_page:
@@ -433,6 +445,16 @@ class AnswerReader:
         if self._unreadable:
             raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")
+
+
+def _with_reason(message: str, cut: str) -> str:
+    return f"{message}: {cut}" if cut else message
+
+
+def _stops_within(body: bytes) -> bool:
+    """Whether a JSON text has more opening brackets than closing ones."""
+    marks = _STRING.sub(b"", body)
+    return marks.count(b"{") + marks.count(b"[") > marks.count(b"}") + marks.count(b"]")
 
 
 def _is_readable(words: Any) -> bool:

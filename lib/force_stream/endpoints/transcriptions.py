@@ -61,7 +61,11 @@ class TranscriptionsAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         if super().knows(chunk, event) or chunk.get("usage"):
             return True
-        return isinstance(chunk.get("choices"), list) or _is_whole(chunk)
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            # A text completion's have a text, and are another API's.
+            return not any(isinstance(choice, dict) and choice.get("text") for choice in choices)
+        return _is_whole(chunk)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event

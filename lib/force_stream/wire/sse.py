@@ -97,6 +97,11 @@ class EventStreamDecoder:
             self._tail.append(data[end:])
         return self._read(lines)
 
+    @property
+    def begun(self) -> int:
+        """The bytes of the event that has no blank line yet."""
+        return sum(map(len, (*self._tail, *self._data, *self._bare, self._event)))
+
     def close(self) -> list[ServerSentEvent]:
         """The event that has no blank line at the end of the stream, if there is one."""
         lines = [b"".join(self._tail), b""]
