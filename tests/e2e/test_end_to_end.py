@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import brotli
 import openai
 import pytest
 from harness import (
@@ -354,7 +355,12 @@ LEFT_ALONE: dict[str, tuple[str, str, list[tuple[str, str]], bytes]] = {
     "a filter that does not match": ("POST", CHAT, [*PLAIN, ("x-team", "red")], _json(request("filtered"))),
     "an endpoint that is not the rule's": ("POST", COMPLETIONS, PLAIN, _json({"model": "chatty", "prompt": ""})),
     "no known endpoint": ("POST", "/v1/embeddings", PLAIN, _json({"model": "m", "input": "x"})),
-    "an encoding that is broken": ("POST", CHAT, [*PLAIN, ("Content-Encoding", "gzip")], _json(request())),
+    "an encoding that is broken": (
+        "POST",
+        CHAT,
+        [*PLAIN, ("Content-Encoding", "gzip")],
+        gzip.compress(_json(request()))[:-20],
+    ),
     "signed by content digest": ("POST", CHAT, [*PLAIN, ("Content-Digest", "sha-256=:x:")], _json(request())),
     "signed for AWS": (
         "POST",
@@ -560,6 +566,32 @@ def test_a_stream_that_comes_compressed_all_the_same_is_decoded(proxy: Proxy, up
     assert response.header("content-length") == str(len(response.body))
     (flow,) = proxy.flows(name)
     assert flow["metadata"]["force_stream.sse"] == STREAM.decode()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+@pytest.mark.parametrize("name", ["gzip", "br"])
+def test_a_bomb_passes_as_a_request_and_is_refused_as_an_answer(proxy: Proxy, upstream: Upstream, name: str) -> None:
+    zeros = bytes(500 * MEGABYTE)
+    bomb = gzip.compress(zeros, 1) if name == "gzip" else brotli.compress(zeros, quality=5)
+    before = _most_memory(proxy)
+    upstream.answer(event_stream(bomb, size=len(bomb), headers={"Content-Encoding": name}), key=name)
+    headers = [("content-encoding", name), ("x-answer", name)]
+    passed = ask(proxy, bomb, headers)
+    assert (passed.status, passed.body, upstream.wait_request().body) == (200, bomb, bomb)
+    proxy.wait_for_log(rf"left as it came: its body \({name}\) is not a JSON object")
+    upstream.answer(event_stream(bomb, size=len(bomb), headers={"Content-Encoding": name}), key=name)
+    refused = ask(proxy, request(), headers[1:])
+    assert (refused.status, refused.json()["error"]["code"]) == (502, "stream_too_large")
+    assert _most_memory(proxy) - before < 300 * MEGABYTE
+
+
+MEGABYTE = 1024**2
+
+
+def _most_memory(proxy: Proxy) -> int:
+    """The most bytes that the proxy's process has had in memory."""
+    status = Path(f"/proc/{proxy.pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 @pytest.mark.parametrize("content_type", ["text/event-stream", "text/plain", None])

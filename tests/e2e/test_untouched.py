@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from force_stream.addon import hooks as addon
-from force_stream.proxy.request import as_it_came, readable_body
+from force_stream.proxy import bodies
+from force_stream.proxy.request import as_it_came
 from harness import Http1Client, Proxy, Response, Upstream, document, event_stream
 from harness.paths import ADDON
 from harness.samples import CHAT, COMPLETIONS, RESPONSES, STREAM
@@ -158,7 +159,7 @@ def test_a_request_is_forced_or_left_in_every_byte_and_forced_ones_can_be_undone
     with_rules: Callable[[str], Addon], request: http.Request
 ) -> None:
     ours, flow = with_rules(FORCE), live(request)
-    before, headers, body = flow.request.get_state(), flow.request.headers.copy(), readable_body(flow)
+    before, headers, body = flow.request.get_state(), flow.request.headers.copy(), bodies.decoded(flow.request)
     ours.request(flow)
     event("forced" if "force_stream.undo" in flow.metadata else "left")
     if "force_stream.undo" not in flow.metadata:

@@ -21,6 +21,7 @@ MAY_KNOW_MITMPROXY = {
     *(
         f"proxy/{name}"
         for name in (
+            "bodies",
             "chunked",
             "explain",
             "goaway",
@@ -131,6 +132,15 @@ def test_a_room_imports_from_itself_and_from_those_above_it(source: Path) -> Non
 @SOURCES
 def test_only_the_outer_modules_know_mitmproxy(source: Path) -> None:
     assert "mitmproxy" not in imports(source)[1] or label(source) in MAY_KNOW_MITMPROXY
+
+
+@SOURCES
+def test_nobody_reads_a_body_by_way_of_mitmproxys_decoders(source: Path) -> None:
+    if label(source) not in MAY_KNOW_MITMPROXY:
+        return
+    # They have no limit. `raw_content` is a body as it came, and `data.content` is where mitmproxy keeps it.
+    text = source.read_text(encoding="utf-8")
+    assert set(re.findall(r"\w*\.(?:content|get_content|get_text)\b|\.json\(", text)) <= {"data.content"}
 
 
 @SOURCES

@@ -21,17 +21,18 @@ from ..answer.fill import spelled
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
-from ..proxy import explain, request, response, summary
+from ..proxy import bodies, explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import note, save_notes, spec_of, was_made_to_stream
-from ..rules.rule import UNLIMITED, Rule, candidates, first_match
+from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
 from ..wire.encodings import MissingDecoder, TooLarge, decode
 from ..wire.form_body import Form
-from ..wire.json_body import BLOCKS_LOOP, Body
+from ..wire.json_body import Body
+from ..wire.text import printable
 from .options import add_options, eager_warning, unknown_options
 from .retries import Retries
 from .rules_watcher import RulesWatcher
@@ -221,8 +222,12 @@ class ForceStream:
         hosts, path = request.hosts_of(flow), flow.request.path
         # Only a body that a rule may match is parsed; for all other traffic only the host and path are compared.
         found = candidates(self.rules, hosts, path)
-        read = await request.read_request(flow) if found and flow.request.method == "POST" else None
+        if not found or flow.request.method != "POST":
+            return
+        limit = max(rule.max_body for rule, _ in found)
+        read = await request.read_request(flow, limit)
         if read is None:
+            _note_undecoded(flow, found, limit)
             return
         body, model = read
         match = first_match(found, body.members, flow)
@@ -283,13 +288,12 @@ class ForceStream:
         if note(flow, "left_alone") is not None:
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
-        blocks_loop = len(flow.request.raw_content or b"") > BLOCKS_LOOP
-        if why := await asyncio.to_thread(explained) if blocks_loop else explained():
+        if why := await asyncio.to_thread(explained) if bodies.blocks_loop(flow.request) else explained():
             logger.warning(why)
 
     async def _answer_unasked(self, flow: http.HTTPFlow, role: Learning) -> None:
         """The upstream streams although nobody asked for it: so it will the next time."""
-        read = await request.read_request(flow)
+        read = await request.read_request(flow, role.rule.max_body)
         if read is None:
             return
         body, model = read
@@ -338,6 +342,7 @@ class ForceStream:
         """The body of an encoded answer, unless it is larger than the rule's max_body."""
         assert flow.response is not None
         coding, limit = flow.response.headers.get("content-encoding", ""), attempt.rule.max_body
+        limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
         try:
             return await asyncio.to_thread(decode, attempt.body(), coding, limit)
         except TooLarge:
@@ -358,7 +363,7 @@ class ForceStream:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
         if copy.pieces:
-            reading = asyncio.to_thread(flow_record.of_own_stream, flow, copy.spec, cut)
+            reading = asyncio.to_thread(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut)
             task = asyncio.get_running_loop().create_task(reading)
             self._counting.add(task)
             task.add_done_callback(self._count_when_read)
@@ -388,6 +393,18 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     if reply is not None:
         response.set_reply(each, reply)
     logger.log(level, summary.summarize(each, attempt, from_kept=True))
+
+
+def _note_undecoded(flow: http.HTTPFlow, found: Sequence[Match], limit: int) -> None:
+    """Say why an encoded request was left as it came, where a rule might have changed it."""
+    might = next((match for match in found if match[0].force_upstream_stream or match[0].learn), None)
+    if might is None or not bodies.is_encoded(flow.request):
+        return
+    coding = printable(flow.request.headers["content-encoding"])
+    why = f"its body ({coding}) is not a JSON object or a form of at most {limit:,} bytes"
+    rule, endpoint = might
+    save_notes(flow, {"rule": rule.name, "endpoint": endpoint.name, "left_alone": why})
+    logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
 
 
 def _stream_layer(wait_of: Callable[[http.HTTPFlow], ClientWait | None]) -> "StreamLayerAddon | None":

@@ -17,7 +17,7 @@ from ..answer.reader import AnswerSpec
 from ..endpoints import ENDPOINTS
 from ..endpoints.endpoint import Endpoint
 from ..errors import EmptyStream, MixedChoices, UpstreamError
-from ..proxy import refusals, request, response
+from ..proxy import bodies, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
@@ -167,7 +167,9 @@ class Retries:
         if read is None:
             return
         body, model = read
-        members = refusals.scope_of(refusal.status_code, response.decoded(refusal), body.members)
+        members = refusals.scope_of(
+            refusal.status_code, bodies.decoded(refusal, refusals.LONGEST_ERROR) or b"", body.members
+        )
         if members is None:
             return
         spec = tries.attempt.spec
@@ -223,7 +225,7 @@ class Retries:
         """A new flow for the client, whose request is made to stream, how its answer is read, and the model; None where
         it cannot stream."""
         again = request.restored(flow)
-        read = await request.read_request(again)
+        read = await request.read_request(again, rule.max_body)
         if read is None:
             return None
         body, model = read
@@ -274,5 +276,7 @@ def _demand_in(answer: http.Response, rule: Rule, *, streamed: bool, options: bo
     phrases = rule.learn if isinstance(rule.learn, tuple) else ()
     if len(answer.raw_content or b"") > refusals.LONGEST_ERROR:
         return None
-    body = response.decoded(answer)
+    body = bodies.decoded(answer, refusals.LONGEST_ERROR)
+    if body is None:
+        return None
     return refusals.demand_of(answer.status_code, body, streamed=streamed, options=options, phrases=phrases)

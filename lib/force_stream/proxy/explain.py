@@ -4,6 +4,7 @@ Knows rules and flows; must not know where the words are shown, or change anythi
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Final
 
 from mitmproxy import http
@@ -71,14 +72,25 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
 
 def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], Rule | None]:
     hosts, path, body = hosts_of(flow), flow.request.path, body_of(flow)
-    asked = body.members if body else {}
+    asked, came = body.members if body else {}, _as_it_came(flow, readable=body is not None)
     lines: list[str] = []
     for rule in rules:
-        mismatch = rule.mismatch(hosts, path, asked, flow)
+        mismatch = rule.mismatch(hosts, path, asked, came)
         if mismatch is None:
             return lines, rule
         lines.append(f"rule {rule.name}: {mismatch}")
     return lines, None
+
+
+def _as_it_came(flow: http.HTTPFlow, *, readable: bool) -> http.HTTPFlow:
+    """The flow as filters see it when its request comes: without its answer. One that looks at bodies has mitmproxy
+    decode them, whatever they stand for, so it gets none that could not be read within the limit."""
+    came = copy(flow)
+    came.response = None
+    if not readable:
+        came.request = flow.request.copy()
+        came.request.raw_content = None
+    return came
 
 
 def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
@@ -90,9 +102,12 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         return f"it changes nothing, since force_upstream_stream is false{learns}"
     if not enabled:
         return "it changes nothing, since the option force_stream is off"
-    body, endpoint = body_of(flow), rule.endpoint(flow.request.path)
+    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), note(flow, "left_alone")
     if flow.request.method != "POST" or body is None or endpoint is None:
-        return "left as it came: only a POST with a JSON object or a form is forced"
+        # What was left because its body could not be decoded says so itself.
+        return (
+            f"left as it came: {why}" if why else "left as it came: only a POST with a JSON object or a form is forced"
+        )
     if not body.asks_plain:
         return "the client itself asks for a stream, which passes live"
     try:
@@ -100,5 +115,4 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
     except Refusal as reason:
         return f"left as it came: {reason}"
     # What an upstream has said about streaming is no part of the rules.
-    why = note(flow, "left_alone")
     return "its request would be forced now" + (f"; it was left as it came: {why}" if why else "")

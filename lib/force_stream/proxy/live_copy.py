@@ -16,16 +16,16 @@ class LiveCopy:
     `spec`: how the copy can be read."""
 
     def __init__(self, limit: int, spec: AnswerSpec) -> None:
+        self.limit = limit
         self.spec = spec
         self.pieces: list[bytes] = []
         self._times: list[float] = []
         self._size = 0
         self._is_whole = True
-        self._limit = limit
         self._started = time.monotonic()  # this object is made when the request goes out
 
     def __call__(self, data: bytes) -> bytes:
-        if data and self._is_whole and self._size + len(data) <= self._limit:
+        if data and self._is_whole and self._size + len(data) <= self.limit:
             self._size += len(data)
             self.pieces.append(data)
             self._times += (round(time.monotonic() - self._started, 6), self._size)

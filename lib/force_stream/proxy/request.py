@@ -14,13 +14,13 @@ from ..endpoints import expected_choices
 from ..endpoints.endpoint import Endpoint
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
-from ..wire.json_body import BLOCKS_LOOP, Body, Edited, read_body, undo
+from ..wire.json_body import Body, Edited, read_body, undo
 from ..wire.text import printable
+from . import bodies
 from .learned import Asked, hash_of
 from .notes import copy_request_notes, note, remove_notes, save_notes, was_made_to_stream
 
-# What a request asks for when it asks for a stream. Identity, because a compressed stream that is cut off cannot be
-# decoded: mitmproxy's brotli and deflate raise, its zstd gives nothing.
+# What a request asks for when it asks for a stream. Identity, because a compressed stream cannot be read until its end.
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
 # Headers that sign or hash the body. An upstream would reject a request that has one after its body was edited.
 _SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
@@ -53,33 +53,21 @@ def _split_authority(authority: str) -> tuple[str, int | None]:
     return authority, None
 
 
-def readable_body(flow: http.HTTPFlow) -> bytes | None:
-    """The body, decoded; None where mitmproxy does not hold it or it cannot be decoded."""
-    try:
-        return flow.request.content
-    except ValueError:
-        return None
-
-
-def body_of(flow: http.HTTPFlow) -> Body | Form | None:
-    """The body, parsed, as a form or as JSON; a large one takes a while. None if it is neither."""
-    raw = readable_body(flow)
-    return None if raw is None else _parsed(raw, flow.request.headers.get("content-type", ""))
-
-
-async def read_request(flow: http.HTTPFlow) -> tuple[Body | Form, str | None] | None:
-    """The body and the model, without holding the event loop."""
-    raw = readable_body(flow)
+def body_of(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> Body | Form | None:
+    """The body, parsed, as a form or as JSON; a large one takes a while. None if it is neither, or if decoding it would
+    make more bytes than the limit."""
+    raw, content_type = bodies.decoded(flow.request, limit), flow.request.headers.get("content-type", "")
     if raw is None:
         return None
-    content_type = flow.request.headers.get("content-type", "")
-    body = await asyncio.to_thread(_parsed, raw, content_type) if len(raw) > BLOCKS_LOOP else _parsed(raw, content_type)
-    return None if body is None else (body, model_of(body))
-
-
-def _parsed(raw: bytes, content_type: str) -> Body | Form | None:
     form = read_form(raw, content_type) if content_type[:9].lower() == "multipart" else None
     return form or read_body(raw)
+
+
+async def read_request(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> tuple[Body | Form, str | None] | None:
+    """The body, as `body_of` reads it, and the model, without holding the event loop."""
+    blocks_loop = bodies.blocks_loop(flow.request)
+    body = await asyncio.to_thread(body_of, flow, limit) if blocks_loop else body_of(flow, limit)
+    return None if body is None else (body, model_of(body))
 
 
 def model_of(body: Body | Form | None) -> str | None:

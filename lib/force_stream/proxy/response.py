@@ -15,6 +15,7 @@ from ..answer.report import JSON_TYPE, Reply
 from ..errors import InternalError, OversizedStream
 from ..wire import jsontext
 from ..wire.text import printable
+from . import bodies
 from .attempt import Attempt
 from .notes import note, save_notes, spec_of, was_made_to_stream
 from .request import body_of, model_of
@@ -48,28 +49,21 @@ def streams(response: http.Response) -> bool:
     """Whether a response is an event stream, by its label or, where that is wrong, by how it begins."""
     if is_event_stream(response):
         return True
-    return 200 <= response.status_code < 300 and _EVENTS.match(decoded(response)[:_LONGEST_HEAD]) is not None
-
-
-def decoded(response: http.Response) -> bytes:
-    """A response's body without its content encoding; as it came where that is broken."""
-    try:
-        return response.content or b""
-    except ValueError:
-        return response.raw_content or b""
+    return 200 <= response.status_code < 300 and _EVENTS.match(bodies.beginning(response, _LONGEST_HEAD)) is not None
 
 
 def text_of(response: http.Response) -> str:
     """A response's body as text, whatever its label says; JSON is UTF-8 (RFC 8259, section 8.1)."""
-    return (response.get_content(strict=False) or b"").decode("utf-8-sig", errors="replace")
+    return (bodies.decoded(response) or b"").decode("utf-8-sig", errors="replace")
 
 
 def event_stream(flow: http.HTTPFlow) -> bytes | None:
-    """The event stream that a flow holds: the one kept behind a rewritten response, or the response itself."""
+    """The event stream that a flow holds: the one kept behind a rewritten response, or the response itself. None where
+    there is none that can be decoded."""
     kept = note(flow, "sse")
     if isinstance(kept, bytes):
         return kept
-    return decoded(flow.response) if flow.response is not None and is_event_stream(flow.response) else None
+    return bodies.decoded(flow.response) if flow.response is not None and is_event_stream(flow.response) else None
 
 
 def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str] | None:
@@ -95,8 +89,9 @@ def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
     assert response is not None
     if response.raw_content is None:
         return False
-    attempt.start_response(response.status_code, response.headers.get("content-type", ""))
-    attempt.receive(decoded(response))
+    content_type = response.headers.get("content-type", "")
+    attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response))
+    attempt.receive(response.raw_content)
     attempt.end()
     return True
 

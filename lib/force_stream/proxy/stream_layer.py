@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
+from . import bodies
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
@@ -321,12 +322,11 @@ class ObservedStream(http_layers.HttpStream):
         yield from super().state_wait_for_response_headers(event)
         response, attempt = self.flow.response, self._attempt
         if attempt is not None and response and self.server_state == self.state_consume_response_body:
-            encoding = response.headers.get("content-encoding", "identity").strip().lower()
             injection = attempt.injection
             if injection is not None and injection.content_type is not None:
                 response.headers["content-type"] = injection.content_type
             content_type = response.headers.get("content-type", "")
-            attempt.start_response(response.status_code, content_type, encoded=encoding != "identity")
+            attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response))
             if injection is None:
                 self.receiver = attempt
             else:
@@ -476,7 +476,7 @@ class ObservedStream(http_layers.HttpStream):
     def _send_after_heartbeat(self) -> Commands:
         """For a client that already has a head, with status 200."""
         assert self.flow.response
-        document = self.flow.response.get_content(strict=False)
+        document = bodies.decoded(self.flow.response)
         if 200 <= self.flow.response.status_code < 300 and document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()

@@ -159,7 +159,8 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "max_body": Key(
         parse.size,
-        "A larger event stream is rejected. Bytes, or with kB, MB, GB, KiB, MiB, GiB.",
+        "A larger event stream is rejected, and a compressed request that decodes to more is not forced. Bytes, or "
+        "with kB, MB, GB, KiB, MiB, GiB.",
         spell=lambda count: f"{count >> 20}MiB" if count % 2**20 == 0 else str(count),
     ),
     "learn": Key(

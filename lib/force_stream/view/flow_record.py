@@ -11,8 +11,8 @@ from mitmproxy import http
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
+from ..proxy.bodies import beginning
 from ..proxy.notes import note
-from ..proxy.response import decoded
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -32,12 +32,12 @@ def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     return _outcome(flow, attempt.spec, report, attempt.body(), attempt.times, bool(attempt.injected))
 
 
-def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, cut: str = "") -> Outcome:
-    """What came of a kept stream that the client itself asked for. Reads all of it. `cut`: how the transport ended it
-    too early, if it did."""
+def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = "") -> Outcome:
+    """What came of a kept stream that the client itself asked for. Reads all of it, up to the limit. `cut`: how the
+    transport ended it too early, if it did."""
     response = flow.response
     assert response is not None
-    body = decoded(response)
+    body = beginning(response, limit)
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)

@@ -1,22 +1,41 @@
 """Decode a body's content encoding, up to a limit.
 
 Knows the codings of RFC 9110, section 8.4.1, and of RFC 8878 (zstd); must not know what a body says. Bodies are not
-trusted: a few bytes can expand to gigabytes.
+trusted: a few bytes can expand to gigabytes. So each coding is a generator of small pieces, and what is not asked for
+is never made.
 """
 
-import io
+import codecs
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
+from io import BytesIO
+from itertools import chain
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import brotli
 
-# Bytes that are decoded at a time, so that an output that is too large is noticed early.
+type Pieces = Iterator[bytes]
+
+# Bytes that are decoded at a time, and that one piece of what comes of them has at most (brotli's: about as many).
 _STEP: Final = 16 * 1024
+_PIECE: Final = 64 * 1024
+# brotli before 1.2 cannot limit its output. Then the input is limited: 16 MiB, the most that a block of brotli stands
+# for, takes some bytes of it.
+_LIMITS_OUTPUT: Final = hasattr(brotli.Decompressor, "can_accept_more_data")
+_STEP_WITHOUT_LIMIT: Final = 16
+# Codings of one body. Nobody uses more than two; each costs as much time as the limit allows.
+_MOST_CODINGS: Final = 4
+# zlib finds out whether a body has its own header or gzip's.
+_ANY_HEADER: Final = zlib.MAX_WBITS | 32
+_GZIP_HEADER: Final = zlib.MAX_WBITS | 16
+# Bytes at the beginning of a body that show whether it is text: so many of a compressed one are never all printable. A
+# single one may be: brotli's of an empty body is a semicolon.
+_HEAD: Final = 64
+_NOT_TEXT: Final = re.compile(rb"[^\t\n\r\x20-\x7e\x80-\xff]")
 # Where zstd may be found: the standard library from Python 3.14 on, its backport (which mitmproxy 12.3 brings to older
 # Pythons), and the package that mitmproxy up to 12.2 brings.
 ZSTD_LIBRARIES: Final = ("compression.zstd", "backports.zstd", "zstandard")
@@ -30,56 +49,138 @@ class MissingDecoder(ValueError):
     """No library here can read the coding; says which one to install."""
 
 
-def decode(body: bytes, coding: str, limit: int) -> bytes:
-    """The decoded body: as much as can be read of one that is cut off or broken, and itself if the coding is unknown.
+def decode(body: bytes, label: str, limit: int) -> bytes:
+    """The body without the codings that the header lists: as much as can be read of one that is cut off or broken, and
+    itself if a coding is unknown or if it is plain text whatever the label says.
 
     Raises `TooLarge` for more than `limit` bytes, `MissingDecoder` if this machine cannot read the coding. May take
     long: do not call it on the event loop.
     """
-    decoder = _DECODERS.get(coding.strip().lower())
-    if decoder is None:
-        return body
-    decoded = decoder(body, limit)
-    if len(decoded) > limit:
-        raise TooLarge(f"more than {limit:,} bytes")
-    return decoded
+    made = BytesIO()  # a list of pieces and their sum would be in memory together
+    made.writelines(_decoded(body, label, limit))
+    return made.getvalue()
 
 
-def _deflate(body: bytes, limit: int) -> bytes:
+def beginning(body: bytes, label: str, length: int) -> bytes:
+    """So many bytes of the decoded body, or as many as can be read. Never raises."""
+    made = BytesIO()
+    with suppress(TooLarge, MissingDecoder):
+        made.writelines(_decoded(body[: length + _STEP], label, length))
+    return made.getvalue()[:length]
+
+
+def is_encoded(label: str) -> bool:
+    """Whether a header names a coding that is known here."""
+    return bool(_decoders_of(label))
+
+
+def _decoders_of(label: str) -> list[Callable[[Pieces], Pieces]]:
+    """What undoes the codings that the header lists, in the order of undoing; nothing if one of them is unknown."""
+    names = [name for each in label.lower().split(",") if (name := each.strip()) not in ("", "identity", "none")]
+    known = [_DECODERS[name] for name in reversed(names) if name in _DECODERS]
+    return known if len(known) == len(names) <= _MOST_CODINGS else []
+
+
+def _decoded(body: bytes, label: str, limit: int) -> Pieces:
+    """The decoded body in pieces. The limit is each coding's: what lies between two of them may be a bomb too."""
+    pieces: Pieces = (body[start : start + _STEP] for start in range(0, len(body), _STEP))
+    for decoder in _decoders_of(label):
+        pieces = _undone(decoder, pieces, limit)
+    return pieces
+
+
+def _undone(decoder: Callable[[Pieces], Pieces], pieces: Pieces, limit: int) -> Pieces:
+    """What the decoder makes of the pieces, or the pieces themselves if they are text already."""
+    head = b""
+    while len(head) < _HEAD and (piece := next(pieces, b"")):
+        head += piece
+    pieces = chain([head], pieces)
+    if _is_text(head[:_HEAD]):
+        yield from pieces
+        return
+    for piece in filter(None, decoder(pieces)):
+        yield piece[:limit]
+        limit -= len(piece)
+        if limit < 0:
+            raise TooLarge("more bytes than the limit")
+
+
+def _is_text(head: bytes) -> bool:
+    with suppress(UnicodeDecodeError):
+        codecs.utf_8_decode(head, "strict", False)  # the last character may be cut in two
+        return len(head) != 1 and not _NOT_TEXT.search(head)
+    return False
+
+
+# Each coding: pieces in, pieces out, until the end, or the first byte that cannot be decoded.
+
+
+def _gzip(pieces: Pieces) -> Pieces:
+    yield from _inflated(pieces, _ANY_HEADER)
+
+
+def _deflate(pieces: Pieces) -> Pieces:
     # The standard wants zlib's header; many servers leave it out.
-    return _inflate(body, limit, zlib.MAX_WBITS) or _inflate(body, limit, -zlib.MAX_WBITS)
+    first = next(pieces, b"")
+    has_header = first[:1] == b"\x1f" or (int.from_bytes(first[:2]) % 31 == 0 and first[0] & 15 == zlib.DEFLATED)
+    yield from _inflated(chain([first], pieces), _ANY_HEADER if has_header else -zlib.MAX_WBITS)
 
 
-def _inflate(body: bytes, limit: int, window: int = zlib.MAX_WBITS | 32) -> bytes:
-    try:
-        return zlib.decompressobj(window).decompress(body, limit + 1)
-    except zlib.error:
-        return _joined(map(zlib.decompressobj(window).decompress, _steps(body)), limit, zlib.error)
+def _inflated(pieces: Pieces, window: int) -> Pieces:
+    decoder = zlib.decompressobj(window)
+    with suppress(zlib.error):
+        for data in pieces:
+            made = b""
+            while data or len(made) == _PIECE:
+                if decoder.eof:
+                    decoder = zlib.decompressobj(_GZIP_HEADER)  # members may follow one another (RFC 1952, section 2.2)
+                made = decoder.decompress(data, _PIECE)
+                yield made
+                data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
 
 
-def _brotli(body: bytes, limit: int) -> bytes:
-    return _joined(map(brotli.Decompressor().process, _steps(body)), limit, brotli.error)
+def _brotli(pieces: Pieces) -> Pieces:
+    decoder = brotli.Decompressor()
+    with suppress(brotli.error):
+        for data in pieces:
+            if not _LIMITS_OUTPUT:
+                for start in range(0, len(data), _STEP_WITHOUT_LIMIT):
+                    yield decoder.process(data[start : start + _STEP_WITHOUT_LIMIT])
+                continue
+            yield (made := decoder.process(data, output_buffer_limit=_PIECE))
+            while len(made) >= _PIECE or not decoder.can_accept_more_data():
+                yield (made := decoder.process(b"", output_buffer_limit=_PIECE))
 
 
-def _zstd(body: bytes, limit: int) -> bytes:
+def _zstd(pieces: Pieces) -> Pieces:
     library = _zstd_library()
-    read = _zstd_reader if library.__name__ == "zstandard" else _zstd_frames
-    return _joined(read(library, body, limit), limit, library.ZstdError)
+    with suppress(library.ZstdError):
+        yield from (_zstd_read if library.__name__ == "zstandard" else _zstd_frames)(library, pieces)
 
 
-def _zstd_frames(library: ModuleType, body: bytes, limit: int) -> Iterator[bytes]:
+def _zstd_frames(library: ModuleType, pieces: Pieces) -> Pieces:
     decoder = library.ZstdDecompressor()
-    for data in _steps(body):
+    for data in pieces:
         while data or not (decoder.needs_input or decoder.eof):
             if decoder.eof:
                 decoder = library.ZstdDecompressor()  # frames may follow one another (RFC 8878, section 3.1)
-            yield decoder.decompress(data, limit + 1)
+            yield decoder.decompress(data, _PIECE)
             data = decoder.unused_data if decoder.eof else b""
 
 
-def _zstd_reader(library: ModuleType, body: bytes, _: int) -> Iterator[bytes]:
-    reader = library.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
-    return iter(partial(reader.read, _STEP), b"")
+def _zstd_read(library: ModuleType, pieces: Pieces) -> Pieces:
+    reader = library.ZstdDecompressor().stream_reader(_Source(pieces), read_across_frames=True)
+    yield from iter(lambda: reader.read(_PIECE), b"")
+
+
+class _Source:
+    """Pieces as a file."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self._pieces = pieces
+
+    def read(self, _: Any) -> bytes:
+        return next(filter(None, self._pieces), b"")
 
 
 def _zstd_library() -> ModuleType:
@@ -89,26 +190,9 @@ def _zstd_library() -> ModuleType:
     raise MissingDecoder("no zstd library is installed; `pip install backports.zstd`")
 
 
-def _steps(body: bytes) -> Iterator[bytes]:
-    return (body[start : start + _STEP] for start in range(0, len(body), _STEP))
-
-
-def _joined(decoded: Iterator[bytes], limit: int, broken: type[Exception]) -> bytes:
-    """Everything before the first byte that cannot be decoded, or before the limit."""
-    pieces: list[bytes] = []
-    size = 0
-    with suppress(broken):
-        for piece in decoded:
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                break
-    return b"".join(pieces)
-
-
-_DECODERS: Final[Mapping[str, Callable[[bytes, int], bytes]]] = {
-    "gzip": _inflate,
-    "x-gzip": _inflate,
+_DECODERS: Final[Mapping[str, Callable[[Pieces], Pieces]]] = {
+    "gzip": _gzip,
+    "x-gzip": _gzip,
     "deflate": _deflate,
     "br": _brotli,
     "zstd": _zstd,

@@ -1,11 +1,14 @@
 """The hooks, called by hand in a test master: whom they leave alone, what they keep on a flow, and their faults."""
 
 import asyncio
+import gzip
 import io
 import json
 import logging
 import re
-from collections.abc import Callable
+import tracemalloc
+import zlib
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +364,118 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
         ours.done()
         assert observers(context) == []
         assert lines(caplog, logging.WARNING) == []
+
+    run(test)
+
+
+# Bodies that stand for far more than they weigh
+
+BOMB = gzip.compress(b'{"model": "m", "messages": []' + bytes(20 * 1024**2))
+LARGE_BOMB = zlib.compress(bytes(200 * 1024**2), 1)
+MEGABYTE = 1024**2
+
+
+def _bomb(**keys: Any) -> http.HTTPFlow:
+    flow = flow_with(BOMB, **keys)
+    flow.request.headers["content-encoding"] = "gzip"
+    return flow
+
+
+async def _peak(work: Coroutine[Any, Any, None]) -> int:
+    tracemalloc.start()
+    try:
+        await work
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("rules", ["force_upstream_stream: true", "learn: true"])
+def test_a_request_that_decodes_to_more_than_max_body_goes_out_as_it_came_and_says_why(
+    run: Callable, rules_file: Path, caplog: pytest.LogCaptureFixture, rules: str
+) -> None:
+    caplog.set_level(logging.INFO, "force_stream")
+    rules_file.write_text(f"rules:\n- {{name: r, hosts: ['*'], max_body: 1MiB, {rules}}}\n")
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = _bomb()
+        before = flow.request.get_state()
+        assert await _peak(ours.request(flow)) < 4 * MEGABYTE
+        answer_with(flow, b"{}", "application/json", 400)
+        assert await _peak(ours.response(flow)) < 4 * MEGABYTE
+        assert flow.request.get_state() == before
+        why = "its body (gzip) is not a JSON object or a form of at most 1,048,576 bytes"
+        assert f"r chat: left as it came: {why}" in caplog.messages
+        explained = context.master.commands.call("force_stream.explain", [flow])[-1]
+        assert rules.startswith("learn") or explained.endswith(f"left as it came: {why}")
+
+    run(test)
+
+
+@pytest.mark.parametrize("keys", ["filter: '~bs x | ~bq y'", "models: [x]", "endpoints: [responses]"])
+def test_a_request_that_no_rule_might_change_is_left_without_a_word_and_never_decoded_without_a_limit(
+    run: Callable, rules_file: Path, caplog: pytest.LogCaptureFixture, keys: str
+) -> None:
+    caplog.set_level(logging.INFO, "force_stream")
+    rules_file.write_text(f"rules:\n- {{name: r, hosts: ['*'], max_body: 1MiB, {keys}}}\n")
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = _bomb()
+        assert await _peak(ours.request(flow)) < 4 * MEGABYTE
+        assert flow.metadata == {}
+        flow.request.raw_content = LARGE_BOMB
+        answer_with(flow, b"", "application/json", 400)
+        flow.response.headers["content-encoding"] = "gzip"
+        flow.response.raw_content = LARGE_BOMB
+        assert await _peak(ours.response(flow)) < 100 * MEGABYTE
+        assert lines(caplog, logging.WARNING)
+
+    run(test)
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json"])
+@pytest.mark.parametrize("rule", ["force_upstream_stream: true", "learn: true"])
+def test_an_answer_that_decodes_to_more_than_max_body_is_never_decoded_whole(
+    run: Callable, rules_file: Path, rule: str, content_type: str
+) -> None:
+    rules_file.write_text(f"rules:\n- {{name: r, hosts: ['*'], max_body: 1MiB, {rule}}}\n")
+    bomb = gzip.compress(STREAM + bytes(20 * MEGABYTE))
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        answer_with(flow, b"", content_type)
+        flow.response.headers["content-encoding"] = "gzip"
+        flow.response.raw_content = bomb
+        assert await _peak(ours.response(flow)) < 4 * MEGABYTE
+        assert flow.response.json()["error"]["code"] == "stream_too_large"
+
+    run(test)
+
+
+def test_a_clients_own_stream_that_decodes_to_more_than_max_body_is_read_up_to_it(
+    run: Callable, rules_file: Path
+) -> None:
+    rules_file.write_text("rules:\n- {name: r, hosts: ['*'], max_body: 1MiB, force_upstream_stream: true}\n")
+    bomb = gzip.compress(STREAM + bytes(20 * MEGABYTE))
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(request(stream=True))
+        await ours.request(flow)
+        answer_with(flow)
+        flow.response.headers["content-encoding"] = "gzip"
+        flow.response.raw_content = None
+        ours.responseheaders(flow)
+        assert flow.response.stream(bomb) == bomb
+
+        async def counted() -> None:
+            await ours.response(flow)
+            await asyncio.gather(*ours._counting)
+            await asyncio.sleep(0)
+
+        assert await _peak(counted()) < 8 * MEGABYTE
+        (row,) = ours.stats.rows()
+        assert row["flows"] == 1
 
     run(test)
 

@@ -1,5 +1,7 @@
 """A flow's request: the names it goes by, what forcing makes of it, and the way back."""
 
+import asyncio
+import gzip
 import json
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +20,7 @@ from force_stream.proxy.request import (
     hosts_of,
     model_of,
     plain_attempt,
+    read_request,
     restored,
 )
 from force_stream.rules.rule import Rule
@@ -74,7 +77,30 @@ def test_the_model_is_the_bodys_where_that_names_one(body: bytes, model: str | N
 def test_a_body_that_cannot_be_decoded_is_not_read() -> None:
     flow = flow_with()
     flow.request.headers["content-encoding"] = "gzip"
+    flow.request.raw_content = b"\x1f\x8b not gzip"
     assert body_of(flow) is None
+
+
+def test_a_plain_body_with_a_codings_label_is_read_as_it_is_and_sent_without_the_label() -> None:
+    flow = flow_with()
+    flow.request.headers["content-encoding"] = "gzip"
+    forced(flow)
+    assert "content-encoding" not in flow.request.headers
+    assert json.loads(flow.request.raw_content or b"")["stream"] is True
+
+
+def test_a_body_that_decodes_to_more_than_the_limit_is_not_read() -> None:
+    body = b'{"model": "m"' + b" " * 1_000_000 + b"}"
+    flow = flow_with(gzip.compress(body))
+    flow.request.headers["content-encoding"] = "gzip"
+    assert model_of(body_of(flow, len(body))) == "m"
+    assert body_of(flow, len(body) - 1) is None
+    read, late = asyncio.run(_read(flow, len(body))), asyncio.run(_read(flow, len(body) - 1))
+    assert (read and read[1], late) == ("m", None)
+
+
+async def _read(flow: http.HTTPFlow, limit: int) -> Any:
+    return await read_request(flow, limit)
 
 
 def test_a_forced_request_streams_and_says_how_its_answer_is_read() -> None:

@@ -9,7 +9,6 @@ from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.notes import note, save_notes
 from force_stream.proxy.response import (
     copy_outcome,
-    decoded,
     event_stream,
     kept_answer,
     may_retry,
@@ -61,13 +60,6 @@ def test_a_status_without_a_name_has_no_reason() -> None:
     set_reply(flow, Reply(529, b"{}"))
     assert flow.response is not None
     assert flow.response.reason == ""
-
-
-def test_a_body_in_a_broken_encoding_is_given_as_it_came() -> None:
-    response = http.Response.make(200, b"no gzip")
-    response.headers["content-encoding"] = "gzip"
-    response.raw_content = b"no gzip"
-    assert decoded(response) == b"no gzip"
 
 
 def test_text_is_utf_8_whatever_its_label_says() -> None:

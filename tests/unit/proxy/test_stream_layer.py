@@ -1,6 +1,8 @@
 """The stream layer without sockets: what reaches the client, when, and what becomes of the upstream's connection."""
 
+import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -216,6 +218,27 @@ def test_heartbeats_come_on_time_and_the_document_is_behind_them(play: Callable[
     assert player.to_client.endswith(END)
     document = player.to_client.removeprefix(head + b"\r\n\r\n" + piece(b" ") * 3).split(b"\r\n")[1]
     assert json.loads(document) == DOCUMENT
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_an_encoded_answer_behind_a_heartbeat_is_sent_decoded_unless_it_is_too_large(
+    play: Callable[..., Player], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(Attempt, "finish", lambda _: None)  # the answer is to go to the client as it came
+    document = b'"' + b"x" * (size << 20) + b'"'
+    encoded = gzip.compress(document, 1)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    player = play(heartbeat=2)
+    player.wait(2.1)
+    tracemalloc.start()
+    player.upstream_sends(head % len(encoded) + encoded)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    if size == 1:
+        assert player.to_client.endswith(piece(document) + END)
+    else:
+        assert (player.to_client[-6:], player.closed[-1]) == (piece(b" "), "client")
+        assert peak < 84 << 20
 
 
 def test_a_failure_behind_a_heartbeat_ends_the_answer_short(play: Callable[..., Player]) -> None:

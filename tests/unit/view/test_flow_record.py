@@ -13,6 +13,7 @@ from harness.samples import STREAM
 from mitmproxy import http
 
 SPEC = AnswerSpec("r", "chat", "m")
+LIMIT = 1024 * 1024
 FIRST_TEXT = STREAM.index(b"\n\n", STREAM.index(b"Hel")) + 2
 TIMES = [0.25, 5, 0.5, FIRST_TEXT, 1.5, len(STREAM)]
 
@@ -72,9 +73,9 @@ def test_a_flow_without_an_answer_has_no_status_and_says_who_left(connected: boo
 
 
 def test_a_clients_own_stream_is_read_from_what_was_kept_of_it() -> None:
-    outcome = flow_record.of_own_stream(answered(), SPEC)
+    outcome = flow_record.of_own_stream(answered(), SPEC, LIMIT)
     assert (outcome.events, outcome.finish_reason, outcome.ok, outcome.first_content) == (5, "stop", True, 0.5)
-    cut = flow_record.of_own_stream(answered(STREAM[:300]), SPEC, "connection reset")
+    cut = flow_record.of_own_stream(answered(STREAM[:300]), SPEC, LIMIT, "connection reset")
     assert (cut.truncated, cut.ok) == (True, False)
 
 
@@ -82,7 +83,7 @@ def test_of_a_clients_own_compressed_stream_the_first_content_is_not_known() -> 
     flow = answered()
     assert flow.response is not None
     flow.response.headers["content-encoding"] = "identity"
-    assert flow_record.of_own_stream(flow, SPEC).first_content is None
+    assert flow_record.of_own_stream(flow, SPEC, LIMIT).first_content is None
 
 
 def test_an_ipv6_upstream_is_named_in_brackets() -> None:

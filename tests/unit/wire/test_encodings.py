@@ -1,7 +1,10 @@
 """Content encodings decoded within a limit, of complete bodies and of those that are cut off."""
 
 import gzip
+import os
+import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from importlib import import_module
@@ -9,9 +12,15 @@ from importlib import import_module
 import brotli
 import pytest
 import zstandard
-from force_stream.wire.encodings import ZSTD_LIBRARIES, MissingDecoder, TooLarge, decode
+from force_stream.wire.encodings import ZSTD_LIBRARIES, MissingDecoder, TooLarge, beginning, decode, is_encoded
+from harness.paths import ROOT
 
 BODY = b"".join(b'data: {"n":%d}\n\n' % number for number in range(5_000))
+
+
+MEGABYTE = 1024 * 1024
+ZEROS = bytes(50 * MEGABYTE)
+OLD_BROTLI = not hasattr(brotli.Decompressor, "can_accept_more_data")
 
 
 def bare_deflate(body: bytes) -> bytes:
@@ -25,7 +34,7 @@ CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "x-gzip": ("x-gzip", gzip.compress),
     "deflate": ("deflate", zlib.compress),
     "deflate without its head": ("deflate", bare_deflate),
-    "br": ("br", brotli.compress),
+    "br": ("br", lambda body: brotli.compress(body, quality=5)),
     "zstd": ("zstd", zstandard.ZstdCompressor().compress),
 }
 EACH = pytest.mark.parametrize("name", CODINGS)
@@ -40,9 +49,133 @@ def test_a_whole_body_is_decoded(name: str) -> None:
 @EACH
 def test_a_body_larger_than_the_limit_is_rejected_before_it_is_decoded(name: str) -> None:
     coding, encode = CODINGS[name]
-    bomb = encode(bytes(50_000_000))
+    bomb = encode(ZEROS)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            decode(bomb, coding, MEGABYTE)
+        assert len(beginning(bomb, coding, 1_000)) == 1_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # brotli before 1.2 gives a whole block of 16 MiB at a time, in a buffer that grows.
+    at_a_time = 64 * MEGABYTE if name == "br" and OLD_BROTLI else MEGABYTE
+    assert peak < 2 * MEGABYTE + at_a_time
+
+
+# Prints by how many bytes the process grew while it refused the body on its standard input.
+PROBE = """
+import resource, sys
+from force_stream.wire.encodings import TooLarge, decode
+def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+coding, limit, body = sys.argv[1], int(sys.argv[2]), sys.stdin.buffer.read()
+before = most()
+try:
+    decode(body, coding, limit)
+except TooLarge:
+    print(most() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no module resource")
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "deflate", "gzip, br"])
+def test_a_process_that_refuses_a_bomb_grows_by_little_more_than_the_limit(coding: str) -> None:
+    bomb = ZEROS * 4
+    for name in coding.split(", "):
+        bomb = CODINGS[name][1](bomb)
+    command = [sys.executable, "-c", PROBE, coding, str(8 * MEGABYTE)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "lib")}
+    grown = subprocess.run(command, input=bomb, env=environment, capture_output=True, check=True).stdout
+    assert int(grown) < (80 if OLD_BROTLI else 40) * MEGABYTE
+
+
+@pytest.mark.parametrize("name", ["gzip", "x-gzip", "deflate", "deflate without its head", "br", "zstd"])
+@pytest.mark.parametrize("size", [0, 1, 100, 65_535, 65_536, 65_537, 196_608])
+def test_a_body_of_exactly_the_limit_is_decoded(name: str, size: int) -> None:
+    coding, encode = CODINGS[name]
+    body = os.urandom(size // 2) + bytes(size - size // 2)
+    assert decode(encode(body), coding, size) == body
+    if size:
+        with pytest.raises(TooLarge):
+            decode(encode(body), coding, size - 1)
+
+
+@pytest.mark.parametrize("name", CODINGS)
+def test_the_beginning_of_a_body_is_as_long_as_asked_for(name: str) -> None:
+    coding, encode = CODINGS[name]
+    encoded = encode(BODY)
+    assert beginning(encoded, coding, 4_096) == BODY[:4_096]
+    assert beginning(encoded, coding, 10_000_000)[:4_096] == BODY[:4_096]
+    assert beginning(b"plain", coding, 4) == b"plai"
+    assert beginning(encoded[:50], "lzma", 10) == encoded[:10]
+    assert beginning(b"", coding, 10) == b""
+
+
+@pytest.mark.parametrize("separator", [b"", b"\x00" * 20], ids=["side by side", "with zeros at the end"])
+@pytest.mark.parametrize("split", [1, 20_000, len(BODY) - 1])
+def test_the_members_of_a_gzip_body_are_one_body(separator: bytes, split: int) -> None:
+    members = gzip.compress(BODY[:split]) + gzip.compress(b"") + gzip.compress(BODY[split:]) + separator
+    assert decode(members, "gzip", len(BODY)) == BODY
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "deflate without its head", "zstd"])
+def test_what_follows_the_end_of_an_encoded_body_is_ignored(name: str) -> None:
+    coding, encode = CODINGS[name]
+    assert decode(encode(BODY) + b"\r\nmore", coding, len(BODY)) == BODY
+
+
+CHAINS = ["gzip, br", "br,gzip", "identity, gzip", " GZIP , , Deflate", "none, zstd, br, gzip", "gzip, gzip"]
+
+
+def encoded_as(label: str, body: bytes) -> bytes:
+    for name in label.lower().split(","):
+        if name.strip() in CODINGS:
+            body = CODINGS[name.strip()][1](body)
+    return body
+
+
+@pytest.mark.parametrize("label", CHAINS)
+def test_several_codings_are_undone_in_the_reverse_order(label: str) -> None:
+    assert decode(encoded_as(label, BODY), label, len(BODY)) == BODY
+    assert is_encoded(label)
+
+
+def test_the_limit_also_holds_between_two_codings() -> None:
+    # Empty members, which stand for nothing in the end.
+    nothing = CODINGS["br"][1](gzip.compress(b"") * 200_000)
     with pytest.raises(TooLarge):
-        decode(bomb, coding, 1_000_000)
+        decode(nothing, "gzip, br", MEGABYTE)
+    assert decode(nothing, "gzip, br", 10 * MEGABYTE) == b""
+
+
+def test_more_codings_than_anyone_uses_are_not_undone() -> None:
+    label = ", ".join(["gzip"] * 5)
+    assert not is_encoded(label)
+    assert decode(encoded_as(label, b"x"), label, 1_000) == encoded_as(label, b"x")
+
+
+@pytest.mark.parametrize("label", [*CODINGS, "gzip, br"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"model": "m"}',
+        BODY,
+        '\ufeff{"\u00f6": 1}\r\n\t'.encode(),
+        "\u00f6".encode() * 40,
+        b"",
+        b"x" * 63 + "\u20ac".encode(),
+    ],
+    ids=["empty object", "object", "events", "mark and umlaut", "umlauts", "nothing", "cut character"],
+)
+def test_a_body_that_is_plainly_text_is_read_as_it_is_whatever_its_label_says(label: str, body: bytes) -> None:
+    coding = CODINGS[label][0] if label in CODINGS else label
+    assert decode(body, coding, 1) == body
+
+
+@pytest.mark.parametrize("label", ["gzip", "br"])
+def test_a_label_that_was_put_there_twice_counts_once(label: str) -> None:
+    assert decode(encoded_as(label, BODY), f"{label}, {label}", len(BODY)) == BODY
 
 
 @EACH
@@ -84,9 +217,11 @@ def test_any_of_the_zstd_libraries_reads_bodies_whole_cut_in_frames_and_up_to_th
 def test_without_a_zstd_library_the_error_names_one_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     only_zstd(monkeypatch, None)
     with pytest.raises(MissingDecoder, match=r"no zstd library is installed; `pip install backports\.zstd`"):
-        decode(b"body", "zstd", 1_000)
+        decode(CODINGS["zstd"][1](BODY), "zstd", 1_000)
 
 
-@pytest.mark.parametrize("coding", ["identity", "", "lzma", "gzip, br"])
+@pytest.mark.parametrize("coding", ["identity", "", "lzma", "gzip, lzma", "lzma, gzip", "utf-8", "bz2_codec"])
 def test_an_unknown_coding_leaves_the_body_as_it_is(coding: str) -> None:
-    assert decode(b"body", coding, 1) == b"body"
+    body = gzip.compress(b"body")
+    assert decode(body, coding, 1) == body
+    assert not is_encoded(coding)

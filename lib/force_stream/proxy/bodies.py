@@ -1,0 +1,44 @@
+"""The one reader of bodies: a message's body without its content encoding, within a limit.
+
+mitmproxy's own `content` and `text` decode whatever anyone sends, on the event loop and without a limit. Must not know
+what a body says.
+"""
+
+from typing import Final
+
+from mitmproxy import http
+
+from ..rules.rule import Rule
+from ..wire import encodings
+from ..wire.encodings import MissingDecoder, TooLarge
+from ..wire.json_body import BLOCKS_LOOP
+
+# Bytes of a decoded body for which no rule says how large it may be.
+MOST_DECODED: Final = Rule("", ()).max_body
+
+
+def is_encoded(message: http.Message) -> bool:
+    """Whether a body has to be decoded."""
+    return encodings.is_encoded(message.headers.get("content-encoding", ""))
+
+
+def blocks_loop(message: http.Message) -> bool:
+    """Whether reading the body might block the event loop for more than a few milliseconds."""
+    return len(message.raw_content or b"") > BLOCKS_LOOP or is_encoded(message)
+
+
+def decoded(message: http.Message, limit: int = MOST_DECODED) -> bytes | None:
+    """The body without its content encoding; None where mitmproxy does not hold it, or where decoding it would make
+    more bytes than the limit or needs a library that is missing."""
+    raw: bytes | None = message.raw_content
+    if raw is None:
+        return None
+    try:
+        return encodings.decode(raw, message.headers.get("content-encoding", ""), limit)
+    except (TooLarge, MissingDecoder):
+        return None
+
+
+def beginning(message: http.Message, length: int) -> bytes:
+    """The first bytes of the decoded body."""
+    return encodings.beginning(message.raw_content or b"", message.headers.get("content-encoding", ""), length)
