@@ -140,16 +140,17 @@ class EventReader:
             return
         while at < len(text):
             begun = at
-            try:
-                value, at = jsontext.value_at(text, begun)
-                if begun or at < len(text) or start:
-                    self.odd.add("its framing is broken", self.count + 1)
-                yield from self._read_value(name, text[begun:at], value)
-            except ValueError:
-                if text.startswith(_DONE, begun):
-                    at = begun + len(_DONE)
-                    yield from self._done(name)
-                else:
+            # Asked first: an error of the parser counts the lines before it.
+            if text.startswith(_DONE, begun):
+                at = begun + len(_DONE)
+                yield from self._done(name)
+            else:
+                try:
+                    value, at = jsontext.value_at(text, begun)
+                    if begun or at < len(text) or start:
+                        self.odd.add("its framing is broken", self.count + 1)
+                    yield from self._read_value(name, text[begun:at], value)
+                except ValueError:
                     unreadable += 1
                     found = _NEXT_EVENT.search(text, begun) if unreadable < _MOST_UNREADABLE else None
                     at = found.start() if found else len(text)

@@ -92,7 +92,7 @@ class AnswerReader:
         self._head = b""
         self._is_json: bool | None = None
         self._json: list[bytes] = []
-        self._may_be_lines = True
+        self._may_be_lines, self._has_line = True, False
         self._has_chunks = False
         self._error: dict[str, Any] | None = None
         self._words: Any = None
@@ -132,7 +132,7 @@ class AnswerReader:
             data = self._sniff(data)
         if self._is_json:
             self._json.append(data)
-            if not (self._may_be_lines and b"\n" in data and self._is_lines()):
+            if not (self._may_be_lines and (self._has_line or b"\n" in data) and data.strip() and self._is_lines()):
                 return True
             data = self._give_back_json()
         if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
@@ -158,7 +158,8 @@ class AnswerReader:
     def _is_lines(self) -> bool:
         """Whether what began like a JSON document is chunks as lines of JSON, or an event stream that began with such a
         line. Known once there is more than one line."""
-        line, _, rest = b"".join(self._json).lstrip(BOM_UTF8 + _BLANK).partition(b"\n")
+        line, line_end, rest = b"".join(self._json).lstrip(BOM_UTF8 + _BLANK).partition(b"\n")
+        self._has_line = bool(line_end)
         if not rest.strip():
             return False
         self._may_be_lines = False
