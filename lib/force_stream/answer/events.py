@@ -29,8 +29,8 @@ _PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
 _BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]|data:)*")
 # The next event, where one is cut off in the middle of it.
 _NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
-# How many parts of one event's data may be unreadable before the rest of it counts as one: to look for the next takes
-# time in proportion to the rest.
+# How many parts or lines of one event's data may be unreadable before the rest of it counts as one: to look for the
+# next part takes time in proportion to the rest.
 _MOST_UNREADABLE: Final = 16
 
 
@@ -120,10 +120,17 @@ class EventReader:
             lines = [line for line in data.split("\n") if line.strip()] if "\n" in data else []
             if len(lines) < 2:
                 return [*self._recover(name, data, at_end=at_end)]
-            last = len(lines) - 1
-            return [
-                event for at, line in enumerate(lines) for event in self._read(name, line, at_end=at_end and at == last)
-            ]
+            return [*self._read_lines(name, lines, at_end=at_end)]
+
+    def _read_lines(self, name: str, lines: list[str], *, at_end: bool) -> Iterator[Event]:
+        unreadable = 0
+        for at, line in enumerate(lines):
+            if unreadable >= _MOST_UNREADABLE:
+                yield self._text(name, "\n".join(lines[at:]), at_end=at_end)
+                return
+            for event in self._read(name, line, at_end=at_end and at == len(lines) - 1):
+                unreadable += event.kind is Kind.UNREADABLE
+                yield event
 
     def _done(self, name: str) -> list[Event]:
         self.dones += 1

@@ -165,9 +165,9 @@ class AnswerReader:
         self._may_be_lines = False
         try:
             value = jsontext.loads(line.decode(errors="replace"))
-        except ValueError:
+            return isinstance(value, dict) and (_is_event(value) or error_in(value) is not None)
+        except (ValueError, RecursionError):
             return False
-        return isinstance(value, dict) and (_is_event(value) or error_in(value) is not None)
 
     def _give_back_json(self) -> bytes:
         """Read as an event stream from now on. Returns what has come."""
@@ -175,9 +175,12 @@ class AnswerReader:
         return data
 
     def _merge(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self._merge_event(event)
-        self.ended = self.done or self._aggregator.ended or self._error is not None
+        try:
+            for event in events:
+                self._merge_event(event)
+        except RecursionError:
+            self._too_deep = True
+        self.ended = self.done or self._aggregator.ended or self._error is not None or self._too_deep
         self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
     def finish(self, cut: str = "") -> Reply | None:
@@ -209,24 +212,30 @@ class AnswerReader:
                 if not self._has_chunks and self._error is None and self._words is None:
                     return self._unreadable_body(cut)
             self._merge(self._repeats.close())
+            if self._too_deep:
+                raise _too_deep()
             if self._error is not None:
                 raise UpstreamError(self._error)
             return self._failed() if self._status >= 400 else self._aggregated(cut)
         except StreamError as error:
             return self.failure(error)
         except RecursionError:
-            return self.failure(MalformedStream("the upstream's answer nests too deeply to be read"))
+            return self.failure(_too_deep())
 
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
-        report.code = error.code
         context = f"Rule {self._spec.rule}; {report.events:,} events, {report.bytes:,} bytes came."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header tells them not to.
         headers = {} if error.retryable else {"x-should-retry": "false"}
-        return Reply(status, jsontext.dumps(error.body(context)), headers)
+        try:
+            body = jsontext.dumps(error.body(context))
+        except RecursionError:
+            return self.failure(_too_deep())
+        report.code = error.code
+        return Reply(status, body, headers)
 
     # A body that is JSON
 
@@ -322,10 +331,7 @@ class AnswerReader:
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
-        try:
-            self._repeats.effect = self._aggregator.add(chunk, event.name)
-        except RecursionError:
-            self._too_deep = True
+        self._repeats.effect = self._aggregator.add(chunk, event.name)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
@@ -337,8 +343,6 @@ class AnswerReader:
         raise UpstreamError({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
 
     def _aggregated(self, cut: str) -> Reply | None:
-        if self._too_deep:
-            raise MalformedStream("an event of the upstream's stream nests too deeply to be read")
         if not self._has_chunks:
             return self._without_chunks(cut)
         wants_partial = self._spec.on_truncated == "partial"
@@ -418,6 +422,10 @@ class AnswerReader:
         if self._unreadable:
             raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")
+
+
+def _too_deep() -> MalformedStream:
+    return MalformedStream("the upstream's answer nests too deeply to be read")
 
 
 def _is_markup(words: Any) -> bool:
