@@ -36,8 +36,12 @@ from .report import Reply, Report
 # Bytes. Scalar JSON bodies are short.
 _LONGEST_SCALAR: Final = 1024
 _BLANK: Final = b" \t\r\n"
+# What `_is_event` looks for.
+_OF_AN_EVENT: Final = re.compile(rb'"delta"|\.chunk"|"type"\s*:\s*"[^"]{0,64}\.')
 # Bytes of an answer that were parsed. Finishing a larger one takes too long for an event loop.
 _BLOCKS_LOOP: Final = 96 * 1024
+# Bytes. What is left of a larger event is kept, and read in a thread once the event has ended.
+LARGE: Final = 256 * 1024
 # Lines. A body that is text alone, and not more than this, is a message.
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
@@ -102,6 +106,7 @@ class AnswerReader:
         self._unreadable = 0
         self._scalar = b""
         self._too_deep = False
+        self._open = 0
 
     @property
     def report(self) -> Report:
@@ -124,6 +129,11 @@ class AnswerReader:
         parsed = self._report.bytes if self._is_json else self._repeats.parsed + self._report.bytes // 8
         return parsed > _BLOCKS_LOOP
 
+    @property
+    def in_large_event(self) -> bool:
+        """Whether the event that has begun is so large that the rest of it should be read off the event loop."""
+        return self._open > LARGE
+
     def feed(self, data: bytes) -> bool:
         """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
         more like them: together they are read much faster."""
@@ -140,7 +150,10 @@ class AnswerReader:
         events = self._repeats.feed(data) if data else ()
         if events is None:
             return False
+        before = self._reader.count
         self._merge(events)
+        is_whole = self._reader.count != before or self._decoder.between_events
+        self._open = 0 if is_whole else self._open + len(data)
         return True
 
     def _sniff(self, data: bytes) -> bytes:
@@ -205,6 +218,8 @@ class AnswerReader:
         try:
             if self._is_json:
                 body = b"".join(self._json)
+                if self._is_plain_json and _is_large_document(body):
+                    return None
                 if not self._is_events(body):
                     return self._plain(body)
                 self._merge(self._repeats.feed(self._give_back_json()) or ())
@@ -255,13 +270,17 @@ class AnswerReader:
         events = [*leftover.feed(rest.encode(errors="surrogatepass")), *leftover.close()]
         return any(event.data.strip() != "[DONE]" for event in events)
 
+    @property
+    def _is_plain_json(self) -> bool:
+        return self._content_type.endswith(("/json", "+json"))
+
     def _plain(self, body: bytes) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
         value, document, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         if rest.strip():
             self._reader.odd.add("a JSON answer with the end of an event stream after it")
             return Reply(self._status, document.strip().encode())
-        if self._content_type.endswith(("/json", "+json")):
+        if self._is_plain_json:
             return None
         if self._status < 300 and isinstance(value, dict):
             error = error_in(value)
@@ -430,6 +449,20 @@ def _too_deep() -> MalformedStream:
 
 def _is_markup(words: Any) -> bool:
     return isinstance(words, str) and words.lstrip().startswith("<")
+
+
+def _is_large_document(body: bytes) -> bool:
+    """Whether a large body is one document, as far as its beginning and its end tell: to parse all of it would take
+    longer, and more memory, than anything else."""
+    head = body[:LARGE]
+    ends = body[-64:].rstrip(_BLANK).endswith(b"}") and b"\ndata:" not in body[-LARGE:]
+    if len(body) == len(head) or not ends or _OF_AN_EVENT.search(head):
+        return False
+    try:
+        jsontext.split(head.decode("utf-8-sig", errors="replace"))
+    except ValueError:
+        return True
+    return False  # a small one, and more after it
 
 
 def _is_event(value: dict[str, Any]) -> bool:

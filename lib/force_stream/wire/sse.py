@@ -48,6 +48,11 @@ def end_of_event(data: bytes, start: int = 0) -> int:
         window *= 4
 
 
+def has_blank_line(data: bytes) -> bool:
+    """Whether an event may end in these bytes."""
+    return _BLANK_LINE.search(data) is not None
+
+
 class ServerSentEvent(NamedTuple):
     """One event; `data` is its lines joined by line feeds. `event` is "" if the stream does not name it. `bare`: its
     lines had no field name."""
