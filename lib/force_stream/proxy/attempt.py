@@ -111,7 +111,7 @@ class Attempt:
         self._times = array("d")
         # What is read off the loop: pieces from the middle of a large event on, and the thread that reads those before.
         self._aside: list[bytes] = []
-        self._reading: asyncio.Future[bool] | None = None
+        self._reading: asyncio.Future[None] | None = None
         self._failure: StreamError | None = None
         self._cut = ""
         self._early = 0
@@ -156,13 +156,19 @@ class Attempt:
         return self._reading is None and has_blank_line(before + piece) and self._read_aside()
 
     def _read_aside(self) -> bool:
-        pieces, self._aside = b"".join(self._aside), []
+        pieces, self._aside = self._aside, []
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return self._reader.feed(pieces) and self._notice_end()
-        self._reading = loop.run_in_executor(None, self._reader.feed, pieces)
+            self._feed(pieces)
+            return self._notice_end()
+        self._reading = loop.run_in_executor(None, self._feed, pieces)
         return True
+
+    def _feed(self, pieces: list[bytes]) -> None:
+        # One by one: all lines of an event at once would take many times its size.
+        for piece in pieces:
+            self._reader.feed(piece)
 
     def _take_from_aside(self) -> None:
         """Take what the thread has read, if it is ready, and give it what has come meanwhile."""
@@ -288,9 +294,8 @@ class Attempt:
             if self._reading is not None:
                 self._reading.result()
             if self.fault is None and self._failure is None:
-                if self._aside:
-                    self._reader.feed(b"".join(self._aside))
-                    self._aside = []
+                self._feed(self._aside)
+                self._aside = []
                 if decoded is not None:
                     self._reader.feed(decoded)
                     self.report.bytes = self._size
