@@ -117,18 +117,20 @@ class EventReader:
             return self._read_value(name, data, jsontext.loads(data))
         except ValueError:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
-            lines = [line for line in data.split("\n") if line.strip()] if "\n" in data else []
-            if len(lines) < 2:
-                return [*self._recover(name, data, at_end=at_end)]
-            return [*self._read_lines(name, lines, at_end=at_end)]
+            read = self._read_lines if "\n" in data.strip() else self._recover
+            return [*read(name, data, at_end=at_end)]
 
-    def _read_lines(self, name: str, lines: list[str], *, at_end: bool) -> Iterator[Event]:
-        unreadable = 0
-        for at, line in enumerate(lines):
+    def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
+        # Not all at once: lines may be very many, and those after some that are unreadable are not looked at.
+        at = unreadable = 0
+        last = len(data.rstrip())
+        while at < last:
             if unreadable >= _MOST_UNREADABLE:
-                yield self._text(name, "\n".join(lines[at:]), at_end=at_end)
+                yield self._text(name, data[at:], at_end=at_end)
                 return
-            for event in self._read(name, line, at_end=at_end and at == len(lines) - 1):
+            end = data.find("\n", at)
+            line, at = (data[at:], last) if end < 0 else (data[at:end], end + 1)
+            for event in self._read(name, line, at_end=at_end and at >= last) if line.strip() else ():
                 unreadable += event.kind is Kind.UNREADABLE
                 yield event
 
