@@ -78,7 +78,7 @@ class EventStreamDecoder:
         self._after_carriage_return = False
         self._at_start = True
         self._event = ""
-        self._data: list[bytes] = []
+        self._data: bytes | bytearray | None = None
         self._bare: list[bytes] = []
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
@@ -124,12 +124,12 @@ class EventStreamDecoder:
                 self._dispatch_bare(events)
             value = value.removeprefix(b" ")
             if name == b"data":
-                self._data.append(value)
+                self._add(value)
             elif name == b"event":
                 named, _, rest = value.partition(b"data:")  # its line end may be lost
                 self._event = named.decode(errors="replace")
                 if rest:
-                    self._data.append(rest.removeprefix(b" "))
+                    self._add(rest.removeprefix(b" "))
             elif name == b"error":
                 if not value.startswith(b"{"):
                     self._read_bare(line, events)
@@ -138,9 +138,22 @@ class EventStreamDecoder:
                 events.append(ServerSentEvent("error", value.decode(errors="replace")))
             self.lines += 1
         self.between_events = not (
-            self._tail or self._data or self._bare or self._event or self._at_start or self._after_carriage_return
+            self._tail
+            or self._data is not None
+            or self._bare
+            or self._event
+            or self._at_start
+            or self._after_carriage_return
         )
         return events
+
+    def _add(self, value: bytes) -> None:
+        """Add a line of data. Not to a list: a million short lines would take many times their size."""
+        if self._data is None:
+            self._data = value
+        else:
+            self._data = self._data if isinstance(self._data, bytearray) else bytearray(self._data)
+            self._data += b"\n" + value
 
     def _read_bare(self, line: bytes, events: list[ServerSentEvent]) -> None:
         """A line without a field: JSON, the first line of it, or text."""
@@ -151,7 +164,7 @@ class EventStreamDecoder:
         elif self._bare and _is_json(self._bare[0]):
             self._bare.append(line)
         elif _is_json(line):
-            if self._data or self._bare:
+            if self._data is not None or self._bare:
                 self._dispatch(events)
             self._bare.append(line)
             if line.rstrip(_AROUND).endswith((b"}", b"]")):
@@ -169,11 +182,11 @@ class EventStreamDecoder:
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
         # "If the data buffer is an empty string […] return": there is no event without data. An empty data line is not
         # data, though it is in a browser: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
-        if self._data:
-            data = b"\n".join(self._data).decode(errors="replace")
+        if self._data is not None:
+            data = self._data.decode(errors="replace")
             if data:
                 events.append(ServerSentEvent(self._event, data))
-            self._data = []
+            self._data = None
             self._event = ""
         if self._bare:
             self._dispatch_bare(events, self._event)
