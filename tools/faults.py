@@ -25,6 +25,7 @@ that the next request on the client's connection works.
   has its true status.
 * *Without the stream layer*: on a mitmproxy whose internals the addon does not know, which it says at startup. Limits
   and heartbeats then do nothing, so their rows are not played, nor those in which the upstream leaves its answer open.
+  No request is sent a second time.
   After trailers, or after an interim response over HTTP/1, mitmproxy leaves its client waiting. "No answer" means that
   the connection or the stream ends.
 

@@ -604,7 +604,7 @@ UPSTREAM_ERRORS: dict[str, tuple[Answer, int, dict[str, Any]]] = {
     "event named error": (
         event_stream(b'event: error\ndata: {"message":"No.","code":"model_not_found"}\n\n', size=10),
         404,
-        {"error": {"message": "No.", "code": "model_not_found"}},
+        {"error": {"message": "No.", "code": "model_not_found", "type": None, "param": None}},
     ),
     "an error status with a stream": (event_stream(sse(ERROR), size=10, status=418), 418, ERROR),
     "its status wins over the code": (
@@ -633,7 +633,7 @@ def test_a_failed_response_is_an_error(proxy: Proxy, upstream: Upstream, code: s
     upstream.answer(event_stream(failed_response(code), size=10))
     response = ask(proxy, {"model": "m", "input": "Hi"}, path=RESPONSES)
     assert response.status == status
-    assert response.json()["error"] == {"code": code, "message": "No."}
+    assert response.json()["error"] == {"code": code, "message": "No.", "type": None, "param": None}
 
 
 def test_an_error_event_of_responses_is_an_error(proxy: Proxy, upstream: Upstream) -> None:
@@ -641,7 +641,8 @@ def test_an_error_event_of_responses_is_an_error(proxy: Proxy, upstream: Upstrea
     upstream.answer(event_stream(event, size=10))
     response = ask(proxy, {"model": "m", "input": "Hi"}, path=RESPONSES)
     assert response.status == 429
-    assert response.json()["error"] == {"code": "rate_limit_exceeded", "message": "Slow.", "param": None}
+    error = {"code": "rate_limit_exceeded", "message": "Slow.", "type": None, "param": None}
+    assert response.json()["error"] == error
 
 
 OWN_ERRORS: dict[str, tuple[Answer, str, str | None]] = {

@@ -187,7 +187,7 @@ def test_an_overloaded_error_inside_a_message_is_its_status(proxy: Proxy, upstre
     upstream.answer(event_stream((GOLDEN / "broken" / "messages_overloaded_error_is_529.sse").read_bytes()))
     status, said = ask_message(proxy)
     assert status == 529
-    assert said["error"] == {"type": "overloaded_error", "message": "Overloaded"}
+    assert said["error"] == {"type": "overloaded_error", "message": "Overloaded", "param": None, "code": None}
 
 
 def test_counting_a_messages_tokens_is_left_alone(proxy: Proxy, upstream: Upstream) -> None:

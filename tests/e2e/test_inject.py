@@ -176,7 +176,7 @@ def test_without_the_stream_layer_nothing_is_injected_and_nothing_says_so(
     without = SCRIPTS / "without_stream_layer.py"
     proxy = proxy_factory(
         f"reverse:{upstream.url()}",
-        scripts=[ADDON, without],
+        scripts=[without, ADDON],
         options={"force_stream_rules": rules_of_inject},
         remote=True,
     )

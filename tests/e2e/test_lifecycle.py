@@ -29,7 +29,7 @@ from harness import (
     pieces,
     sse,
 )
-from harness.paths import ADDON, ROOT
+from harness.paths import ADDON, ROOT, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, EVENTS, RULES, SECRET, STREAM, request
 from harness.steps import Step
 from mitmproxy import flowfilter
@@ -55,9 +55,13 @@ def ask(proxy: Proxy, model: str = "m", **headers: str) -> Response:
 def start(proxy_factory: Callable[..., Proxy], upstream: Upstream, rules_file: Path) -> Callable[..., Proxy]:
     """A mitmdump of its own in reverse mode, with the addon and `rules_file`."""
 
-    def start(*, addon: Path = ADDON, scripts: tuple[Path, ...] = (), **arguments) -> Proxy:
+    def start(
+        *, addon: Path = ADDON, scripts: tuple[Path, ...] = (), first: tuple[Path, ...] = (), **arguments
+    ) -> Proxy:
         options = {"force_stream_rules": rules_file} | arguments.pop("options", {})
-        return proxy_factory(f"reverse:{upstream.url()}", scripts=[addon, *scripts], options=options, **arguments)
+        return proxy_factory(
+            f"reverse:{upstream.url()}", scripts=[*first, addon, *scripts], options=options, **arguments
+        )
 
     return start
 
@@ -382,18 +386,24 @@ def test_a_script_that_streams_event_streams_does_not_hand_them_to_a_client_that
 
 
 def test_on_a_mitmproxy_unknown_below_its_hooks_answers_are_still_aggregated(
-    start: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
+    start: Callable[..., Proxy], upstream: Upstream
 ) -> None:
-    # The name is gone for the addon; mitmproxy itself has imported it already.
-    unknown = tmp_path / "unknown.py"
-    unknown.write_text("from mitmproxy.proxy.layers.http import _hooks\ndel _hooks.HttpResponseHook\n")
     upstream.answer(event_stream(STREAM, size=10))
     upstream.answer(TRUNCATED)
-    proxy = start(scripts=(unknown,))
+    proxy = start(first=(SCRIPTS / "without_stream_layer.py",))
     proxy.wait_for_log(r"unknown below its hooks \(mitmproxy\.proxy\.layers\.http\._hooks has no HttpResponseHook\)")
     assert ask(proxy).json() == DOCUMENT
     assert ask(proxy).json()["error"]["code"] == "stream_truncated"
     assert "Traceback" not in proxy.log
+
+
+def test_a_request_before_mitmproxy_is_running_is_answered_like_any_other(
+    start: Callable[..., Proxy], upstream: Upstream
+) -> None:
+    # mitmproxy listens before it calls its scripts' `running`, each of which may take its time.
+    upstream.answer([Head(), Data(sse(EVENTS[0], done=False)), Reset()])
+    proxy = start(first=(SCRIPTS / "asks_at_start.py",))
+    proxy.wait_for_log(r"asked at the start: 502 stream_truncated")
 
 
 # Commands and replay

@@ -745,7 +745,7 @@ def test_without_the_stream_layer_there_is_one_try(
     script(upstream, status(503), GOOD)
     without = QUICK.with_name("without_stream_layer.py")
     options = {"force_stream_rules": rules_of_retries, "connection_strategy": "lazy"}
-    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON, without], options=options)
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[without, ADDON], options=options)
     with Http1Client(proxy.url) as client:
         assert client.post(CHAT, request("thrice")).status == 503
     assert len(upstream.requests) == 1

@@ -208,6 +208,8 @@ TRUNCATED: Final = failed("stream_truncated")
 TIMED_OUT: Final = failed("stream_timeout")
 EMPTY: Final = failed("stream_empty")
 MALFORMED: Final = failed("stream_malformed")
+CORRUPTED: Final = failed("stream_corrupted")
+NO_CODE: Final = {"param": None, "code": None}
 PAGE_OF_MITMPROXY: Final = "502, mitmproxy's own page"
 
 
@@ -216,7 +218,9 @@ class Fault:
     """One way to fail. `over`: the upstreams that can; `rule`: the limits; `kept`: how much of the steps' data the flow
     must show ("all", "some" or "none"); `left`: the proxy must end the connection or stream; `dead`: the address
     answers nobody, so the next request fails alike; `slow`: only `make faults` has the time; `without_layer`: the words
-    for the outcome without the stream layer, where it is another, "" if it is not tried.
+    for the outcome without the stream layer, where it is another, "" if it is not tried; `then`: what the upstream does
+    when it is asked once more, `plain` if that is not for a stream; `sendings`: how often one attempt is sent to the
+    upstream.
     """
 
     name: str
@@ -231,6 +235,9 @@ class Fault:
     dead: bool = False
     slow: bool = False
     without_layer: str | None = None
+    then: tuple[Step, ...] = ()
+    plain: bool = False
+    sendings: int = 1
 
     @property
     def fallback(self) -> str:
@@ -242,11 +249,14 @@ class Fault:
     @property
     def asked(self) -> list[bool]:
         """Whether each request that reaches the upstream asks for a stream: after an empty one, it is asked plain."""
+        if self.then:
+            return [True, not self.plain]
         return [True, False] if self.outcome.code == EMPTY.code else [True]
 
     @property
     def sent(self) -> bytes:
-        return b"".join(step.data for step in self.steps if isinstance(step, (Data, CutChunk, GoAway)))
+        steps = self.then or self.steps
+        return b"".join(step.data for step in steps if isinstance(step, (Data, CutChunk, GoAway)))
 
 
 def fault(name: str, steps: Answer | Iterable[Any], outcome: Outcome, **more: Any) -> Fault:
@@ -311,15 +321,6 @@ def _no_response() -> Iterator[Fault]:
         yield fault(name, [_raw_head(*lines), Linger()], UNREACHABLE, over=H1, left=True, **none)
     invalid = Head(headers={"bad name": "x"})
     yield fault("an invalid header name", [invalid, HEL, Linger()], UNREACHABLE, over=H2, **none)
-    interim = [Interim(103), *event_stream(WHOLE_BYTES).steps]
-    yield fault(
-        "an interim response first (mitmproxy reads no more)",
-        interim,
-        UNREACHABLE,
-        over=H1,
-        kept="none",
-        without_layer="",
-    )
     for name, code in CODES.items():
         # mitmproxy has no page for these two, and resets the client's stream as well.
         without = "no answer" if name in {"CANCEL", "HTTP_1_1_REQUIRED"} else PAGE_OF_MITMPROXY
@@ -328,10 +329,14 @@ def _no_response() -> Iterator[Fault]:
             f"RST_STREAM {name} before the headers", steps, UNREACHABLE, over=H2, kept="none", without_layer=without
         )
     yield fault(
-        "GOAWAY that covers the request, before the headers", [GoAway(), Linger()], UNREACHABLE, over=H2, **none
+        "GOAWAY that covers the request, before the headers, then a close",
+        [GoAway(), Close()],
+        UNREACHABLE,
+        over=H2,
+        **none,
     )
     not_covered = [GoAway(last_stream_id=0), Linger()]
-    yield fault("GOAWAY that does not cover the request", not_covered, UNREACHABLE, over=H2, **none)
+    yield fault("GOAWAY that does not cover the request", not_covered, UNREACHABLE, over=H2, sendings=10, **none)
     gone: dict[str, Any] = {"kept": "none", "dead": True}
     at_once: dict[str, Any] = gone | {"rule": "patient", "without_layer": PAGE_OF_MITMPROXY}
     nothing = [Close()]  # never played: these addresses do not get as far as a request
@@ -356,6 +361,9 @@ def _cut() -> Iterator[Fault]:
     yield fault("TCP reset inside an event", [Head(), HEL, Data(LO.data[:30]), Reset()], TRUNCATED, **page)
     yield fault("TCP reset between two events", [Head(), HEL, LO, Reset()], TRUNCATED, **page)
     yield fault("TCP reset after the finish reason", [Head(), HEL, LO, STOP, Reset()], answered(), **page)
+    each = [events(chunk(text, "stop")) for text in ("Hel", "lo")]
+    yield fault("a finish reason with each word, then a TCP reset", [Head(), *each, Reset()], TRUNCATED, **page)
+    yield fault("a finish reason with each word, then a clean end", [Head(), *each, End()], answered())
     yield fault("TCP reset after the usage", [Head(), HEL, LO, STOP, USED, Reset()], answered(), **page)
     yield fault("TCP reset after [DONE]", [Head(), *WHOLE, Reset()], answered(), **page)
     yield fault("connection closed between two events", [Head(), HEL, LO, Close()], TRUNCATED, **page)
@@ -393,7 +401,10 @@ def _cut() -> Iterator[Fault]:
     yield fault("RST_STREAM NO_ERROR after [DONE]", [Head(), *WHOLE, RstStream(0)], answered(), over=H2, **page)
     steps = [Head(), *WHOLE, End(), RstStream(0)]
     yield fault("RST_STREAM NO_ERROR after END_STREAM", steps, answered(), over=H2)
-    yield fault("GOAWAY that covers the stream", [Head(), HEL, GoAway(), Linger()], TRUNCATED, over=H2, **page)
+    steps = [Head(), HEL, GoAway(), LO, STOP, USED, DONE, End()]
+    yield fault("GOAWAY that covers the stream, which goes on", steps, answered(), over=H2, **page)
+    steps = [Head(), HEL, GoAway(), Close()]
+    yield fault("GOAWAY that covers the stream, then a close", steps, TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, GoAway(last_stream_id=0), Linger()]
     yield fault("GOAWAY that does not cover the stream", steps, TRUNCATED, over=H2, **page)
     steps = [Head(), HEL, GoAway(11), Close()]
@@ -470,7 +481,9 @@ def _other() -> Iterator[Fault]:
     yield fault("trailers after the body", trailing, answered(), without_layer="")
     unfinished = [Head(), HEL, LO, STOP, End({"X-Checksum": "1"})]
     yield fault("trailers after the body, no [DONE]", unfinished, answered(), without_layer="")
-    yield fault("an interim response first", [Interim(103), *event_stream(WHOLE_BYTES).steps], answered(), over=H2)
+    interim = [Interim(103), *event_stream(WHOLE_BYTES).steps]
+    yield fault("an interim response first", interim, answered(), over=H2)
+    yield fault("an interim response first, over HTTP/1", interim, answered(), over=H1, without_layer="")
     bare = Head(204, content_type=None, framing=None)
     yield fault("204", [bare, End()], passed(204), kept="none")
     moved = Head(302, {"Location": "/elsewhere"}, content_type=None, framing="length")
@@ -514,13 +527,63 @@ def _other() -> Iterator[Fault]:
     yield fault("comments and nothing else", [Head(), Data(b": one\n\n: two\n\n"), End()], EMPTY)
     page = Head(200, (), "text/html", "length")
     yield fault("200 with a page", [page, Data(PAGE), End()], MALFORMED)
-    yield fault("events whose data is text", [Head(), Data(b"data: out of memory\n\n"), End()], MALFORMED)
-    yield fault("events whose data is broken JSON", [Head(), Data(b'data: {"id": \n\n'), End()], MALFORMED)
+    text = Data(b"data: out of memory\n\n")
+    yield fault(
+        "events whose data is text",
+        [Head(), text, End()],
+        said(502, {"error": {"message": "out of memory", "type": "error"} | NO_CODE}),
+    )
+    yield fault("events whose data is broken JSON", [Head(), Data(b'data: {"id": \n\n'), End()], CORRUPTED)
+    half = Data(LO.data[:-30] + b"\n\n")
+    yield fault("an event cut in the middle, then the rest", [Head(), HEL, half, STOP, DONE, End()], CORRUPTED)
+    text = Data(b"data: upstream error: 503 backend busy\n\n")
+    busy_words = said(503, {"error": {"message": "upstream error: 503 backend busy", "type": "error"} | NO_CODE})
+    yield fault("an error in words, then [DONE]", [Head(), HEL, text, DONE, End()], busy_words)
+    text = Data(b"data: The model was unloaded.\n\n")
+    words = {
+        "error": {"message": "The model was unloaded.", "type": "upstream_error"}
+        | NO_CODE
+        | {"code": "stream_malformed"}
+    }
+    yield fault("words in place of the rest, then [DONE]", [Head(), HEL, text, DONE, End()], said(502, words))
+    yield fault("words among the events of a whole answer", [Head(), HEL, text, LO, STOP, DONE, End()], answered())
+    yield from _asked_again()
+
+
+def _asked_again() -> Iterator[Fault]:
+    """Upstreams that have to be asked otherwise."""
+    too_long = {"error": {"message": "the prompt is too long", "type": "invalid_request_error"} | NO_CODE}
+    refused = passed(400, json.dumps(too_long).encode())
+    steps = document(too_long, status=400).steps
+    empty: dict[str, Any] = {"then": steps, "plain": True, "without_layer": EMPTY.words}
+    yield fault("an empty event stream, then a plain 400", [Head(), End()], refused, **empty)
+    once: dict[str, Any] = {"without_layer": "400 unsupported_value"}
+    options = document(_refusal("Unknown parameter: 'stream_options'.", "stream_options"), status=400)
+    yield fault(
+        "stream_options refused, then a stream", options, answered(), then=event_stream(WHOLE_BYTES).steps, **once
+    )
+    message = "Your organization must be verified to stream this model."
+    whole = {"id": "c1", "choices": []}
+    yield fault(
+        "a 4xx that names streaming, then a plain answer",
+        document(_refusal(message, "stream"), status=400),
+        passed(200, json.dumps(whole).encode()),
+        then=document(whole).steps,
+        plain=True,
+        **once,
+    )
+
+
+def _refusal(message: str, param: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": "unsupported_value"}}
+
+
+def _last() -> Iterator[Fault]:
     broken = Data(HEL.data.replace(b"Hel", b"Hel\xff"))
     yield fault("bytes that are not UTF-8", [Head(), broken, LO, STOP, DONE, End()], answered("Hel\ufffdlo"))
 
 
-FAULTS: Final = (*_no_response(), *_cut(), *_too_long(), *_other())
+FAULTS: Final = (*_no_response(), *_cut(), *_too_long(), *_other(), *_last())
 
 
 # The bench
@@ -582,7 +645,8 @@ class Bench:
     """Upstreams of every kind, and one mitmdump that goes to each of them.
 
     `mode` "reverse"; or "regular" and "upstream" (a second mitmdump is the upstream proxy), with TLS on both sides and
-    only the upstreams that speak it. `scripts` run beside the addon, `options` and `settings` go to Proxy.
+    only the upstreams that speak it. `first` and `scripts` are loaded before the addon and after it; `options` and
+    `settings` go to Proxy.
     """
 
     def __init__(
@@ -592,6 +656,7 @@ class Bench:
         *,
         mode: str = "reverse",
         scripts: Iterable[Path] = (),
+        first: Iterable[Path] = (),
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
@@ -600,9 +665,10 @@ class Bench:
         self.urls: dict[str, str] = {}
         self._mode = mode
         self._folder = folder
-        self._scripts = list(scripts)
+        self._scripts = [*first, ADDON, H2_UPSTREAM, *scripts]
         self._options = options or {}
         self._settings = settings
+        self._answers: dict[str, list[Answer]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "Bench":
@@ -613,6 +679,7 @@ class Bench:
             self.urls = dict(zip(targets, self.proxy.urls, strict=True)) if self._mode == "reverse" else targets
             self._stack = stack.pop_all()
         self.upstream.answer(event_stream(WHOLE_BYTES), key="next")
+        self.upstream.handle(self._answer)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -648,8 +715,7 @@ class Bench:
         rules = self._folder / "rules.yaml"
         rules.write_text(rules_text(), encoding="utf-8")
         options = {"force_stream_rules": rules, "connection_strategy": "lazy"} | self._options
-        scripts = [ADDON, H2_UPSTREAM, *self._scripts]
-        proxy = Proxy(*modes, certs=self.certs, scripts=scripts, options=options, remote=True, **self._settings)
+        proxy = Proxy(*modes, certs=self.certs, scripts=self._scripts, options=options, remote=True, **self._settings)
         return stack.enter_context(proxy)
 
     def run(self, wanted: Iterable[Row]) -> list[Seen]:
@@ -669,8 +735,15 @@ class Bench:
         """Give the upstream its part; it waits for the gate if the client is to see a heartbeat first."""
         gate = Gate()
         steps = _settled(row.fault.steps) if row.over == "HTTP/2" else row.fault.steps
-        self.upstream.answer(*([WaitFor(gate)] if row.heartbeat else []), steps, key=row.key)
+        answers = [Answer.of(*([WaitFor(gate)] if row.heartbeat else []), steps)]
+        answers += [Answer.of(row.fault.then)] if row.fault.then else []
+        self._answers[row.key] = answers
         return gate
+
+    def _answer(self, request: Request) -> Answer | None:
+        """The answer to a row's request: its first one, then its second one."""
+        answers = self._answers.get(request.header("x-answer") or "", [])
+        return answers.pop(0) if len(answers) > 1 else next(iter(answers), None)
 
     def play(self, row: Row) -> Seen:
         gate = self.prepare(row)
@@ -720,7 +793,7 @@ class Bench:
         if row.fault.dead:
             return
         requests = self.requests_of(row)
-        if [bool(request.json().get("stream")) for request in requests] != row.fault.asked:
+        if [bool(request.json().get("stream")) for request in requests] != row.fault.asked * row.fault.sendings:
             yield f"{len(requests)} requests reached the upstream"
         elif row.fault.left:
             ended = requests[0].wait_closed()
@@ -913,6 +986,8 @@ def check_flow(row: Row, flow: dict[str, Any] | None) -> Iterator[str]:
     if flow is None:
         yield "no flow"
         return
+    if row.fault.then:
+        return  # it shows the first try, and a flow of its own the second one
     outcome, note = row.fault.outcome, flow["metadata"]
     wanted: dict[str, Any] = {
         "rule": row.rule,
@@ -953,7 +1028,6 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
     """Play everything; returns the table as Markdown, and what was not as it should be."""
     seen: dict[tuple[str, str, str], str] = {}
     problems: list[str] = []
-    scripts = SCRIPTS
     with Bench(certs, folder) as bench:
         for heartbeat in (False, True):
             for client in CLIENTS:
@@ -962,7 +1036,7 @@ def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
                 problems += bench.problems(results)
                 column = "heartbeat" if heartbeat else "buffered"
                 _collect(seen, column, results)
-    with Bench(certs, folder, scripts=[scripts / "without_stream_layer.py"]) as bench:
+    with Bench(certs, folder, first=[SCRIPTS / "without_stream_layer.py"]) as bench:
         for client in CLIENTS:
             say(f"{client} client, without the stream layer …")
             results = bench.run(rows(client, False, without_stream_layer()))

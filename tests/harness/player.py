@@ -6,8 +6,9 @@
     player.wait(3)
     assert player.answer.status_code == 504
 
-The client and the upstream speak HTTP/1. Every hook is answered at once; `response` gives the client what the attempt
-has become, as the addon does. Knows the stream layer's public face alone; the clock is the player's own.
+The client speaks HTTP/1, and so does the upstream unless a test says `http2`. Every hook is answered at once;
+`response` gives the client what the attempt has become, as the addon does. Knows the stream layer's public face alone;
+the clock is the player's own.
 """
 
 import heapq
@@ -41,12 +42,14 @@ def piece(data: bytes) -> bytes:
 
 class Player:
     """`to_client`, `to_upstream`: all bytes.
-    `closed`: which connections were closed, in order. `flow`: the latest one; `client_wait`: its client's."""
+    `opened`: how many connections to upstreams were tried; `closed`: which
+    connections were closed, in order. `flow`: the latest one; `client_wait`: its client's."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, rule: Rule | None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rule: Rule | None, *, http2: bool = False) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.rule = rule
+        self._alpn = b"h2" if http2 else None
         self.flow: http.HTTPFlow | None = None
         self.client_wait: ClientWait | None = None
         self.hooks: list[str] = []
@@ -54,6 +57,7 @@ class Player:
         self.closed: list[str] = []
         self.to_client = self.to_upstream = b""
         self.refuses = ""
+        self.opened = 0
         self._wakeups: list[tuple[float, int, commands.RequestWakeup]] = []
         self._layer = self._make_layer()
         self.play(events.Start())
@@ -137,6 +141,8 @@ class Player:
             return events.HookCompleted(command) if command.blocking else None
         if isinstance(command, commands.OpenConnection):
             self.server = command.connection
+            self.opened += 1
+            self.server.alpn = self._alpn
             if not self.refuses:
                 self.server.state = connection.ConnectionState.OPEN
             return events.OpenConnectionCompleted(command, self.refuses or None)

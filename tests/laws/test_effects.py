@@ -51,7 +51,7 @@ RULES: dict[str, Rule] = {
     "JSON text": JsonText,
     "tool calls": tool_calls,
     "fields": fields({"id": first, "text": concat, "list": extend, "x": name, "p": padding}),
-    "by index": by_index(fields({"id": first, "text": concat}), also=("x",)),
+    "by index": by_index(fields({"id": first, "text": concat})),
 }
 ENTRY = st.fixed_dictionaries(
     {},

@@ -411,8 +411,9 @@ ERRORS = {
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_event_must_become_an_error(case: str) -> None:
     kind, stream = ERRORS[case]
-    said = {key: value for key, value in RATE.items() if not (case == "typed" and key == "type")}
+    said = RATE | ({"type": None} if case == "typed" else {})
     assert judge(kind, stream, 429, {"error": said}) == []
+    assert judge(kind, stream, 429, {"error": {key: value for key, value in said.items() if key != "param"}})
     assert judge(kind, stream, 200, TEXT_ANSWER)
     assert judge(kind, stream, 502, {"error": said})
     assert judge(kind, stream, 429, {"error": {"message": "upstream error"}})

@@ -20,7 +20,17 @@ MAY_KNOW_MITMPROXY = {
     "rules/rule",
     *(
         f"proxy/{name}"
-        for name in ("chunked", "explain", "live_copy", "notes", "request", "response", "stream_layer", "summary")
+        for name in (
+            "chunked",
+            "explain",
+            "goaway",
+            "live_copy",
+            "notes",
+            "request",
+            "response",
+            "stream_layer",
+            "summary",
+        )
     ),
     *(f"view/{name}" for name in ("contentview", "flow_record")),
     "page/server",
@@ -34,6 +44,7 @@ MAY_KNOW_MITMPROXY = {
 MAY_KNOW = {
     "wire/encodings": {"brotli"},
     "proxy/chunked": {"h11"},
+    "proxy/goaway": {"h2", "hyperframe"},
     "page/server": {"h11"},
     "cli/environment": {"certifi"},
     "cli/install": {"ruamel"},

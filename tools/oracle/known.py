@@ -120,8 +120,6 @@ LLAMA_CPP: Final[tuple[Known, ...]] = (
     ),
 )
 
-MIXED: Final = "every choice has index 0 in LiteLLM's stream of completions, so their texts cannot be told apart"
-
 # What LiteLLM leaves out of a stream, or puts into one, that comes from the server behind it.
 LITELLM: Final[tuple[Known, ...]] = (
     Known(
@@ -180,6 +178,17 @@ LITELLM: Final[tuple[Known, ...]] = (
         "the first event of LiteLLM's stream has counts of cached tokens",
         'data: {"type":"message_start","message":{...,"usage":{"input_tokens":0,...,"cache_read_input_tokens":0}}}',
     ),
+    *(
+        Known(
+            "messages: tool call cut short",
+            path,
+            direct,
+            proxied,
+            "LiteLLM says tool_use for the limit, and {} for half an input; the forced answer is an error",
+            'data: {"type":"content_block_delta",...,"partial_json":"{"}} and {...,"delta":{"stop_reason":"tool_use"}}',
+        )
+        for path, direct, proxied in (("status", "200", "502"), ("status/body", "*", "*stream_corrupted*"))
+    ),
     Known(
         "chat: n 2*",
         "choices/1/finish_reason",
@@ -197,22 +206,6 @@ LITELLM: Final[tuple[Known, ...]] = (
         "null",
         "LiteLLM leaves the probabilities out of a stream of completions",
         'data: {"id":"...","object":"text_completion",...,"choices":[{"index":0,"text":" four"}]}',
-    ),
-    Known(
-        "completions: *",
-        "status",
-        "200",
-        "502",
-        MIXED,
-        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
-    ),
-    Known(
-        "completions: *",
-        "status/body",
-        "*",
-        "*stream_corrupted*",
-        MIXED,
-        'data: {...,"choices":[{"index":0,"text":" four"}]} and {...,"choices":[{"index":0,"text":" E"}]}',
     ),
     Known(
         "completions: context too long",
@@ -336,9 +329,17 @@ VLLM: Final[tuple[Known, ...]] = (
 TRIMMED: Final = "blank text around a thought and an answer is cut off in the direct answer only"
 
 TRANSFORMERS: Final[tuple[Known, ...]] = (
+    Known(
+        "responses: *",
+        "output/*/content/0/text",
+        "*",
+        '"\\n*"',
+        TRIMMED,
+        'data: {"item":{"id":"rs_...",...,"content":[{"text":"\\nNo.\\n"}]},...,"type":"response.output_item.done"}',
+    ),
     *(
         Known(
-            "chat: *tokens",
+            "*tokens",
             path,
             direct,
             "*",

@@ -6,7 +6,7 @@ asked twice has the same answer. What the model is asked to continue is chosen s
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from lessons import LESSONS, TEXTS, Lesson
@@ -24,7 +24,8 @@ GREEDY: Final[dict[str, Any]] = {"temperature": 0, "seed": 7, "cache_prompt": Fa
 @dataclass(frozen=True, slots=True)
 class OracleRequest:
     """One row: `body` goes out as it is, and `forced` says whether it has to reach the server with `stream: true`.
-    `refused`: the server refuses to stream it, so that it has to reach the server once more, as it came."""
+    `refused`: the server does not stream it in a way that can be read, so that it has to reach the server once more, as
+    it came."""
 
     name: str
     endpoint: str
@@ -528,7 +529,13 @@ _THROUGH_A_GATEWAY: Final[dict[str, str]] = {
     """,
 }
 _NAMES: Final = {(end, name.strip()) for end, names in _THROUGH_A_GATEWAY.items() for name in names.split("\n")}
-LITELLM_REQUESTS: Final = [request for request in REQUESTS if (request.endpoint, request.name) in _NAMES]
+# In a stream of LiteLLM's completions every choice has index 0.
+_MIXED: Final = (("completions", "two prompts"), ("completions", "n 2"))
+LITELLM_REQUESTS: Final = [
+    replace(request, refused=request.refused or (request.endpoint, request.name) in _MIXED)
+    for request in REQUESTS
+    if (request.endpoint, request.name) in _NAMES
+]
 
 
 # What the tiny model knows by heart. Asked at each API, with and without thoughts, and cut short.

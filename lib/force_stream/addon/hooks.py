@@ -91,6 +91,8 @@ class ForceStream:
     def load(self, loader: Loader) -> None:
         contentview.register()
         add_options(loader, self._default_rules)
+        # Before there can be rules: `running` comes when clients may have sent requests already.
+        self._observe()
 
     def configure(self, updated: set[str]) -> None:
         self.rules_watcher.configure(updated)
@@ -101,12 +103,6 @@ class ForceStream:
         for line in unknown_options(ctx.options):
             logger.warning(line)
         self.rules_watcher.start()
-        self._stream_layer = _stream_layer(self._wait_of)
-        if self._stream_layer is not None:
-            ctx.master.addons.add(self._stream_layer)
-            proxyserver = ctx.master.addons.get("proxyserver")
-            waiting = self._stream_layer.take_over(getattr(proxyserver, "connections", {}).values())
-            self._roles.update({flow: Forced(wait.attempt, wait) for flow, wait in waiting.items() if wait.attempt})
 
     def done(self) -> None:
         contentview.unregister()
@@ -114,9 +110,18 @@ class ForceStream:
         if self._stream_layer is not None and self._stream_layer in ctx.master.addons.chain:
             ctx.master.addons.remove(self._stream_layer)
 
+    def _observe(self) -> None:
+        self._stream_layer = _stream_layer(self._wait_of)
+        if self._stream_layer is not None:
+            ctx.master.addons.add(self._stream_layer)
+            proxyserver = ctx.master.addons.get("proxyserver")
+            waiting = self._stream_layer.take_over(getattr(proxyserver, "connections", {}).values())
+            self._roles.update({flow: Forced(wait.attempt, wait) for flow, wait in waiting.items() if wait.attempt})
+
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
-        return None if role is None or isinstance(role, LiveCopy) else role.wait
+        # A client's own stream has no limits, but its upstream's interim responses and GOAWAYs are read as any other's.
+        return ClientWait(UNLIMITED) if isinstance(role, LiveCopy) else role.wait if role is not None else None
 
     # What commands and the page need
 

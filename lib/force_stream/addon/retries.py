@@ -13,16 +13,17 @@ from typing import Final
 from mitmproxy import ctx, http
 
 from ..answer.forcing import Refusal
+from ..answer.reader import AnswerSpec
 from ..endpoints import ENDPOINTS
 from ..endpoints.endpoint import Endpoint
-from ..errors import EmptyStream, UpstreamError
+from ..errors import EmptyStream, MixedChoices, UpstreamError
 from ..proxy import refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
 from ..proxy.notes import was_made_to_stream
 from ..proxy.refusals import Demand
-from ..proxy.retry_policy import delay, is_retried
+from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
 from ..wire.form_body import Form
 from ..wire.json_body import Body
@@ -30,8 +31,15 @@ from ..wire.text import printable
 
 logger = logging.getLogger("force_stream")
 
+# Streams in place of which a plain answer may be had.
+_USELESS: Final = {
+    EmptyStream.code: "the upstream's event stream was empty",
+    MixedChoices.code: "the upstream's event stream mixes its choices",
+}
 # Events. A refusal inside an event stream comes first, or after events that only announce the answer.
 _MOST_BEFORE_REFUSAL: Final = 3
+# Statuses of a state that passes. Servers say 500 of what they never do (llama.cpp: "Cannot use tools with stream").
+_PASSING: Final = frozenset((408, 409, 425, 429, 503, 504, 529))
 
 
 @dataclass
@@ -132,28 +140,28 @@ class Retries:
                 await self._send_plain(tries)
 
     async def _send_plain(self, tries: _Tries) -> None:
-        """Send the request as it came, because the upstream cannot stream it, or has sent an empty stream."""
+        """Send the request as it came, because the upstream cannot stream it, or has sent a stream that is no use."""
         refusal, rule = tries.latest.response, tries.rule
         assert refusal is not None
-        was_empty = tries.attempt.report.code == EmptyStream.code
-        why = "the upstream's event stream was empty" if was_empty else "the upstream cannot stream this request"
+        useless = _USELESS.get(tries.attempt.report.code, "")
+        why = useless or "the upstream cannot stream this request"
         logger.info(f"{rule.name}: {why}: it is sent again as it came, plain")
         plain = request.plain_attempt(tries.flow, tries.attempt.spec)
         attempt = await self._send_for(tries, plain)
         answer = plain.response
-        # An answer that the upstream did not give is no better than the empty stream.
-        missing = answer is None or (was_empty and (attempt.report.code or not answer.raw_content))
+        # An answer that the upstream did not give is no better than that stream.
+        missing = answer is None or (useless and (attempt.report.code or not answer.raw_content))
         if missing or answer is None or _demand_in(answer, rule, streamed=False):
             logger.info(f"{rule.name}: plain, it did no better, so the first answer stands")
             return
         tries.take(plain, attempt, f"sent plain: {why}")
-        if not was_empty and answer.status_code < 400:
+        if not useless and answer.status_code < 400:
             await self._learn_plain(tries, refusal)
 
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
         """The answer to the plain request has shown that the refusal was meant so. One that may pass, as "streaming is
         temporarily unavailable" with 503, says nothing about the next request."""
-        if is_retried(refusal.status_code):
+        if refusal.status_code in _PASSING:
             return
         read = await request.read_request(tries.latest)
         if read is None:
@@ -172,19 +180,12 @@ class Retries:
 
     async def _send_without_options(self, tries: _Tries) -> None:
         """Send the request as a stream once more, without the options that the upstream rejects."""
-        bare = replace(tries.rule, stream_options=None)
-        again = request.restored(tries.flow)
-        read = await request.read_request(again)
         endpoint = ENDPOINTS[tries.attempt.spec.endpoint]
-        if read is None:
+        forced = await self._forced_again(tries.flow, replace(tries.rule, stream_options=None), endpoint)
+        if forced is None:
             return
-        body, model = read
-        try:
-            request.force(again, body, bare, endpoint)
-        except Refusal:
-            return
-        request.link(tries.flow, again)
-        logger.info(f"{bare.name}: the upstream rejects stream_options: it is sent again without them")
+        again, _, model = forced
+        logger.info(f"{tries.rule.name}: the upstream rejects stream_options: it is sent again without them")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
             return
@@ -193,7 +194,7 @@ class Retries:
         rule = refusals.rule_to_paste(asked.host, printable(model or ""), stream_options=False)
         logger.warning(
             f"{tries.rule.name}: {asked} rejects stream_options; until the rules change or mitmproxy stops, none are "
-            f"sent. The rule for it, to be put before this one: {rule}"
+            f"sent. Set stream_options: null in the rule, or put one for this model alone before it: {rule}"
         )
 
     # A plain request
@@ -203,30 +204,37 @@ class Retries:
         said = flow.response
         if said is None or _demand_in(said, rule, streamed=False) is None:
             return
-        retried = request.restored(flow)
-        read = await request.read_request(retried)
-        if read is None:
+        forced = await self._forced_again(flow, rule, endpoint)
+        if forced is None:
             return
-        body, model = read
-        try:
-            spec = request.force(retried, body, self.adapted(rule, flow, model, endpoint), endpoint)
-        except Refusal as reason:
-            logger.info(
-                f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
-            )
-            return
-        if spec is None:
-            return
-        request.link(flow, retried)
-        attempt = Attempt(spec, rule)
+        retried, spec, model = forced
         # It has refused the plain request already.
-        tries = _Tries(flow, rule, wait, retried, attempt, {Demand.PLAIN})
+        tries = _Tries(flow, rule, wait, retried, Attempt(spec, rule), {Demand.PLAIN})
         tries.take(retried, await self._send_for(tries, retried))
         await self._heed(tries)
         if _demand_of(tries) is Demand.PLAIN:
             flow.response = said
         elif tries.latest.response is not None and tries.latest.response.status_code < 400:
             self.learn_stream(flow, rule, endpoint, model)
+
+    async def _forced_again(
+        self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint
+    ) -> tuple[http.HTTPFlow, AnswerSpec, str | None] | None:
+        """A new flow for the client, whose request is made to stream, how its answer is read, and the model; None where
+        it cannot stream."""
+        again = request.restored(flow)
+        read = await request.read_request(again)
+        if read is None:
+            return None
+        body, model = read
+        try:
+            spec = request.force(again, body, self.adapted(rule, flow, model, endpoint), endpoint)
+        except Refusal as reason:
+            logger.info(
+                f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
+            )
+            return None
+        return None if spec is None else (request.link(flow, again), spec, model)
 
     async def _send_for(self, tries: _Tries, retried: http.HTTPFlow) -> Attempt:
         """Send another attempt for the client."""
@@ -251,7 +259,8 @@ def _demand_of(tries: _Tries) -> Demand | None:
     if not was_made_to_stream(tries.latest):
         return None
     report = attempt.report
-    if report.code == EmptyStream.code:
+    # Of the corrupted streams, those that the next one would be like.
+    if report.code in _USELESS and (report.code == EmptyStream.code or "x-should-retry" in answer.headers):
         return Demand.PLAIN
     if report.code not in ("", UpstreamError.code) or report.events > _MOST_BEFORE_REFUSAL:
         return None

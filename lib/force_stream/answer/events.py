@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from ..errors import error_body
 from ..errors.events import error_in
 from ..errors.words import is_keepalive, says_error
 from ..wire import jsontext
@@ -29,6 +30,9 @@ _PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
 _BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]|data:)*")
 # The next event, where one is cut off in the middle of it.
 _NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
+# A member of an object.
+_MEMBER: Final = re.compile(r'"\s*:')
+_BEGINS_WITH_MEMBER: Final = re.compile(r'"[^"\\]*"\s*:')
 # How many parts or lines of one event's data may be unreadable before the rest of it counts as one: to look for the
 # next part takes time in proportion to the rest.
 _MOST_UNREADABLE: Final = 16
@@ -106,6 +110,8 @@ class EventReader:
 
     def _read_raw(self, raw: ServerSentEvent, *, at_end: bool = False) -> list[Event]:
         if raw.bare and not raw.data.lstrip("\ufeff\0 \t").startswith(("{", "[")):
+            if _is_end_of_json(raw.data):  # of an event whose field and beginning are lost
+                return [self._text(raw.event, raw.data, at_end=False)]
             error = _error_of(raw.data) if self.count else None  # without any event, it may be a page
             return [Event(0, Kind.TEXT, raw.event, raw.data, error=error)]
         return self._read(raw.event, raw.data, at_end=at_end)
@@ -121,18 +127,19 @@ class EventReader:
             return [*read(name, data, at_end=at_end)]
 
     def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
-        # Not all at once: lines may be very many, and those after some that are unreadable are not looked at.
-        at = unreadable = 0
-        last = len(data.rstrip())
+        # Not all at once: lines may be very many, and not all of them are looked at.
+        at, last = 0, len(data.rstrip())
+        in_vain, has_hole = 0, False
         while at < last:
-            if unreadable >= _MOST_UNREADABLE:
+            end = data.find("\n", at, last)
+            if has_hole and in_vain > _MOST_UNREADABLE and end >= 0:
                 yield self._text(name, data[at:], at_end=at_end)
                 return
-            end = data.find("\n", at)
             line, at = (data[at:], last) if end < 0 else (data[at:end], end + 1)
-            for event in self._read(name, line, at_end=at_end and at >= last) if line.strip() else ():
-                unreadable += event.kind is Kind.UNREADABLE
-                yield event
+            of_line = self._read(name, line, at_end=at_end and end < 0) if line.strip() else []
+            in_vain += any(event.kind in (Kind.UNREADABLE, Kind.TEXT) for event in of_line)
+            has_hole = has_hole or any(event.kind is Kind.UNREADABLE for event in of_line)
+            yield from of_line
 
     def _done(self, name: str) -> list[Event]:
         self.dones += 1
@@ -207,6 +214,16 @@ class EventReader:
         return Event(number, kind, name, data)
 
 
+def is_whole(data: str) -> bool:
+    """Whether an event's data is an object, or `[DONE]`, from its beginning to its end."""
+    if data.strip() == _DONE:
+        return True
+    try:
+        return data.rstrip().endswith("}") and isinstance(jsontext.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 _ODD_TEXTS: Final = {
     Kind.TEXT: "its data is not JSON",
     Kind.UNREADABLE: "its data cannot be read",
@@ -216,15 +233,36 @@ _ODD_TEXTS: Final = {
 
 def _error_of(text: str, *, named: bool = False) -> dict[str, Any] | None:
     """The body of the error that a text reports. `named`: its event says that it is one."""
-    if not named and not says_error(text):
-        return None
-    return {"error": {"message": text, "type": "error", "param": None, "code": None}}
+    return error_body(text, kind="error") if named or says_error(text) else None
 
 
 def _is_part_of_json(text: str) -> bool:
     """Whether a text that is not JSON is plainly the beginning, the end or the middle of some."""
     text = text.strip()
+    if _is_end_of_json(text):
+        return True
     if is_keepalive(text):
         return False
     begins = text.startswith("{") or _LIST.match(text) is not None
+    if _BEGINS_WITH_MEMBER.match(text) and not says_error(text):
+        return True  # a line of JSON over several of them
     return begins or text.count("}") > text.count("{") or text.count("]") > text.count("[")
+
+
+def _is_end_of_json(text: str) -> bool:
+    """Whether a text is plainly the end of some JSON, whatever it begins with: `: "b"}}]}`."""
+    text = text.strip()
+    if text.endswith("}]}") and text.count("}") > text.count("{"):
+        return True
+    if '"' not in text or not text.endswith(("}", "]")) or text.startswith(("{", "[")):
+        return False
+    if text.count("}") > text.count("{"):
+        return True
+    # A brace in a text may stand for one that is lost; words are not followed by a part of an object.
+    begin = text.find("{")
+    if begin < 0 or not _MEMBER.search(text, 0, begin) or says_error(text):
+        return False
+    try:
+        return jsontext.value_at(text, begin)[1] < len(text)
+    except ValueError:
+        return True

@@ -56,6 +56,10 @@ class Oddity:
         return f"event{'s' * (self.count > 1)} {', '.join(map(str, self.numbers))}{more}: {self.words}"
 
 
+def _place(oddity: Oddity) -> float:
+    return oddity.numbers[0] if oddity.numbers else float("inf")
+
+
 class Oddities:
     """What was odd so far about one stream. `finish_reasons`: the last one of each choice."""
 
@@ -67,7 +71,9 @@ class Oddities:
         self._choices: set[int] = set()
 
     def lines(self) -> list[str]:
-        return list(map(str, self._found.values()))
+        """A line each, in the order of the events; the order in which they were found depends on the pieces in which
+        the stream came. What is odd about the stream as a whole is last."""
+        return list(map(str, sorted(self._found.values(), key=_place)))
 
     def add(self, words: str, number: int | None = None) -> None:
         """Something odd, about an event or the stream as a whole."""

@@ -11,6 +11,7 @@ parsing and merging every chunk would have given.
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from functools import lru_cache
 from itertools import pairwise, takewhile
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target
 from ..wire import jsontext
 from ..wire.sse import end_of_event
-from .events import REPLACED, Event, EventReader
+from .events import REPLACED, Event, EventReader, is_whole
 
 _BACKSLASH: Final = ord("\\")
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
@@ -34,6 +35,8 @@ _SHORT_EVENT: Final = 1024
 _LONGEST_REST: Final = 8 * 1024
 # Bytes. Pieces that start and end as events that fit wait until they are this many, or until somebody flushes them.
 _MOST_WAITING: Final = 32 * 1024
+# Bytes. An event that is longer is not looked at before its blank line has come.
+_LONGEST_LATE: Final = 1024 * 1024
 
 
 class Slot(NamedTuple):
@@ -328,6 +331,20 @@ class Repeats:
                 yield event
                 self._learn(event)
             at = end
+
+    @property
+    def begun(self) -> int:
+        """The bytes of the event that has no blank line yet."""
+        return len(self._rest) + self._decoder.begun
+
+    def flush_late(self) -> Iterator[Event]:
+        """The same, with the event that has no blank line yet, if its data is whole: nothing can be added to it."""
+        yield from self.flush()
+        if 0 < self.begun < _LONGEST_LATE:
+            ahead = deepcopy(self._decoder)
+            found = [*ahead.feed(self._rest), *ahead.close()]
+            if found and all(is_whole(event.data) for event in found):
+                yield from self.flush(b"\n\n")
 
     def close(self) -> Iterator[Event]:
         """What the end of the stream leaves."""

@@ -19,6 +19,7 @@ from ..errors import (
     MalformedStream,
     StreamError,
     UpstreamError,
+    error_body,
 )
 from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, words_in
@@ -26,7 +27,7 @@ from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import printable
-from .events import Event, EventReader, Kind
+from .events import REPLACED, Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
@@ -50,9 +51,15 @@ _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text
 _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
+# A chunk that is cut off, and plainly holds more of the answer.
+_MORE_CONTENT: Final = re.compile(
+    r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
+)
 # Two events run together may be one with content and one without.
 _CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
 
+# A string of JSON, or the beginning of one at the end.
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 
 
@@ -104,6 +111,8 @@ class AnswerReader:
         self._others = 0
         self._latest = 0  # the number of the latest event
         self._unreadable = 0
+        self._is_cut_off = False  # the body stops within its first event
+        self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         self._too_deep = False
         self._open = 0
@@ -118,6 +127,10 @@ class AnswerReader:
     def read_waiting(self) -> None:
         """Read the bytes that wait for more like them."""
         self._merge(self._repeats.flush())
+
+    def read_late(self) -> None:
+        """Read these, and the last event if only its blank line is missing."""
+        self._merge(self._repeats.flush_late())
 
     def _update_report(self) -> None:
         self._report.events = self._reader.count
@@ -216,6 +229,7 @@ class AnswerReader:
             self.read_waiting()  # to count it
             return None
         try:
+            begun = self._repeats.begun
             if self._is_json:
                 body = b"".join(self._json)
                 if self._is_plain_json and _is_large_document(body):
@@ -225,10 +239,11 @@ class AnswerReader:
                 self._merge(self._repeats.feed(self._give_back_json()) or ())
                 self._merge(self._repeats.close())
                 if not self._has_chunks and self._error is None and self._words is None:
-                    return self._unreadable_body(cut)
+                    return self._unreadable_body(body, cut)
             self._merge(self._repeats.close())
             if self._too_deep:
                 raise _too_deep()
+            self._is_cut_off = self._is_cut_off or (begun > 0 and not self._reader.count and not self.done)
             if self._error is not None:
                 raise UpstreamError(self._error)
             return self._failed() if self._status >= 400 else self._aggregated(cut)
@@ -261,6 +276,8 @@ class AnswerReader:
             value, _, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         except ValueError:
             return True
+        if isinstance(value, list) and value and all(isinstance(each, dict) and _is_event(each) for each in value):
+            return True
         if isinstance(value, dict) and _is_event(value):
             return True
         if not rest.strip():
@@ -291,12 +308,12 @@ class AnswerReader:
         self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
         return Reply(self._status, body)
 
-    def _unreadable_body(self, cut: str) -> Reply | None:
+    def _unreadable_body(self, body: bytes, cut: str) -> Reply | None:
         if self._status >= 400:
             return None
-        if cut:
+        if cut or _stops_within(body):
             self._report.truncated = True
-            raise IncompleteStream(f"the upstream's answer stopped before its end: {cut}")
+            raise IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
         if self._other_api:
             raise self._another_api()
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
@@ -319,6 +336,12 @@ class AnswerReader:
         elif event.kind is Kind.UNREADABLE:
             if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
+        elif event.kind is Kind.CUT:
+            self._aggregator.ends_with_body = False  # the body did not end as it should
+            self._is_cut_off = True
+            if _MORE_CONTENT.search(event.data):
+                self._is_cut = True
+                self._aggregator.early += 1  # what a finish reason before it said was not the end
         elif event.kind in (Kind.TEXT, Kind.VALUE):
             self._merge_text(event)
 
@@ -332,8 +355,11 @@ class AnswerReader:
         is_text = event.kind is Kind.TEXT
         if (is_text or spelled(event.value) is not None) and self._aggregator.add_text(event.data):
             self._has_chunks = True
-        elif self._words is None and (not is_keepalive(event.data) if is_text else words_in(event.value)):
-            self._words = event.data if is_text else event.value  # what they are shows at the end
+        elif is_text:
+            if not is_keepalive(event.data):
+                self._words = self._words or event.data
+        elif words_in(event.value):
+            self._words = self._words or event.value
 
     def _merge_chunk(self, event: Event) -> None:
         chunk = event.value
@@ -345,7 +371,8 @@ class AnswerReader:
             self._reader.odd.add(f"an event of the {api} API", event.number)
             return
         elif "." not in str(chunk.get("type")) and words_in(chunk):
-            self._words = chunk if self._words is None else self._words
+            # Whether they are an error shows at the end. Of a text, the event reader notes that it is not an object.
+            self._words = self._words or chunk
             self._reader.odd.add("words where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
@@ -359,7 +386,7 @@ class AnswerReader:
         if self._words is not None:
             raise UpstreamError(error_from_words(self._words))
         text = f"The upstream answered {self._status} with an event stream and no error in it."
-        raise UpstreamError({"error": {"message": text, "type": "upstream_error", "param": None, "code": None}})
+        raise UpstreamError(error_body(text))
 
     def _aggregated(self, cut: str) -> Reply | None:
         if not self._has_chunks:
@@ -380,7 +407,7 @@ class AnswerReader:
                 raise
             self._report.truncated = True
             if not wants_partial:
-                raise IncompleteStream(f"{error}: {cut}") if cut else error from None
+                raise IncompleteStream(_with_reason(f"{error}", cut)) from None
             aggregated = self._aggregator.result(partial=True)
         if aggregated.inferred and self._words is not None and not self._report.truncated:
             raise UpstreamError(error_from_words(self._words))
@@ -401,9 +428,10 @@ class AnswerReader:
         """The document of a stream that came to its end, and all of it. Raises a `StreamError` for any other."""
         ended_with_body = self._aggregator.ends_with_body and not cut
         aggregated = self._aggregator.result(done=self.done or ended_with_body)
-        if cut and not self.done and not (self._aggregator.finished and not self._aggregator.early):
+        is_broken = cut and not (self._aggregator.finished and not self._aggregator.early)
+        if not self.done and (is_broken or self._is_cut):
             raise IncompleteStream("the upstream's event stream stopped before its end")
-        if self._unreadable:
+        if self._unreadable and not self._aggregator.says_all_again:
             raise CorruptedStream(
                 f"event {self._unreadable:,} of the upstream's stream cannot be read, and may hold a part of the answer"
             )
@@ -425,15 +453,15 @@ class AnswerReader:
         return True
 
     def _without_chunks(self, cut: str) -> Reply | None:
-        is_page = self._decoder.unknown_lines > self._decoder.lines + _MOST_WORDS or _is_markup(self._words)
+        is_page = self._decoder.unknown_lines > self._decoder.lines + _MOST_WORDS or not _is_readable(self._words)
         if self._words is not None and not is_page and not self._is_scalar():
             # Some upstreams report an error as bare text (EricLBuehler/mistral.rs#1874): the client gets it.
             raise UpstreamError(error_from_words(self._words))
         if self._other_api:
             raise self._another_api()
-        if cut:
+        if cut or (self._is_cut_off and not is_page and not self._is_scalar()):
             self._report.truncated = True
-            raise IncompleteStream(f"the upstream's event stream stopped before its first event: {cut}")
+            raise IncompleteStream(_with_reason("the upstream's event stream stopped before its first event", cut))
         if self._is_scalar():
             return None
         if is_page:
@@ -447,8 +475,23 @@ def _too_deep() -> MalformedStream:
     return MalformedStream("the upstream's answer nests too deeply to be read")
 
 
-def _is_markup(words: Any) -> bool:
-    return isinstance(words, str) and words.lstrip().startswith("<")
+def _with_reason(message: str, cut: str) -> str:
+    return f"{message}: {cut}" if cut else message
+
+
+def _stops_within(body: bytes) -> bool:
+    """Whether a JSON text has more opening brackets than closing ones."""
+    marks = _STRING.sub(b"", body)
+    return marks.count(b"{") + marks.count(b"[") > marks.count(b"}") + marks.count(b"]")
+
+
+def _is_readable(words: Any) -> bool:
+    """Whether words are for a person: not markup, and not bytes of which hardly any are text."""
+    if not isinstance(words, str):
+        return True
+    head = words.lstrip()[:_LONGEST_SCALAR]
+    noise = sum(character == REPLACED or not (character.isprintable() or character.isspace()) for character in head)
+    return not head.startswith("<") and 2 * noise <= len(head)
 
 
 def _is_large_document(body: bytes) -> bool:

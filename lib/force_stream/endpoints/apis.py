@@ -3,30 +3,20 @@
 Knows how the events of each API look, those of endpoints here and of APIs that have none. Must not know aggregators.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 # How the types of events begin, or their names where they have none.
-_TYPES: Final = (
-    ("response.", "responses"),
-    ("message_start", "messages"),
-    ("message_delta", "messages"),
-    ("message_stop", "messages"),
-    ("content_block_", "messages"),
-    ("transcript.", "transcriptions"),
-    ("transcription.", "transcriptions"),
-    ("image_generation.", "images"),
-    ("image_edit.", "images"),
-    ("speech.audio.", "speech"),
-    ("thread.", "Assistants"),
-    ("session.", "Realtime"),
-    ("conversation.item.", "Realtime"),
-    ("input_audio_buffer.", "Realtime"),
-    ("message-", "Cohere"),  # its second version
-    ("content-", "Cohere"),
-    ("tool-call-", "Cohere"),
-    ("tool-plan-", "Cohere"),
-    ("citation-", "Cohere"),
-)
+_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "responses": ("response.",),
+    "messages": ("message_start", "message_delta", "message_stop", "content_block_"),
+    "transcriptions": ("transcript.", "transcription."),
+    "images": ("image_generation.", "image_edit."),
+    "speech": ("speech.audio.",),
+    "Assistants": ("thread.",),
+    "Realtime": ("session.", "conversation.item.", "input_audio_buffer."),
+    "Cohere": ("message-", "content-", "tool-call-", "tool-plan-", "citation-"),  # its second version
+}
 _OBJECTS: Final = {
     "transcription.chunk": "transcriptions",
     "translation.chunk": "transcriptions",
@@ -46,8 +36,9 @@ _CONVERSE: Final = ("messageStart", "contentBlockStart", "contentBlockDelta", "c
 def api_of(chunk: dict[str, Any], event: str = "") -> str | None:
     """The API that an event plainly belongs to: the name of an endpoint, or of an API that is none here."""
     kind = chunk.get("type") or event
-    if isinstance(kind, str) and (found := next((api for start, api in _TYPES if kind.startswith(start)), None)):
-        return found
+    for api, beginnings in _TYPES.items() if isinstance(kind, str) else ():
+        if kind.startswith(beginnings):
+            return api
     name = str(chunk.get("object"))
     if name.startswith("thread."):
         return "Assistants"

@@ -8,7 +8,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..errors import CorruptedStream, EmptyStream, IncompleteStream
+from ..errors import EmptyStream, IncompleteStream, MixedChoices
 from ..merge.fields import (
     CHANGED,
     SAME,
@@ -32,7 +32,7 @@ from ..merge.parts import parts, reasoning
 from ..merge.snapshots import snapshots
 from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request, fewer_than
 
 
 class Base64(Pieces):
@@ -54,18 +54,8 @@ _PRECEDENCE: Final = {"stop": 0, "length": 2, "content_filter": 2, "error": 2}
 
 # The members of a delta, or of a choice, that hold what the model says.
 _CONTENT: Final = (
-    "content",
-    "text",
-    "refusal",
-    "reasoning_content",
-    "reasoning",
-    "reasoning_text",
-    "reasoning_details",
-    "thinking_blocks",
-    "tool_calls",
-    "function_call",
-    "audio",
-    "images",
+    *("content", "text", "refusal", "tool_calls", "function_call", "audio", "images"),
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking_blocks"),
 )
 # The members of these that do not.
 _LABELS: Final = frozenset(("id", "type", "index", "format", "role", "expires_at"))
@@ -156,31 +146,15 @@ _CHUNK: Final[Mapping[str, Rule]] = {
 _KEEP_ALIVES: Final = ("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat")
 # What upstreams have as `object`. TGI, Perplexity and Together are those that differ.
 OBJECTS: Final = (
-    "chat.completion.chunk",
-    "chat.completion",
-    "chat.completion.done",
-    "chat.completions",
-    "text_completion",
-    "text_completion.chunk",
-    "text.completion",
-    "completion.chunk",
-    "completion",
+    *("chat.completion.chunk", "chat.completion", "chat.completion.done", "chat.completions"),
+    *("text_completion", "text_completion.chunk", "text.completion", "completion.chunk", "completion"),
 )
 # The members by which a chunk without choices is known: Azure's filters, Groq, llama.cpp, Cerebras, Perplexity, GitHub
 # Copilot, Vercel, xAI, OpenAI's padding.
 _MEMBERS: Final = frozenset(
     (
-        "prompt_filter_results",
-        "prompt_annotations",
-        "content_filter_results",
-        "x_groq",
-        "timings",
-        "prompt_progress",
-        "time_info",
-        "citations",
-        "search_results",
-        "copilot_usage",
-        "generationId",
+        *("prompt_filter_results", "prompt_annotations", "content_filter_results", "x_groq", "timings"),
+        *("prompt_progress", "time_info", "citations", "search_results", "copilot_usage", "generationId"),
         "obfuscation",
     )
 )
@@ -190,20 +164,13 @@ _ENVELOPE: Final = frozenset(
 )
 
 
-def fewer_than(expected: int, count: int) -> tuple[str, ...]:
-    """What is odd about this many choices."""
-    if count >= expected:
-        return ()
-    return (f"{count:,} choice{'s' * (count > 1)}, but the request asks for {expected:,}",)
-
-
 class CompletionAggregator(Aggregator):
     """What chat and legacy completions share: chunks with choices, each with its finish reason.
 
     `finished` once each choice that was asked for has its own; usage may follow, so only [DONE] ends the stream.
     """
 
-    objects = OBJECTS
+    objects: tuple[str, ...] = OBJECTS
     object_name: str
     choice_rules: Mapping[str, Rule]
 
@@ -308,7 +275,7 @@ class CompletionAggregator(Aggregator):
         if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
         if self._are_mixed and not partial:
-            raise CorruptedStream("the upstream gave several choices one index, so their texts cannot be told apart")
+            raise MixedChoices("the upstream gave several choices one index, so their texts cannot be told apart")
         # A reason that content has followed does not say why a stream stopped that was cut.
         reasons = {} if partial and not done and self.early else self._reasons
         choices = [
@@ -346,6 +313,13 @@ class CompletionAggregator(Aggregator):
         raise NotImplementedError
 
 
+def _is_legacy(choices: Any) -> bool:
+    """Whether these are choices of the legacy API, which have a text and nothing else that is said."""
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return False
+    return "text" in choices[0] and not {"delta", "message"} & choices[0].keys()
+
+
 def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
     """A choice whose delta is text alone, or not the answer's."""
     rest = {key: value for key, value in choice.items() if key != "delta"}
@@ -356,6 +330,11 @@ def _with_delta(choice: dict[str, Any], delta: Any) -> dict[str, Any]:
 class ChatAggregator(CompletionAggregator):
     object_name = "chat.completion"
     choice_rules = _CHOICE
+    # Those of the legacy API are known by their choices: gateways give chat's chunks its name.
+    objects = tuple(name for name in OBJECTS if name.startswith("chat."))
+
+    def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
+        return super().knows(chunk, event) and not _is_legacy(chunk.get("choices"))
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         message = _message(choice.pop("delta", None), choice.pop("message", None))

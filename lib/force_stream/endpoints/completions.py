@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
-from .chat import ASIDE, OBJECTS, ChatAggregator, CompletionAggregator, fewer_than, is_blank
-from .endpoint import Aggregated, Aggregator, Endpoint, Request
+from .chat import ASIDE, OBJECTS, ChatAggregator, CompletionAggregator, is_blank
+from .endpoint import Aggregated, Aggregator, Endpoint, Request, fewer_than
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,

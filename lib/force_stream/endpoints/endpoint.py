@@ -29,15 +29,15 @@ class Aggregated:
 class Aggregator(Protocol):
     """Merges the chunks of one stream.
 
-    `ended`: its terminal event has come, and nothing can follow; `finished`: as far as is known, only usage can still
-    be missing. It becomes false again when more content follows a finish reason. `early`: how many finish reasons more
-    content has followed; where there are any, the last one may not be the end either, so a broken connection after it
-    is a truncation. `ends_with_body`: nothing in the stream says where it ends, so its end is that of a body that is
-    not cut off. `objects`: what its chunks have as their `object`; `families`: how the types of its events begin, and
-    those of keep-alives.
+    `ended`: its terminal event has come, and nothing can follow; `says_all_again`: that event has the whole answer in
+    it. `finished`: as far as is known, only usage can still be missing; it becomes false again when more content
+    follows a finish reason. `early`: how many finish reasons more content has followed; where there are any, the last
+    one may not be the end either, so a broken connection after it is a truncation. `ends_with_body`: nothing in the
+    stream says where it ends, so its end is that of a body that is not cut off.
     """
 
     ended: bool = False
+    says_all_again: bool = False
     finished: bool = False
     early: int = 0
     objects: tuple[str, ...] = ()
@@ -61,6 +61,13 @@ class Aggregator(Protocol):
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         """The document; `done`: `[DONE]` came; `partial`: what came is wanted, whether or not it is whole. Raises
         `EmptyStream` or `IncompleteStream` where it is not complete, and `CorruptedStream` where it has a hole."""
+
+
+def fewer_than(expected: int, count: int, what: str = "choice") -> tuple[str, ...]:
+    """What is odd about this many choices."""
+    if count >= expected:
+        return ()
+    return (f"{count:,} {what}{'s' * (count > 1)}, but the request asks for {expected:,}",)
 
 
 @dataclass(frozen=True, slots=True)

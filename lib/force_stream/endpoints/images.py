@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..errors import EmptyStream, IncompleteStream, UpstreamError
 from ..errors.events import error_in
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
-from .endpoint import Aggregated, Aggregator, Endpoint
+from .endpoint import Aggregated, Aggregator, Endpoint, fewer_than
 
 _FAMILIES: Final = ("image_generation.", "image_edit.")
 _PADDING: Final = ("obfuscation", "sequence_number")
@@ -47,6 +47,8 @@ class ImagesAggregator(Aggregator):
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
+        if not kind and isinstance(chunk.get("data"), list):
+            self._add_answer(chunk, chunk["data"])
         if not isinstance(kind, str) or not kind.startswith(_FAMILIES):
             return CHANGED
         what = kind.partition(".")[2]
@@ -56,6 +58,14 @@ class ImagesAggregator(Aggregator):
         elif what == "completed":
             self._complete(chunk)
         return CHANGED  # these events are few, and no two are alike
+
+    def _add_answer(self, chunk: dict[str, Any], images: list[Any]) -> None:
+        """A plain answer as an event."""
+        for image in images:
+            self._add_image(image if isinstance(image, dict) else {}, {})
+        self._created = self._created or chunk.get("created")
+        self._rest.add({key: value for key, value in chunk.items() if key not in ("data", "created")})
+        self.ended = self.finished = len(self._images) >= self._expected
 
     def _add_to_group(self, chunk: dict[str, Any], *, failed: bool) -> None:
         entry = {key: value for key, value in chunk.items() if key not in _OF_A_GROUP}
@@ -94,7 +104,8 @@ class ImagesAggregator(Aggregator):
             if failed is None:
                 raise EmptyStream("the upstream's event stream had no image")
             raise UpstreamError(error_in(failed | {"data": images} | rest) or failed)
-        return Aggregated({**created, "data": images, **rest})
+        odd = fewer_than(self._expected, len(images), "image") if not self._is_group else ()
+        return Aggregated({**created, "data": images, **rest}, odd=odd)
 
 
 def _names(image: dict[str, Any]) -> list[str]:

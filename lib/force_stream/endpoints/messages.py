@@ -188,7 +188,9 @@ class MessagesAggregator(Aggregator):
             self._start_block(chunk)
             self._go_on(chunk.get("content_block"))
         elif kind == "content_block_stop":
-            self._block(chunk).stop(chunk)
+            # The end of a block that never began is none, unless it has all of it.
+            if self._known(chunk) is not None or isinstance(chunk.get("content_block"), dict):
+                self._block(chunk).stop(chunk)
         elif kind == "message_delta":
             # context_management and the like stand beside the delta, and usage should too.
             for place in (chunk, delta):
@@ -199,6 +201,7 @@ class MessagesAggregator(Aggregator):
                         self.finished = bool(self._delta.get("stop_reason"))
         elif kind == "message":
             self._whole = chunk  # MiniMax repeats the whole message at the end (songquanpeng/one-api#2406)
+            self._count(chunk.get("usage"))
         self.ended = kind == "message_stop"
         return CHANGED
 
@@ -228,14 +231,18 @@ class MessagesAggregator(Aggregator):
             block.say_again(started)
         return block
 
-    def _block(self, chunk: dict[str, Any]) -> _Block:
+    def _known(self, chunk: dict[str, Any]) -> _Block | None:
         index = index_of(chunk)
-        block = self._by_index.get(index) if index is not None else self._blocks[-1][1] if self._blocks else None
+        return self._by_index.get(index) if index is not None else self._blocks[-1][1] if self._blocks else None
+
+    def _block(self, chunk: dict[str, Any]) -> _Block:
+        block = self._known(chunk)
         if block is not None:
             return block
         delta = chunk.get("delta")
         begun = str(delta.get("type")) if isinstance(delta, dict) else ""
-        kind = {"thinking_delta": "thinking", "input_json_delta": "tool_use"}.get(begun, "text")
+        kinds = {"thinking_delta": "thinking", "signature_delta": "thinking", "input_json_delta": "tool_use"}
+        kind = kinds.get(begun, "text")
         return self._start_block({**chunk, "content_block": {"type": kind}})
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
@@ -248,7 +255,10 @@ class MessagesAggregator(Aggregator):
         is_cut = partial or stop_reason in _LIMITS
         sorted_blocks = sorted(self._blocks, key=lambda entry: entry[0])
         blocks = _without_snapshots([block.result(is_cut=is_cut) for _, block in sorted_blocks])
-        document = {"type": "message", "role": "assistant", **(self._whole or {}), **self._message}
+        whole = self._whole or {}
+        # The start of a message has null, and no usage yet, where the whole one has what came of it.
+        started = {key: value for key, value in self._message.items() if value is not None or key not in whole}
+        document = {"type": "message", "role": "assistant", **whole, **started}
         document["content"] = blocks or document.get("content") or []
         document |= {key: value for key, value in delta.items() if value is not None or key not in document}
         usage = self._usage.result()

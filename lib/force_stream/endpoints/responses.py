@@ -118,9 +118,15 @@ class _Item:
         """The item as it was announced or closed."""
         return self.done or self.added or {"type": self.type, "id": self.id}
 
+    def _adds_nothing_to(self, item: dict[str, Any]) -> bool:
+        """Whether what was streamed stands in an item, as it nearly always does."""
+        texts = ((path, text.result()) for path, text in self.texts.items())
+        said = chain(self.parts.items(), ((path, text) for path, text in texts if text))
+        return not self.lists and all(_at(item, path) == value for path, value in said)
+
     def fill(self, item: dict[str, Any]) -> dict[str, Any]:
         """An item that the upstream says is whole, with what was streamed wherever it is empty."""
-        if not self.has_texts and not self.parts:
+        if self._adds_nothing_to(item):
             return item
         streamed = self.streamed()
         members = dict.fromkeys(path[0] for path in (*self.texts, *self.parts) if isinstance(path[0], str))
@@ -167,6 +173,16 @@ def _by_place(entry: tuple[_Path, Any]) -> list[str]:
     return [f"{step:09}" if isinstance(step, int) else step for step in entry[0]]
 
 
+def _at(value: Any, path: _Path) -> Any:
+    """What stands deep in an item; None if nothing does."""
+    for step in path:
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list) and step < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
 @dataclass(slots=True)
 class _Places:
     """Where in their lists the indexes of an item's paths are, and the item's own lists and objects at these paths."""
@@ -197,8 +213,13 @@ def _put(item: dict[str, Any], path: _Path, value: Any, places: _Places) -> None
         holder = own
 
 
+# The member in which an item of this type says what it has to say.
+_SAYING: Final = {"message": "content", "function_call": "arguments", "custom_tool_call": "input"}
+
+
 class ResponsesAggregator(Aggregator):
     families = ("response.", "responsesapi.", "codex.", "ping", "keepalive")
+    objects = ("response",)
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}
@@ -213,14 +234,15 @@ class ResponsesAggregator(Aggregator):
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
+        if not kind and chunk.get("object") == "response" and chunk.get("output"):
+            self._end(chunk)  # a plain answer as an event
         if self.ended or not isinstance(kind, str):
             return SAME
         response = chunk.get("response")
         if kind in TERMINAL:
             # GitHub Copilot has copilot_usage beside the response; its plain answers have it in it.
             beside = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
-            self._terminal = beside | (response if isinstance(response, dict) else {})
-            self.ended = self.finished = True
+            self._end(beside | (response if isinstance(response, dict) else {}))
         elif isinstance(response, dict):
             self._snapshot.update(response)
         elif kind == "response.output_text.annotation.added":
@@ -237,6 +259,15 @@ class ResponsesAggregator(Aggregator):
                 elif what == "done" and name in _TEXTS:
                     self._whole_text(_TEXTS[name], chunk)
         return CHANGED
+
+    def _end(self, response: dict[str, Any]) -> None:
+        self._terminal = response
+        self.ended = self.finished = True
+        output = response.get("output")
+        # Items of these types are empty only where an upstream leaves them so.
+        items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+        says = (item.get(_SAYING.get(str(item.get("type")), "type")) for item in items)
+        self.says_all_again = bool(items) and all(says) and len(items) >= len(self._items)
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         if not (self.ended or partial):
@@ -255,7 +286,7 @@ class ResponsesAggregator(Aggregator):
 
     def _output(self, output: list[Any], status: str) -> list[Any]:
         """The terminal output, with what it lacks: items that were streamed, and texts of those that it has."""
-        items = sorted(self._items, key=lambda item: item.index)
+        items = _said_once(sorted(self._items, key=lambda item: item.index))
         if not output:
             return [item.result(status) for item in items]
         places = self._places(items, output)
@@ -282,9 +313,10 @@ class ResponsesAggregator(Aggregator):
         by_order = self._ids_change or list(map(_type, mine.values())) == list(map(_type, others.values()))
         found = _paired(mine, others, lambda item: item.get("id"))
         found |= _paired(mine, others, lambda item: item.get("call_id"))
-        if mine and others:
-            mine = {number: items[number].result("") for number in mine}
-            found |= _paired(mine, others, _content)
+        if not mine or not others:
+            return found
+        mine = {number: items[number].result("") for number in mine}
+        found |= _paired(mine, others, _content)
         if by_order:
             return found | _paired(mine, others, _type)
         found |= _paired(mine, {place: item for place, item in others.items() if _is_vague(item)}, _type)
@@ -372,6 +404,19 @@ class ResponsesAggregator(Aggregator):
 def _index(chunk: dict[str, Any], name: str) -> int:
     index = chunk.get(name)
     return index if isinstance(index, int) and index >= 0 else 0
+
+
+def _said_once(items: list[_Item]) -> list[_Item]:
+    """Without the items that are said again whole, under the same id (transformers serve, the text before a call)."""
+    kept: list[_Item] = []
+    done: dict[str, dict[str, Any]] = {}
+    for item in items:
+        said = item.done or {}
+        key = said.get("id")
+        first = done.setdefault(key, said) if isinstance(key, str) and key else said
+        if first is said or first != said:
+            kept.append(item)
+    return kept
 
 
 def _paired(

@@ -61,7 +61,11 @@ class TranscriptionsAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         if super().knows(chunk, event) or chunk.get("usage"):
             return True
-        return isinstance(chunk.get("choices"), list) or _is_whole(chunk)
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            # A text completion's have a text, and are another API's.
+            return not any(isinstance(choice, dict) and choice.get("text") for choice in choices)
+        return _is_whole(chunk)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
@@ -81,6 +85,7 @@ class TranscriptionsAggregator(Aggregator):
         elif kind in _LAST:
             self._done = {key: value for key, value in chunk.items() if key != "type" and key not in _PADDING}
             self.ended = self.finished = True
+            self.says_all_again = bool(self._done.get("text")) and not (self._logprobs or self._segments)
         elif not kind and _is_whole(chunk):
             self._wholes.append(chunk)
             self.finished = len(self._wholes) == 1

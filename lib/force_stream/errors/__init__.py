@@ -14,9 +14,9 @@ ERROR_TYPE: Final = "upstream_error"
 MALFORMED: Final = "stream_malformed"
 
 
-def error_body(message: str, code: str) -> dict[str, Any]:
-    """The addon's own error in OpenAI's shape (API reference, "Error object")."""
-    return {"error": {"message": message, "type": ERROR_TYPE, "param": None, "code": code}}
+def error_body(message: str, code: str | None = None, kind: str = ERROR_TYPE) -> dict[str, Any]:
+    """An error in OpenAI's shape (API reference, "Error object")."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 class StreamError(Exception):
@@ -70,6 +70,13 @@ class CorruptedStream(StreamError):
     advice = "Try again, or set on_truncated: partial in the rule to get what could be read."
 
 
+class MixedChoices(CorruptedStream):
+    """Several choices have one index, so that their texts cannot be told apart."""
+
+    retryable = False
+    advice = "Ask for one choice at a time, or except such requests from the rule: without a stream they may be right."
+
+
 class OversizedStream(StreamError):
     """More bytes than the rule's max_body allows."""
 
@@ -91,6 +98,14 @@ class UpstreamUnreachable(StreamError):
 
     code = "upstream_unreachable"
     advice = "Check that the upstream is up and that its address is right."
+
+
+class ClientGone(StreamError):
+    """Nobody waits for the answer any more. The status is nginx's for that, and nobody gets it."""
+
+    code = "client_gone"
+    status_hint = 499
+    advice = "Raise the application's timeout, or set heartbeat in the rule."
 
 
 class InternalError(StreamError):

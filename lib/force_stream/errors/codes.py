@@ -11,6 +11,12 @@ from typing import Any, Final
 from ..wire import jsontext
 from .words import normal, status_in
 
+
+def _by_name(statuses: Mapping[int, str]) -> dict[str, int]:
+    """Names, with the status of each. What differs between their spellings is left out."""
+    return {normal(name): status for status, names in statuses.items() for name in names.split()}
+
+
 # Names of codes, types and exceptions, by provider. They are compared without case and punctuation, and with or without
 # a final "error" or "exception"; of a name with dots, its first part counts too (`Throttling.RateQuota`), and its last
 # (`litellm.RateLimitError`). A name stands once, with the provider that is best known for it.
@@ -185,26 +191,31 @@ _PROVIDERS: Final[tuple[dict[int, str], ...]] = (
 )
 # Whatever stands before it, a name that ends so means this. Every provider has its own: `rpm_rate_limit_exceeded`,
 # `InputImageSensitiveContentDetected`, `EndpointNotFound`.
-_ENDINGS: Final = {
-    **dict.fromkeys(("ratelimitexceeded", "ratelimitreached", "ratelimited", "ratelimit"), 429),
-    **dict.fromkeys(("quotaexceeded", "quotaexhausted", "quotareached", "toomanyrequests", "throttled"), 429),
-    **dict.fromkeys(("dailylimitexceeded", "requestlimitexceeded", "usagelimitexceeded", "usagelimitreached"), 429),
-    **dict.fromkeys(("concurrencylimitexceeded", "throttling"), 429),
-    **dict.fromkeys(("creditsexhausted", "insufficientcredits", "insufficientcredit", "insufficientbalance"), 402),
-    **dict.fromkeys(("apikey", "unauthorized"), 401),
-    **dict.fromkeys(("toolong", "notsupported", "lengthexceeded", "windowexceeded", "contextexceeded"), 400),
-    **dict.fromkeys(("sensitivecontentdetected", "policyviolation", "moderation"), 400),
-    "notfound": 404,
-    "overloaded": 503,
-    "unavailable": 503,
-    "timeout": 504,
-}
-_BEGINNINGS: Final = {
-    **dict.fromkeys(("invalidapikey", "invalidauth", "invalidcredential"), 401),
-    **dict.fromkeys(("invalidparam", "invalidargument", "invalidimage", "missingparameter"), 400),
-    **dict.fromkeys(("contentfilter", "contentpolicy", "moderation"), 400),
-    "ratelimitexceeded": 429,
-}
+_ENDINGS: Final = _by_name(
+    {
+        429: (
+            "ratelimitexceeded ratelimitreached ratelimited ratelimit quotaexceeded quotaexhausted quotareached "
+            "toomanyrequests throttled dailylimitexceeded requestlimitexceeded usagelimitexceeded usagelimitreached "
+            "concurrencylimitexceeded throttling"
+        ),
+        402: "creditsexhausted insufficientcredits insufficientcredit insufficientbalance",
+        401: "apikey unauthorized",
+        400: (
+            "toolong notsupported lengthexceeded windowexceeded contextexceeded sensitivecontentdetected "
+            "policyviolation moderation"
+        ),
+        404: "notfound",
+        503: "overloaded unavailable",
+        504: "timeout",
+    }
+)
+_BEGINNINGS: Final = _by_name(
+    {
+        401: "invalidapikey invalidauth invalidcredential",
+        400: "invalidparam invalidargument invalidimage missingparameter contentfilter contentpolicy moderation",
+        429: "ratelimitexceeded",
+    }
+)
 # xAI sends the descriptions of gRPC's codes as `code`.
 _DESCRIPTIONS: Final = {
     "Client specified an invalid argument": 400,
@@ -236,7 +247,7 @@ def _stem(name: str) -> str:
 
 
 def _table() -> dict[str, int]:
-    names = {normal(name): status for each in _PROVIDERS for status, many in each.items() for name in many.split()}
+    names = {name: status for each in _PROVIDERS for name, status in _by_name(each).items()}
     names |= {normal(description): status for description, status in _DESCRIPTIONS.items()}
     # A name of its own goes before the stem of another: `overloaded` is 503, `overloaded_error` is Anthropic's 529.
     return {_stem(name): status for name, status in names.items()} | names
@@ -259,12 +270,10 @@ def status_of_name(name: str) -> int | None:
         return None  # a sentence may end in anything
     for part in dict.fromkeys((name, parts[0], parts[-1])):
         stem = _stem(normal(part))
-        for ending, status in _ENDINGS.items():
-            if stem.endswith(ending):
-                return status
-        for beginning, status in _BEGINNINGS.items():
-            if stem.startswith(beginning):
-                return status
+        found = [status for ending, status in _ENDINGS.items() if stem.endswith(ending)]
+        found += [status for beginning, status in _BEGINNINGS.items() if stem.startswith(beginning)]
+        if found:
+            return found[0]
     return None
 
 
@@ -318,33 +327,17 @@ _CLOUDFLARE: Final = {
 # SiliconFlow: `code`, a number, beside `message` and `data`
 _SILICONFLOW: Final = {20012: 400, 20015: 400, 30001: 403, 50505: 503, 50603: 503}
 # gRPC: `code`, a small number, beside a list `details` (google.rpc.Status as JSON)
-_GRPC: Final = {
-    1: 499,
-    2: 500,
-    3: 400,
-    4: 504,
-    5: 404,
-    6: 409,
-    7: 403,
-    8: 429,
-    9: 400,
-    10: 409,
-    11: 400,
-    12: 501,
-    13: 500,
-    14: 503,
-    15: 500,
-    16: 401,
-}
+_GRPC: Final = dict(enumerate((499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401), 1))
 # Text Generation Inference: router, `ErrorResponse`: `error_type`. The same words mean something else elsewhere.
-_TGI: Final = {
-    **dict.fromkeys(("validation", "templateerror", "toolerror", "emptyinput"), 422),
-    "generation": 424,
-    "requestfailedduringgeneration": 424,
-    "overloaded": 429,
-    "incompletegeneration": 500,
-    "healthcheck": 503,
-}
+_TGI: Final = _by_name(
+    {
+        422: "validation templateerror toolerror emptyinput",
+        424: "generation requestfailedduringgeneration",
+        429: "overloaded",
+        500: "incompletegeneration",
+        503: "healthcheck",
+    }
+)
 
 # Where a status stands as a number, the plainest first; where a name stands; and where words do.
 _NUMBER_KEYS: Final = (

@@ -19,14 +19,8 @@ _NO_REASON_OF_RESPONSE: Final = "the upstream reported that the response failed,
 _ENVELOPE: Final = frozenset(("error", "choices", "object", "sequence_number", "obfuscation"))
 # Members that may report an error, wherever they are said: Go's structs, Java's and JavaScript's spellings.
 _MESSAGES: Final = (
-    "error_message",
-    "errorMessage",
-    "error_msg",
-    "errorMsg",
-    "err_msg",
-    "errMsg",
-    "errmsg",
-    "errMessage",
+    *("error_message", "errorMessage", "error_msg", "errorMsg"),
+    *("err_msg", "errMsg", "errmsg", "errMessage"),
 )
 _CODES: Final = ("error_code", "errorCode", "err_code", "errCode", "errcode", "error_type", "errorType")
 _STATUSES: Final = ("statusCode", "status_code", "status", "http_status", "httpStatus", "http_code", "httpCode", "code")
@@ -35,20 +29,8 @@ _WRAPPERS: Final = ("x_groq", "data", "Response", "result", "output")
 # What may make a chunk an error at all. Nearly no chunk has one of these.
 _TELLING: Final = frozenset(
     (
-        *(
-            "error",
-            "errors",
-            "Error",
-            "ErrorMsg",
-            "base_resp",
-            "response",
-            "fault",
-            "success",
-            "ok",
-            "name",
-            "reason",
-            "__type",
-        ),
+        *("error", "errors", "Error", "ErrorMsg", "base_resp", "response", "fault", "success", "ok", "name", "reason"),
+        "__type",
         *(*_MESSAGES, *_CODES, *_STATUSES, *_TEXTS, *_WRAPPERS),
     )
 )
@@ -135,11 +117,15 @@ def _reported(chunk: dict[str, Any], event: str, kind: str, choices: Any) -> dic
         or (kind.startswith("response.") and _of(response, "status") == "failed")
     ):
         return _of_response(response, chunk)
+    # A name such as `tool_error` over a chunk with content is that of another thing's error.
+    if event != "error" and _has_content(choices):
+        event = ""
     if _is_error_name(event) or _is_error_name(kind) or _is_error_name(chunk.get("object")):
         return _flat(chunk, without_type=kind == "error")
     if kind:
         return _flat(chunk) if _typed(chunk, kind) else None
-    return (_of_choices(choices, chunk) if choices else None) or _in_members(chunk, is_bare=not _has_content(choices))
+    is_bare = not (chunk.get("usage") or _has_content(choices))
+    return (_of_choices(choices, chunk) if choices else None) or _in_members(chunk, is_bare=is_bare)
 
 
 def _of_response(response: Any, chunk: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +138,8 @@ def _of_response(response: Any, chunk: dict[str, Any]) -> dict[str, Any]:
 def _typed(chunk: dict[str, Any], kind: str) -> bool:
     """Whether an event with a type is an error because its type is an error's name, or because of its status."""
     has_words = any(isinstance(chunk.get(key), str) for key in _TEXTS)
-    return has_words and (status_of_name(kind) is not None or _has_error_status(chunk))
+    is_fine = any(isinstance(chunk.get(key), int) and 200 <= chunk[key] < 300 for key in _STATUSES)
+    return has_words and not is_fine and (status_of_name(kind) is not None or _has_error_status(chunk))
 
 
 def _in_members(chunk: dict[str, Any], *, is_bare: bool) -> dict[str, Any] | None:

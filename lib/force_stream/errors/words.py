@@ -51,21 +51,8 @@ _WORDS: Final = (
 _ENVELOPE: Final = frozenset(
     (
         *("object", "model", "created", "createdat", "type", "event", "provider", "systemfingerprint", "servicetier"),
-        *(
-            "index",
-            "role",
-            "status",
-            "code",
-            "timestamp",
-            "time",
-            "ts",
-            "usage",
-            "choices",
-            "delta",
-            "obfuscation",
-            "p",
-        ),
-        *("user", "version", "region", "host", "path", "errorcode", "errcode", "errortype", "finishreason"),
+        *("index", "role", "status", "code", "timestamp", "time", "ts", "usage", "choices", "delta", "obfuscation"),
+        *("p", "user", "version", "region", "host", "path", "errorcode", "errcode", "errortype", "finishreason"),
     )
 )
 _KEEPALIVE: Final = re.compile(
@@ -189,10 +176,18 @@ _FAILURE: Final = re.compile(
 _DENIED: Final = re.compile(r"[\W_]*(?:no|0|zero|without(?: any)?) (?:errors?|failures?|exceptions?)\b", re.IGNORECASE)
 
 
+# A gateway that says what it is about to do, or has done, about a failure.
+_GOES_ON: Final = re.compile(
+    r"[\W_]*+(?:retry|re-?tr(?:ied|ying)|re-?connect|fall(?:ing|en)? ?back|switch|recover|resum|warn|notice|note\b"
+    r"|重试|正在重试|切换)",
+    re.IGNORECASE,
+)
+
+
 def says_error(text: str) -> bool:
     """Whether a text that is not JSON plainly says that something failed. Ordinary words and keep-alives do not."""
     text = text.strip()[:_LONGEST]
-    if _DENIED.match(text):
+    if _DENIED.match(text) or _GOES_ON.match(text):
         return False
     return _SAYS.match(text) is not None or (
         len(text) <= _SHORT and (_FAILURE.search(text) is not None or status_in(text) is not None)

@@ -295,16 +295,15 @@ class Fields:
 
 
 class ByIndex:
-    """A list of objects, each sent in fragments; those with the same `index` and equal `also` members are one.
+    """A list of objects, each sent in fragments; those with the same `index` are one, unless their ids differ.
 
     One without an index is an entry of its own. The `index` stays, since direct answers have it too.
     """
 
-    def __init__(self, rule: Rule, also: tuple[str, ...]) -> None:
+    def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._also = also
         self._entries: list[tuple[float, Accumulator]] = []
-        self._latest: dict[tuple[Any, ...], tuple[Any, Accumulator]] = {}
+        self._latest: dict[int, tuple[Any, Accumulator]] = {}
 
     def add(self, value: Any) -> Effect:
         entries = value if isinstance(value, list) else [] if value is None else [value]
@@ -318,12 +317,11 @@ class ByIndex:
         if index is None:
             self._new(float("inf")).add(entry)
             return CHANGED
-        key = (index, *(str(entry.get(name)) for name in self._also))
         entry_id = entry.get("id")
-        known_id, found = self._latest.get(key, (None, None))
+        known_id, found = self._latest.get(index, (None, None))
         if found is None or (known_id and entry_id and known_id != entry_id):
             found = self._new(index)
-        self._latest[key] = (entry_id or known_id, found)
+        self._latest[index] = (entry_id or known_id, found)
         return found.add(entry)
 
     def _new(self, index: float) -> Accumulator:
@@ -383,9 +381,9 @@ def fields(rules: Mapping[str, Rule], rest: Rule = fragment) -> Rule:
     return lambda: Fields(rules, rest)
 
 
-def by_index(rule: Rule, also: tuple[str, ...] = ()) -> Rule:
-    """A list of objects merged by `index`, and by the members named in `also`."""
-    return lambda: ByIndex(rule, also)
+def by_index(rule: Rule) -> Rule:
+    """A list of objects merged by `index`."""
+    return lambda: ByIndex(rule)
 
 
 Fragment.rules = {str: TextOrLabel, list: Extend, dict: fields({})}

@@ -4,9 +4,9 @@ Knows values; must not know choices or endpoints. A text is cumulative if each b
 Writer), otherwise its pieces are joined. Said once, a value is that value.
 """
 
-from typing import Any
+from typing import Any, Final
 
-from .fields import CHANGED, SAME, Effect, Fields, Fragment, Latest, Rule, first
+from .fields import CHANGED, SAME, Effect, Fields, Fragment, Latest, Rule, first, spelled
 from .tool_calls import ToolCalls
 
 
@@ -80,8 +80,20 @@ class Snapshot(Fragment):
     """A member of such an object: its first informative value shows how it is to be merged."""
 
 
+class _Words(Snapshot):
+    """A text that the model says, where a scalar is its own spelling, or a list of parts."""
+
+    def add(self, value: Any) -> Effect:
+        text = spelled(value)
+        return super().add(value if text is None else text)
+
+
+_WORDS: Final = ("content", "refusal", "reasoning_content", "reasoning", "reasoning_text")
+_MEMBERS: Final = {"role": first, "tool_calls": _Calls, **dict.fromkeys(_WORDS, _Words)}
+
+
 def _object() -> Fields:
-    return Fields({"role": first, "tool_calls": _Calls}, Snapshot)
+    return Fields(_MEMBERS, Snapshot)
 
 
 Snapshot.rules = {str: _Text, list: _List, dict: _object}

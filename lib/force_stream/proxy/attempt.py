@@ -73,6 +73,8 @@ _TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
 # after all; and for the end of the body, from the last event on. An upstream that ends in time keeps its connection for
 # the next request; one that lingers loses it.
 PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
+# Seconds of silence in which the blank line of an event that is whole may come.
+BLANK_LINE_PATIENCE: Final = 1.0
 # Seconds after a finish reason that nothing but keep-alives follows.
 LONGEST_PATIENCE: Final = 30.0
 # Seconds after which is looked whether a thread has read what it was given.
@@ -107,7 +109,7 @@ class Attempt:
         self.fault: Exception | None = None
         # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
         self._body = BytesIO()
-        self._size = 0
+        self._size = self._read_late = 0
         self._times = array("d")
         # What is read off the loop: pieces from the middle of a large event on, and the thread that reads those before.
         self._aside: list[bytes] = []
@@ -128,9 +130,15 @@ class Attempt:
         self._reader = self.spec.read(status, content_type)
         self._on(Signal.RESPONSE)
 
+    def heard(self) -> None:
+        """The upstream has sent something that is not a piece of the body."""
+        self._last_byte = self.clock()
+
     def receive(self, piece: bytes) -> bool:
         """The next piece of the body. True if the caller has to `poll`: the answer is ready, or a deadline has moved
         closer. Never raises: a bug of ours becomes the answer."""
+        if not piece:
+            return False  # an empty DATA frame is no sign of life
         self._last_byte = now = self.clock()
         self._size += len(piece)
         if self._size > self.rule.max_body:
@@ -228,10 +236,17 @@ class Attempt:
     def poll(self) -> bool:
         """Apply a limit that has passed. Returns whether the answer can be given."""
         if self.state in (State.RECEIVING, State.FINISHING) and not self.encoded:
+            is_silent = self.clock() - self._last_byte >= BLANK_LINE_PATIENCE
             try:
                 self._take_from_aside()
+                if self._reading is None and self._aside and is_silent:
+                    self._read_aside()
                 if self._reading is None:
-                    self._reader.read_waiting()  # the last finish reason may be in it, or more content after one
+                    if is_silent and self._size > self._read_late:
+                        self._read_late = self._size
+                        self._reader.read_late()
+                    else:
+                        self._reader.read_waiting()  # the last finish reason may be in it, or more after one
                     self._notice_end()
             except Exception as fault:
                 self.record_bug(fault)

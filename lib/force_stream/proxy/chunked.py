@@ -1,4 +1,6 @@
-"""A chunked HTTP/1.1 body, read many chunks at a time and given to its observer.
+"""The head and the body of an HTTP/1.1 answer, read for the stream that observes it.
+
+Interim responses are read past (RFC 9110, section 15.2); mitmproxy would take one for the answer.
 
 Upstreams put every event into its own chunk, and h11, with which mitmproxy reads bodies, parses the chunks one by one:
 half of what an event costs a proxy. Here all complete chunks in the buffer become one piece; the rest, malformed input
@@ -23,6 +25,11 @@ from .attempt import Attempt
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 # Bytes. h11's own limit, which mitmproxy does not apply to what it reads of a body: a chunk's size, and all trailers.
 _LONGEST_LINE: Final = 16 * 1024
+# All but 101, which ends the exchange of HTTP.
+_INTERIM: Final = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9]{2}[ \r\n]")
+_END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+# Bytes. mitmproxy would wait for the end of a head for ever.
+LONGEST_HEAD: Final = 256 * 1024
 _STATE: Final = {"_bytes_in_chunk": 0, "_bytes_to_discard": b"", "_reading_trailer": False}
 
 
@@ -79,6 +86,9 @@ class Observer(Protocol):
     stream_id: int
     receiver: Attempt | None
 
+    def heard(self) -> None:
+        """Bytes of the answer's head have come."""
+
 
 class ChunkedClient(_http1.Http1Client):
     """mitmproxy's connection to an HTTP/1 upstream. While it serves an observed stream, the body goes straight to the
@@ -87,9 +97,27 @@ class ChunkedClient(_http1.Http1Client):
     # The stream that it serves, or served last. Weak: a connection may outlive its streams by hours.
     stream: Callable[[], Observer | None]
 
-    def read_body(self, event: events.Event) -> Generator[commands.Command, Any, None]:
+    def _served(self) -> Observer | None:
         stream = self.stream()
-        if stream is None or stream.stream_id != self.stream_id:
+        return stream if stream is not None and stream.stream_id == self.stream_id else None
+
+    def read_headers(self, event: events.ConnectionEvent) -> Generator[commands.Command, Any, None]:
+        stream = self._served()
+        if stream is not None and isinstance(event, events.DataReceived):
+            stream.heard()
+            while _INTERIM.match(self.buf._data) and self.buf.maybe_extract_lines():
+                pass
+            if len(self.buf) > LONGEST_HEAD and not _END_OF_HEAD.search(self.buf._data):
+                message = f"the head of its response is larger than {LONGEST_HEAD:,} bytes"
+                error = _events.ResponseProtocolError(stream.stream_id, message, self.ReceiveProtocolError.code)
+                yield commands.CloseConnection(self.conn)
+                yield _base.ReceiveHttp(error)
+                return
+        yield from super().read_headers(event)
+
+    def read_body(self, event: events.Event) -> Generator[commands.Command, Any, None]:
+        stream = self._served()
+        if stream is None:
             yield from super().read_body(event)
             return
         piece = read_chunks(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
+from ..errors import ClientGone
 from ..rules.rule import Rule
 from .attempt import Attempt
 
@@ -41,7 +42,7 @@ class ClientWait:
         """The client is gone; another attempt that is under way is given up, so that its upstream stops billing."""
         self.client_gone = True
         if self.retrying and self.attempt is not None:
-            self.attempt.cut("the client is gone")
+            self.attempt.fail(ClientGone("the client is gone"))
 
     def next_deadline(self) -> float | None:
         """Seconds until something may be due; None if nothing ever will be."""

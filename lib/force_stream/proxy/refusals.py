@@ -136,49 +136,32 @@ def _names_options(status: int, said: _Said) -> bool:
 # The grammar of the words
 
 # What is said in other words is put into these: "stream" and "nonstream", and for Chinese the English ones.
-_CHINESE: Final = {
-    "非流式": " nonstream ",
-    "非流": " nonstream ",
-    "流式": " stream ",
-    "流输出": " stream ",
-    "流模式": " stream ",
-    "流方式": " stream ",
-    "流调用": " stream ",
-    "暂不支持": " not support ",
-    "不支持": " not support ",
-    "不允许": " not allowed ",
-    "不可用": " not available ",
-    "无法": " cannot use ",
-    "不能": " cannot use ",
-    "仅": " only ",
-    "只": " only ",
-    "支持": " support ",
-    "允许": " allow ",
-    "使用": " use ",
-    "必须": " must ",
-    "需要": " must ",
-    "须": " must ",
-    "请": " please ",
-    "开启": " enable ",
-    "启用": " enable ",
-    "打开": " enable ",
-    "设置": " set ",
-    "关闭": " disable ",
-    "为": " to ",
-    "输出": " ",
-    "模式": " ",
-    "方式": " ",
-    "调用": " ",
-    "请求": " ",
-    "响应": " ",
-    "能": " can ",
-    "以": " as ",
-    "的": " ",
-    "，": ", ",
-    "。": ". ",
-    "：": ": ",
-    "；": "; ",
+_ENGLISH: Final = {
+    chinese: f" {english} "
+    for english, words in {
+        "nonstream": "非流式 非流",
+        "stream": "流式 流输出 流模式 流方式 流调用",
+        "not support": "暂不支持 不支持",
+        "not allowed": "不允许",
+        "not available": "不可用",
+        "cannot use": "无法 不能",
+        "only": "仅 只",
+        "support": "支持",
+        "allow": "允许",
+        "use": "使用",
+        "must": "必须 需要 须",
+        "please": "请",
+        "enable": "开启 启用 打开",
+        "set": "设置",
+        "disable": "关闭",
+        "to": "为",
+        "can": "能",
+        "as": "以",
+    }.items()
+    for chinese in words.split()
 }
+_MEANINGLESS: Final = dict.fromkeys(("输出", "模式", "方式", "调用", "请求", "响应", "的"), " ")
+_CHINESE: Final = {**_ENGLISH, **_MEANINGLESS, "，": ", ", "。": ". ", "：": ": ", "；": "; "}
 # "请求" (request) before "请" (please).
 _CHINESE_WORD: Final = re.compile("|".join(sorted(_CHINESE, key=len, reverse=True)))
 _SPELLINGS: Final = (

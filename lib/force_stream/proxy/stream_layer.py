@@ -26,19 +26,24 @@ from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
-from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1
+from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
+from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
+
+logger = logging.getLogger("force_stream")
 
 # Seconds. A wakeup cannot be cancelled, and keeps its stream in memory until it fires. None is longer than this, so no
 # stream outlives its flow by more.
 LONGEST_SLEEP: Final = 1.0
 # Seconds. Clocks and timers are no finer, so two wakeups this close are one.
 SHORTEST_SLEEP: Final = 0.005
+# How often a request is sent that upstreams do not take because they are going away.
+MOST_SENDINGS: Final = 10
 
 type WaitOf = Callable[[http.HTTPFlow], ClientWait | None]
 type Commands = Generator[commands.Command, Any, Any]
@@ -52,9 +57,13 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
         HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
         """,
     _base: "ReceiveHttp",
-    _http1: "Http1Client.read_body",
+    _http1: "Http1Client.read_body Http1Client.read_headers",
+    _http2: """
+        Http2Client._handle_event Http2Client.handle_h2_event Http2Client.close_connection Http2Client.is_closed
+        """,
     _events: """
-        HttpEvent ResponseHeaders ResponseData ResponseTrailers ResponseEndOfMessage ResponseProtocolError
+        HttpEvent RequestHeaders RequestData RequestEndOfMessage
+        ResponseHeaders ResponseData ResponseTrailers ResponseEndOfMessage ResponseProtocolError
         RequestProtocolError ErrorCode.CANCEL ErrorCode.GENERIC_SERVER_ERROR
         """,
     _hooks: "HttpErrorHook HttpResponseHook",
@@ -78,6 +87,7 @@ def check() -> str:
 
 
 _UNKNOWN_H11: Final = unknown_h11()
+_UNKNOWN_H2: Final = unknown_h2()
 
 
 class _Faulted(events.Event):
@@ -97,6 +107,7 @@ class ObservedStream(http_layers.HttpStream):
     _wait: ClientWait | None = None
     _attempt: Attempt | None = None
     _connected = _answered = _hooked = False
+    _sendings = 1
     _wake_at: float | None = None
     _stalled_until: float | None = None
     _steps: Iterator[Step] = iter(())
@@ -246,11 +257,11 @@ class ObservedStream(http_layers.HttpStream):
         self._wait = self.wait_of(self.flow)
         if self._wait is None:
             self._leave_to_mitmproxy()
-        self._attempt = None if self._wait is None else self._wait.attempt
-        if self._attempt is None:
             return (yield from connecting)
-        self._attempt.observed, self._attempt.injected = True, self._attempt.rule.inject
-        yield from self._wait_on(Deadline.NOTHING)
+        self._attempt = self._wait.attempt
+        if self._attempt is not None:
+            self._attempt.observed, self._attempt.injected = True, self._attempt.rule.inject
+            yield from self._wait_on(Deadline.NOTHING)
         self._connected = yield from connecting
         if self._connected:
             self._claim_client()
@@ -264,13 +275,16 @@ class ObservedStream(http_layers.HttpStream):
         self.server_state = getattr(self, self.server_state.__name__)
 
     def _claim_client(self) -> None:
-        """Make an HTTP/1 connection hand over the pieces of the body that it reads."""
+        """Make a connection hand over the pieces of the body that it reads (HTTP/1), and outlive a GOAWAY (HTTP/2)."""
         http_layer = next((one for one in self.context.layers[::-1] if isinstance(one, http_layers.HttpLayer)), None)
         connection = http_layer.connections.get(self.context.server) if http_layer is not None else None
         # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
         client: Any = connection.context.layers[-1] if connection is not None else None
         if type(client) is _http1.Http1Client and not _UNKNOWN_H11:
             client.__class__ = ChunkedClient
+            client.state = getattr(client, client.state.__name__)  # it was bound to mitmproxy's class
+        elif type(client) is _http2.Http2Client and not _UNKNOWN_H2:
+            DrainingClient.take(client)
         if isinstance(client, ChunkedClient):
             client.stream = ref(self)
 
@@ -293,6 +307,7 @@ class ObservedStream(http_layers.HttpStream):
         except ValueError as error:
             refused = f"its head has {error}"
         # mitmproxy takes an interim response over HTTP/1.1 for the answer, and throws away the answer that follows it.
+        # Only 101 gets here, unless h11 is unknown.
         if not refused and response.status_code < 200:
             refused = f"an interim one ({response.status_code}) is all that mitmproxy reads of it"
         if refused:
@@ -371,7 +386,16 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._handle_event(self._held.pop(0))
 
     def handle_protocol_error(self, event: Any) -> Commands:
-        if self._attempt is None or self._is_over or not isinstance(event, _events.ResponseProtocolError):
+        request = self.flow.request
+        if (
+            isinstance(event, NotTaken)
+            and not self._is_over
+            and not (self.flow.response or request.stream or request.trailers)
+            and self._sendings < MOST_SENDINGS
+        ):
+            self._sendings += 1
+            yield from self._send_again(request)
+        elif self._attempt is None or self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
         elif self._stalled_until is not None:
             self._held.append(event)
@@ -380,7 +404,21 @@ class ObservedStream(http_layers.HttpStream):
             self._attempt.cut(event.message)
             yield from self._answer()
 
+    def _send_again(self, request: http.Request) -> Commands:
+        if (yield from self.make_server_connection()):
+            content = request.raw_content
+            head = _events.RequestHeaders(self.stream_id, request, not content)
+            yield http_layers.SendHttp(head, self.context.server)
+            if content:
+                yield http_layers.SendHttp(_events.RequestData(self.stream_id, content), self.context.server)
+            yield http_layers.SendHttp(_events.RequestEndOfMessage(self.stream_id), self.context.server)
+
     # The client's side
+
+    def heard(self) -> None:
+        """Bytes of the answer's head have come."""
+        if self._attempt is not None:
+            self._attempt.heard()
 
     def _answer(self) -> Commands:
         """Give the answer now."""
@@ -488,6 +526,9 @@ class StreamLayerAddon:
     def __init__(self, wait_of: WaitOf) -> None:
         """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's."""
         self._wait_of = wait_of
+        for unknown, loss in ((_UNKNOWN_H11, "an interim response ends"), (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off")):
+            if unknown:
+                logger.warning(f"force-stream: {unknown}; so {loss} an answer, as in mitmproxy alone")
         stream = type("ObservedStream", (ObservedStream,), {"wait_of": staticmethod(wait_of)})
 
         class ObservedLayer(http_layers.HttpLayer):

@@ -20,9 +20,12 @@ _IGNORED: Final = (b"", b"id", b"retry")
 _FIELDS: Final = frozenset((b"data", b"event", b"error", *_IGNORED))
 # What may stand before a field name: white space, NULs, and the bytes of a byte order mark.
 _AROUND: Final = b" \t\x00" + BOM_UTF8
-# A field that the standard does not know. A line that begins like this one may still be words.
+_BEGINS_JSON: Final = re.compile(b"[" + _AROUND + rb"]*[{\[]")
 # The field `data` with a part of its name, or its colon, lost.
 _DAMAGED_DATA: Final = re.compile(rb"(?i:data|dat|dta|ata|ta|a)?:? ?(?=[{\[])")
+# The field `data` after a comment whose line end is lost: ": keepalivedata: {".
+_DATA_AFTER_COMMENT: Final = re.compile(rb"(?<=\S)data: ?(?=\{)")
+# A field that the standard does not know. A line that begins like this one may still be words.
 _UNKNOWN_FIELD: Final = re.compile(rb"(?![\w-]*(?i:err|exception|fatal))(?:[\w-]+:|[a-z_-]+$)")
 # Lines of text without a field that are returned. A stream has few of them; a page has nothing else.
 _MOST_BARE_TEXTS: Final = 100
@@ -99,6 +102,11 @@ class EventStreamDecoder:
             self._tail.append(data[end:])
         return self._read(lines)
 
+    @property
+    def begun(self) -> int:
+        """The bytes of the event that has no blank line yet."""
+        return sum(map(len, (*self._tail, self._data or b"", *self._bare, self._event)))
+
     def close(self) -> list[ServerSentEvent]:
         """The event that has no blank line at the end of the stream, if there is one."""
         lines = [b"".join(self._tail), b""]
@@ -126,6 +134,8 @@ class EventStreamDecoder:
             if name == b"data":
                 self._add(value)
             elif name == b"event":
+                if self._event and self._data is not None:
+                    self._dispatch(events)  # the blank line between two events is lost
                 named, _, rest = value.partition(b"data:")  # its line end may be lost
                 self._event = named.decode(errors="replace")
                 if rest:
@@ -136,6 +146,8 @@ class EventStreamDecoder:
                     continue
                 self._dispatch(events)
                 events.append(ServerSentEvent("error", value.decode(errors="replace")))
+            elif not name and value.endswith(b"}") and (lost := _DATA_AFTER_COMMENT.search(value)) is not None:
+                self._add(value[lost.end() :])
             self.lines += 1
         self.between_events = not (
             self._tail
@@ -195,4 +207,4 @@ class EventStreamDecoder:
 
 def _is_json(line: bytes) -> bool:
     """Whether a line without a field begins as JSON does, or is `[DONE]`."""
-    return line.lstrip(_AROUND).startswith((b"{", b"["))
+    return _BEGINS_JSON.match(line) is not None  # `lstrip` would copy a long line for each that follows it

@@ -16,7 +16,7 @@ from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from harness import sse
-from harness.master import answer_with, flow_with, lines
+from harness.master import answer_with, flow_with, lines, run_with
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
@@ -327,39 +327,39 @@ def test_a_fault_in_the_request_hook_leaves_the_request(
     run(test)
 
 
+def observers(context: taddons.context) -> list[object]:
+    return [each for each in context.master.addons.chain if type(each).__name__ == "StreamLayerAddon"]
+
+
 def test_a_mitmproxy_unknown_below_its_hooks_is_warned_of_and_answers_are_still_aggregated(
-    run: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    rules_file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_layer, "check", lambda: "http has no HttpStream")
 
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
-        before = list(context.master.addons.chain)
-        ours.running()
-        try:
-            (line,) = lines(caplog, logging.WARNING)
-            assert "this mitmproxy is unknown below its hooks (http has no HttpStream)" in line
-            assert context.master.addons.chain == before
-            flow = flow_with()
-            await ours.request(flow)
-            answer_with(flow)
-            await ours.response(flow)
-            assert flow.response
-            assert flow.response.json() == DOCUMENT
-        finally:
-            ours.done()
+        (line,) = lines(caplog, logging.WARNING)
+        assert "this mitmproxy is unknown below its hooks (http has no HttpStream)" in line
+        assert observers(context) == []
+        flow = flow_with()
+        await ours.request(flow)
+        answer_with(flow)
+        await ours.response(flow)
+        assert flow.response
+        assert flow.response.json() == DOCUMENT
 
-    run(test)
+    run_with(rules_file, test)
 
 
 def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
     run: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
-        before = list(context.master.addons.chain)
+        # From the beginning: `running` comes when clients may have sent requests already.
+        assert observers(context) == [ours._stream_layer]
         ours.running()
-        assert [type(each) for each in context.master.addons.chain[len(before) :]] == [stream_layer.StreamLayerAddon]
+        assert observers(context) == [ours._stream_layer]
         ours.done()
-        assert context.master.addons.chain == before
+        assert observers(context) == []
         assert lines(caplog, logging.WARNING) == []
 
     run(test)

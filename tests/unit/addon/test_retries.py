@@ -19,7 +19,7 @@ from force_stream.proxy.response import set_reply
 from force_stream.rules.rule import Rule
 from harness.clock import Clock
 from harness.master import answer_with, flow_with, lines
-from harness.samples import EVENTS, SECRET, STREAM, request
+from harness.samples import EVENTS, SECRET, STREAM, choice, chunk, request
 from harness.steps import sse
 from mitmproxy import ctx, http
 from mitmproxy.test import taddons
@@ -231,6 +231,10 @@ REJECTS = (400, said("Unknown parameter: 'stream_options'."))
 REJECTS_BOTH = (400, said("stream and stream_options are not supported"))
 IN_BAND = b'data: {"error": {"message": "Streaming is not supported", "code": 400}}\n\n'
 LATE = sse(*EVENTS[:3], {"error": {"message": "Streaming is not supported", "code": 400}}, done=False)
+MIXED = sse(
+    chunk(choice(content="A"), choice(content="B")), chunk(choice(finish_reason="stop"), choice(finish_reason="stop"))
+)
+HOLE = b'data: {"choices": [{"delta": {"content": "x\n\n' + STREAM
 ANSWER = (200, {"choices": [{"message": {"content": "Hi"}}]})
 TOO_LONG = (400, said("The prompt is too long"))
 
@@ -291,6 +295,9 @@ DEMANDS: dict[str, tuple[list[Said], str, int]] = {
     "an empty stream with [DONE]": ([b"data: [DONE]\n\n", ANSWER], "options plain", 200),
     "two empty streams": ([b"", b""], "options plain", 502),
     "an empty stream, and a stream": ([b"", STREAM], "options plain", 200),
+    "choices that are mixed": ([MIXED, ANSWER], "options plain", 200),
+    "choices that are mixed, over and over": ([MIXED, MIXED], "options plain", 502),
+    "a hole": ([HOLE, ANSWER], "options", 502),
     "it rejects the options": ([REJECTS, STREAM], "options stream", 200),
     "the options, and then the stream": ([REJECTS, CANNOT, ANSWER], "options stream plain", 200),
     "both at once": ([REJECTS_BOTH, REJECTS_BOTH, ANSWER], "options stream plain", 200),

@@ -129,3 +129,15 @@ def test_a_stream_that_ended_is_concluded() -> None:
     _, reader = read(b"Not a stream\n")
     reader.conclude()
     assert reader.odd.lines() == ["lines that are not part of an event stream", "there is no event in the stream"]
+
+
+def test_many_lines_that_cannot_be_read_are_not_an_event_each() -> None:
+    events, reader = read(b'data: {"a":\n' * 10_000 + b"\n" + CHUNK)
+    assert [event.kind for event in events[:-1]] == [Kind.UNREADABLE] * (len(events) - 1)
+    assert events[-1].value == {"a": 1}
+    assert reader.count == len(events) < 50
+
+
+def test_many_lines_of_text_are_an_event_each() -> None:
+    events, _ = read(b"data: x\n" * 100 + b"\n")
+    assert [(event.kind, event.data) for event in events] == [(Kind.TEXT, "x")] * 100

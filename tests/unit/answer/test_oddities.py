@@ -34,6 +34,14 @@ def test_each_oddity_is_listed_once_with_its_first_events() -> None:
     assert odd.lines() == ["events 1, 2, 3, 4, 5 and 3 more: strange", "and strange as a whole"]
 
 
+def test_the_list_is_in_the_order_of_the_events() -> None:
+    odd = Oddities()
+    odd.add("strange as a whole")
+    odd.add("strange", 3)
+    odd.add("stranger", 2)
+    assert odd.lines() == ["event 2: stranger", "event 3: strange", "strange as a whole"]
+
+
 def test_the_list_has_an_end() -> None:
     odd = Oddities()
     for number in range(MOST_ODD + 10):

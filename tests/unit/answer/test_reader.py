@@ -104,6 +104,74 @@ def test_an_error_among_the_texts_of_a_transcription_is_one() -> None:
     assert aggregate(b"data: The\n\nevent: error\ndata: failed\n\n", endpoint="transcriptions").status == 502
 
 
+FIRST_EVENTS = {
+    "chat": ("chat", chunk(delta={"content": 'He "says" {[\\'}), "text/event-stream"),
+    "CRLF": ("chat", chunk(delta={"content": "Hel"}).replace(b"\n", b"\r\n"), "text/event-stream"),
+    "named": (
+        "responses",
+        b'event: response.created\ndata: {"type":"response.created","response":{"id":"r","output":[]}}\n\n',
+        "text/event-stream",
+    ),
+    "a line of JSON": ("chat", chunk(delta={"content": "Hel"})[6:-1], "application/x-ndjson"),
+    "an error's document": ("chat", b'{"error":{"message":"a \\"{[ b","code":[1]}}', "application/json"),
+}
+
+
+@pytest.mark.parametrize(("endpoint", "event", "label"), FIRST_EVENTS.values(), ids=FIRST_EVENTS)
+@pytest.mark.parametrize("cut", ["", "reset"], ids=["a clean end", "a cut"])
+def test_a_stream_that_stops_within_its_first_event_is_truncated(
+    endpoint: str, event: bytes, label: str, cut: str
+) -> None:
+    for end in range(1, len(event)):
+        answer = AnswerSpec(rule="r", endpoint=endpoint).read(200, label)
+        answer.feed(event[:end])
+        reply = answer.finish(cut)
+        assert reply is not None, event[:end]
+        assert json.loads(reply.body)["error"]["code"] == "stream_truncated", event[:end]
+        assert "x-should-retry" not in reply.headers
+        assert answer.report.truncated
+
+
+@pytest.mark.parametrize("body", [b"", b"\n\n", b": ping\n\n", b"data: [DONE]", b"event: ping\n\n"])
+def test_a_stream_without_the_beginning_of_an_event_is_empty(body: bytes) -> None:
+    assert b'"stream_empty"' in finish(body).body
+
+
+TERMINAL = b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"r","output":[]}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "stream"),
+    [
+        ("responses", TERMINAL),
+        ("responses", TERMINAL.replace(b"\n", b"\r\n")),
+        ("chat", chunk(delta={"content": "a"}) * 3 + chunk(delta={}, finish_reason="stop") + b"data: [DONE]\n\n"),
+        ("chat", b'data: {"error":\ndata: {"message": "no", "code": 429}}\n\n'),
+    ],
+)
+def test_an_event_that_is_whole_may_be_read_before_its_blank_line(endpoint: str, stream: bytes) -> None:
+    whole = AnswerSpec(rule="r", endpoint=endpoint).read()
+    whole.feed(stream)
+    expected = whole.finish()
+    early = []
+    for end in range(len(stream) + 1):
+        answer = AnswerSpec(rule="r", endpoint=endpoint).read()
+        answer.feed(stream[:end])
+        answer.read_late()
+        early.append(answer.ended)
+        answer.feed(stream[end:])
+        assert answer.finish() == expected, stream[:end]
+    missing = len(stream) - len(stream.rstrip(b"\r\n"))
+    assert early == [False] * (len(early) - missing - 1) + [True] * (missing + 1)
+
+
+def test_a_long_event_is_not_looked_at_before_its_blank_line() -> None:
+    answer = AnswerSpec(rule="r", endpoint="responses").read()
+    answer.feed(TERMINAL.replace(b'"r"', b'"%b"' % (b"r" * 2**20)).rstrip())
+    answer.read_late()
+    assert not answer.ended
+
+
 def test_a_large_document_is_not_parsed_where_its_label_says_json(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
     split = jsontext.split

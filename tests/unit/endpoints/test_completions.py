@@ -109,3 +109,26 @@ def test_fewer_prompts_than_asked_for_are_odd() -> None:
 def test_a_chunk_is_known_in_all_three_formats(said: dict[str, Any], known: bool) -> None:
     assert CompletionsAggregator().knows(said) is known
     assert "text_completion" in CompletionsAggregator.objects
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"seed": 7, "stream": True}, {"seed": 7, "stream": False}),
+        ({"stream": False}, {"stream": False}),
+        ({"seed": 7}, {"seed": 7}),
+        ("stream", "stream"),
+    ],
+)
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_the_settings_that_llama_cpp_repeats_are_those_of_a_plain_request(
+    prompts: int, settings: Any, shown: Any
+) -> None:
+    aggregator = CompletionsAggregator(prompts)
+    for index in range(prompts):
+        aggregator.add({"index": index, "content": "a", "stop": False})
+        aggregator.add({"index": index, "content": "", "stop": True, "generation_settings": settings})
+    document = aggregator.result().document
+    documents = document if prompts > 1 else [document]
+    assert [one["generation_settings"] for one in documents] == [shown] * prompts
+    assert [one["content"] for one in documents] == ["a"] * prompts

@@ -27,7 +27,7 @@ from harness.merging import JSON, interleave, merged
 from hypothesis import given
 from hypothesis import strategies as st
 
-ENTRY = by_index(fields({"id": first, "text": concat}), also=("type",))
+ENTRY = by_index(fields({"id": first, "text": concat}))
 
 TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "first: nothing said": (first, [], None),
@@ -87,11 +87,6 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
         ENTRY,
         [[{"index": 1, "text": "b"}], [{"index": 0, "text": "a"}], [{"index": 1, "text": "B"}]],
         [{"index": 0, "text": "a"}, {"index": 1, "text": "bB"}],
-    ),
-    "by index: another type at one index": (
-        ENTRY,
-        [[{"index": 0, "type": "t", "text": "a"}], [{"index": 0, "type": "u", "text": "b"}]],
-        [{"index": 0, "type": "t", "text": "a"}, {"index": 0, "type": "u", "text": "b"}],
     ),
     "by index: another id at one index": (
         ENTRY,

@@ -29,6 +29,10 @@ TABLE: dict[str, tuple[list[Any], Any]] = {
     ),
     "an empty text first": ([{"content": ""}, {"content": None}, {"content": "a"}], {"content": "a"}),
     "reasoning too": ([{"reasoning_content": "H"}, {"reasoning_content": "m"}], {"reasoning_content": "Hm"}),
+    "scalars among texts": (
+        [{"content": 6, "flag": "a"}, {"content": " is "}, {"content": True, "flag": True}],
+        {"content": "6 is true", "flag": True},
+    ),
     "cumulative lists": ([{"annotations": [1]}, {"annotations": [1, 2]}], {"annotations": [1, 2]}),
     "lists in pieces": ([{"annotations": [1]}, {"annotations": [2]}], {"annotations": [1, 2]}),
     "objects": ([{"audio": {"id": "a"}}, {"audio": {"transcript": "b"}}], {"audio": {"id": "a", "transcript": "b"}}),

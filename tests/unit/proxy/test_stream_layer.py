@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
+from force_stream.proxy.chunked import LONGEST_HEAD
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
@@ -80,6 +81,114 @@ def test_a_silent_upstream_is_given_up_after_the_idle_timeout(
     player.wait(0.2)
     assert code_of(player) == (504, "stream_timeout")
     assert player.closed == ["upstream"]
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("split", [0, 1, 20, None])
+def test_interim_responses_are_read_past(
+    play: Callable[..., Player], status: int, times: int, split: int | None
+) -> None:
+    interim = b"HTTP/1.1 %d So Far\r\nLink: </a>\r\n\r\n" % status * times
+    player = play()
+    sent = interim + HEAD + piece(STREAM) + END
+    player.upstream_sends(*((sent,) if split is None else (sent[:split], sent[split:])))
+    assert player.answer.json() == DOCUMENT
+    assert player.hooks.count("responseheaders") == 1
+
+
+def test_interim_responses_are_read_past_at_the_second_answer_of_a_connection_too(
+    play: Callable[..., Player],
+) -> None:
+    player = play()
+    for _ in range(2):
+        player.upstream_sends(b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + piece(STREAM) + END)
+        player.ask()
+    assert player.to_client.count(b"HTTP/1.1 200 OK") == 2
+    assert player.opened == 1
+
+
+def test_a_switch_of_protocols_is_not_an_answer(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+    assert code_of(player) == (502, "upstream_unreachable")
+
+
+def test_a_head_that_comes_drop_by_drop_is_no_silence(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=3)
+    for at in range(len(HEAD)):
+        player.wait(1)
+        player.upstream_sends(HEAD[at : at + 1])
+    player.upstream_sends(piece(STREAM), END)
+    assert player.answer.json() == DOCUMENT
+
+
+def test_a_head_without_an_end_is_not_kept(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(b"HTTP/1.1 200 OK\r\n")
+    sent = 0
+    while not player.to_client and sent < 2 * LONGEST_HEAD:
+        player.upstream_sends(b"X-Filler: " + b"x" * 8192 + b"\r\n")
+        sent += 8192
+    assert code_of(player) == (502, "upstream_unreachable")
+    assert sent <= LONGEST_HEAD + 8192
+    assert player.closed == ["upstream"]
+
+
+def end_of(event: bytes) -> list[bytes]:
+    """Ways in which an event's blank line may be missing."""
+    return [event.removesuffix(missing) for missing in (b"\n", b"\n\n")]
+
+
+LATE = {
+    b'data: {"error": {"message": "slow down", "code": 429}}\n\n': (429, 429),
+    b'event: error\ndata: {"message": "slow down", "type": "rate_limit_error"}\n\n': (429, "rate_limit_error"),
+}
+
+
+@pytest.mark.parametrize(("event", "outcome"), LATE.items(), ids=["unnamed", "named"])
+@pytest.mark.parametrize("blank", [0, 1], ids=["no blank line", "no line end"])
+@pytest.mark.parametrize("pause", [False, True], ids=["one piece", "two pieces"])
+@pytest.mark.parametrize("begin", [b"", BEGIN], ids=["first", "after others"])
+def test_an_error_that_lacks_its_blank_line_is_answered_after_a_short_silence(
+    play: Callable[..., Player], event: bytes, outcome: tuple[int, Any], blank: int, pause: bool, begin: bytes
+) -> None:
+    player = play()
+    sent = end_of(event)[blank]
+    player.upstream_sends(HEAD, begin, *map(piece, (sent[:20], sent[20:]) if pause else (sent,)))
+    player.wait(0.9)
+    assert player.to_client == b""
+    player.wait(1.2)
+    assert player.answer.status_code == outcome[0]
+    assert outcome[1] in player.answer.json()["error"].values()
+    assert player.closed == ["upstream"]
+
+
+def test_a_done_that_lacks_its_blank_line_ends_the_answer_after_a_short_silence(play: Callable[..., Player]) -> None:
+    player = play()
+    player.upstream_sends(HEAD, piece(STREAM.removesuffix(b"\n\n")))
+    player.wait(2.1)
+    assert player.answer.json() == DOCUMENT
+
+
+def test_half_an_event_is_waited_for(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=60)
+    middle = STREAM.index(b"data:", 10) + 30
+    player.upstream_sends(HEAD, piece(STREAM[:middle]))
+    player.wait(50)
+    assert player.to_client == b""
+    player.upstream_sends(piece(STREAM[middle:]), END)
+    assert player.answer.json() == DOCUMENT
+
+
+def test_an_event_that_was_read_before_its_blank_line_came_is_not_read_twice(play: Callable[..., Player]) -> None:
+    for end in range(1, len(STREAM)):
+        player = play()
+        player.upstream_sends(HEAD, piece(STREAM[:end]))
+        player.wait(1.5)
+        if player.to_client == b"":
+            player.upstream_sends(piece(STREAM[end:]), END)
+        assert player.answer.json() == DOCUMENT, STREAM[:end][-20:]
 
 
 def test_an_upstream_that_goes_on_and_on_is_given_up_after_the_timeout(play: Callable[..., Player]) -> None:

@@ -100,6 +100,13 @@ LENIENT = {
     "a line of text": (b"data: x\n\nBad Gateway\n\n", [event("x"), bare("Bad Gateway")]),
     "text within an event comes after it": (b"data: x\noh no\n\n", [event("x"), bare("oh no")]),
     "lines of text together": (b"Oh\nNo\n\n", [bare("Oh\nNo")]),
+    "named events with no blank line between them": (
+        b"event: a\ndata: x\nevent: b\ndata: y\n\n",
+        [event("x", "a"), event("y", "b")],
+    ),
+    "a name after the data": (b"data: x\nevent: a\n\n", [event("x", "a")]),
+    "a comment whose line end is lost": (b': pingdata: {"a":1}\n\n', [event('{"a":1}')]),
+    "a comment about an event": (b': data: {"a":1}\n\n: is data: {"a":1}\n\n', []),
 }
 
 CASES = STANDARD | GRAMMAR | LENIENT
