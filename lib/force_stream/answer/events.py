@@ -32,8 +32,8 @@ _NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
 # A member of an object.
 _MEMBER: Final = re.compile(r'"\s*:')
 _BEGINS_WITH_MEMBER: Final = re.compile(r'"[^"\\]*"\s*:')
-# How many parts of one event's data may be unreadable before the rest of it counts as one: to look for the next takes
-# time in proportion to the rest.
+# How many parts or lines of one event's data may be unreadable before the rest of it counts as one: to look for the
+# next part takes time in proportion to the rest.
 _MOST_UNREADABLE: Final = 16
 
 
@@ -122,23 +122,23 @@ class EventReader:
             return self._read_value(name, data, jsontext.loads(data))
         except ValueError:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
-            lines = [line for line in data.split("\n") if line.strip()] if "\n" in data else []
-            if len(lines) < 2:
-                return [*self._recover(name, data, at_end=at_end)]
-            return self._read_lines(name, lines, at_end=at_end)
+            read = self._read_lines if "\n" in data.strip() else self._recover
+            return [*read(name, data, at_end=at_end)]
 
-    def _read_lines(self, name: str, lines: list[str], *, at_end: bool) -> list[Event]:
-        events: list[Event] = []
+    def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
+        # Not all at once: lines may be very many, and not all of them are looked at.
+        at, last = 0, len(data.rstrip())
         in_vain, has_hole = 0, False
-        for at, line in enumerate(lines):
-            is_last = at == len(lines) - 1
-            if has_hole and in_vain > _MOST_UNREADABLE and not is_last:
-                return [*events, self._text(name, "\n".join(lines[at:]), at_end=at_end)]
-            of_line = self._read(name, line, at_end=at_end and is_last)
+        while at < last:
+            end = data.find("\n", at, last)
+            if has_hole and in_vain > _MOST_UNREADABLE and end >= 0:
+                yield self._text(name, data[at:], at_end=at_end)
+                return
+            line, at = (data[at:], last) if end < 0 else (data[at:end], end + 1)
+            of_line = self._read(name, line, at_end=at_end and end < 0) if line.strip() else []
             in_vain += any(event.kind in (Kind.UNREADABLE, Kind.TEXT) for event in of_line)
             has_hole = has_hole or any(event.kind is Kind.UNREADABLE for event in of_line)
-            events += of_line
-        return events
+            yield from of_line
 
     def _done(self, name: str) -> list[Event]:
         self.dones += 1
@@ -155,16 +155,17 @@ class EventReader:
             return
         while at < len(text):
             begun = at
-            try:
-                value, at = jsontext.value_at(text, begun)
-                if begun or at < len(text) or start:
-                    self.odd.add("its framing is broken", self.count + 1)
-                yield from self._read_value(name, text[begun:at], value)
-            except ValueError:
-                if text.startswith(_DONE, begun):
-                    at = begun + len(_DONE)
-                    yield from self._done(name)
-                else:
+            # Asked first: an error of the parser counts the lines before it.
+            if text.startswith(_DONE, begun):
+                at = begun + len(_DONE)
+                yield from self._done(name)
+            else:
+                try:
+                    value, at = jsontext.value_at(text, begun)
+                    if begun or at < len(text) or start:
+                        self.odd.add("its framing is broken", self.count + 1)
+                    yield from self._read_value(name, text[begun:at], value)
+                except ValueError:
                     unreadable += 1
                     found = _NEXT_EVENT.search(text, begun) if unreadable < _MOST_UNREADABLE else None
                     at = found.start() if found else len(text)

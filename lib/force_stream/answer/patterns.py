@@ -25,6 +25,8 @@ _BACKSLASH: Final = ord("\\")
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
 # The start of an event of which nothing has ended, but for its name. (A line that reports an error is an event itself.)
 _UNFINISHED: Final = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]+")
+# Events that are matched before it is known whether their texts are valid.
+_FIRST_RUN: Final = 32
 # Events. How many pass without an attempt after failed attempts: twice as many each time, up to this.
 _LONGEST_PAUSE: Final = 64
 # Bytes. Most events are shorter.
@@ -93,6 +95,9 @@ class Template:
         fixed = _around(event, slots)
         self._first, self._last = fixed[0], fixed[-1]
         self._slots = slots
+        # How many are read at a time, twice as many after each time that all were valid: what comes after an event that
+        # is not is read again.
+        self._most = _FIRST_RUN
         # For each slot: where it stops, and what follows it. A list ends where all that follows it starts; a string or
         # a number where the first byte of that is.
         self._steps = [
@@ -107,30 +112,40 @@ class Template:
     def match_run(self, data: bytes, start: int) -> tuple[int, int, bool]:
         """Where the run of events that fit ends, from `start` on, how many they are, and whether they have replacement
         characters. Their texts are appended to where they belong."""
-        if not data.startswith(self._first, start):
-            return start, 0, False
-        slots = [_Values(slot) for slot in self._slots]
-        end, count = self._fit(data, start, slots)
-        valid = min([values.check() for values in slots]) if count else 0
-        if not valid:
-            return start, 0, False
-        if valid < count:
-            # Not JSON after all: what is valid before it is matched again, and nothing else.
-            return self.match_run(data[: self._reach(start, slots, valid)], start)
-        has_replaced = False
-        for values in slots:
-            values.append()
-            has_replaced = has_replaced or values.replaced
-        return end, count, has_replaced
+        at, total, has_replaced = start, 0, False
+        while data.startswith(self._first, at):
+            most = self._most
+            slots = [_Values(slot) for slot in self._slots]
+            end, count = self._fit(data, at, slots, most)
+            valid = min([values.check() for values in slots]) if count else 0
+            if valid < count:
+                # Not JSON after all: what is valid before it is matched again, and nothing else.
+                most = valid
+                slots = [_Values(slot) for slot in self._slots]
+                end, count = self._fit(data, at, slots, most)
+                for values in slots:
+                    values.check()
+            if not count:
+                break
+            for values in slots:
+                values.append()
+                has_replaced = has_replaced or values.replaced
+            at, total = end, total + count
+            if count < self._most:
+                break
+            self._most *= 2
+        return at, total, has_replaced
 
-    def _fit(self, data: bytes, start: int, slots: list[_Values]) -> tuple[int, int]:
+    def _fit(self, data: bytes, start: int, slots: list[_Values], most: int) -> tuple[int, int]:
         """Where the events whose bytes fit end, and how many they are; the bytes in the slots are noted."""
         first, width = self._first, len(self._first)
         find, startswith = data.find, data.startswith
         steps = [(*step, values.raw.append) for step, values in zip(self._steps, slots, strict=True)]
-        at, count = start, 0
+        at = start
         # This loop runs once for each event, and is where the time goes: every call in it is to C code.
-        while startswith(first, at):
+        for _ in range(most):
+            if not startswith(first, at):
+                break
             here = at + width
             for stop, part, length, append in steps:
                 end = find(stop, here)
@@ -142,16 +157,12 @@ class Template:
                 here = end + length
             else:
                 at = here
-                count += 1
                 continue
             break
+        count = len(slots[-1].raw)
         for values in slots:
             del values.raw[count:]
         return at, count
-
-    def _reach(self, start: int, slots: list[_Values], count: int) -> int:
-        fixed = len(self._first) + sum(length for _, _, length in self._steps)
-        return start + count * fixed + sum(len(raw) for values in slots for raw in values.raw[:count])
 
 
 def _around(event: bytes, slots: Sequence[Slot]) -> list[bytes]:

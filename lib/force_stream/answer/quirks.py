@@ -6,7 +6,7 @@ have to be parsed. Must not know how chunks are merged.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..merge.fields import index_of, spelled
@@ -118,15 +118,20 @@ def _start_of(tag: str, text: str) -> int:
 class _Thinking:
     """The content of one choice: what of it is between the tags, which can only be at its start."""
 
+    _blanks: list[str] = field(default_factory=list)
     _held: str = ""
     _tag: str = _OPENING  # the tag to look for; "" once there can be no more
 
     def split(self, text: str, *, last: bool) -> tuple[str, str]:
         """The thinking and the answer in the next fragment. What may be the start of a tag is held back until the next
         one, unless this is the last."""
+        if not last and self._tag == _OPENING and (not text or (text.isspace() and not self._held)):
+            self._blanks.append(text)
+            return "", ""
         text, self._held = self._held + text, ""
         thinking = ""
         if self._tag == _OPENING:
+            text, self._blanks = "".join((*self._blanks, text)), []
             start = text.lstrip()
             if start.startswith(_OPENING):
                 text, self._tag = start.removeprefix(_OPENING), _CLOSING

@@ -37,8 +37,12 @@ from .report import Reply, Report
 # Bytes. Scalar JSON bodies are short.
 _LONGEST_SCALAR: Final = 1024
 _BLANK: Final = b" \t\r\n"
+# What `_is_event` looks for.
+_OF_AN_EVENT: Final = re.compile(rb'"delta"|\.chunk"|"type"\s*:\s*"[^"]{0,64}\.')
 # Bytes of an answer that were parsed. Finishing a larger one takes too long for an event loop.
 _BLOCKS_LOOP: Final = 96 * 1024
+# Bytes. What is left of a larger event is kept, and read in a thread once the event has ended.
+LARGE: Final = 256 * 1024
 # Lines. A body that is text alone, and not more than this, is a message.
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
@@ -99,7 +103,7 @@ class AnswerReader:
         self._head = b""
         self._is_json: bool | None = None
         self._json: list[bytes] = []
-        self._may_be_lines = True
+        self._may_be_lines, self._has_line = True, False
         self._has_chunks = False
         self._error: dict[str, Any] | None = None
         self._words: Any = None
@@ -111,6 +115,7 @@ class AnswerReader:
         self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         self._too_deep = False
+        self._open = 0
 
     @property
     def report(self) -> Report:
@@ -137,6 +142,11 @@ class AnswerReader:
         parsed = self._report.bytes if self._is_json else self._repeats.parsed + self._report.bytes // 8
         return parsed > _BLOCKS_LOOP
 
+    @property
+    def in_large_event(self) -> bool:
+        """Whether the event that has begun is so large that the rest of it should be read off the event loop."""
+        return self._open > LARGE
+
     def feed(self, data: bytes) -> bool:
         """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
         more like them: together they are read much faster."""
@@ -145,7 +155,7 @@ class AnswerReader:
             data = self._sniff(data)
         if self._is_json:
             self._json.append(data)
-            if not (self._may_be_lines and b"\n" in data and self._is_lines()):
+            if not (self._may_be_lines and (self._has_line or b"\n" in data) and data.strip() and self._is_lines()):
                 return True
             data = self._give_back_json()
         if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
@@ -153,7 +163,10 @@ class AnswerReader:
         events = self._repeats.feed(data) if data else ()
         if events is None:
             return False
+        before = self._reader.count
         self._merge(events)
+        is_whole = self._reader.count != before or self._decoder.between_events
+        self._open = 0 if is_whole else self._open + len(data)
         return True
 
     def _sniff(self, data: bytes) -> bytes:
@@ -171,15 +184,16 @@ class AnswerReader:
     def _is_lines(self) -> bool:
         """Whether what began like a JSON document is chunks as lines of JSON, or an event stream that began with such a
         line. Known once there is more than one line."""
-        line, _, rest = b"".join(self._json).lstrip(BOM_UTF8 + _BLANK).partition(b"\n")
+        line, line_end, rest = b"".join(self._json).lstrip(BOM_UTF8 + _BLANK).partition(b"\n")
+        self._has_line = bool(line_end)
         if not rest.strip():
             return False
         self._may_be_lines = False
         try:
             value = jsontext.loads(line.decode(errors="replace"))
-        except ValueError:
+            return isinstance(value, dict) and (_is_event(value) or error_in(value) is not None)
+        except (ValueError, RecursionError):
             return False
-        return isinstance(value, dict) and (_is_event(value) or error_in(value) is not None)
 
     def _give_back_json(self) -> bytes:
         """Read as an event stream from now on. Returns what has come."""
@@ -187,9 +201,12 @@ class AnswerReader:
         return data
 
     def _merge(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self._merge_event(event)
-        self.ended = self.done or self._aggregator.ended or self._error is not None
+        try:
+            for event in events:
+                self._merge_event(event)
+        except RecursionError:
+            self._too_deep = True
+        self.ended = self.done or self._aggregator.ended or self._error is not None or self._too_deep
         self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
     def finish(self, cut: str = "") -> Reply | None:
@@ -215,6 +232,8 @@ class AnswerReader:
             begun = self._repeats.begun
             if self._is_json:
                 body = b"".join(self._json)
+                if self._is_plain_json and _is_large_document(body):
+                    return None
                 if not self._is_events(body):
                     return self._plain(body)
                 self._merge(self._repeats.feed(self._give_back_json()) or ())
@@ -222,6 +241,8 @@ class AnswerReader:
                 if not self._has_chunks and self._error is None and self._words is None:
                     return self._unreadable_body(body, cut)
             self._merge(self._repeats.close())
+            if self._too_deep:
+                raise _too_deep()
             self._is_cut_off = self._is_cut_off or (begun > 0 and not self._reader.count and not self.done)
             if self._error is not None:
                 raise UpstreamError(self._error)
@@ -229,18 +250,22 @@ class AnswerReader:
         except StreamError as error:
             return self.failure(error)
         except RecursionError:
-            return self.failure(MalformedStream("the upstream's answer nests too deeply to be read"))
+            return self.failure(_too_deep())
 
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
-        report.code = error.code
         context = f"Rule {self._spec.rule}; {report.events:,} events, {report.bytes:,} bytes came."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header tells them not to.
         headers = {} if error.retryable else {"x-should-retry": "false"}
-        return Reply(status, jsontext.dumps(error.body(context)), headers)
+        try:
+            body = jsontext.dumps(error.body(context))
+        except RecursionError:
+            return self.failure(_too_deep())
+        report.code = error.code
+        return Reply(status, body, headers)
 
     # A body that is JSON
 
@@ -262,13 +287,17 @@ class AnswerReader:
         events = [*leftover.feed(rest.encode(errors="surrogatepass")), *leftover.close()]
         return any(event.data.strip() != "[DONE]" for event in events)
 
+    @property
+    def _is_plain_json(self) -> bool:
+        return self._content_type.endswith(("/json", "+json"))
+
     def _plain(self, body: bytes) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
         value, document, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         if rest.strip():
             self._reader.odd.add("a JSON answer with the end of an event stream after it")
             return Reply(self._status, document.strip().encode())
-        if self._content_type.endswith(("/json", "+json")):
+        if self._is_plain_json:
             return None
         if self._status < 300 and isinstance(value, dict):
             error = error_in(value)
@@ -348,10 +377,7 @@ class AnswerReader:
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
-        try:
-            self._repeats.effect = self._aggregator.add(chunk, event.name)
-        except RecursionError:
-            self._too_deep = True
+        self._repeats.effect = self._aggregator.add(chunk, event.name)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
@@ -363,8 +389,6 @@ class AnswerReader:
         raise UpstreamError(error_body(text))
 
     def _aggregated(self, cut: str) -> Reply | None:
-        if self._too_deep:
-            raise MalformedStream("an event of the upstream's stream nests too deeply to be read")
         if not self._has_chunks:
             return self._without_chunks(cut)
         wants_partial = self._spec.on_truncated == "partial"
@@ -447,6 +471,10 @@ class AnswerReader:
         raise EmptyStream("the upstream's event stream was empty")
 
 
+def _too_deep() -> MalformedStream:
+    return MalformedStream("the upstream's answer nests too deeply to be read")
+
+
 def _with_reason(message: str, cut: str) -> str:
     return f"{message}: {cut}" if cut else message
 
@@ -464,6 +492,20 @@ def _is_readable(words: Any) -> bool:
     head = words.lstrip()[:_LONGEST_SCALAR]
     noise = sum(character == REPLACED or not (character.isprintable() or character.isspace()) for character in head)
     return not head.startswith("<") and 2 * noise <= len(head)
+
+
+def _is_large_document(body: bytes) -> bool:
+    """Whether a large body is one document, as far as its beginning and its end tell: to parse all of it would take
+    longer, and more memory, than anything else."""
+    head = body[:LARGE]
+    ends = body[-64:].rstrip(_BLANK).endswith(b"}") and b"\ndata:" not in body[-LARGE:]
+    if len(body) == len(head) or not ends or _OF_AN_EVENT.search(head):
+        return False
+    try:
+        jsontext.split(head.decode("utf-8-sig", errors="replace"))
+    except ValueError:
+        return True
+    return False  # a small one, and more after it
 
 
 def _is_event(value: dict[str, Any]) -> bool:

@@ -38,6 +38,7 @@ class ImagesAggregator(Aggregator):
         self._expected = expected_choices
         self._images: list[tuple[float, dict[str, Any]]] = []
         self._is_group = False
+        self._of_group: set[str] = set()  # all that its images are known by
         self._created: Any = None
         self._rest = Fields(_OF_THE_ANSWER, overlay)
 
@@ -78,8 +79,7 @@ class ImagesAggregator(Aggregator):
     def _complete(self, chunk: dict[str, Any]) -> None:
         image = {key: chunk[key] for key in _OF_AN_IMAGE if key in chunk}
         # The last event of a group may say an image again.
-        is_new = any(map(image.get, _IMAGE)) and not any(_is_same(image, known) for _, known in self._images)
-        if is_new or not self._is_group:
+        if not self._is_group or (any(map(image.get, _IMAGE)) and self._of_group.isdisjoint(_names(image))):
             self._add_image(image, chunk)
         self._created = self._created or chunk.get("created_at")
         self._rest.add(chunk)
@@ -89,6 +89,8 @@ class ImagesAggregator(Aggregator):
         index = chunk.get("image_index")
         place = index if isinstance(index, int) else float("inf")
         self._images.append((place, image))
+        if self._is_group:
+            self._of_group.update(_names(image))
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         # An upstream may make fewer than were asked for, and then sends [DONE].
@@ -106,8 +108,8 @@ class ImagesAggregator(Aggregator):
         return Aggregated({**created, "data": images, **rest}, odd=odd)
 
 
-def _is_same(image: dict[str, Any], other: dict[str, Any]) -> bool:
-    return any(image.get(key) and image.get(key) == other.get(key) for key in _IMAGE)
+def _names(image: dict[str, Any]) -> list[str]:
+    return [image[key] for key in _IMAGE if image.get(key) and isinstance(image[key], str)]
 
 
 IMAGES: Final = Endpoint(

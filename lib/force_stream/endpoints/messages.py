@@ -158,6 +158,7 @@ class MessagesAggregator(Aggregator):
         self._message: dict[str, Any] = {}
         self._delta = Fields({"stop_reason": _StopReason}, overlay)
         self._usage = Fields({}, overlay)
+        self._counted: set[str] = set()
         self._blocks: list[tuple[int, _Block]] = []
         self._by_index: dict[int, _Block] = {}
         self._whole: dict[str, Any] | None = None
@@ -213,7 +214,8 @@ class MessagesAggregator(Aggregator):
     def _count(self, usage: Any) -> None:
         """The counts are cumulative, so one that falls to 0 is a gateway's placeholder."""
         if isinstance(usage, dict):
-            self._usage.add({key: value for key, value in usage.items() if value != 0 or not self._usage.get(key)})
+            self._usage.add({key: value for key, value in usage.items() if value != 0 or key not in self._counted})
+            self._counted.update(key for key, value in usage.items() if value)
 
     def _start_block(self, chunk: dict[str, Any]) -> _Block:
         started = chunk.get("content_block")

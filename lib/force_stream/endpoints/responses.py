@@ -95,7 +95,7 @@ class _Item:
         item = dict(self.added) or {"type": self.type} | ({} if self.id is None else {"id": self.id})
         if item.get("type") == "message":
             item.setdefault("role", "assistant")
-        places: dict[_Path, int] = {}
+        places = _Places()
         for path, part_type in sorted(self.part_types.items(), key=_by_place):
             said = self.parts.get(path, {})
             part = {"type": part_type} | ({"annotations": []} if part_type == "output_text" else {}) | said
@@ -183,14 +183,21 @@ def _at(value: Any, path: _Path) -> Any:
     return value
 
 
-def _put(item: dict[str, Any], path: _Path, value: Any, places: dict[_Path, int]) -> None:
-    """Set a value deep in an item, making the lists and objects on the way; one that is in the way is replaced.
-    `places`: where in their lists the indexes are."""
+@dataclass(slots=True)
+class _Places:
+    """Where in their lists the indexes of an item's paths are, and the item's own lists and objects at these paths."""
+
+    indexes: dict[_Path, int] = field(default_factory=dict)
+    holders: dict[_Path, Any] = field(default_factory=dict)
+
+
+def _put(item: dict[str, Any], path: _Path, value: Any, places: _Places) -> None:
+    """Set a value deep in an item, making the lists and objects on the way; one that is in the way is replaced."""
     holder: Any = item
     for depth, (step, following) in enumerate(zip(path, (*path[1:], None), strict=True), 1):
         if isinstance(step, int):
             # An index beyond the end counts what was not streamed.
-            step = places.setdefault(path[:depth], min(step, len(holder)))
+            step = places.indexes.setdefault(path[:depth], min(step, len(holder)))
             if step == len(holder):
                 holder.append(None)
         if following is None:
@@ -198,9 +205,12 @@ def _put(item: dict[str, Any], path: _Path, value: Any, places: dict[_Path, int]
             return
         wanted: type[Any] = list if isinstance(following, int) else dict
         held = holder.get(step) if isinstance(holder, dict) else holder[step]
-        # A copy: the upstream's own value may be needed again.
-        holder[step] = wanted(held) if isinstance(held, wanted) else wanted()
-        holder = holder[step]
+        own = places.holders.get(path[:depth])
+        if own is None or own is not held:
+            # A copy: the upstream's own value may be needed again.
+            own = places.holders[path[:depth]] = wanted(held) if isinstance(held, wanted) else wanted()
+            holder[step] = own
+        holder = own
 
 
 # The member in which an item of this type says what it has to say.

@@ -118,10 +118,8 @@ class TranscriptionsAggregator(Aggregator):
             self._unread = self._unread or any(map(is_informative, rest))
             reason = choice.get("finish_reason")
             if reason and reason != "null":
-                self._finish_reason, self.finished = reason, True
-            elif text:
-                self.early += self.finished
-                self.finished = False
+                # Each part of a long recording has one, so it does not end the stream as in chat.
+                self._finish_reason = reason
 
     def add_text(self, text: str) -> bool:
         if self._chunks is not None or self._segments or self._done or self._wholes:

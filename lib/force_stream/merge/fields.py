@@ -40,6 +40,9 @@ type Effect = Slots | Target | None
 SAME: Final = ()
 CHANGED: Final = None
 
+# Each is looked for in every event's bytes.
+_MOST_SLOTS: Final = 32
+
 # The result of a field that the answer does not have.
 NOTHING: Any = object()
 # What differs from chunk to chunk and means nothing, in one API or another: padding against eavesdroppers who measure
@@ -270,7 +273,10 @@ class Fields:
             effect = member.add(item)
             if effect is SAME or slots is None:
                 continue
-            slots = None if effect is None else slots + (effect if isinstance(effect, tuple) else ((key, effect),))
+            if effect is None or len(slots) >= _MOST_SLOTS:
+                slots = None
+            else:
+                slots += effect if isinstance(effect, tuple) else ((key, effect),)
         return slots
 
     def member(self, key: str) -> Accumulator | None:

@@ -36,6 +36,9 @@ _TEXTS: Final = ("thinking", "text", "summary")
 _LABELS: Final = frozenset(("type", "index", "id", "format"))
 # Types whose neighbours are fragments of one part. "summary_text": within Databricks' `reasoning`.
 _JOINED: Final = frozenset(("text", "thinking", "output_text", "reasoning", "summary_text"))
+# Pieces of a part up to which its lists and objects are compared with one that may say them again: each piece makes
+# them anew.
+_MOST_PIECES: Final = 8
 
 
 class _Part:
@@ -48,6 +51,8 @@ class _Part:
         self.data = ""
         self.closed = False
         self.members = Fields(rules, fragment)
+        self._pieces = 0
+        self._results: dict[str, Any] = {}
 
     def add(self, entry: Any) -> Effect:
         if isinstance(entry, dict):
@@ -55,6 +60,8 @@ class _Part:
             self.signature = self.signature or _text(entry, "signature")
             self.data = self.data or _text(entry, "data")
             self.closed = bool(self.closed or self.signature or self.data)
+        self._pieces += 1
+        self._results.clear()
         effect = self.members.add(entry)
         return CHANGED if self.closed else effect
 
@@ -66,7 +73,11 @@ class _Part:
         member = self.members.member(key)
         if isinstance(text, str):
             return isinstance(member, Concat) and member.is_text(text)
-        return member is not None and bool(member.result() == text)
+        if member is None or self._pieces > _MOST_PIECES:
+            return False
+        if key not in self._results:
+            self._results[key] = member.result()
+        return bool(self._results[key] == text)
 
     @property
     def text(self) -> str:

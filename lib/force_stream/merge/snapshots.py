@@ -43,7 +43,10 @@ class _List:
     def add(self, value: Any) -> Effect:
         if not value or not isinstance(value, list):
             return SAME
-        self._value = value if value[: len(self._value)] == self._value else self._value + value
+        if value[: len(self._value)] == self._value:
+            self._value = [*value]
+        else:
+            self._value += value
         return CHANGED
 
     def result(self) -> list[Any]:

@@ -17,6 +17,7 @@ from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from ..rules.rule import Rule
+from ..wire.sse import has_blank_line
 from .inject import Injection
 
 # Characters. mitmproxy's message about a broken response may quote all of it.
@@ -76,6 +77,8 @@ PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
 BLANK_LINE_PATIENCE: Final = 1.0
 # Seconds after a finish reason that nothing but keep-alives follows.
 LONGEST_PATIENCE: Final = 30.0
+# Seconds after which is looked whether a thread has read what it was given.
+_LOOK_AGAIN: Final = 0.01
 
 
 class Attempt:
@@ -108,6 +111,9 @@ class Attempt:
         self._body = BytesIO()
         self._size = self._read_late = 0
         self._times = array("d")
+        # What is read off the loop: pieces from the middle of a large event on, and the thread that reads those before.
+        self._aside: list[bytes] = []
+        self._reading: asyncio.Future[None] | None = None
         self._failure: StreamError | None = None
         self._cut = ""
         self._early = 0
@@ -144,10 +150,43 @@ class Attempt:
         if self.encoded:
             return False
         try:
+            if self._reading is not None or self._aside or self._reader.in_large_event:
+                return self._set_aside(piece)
             return self._reader.feed(piece) and self._notice_end()
         except Exception as fault:
             self.record_bug(fault)
             return True
+
+    def _set_aside(self, piece: bytes) -> bool:
+        """Keep a piece, and have what is kept read when an event may have ended in it."""
+        before = self._aside[-1][-3:] if self._aside else b""
+        self._aside.append(piece)
+        return self._reading is None and has_blank_line(before + piece) and self._read_aside()
+
+    def _read_aside(self) -> bool:
+        pieces, self._aside = self._aside, []
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._feed(pieces)
+            return self._notice_end()
+        self._reading = loop.run_in_executor(None, self._feed, pieces)
+        return True
+
+    def _feed(self, pieces: list[bytes]) -> None:
+        # One by one: all lines of an event at once would take many times its size.
+        for piece in pieces:
+            self._reader.feed(piece)
+
+    def _take_from_aside(self) -> None:
+        """Take what the thread has read, if it is ready, and give it what has come meanwhile."""
+        if self._reading is None or not self._reading.done():
+            return
+        reading, self._reading = self._reading, None
+        reading.result()
+        self._notice_end()
+        if self._aside:
+            self._read_aside()
 
     def _notice_end(self) -> bool:
         reader = self._reader
@@ -199,12 +238,16 @@ class Attempt:
         if self.state in (State.RECEIVING, State.FINISHING) and not self.encoded:
             is_silent = self.clock() - self._last_byte >= BLANK_LINE_PATIENCE
             try:
-                if is_silent and self._size > self._read_late:
-                    self._read_late = self._size
-                    self._reader.read_late()
-                else:
-                    self._reader.read_waiting()  # the last finish reason may be in it, or more content after one
-                self._notice_end()
+                self._take_from_aside()
+                if self._reading is None and self._aside and is_silent:
+                    self._read_aside()
+                if self._reading is None:
+                    if is_silent and self._size > self._read_late:
+                        self._read_late = self._size
+                        self._reader.read_late()
+                    else:
+                        self._reader.read_waiting()  # the last finish reason may be in it, or more after one
+                    self._notice_end()
             except Exception as fault:
                 self.record_bug(fault)
         moment, missed = min(self._deadlines(), default=(float("inf"), ""))
@@ -218,6 +261,8 @@ class Attempt:
         """Each deadline, with what to say if it is missed."""
         if self.is_final:
             return
+        if self._reading is not None:
+            yield self.clock() + _LOOK_AGAIN, ""
         if self.state is State.FINISHING:
             yield min(self._last_byte + PATIENCE[self.state], self._last_change + LONGEST_PATIENCE), ""
         elif self.state is State.ENDING:
@@ -237,13 +282,16 @@ class Attempt:
 
     async def finish_aside(self, decoded: bytes | None = None) -> Reply | None:
         """The same as `finish`, but in a thread if it might block the event loop for more than a few milliseconds."""
-        if self.encoded or self._reader.blocks_loop:
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        if self.encoded or self._aside or self._reader.blocks_loop:
             return await asyncio.to_thread(self.finish, decoded)
         return self.finish(decoded)
 
     @property
     def report(self) -> Report:
-        return self._reader.report
+        is_read = self._reading is None or self._reading.done()
+        return self._reader.report if is_read else Report(bytes=self._size)
 
     @property
     def times(self) -> list[float]:
@@ -258,7 +306,11 @@ class Attempt:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
         answer. Never raises."""
         try:
+            if self._reading is not None:
+                self._reading.result()
             if self.fault is None and self._failure is None:
+                self._feed(self._aside)
+                self._aside = []
                 if decoded is not None:
                     self._reader.feed(decoded)
                     self.report.bytes = self._size

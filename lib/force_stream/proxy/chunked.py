@@ -23,6 +23,8 @@ from .attempt import Attempt
 
 # RFC 9112, section 7.1, without extensions.
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+# Bytes. h11's own limit, which mitmproxy does not apply to what it reads of a body: a chunk's size, and all trailers.
+_LONGEST_LINE: Final = 16 * 1024
 # All but 101, which ends the exchange of HTTP.
 _INTERIM: Final = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9]{2}[ \r\n]")
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
@@ -58,6 +60,11 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
     buffer.maybe_extract_at_most(at)
     reader._bytes_in_chunk, reader._bytes_to_discard = left, line_end
     return b"".join(pieces)
+
+
+def is_overlong(reader: Any, buffer: ReceiveBuffer) -> bool:
+    """Whether what h11 has left in the buffer is the beginning of a line, or of trailers, that no server would send."""
+    return len(buffer) > _LONGEST_LINE and type(reader) is ChunkedReader and not reader._bytes_in_chunk
 
 
 def unknown_h11() -> str:
@@ -125,6 +132,13 @@ class ChunkedClient(_http1.Http1Client):
             yield _base.ReceiveHttp(_events.ResponseData(stream.stream_id, piece))
         if self.buf or not piece:
             yield from self._read_rest(stream.stream_id, event)
+            if is_overlong(self.body_reader, self.buf):
+                yield commands.CloseConnection(self.conn)
+                broken = f"HTTP/1 protocol error: a chunk header or trailers of more than {_LONGEST_LINE:,} bytes"
+                yield _base.ReceiveHttp(
+                    _events.ResponseProtocolError(stream.stream_id, broken, _events.ErrorCode.GENERIC_SERVER_ERROR)
+                )
+                return
         if needs_poll:
             # Only after the rest, which may end the body: then there is nothing to poll for.
             yield _base.ReceiveHttp(PollRequested(stream.stream_id))

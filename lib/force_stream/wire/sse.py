@@ -51,6 +51,11 @@ def end_of_event(data: bytes, start: int = 0) -> int:
         window *= 4
 
 
+def has_blank_line(data: bytes) -> bool:
+    """Whether an event may end in these bytes."""
+    return _BLANK_LINE.search(data) is not None
+
+
 class ServerSentEvent(NamedTuple):
     """One event; `data` is its lines joined by line feeds. `event` is "" if the stream does not name it. `bare`: its
     lines had no field name."""
@@ -76,7 +81,7 @@ class EventStreamDecoder:
         self._after_carriage_return = False
         self._at_start = True
         self._event = ""
-        self._data: list[bytes] = []
+        self._data: bytes | bytearray | None = None
         self._bare: list[bytes] = []
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
@@ -101,7 +106,7 @@ class EventStreamDecoder:
     def begun(self) -> int:
         """The bytes of the event that has no blank line yet. A comment is not a part of one."""
         tail = () if self._tail and self._tail[0].startswith(b":") else self._tail
-        return sum(map(len, (*tail, *self._data, *self._bare, self._event)))
+        return sum(map(len, (*tail, self._data or b"", *self._bare, self._event)))
 
     def close(self) -> list[ServerSentEvent]:
         """The event that has no blank line at the end of the stream, if there is one."""
@@ -128,14 +133,14 @@ class EventStreamDecoder:
                 self._dispatch_bare(events)
             value = value.removeprefix(b" ")
             if name == b"data":
-                self._data.append(value)
+                self._add(value)
             elif name == b"event":
-                if self._event and self._data:
+                if self._event and self._data is not None:
                     self._dispatch(events)  # the blank line between two events is lost
                 named, _, rest = value.partition(b"data:")  # its line end may be lost
                 self._event = named.decode(errors="replace")
                 if rest:
-                    self._data.append(rest.removeprefix(b" "))
+                    self._add(rest.removeprefix(b" "))
             elif name == b"error":
                 if not value.startswith(b"{"):
                     self._read_bare(line, events)
@@ -143,12 +148,25 @@ class EventStreamDecoder:
                 self._dispatch(events)
                 events.append(ServerSentEvent("error", value.decode(errors="replace")))
             elif not name and value.endswith(b"}") and (lost := _DATA_AFTER_COMMENT.search(value)) is not None:
-                self._data.append(value[lost.end() :])
+                self._add(value[lost.end() :])
             self.lines += 1
         self.between_events = not (
-            self._tail or self._data or self._bare or self._event or self._at_start or self._after_carriage_return
+            self._tail
+            or self._data is not None
+            or self._bare
+            or self._event
+            or self._at_start
+            or self._after_carriage_return
         )
         return events
+
+    def _add(self, value: bytes) -> None:
+        """Add a line of data. Not to a list: a million short lines would take many times their size."""
+        if self._data is None:
+            self._data = value
+        else:
+            self._data = self._data if isinstance(self._data, bytearray) else bytearray(self._data)
+            self._data += b"\n" + value
 
     def _read_bare(self, line: bytes, events: list[ServerSentEvent]) -> None:
         """A line without a field: JSON, the first line of it, or text."""
@@ -159,7 +177,7 @@ class EventStreamDecoder:
         elif self._bare and _is_json(self._bare[0]):
             self._bare.append(line)
         elif _is_json(line):
-            if self._data or self._bare:
+            if self._data is not None or self._bare:
                 self._dispatch(events)
             self._bare.append(line)
             if line.rstrip(_AROUND).endswith((b"}", b"]")):
@@ -177,11 +195,11 @@ class EventStreamDecoder:
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
         # "If the data buffer is an empty string […] return": there is no event without data. An empty data line is not
         # data, though it is in a browser: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
-        if self._data:
-            data = b"\n".join(self._data).decode(errors="replace")
+        if self._data is not None:
+            data = self._data.decode(errors="replace")
             if data:
                 events.append(ServerSentEvent(self._event, data))
-            self._data = []
+            self._data = None
             self._event = ""
         if self._bare:
             self._dispatch_bare(events, self._event)

@@ -2,6 +2,7 @@
 
 import pytest
 from force_stream.answer.events import REPLACED, Event, EventReader, Kind
+from force_stream.errors.events import error_from_words
 
 CHUNK = b'data: {"a":1}\n\n'
 ERROR = {"error": {"message": "no"}}
@@ -47,7 +48,7 @@ STREAMS: dict[str, tuple[bytes, list[Event], list[str]]] = {
                 Kind.TEXT,
                 "",
                 "[ERROR] out of memory",
-                error={"error": {"message": "[ERROR] out of memory", "type": "upstream_error", "param": None, "code": "stream_malformed"}},
+                error=error_from_words("[ERROR] out of memory"),
             )
         ],
         ["event 1: an error"],

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from force_stream import aggregate
 from force_stream.answer.quirks import QUIRKS
-from force_stream.answer.reader import AnswerSpec
+from force_stream.answer.reader import LARGE, AnswerSpec
+from force_stream.wire import jsontext
 
 
 def finish(*pieces: bytes, status: int = 200, content_type: str = "text/event-stream") -> Any:
@@ -169,3 +170,29 @@ def test_a_long_event_is_not_looked_at_before_its_blank_line() -> None:
     answer.feed(TERMINAL.replace(b'"r"', b'"%b"' % (b"r" * 2**20)).rstrip())
     answer.read_late()
     assert not answer.ended
+
+
+def test_a_large_document_is_not_parsed_where_its_label_says_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+    split = jsontext.split
+    monkeypatch.setattr(jsontext, "split", lambda text: lengths.append(len(text)) or split(text))
+    body = json.dumps({"object": "chat.completion", "choices": [{"message": {"content": "word "}}] * 20_000}).encode()
+    reader = AnswerSpec("r", "chat").read(200, "application/json")
+    reader.feed(body)
+    assert reader.finish() is None
+    assert max(lengths) <= LARGE < len(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"choices": [{"delta": {"content": "x" * LARGE}, "finish_reason": "stop"}]}),
+        json.dumps({"choices": [{"delta": {"content": "x"}, "finish_reason": "stop"}]}) * 5000,
+        json.dumps({"choices": [{"message": {"content": "x" * LARGE}}]}) + "\n\ndata: [DONE]\n\n",
+    ],
+    ids=["one chunk", "chunks in a row", "a document, and the end of a stream"],
+)
+def test_what_only_looks_like_a_large_document_is_read(body: str) -> None:
+    reader = AnswerSpec("r", "chat").read(200, "application/json")
+    reader.feed(body.encode())
+    assert reader.finish() is not None

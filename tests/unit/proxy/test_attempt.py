@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from force_stream.answer.reader import AnswerSpec
+from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.errors import OversizedStream
 from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, Signal, State
 from force_stream.rules.rule import Rule
@@ -244,3 +245,60 @@ def test_an_encoded_body_is_read_when_it_has_been_decoded() -> None:
     assert reply is not None
     assert json.loads(reply.body) == DOCUMENT
     assert one.report.bytes == 2
+
+
+LARGE_EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 1_000_000)
+END_OF_CHAT = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+def in_pieces(body: bytes, size: int = 65536) -> list[bytes]:
+    return [body[at : at + size] for at in range(0, len(body), size)]
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["the body ends", "the connection lingers"])
+def test_a_large_event_is_read_off_the_loop(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_loop = aside = 0
+    feed = AnswerReader.feed
+
+    def noted(reader: AnswerReader, data: bytes) -> bool:
+        nonlocal on_loop, aside
+        if threading.current_thread() is threading.main_thread():
+            on_loop += len(data)
+        else:
+            aside += len(data)
+        return feed(reader, data)
+
+    monkeypatch.setattr(AnswerReader, "feed", noted)
+
+    async def play() -> bytes:
+        one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",)))
+        one.start_response(200, "text/event-stream")
+        for piece in in_pieces(LARGE_EVENT * 2 + END_OF_CHAT):
+            one.receive(piece)
+        if ends:
+            one.end()
+        async with asyncio.timeout(30):
+            while one.next_deadline() is not None:
+                await asyncio.sleep(0.01)
+                one.poll()
+        reply = await one.finish_aside()
+        assert one.answered
+        assert reply is not None
+        return reply.body
+
+    content = json.loads(asyncio.run(play()))["choices"][0]["message"]["content"]
+    assert content == "x" * 2_000_000
+    assert on_loop < 400_000
+    assert aside > 1_600_000
+
+
+def test_a_large_event_that_is_cut_is_read_all_the_same() -> None:
+    one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",), on_truncated="partial"))
+    one.start_response(200, "text/event-stream")
+    for piece in in_pieces(LARGE_EVENT + LARGE_EVENT[:500_000]):
+        one.receive(piece)
+    one.cut("reset")
+    reply = one.finish()
+    assert reply is not None
+    assert one.report.bytes == len(LARGE_EVENT) + 500_000
+    assert one.report.truncated

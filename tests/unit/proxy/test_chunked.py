@@ -7,10 +7,14 @@ from typing import Any
 import h11
 import pytest
 from force_stream.proxy import chunked
+from force_stream.rules.rule import Rule
 from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
 from h11._receivebuffer import ReceiveBuffer
+from harness.player import HEAD, Player
 from hypothesis import given
 from hypothesis import strategies as st
+
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 
 
 def read(body: bytes, sizes: list[int], take: Callable[[Any, ReceiveBuffer], bytes]) -> tuple[bytes, str, bytes]:
@@ -99,3 +103,17 @@ def test_this_h11_is_known() -> None:
 def test_an_unknown_h11_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "_STATE", {"_of_another_version": 0})
     assert "_of_another_version" in chunked.unknown_h11()
+
+
+@pytest.mark.parametrize("beginning", [b"1;", b"0\r\nA: "], ids=["chunk header", "trailers"])
+def test_a_line_without_an_end_breaks_the_response(beginning: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, Rule("r", hosts=(".",)))
+    player.ask()
+    player.upstream_sends(HEAD, b"%x\r\n%b\r\n" % (len(EVENT), EVENT), beginning)
+    for _ in range(16):
+        assert player.closed == []
+        player.upstream_sends(b"x" * 1024)
+    player.upstream_sends(b"x")
+    assert set(player.closed) == {"upstream"}
+    assert player.answer.status_code == 502
+    assert b"more than 16,384 bytes" in (player.answer.content or b"")
