@@ -34,13 +34,12 @@ def chunk(text: str | None, finish_reason: str | None = None) -> dict[str, Any]:
     return {"object": "transcription.chunk", "choices": [{"delta": {"content": text}, "finish_reason": finish_reason}]}
 
 
-def test_a_finish_reason_is_believed_while_no_text_follows_it() -> None:
+def test_a_finish_reason_is_that_of_a_part_and_does_not_end_the_stream() -> None:
     aggregator = TranscriptionsAggregator()
-    for text, reason, finished in [("a", None, False), ("", "stop", True), ("b", None, False), ("c", "stop", True)]:
+    for text, reason in [("a", None), ("", "stop"), ("b", None), ("c", "stop")]:
         aggregator.add(chunk(text, reason))
-        assert aggregator.finished is finished
+        assert not aggregator.finished
     aggregator.add({"choices": [], "usage": {"total_tokens": 1}})
-    assert aggregator.finished
     assert not aggregator.ended
     assert aggregator.result().document == {"text": "abc", "usage": {"total_tokens": 1}}
     assert aggregator.result().finish_reasons == ("stop",)
