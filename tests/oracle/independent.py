@@ -1608,11 +1608,14 @@ def has_no_reason(kind: str, said: list[Event]) -> bool:
 def nothing(stream: bytes) -> Broken:
     lines = [line for line in stream.removeprefix(b"\xef\xbb\xbf").splitlines() if line]
     known = [line.startswith(b":") or bool(FIELD.match(line.decode("utf-8", "replace"))) for line in lines]
+    # A stream may have stopped within its first event.
+    is_unfinished = lines and not lines[-1].startswith(b":") and not re.search(rb"(?:\r\n|\r|\n){2}\Z", stream)
+    truncated = ("stream_truncated",) if is_unfinished else ()
     if all(known):
-        # Whether a stream has stopped within its first event, or has none.
-        return Broken(("stream_empty", "stream_truncated") if lines and b"{" in lines[-1] else ("stream_empty",))
+        return Broken(("stream_empty", *truncated))
     # The last line may be half of one.
-    return Broken(("stream_empty", "stream_malformed") if all(known[:-1]) and known[:-1] else ("stream_malformed",))
+    may_be_empty = ("stream_empty",) if all(known[:-1]) and known[:-1] else ()
+    return Broken(("stream_malformed", *may_be_empty, *truncated))
 
 
 def are_mixed(chunks: list[dict[str, Any]]) -> bool:
