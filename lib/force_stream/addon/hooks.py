@@ -262,7 +262,7 @@ class ForceStream:
         except Refusal as reason:
             save_notes(flow, notes | {"left_alone": str(reason)})
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {reason}")
-            return None
+            return Learning(rule, endpoint, ClientWait(rule))
         if spec is None:
             return None
         attempt = Attempt(spec, rule)

@@ -117,6 +117,18 @@ def test_a_refused_request_says_why_on_the_flow_and_in_the_log(run: Callable, ca
     run(test)
 
 
+def test_a_stream_that_a_refused_request_gets_all_the_same_becomes_its_answer(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(request(modalities=["audio"], audio={"format": "wav"}))
+        await ours.request(flow)
+        assert "stream" not in json.loads(flow.request.content)
+        answer_with(flow)
+        await ours.response(flow)
+        assert flow.response.json() == DOCUMENT
+
+    run(test)
+
+
 def test_a_forced_flow_can_be_saved_and_loaded(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         flow = flow_with()
