@@ -86,6 +86,8 @@ class ForceStream:
         self._retries = Retries(self.send_attempt, lambda: self.rules)
         self._counting: set[asyncio.Task[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
+        # Whether requests of our own can be sent: below the hooks, by a mitmproxy that runs.
+        self.can_send = False
 
     # Life
 
@@ -104,6 +106,7 @@ class ForceStream:
         for line in unknown_options(ctx.options):
             logger.warning(line)
         self.rules_watcher.start()
+        self.can_send = self._stream_layer is not None
 
     def done(self) -> None:
         contentview.unregister()
@@ -144,11 +147,6 @@ class ForceStream:
     def enabled(self) -> bool:
         """Whether the master switch is on."""
         return bool(ctx.options.force_stream)
-
-    @property
-    def can_send(self) -> bool:
-        """Whether requests of our own can be sent."""
-        return self._stream_layer is not None
 
     async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
