@@ -210,6 +210,8 @@ EMPTY: Final = failed("stream_empty")
 MALFORMED: Final = failed("stream_malformed")
 CORRUPTED: Final = failed("stream_corrupted")
 NO_CODE: Final = {"param": None, "code": None}
+# The error that an upstream's words become.
+WORDS: Final = {"type": "upstream_error", "param": None}
 PAGE_OF_MITMPROXY: Final = "502, mitmproxy's own page"
 
 
@@ -531,13 +533,13 @@ def _other() -> Iterator[Fault]:
     yield fault(
         "events whose data is text",
         [Head(), text, End()],
-        said(502, {"error": {"message": "out of memory", "type": "error"} | NO_CODE}),
+        said(502, {"error": WORDS | {"message": "out of memory", "code": "stream_malformed"}}),
     )
     yield fault("events whose data is broken JSON", [Head(), Data(b'data: {"id": \n\n'), End()], CORRUPTED)
     half = Data(LO.data[:-30] + b"\n\n")
     yield fault("an event cut in the middle, then the rest", [Head(), HEL, half, STOP, DONE, End()], CORRUPTED)
     text = Data(b"data: upstream error: 503 backend busy\n\n")
-    busy_words = said(503, {"error": {"message": "upstream error: 503 backend busy", "type": "error"} | NO_CODE})
+    busy_words = said(503, {"error": WORDS | {"message": "upstream error: 503 backend busy", "code": None}})
     yield fault("an error in words, then [DONE]", [Head(), HEL, text, DONE, End()], busy_words)
     text = Data(b"data: The model was unloaded.\n\n")
     words = {
