@@ -35,8 +35,6 @@ _BEGINS_WITH_MEMBER: Final = re.compile(r'"[^"\\]*"\s*:')
 # How many parts or lines of one event's data may be unreadable before the rest of it counts as one: to look for the
 # next part takes time in proportion to the rest.
 _MOST_UNREADABLE: Final = 16
-
-
 # The beginning of a list of events, or of `[DONE]`; not "[ERROR] out of memory", or "[1/3] loading".
 _LIST: Final = re.compile(r'\[\s*(?:[\["{]|$)|\[DO?N?E?$')
 

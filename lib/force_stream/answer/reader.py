@@ -51,15 +51,15 @@ _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text
 _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
+# Two events run together may be one without content and one with it.
+_CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
 # A chunk that is cut off, and plainly holds more of the answer.
 _MORE_CONTENT: Final = re.compile(
     r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
 )
-# Two events run together may be one with content and one without.
-_CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
-
 # A string of JSON, or the beginning of one at the end.
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
+# One word, with what may follow it.
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 
 
@@ -234,8 +234,9 @@ class AnswerReader:
                 body = b"".join(self._json)
                 if self._is_plain_json and _is_large_document(body):
                     return None
-                if not self._is_events(body):
-                    return self._plain(body)
+                document = _document_in(body)
+                if document is not None and not self._is_events(*document):
+                    return self._plain(body, *document)
                 self._merge(self._repeats.feed(self._give_back_json()) or ())
                 self._merge(self._repeats.close())
                 if not self._has_chunks and self._error is None and self._words is None:
@@ -269,16 +270,13 @@ class AnswerReader:
 
     # A body that is JSON
 
-    def _is_events(self, body: bytes) -> bool:
-        """Whether a body that begins as JSON does is not one document but events: chunks as lines of JSON, or one as
-        the whole body."""
-        try:
-            value, _, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
-        except ValueError:
-            return True
-        if isinstance(value, list) and value and all(isinstance(each, dict) and _is_event(each) for each in value):
-            return True
-        if isinstance(value, dict) and _is_event(value):
+    def _is_events(self, value: Any, _: str, rest: str) -> bool:
+        """Whether a body is not one document but events: chunks as lines of JSON, in a list, or one as the whole
+        body."""
+        if not rest.strip() and self._status >= 400:
+            return False
+        chunks = value if isinstance(value, list) and value else [value]
+        if all(isinstance(chunk, dict) and _is_event(chunk) for chunk in chunks):
             return True
         if not rest.strip():
             return False
@@ -291,9 +289,8 @@ class AnswerReader:
     def _is_plain_json(self) -> bool:
         return self._content_type.endswith(("/json", "+json"))
 
-    def _plain(self, body: bytes) -> Reply | None:
+    def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
-        value, document, rest = jsontext.split(body.decode("utf-8-sig", errors="replace"))
         if rest.strip():
             self._reader.odd.add("a JSON answer with the end of an event stream after it")
             return Reply(self._status, document.strip().encode())
@@ -479,6 +476,14 @@ def _with_reason(message: str, cut: str) -> str:
     return f"{message}: {cut}" if cut else message
 
 
+def _document_in(body: bytes) -> tuple[Any, str, str] | None:
+    """The JSON document that a body begins with: its value, its text, and what follows it; None if there is none."""
+    try:
+        return jsontext.split(body.decode("utf-8-sig", errors="replace"))
+    except ValueError:
+        return None
+
+
 def _stops_within(body: bytes) -> bool:
     """Whether a JSON text has more opening brackets than closing ones."""
     marks = _STRING.sub(b"", body)
@@ -501,11 +506,7 @@ def _is_large_document(body: bytes) -> bool:
     ends = body[-64:].rstrip(_BLANK).endswith(b"}") and b"\ndata:" not in body[-LARGE:]
     if len(body) == len(head) or not ends or _OF_AN_EVENT.search(head):
         return False
-    try:
-        jsontext.split(head.decode("utf-8-sig", errors="replace"))
-    except ValueError:
-        return True
-    return False  # a small one, and more after it
+    return _document_in(head) is None  # otherwise it is a small one, and more after it
 
 
 def _is_event(value: dict[str, Any]) -> bool:
@@ -513,4 +514,4 @@ def _is_event(value: dict[str, Any]) -> bool:
     choices, kind = value.get("choices"), value.get("type")
     if isinstance(choices, list) and any(isinstance(choice, dict) and "delta" in choice for choice in choices):
         return True
-    return str(value.get("object")).endswith(".chunk") or (isinstance(kind, str) and "." in kind)
+    return str(value.get("object")).endswith(".chunk") or (isinstance(kind, str) and api_of({"type": kind}) is not None)

@@ -36,6 +36,19 @@ def test_an_error_page_with_a_line_like_a_field_is_passed_on() -> None:
     assert finish(b"Overloaded, come later.\nid: 77\n", status=503, content_type="text/plain") is None
 
 
+@pytest.mark.parametrize("status", [400, 503])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "https://example.com/probs/too-long", "title": "Too long", "status": 400},  # RFC 9457
+        {"type": "response.failed", "message": "no"},
+        {"choices": [{"delta": {}}], "error": {"message": "no"}},
+    ],
+)
+def test_an_error_in_json_is_passed_on_whatever_it_looks_like(body: dict[str, Any], status: int) -> None:
+    assert finish(json.dumps(body).encode(), status=status, content_type="application/problem+json") is None
+
+
 def test_all_events_are_counted_of_an_answer_that_is_passed_on() -> None:
     answer = AnswerSpec(rule="r", endpoint="chat").read(302, "text/event-stream")
     for _ in range(9):
