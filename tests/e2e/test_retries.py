@@ -472,12 +472,7 @@ def test_a_client_with_heartbeats_gets_them_until_the_plain_answer(proxy: Proxy,
     with Http1Client(proxy.urls[HTTP]) as client:
         body = b'{"model": "beating/plain", "messages": []}'
         client.start("POST", CHAT, [*headers_of(key), ("content-type", "application/json")], body)
-        incoming = client.begin("POST")
-        assert [incoming.read_piece(), incoming.read_piece()] == [b" ", b" "]
-        gate.open()
-        while incoming.read_piece() is not None:
-            pass
-    response = incoming.response
+        response = client.receive_after(2, "POST", then=gate.open)
     assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
 
 

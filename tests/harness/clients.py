@@ -13,7 +13,7 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -171,7 +171,15 @@ class Http1Client(_Client):
 
     def receive(self, method: str = "GET") -> Response:
         """Read one whole answer, however it ends."""
+        return self.receive_after(0, method)
+
+    def receive_after(
+        self, heartbeats: int, method: str = "GET", then: Callable[[], object] = lambda: None
+    ) -> Response:
+        """The same, where so many heartbeats come first; `then` is called when they are there."""
         incoming = self.begin(method)
+        assert [incoming.read_piece() for _ in range(heartbeats)] == [b" "] * heartbeats
+        then()
         while incoming.read_piece() is not None:
             pass
         return incoming.response
