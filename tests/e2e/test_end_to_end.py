@@ -713,7 +713,7 @@ def test_a_finish_reason_that_never_came_is_inferred(proxy: Proxy, upstream: Ups
     since = proxy.mark()
     response = ask(proxy, request(), [("x-answer", "inferred")])
     assert response.json()["choices"][0]["finish_reason"] == "stop"
-    proxy.wait_for_log(r"private-vllm: chat m, 200, finish stop \(inferred\), 1 events", since=since)
+    proxy.wait_for_log(r"private-vllm: chat m, 200, finish stop \(inferred\), 1 event", since=since)
     (flow,) = proxy.flows("inferred")
     assert flow["marked"] == ":warning:"
 

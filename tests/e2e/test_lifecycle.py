@@ -85,7 +85,7 @@ def test_what_happened_is_in_the_log_on_the_flow_and_in_the_flow_file_and_no_cre
     proxy.wait_for_log(line)
     odd = r"; odd: no finish reason for choice 0; no \[DONE\]$"
     proxy.wait_for_log(r"private-vllm: chat m, 502, stream_truncated, 3 events, [\d,]+ bytes, \d+\.\d s" + odd)
-    proxy.wait_for_log(r"private-vllm: chat m, 429, upstream_error, 1 events, \d+ bytes, \d+\.\d s; odd: .*$")
+    proxy.wait_for_log(r"private-vllm: chat m, 429, upstream_error, 1 event, \d+ bytes, \d+\.\d s; odd: .*$")
     assert proxy.stop() == 0
     told = [line for line in proxy.log_lines if "private-vllm: chat" in line]
     assert len(told) == 3, "one line a forced flow"

@@ -145,7 +145,7 @@ class Retries:
         assert refusal is not None
         useless = _USELESS.get(tries.attempt.report.code, "")
         why = useless or "the upstream cannot stream this request"
-        logger.info(f"{rule.name}: {why}: it is sent again as it came, plain")
+        logger.info(f"{rule.name}: {why}: sent again as it came, plain")
         plain = request.plain_attempt(tries.flow, tries.attempt.spec)
         attempt = await self._send_for(tries, plain)
         answer = plain.response
@@ -176,8 +176,8 @@ class Retries:
         asked = request.asked_of(tries.flow, model, ENDPOINTS[spec.endpoint])
         self.learned.add_plain(asked, request.credentials_of(tries.flow), members)
         logger.warning(
-            f"{tries.rule.name}: {asked} cannot stream {what(members)}; until the rules change or mitmproxy stops, "
-            "that is sent plain"
+            f"{tries.rule.name}: {asked} cannot stream {what(members)}. Until the rules change or mitmproxy stops, "
+            "such requests are sent plain."
         )
 
     async def _send_without_options(self, tries: _Tries) -> None:
@@ -187,7 +187,7 @@ class Retries:
         if forced is None:
             return
         again, _, model = forced
-        logger.info(f"{tries.rule.name}: the upstream rejects stream_options: it is sent again without them")
+        logger.info(f"{tries.rule.name}: sent again without stream_options, which the upstream rejects")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
             return
@@ -195,7 +195,7 @@ class Retries:
         self.learned.add_without_options(asked)
         rule = refusals.rule_to_paste(asked.host, printable(model or ""), stream_options=False)
         logger.warning(
-            f"{tries.rule.name}: {asked} rejects stream_options; until the rules change or mitmproxy stops, none are "
+            f"{tries.rule.name}: {asked} rejects stream_options. Until the rules change or mitmproxy stops, none are "
             f"sent. Set stream_options: null in the rule, or put one for this model alone before it: {rule}"
         )
 

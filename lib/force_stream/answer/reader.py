@@ -26,7 +26,7 @@ from ..errors.words import is_keepalive, words_in
 from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
-from ..wire.text import printable
+from ..wire.text import counted, printable
 from .events import REPLACED, Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
@@ -256,7 +256,8 @@ class AnswerReader:
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
-        context = f"Rule {self._spec.rule}; {report.events:,} events, {report.bytes:,} bytes came."
+        came = f"{counted(report.events, 'event')}, {counted(report.bytes, 'byte')}"
+        context = f"Rule {self._spec.rule}; {came} came."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header tells them not to.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ..merge.fields import Slots
+from ..wire.text import counted
 
 type Request = Mapping[str, Any]
 
@@ -67,7 +68,7 @@ def fewer_than(expected: int, count: int, what: str = "choice") -> tuple[str, ..
     """What is odd about this many choices."""
     if count >= expected:
         return ()
-    return (f"{count:,} {what}{'s' * (count > 1)}, but the request asks for {expected:,}",)
+    return (f"{counted(count, what)}, but the request asks for {expected:,}",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 from ..view.stats import LONG_GAP, Outcome, cut_off, duration
-from ..wire.text import printable
+from ..wire.text import counted, printable
 
 # Units of the picture; who shows it decides how large they are.
 WIDTH: Final = 720
@@ -45,7 +45,7 @@ def describe(outcome: Outcome) -> str:
     times = {"first byte": outcome.first_event, "first content": outcome.first_content}
     times["longest gap"] = outcome.longest_gap
     known = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items() if seconds is not None)
-    came = f"{outcome.events:,} events, {outcome.bytes:,} bytes, {duration(outcome.seconds)}"
+    came = f"{counted(outcome.events, 'event')}, {counted(outcome.bytes, 'byte')}, {duration(outcome.seconds)}"
     return f"{came}; {known}" if known else came
 
 

@@ -11,6 +11,7 @@ from mitmproxy import http
 from ..answer.oddities import in_brief
 from ..answer.report import Report
 from ..wire import jsontext
+from ..wire.text import counted
 from .attempt import Attempt
 from .notes import save_notes
 from .response import MARK
@@ -39,7 +40,7 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
         finish and f"finish {finish}" + (" (inferred)" if report.inferred else ""),
         report.code or ("truncated" if report.truncated else ""),
     ]
-    figures = [f"{report.events:,} events", f"{report.bytes:,} bytes", _tokens(report.usage)]
+    figures = [counted(report.events, "event"), counted(report.bytes, "byte"), _tokens(report.usage)]
     odd = _odd(report)
     end = f"{_seconds(flow):.1f} s{odd}"
     flow.comment = ", ".join(filter(None, [*short, end]))

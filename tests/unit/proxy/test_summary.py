@@ -37,10 +37,10 @@ SAID: dict[str, tuple[bytes, dict[str, Any], str, bool]] = {
     "inferred": (
         INFERRED,
         {},
-        f"200, finish stop (inferred), 1 events, {len(INFERRED)} bytes, 1.3 s; odd: no finish reason for choice 0",
+        f"200, finish stop (inferred), 1 event, {len(INFERRED)} bytes, 1.3 s; odd: no finish reason for choice 0",
         True,
     ),
-    "an error": (FAILED, {}, "429, upstream_error, 1 events, 49 bytes, 1.3 s; odd: event 1: an error", True),
+    "an error": (FAILED, {}, "429, upstream_error, 1 event, 49 bytes, 1.3 s; odd: event 1: an error", True),
     "cut off": (
         sse(*EVENTS[:2], done=False),
         {},
@@ -68,7 +68,7 @@ def test_one_line_says_what_came_of_a_flow(body: bytes, keys: dict[str, Any], li
     flow, attempt = answered(body, **keys)
     assert summarize(flow, attempt) == f"r: chat m, {line}"
     assert bool(flow.marked) is marked
-    figures = [part for part in line.split(", ") if part.endswith(("events", "bytes", "tokens"))]
+    figures = [part for part in line.split(", ") if part.endswith(("event", "events", "bytes", "tokens"))]
     assert flow.comment == f"r: chat m, {', '.join(part for part in line.split(', ') if part not in figures)}"
 
 
