@@ -41,9 +41,9 @@ def piece(data: bytes) -> bytes:
 
 
 class Player:
-    """`to_client`, `to_upstream`: all bytes.
-    `opened`: how many connections to upstreams were tried; `closed`: which
-    connections were closed, in order. `flow`: the latest one; `client_wait`: its client's."""
+    """`to_client`, `to_upstream`: all bytes. `forgets`: nothing is heard of a connection after it was made. `opened`:
+    how many connections to upstreams were tried; `closed`: which connections were closed, in order. `flow`: the latest
+    one; `client_wait`: its client's."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, rule: Rule | None, *, http2: bool = False) -> None:
         self.now = 1000.0
@@ -57,6 +57,7 @@ class Player:
         self.closed: list[str] = []
         self.to_client = self.to_upstream = b""
         self.refuses = ""
+        self.forgets = False
         self.opened = 0
         self._wakeups: list[tuple[float, int, commands.RequestWakeup]] = []
         self._layer = self._make_layer()
@@ -145,6 +146,8 @@ class Player:
             self.server.alpn = self._alpn
             if not self.refuses:
                 self.server.state = connection.ConnectionState.OPEN
+            if self.forgets:
+                return None
             return events.OpenConnectionCompleted(command, self.refuses or None)
         if isinstance(command, commands.SendData):
             if command.connection is self.client:

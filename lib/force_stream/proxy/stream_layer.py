@@ -21,6 +21,7 @@ from weakref import ref
 from mitmproxy import flow as mitmflow
 from mitmproxy import http
 from mitmproxy.addons import clientplayback
+from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import validate
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
@@ -171,6 +172,8 @@ class ObservedStream(http_layers.HttpStream):
                 yield from self._poll_between_attempts(wait)
                 return
             if self._attempt is not None and self._waits_for(http_layers.GetHttpConnection):
+                if self._is_forgotten():
+                    self._attempt.cut("server closed connection")
                 deadline = wait.poll()
                 if deadline is not Deadline.ANSWER:
                     self._wake_at = None
@@ -178,6 +181,21 @@ class ObservedStream(http_layers.HttpStream):
                     return
                 self._give_up_waiting()
         yield from super().handle_event(event)
+
+    def _is_forgotten(self) -> bool:
+        """Whether mitmproxy will never say that the awaited connection is there, or not: one that is reset before its
+        peer's name is asked for has none, and an assertion about that fails (server.py, open_connection)."""
+        assert self._paused is not None
+        http_layer = self._http_layer()
+        waiting = {} if http_layer is None else http_layer.waiting_for_establishment
+        return any(
+            connection.state is ConnectionState.OPEN and connection.peername is None
+            for connection, requests in waiting.items()
+            if any(request is self._paused.command for request in requests)
+        )
+
+    def _http_layer(self) -> http_layers.HttpLayer | None:
+        return next((one for one in self.context.layers[::-1] if isinstance(one, http_layers.HttpLayer)), None)
 
     def _waits_for(self, kind: type[commands.Command]) -> bool:
         return self._paused is not None and isinstance(self._paused.command, kind)
@@ -277,7 +295,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def _claim_client(self) -> None:
         """Make a connection hand over the pieces of the body that it reads (HTTP/1), and outlive a GOAWAY (HTTP/2)."""
-        http_layer = next((one for one in self.context.layers[::-1] if isinstance(one, http_layers.HttpLayer)), None)
+        http_layer = self._http_layer()
         connection = http_layer.connections.get(self.context.server) if http_layer is not None else None
         # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
         client: Any = connection.context.layers[-1] if connection is not None else None

@@ -1,11 +1,13 @@
 """The stream layer without sockets: what reaches the client, when, and what becomes of the upstream's connection."""
 
+import asyncio
 import gzip
 import json
 import tracemalloc
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from force_stream.proxy import stream_layer
@@ -15,7 +17,12 @@ from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
 from harness.steps import sse
+from mitmproxy.connection import Client, ConnectionState, Server
+from mitmproxy.options import Options
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.server import ConnectionHandler
 
 FORCED: dict[str, Any] = {"name": "r", "hosts": ("llm.test",), "force_upstream_stream": True}
 BEGIN = piece(sse(*EVENTS[:2], done=False))
@@ -69,6 +76,39 @@ def test_an_upstream_that_refuses_is_an_error_of_its_own_shape(monkeypatch: pyte
     player.refuses = "Connection refused"
     player.ask()
     assert code_of(player) == (502, "upstream_unreachable")
+
+
+def test_a_connection_that_mitmproxy_forgets_is_one_that_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, Rule(**FORCED))
+    player.forgets = True
+    player.ask()
+    player.wait(stream_layer.LONGEST_SLEEP)
+    assert code_of(player) == (502, "upstream_unreachable")
+
+
+def test_mitmproxy_says_nothing_of_a_connection_that_was_reset_before_its_peer_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[events.Event] = []
+
+    class Handler(ConnectionHandler):
+        async def handle_hook(self, hook: commands.StartHook) -> None:
+            pass
+
+        async def server_event(self, event: events.Event) -> None:
+            heard.append(event)
+
+    upstream = Server(address=("127.0.0.1", 80))
+
+    async def open_it() -> None:
+        handler = Handler(Context(Client(peername=("", 1), sockname=("", 1)), Options()))
+        await handler.open_connection(commands.OpenConnection(upstream))
+
+    reset = Mock(get_extra_info=Mock(return_value=None))
+    monkeypatch.setattr(asyncio, "open_connection", AsyncMock(return_value=(reset, reset)))
+    with pytest.raises(AssertionError):
+        asyncio.run(open_it())
+    assert (upstream.state, upstream.peername, heard) == (ConnectionState.OPEN, None, [])
 
 
 @pytest.mark.parametrize("sent", [(), (HEAD,), (HEAD, BEGIN)], ids=["nothing", "the head", "two events"])
