@@ -139,7 +139,9 @@ FAILED: Final = Data(
         }
     )
 )
-LIMITED: Final = {"error": {"message": "slow down", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}
+LIMITED: Final = {
+    "error": {"message": "slow down", "type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}
+}
 OVERLOADED: Final = {"error": {"message": "no capacity", "type": "overload", "param": None, "code": None}}
 PAGE: Final = b"<!DOCTYPE html><html><body><h1>Welcome to the captive portal</h1></body></html>"
 
@@ -331,7 +333,7 @@ def _no_response() -> Iterator[Fault]:
             f"RST_STREAM {name} before the headers", steps, UNREACHABLE, over=H2, kept="none", without_layer=without
         )
     yield fault(
-        "GOAWAY that covers the request, before the headers, then a close",
+        "GOAWAY before the headers, then a close",
         [GoAway(), Close()],
         UNREACHABLE,
         over=H2,
