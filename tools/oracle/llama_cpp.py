@@ -1,6 +1,6 @@
 """llama.cpp's own HTTP server on a free port of 127.0.0.1, for as long as standard input stays open.
 
-Its first line of output that begins with "listening " has the address. Knows the server and the model; must not know
+It says "listening ADDRESS " as soon as it does. Knows the server and the model; must not know
 the requests, the proxy or the comparison.
 """
 
@@ -88,7 +88,8 @@ def main() -> None:
     params.slot_prompt_similarity = 0.0
     params.n_ctx_checkpoints = 0
     server = xllamacpp.Server(params)
-    print(f"listening {server.listening_address}", flush=True)
+    # In one write and with a space behind: the server's own threads log to the same pipe, in pieces of lines.
+    os.write(1, f"listening {server.listening_address} \n".encode())
     sys.stdin.read()
     # The server's own way down waits for connections; whoever closed standard input has seen all it wanted.
     os._exit(0)

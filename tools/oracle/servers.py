@@ -86,7 +86,7 @@ def python_of(environment: str) -> Path:
 @contextlib.contextmanager
 def llama_cpp(folder: Path) -> Iterator[str]:
     command = [sys.executable, str(HERE / "llama_cpp.py")]
-    with process(command, folder / "llama_cpp.log", r"^listening (http://\S+)") as address:
+    with process(command, folder / "llama_cpp.log", r"listening (http://\S+) ") as address:
         wait_until_ready(address)
         yield address
 
