@@ -303,6 +303,7 @@ async def answered(ours: addon.ForceStream, body: bytes = STREAM) -> http.HTTPFl
     await ours.request(flow)
     answer_with(flow, body)
     await ours.response(flow)
+    flow.live = False
     return flow
 
 
@@ -380,11 +381,11 @@ def test_aggregate_goes_by_the_rules_as_they_are_now_and_can_be_reverted(
 def test_aggregate_makes_the_document_of_a_stream_that_the_client_asked_for(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         flows = [flow_with(request(stream=True), path=path) for path in (CHAT, "/custom/generate")]
-        for flow in flows:
+        strange = flow_with(request(stream=True), path="/nobody/knows", host="api.test")
+        for flow in [*flows, strange]:
             await ours.request(flow)
             answer_with(flow)
-        strange = flow_with(request(stream=True), path="/nobody/knows", host="api.test")
-        answer_with(strange)
+            flow.live = False
         context.master.commands.call("force_stream.aggregate", [*flows, strange])
         for flow in flows:
             assert flow.response.json() == DOCUMENT
