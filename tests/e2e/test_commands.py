@@ -32,6 +32,7 @@ from harness import (
     read_flows,
     sse,
 )
+from harness.foreign import DAMAGES, other_kinds, saved_flow, spelled, write_flows
 from harness.master import answer_with, flow_with
 from harness.paths import ADDON
 from harness.proxy import MITMDUMP, START_TIMEOUT
@@ -470,6 +471,28 @@ def test_a_saved_flow_file_is_aggregated_again(
         for name in ("sse", "times", "sse_status", "sse_type"):
             assert flows[key].metadata[f"force_stream.{name}"] == before[key].metadata[f"force_stream.{name}"]
     assert "Traceback" not in "\n".join(log)
+
+
+def test_of_a_flow_file_of_others_every_answer_that_cannot_be_made_again_stays(
+    rules_file: Path, tmp_path: Path, certs: Certs
+) -> None:
+    damaged = [saved_flow(name=name) for name in DAMAGES]
+    for flow, damage in zip(damaged, DAMAGES.values(), strict=True):
+        damage(flow)
+    # A good one after each of the others, so that the next is seen to be gone on with.
+    mixed = [each for flow in [*damaged, *other_kinds()] for each in (flow, saved_flow(name="good"))]
+    path, again = write_flows(tmp_path / "flows", mixed), tmp_path / "again"
+    arguments = ["-s", str(ADDON), "--set", f"force_stream_rules={rules_file}", "--set", "force_stream_aggregate=true"]
+    log = mitmdump(certs, tmp_path, "-n", "-r", str(path), "-w", str(again), *arguments)
+    before, after = ({flow.id: flow for flow in read_flows(file)} for file in (path, again))
+    for flow in mixed[::2]:
+        assert spelled(after[flow.id]) == spelled(before[flow.id])
+    for flow in mixed[1::2]:
+        assert after[flow.id].response.content == before[flow.id].response.content
+    assert len([line for line in log if line.startswith("all: chat good, 200, finish stop")]) == len(mixed) // 2
+    reasons = [line.partition("its answer stays as it was saved: its ")[2] for line in log]
+    assert len([reason for reason in reasons if reason.startswith("force_stream.")]) > 0.9 * len(DAMAGES)
+    assert not [line for line in log if "Traceback" in line or "fault" in line]
 
 
 def test_without_the_option_a_saved_flow_file_stays_as_it_is(

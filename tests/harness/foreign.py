@@ -64,6 +64,16 @@ def write_flows(path: Path, flows: list[Flow]) -> Path:
     return path
 
 
+def spelled(value: Any) -> str:
+    """A flow's state, or a part of it, as text: the same for equal ones, also with what is not a number in them, and
+    whatever the order of their keys, which a file turns round."""
+    if isinstance(value, Flow):
+        return spelled(value.get_state())
+    if isinstance(value, dict):
+        return "".join(sorted(f"{key!r}: {spelled(each)}\n" for key, each in value.items()))
+    return f"{[spelled(each) for each in value]}" if isinstance(value, (list, tuple)) else repr(value)
+
+
 def _without(*names: str) -> Callable[[http.HTTPFlow], None]:
     def remove(flow: http.HTTPFlow) -> None:
         for name in names:
