@@ -495,6 +495,34 @@ def test_of_a_flow_file_of_others_every_answer_that_cannot_be_made_again_stays(
     assert not [line for line in log if "Traceback" in line or "fault" in line]
 
 
+def test_of_a_flow_file_of_others_every_request_can_be_replayed(
+    upstream: Upstream, rules_file: Path, tmp_path: Path, certs: Certs
+) -> None:
+    upstream.answer_always(event_stream(STREAM, size=10))
+    # Of these it is known how they came, so they are forced anew.
+    known = ["good", "no rule", "sse is -7"]
+    names = [*known, "undo backwards", "headers_undo is -7", "forced_size is -7", "metadata is a list"]
+    flows = [saved_flow(name=name) for name in names]
+    for name, flow in zip(names[1:], flows[1:], strict=True):
+        DAMAGES[name](flow)
+    for flow in flows:
+        flow.request.port = upstream.ports["http"]
+    rules_file.write_text("rules: [{name: all, hosts: [127.0.0.1], force_upstream_stream: true}]")
+    path, again = write_flows(tmp_path / "flows", flows), tmp_path / "again"
+    arguments = ["-s", str(ADDON), "--set", f"force_stream_rules={rules_file}", "-w", str(again)]
+    log = mitmdump(certs, tmp_path, "-n", "-C", str(path), *arguments)
+    assert [seen.body for seen in upstream.requests] == [flow.request.raw_content for flow in flows]
+    answers = {flow.id: flow.response.content for flow in read_flows(again)}
+    answered = [answers[flow.id] == STREAM or json.loads(answers[flow.id]) == DOCUMENT for flow in flows]
+    assert all(answered)
+    assert [answers[flow.id] != STREAM for flow in flows] == [name in known for name in names]
+    told = [
+        line for line in log if line.startswith(f"{CHAT}: sent again as it is, and not as it came: its force_stream.")
+    ]
+    assert len(told) == 3
+    assert not [line for line in log if "Traceback" in line or "fault" in line]
+
+
 def test_without_the_option_a_saved_flow_file_stays_as_it_is(
     proxy: Proxy, upstream: Upstream, rules_file: Path, tmp_path: Path, certs: Certs
 ) -> None:
