@@ -117,6 +117,7 @@ DAMAGES: dict[str, Callable[[http.HTTPFlow], None]] = {
     "times that go back": _with("times", [2.0, 10, 1.0, 20]),
     "times that are not numbers": _with("times", [float("nan"), float("nan")]),
     "half of the times": _with("times", [1.0]),
+    "the answer of another try": _with("status", 502),
     "undo before the body": _with("undo", [[-5, -1, b""]]),
     "undo backwards": _with("undo", [[9, 3, b""]]),
     "metadata is a list": _with_metadata(["force_stream.sse"]),

@@ -24,6 +24,7 @@ from .notes import (
     SSE,
     SSE_STATUS,
     SSE_TYPE,
+    STATUS,
     TRY,
     UnreadableFlow,
     check_notes,
@@ -94,6 +95,8 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
         raise UnreadableFlow(f"{printable(flow.request.path.partition('?')[0])} is not a known endpoint")
     if flow.response is None:
         return spec, SSE_STATUS.of(flow) or 200, SSE_TYPE.of(flow) or ""
+    if STATUS.of(flow) not in (None, flow.response.status_code):
+        raise UnreadableFlow("its answer is not the one that its own try came to")
     if noted(SSE, flow):
         # The response says what the client got.
         return spec, known(SSE_STATUS, flow), known(SSE_TYPE, flow)
