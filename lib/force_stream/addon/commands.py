@@ -112,7 +112,13 @@ class Commands:
     def explain(self, flows: Sequence[flow.Flow]) -> Sequence[str]:
         """For each flow: which rule took it, or for each rule the first thing that did not match."""
         enabled = ctx.options.force_stream
-        return [line for each in _http(flows) for line in explain.explain(each, self._addon.rules, enabled=enabled)]
+        lines: list[str] = []
+        for each in _http(flows):
+            try:
+                lines += explain.explain(each, self._addon.rules, enabled=enabled)
+            except Exception as error:
+                lines.append(f"one flow could not be read, because {_why(error)}")
+        return lines
 
     @command.command("force_stream.sse")
     def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
