@@ -213,6 +213,35 @@ def test_a_done_that_lacks_its_blank_line_ends_the_answer_after_a_short_silence(
     assert player.answer.json() == DOCUMENT
 
 
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "Content-Length: 9999", "Connection: close"])
+@pytest.mark.parametrize("document", [DOCUMENT, {"error": {"message": "slow down", "code": 429}}])
+def test_a_document_without_an_end_is_answered_after_a_short_silence(
+    play: Callable[..., Player], framing: str, document: dict[str, Any]
+) -> None:
+    player = play()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{framing}\r\n\r\n".encode()
+    body = json.dumps(document).encode()
+    frame = piece if "chunked" in framing else bytes
+    player.upstream_sends(head, *map(frame, (body[:20], body[20:])))
+    player.wait(0.9)
+    assert player.to_client == b""
+    player.wait(1.2)
+    assert player.to_client.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert player.to_client.endswith(frame(body) + (END if frame is piece else b""))
+    assert player.closed[0] == "upstream"
+
+
+def test_half_a_document_is_waited_for(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=60)
+    head = HEAD.replace(b"text/event-stream", b"application/json")
+    body = json.dumps(DOCUMENT).encode()
+    player.upstream_sends(head, piece(body[:-1]))
+    player.wait(50)
+    assert player.to_client == b""
+    player.upstream_sends(piece(body[-1:]), END)
+    assert player.to_client.endswith(piece(body) + END)
+
+
 def test_half_an_event_is_waited_for(play: Callable[..., Player]) -> None:
     player = play(idle_timeout=60)
     middle = STREAM.index(b"data:", 10) + 30
