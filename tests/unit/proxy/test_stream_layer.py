@@ -165,6 +165,15 @@ def test_a_head_that_comes_drop_by_drop_is_no_silence(play: Callable[..., Player
     assert player.answer.json() == DOCUMENT
 
 
+def test_a_head_that_comes_drop_by_drop_has_the_time_that_the_rule_gives(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=3, timeout=20)
+    for at in range(20):
+        assert player.to_client == b""
+        player.upstream_sends(HEAD[at : at + 1])
+        player.wait(1)
+    assert code_of(player) == (504, "stream_timeout")
+
+
 def test_a_head_without_an_end_is_not_kept(play: Callable[..., Player]) -> None:
     player = play()
     player.upstream_sends(b"HTTP/1.1 200 OK\r\n")
