@@ -49,6 +49,8 @@ _MOST_LOOKS: Final = 8
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
 _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
+# Lists of which a plain answer has one that is not empty. A notice before an event stream has none.
+_ANSWERS: Final = ("choices", "output", "content", "data")
 # Members that a notice has of its own, and not of the answer.
 _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
@@ -309,7 +311,9 @@ class AnswerReader:
         found = _document_in(body) if body[-64:].rstrip(_BLANK).endswith(b"}") else None
         if found is None or found[2].strip() or not isinstance(value := found[0], dict) or _is_event(value):
             return False
-        return self._status >= 400 or bool(_OF_A_DOCUMENT & value.keys()) or error_in(value) is not None
+        is_transcript = self._spec.endpoint == "transcriptions" and "text" in value
+        has_answer = is_transcript or any(isinstance(value.get(name), list) and value[name] for name in _ANSWERS)
+        return has_answer or self._status >= 400 or error_in(value) is not None
 
     def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""

@@ -197,6 +197,13 @@ def test_an_event_that_comes_in_slow_pieces_is_looked_at_a_few_times_only(monkey
     assert LARGE < looked_at < 10 * (len(body) + LARGE)
 
 
+def test_a_transcript_is_whole_before_its_body_ends() -> None:
+    answer = AnswerSpec(rule="r", endpoint="transcriptions").read(200, "application/json")
+    answer.feed(b'{"text": "Hello"}')
+    answer.read_late()
+    assert answer.ended
+
+
 ANSWERED = b'{"object": "chat.completion", "choices": [{"message": {"content": "a}"}}]}'
 REFUSED = b'{"error": {"message": "slow down", "code": 429}}'
 CHUNKED = b'{"object": "chat.completion.chunk", "choices": [{"delta": {"content": "a"}}]}'
@@ -211,6 +218,8 @@ CHUNKED = b'{"object": "chat.completion.chunk", "choices": [{"delta": {"content"
         (REFUSED, 429, True),
         (b'{"detail": "Not found"}', 404, True),
         (b'{"detail": "please wait"}', 200, False),
+        (b'{"id": "c", "object": "", "created": 0, "choices": []}', 200, False),
+        (b'{"text": "please wait"}', 200, False),
         (CHUNKED, 200, False),
         (CHUNKED + b"\n", 200, False),
         (b"[%b]" % ANSWERED, 200, False),
