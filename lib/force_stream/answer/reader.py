@@ -43,8 +43,6 @@ _OF_AN_EVENT: Final = re.compile(rb'"delta"|\.chunk"|"type"\s*:\s*"[^"]{0,64}\.'
 _BLOCKS_LOOP: Final = 96 * 1024
 # Bytes. What is left of a larger event is kept, and read in a thread once the event has ended.
 LARGE: Final = 256 * 1024
-# How often an answer's bytes may be parsed, on average, to see whether all of it is there but its end.
-_MOST_LOOKS: Final = 8
 # Lines. A body that is text alone, and not more than this, is a message.
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
@@ -65,6 +63,8 @@ _MORE_CONTENT: Final = re.compile(
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 # One word, with what may follow it.
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
+# How often an answer's bytes may be parsed, on average, to see whether all of it is there but its end.
+_MOST_LOOKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

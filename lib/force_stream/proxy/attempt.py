@@ -13,7 +13,7 @@ from functools import cached_property
 from io import BytesIO
 from typing import Any, Final
 
-from ..answer.reader import LARGE, AnswerReader, AnswerSpec
+from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from ..rules.rule import Rule
@@ -75,6 +75,8 @@ _TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
 PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
 # Seconds of silence in which the blank line of an event that is whole, or the end of a document, may come.
 BLANK_LINE_PATIENCE: Final = 1.0
+# Bytes. Whether more than this is whole is seen in a thread.
+_MOST_LOOKED_AT: Final = 16 * 1024
 # Seconds after a finish reason that nothing but keep-alives follows.
 LONGEST_PATIENCE: Final = 30.0
 # Seconds after which is looked whether a thread has read what it was given.
@@ -165,9 +167,9 @@ class Attempt:
 
     def _read_aside(self) -> bool:
         pieces, self._aside = self._aside, []
-        return self._read(lambda: self._feed(pieces), aside=True)
+        return self._call(lambda: self._feed(pieces), aside=True)
 
-    def _read(self, read: Callable[[], None], *, aside: bool = False) -> bool:
+    def _call(self, read: Callable[[], None], *, aside: bool = False) -> bool:
         """Have the reader read, `aside` in a thread if there is a loop. True if the caller has to `poll`."""
         try:
             loop = asyncio.get_running_loop() if aside else None
@@ -250,9 +252,9 @@ class Attempt:
                 if self._reading is None:
                     if is_silent and self._size > self._read_late:
                         self._read_late = self._size
-                        self._read(self._reader.read_late, aside=self._reader.begun > LARGE)
+                        self._call(self._reader.read_late, aside=self._reader.begun > _MOST_LOOKED_AT)
                     else:
-                        self._read(self._reader.read_waiting)  # the last finish reason may be in it, or more after one
+                        self._call(self._reader.read_waiting)  # the last finish reason may be in it, or more after one
             except Exception as fault:
                 self.record_bug(fault)
         moment, missed = min(self._deadlines(), default=(float("inf"), ""))
