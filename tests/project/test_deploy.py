@@ -58,13 +58,16 @@ BEATING = """\
 """
 
 
-def configuration(port: int, ports: dict[str, tuple[int, int]], patience: float = TIMEOUT) -> str:
+def configuration(port: int, ports: dict[str, tuple[int, int]], *, patience: float = TIMEOUT, **timeouts: float) -> str:
     """deploy/haproxy.cfg with other ports, for whoever runs the tests, and with more frequent health checks.
 
-    `ports`: for each server that of its instance and that of its page. `patience`: the seconds that a check waits for
-    its answer. HAProxy itself takes the time between two checks for it, which is too short here on a busy machine."""
+    `ports`: for each server that of its instance and that of its page. `timeouts`: seconds for timeouts by their names.
+    `patience`: the seconds that a check waits for its answer. HAProxy itself takes the time between two checks for it,
+    which is too short here on a busy machine."""
     text = re.sub(r"^ +(user|group) haproxy\n", "", CONFIGURATION, flags=re.MULTILINE)
     text = text.replace("bind 127.0.0.1:8080", f"bind 127.0.0.1:{port}").replace("inter 2s", "inter 100ms")
+    for name, seconds in timeouts.items():
+        text = re.sub(rf"timeout {name} \w+", f"timeout {name} {seconds:g}s", text)
     text = text.replace("timeout connect 5s", f"timeout connect 5s\n    timeout check {patience:.0f}s")
     for found in SERVER.finditer(CONFIGURATION):
         instance, page = ports[found[1]]
@@ -368,6 +371,72 @@ def test_without_an_instance_the_client_gets_an_error_that_its_library_can_read(
     assert (answer.status, answer.header("retry-after")) == (503, "5")
     assert answer.json()["error"]["code"] == "proxy_unavailable"
     assert not upstream.requests
+
+
+# HAProxy's own errors
+
+
+CHUNKED = [JSON_TYPE, ("Transfer-Encoding", "chunked")]
+
+
+def assert_error(answer: Response, status: int, code: str) -> None:
+    assert (answer.status, answer.header("content-type")) == (status, "application/json")
+    error = answer.json()["error"]
+    assert (list(error), error["code"]) == (["message", "type", "param", "code"], code)
+
+
+def test_all_errors_of_haproxys_that_can_be_set_are_json_in_the_shape_of_openais() -> None:
+    found = re.findall(r"status (\d+) content-type application/json .*string '(.*?)'", CONFIGURATION)
+    assert [status for status, _ in found] == ["400", "500", "502", "503", "504", "431"]
+    for _, text in found:
+        assert list(json.loads(text)["error"]) == ["message", "type", "param", "code"]
+
+
+@pytest.mark.parametrize("size", [70_000, 125_000])
+def test_headers_that_are_too_long_get_an_error_that_a_client_can_read(
+    balancer: Balancer, upstream: Upstream, size: int
+) -> None:
+    with Http1Client(balancer.url) as client:
+        assert_error(client.post(CHAT, request(), [("Cookie", "x" * size)]), 431, "proxy_headers_too_large")
+        upstream.answer_always(event_stream(STREAM))
+        assert client.post(CHAT, request()).json() == DOCUMENT
+
+
+def test_a_head_larger_than_haproxys_buffer_gets_haproxys_page(balancer: Balancer) -> None:
+    """docs/scaling.md says so: what HAProxy cannot read as a request gets a text that is compiled in."""
+    with Http1Client(balancer.url) as client:
+        answer = client.request("GET", CHAT, [("Cookie", "x" * 140_000)])
+    assert (answer.status, answer.header("content-type")) == (400, "text/html")
+
+
+def test_a_body_that_cannot_be_read_gets_an_error_that_a_client_can(balancer: Balancer, upstream: Upstream) -> None:
+    with Http1Client(balancer.url) as client:
+        client.start("POST", CHAT, CHUNKED)
+        client.send(b"1\r\n{\r\n")
+        balancer.busy()
+        client.send(b"nonsense\r\n")
+        assert_error(client.receive("POST"), 400, "proxy_bad_request")
+    assert not upstream.requests
+
+
+def test_an_instance_that_is_silent_for_too_long_gets_its_client_an_error_that_says_so(
+    haproxy: str, lasting: tuple[dict[str, Proxy], dict[str, int]], upstream: Upstream, tmp_path: Path
+) -> None:
+    balancing = contextmanager(_balance)(haproxy, tmp_path, *lasting, server=1)
+    with balancing as balancer, Http1Client(balancer.url) as client:
+        held = Held(client, upstream)
+        assert_error(client.receive("POST"), 504, "proxy_timeout")
+        held.gate.open()
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000])
+def test_a_long_head_reaches_the_upstream_and_comes_back(balancer: Balancer, upstream: Upstream, size: int) -> None:
+    upstream.answer_always(Answer.of(Head(headers=[("X-Long", "y" * size)]), Data(STREAM), End()))
+    with Http1Client(balancer.url) as client:
+        answer = client.post(CHAT, request(), [("Cookie", "x" * size)])
+    assert answer.json() == DOCUMENT
+    assert answer.header("x-long") == "y" * size
+    assert ("cookie", "x" * size) in lower(upstream.requests[0].headers)
 
 
 # What passes
