@@ -5,12 +5,14 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -97,6 +99,80 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert "force-stream" not in done.stderr, done.stderr
 
 
+def test_the_unit_gives_a_service_little_more_than_it_needs() -> None:
+    analyze = needs_tool("systemd-analyze")
+    # The threshold is in tenths.
+    command = [analyze, "security", "--offline=true", "--threshold=20", UNIT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr
+
+
+def test_what_the_unit_starts_answers_with_the_system_calls_that_the_unit_allows(
+    upstream: Upstream, tmp_path: Path
+) -> None:
+    calls = allowed_calls()
+    unit = UNIT.read_text(encoding="utf-8").replace("\\\n", "")
+    (line,) = re.findall("^ExecStart=(.*)$", unit, re.MULTILINE)
+    port, page = refused_port(), refused_port()
+    (tmp_path / "rules.yaml").write_text(RULES)
+    values = {
+        "/opt/force-stream/.venv": sys.prefix,
+        "/opt/force-stream/": f"{ROOT}/",
+        "/var/lib/force-stream/%i": str(tmp_path),
+        "/etc/force-stream/": f"{tmp_path}/",
+        "${UPSTREAM}": upstream.url(),
+        "=1%i": f"={page}",
+        "%i": str(port),
+    }
+    for name, value in values.items():
+        line = line.replace(name, value)
+    command = [sys.executable, SCRIPTS / "only_calls.py", ",".join(calls), *line.split()]
+    upstream.answer_always(event_stream(STREAM))
+    log = tmp_path / "log"
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            wait_until_listening(port, process, log)
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+            assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
+            assert ask(f"http://127.0.0.1:{port}") == DOCUMENT
+        finally:
+            process.kill()
+
+
+def wait_until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        assert time.monotonic() < deadline, log.read_text(encoding="utf-8")
+        time.sleep(0.05)
+
+
+def allowed_calls() -> list[str]:
+    """What the unit's SystemCallFilter lets through, by systemd's own lists."""
+    shown = subprocess.run(
+        [needs_tool("systemd-analyze"), "syscall-filter"], capture_output=True, text=True, check=True
+    )
+    groups: dict[str, list[str]] = {}
+    for line in shown.stdout.splitlines():
+        if line.startswith("@"):
+            groups[line] = members = []
+        elif (name := line.strip()) and not name.startswith("#"):
+            members.append(name)
+
+    def calls(name: str) -> set[str]:
+        return {call for member in groups[name] for call in calls(member)} if name in groups else {name}
+
+    allowed: set[str] = set()
+    for line in re.findall("^SystemCallFilter=(.*)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE):
+        named = {call for name in line.removeprefix("~").split() for call in calls(name)}
+        allowed = allowed - named if line.startswith("~") else allowed | named
+    assert {"read", "connect"} <= allowed
+    assert not allowed & {"mount", "chroot", "setpriority"}
+    return sorted(allowed)
+
+
 def test_haproxy_compose_and_unit_mean_the_same_instances_by_the_same_names() -> None:
     servers = {name: (port, page) for name, port, page in SERVER.findall(CONFIGURATION)}
     assert len(servers) > 1
@@ -123,6 +199,28 @@ def test_what_compose_mounts_and_builds_is_there() -> None:
     copied = re.findall(r"^COPY (.*) \S+$", (context / build["dockerfile"]).read_text(encoding="utf-8"), re.MULTILINE)
     assert copied
     assert [name for line in copied for name in line.split() if not (context / name).exists()] == []
+
+
+def test_an_image_is_built_of_nothing_but_what_it_copies() -> None:
+    """.dockerignore by Docker's rules: the last line that fits a path, or a folder above it, decides."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+
+    def is_sent(path: str) -> bool:
+        sent = True
+        for line in lines:
+            pattern = line.removeprefix("!")
+            above = [path, *map(str, PurePosixPath(path).parents)]
+            if any(fnmatch(each, pattern) for each in above):
+                sent = line.startswith("!")
+        return sent
+
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE):
+        assert all(map(is_sent, line.split())), line
+    assert is_sent("lib/force_stream/addon/hooks.py")
+    for name in (".git/config", ".venv/bin/python", "tests/conftest.py", "dist/a.whl", "flows", "recordings/a.sse"):
+        assert not is_sent(name), name
+    assert not is_sent("lib/force_stream/__pycache__/a.pyc")
 
 
 def test_the_options_that_deploy_sets_are_the_addons() -> None:
@@ -739,10 +837,10 @@ def test_a_server_that_haproxy_does_not_have_is_named_beside_those_that_it_has(b
 
 
 def test_a_socket_that_is_not_there_is_named_with_what_makes_it(tmp_path: Path, capsys: Any) -> None:
-    socket = tmp_path / "no.sock"
-    assert drain.main(["--master", str(socket), "8081"]) == 1
-    hint = f"start HAProxy as `haproxy -W -S {socket}`, or name its socket with --master"
-    assert capsys.readouterr().err == f"proxies/8081: not drained: there is no socket {socket}; {hint}\n"
+    master = tmp_path / "no.sock"
+    assert drain.main(["--master", str(master), "8081"]) == 1
+    hint = f"start HAProxy as `haproxy -W -S {master}`, or name its socket with --master"
+    assert capsys.readouterr().err == f"proxies/8081: not drained: there is no socket {master}; {hint}\n"
 
 
 def test_a_socket_that_one_may_not_use_asks_for_root(balancer: Balancer, capsys: Any) -> None:
