@@ -24,7 +24,7 @@ NEWS: Final = 10.0
 REPLACED: Final = ("Proxy is disabled.", "Can't find the target PID")
 
 # The figures of each server, which goes by BACKEND/NAME.
-type Figures = dict[str, dict[str, str]]
+Figures = dict[str, dict[str, str]]
 
 
 class Refused(Exception):
@@ -111,7 +111,7 @@ def check(master: str, server: str) -> str:
         raise unknown(server, known)
     if is_up(known[server]):
         return ""
-    if known[server]["status"] == "DRAIN":
+    if known[server]["status"].startswith("DRAIN"):
         # What the checks said before the instance was stopped says nothing of the one that was started since.
         set_server(master, worker, server, "health down")
     set_server(master, worker, server, "state ready")

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -26,6 +28,7 @@ from harness import (
     Gate,
     Head,
     Http1Client,
+    Pause,
     Proxy,
     Response,
     WaitFor,
@@ -60,14 +63,16 @@ BEATING = """\
 """
 
 
-def configuration(port: int, ports: dict[str, tuple[int, int]], *, patience: float = TIMEOUT, **timeouts: float) -> str:
+def configuration(
+    port: int, ports: dict[str, tuple[int, int]], *, patience: float = TIMEOUT, inter: str = "100ms", **timeouts: float
+) -> str:
     """deploy/haproxy.cfg with other ports, for whoever runs the tests, and with more frequent health checks.
 
     `ports`: for each server that of its instance and that of its page. `timeouts`: seconds for timeouts by their names.
     `patience`: the seconds that a check waits for its answer. HAProxy itself takes the time between two checks for it,
     which is too short here on a busy machine."""
     text = re.sub(r"^ +(user|group) haproxy\n", "", CONFIGURATION, flags=re.MULTILINE)
-    text = text.replace("bind 127.0.0.1:8080", f"bind 127.0.0.1:{port}").replace("inter 2s", "inter 100ms")
+    text = text.replace("bind 127.0.0.1:8080", f"bind 127.0.0.1:{port}").replace("inter 2s", f"inter {inter}")
     for name, seconds in timeouts.items():
         text = re.sub(rf"timeout {name} \w+", f"timeout {name} {seconds:g}s", text)
     text = text.replace("timeout connect 5s", f"timeout connect 5s\n    timeout check {patience:.0f}s")
@@ -248,7 +253,7 @@ class Balancer:
         pages: dict[str, int],
         *,
         socket_options: str = "",
-        **settings: float,
+        **settings: Any,
     ) -> None:
         self.instances = instances
         self.master = str(folder / "master.sock")
@@ -603,6 +608,20 @@ def test_requests_go_on_when_an_instance_is_gone(own_balancer: Balancer, upstrea
     assert own_balancer.answered()[left] == 8
 
 
+def test_a_drained_instance_that_has_begun_to_fail_its_checks_is_not_ready(
+    haproxy: str, proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Path, capsys: Any
+) -> None:
+    instances, pages = start_instances(proxy_factory, tmp_path, upstream)
+    balancing = contextmanager(_balance)(haproxy, tmp_path, instances, pages, inter="2s")
+    with balancing as balancer:
+        name = NAMES[0]
+        assert drain_now(balancer, name) == 0
+        instances[name].stop()
+        balancer.wait_until({name: "DRAIN 2/3"})
+        assert drain_now(balancer, "--ready", "--patience", "0.5", name) == 1
+        assert "health checks (DOWN" in capsys.readouterr().out
+
+
 def test_what_an_instance_had_when_it_went_fails_and_is_not_sent_again(
     own_balancer: Balancer, upstream: Upstream
 ) -> None:
@@ -793,6 +812,45 @@ def test_after_a_reload_that_failed_the_worker_before_it_is_the_one_that_counts(
             assert balancer.figures("status")[name] == "DRAIN"
             assert held.is_answered()
             assert process.communicate(timeout=TIMEOUT) == (f"proxies/{name}: drained\n", "")
+
+
+def test_reloads_and_a_restart_of_each_instance_in_turn_break_no_answer(
+    own_balancer: Balancer, upstream: Upstream
+) -> None:
+    """What docs/scaling.md says to do, while six clients ask again and again, half of them over one connection."""
+    begin, rest = sse(*EVENTS[:1], done=False), sse(*EVENTS[1:])
+    upstream.answer_always(Answer.of(Head(), Data(begin), Pause(0.5), Data(rest), End()))
+    over = threading.Event()
+
+    def ask_on(*, anew: bool) -> list[Any]:
+        got: list[Any] = []
+        with ExitStack() as clients:
+            client = clients.enter_context(Http1Client(own_balancer.url))
+            while not over.is_set():
+                answer = client.post(CHAT, request())
+                got.append(answer.json() if answer.status == 200 else (answer.status, answer.body, answer.ended))
+                # HAProxy closes the connections of a worker that is to end, and says so.
+                if anew or (answer.header("connection") or "").lower() == "close":
+                    client = clients.enter_context(Http1Client(own_balancer.url))
+        return got
+
+    with ThreadPoolExecutor(6) as pool:
+        asking = [pool.submit(ask_on, anew=number % 2 == 0) for number in range(6)]
+        try:
+            upstream.wait_request(6)
+            for name, instance in own_balancer.instances.items():
+                own_balancer.reload()
+                assert drain_now(own_balancer, name) == 0
+                assert instance.stop() == 0
+                instance.options["listen_port"] = instance.ports[0]
+                instance.start()
+                assert drain_now(own_balancer, "--ready", name) == 0
+            own_balancer.reload()
+        finally:
+            over.set()
+        got = [answer for each in asking for answer in each.result()]
+    assert len(got) > 12
+    assert [answer for answer in got if answer != DOCUMENT] == []
 
 
 def test_draining_gives_up_after_its_patience(balancer: Balancer, upstream: Upstream, capsys: Any) -> None:
