@@ -346,7 +346,9 @@ class ForceStream:
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:
-            attempt.fail(UnreadableEncoding(f"the upstream compressed its answer with {coding}, but {error}"))
+            attempt.fail(
+                UnreadableEncoding(f"the upstream compressed its answer with {printable(coding)}, but {error}")
+            )
         return b""
 
     # Figures
@@ -376,7 +378,8 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
     kept = response.kept_answer(each)
     if kept is None:
-        logger.warning(f"{each.request.path.partition('?')[0]} is not a known endpoint; the flow is left as it is")
+        path = printable(each.request.path.partition("?")[0])
+        logger.warning(f"{path} is not a known endpoint; the flow is left as it is")
         return
     spec, status, content_type = kept
     rule = next((rule for rule in rules if rule.name == spec.rule), None)
@@ -387,7 +390,7 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     attempt.receive(stream)
     attempt.end()
     reply = attempt.finish()
-    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": content_type})
+    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": printable(content_type)})
     if reply is not None:
         response.set_reply(each, reply)
     logger.log(level, summary.summarize(each, attempt, from_kept=True))

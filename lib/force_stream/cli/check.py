@@ -6,12 +6,13 @@ from pathlib import Path
 
 from ..rules.describe import describe
 from ..rules.file import check_rules
+from ..wire.text import printable
 from .exits import read_text
 
 
 def run(options: argparse.Namespace) -> int:
     """Print every mistake, or else a line for each rule."""
-    name = Path(options.file).name
+    name = printable(Path(options.file).name)
     rules, mistakes = check_rules(read_text(options.file), name)
     for line in mistakes:
         print(line, file=sys.stderr)

@@ -5,6 +5,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+from ..wire.text import printable
+
+_LONGEST_PROBLEM: Final = 1000
 
 type Command = Callable[[argparse.Namespace], int]
 
@@ -22,7 +27,7 @@ def exit_code(run: Command, options: argparse.Namespace, name: str) -> int:
     try:
         return run(options)
     except Failed as problem:
-        print(f"{name}: {problem}", file=sys.stderr)
+        print(f"{name}: {printable(str(problem), _LONGEST_PROBLEM)}", file=sys.stderr)
         return problem.code
     except KeyboardInterrupt:
         return 130

@@ -74,7 +74,7 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str] | None:
     if was_made_to_stream(flow):
         spec: AnswerSpec | None = spec_of(flow)
     elif endpoint := note(flow, "endpoint"):
-        spec = AnswerSpec(note(flow, "rule"), endpoint, printable(model_of(body_of(flow)) or ""))
+        spec = AnswerSpec(note(flow, "rule"), endpoint, model_of(body_of(flow)) or "")
     else:
         spec = at_path(flow.request.path)
     return None if spec is None else (spec, note(flow, "sse_status", status), note(flow, "sse_type", content_type))
@@ -100,7 +100,7 @@ def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> N
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
         raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
-        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type})
+        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": printable(content_type)})
 
 
 def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:

@@ -137,6 +137,22 @@ def _slices(text: str) -> Iterator[bytes]:
         yield _encode(json.dumps(text[start : start + _LONG], ensure_ascii=False)[1:-1])
 
 
+_NOT_ASCII: Final = re.compile(r"[^ -~\n\t]+")
+
+
+def printable(document: bytes) -> bytes:
+    """The same document, with an escape in place of each character that `text.printable` would not leave as it is."""
+    return _NOT_ASCII.sub(_escaped, document.decode(errors="replace")).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # A carriage return stands between two tokens.
+    text = found[0].replace("\r", " ")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", r"\u007f") for c in text)
+
+
 def _encode(text: str) -> bytes:
     try:
         return text.encode()
