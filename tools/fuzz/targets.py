@@ -6,7 +6,6 @@ one is fuzz.py's business. The tests run every target over its seeds.
 
 import io
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -604,7 +603,6 @@ def check_flows(data: bytes) -> None:
     before = repr(flow.get_state())
     read_flow(flow, rules)
     assert repr(flow.get_state()) == before, "reading a flow changed it"
-    logging.disable()
     try:
         stream = response.event_stream(flow)
         if stream is not None:

@@ -5,15 +5,20 @@ import sys
 from pathlib import Path
 
 from ..rules.describe import describe
-from ..rules.file import check_rules
+from ..rules.file import RulesError, check_rules, read_file
 from ..wire.text import printable
-from .exits import read_text
+from .exits import Failed
 
 
 def run(options: argparse.Namespace) -> int:
     """Print every mistake, or else a line for each rule."""
-    name = printable(Path(options.file).name)
-    rules, mistakes = check_rules(read_text(options.file), name)
+    path = Path(options.file).expanduser()
+    try:
+        text = read_file(path)
+    except RulesError as error:
+        raise Failed(f"{error}") from error
+    name = printable(path.name)
+    rules, mistakes = check_rules(text, name)
     for line in mistakes:
         print(line, file=sys.stderr)
     if mistakes:
