@@ -29,7 +29,7 @@ from ..rules.keys import KEYS
 from ..rules.rule import Rule, candidates, first_match
 from ..view import compare, stats
 from ..wire import jsontext
-from ..wire.text import counted
+from ..wire.text import counted, printable
 from .hooks import ForceStream, aggregate_again
 from .mitmweb import route_commands
 
@@ -162,7 +162,7 @@ class Commands:
             task.add_done_callback(self._tasks.discard)
 
     async def _compare(self, each: http.HTTPFlow) -> None:
-        name = f"force_stream.compare {each.request.path.partition('?')[0]}"
+        name = f"force_stream.compare {printable(each.request.path.partition('?')[0])}"
         try:
             plain, forced = request.restored(each), request.restored(each)
             body = request.body_of(forced)

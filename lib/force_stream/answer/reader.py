@@ -80,6 +80,11 @@ class AnswerSpec:
     quirks: tuple[str, ...] = ()
     fill: str = ""
 
+    def __post_init__(self) -> None:
+        # What a client or a flow file chose, and what lines of the log begin with.
+        object.__setattr__(self, "rule", printable(self.rule))
+        object.__setattr__(self, "model", printable(self.model))
+
     def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
         """A reader for an answer with this status and content type."""
         return AnswerReader(self, status, content_type)
