@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from force_stream.addon import hooks as addon
 from force_stream.answer.reader import AnswerSpec
+from force_stream.endpoints import ENDPOINTS
 from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
@@ -579,6 +580,25 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         assert explained.endswith(f"its request would be forced now; it was left as it came: {why}")
         call("force_stream.set", ["private-vllm", "idle_timeout", "30"])
         assert ours.learned == []
+
+    run(test)
+
+
+def test_what_cannot_stream_anyway_is_left_alone_whatever_the_upstream_said(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.change_rule("private-vllm", {"heartbeat": "1"})
+        beats = {}
+        for asked in (request(), request(modalities=["audio"], audio={"format": "wav"})):
+            flow = flow_with(asked)
+            endpoint = ENDPOINTS["chat"]
+            ours._retries.learned.add_plain(requests.asked_of(flow, "m", endpoint), requests.credentials_of(flow), ())
+            await ours.request(flow)
+            assert json.loads(flow.request.content) == asked
+            wait = ours._wait_of(flow)
+            assert wait
+            assert wait.attempt
+            beats[flow.metadata["force_stream.left_alone"]] = wait.next_deadline() is not None
+        assert list(beats.values()) == [True, False], beats
 
     run(test)
 
