@@ -287,6 +287,7 @@ class ForceStream:
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
             logger.info(summary.describe_plain(flow, attempt))
+            asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
         if isinstance(role, Own):
             return
         if not attempt.answered and self.can_send:
@@ -368,6 +369,9 @@ class ForceStream:
 
 def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO) -> None:
     """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
+    if note(each, "answered_by"):
+        logger.warning(f"{printable(each.id)}: its client got another try's answer, which is left as it is")
+        return
     kept = response.kept_answer(each)
     if kept is None:
         logger.warning(f"{each.request.path.partition('?')[0]} is not a known endpoint; the flow is left as it is")

@@ -20,7 +20,7 @@ from ..proxy import bodies, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
-from ..proxy.notes import note, was_made_to_stream
+from ..proxy.notes import note, save_notes, was_made_to_stream
 from ..proxy.refusals import Demand
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
@@ -224,6 +224,7 @@ class Retries:
         await self._heed(streamed)
         if _demand_of(streamed) is Demand.PLAIN:
             tries.flow.response = said
+            save_notes(tries.flow, {"answered_by": ""})
             return
         tries.latest, tries.attempt = streamed.latest, streamed.attempt
         if tries.latest.response is not None and tries.latest.response.status_code < 400:

@@ -7,11 +7,13 @@ Must not know how a request or a response is changed. Its keys:
     force_stream.choices, .on_truncated, .quirks, .fill    what else the answer needs to be made, also after a reload
     force_stream.undo, .forced_size, .headers_undo    how to get the request back as it came
     force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
+    force_stream.answered_by                the try whose answer the client got, where it is not this flow's own
     force_stream.left_alone                 why a matched request went out as it came
     force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
     force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
     force_stream.injected                   the rule's inject, as JSON, where it made the flow fail on purpose
     force_stream.status, .events, .bytes, .finish_reason, .inferred, .truncated, .error, .usage, .odd    what came
+                                            in this flow's own try, whoever it is answered by
 """
 
 from dataclasses import fields

@@ -152,9 +152,10 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
 
 def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
-    outcome stays in its metadata. `why`: in what way the attempt was another one."""
+    outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
     flow.response = retried.response.copy()
     flow.comment = f"{retried.comment}, try {note(retried, 'try')}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK
+    save_notes(flow, {"answered_by": retried.id})

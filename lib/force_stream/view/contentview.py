@@ -57,12 +57,14 @@ def _about(note: dict[str, Any], response: http.Response) -> About:
     differs = isinstance(upstream, int) and upstream != status
     retries = note.get("retried_as")
     tries = len(retries) + 1 if isinstance(retries, (list, tuple)) and retries else 0
+    # Of the later tries, the last one's answer is the client's.
+    whose = "made of it" if isinstance(number, int) else "to the client"
     finish = _text(note.get("finish_reason"))
     return About(
         rule=_text(note.get("rule")),
         endpoint=_text(note.get("endpoint")),
         model=_text(note.get("model")),
-        status=f"{upstream} from the upstream, {status} to the client" if differs else f"{status}",
+        status=f"{upstream} from the upstream, {status} {whose}" if differs else f"{status}",
         finish_reason=f"{finish} (inferred)" if finish and note.get("inferred") is True else finish,
         tries=f"1 of {tries}; the others are separate flows" if tries else f"{number}" * isinstance(number, int),
         truncated=note.get("truncated") is True,

@@ -72,4 +72,6 @@ def _outcome(
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
+        retry_of=note(flow, "retry_of", ""),
+        number=note(flow, "try", 1),
     )

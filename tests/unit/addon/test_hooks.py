@@ -564,6 +564,9 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         await ours.response(flow)
         assert flow.response.json() == {"choices": []}
         assert [each.request.content for each in sent] == [flow_with(request(tools=[{}])).request.content]
+        assert flow.metadata["force_stream.answered_by"] == sent[0].id
+        context.master.commands.call("force_stream.aggregate", [flow])
+        assert flow.response.json() == {"choices": []}, "what it keeps itself is the first try's"
 
         again, other = flow_with(request(tools=[{}])), flow_with()
         for each in (again, other):
@@ -573,6 +576,10 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         why = "the upstream said that it cannot stream a request with tools"
         assert again.metadata["force_stream.left_alone"] == why
         assert f"private-vllm chat: left as it came: {why}" in caplog.messages
+        answer_with(again, b"{}", "application/json")
+        await ours.response(again)
+        await asyncio.sleep(0)
+        assert [(each.status, each.bytes) for each in ours.stats.latest()] == [(200, 2), (500, len(NOT_STREAMED))]
         call = context.master.commands.call_strings
         listed = call("force_stream.rules", [])
         assert listed[-1] == "learned: 127.0.0.1 m (chat) cannot stream a request with tools; sent plain"
