@@ -67,7 +67,9 @@ def test_a_part_whose_index_is_beyond_those_that_were_streamed_is_one_part() -> 
 
 def test_arguments_that_are_not_json_are_odd() -> None:
     aggregator = ResponsesAggregator()
-    aggregator.add(delta("response.function_call_arguments", delta='{"a":'))
+    item = {"type": "function_call", "name": "f"}
+    aggregator.add({"type": "response.output_item.added", "output_index": 0, "item": item})
+    aggregator.add(delta("response.function_call_arguments", delta='{"a":', output_index=0))
     aggregator.add({"type": "response.completed", "response": {"status": "completed"}})
     assert aggregator.result().odd == ("the arguments of a call are not JSON",)
 
