@@ -345,6 +345,13 @@ def test_a_request_that_is_known_to_have_to_be_plain_has_the_limits_and_retries_
     proxy.wait_for_log(rf"limited-plain: chat {model}, {status}", since=since)
 
 
+def test_the_plain_try_after_a_refusal_has_them_too(proxy: Proxy, upstream: Upstream) -> None:
+    for answer in (document(CANNOT, status=400), SILENT, document(DOCUMENT)):
+        upstream.answer(answer)
+    assert ask(proxy, "plain-first").json() == DOCUMENT
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None, None]
+
+
 # What is only watched
 
 
