@@ -198,11 +198,14 @@ class Retries:
         forced = await self._forced_again(tries, replace(tries.rule, stream_options=None))
         if forced is None:
             return
-        again, model = forced
+        again, body = forced
         logger.info(f"{tries.rule.name}: sent again without stream_options, which the upstream rejects")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
             return
+        if body.members.get("stream_options"):
+            return  # it may be the client's own that are wrong, which says nothing about other clients
+        model = request.model_of(body)
         asked = request.asked_of(tries.flow, model, endpoint)
         self.learned.add_without_options(asked)
         rule = refusals.rule_to_paste(asked.host, printable(model or ""), stream_options=False)
@@ -230,8 +233,9 @@ class Retries:
         if tries.latest.response is not None and tries.latest.response.status_code < 400:
             await self.learn_stream(tries.flow, tries.rule, tries.attempt.spec.endpoint)
 
-    async def _forced_again(self, tries: _Tries, rule: Rule) -> tuple[http.HTTPFlow, str | None] | None:
-        """A new flow for the client, whose request is made to stream, and the model; None where it cannot stream."""
+    async def _forced_again(self, tries: _Tries, rule: Rule) -> tuple[http.HTTPFlow, Body | Form] | None:
+        """A new flow for the client, whose request is made to stream, and the body as it came; None where it cannot
+        stream."""
         flow, endpoint = tries.flow, ENDPOINTS[tries.attempt.spec.endpoint]
         again = request.restored(flow)
         read = await request.read_request(again, rule.max_body)
@@ -246,7 +250,7 @@ class Retries:
                     f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
                 )
             return None
-        return None if spec is None else (request.link(flow, again), model)
+        return None if spec is None else (request.link(flow, again), body)
 
     async def _send_for(self, tries: _Tries, retried: http.HTTPFlow) -> Attempt:
         """Send another attempt for the client."""
