@@ -13,7 +13,7 @@ from ..answer.report import Report
 from ..wire import jsontext
 from ..wire.text import counted
 from .attempt import Attempt
-from .notes import note, save_notes
+from .notes import TRY, save_notes
 from .response import MARK
 
 # What is noted of a report, by the same names.
@@ -81,8 +81,8 @@ def _odd(report: Report) -> str:
 
 def _try(flow: http.HTTPFlow) -> str:
     """For the log alone: in a comment it says whose client got that try's answer."""
-    number = note(flow, "try")
-    return f", try {number}" if isinstance(number, int) else ""
+    number = TRY.of(flow)
+    return f", try {number}" if number else ""
 
 
 def _seconds(flow: http.HTTPFlow) -> float:

@@ -24,6 +24,7 @@ from harness.master import answer_with, flow_with, lines, run_with
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
+from mitmproxy.exceptions import CommandError
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.test import taddons, tflow
 
@@ -565,8 +566,10 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         assert flow.response.json() == {"choices": []}
         assert [each.request.content for each in sent] == [flow_with(request(tools=[{}])).request.content]
         assert flow.metadata["force_stream.answered_by"] == sent[0].id
-        context.master.commands.call("force_stream.aggregate", [flow])
-        assert flow.response.json() == {"choices": []}, "what it keeps itself is the first try's"
+        flow.live = False
+        with pytest.raises(CommandError, match="its answer is not the one that its own try came to"):
+            context.master.commands.call("force_stream.aggregate", [flow])
+        assert flow.response.json() == {"choices": []}
 
         again, other = flow_with(request(tools=[{}])), flow_with()
         for each in (again, other):

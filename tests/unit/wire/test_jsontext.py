@@ -170,3 +170,23 @@ def test_no_text_raises_anything_else(text: str) -> None:
 )
 def test_split_parts_a_document_from_what_follows(text: str, parts: tuple[Any, str, str]) -> None:
     assert jsontext.split(text) == parts
+
+
+@pytest.mark.parametrize("long", ["", "a" * 70_000, "[]," * 30_000 + "\\u0061", '\\"' * 40_000])
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        (' {"a":["@",{"b":[[1]]}]} ', True),
+        ('["@",[]]', True),
+        ('["@"', False),
+        ('{"a":"@"} x', False),
+        ('["@",]', False),
+        ('{"a":{"b":1},"c":"@",}', False),
+        ('[[1,2],{"a":1},,"@"]', False),
+    ],
+)
+def test_is_json_says_whether_a_text_can_be_read(text: str, valid: bool, long: str) -> None:
+    text = text.replace("@", long)
+    assert jsontext.is_json(text) is valid
+    if valid:
+        jsontext.loads(text)
