@@ -168,6 +168,11 @@ class AnswerReader:
         """Whether the event that has begun is so large that the rest of it should be read off the event loop."""
         return self._open > LARGE
 
+    @property
+    def may_be_document(self) -> bool:
+        """Whether what has come may be a JSON document, and is no event stream so far."""
+        return self._is_json is not False
+
     def feed(self, data: bytes) -> bool:
         """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
         more like them: together they are read much faster."""

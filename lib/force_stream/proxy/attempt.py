@@ -90,7 +90,8 @@ class Attempt:
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
     `answered`: it became the document for the client, whole.
-    `deadline`: when the rule's timeout passes, by the clock; None if it has none.
+    `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
+    stream, so that a document may be of any size; what a stream has, such as faults to put in, it has not.
     """
 
     def __init__(
@@ -99,12 +100,14 @@ class Attempt:
         rule: Rule,
         *,
         deadline: float | None = None,
+        plain: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.rule = rule
         self.clock = clock
-        self.injection = Injection(rule.inject) if rule.inject else None
+        self.plain = plain
+        self.injection = Injection(rule.inject) if rule.inject and not plain else None
         self.state = State.WAITING
         self.observed = self.response_started = self.encoded = False
         self.injected: Mapping[str, Any] = {}
@@ -144,8 +147,7 @@ class Attempt:
             return False  # an empty DATA frame is no sign of life
         self._last_byte = now = self.clock()
         self._size += len(piece)
-        if self._size > self.rule.max_body:
-            self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
+        self._check_size()
         if self.is_final:
             return True
         self._body.write(piece)
@@ -159,6 +161,10 @@ class Attempt:
         except Exception as fault:
             self.record_bug(fault)
             return True
+
+    def _check_size(self) -> None:
+        if self._size > self.rule.max_body and not (self.plain and self._reader.may_be_document):
+            self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
 
     def _set_aside(self, piece: bytes) -> bool:
         """Keep a piece, and have what is kept read when an event may have ended in it."""
@@ -206,6 +212,7 @@ class Attempt:
 
     def end(self) -> None:
         """The body ended as its framing says it should."""
+        self._check_size()  # what a first piece holds is only known now
         self._on(Signal.END_OF_BODY)
 
     def cut(self, reason: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from mitmproxy import http
 
+from ..answer.fill import spelled
 from ..answer.forcing import Refusal, force_request
 from ..answer.reader import AnswerSpec
 from ..endpoints import expected_choices
@@ -106,9 +107,16 @@ def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Aske
 
 
 def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
-    """How to read the answer to a request that asks for a stream itself."""
-    choices = expected_choices(body.members)
-    return AnswerSpec(rule.name, endpoint.name, model_of(body) or "", choices, quirks=rule.quirks)
+    """How to read the answer to a request that goes out as it came."""
+    return AnswerSpec(
+        rule.name,
+        endpoint.name,
+        model_of(body) or "",
+        expected_choices(body.members),
+        rule.on_truncated,
+        rule.quirks,
+        spelled(rule.fill),
+    )
 
 
 # Forcing it
@@ -131,15 +139,6 @@ def forced_form(
         quirks=rule.quirks,
         fill=rule.fill,
     )
-
-
-def spec_if_forced(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
-    """How to read the stream that a request gets although it did not ask for one."""
-    try:
-        spec, _ = forced_form(flow, body, rule, endpoint)
-    except Refusal:
-        spec = None
-    return spec or spec_for(body, rule, endpoint)
 
 
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:

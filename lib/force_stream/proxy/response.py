@@ -18,6 +18,7 @@ from ..wire.text import printable
 from . import bodies
 from .attempt import Attempt
 from .notes import (
+    ANSWERED_BY,
     CHOICES,
     ENDPOINT,
     RULE,
@@ -95,7 +96,7 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
         raise UnreadableFlow(f"{printable(flow.request.path.partition('?')[0])} is not a known endpoint")
     if flow.response is None:
         return spec, SSE_STATUS.of(flow) or 200, SSE_TYPE.of(flow) or ""
-    if STATUS.of(flow) not in (None, flow.response.status_code):
+    if ANSWERED_BY.of(flow) or STATUS.of(flow) not in (None, flow.response.status_code):
         raise UnreadableFlow("its answer is not the one that its own try came to")
     if noted(SSE, flow):
         # The response says what the client got.
@@ -178,9 +179,10 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
 
 def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
-    outcome stays in its metadata. `why`: in what way the attempt was another one."""
+    outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
     flow.response = retried.response.copy()
     flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK
+    save_notes(flow, {"answered_by": retried.id})

@@ -279,7 +279,9 @@ class ObservedStream(http_layers.HttpStream):
             return (yield from connecting)
         self._attempt = self._wait.attempt
         if self._attempt is not None:
-            self._attempt.observed, self._attempt.injected = True, self._attempt.rule.inject
+            self._attempt.observed = True
+            if self._attempt.injection is not None:
+                self._attempt.injected = self._attempt.rule.inject
             yield from self._wait_on(Deadline.NOTHING)
         self._connected = yield from connecting
         if self._connected:

@@ -55,7 +55,7 @@ def text(timeline: Timeline, about: About) -> str:
 def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     """Names and values, the cause of a failure first; a value of "" is left out."""
     yield "truncated", cut_off(timeline.events) if about.truncated else ""
-    yield "client got", about.error and f"an error: {about.error}"
+    yield "this try" if about.tries else "client got", about.error and f"an error: {about.error}"
     yield "rule", about.rule or "none"
     yield "endpoint", about.endpoint
     said = ", ".join(model[:LONGEST_TYPE] for model in timeline.models)

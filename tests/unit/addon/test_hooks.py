@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from force_stream.addon import hooks as addon
 from force_stream.answer.reader import AnswerSpec
+from force_stream.endpoints import ENDPOINTS
 from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
@@ -23,6 +24,7 @@ from harness.master import answer_with, flow_with, lines, run_with
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
+from mitmproxy.exceptions import CommandError
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.test import taddons, tflow
 
@@ -563,6 +565,11 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         await ours.response(flow)
         assert flow.response.json() == {"choices": []}
         assert [each.request.content for each in sent] == [flow_with(request(tools=[{}])).request.content]
+        assert flow.metadata["force_stream.answered_by"] == sent[0].id
+        flow.live = False
+        with pytest.raises(CommandError, match="its answer is not the one that its own try came to"):
+            context.master.commands.call("force_stream.aggregate", [flow])
+        assert flow.response.json() == {"choices": []}
 
         again, other = flow_with(request(tools=[{}])), flow_with()
         for each in (again, other):
@@ -572,6 +579,10 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         why = "the upstream said that it cannot stream a request with tools"
         assert again.metadata["force_stream.left_alone"] == why
         assert f"private-vllm chat: left as it came: {why}" in caplog.messages
+        answer_with(again, b"{}", "application/json")
+        await ours.response(again)
+        await asyncio.sleep(0)
+        assert [(each.status, each.bytes) for each in ours.stats.latest()] == [(200, 2), (500, len(NOT_STREAMED))]
         call = context.master.commands.call_strings
         listed = call("force_stream.rules", [])
         assert listed[-1] == "learned: 127.0.0.1 m (chat) cannot stream a request with tools; sent plain"
@@ -579,6 +590,25 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         assert explained.endswith(f"its request would be forced now; it was left as it came: {why}")
         call("force_stream.set", ["private-vllm", "idle_timeout", "30"])
         assert ours.learned == []
+
+    run(test)
+
+
+def test_what_cannot_stream_anyway_is_left_alone_whatever_the_upstream_said(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.change_rule("private-vllm", {"heartbeat": "1"})
+        beats = {}
+        for asked in (request(), request(modalities=["audio"], audio={"format": "wav"})):
+            flow = flow_with(asked)
+            endpoint = ENDPOINTS["chat"]
+            ours._retries.learned.add_plain(requests.asked_of(flow, "m", endpoint), requests.credentials_of(flow), ())
+            await ours.request(flow)
+            assert json.loads(flow.request.content) == asked
+            wait = ours._wait_of(flow)
+            assert wait
+            assert wait.attempt
+            beats[flow.metadata["force_stream.left_alone"]] = wait.next_deadline() is not None
+        assert list(beats.values()) == [True, False], beats
 
     run(test)
 

@@ -236,6 +236,24 @@ def test_a_body_of_more_than_max_body_fails() -> None:
     assert one.body() == TEXT
 
 
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize(("body", "is_refused"), [(json.dumps(DOCUMENT).encode(), False), (STREAM, True)])
+def test_a_plain_document_may_be_larger_than_max_body_and_a_stream_may_not(
+    body: bytes, is_refused: bool, pieces: int
+) -> None:
+    rule = Rule("r", ("h",), max_body=100, inject={"cut_after": 1})
+    one = Attempt(AnswerSpec("r", "chat"), rule, plain=True, clock=Clock())
+    assert one.injection is None
+    one.start_response(200, "application/json")
+    size = -(-len(body) // pieces)
+    for start in range(0, len(body), size):
+        one.receive(body[start : start + size])
+    one.end()
+    reply = one.finish()
+    assert (reply is not None and reply.status == 502) is is_refused
+    assert (one.report.code == OversizedStream.code) is is_refused
+
+
 def test_an_encoded_body_is_read_when_it_has_been_decoded() -> None:
     one = attempt(Clock())
     one.start_response(200, "text/event-stream", encoded=True)
