@@ -34,7 +34,8 @@ _SHORT_EVENT: Final = 1024
 # Bytes. An incomplete event that is longer goes to the decoder: it must not be copied for every piece.
 _LONGEST_REST: Final = 8 * 1024
 # Bytes. Pieces that start and end as events that fit wait until they are this many, or until somebody flushes them.
-_MOST_WAITING: Final = 32 * 1024
+# What is between may not fit, and is read in one go.
+_MOST_WAITING: Final = 4 * 1024
 # Bytes. An event that is longer is not looked at before its blank line has come.
 _LONGEST_LATE: Final = 1024 * 1024
 

@@ -79,6 +79,14 @@ BLANK_LINE_PATIENCE: Final = 1.0
 LONGEST_PATIENCE: Final = 30.0
 # Seconds after which is looked whether a thread has read what it was given.
 _LOOK_AGAIN: Final = 0.01
+# Bytes that are read in one go. Nearly all pieces are smaller.
+_PORTION: Final = 4096
+# Seconds of work on more than one portion, in each of these spans, after which what comes is read in a thread.
+_MOST_ON_LOOP: Final = 0.003
+_SPAN: Final = 0.02
+# Seconds. A thread that reads for longer pauses, or each step of the event loop would wait its turn for 5 ms.
+_MOST_ASIDE: Final = 0.002
+_PAUSE: Final = 0.001
 
 
 class Attempt:
@@ -111,12 +119,15 @@ class Attempt:
         self._body = BytesIO()
         self._size = self._read_late = 0
         self._times = array("d")
-        # What is read off the loop: pieces from the middle of a large event on, and the thread that reads those before.
+        # What is read off the loop: pieces from the middle of a large event on, or those that take long, and the thread
+        # that reads those before.
         self._aside: list[bytes] = []
         self._reading: asyncio.Future[None] | None = None
         self._failure: StreamError | None = None
         self._cut = ""
         self._early = 0
+        self._span_began = self._spent = 0.0
+        self._span_size = 0
         self._started = self._last_byte = self._last_change = clock()
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
 
@@ -150,16 +161,31 @@ class Attempt:
         if self.encoded:
             return False
         try:
-            if self._reading is not None or self._aside or self._reader.in_large_event:
+            if self._reading is not None or self._aside:
                 return self._set_aside(piece)
-            return self._reader.feed(piece) and self._notice_end()
+            return self._read(piece, now)
         except Exception as fault:
             self.record_bug(fault)
             return True
 
+    def _read(self, piece: bytes, now: float) -> bool:
+        """Read a piece on the event loop, as far as that takes but a moment."""
+        if now - self._span_began > _SPAN:
+            self._span_began, self._span_size, self._spent = now, self._size - len(piece), 0.0
+        has_much = self._size - self._span_size > _PORTION
+        was_read = False
+        for at in range(0, len(piece), _PORTION):
+            if (has_much and self._spent > _MOST_ON_LOOP) or self._reader.in_large_event:
+                is_noticed = was_read and self._notice_end()
+                return self._set_aside(piece[at:]) or is_noticed
+            begun = time.thread_time()  # what other processes take is not in it
+            was_read = self._reader.feed(piece[at : at + _PORTION]) or was_read
+            self._spent += time.thread_time() - begun
+        return was_read and self._notice_end()
+
     def _set_aside(self, piece: bytes) -> bool:
         """Keep a piece, and have what is kept read when an event may have ended in it."""
-        before = self._aside[-1][-3:] if self._aside else b""
+        before = self._aside[-1][-3:] if self._aside else b"\r\n"  # what was read may have ended with a line
         self._aside.append(piece)
         return self._reading is None and has_blank_line(before + piece) and self._read_aside()
 
@@ -174,9 +200,14 @@ class Attempt:
         return True
 
     def _feed(self, pieces: list[bytes]) -> None:
-        # One by one: all lines of an event at once would take many times its size.
+        # In portions: all lines of an event at once would take many times its size.
+        begun = time.thread_time()
         for piece in pieces:
-            self._reader.feed(piece)
+            for at in range(0, len(piece), _PORTION):
+                self._reader.feed(piece[at : at + _PORTION])
+                if time.thread_time() - begun > _MOST_ASIDE:
+                    time.sleep(_PAUSE)
+                    begun = time.thread_time()
 
     def _take_from_aside(self) -> None:
         """Take what the thread has read, if it is ready, and give it what has come meanwhile."""
@@ -312,7 +343,7 @@ class Attempt:
                 self._feed(self._aside)
                 self._aside = []
                 if decoded is not None:
-                    self._reader.feed(decoded)
+                    self._feed([decoded])
                     self.report.bytes = self._size
                 reply = self._reader.finish(self._cut)
                 self.answered = self._reader.answered
