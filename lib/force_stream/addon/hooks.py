@@ -360,7 +360,7 @@ class ForceStream:
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
-        if copy.pieces:
+        if not copy.is_empty:
             reading = asyncio.to_thread(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut)
             task = asyncio.get_running_loop().create_task(reading)
             self._counting.add(task)

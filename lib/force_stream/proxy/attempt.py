@@ -88,6 +88,42 @@ _SPAN: Final = 0.02
 _MOST_ASIDE: Final = 0.002
 _PAUSE: Final = 0.001
 
+# Pieces whose times are kept one by one. From there on, those that come this many seconds after another one have its
+# time, and twice as many seconds after as many times more: the times of a body in pieces of a byte would take more
+# memory than the body.
+_EXACT: Final = 64 * 1024
+_APART: Final = 0.001
+
+
+class KeptBody:
+    """A body that is kept as it comes, with the times at which it came. `size`: the bytes so far."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
+        self._body = BytesIO()
+        self._times = array("d")
+
+    def add(self, piece: bytes, seconds: float) -> None:
+        """The next piece, and when it came, in seconds since the request went out."""
+        self._body.write(piece)
+        self.size += len(piece)
+        times = self._times
+        doubled = len(times) // (2 * _EXACT)
+        if doubled and seconds - times[-2] < _APART * 2 ** (doubled - 1):
+            times[-1] = self.size
+        else:
+            times.extend((round(seconds, 6), self.size))
+
+    @property
+    def times(self) -> list[float]:
+        """For each piece: when it came, and the bytes so far; flat."""
+        return self._times.tolist()
+
+    def whole(self) -> bytes:
+        """All of it. Every call returns the same object, so the body is in memory once."""
+        return self._body.getvalue()
+
 
 class Attempt:
     """One try to get an answer, within its rule's limits.
@@ -115,10 +151,8 @@ class Attempt:
         self.injected: Mapping[str, Any] = {}
         self.is_final = self.complete = self.answered = False
         self.fault: Exception | None = None
-        # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
-        self._body = BytesIO()
+        self._body = KeptBody()
         self._size = self._read_late = 0
-        self._times = array("d")
         # What is read off the loop: pieces from the middle of a large event on, or those that take long, and the thread
         # that reads those before.
         self._aside: list[bytes] = []
@@ -156,8 +190,7 @@ class Attempt:
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
         if self.is_final:
             return True
-        self._body.write(piece)
-        self._times.extend((round(now - self._started, 6), self._size))
+        self._body.add(piece, now - self._started)
         if self.encoded:
             return False
         try:
@@ -327,11 +360,11 @@ class Attempt:
     @property
     def times(self) -> list[float]:
         """For each piece: seconds since the request went out, and bytes so far; flat."""
-        return self._times.tolist()
+        return self._body.times
 
     def body(self) -> bytes:
         """The body as it came. Every call returns the same object, so the body is in memory once."""
-        return self._body.getvalue()
+        return self._body.whole()
 
     def finish(self, decoded: bytes | None = None) -> Reply | None:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded

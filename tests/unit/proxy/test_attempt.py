@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.errors import OversizedStream
-from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, Signal, State
+from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, KeptBody, Signal, State
 from force_stream.rules.rule import Rule
 from harness import sse
 from harness.clock import Clock
@@ -226,6 +226,49 @@ def test_times_are_those_of_the_pieces_and_the_body_is_kept_as_it_came() -> None
             respond(one)
     assert one.times == [0.25, len(TEXT), 0.3, len(TEXT + DONE)]
     assert one.body() == TEXT + DONE
+
+
+def test_each_piece_has_its_time() -> None:
+    body = KeptBody()
+    for number, piece in enumerate((b"abc", b"d", b"ef")):
+        body.add(piece, number / 3)
+    assert body.whole() == b"abcdef"
+    assert body.whole() is body.whole()
+    assert body.size == 6
+    assert body.times == [0.0, 3, 0.333333, 4, 0.666667, 6]
+
+
+def test_times_of_very_many_pieces_become_coarser_but_none_is_off_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("force_stream.proxy.attempt._EXACT", 100)
+    body, came = KeptBody(), []
+    for number in range(20_000):
+        came.append(number * 0.0001 + (1.0 if number >= 10_000 else 0.0))
+        body.add(b"x", came[-1])
+    seconds, sizes = body.times[::2], [int(size) for size in body.times[1::2]]
+    assert seconds[:100] == [round(moment, 6) for moment in came[:100]]
+    assert len(seconds) < 1000
+    assert sizes[-1] == body.size == 20_000
+    assert seconds == sorted(seconds)
+    # When a byte came, by the times that are left: never later, and not much earlier.
+    told = [
+        moment for moment, sizes in zip(seconds, itertools.pairwise([0, *sizes]), strict=True) for _ in range(*sizes)
+    ]
+    assert all(-1e-6 <= real - moment < 0.2 for real, moment in zip(came, told, strict=True))
+    assert max(later - sooner for sooner, later in itertools.pairwise(seconds)) >= 1.0, "the gap is there"
+
+
+def test_a_usual_stream_keeps_every_time() -> None:
+    body = KeptBody()
+    for number in range(60_000):
+        body.add(b"x", number * 1e-5)
+    assert len(body.times) == 120_000
+
+
+def test_the_times_of_pieces_of_one_byte_take_no_more_than_the_body() -> None:
+    body = KeptBody()
+    for number in range(1_000_000):
+        body.add(b"x", number * 1e-5)
+    assert 8 * len(body.times) < 1_300_000
 
 
 def test_a_body_of_more_than_max_body_fails() -> None:
