@@ -378,11 +378,11 @@ class Repeats:
             self._reader.count += count
         return end
 
-    def _parse(self, piece: bytes, *, starts: bool) -> list[Event]:
+    def _parse(self, piece: bytes, *, starts: bool) -> list[Event] | Iterator[Event]:
         """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""
         self.parsed += len(piece)
         events = self._reader.feed(piece)
-        self._event = piece if starts and len(events) == 1 else b""
+        self._event = piece if starts and isinstance(events, list) and len(events) == 1 else b""
         if events and self._template is not None:
             # What would have been no change may be one after this event.
             self._template = None
