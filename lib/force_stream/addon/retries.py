@@ -21,7 +21,7 @@ from ..proxy import bodies, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
-from ..proxy.notes import note, was_made_to_stream
+from ..proxy.notes import LEFT_ALONE, was_made_to_stream
 from ..proxy.refusals import Demand
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
@@ -232,7 +232,7 @@ class Retries:
         try:
             spec = request.force(again, body, self.adapted(rule, flow, model, endpoint), endpoint)
         except Refusal as reason:
-            if note(flow, "left_alone") != str(reason):  # that is in the log already
+            if LEFT_ALONE.of(flow) != str(reason):  # that is in the log already
                 logger.info(
                     f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
                 )

@@ -18,7 +18,19 @@ from ..wire.json_body import Body, Edited, read_body, undo
 from ..wire.text import printable
 from . import bodies
 from .learned import Asked, hash_of
-from .notes import copy_request_notes, note, remove_notes, save_notes, was_made_to_stream
+from .notes import (
+    FORCED_SIZE,
+    HEADERS_UNDO,
+    RETRIED_AS,
+    UNDO,
+    UnreadableFlow,
+    copy_request_notes,
+    known,
+    remove_all_metadata,
+    remove_notes,
+    save_notes,
+    was_made_to_stream,
+)
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream cannot be read until its end.
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
@@ -168,22 +180,30 @@ def _set_body(request: http.Request, body: bytes) -> None:
 
 
 def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
-    """The body of a forced request before it was edited; unchanged if a person has edited it since."""
-    if len(body) != note(flow, "forced_size"):
+    """The body of a forced request before it was edited; unchanged if a person has edited it since. Raises
+    `UnreadableFlow` where the notes do not say what it was."""
+    splices = known(UNDO, flow)
+    if len(body) != known(FORCED_SIZE, flow):
         return body
-    return undo(body, [(start, end, old) for start, end, old in note(flow, "undo")])
+    if splices and splices[-1][1] > len(body):
+        raise UnreadableFlow("its force_stream.undo is that of another body")
+    return undo(body, splices)
 
 
 def restore(flow: http.HTTPFlow) -> None:
-    """Put a forced flow's request back as it came, and forget that it was forced."""
+    """Put a forced flow's request back as it came, and forget that it was forced. Raises `UnreadableFlow`, and changes
+    nothing, where the notes do not say how it came."""
     if not was_made_to_stream(flow):
         return
     request = flow.request
+    body, headers = as_it_came(flow, request.raw_content or b""), known(HEADERS_UNDO, flow)
+    if any(name not in _STREAM_HEADERS for name, _ in headers):
+        raise UnreadableFlow("its force_stream.headers_undo names headers that forcing does not set")
     for name in _STREAM_HEADERS:
         request.headers.pop(name, None)
-    for name, value in note(flow, "headers_undo", []):
+    for name, value in headers:
         request.headers.add(name.lower() if request.is_http2 else name, value)
-    _set_body(request, as_it_came(flow, request.raw_content or b""))
+    _set_body(request, body)
     remove_notes(flow)
 
 
@@ -191,7 +211,7 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     """A new flow with the request as it came, before it was forced."""
     plain = _copy_to_send(flow)
     restore(plain)
-    plain.metadata = {}
+    remove_all_metadata(plain)
     return plain
 
 
@@ -212,7 +232,7 @@ def plain_attempt(flow: http.HTTPFlow, spec: AnswerSpec) -> http.HTTPFlow:
 
 def link(flow: http.HTTPFlow, retried: http.HTTPFlow) -> http.HTTPFlow:
     """Link another attempt to the first flow; returns it."""
-    before = note(flow, "retried_as", ())
+    before = RETRIED_AS.of(flow) or []
     save_notes(retried, {"retry_of": flow.id, "try": len(before) + 2})
     save_notes(flow, {"retried_as": [*before, retried.id]})
     return retried

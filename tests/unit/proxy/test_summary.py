@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.attempt import Attempt
-from force_stream.proxy.notes import all_notes
 from force_stream.proxy.summary import describe_error, summarize
 from force_stream.rules.rule import UNLIMITED, Rule
 from harness.master import answer_with, flow_with
@@ -75,7 +74,7 @@ def test_one_line_says_what_came_of_a_flow(body: bytes, keys: dict[str, Any], li
 def test_the_figures_are_noted_on_the_flow() -> None:
     flow, attempt = answered(STREAM)
     summarize(flow, attempt)
-    notes = all_notes(flow)
+    notes = {key.removeprefix("force_stream."): value for key, value in flow.metadata.items()}
     assert {key: notes[key] for key in ("status", "events", "bytes", "finish_reason", "inferred", "error", "odd")} == {
         "status": 200,
         "events": 5,
@@ -103,6 +102,6 @@ def test_a_flow_without_an_answer_says_so_and_keeps_what_came(started: bool) -> 
     assert describe_error(flow, attempt, "the client left").startswith("r: chat m, no answer: the client left, ")
     assert flow.comment == "r: chat m, no answer"
     assert flow.marked
-    notes = all_notes(flow)
+    notes = {key.removeprefix("force_stream."): value for key, value in flow.metadata.items()}
     assert notes["error"] == "no_answer"
     assert notes.get("sse") == (STREAM if started else None)
