@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import pytest
-from harness import Answer, Data, End, Head, Http1Client, Proxy, Upstream, sse
+from harness import Answer, Data, End, Head, Http1Client, Proxy, Upstream, flows_of, sse
 from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, RESPONSES, STREAM, choice, chunk, request
 
@@ -158,3 +158,19 @@ def test_a_body_holds_the_loop_and_takes_memory_hardly_more_than_in_mitmproxy_al
     )
     assert forced.hold <= max(3 * alone.hold, case.hold)
     assert times <= case.memory
+
+
+def test_neither_does_a_command_that_reads_a_saved_body_again(
+    proxy_factory: Callable[..., Proxy], shared_rules: Callable[[str], object], upstream: Upstream
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON, PROBE], options=options, remote=True)
+    with Http1Client(proxy.url, timeout=120) as client:
+        upstream.answer(Head(), Data(b"data:{}\n\n" * (MEGABYTE // 9) + STREAM), End())
+        assert client.post(CHAT, request()).status == 200
+    since = proxy.mark()
+    proxy.command("probe.start")
+    proxy.command("force_stream.aggregate", flows_of(None))
+    proxy.wait_for_log("finish stop", since=since)
+    hold, _ = proxy.command("probe.stop")
+    assert float(hold) < NOTICED
