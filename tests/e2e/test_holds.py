@@ -6,10 +6,10 @@ alone, and at one that is forced. A probe in the process (harness/scripts/probe.
 
 import json
 import random
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
@@ -17,7 +17,9 @@ from harness import Answer, Data, End, Head, Http1Client, Proxy, Upstream, flows
 from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, RESPONSES, STREAM, choice, chunk, request
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux's /proc"
+)
 
 MEGABYTE: Final = 1_000_000
 MAX_BODY: Final = 32 * 1024 * 1024
@@ -27,7 +29,8 @@ rules:
 """
 IMAGES: Final = "/v1/images/generations"
 PROBE: Final = SCRIPTS / "probe.py"
-# Seconds. Whatever mitmproxy alone does with the body: in a shorter time nobody notices, and a busy machine shows more.
+# Seconds. A shorter hold is none, whatever mitmproxy alone does with the body: 10 ms were measured, and a busy machine
+# shows more.
 NOTICED: Final = 0.05
 
 
@@ -76,7 +79,7 @@ def image(size: int) -> bytes:
 @dataclass(frozen=True)
 class Case:
     """A body, and how much of it is kept. `memory`: how many times that the process may grow, beyond what mitmproxy
-    alone takes; `hold`: seconds in which the loop may be held, or three times as many as mitmproxy alone holds it."""
+    alone takes."""
 
     memory: float
     kept: int
@@ -87,21 +90,19 @@ class Case:
     content_type: str = "text/event-stream"
     coding: str = ""
     request_coding: str = ""
-    hold: float = NOTICED
 
 
 CASES: Final = {
     "a bomb as an answer": Case(2, MAX_BODY, lambda: bomb(1000 * MEGABYTE), coding="gzip", status=502),
     "a bomb as a request": Case(2, MAX_BODY, request=lambda: bomb(1000 * MEGABYTE), request_coding="gzip"),
-    # One JSON value: its parser lets nobody else run.
-    "a terminal event": Case(15, 5 * MEGABYTE, lambda: terminal(5 * MEGABYTE), path=RESPONSES, hold=0.2),
-    "an event of empty values": Case(40, 5 * MEGABYTE, lambda: empty_values(5 * MEGABYTE), path=RESPONSES, hold=1),
-    "an image": Case(8, 20 * MEGABYTE, lambda: image(20 * MEGABYTE), path=IMAGES),
+    "a terminal event": Case(15, 5 * MEGABYTE, lambda: terminal(5 * MEGABYTE), path=RESPONSES),
+    "an event of empty values": Case(40, 5 * MEGABYTE, lambda: empty_values(5 * MEGABYTE), path=RESPONSES),
+    "an image": Case(6, 20 * MEGABYTE, lambda: image(20 * MEGABYTE), path=IMAGES),
     "small events": Case(2, 5 * MEGABYTE, lambda: small_events(5 * MEGABYTE)),
     "tiny events": Case(4, MEGABYTE, lambda: b"data:{}\n\n" * (MEGABYTE // 9) + STREAM),
     "lines in one event": Case(8, MEGABYTE, lambda: b"data:{}\n" * (MEGABYTE // 8) + b"\n" + STREAM),
     "an answer in JSON": Case(2, 20 * MEGABYTE, lambda: document(20 * MEGABYTE), content_type="application/json"),
-    "a request": Case(8, 20 * MEGABYTE, request=lambda: asked(20 * MEGABYTE)),
+    "a request": Case(6, 20 * MEGABYTE, request=lambda: asked(20 * MEGABYTE)),
 }
 
 
@@ -156,7 +157,7 @@ def test_a_body_holds_the_loop_and_takes_memory_hardly_more_than_in_mitmproxy_al
     print(
         f"\n{name}: {1000 * forced.hold:.1f} ms, {1000 * alone.hold:.1f} alone; memory {times:.1f} times what is kept"
     )
-    assert forced.hold <= max(3 * alone.hold, case.hold)
+    assert forced.hold <= max(3 * alone.hold, NOTICED)
     assert times <= case.memory
 
 
