@@ -35,7 +35,7 @@ _SHORT_EVENT: Final = 1024
 _LONGEST_REST: Final = 8 * 1024
 # Bytes. Pieces that start and end as events that fit wait until they are this many, or until somebody flushes them.
 # What is between may not fit, and is read in one go.
-_MOST_WAITING: Final = 4 * 1024
+_MOST_WAITING: Final = 8 * 1024
 # Bytes. An event that is longer is not looked at before its blank line has come.
 _LONGEST_LATE: Final = 1024 * 1024
 

@@ -362,7 +362,7 @@ def test_events_that_take_long_are_read_off_the_loop(size: int, ends: bool, fed:
     assert one.report.events == 10_001
     assert sum(fed[True]) < 0.1 * len(MANY_EVENTS)
     assert sum(fed[True]) + sum(fed[False]) == len(MANY_EVENTS)
-    assert max(map(max, fed.values())) <= 4096, "between two portions others have their turn"
+    assert max(map(max, fed.values())) <= 8192, "between two portions others have their turn"
 
 
 def test_usual_events_are_read_at_once_and_on_the_loop(
@@ -383,10 +383,10 @@ def test_after_a_while_the_loop_reads_again(fed: dict[bool, list[int]]) -> None:
         respond(one)
         for _ in range(3):
             assert one.receive(MANY_EVENTS[:60_000])
-            assert fed[True] == [4096]
+            assert fed[True] == [8192]
             fed[True].clear()
             async with asyncio.timeout(10):
-                while not (len(fed[False]) == 14 and one.report.events):
+                while not (len(fed[False]) == 13 and one.report.events):
                     await asyncio.sleep(0.001)
                     one.poll()
             fed[False].clear()
@@ -400,7 +400,7 @@ def test_after_a_while_the_loop_reads_again(fed: dict[bool, list[int]]) -> None:
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 def test_an_end_that_is_cut_between_the_loop_and_a_thread_is_noticed(left: int, line_end: bytes) -> None:
     head, tail = TEXT + FINISH + b": ", line_end * 2 + b"data: [DONE]" + line_end * 2
-    piece = head + b"x" * (4096 + left - len(head + tail)) + tail
+    piece = head + b"x" * (8192 + left - len(head + tail)) + tail
 
     async def linger() -> None:
         one = attempt(Clock())
