@@ -201,6 +201,26 @@ def test_a_command_goes_on_with_the_next_flow_and_says_how_many_it_could_not_rea
     in_master(test)
 
 
+def test_a_flow_that_cannot_be_explained_is_one_line_and_the_next_is_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = explain.explain
+    strange = saved_flow(name="strange")
+
+    def fails_for_one(flow: http.HTTPFlow, *arguments: Any, **named: Any) -> list[str]:
+        if flow is strange:
+            raise ValueError("a body")
+        return read(flow, *arguments, **named)
+
+    async def test(ours: ForceStream, context: taddons.context) -> None:
+        monkeypatch.setattr(explain, "explain", fails_for_one)
+        first, second = outcome_of(context, "explain", [strange, saved_flow()])
+        assert first == "one flow could not be read, because of a fault of the addon: ValueError"
+        assert "rule all takes it" in second
+
+    in_master(test)
+
+
 def test_what_the_first_version_wrote_and_what_a_later_one_adds_can_be_read() -> None:
     async def test(ours: ForceStream, context: taddons.context) -> None:
         early, late = saved_flow(), saved_flow()

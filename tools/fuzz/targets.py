@@ -7,7 +7,6 @@ one is fuzz.py's business. The tests run every target over its seeds.
 import asyncio
 import io
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -605,7 +604,6 @@ def check_flows(data: bytes) -> None:
     before = repr(flow.get_state())
     read_flow(flow, rules)
     assert repr(flow.get_state()) == before, "reading a flow changed it"
-    logging.disable()
     try:
         stream = response.event_stream(flow)
         if stream is not None:

@@ -124,7 +124,10 @@ class Commands:
             if bodies.blocks_loop(each.request) and not is_late:
                 is_late = True
                 lines.append("a request is large, or compressed: the rest comes in the log once it has been read")
-            found = await bodies.read(each.request, partial(explain.explain, each, rules, enabled=enabled))
+            try:
+                found = await bodies.read(each.request, partial(explain.explain, each, rules, enabled=enabled))
+            except Exception as error:
+                found = [f"one flow could not be read, because {_why(error)}"]
             for line in found:
                 if is_late:
                     logger.log(ALERT, line)

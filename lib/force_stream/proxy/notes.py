@@ -12,6 +12,7 @@ not be guessed raises `UnreadableFlow` instead. Must not know how a request or a
     force_stream.left_alone                 why a matched request went out as it came
     force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
     force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
+    force_stream.cut_at                     how many bytes were kept of a client's own stream, where that is not all
     force_stream.injected                   the rule's inject, as JSON, where it made the flow fail on purpose
     force_stream.status, .events, .bytes, .finish_reason, .inferred, .truncated, .error, .usage, .odd    what came
 """
@@ -111,36 +112,37 @@ def _constants(value: object) -> str | None:
 
 def _times(value: object) -> list[float] | None:
     """For each piece its time and the size so far, neither of which can go back."""
-    if not isinstance(value, list) or len(value) % 2 or {*map(type, value)} - {int, float}:
+    if not isinstance(value, list) or len(value) % 2 or not {*map(type, value)} <= {int, float}:
         return None
-    # Not a number is neither.
-    fits = all(0 <= each < _LARGEST for each in value)
-    return (
-        value if fits and all(one <= other for one, other in [*pairwise(value[::2]), *pairwise(value[1::2])]) else None
-    )
+    goes_back = any(one > other for half in (value[::2], value[1::2]) for one, other in pairwise(half))
+    # What is not a number is neither more nor less.
+    return None if goes_back or not all(0 <= each < _LARGEST for each in value) else value
 
 
 def _splices(value: object) -> list[tuple[int, int, bytes]] | None:
     """Places in the request's body, one after the other, each with the bytes that stood there."""
     found: list[tuple[int, int, bytes]] = []
+    at = 0
     for each in value if isinstance(value, list) else [None]:
-        start, end, old = each if isinstance(each, list) and len(each) == 3 else (None, None, None)
-        start, end = _count(start), _count(end)
-        if (
-            start is None
-            or end is None
-            or not isinstance(old, bytes)
-            or not (found[-1][1] if found else 0) <= start <= end
-        ):
-            return None
-        found.append((start, end, old))
+        match each:
+            case [start, end, bytes(old)] if type(start) is type(end) is int and at <= start <= end < _LARGEST:
+                found.append((start, end, old))
+                at = end
+            case _:
+                return None
     return found
 
 
 def _fields(value: object) -> list[tuple[str, str]] | None:
     """Names and values of headers."""
-    pairs = [_texts(each) or [] for each in value] if isinstance(value, list) else [[]]
-    return None if any(len(pair) != 2 for pair in pairs) else [(name, value) for name, value in pairs]
+    found: list[tuple[str, str]] = []
+    for each in value if isinstance(value, list) else [None]:
+        match each:
+            case [str(name), str(text)]:
+                found.append((name, text))
+            case _:
+                return None
+    return found
 
 
 # The notes
@@ -194,10 +196,8 @@ def save_notes(flow: http.HTTPFlow, values: dict[str, Any], spec: AnswerSpec | N
 
 
 def remove_notes(flow: http.HTTPFlow) -> None:
-    theirs = {
-        key: value for key, value in _kept(flow).items() if not (isinstance(key, str) and key.startswith(_PREFIX))
-    }
-    flow.metadata = theirs
+    ours = [key for key in _kept(flow) if isinstance(key, str) and key.startswith(_PREFIX)]
+    flow.metadata = {key: value for key, value in _kept(flow).items() if key not in ours}
 
 
 def remove_all_metadata(flow: http.HTTPFlow) -> None:
@@ -206,8 +206,8 @@ def remove_all_metadata(flow: http.HTTPFlow) -> None:
 
 def copy_request_notes(flow: http.HTTPFlow, other: http.HTTPFlow) -> None:
     """Copy the notes about the request, and no others, to another flow with the same request."""
-    names = [f"{_PREFIX}{each.name}" for each in _OF_THE_REQUEST]
-    other.metadata = {name: kept[name] for kept in [_kept(flow)] for name in names if name in kept}
+    names = {f"{_PREFIX}{each.name}" for each in _OF_THE_REQUEST}
+    other.metadata = {key: value for key, value in _kept(flow).items() if key in names}
 
 
 # Reading several
