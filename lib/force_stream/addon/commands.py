@@ -30,7 +30,7 @@ from ..rules.keys import KEYS
 from ..rules.rule import Rule, candidates, first_match
 from ..view import compare, stats
 from ..wire import jsontext
-from ..wire.text import counted
+from ..wire.text import counted, printable
 from .hooks import ForceStream, aggregate_again
 from .mitmweb import route_commands
 
@@ -181,7 +181,7 @@ class Commands:
             self._start(self._compare(each))
 
     async def _compare(self, each: http.HTTPFlow) -> None:
-        name = f"force_stream.compare {each.request.path.partition('?')[0]}"
+        name = f"force_stream.compare {printable(each.request.path.partition('?')[0])}"
         try:
             plain = await bodies.read(each.request, partial(request.restored, each))
             forced = await bodies.read(each.request, partial(request.restored, each))

@@ -360,7 +360,9 @@ class ForceStream:
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:
-            attempt.fail(UnreadableEncoding(f"the upstream compressed its answer with {coding}, but {error}"))
+            attempt.fail(
+                UnreadableEncoding(f"the upstream compressed its answer with {printable(coding)}, but {error}")
+            )
         return b""
 
     # Figures
@@ -405,7 +407,7 @@ async def aggregate_again(
         raise UnreadableFlow(f"a fault of the addon: {type(attempt.fault).__name__}")
     if backup:
         each.backup()
-    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": content_type})
+    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": printable(content_type)})
     if reply is not None:
         response.set_reply(each, reply)
     logger.log(level, summary.summarize(each, attempt, from_kept=True))

@@ -133,13 +133,13 @@ def _splices(value: object) -> list[tuple[int, int, bytes]] | None:
     return found
 
 
-def _fields(value: object) -> list[tuple[str, str]] | None:
-    """Names and values of headers."""
-    found: list[tuple[str, str]] = []
+def _fields(value: object) -> list[tuple[str, str | bytes]] | None:
+    """Names and values of headers; older versions wrote text."""
+    found: list[tuple[str, str | bytes]] = []
     for each in value if isinstance(value, list) else [None]:
         match each:
-            case [str(name), str(text)]:
-                found.append((name, text))
+            case [str(name), (str() | bytes()) as content]:
+                found.append((name, content))
             case _:
                 return None
     return found

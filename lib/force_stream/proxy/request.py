@@ -14,7 +14,6 @@ from ..endpoints.endpoint import Endpoint
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import Body, Edited, read_body, undo
-from ..wire.text import printable
 from . import bodies
 from .learned import Asked, hash_of
 from .notes import (
@@ -106,8 +105,8 @@ def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Aske
 
 def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
     """How to read the answer to a request that asks for a stream itself."""
-    model = printable(model_of(body) or "")
-    return AnswerSpec(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
+    choices = expected_choices(body.members)
+    return AnswerSpec(rule.name, endpoint.name, model_of(body) or "", choices, quirks=rule.quirks)
 
 
 # Forcing it
@@ -165,11 +164,12 @@ def _check_unsigned(request: http.Request) -> None:
         raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
 
 
-def _ask_for_stream(request: http.Request) -> list[list[str]]:
+def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
     """Sets the headers; returns the values they had."""
-    before: list[list[str]] = []
+    before: list[list[str | bytes]] = []
     for name, value in _STREAM_HEADERS.items():
-        before.extend([name, old] for old in request.headers.get_all(name))
+        # As bytes: a flow file takes no text that was not UTF-8.
+        before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
         request.headers[name.lower() if request.is_http2 else name] = value
     return before
 

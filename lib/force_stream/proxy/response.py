@@ -88,7 +88,7 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     if was_made_to_stream(flow) or noted(CHOICES, flow):
         spec: AnswerSpec | None = spec_of(flow)
     elif noted(RULE, flow) or noted(ENDPOINT, flow):
-        spec = AnswerSpec(known(RULE, flow), known(ENDPOINT, flow), printable(model_of(body_of(flow)) or ""))
+        spec = AnswerSpec(known(RULE, flow), known(ENDPOINT, flow), model_of(body_of(flow)) or "")
     else:
         spec = at_path(flow.request.path)
     if spec is None:
@@ -123,7 +123,7 @@ def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> N
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
         raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
-        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type})
+        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": printable(content_type)})
 
 
 def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:

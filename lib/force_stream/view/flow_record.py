@@ -13,6 +13,7 @@ from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
 from ..proxy.notes import TIMES
+from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -50,7 +51,7 @@ def _outcome(
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
-    host = f"[{request.host}]" if ":" in request.host else request.host
+    host = f"[{request.host}]" if ":" in request.host else printable(request.host)
     return Outcome(
         id=flow.id,
         at=start,

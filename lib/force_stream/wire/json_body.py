@@ -266,17 +266,9 @@ def _value(text: str, start: int, block: int) -> tuple[Any, int]:
     """A value and its end. In a long text, of what is longer than a block only so much as is kept."""
     if len(text) <= LONG:
         return _DECODER.raw_decode(text, start)
-    value, end = long_json.read(text, start, _skim)
+    value, end = long_json.read(text, start, _SKIM)
     is_whole = end - start > block or not isinstance(value, (list, dict))
     return (value if is_whole else _DECODER.raw_decode(text, start)[0]), end
-
-
-def _skim(text: str, start: int) -> tuple[Any, int]:
-    """A value and its end; of a list or an object only whether it is empty, and what `_emptied` keeps."""
-    value, end = _DECODER.raw_decode(text, start)
-    if isinstance(value, dict):
-        return ({"": None} if value else value), end
-    return (_emptied(value) if isinstance(value, list) else value), end
 
 
 def _refuse(text: str, at: int) -> NoReturn:
@@ -293,4 +285,5 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=_integer, parse_constant=_no_constant, strict=False)
+_SKIM: Final = long_json.skimming(_DECODER.raw_decode)
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)

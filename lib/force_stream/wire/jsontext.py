@@ -62,14 +62,29 @@ def _decode_short(text: str, start: int) -> tuple[Any, int]:
         raise json.JSONDecodeError("nested too deeply", text, start) from None
 
 
-def _decode(text: str) -> tuple[Any, int]:
+_skim: Final = long_json.skimming(_decode_short)
+
+
+def _decode(text: str, decode: long_json.Decode = _decode_short) -> tuple[Any, int]:
     start = len(text) - len(text.lstrip(_WHITE_SPACE))
-    return long_json.read(text, start, _decode_short) if len(text) > LONG else _decode_short(text, start)
+    return long_json.read(text, start, decode) if len(text) > LONG else decode(text, start)
 
 
 def loads(text: str) -> Any:
     """The value of a JSON text. Raises `json.JSONDecodeError`, and nothing else."""
-    value, end = _decode(text)
+    return _whole(text, *_decode(text))
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is JSON. What it says is not kept."""
+    try:
+        _whole(text, *_decode(text, _skim))
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _whole(text: str, value: Any, end: int) -> Any:
     if text[end:].strip(_WHITE_SPACE):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
@@ -77,8 +92,12 @@ def loads(text: str) -> Any:
 
 def value_at(text: str, start: int) -> tuple[Any, int]:
     """The value of the JSON text at `start`, and where that ends. Raises `json.JSONDecodeError`."""
-    if len(text) - start > LONG:
-        return long_json.read(text, start, _decode_short)
+    return (
+        long_json.read(text, start, _decode_carefully) if len(text) - start > LONG else _decode_carefully(text, start)
+    )
+
+
+def _decode_carefully(text: str, start: int) -> tuple[Any, int]:
     try:
         return _CAREFUL_DECODER.raw_decode(text, start)
     except RecursionError:
@@ -118,6 +137,22 @@ def dumps(value: Any) -> bytes:
 def _dump_short(value: Any) -> bytes:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default)
     return _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
+
+
+_NOT_ASCII: Final = re.compile(r"[^ -~\n\t]+")
+
+
+def printable(document: bytes) -> bytes:
+    """The same document, with an escape in place of each character that `text.printable` would not leave as it is."""
+    return _NOT_ASCII.sub(_escaped, document.decode(errors="replace")).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # A carriage return stands between two tokens.
+    text = found[0].replace("\r", " ")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", r"\u007f") for c in text)
 
 
 def _encode(text: str) -> bytes:

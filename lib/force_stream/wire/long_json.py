@@ -22,9 +22,8 @@ _WINDOW: Final = 16 * 1024
 _SLICE: Final = 64 * 1024
 # How many containers may be in one another: as many as `json` reads.
 _MOST_OPEN: Final = 9_900
-# How many containers may be in one another in what is given to `json`, to read and to write.
-_DEPTH: Final = 16
-_WRITTEN_DEPTH: Final = 8
+# How many containers may be in one another in members that are read or written together.
+_DEPTH: Final = 8
 # Characters that are written together; how many a value counts for, beside its text; members of one container that are
 # looked at together.
 _TOGETHER: Final = 32 * 1024
@@ -61,19 +60,24 @@ def read(text: str, start: int, decode: Decode, window: int = _WINDOW) -> tuple[
     """What `decode` would return. `window` is for tests (at least 16)."""
     containers: list[Any] = []
     names: list[str] = []
-    at = start
+    value: Any = None
+    is_closed: bool | None
+    at = next_try = start
+    width = window // 8
     while True:
-        opening = text[at : at + 1]
-        if opening in ("[", "{"):
+        opening, is_closed = text[at : at + 1], None
+        if opening not in ("[", "{"):
+            value, at = _read_scalar(text, at, decode, window)
+        elif at >= next_try and (found := _read_short(text, at, at + width, decode)) is not None:
+            value, at = found
+        else:
+            if at >= next_try:
+                next_try = at + width  # so that what is tried in vain is not tried again at every level
             if len(containers) >= _MOST_OPEN:
                 raise json.JSONDecodeError("nested too deeply", text, start)
             containers.append([] if opening == "[" else {})
             names.append("")
             at, is_closed = _read_members(text, at + 1, containers[-1], decode, window)
-            value = containers[-1]
-        else:
-            value, at = _read_scalar(text, at, decode, window)
-            is_closed = None
         # A container that is not closed wants the next value. A value that is whole goes into its container.
         while is_closed is not False:
             if is_closed:
@@ -98,6 +102,21 @@ def read(text: str, start: int, decode: Decode, window: int = _WINDOW) -> tuple[
         at = _after_blanks(text, at, window)
         if isinstance(containers[-1], dict):
             names[-1], at = _read_name(text, at, decode, window)
+
+
+def skimming(decode: Decode) -> Decode:
+    """The same for a text of whose lists and objects only this is asked: whether they are empty, how many items a list
+    has, and which its first one is."""
+
+    def skim(text: str, start: int) -> tuple[Any, int]:
+        value, end = decode(text, start)
+        if value and isinstance(value, list):
+            value = value[:1] * len(value)
+        elif value and isinstance(value, dict):
+            value = {"": None}
+        return value, end
+
+    return skim
 
 
 def _read_members(text: str, at: int, holder: Any, decode: Decode, window: int) -> tuple[int, bool]:
@@ -134,6 +153,15 @@ def _read_name(text: str, at: int, decode: Decode, window: int) -> tuple[str, in
     if not text.startswith(":", at):
         _refuse("Expecting ':' delimiter", text, at)
     return name, _after_blanks(text, at + 1, window)
+
+
+def _read_short(text: str, at: int, end: int, decode: Decode) -> tuple[Any, int] | None:
+    """A container that does not go beyond the end, however deep it nests; None if it does, or is broken."""
+    try:
+        value, length = decode(text[at:end], 0)
+    except json.JSONDecodeError:
+        return None
+    return value, at + length
 
 
 def _read_scalar(text: str, at: int, decode: Decode, window: int) -> tuple[Any, int]:
@@ -238,7 +266,7 @@ def _parts(value: Any, encode: Encode, most: int) -> Iterator[Any]:
     before = b"[" if is_list else b"{"
     for batch in batched(value.items() if isinstance(value, dict) else value, _BATCH):
         together = batch if is_list else dict(batch)
-        if len(value) > _BATCH and not is_long(together, most, _WRITTEN_DEPTH):
+        if len(value) > _BATCH and not is_long(together, most, _DEPTH):
             yield before + encode(together)[1:-1]
             before = b","
             continue
@@ -249,6 +277,6 @@ def _parts(value: Any, encode: Encode, most: int) -> Iterator[Any]:
                 yield name
                 before = b":"
             yield before
-            yield member if is_long(member, most, _WRITTEN_DEPTH) else encode(member)
+            yield member if is_long(member, most, _DEPTH) else encode(member)
             before = b","
     yield b"]" if is_list else b"}"

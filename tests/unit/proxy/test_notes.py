@@ -100,7 +100,10 @@ READ: dict[str, tuple[list[Any], list[Any]]] = {
         [[[2, 1, b""]], [[3, 4, b""], [2, 3, b""]], [[-1, 2, b""]]],
     ),
     "forced_size": ([0, 5], [-5, 5.0]),
-    "headers_undo": ([[], [["Accept", "*/*"]]], [[["Accept"]], [["Accept", b"*"]], ["ab"], [[["a"], "b"]]]),
+    "headers_undo": (
+        [[], [["Accept", "*/*"]], [["Accept", b"\xff"]]],
+        [[["Accept"]], [["Accept", 1]], ["ab"], [[["a"], "b"]]],
+    ),
     "retry_of": (["id"], [["id"]]),
     "try": ([2], [-2, True, 2.5]),
     "retried_as": ([[], ["a", "b"]], [["a", None], "ab"]),

@@ -46,6 +46,12 @@ SAID: dict[str, tuple[bytes, dict[str, Any], str, bool]] = {
         "502, stream_truncated, 2 events, 348 bytes, 1.3 s; odd: no finish reason for choice 0; no [DONE]",
         True,
     ),
+    "counts of thousands of digits": (
+        sse(*EVENTS[:-1], chunk(usage={"prompt_tokens": 10**3000, "completion_tokens": True})),
+        {},
+        f"200, finish stop, 5 events, 3,841 bytes, 1{'0' * 19}… in tokens, 1.3 s",
+        False,
+    ),
     "in part": (
         sse(*EVENTS[:2], done=False),
         {"on_truncated": "partial"},
