@@ -4,6 +4,7 @@ A target is a function of bytes that raises where a law is broken. Knows the law
 one is fuzz.py's business. The tests run every target over its seeds.
 """
 
+import asyncio
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -606,7 +607,7 @@ def check_flows(data: bytes) -> None:
     try:
         stream = response.event_stream(flow)
         if stream is not None:
-            aggregate_again(flow, stream, rules)
+            asyncio.run(aggregate_again(flow, stream, rules))
     except UnreadableFlow:
         assert repr(flow.get_state()) == before, "a flow that cannot be read was changed"
     else:

@@ -179,7 +179,7 @@ class ForceStream:
             return
         try:
             if not flow.live:
-                self._read_from_file(flow)
+                await self._read_from_file(flow)
             elif isinstance(role, (Waiting, Watched, Own)):
                 await self._answer_as(flow, role)
             elif was_made_to_stream(flow) and not noted(SSE, flow):
@@ -189,6 +189,8 @@ class ForceStream:
                 if isinstance(role, LiveCopy):
                     self._count_own_stream(flow, role)
                 await self._explain(flow)
+            if isinstance(role, Waiting | Watched) and role.wait.headers_sent:
+                await bodies.decode(flow.response)  # nothing told the client of an encoding
         except Exception as error:
             _log_fault("the client gets an error", error)
             response.set_reply(flow, response.fault())
@@ -274,13 +276,13 @@ class ForceStream:
 
     # Answers
 
-    def _read_from_file(self, flow: http.HTTPFlow) -> None:
+    async def _read_from_file(self, flow: http.HTTPFlow) -> None:
         if not ctx.options.force_stream_aggregate:
             return
         try:
-            stream = response.event_stream(flow)
+            stream = await bodies.read(flow.response, partial(response.event_stream, flow))
             if stream is not None:
-                aggregate_again(flow, stream, self.rules)
+                await aggregate_again(flow, stream, self.rules)
         except UnreadableFlow as why:
             logger.warning(f"{_about(flow)}: its answer stays as it was saved: {why}")
         except Exception as error:
@@ -314,7 +316,7 @@ class ForceStream:
         if LEFT_ALONE.of(flow) is not None:
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
-        if why := await asyncio.to_thread(explained) if bodies.blocks_loop(flow.request) else explained():
+        if why := await bodies.read(flow.request, explained):
             logger.warning(why)
 
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
@@ -369,7 +371,7 @@ class ForceStream:
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
-        if copy.pieces:
+        if not copy.is_empty:
             reading = asyncio.to_thread(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut)
             task = asyncio.get_running_loop().create_task(reading)
             self._counting.add(task)
@@ -381,12 +383,12 @@ class ForceStream:
             self._count(task.result)
 
 
-def aggregate_again(
+async def aggregate_again(
     each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO, *, backup: bool = False
 ) -> None:
     """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered.
     `backup`: so that it can be reverted. Raises `UnreadableFlow`, and changes nothing, where none is known."""
-    spec, status, content_type = response.kept_answer(each)
+    spec, status, content_type = await bodies.read(each.request, partial(response.kept_answer, each))
     rule = next((rule for rule in rules if rule.name == spec.rule), None)
     if rule is not None:
         spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated, fill=spelled(rule.fill))
@@ -394,7 +396,7 @@ def aggregate_again(
     attempt.start_response(status, content_type)
     attempt.receive(stream)
     attempt.end()
-    reply = attempt.finish()
+    reply = await attempt.finish_aside()
     if attempt.fault is not None:
         logger.debug("force-stream: the fault's traceback", exc_info=attempt.fault)
         raise UnreadableFlow(f"a fault of the addon: {type(attempt.fault).__name__}")

@@ -41,8 +41,11 @@ _BLANK: Final = b" \t\r\n"
 _OF_AN_EVENT: Final = re.compile(rb'"delta"|\.chunk"|"type"\s*:\s*"[^"]{0,64}\.')
 # Bytes of an answer that were parsed. Finishing a larger one takes too long for an event loop.
 _BLOCKS_LOOP: Final = 96 * 1024
-# Bytes. What is left of a larger event is kept, and read in a thread once the event has ended.
+# Bytes. Of a larger document only the beginning and the end are looked at.
 LARGE: Final = 256 * 1024
+# Bytes. What is left of a larger event is kept, and read in a thread once the event has ended: it may consist of lines
+# that are read one by one.
+_LARGE_EVENT: Final = 16 * 1024
 # Lines. A body that is text alone, and not more than this, is a message.
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
@@ -166,7 +169,7 @@ class AnswerReader:
     @property
     def in_large_event(self) -> bool:
         """Whether the event that has begun is so large that the rest of it should be read off the event loop."""
-        return self._open > LARGE
+        return self._open > _LARGE_EVENT
 
     @property
     def may_be_document(self) -> bool:

@@ -3,7 +3,6 @@
 Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
 """
 
-import asyncio
 from typing import Any, Final
 
 from mitmproxy import http
@@ -81,8 +80,7 @@ def body_of(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> Body | For
 
 async def read_request(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> tuple[Body | Form, str | None] | None:
     """The body, as `body_of` reads it, and the model, without holding the event loop."""
-    blocks_loop = bodies.blocks_loop(flow.request)
-    body = await asyncio.to_thread(body_of, flow, limit) if blocks_loop else body_of(flow, limit)
+    body = await bodies.read(flow.request, lambda: body_of(flow, limit))
     return None if body is None else (body, model_of(body))
 
 

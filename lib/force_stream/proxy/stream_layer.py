@@ -496,7 +496,8 @@ class ObservedStream(http_layers.HttpStream):
     def _send_after_heartbeat(self) -> Commands:
         """For a client that already has a head, with status 200."""
         assert self.flow.response
-        document = bodies.decoded(self.flow.response)
+        # The addon's `response` hook has decoded it, unless the heartbeat came after that.
+        document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
         if 200 <= self.flow.response.status_code < 300 and document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()

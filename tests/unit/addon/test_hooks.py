@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Coroutine
@@ -20,7 +21,7 @@ from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from harness import sse
-from harness.master import answer_with, flow_with, lines, run_with
+from harness.master import answer_with, flow_with, lines, logged, run_with
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
@@ -384,6 +385,36 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
 
 # Bodies that stand for far more than they weigh
 
+
+@pytest.mark.parametrize(("heartbeat", "coding"), [(True, None), (False, "gzip")])
+def test_an_encoded_answer_is_decoded_off_the_loop_for_a_client_that_has_its_head(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, heartbeat: bool, coding: str | None
+) -> None:
+    decoded, threads = addon.bodies.decoded, []
+
+    def noted(message: http.Message) -> bytes | None:
+        threads.append(threading.current_thread())
+        return decoded(message)
+
+    async def test(ours: addon.ForceStream, _: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        monkeypatch.setattr(addon.bodies, "decoded", noted)
+        ours._wait_of(flow).headers_sent = heartbeat  # type: ignore[union-attr]
+        document = gzip.compress(json.dumps(DOCUMENT).encode())
+        answer_with(flow, document, "application/json")
+        assert flow.response is not None
+        flow.response.headers["content-encoding"] = "gzip"
+        await ours.response(flow)
+        assert flow.response.headers.get("content-encoding") == coding
+        assert flow.response.headers["content-length"] == str(len(flow.response.raw_content or b""))
+        assert flow.response.json() == DOCUMENT
+        assert len(threads) == heartbeat
+        assert threading.main_thread() not in threads
+
+    run(test)
+
+
 BOMB = gzip.compress(b'{"model": "m", "messages": []' + bytes(20 * 1024**2))
 LARGE_BOMB = zlib.compress(bytes(200 * 1024**2), 1)
 MEGABYTE = 1024**2
@@ -420,7 +451,8 @@ def test_a_request_that_decodes_to_more_than_max_body_goes_out_as_it_came_and_sa
         assert flow.request.get_state() == before
         why = "its body (gzip) is not a JSON object or a form of at most 1,048,576 bytes"
         assert f"r chat: left as it came: {why}" in caplog.messages
-        explained = context.master.commands.call("force_stream.explain", [flow])[-1]
+        assert "in the log" in context.master.commands.call("force_stream.explain", [flow])[-1]
+        explained = await logged(caplog, "rule r takes it")
         assert rules.startswith("learn") or explained.endswith(f"left as it came: {why}")
 
     run(test)
