@@ -11,6 +11,7 @@ import pytest
 from force_stream.proxy import goaway, stream_layer
 from force_stream.rules.rule import Rule
 from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from harness.player import Player
 from harness.samples import DOCUMENT, STREAM
 from hyperframe.frame import DataFrame, GoAwayFrame
@@ -43,6 +44,10 @@ class Upstream:
 
     def goes(self, last: int, code: int = 0) -> None:
         self.send(GoAwayFrame(0, last_stream_id=last, error_code=code))
+
+    def refuses(self, stream_id: int, code: int = ErrorCodes.REFUSED_STREAM) -> None:
+        self.h2.reset_stream(stream_id, code)
+        self.send()
 
     def begins(self, data: bytes, stream_id: int = 1) -> None:
         self.h2.send_headers(stream_id, HEAD)
@@ -145,6 +150,45 @@ def test_a_stream_that_is_answered_although_the_goaway_does_not_cover_it_is_cut_
     upstream.goes(0)
     assert code_of(player) == (502, "stream_truncated")
     assert player.opened == 1
+
+
+def test_a_request_that_the_upstream_refuses_is_sent_once_more_over_the_same_connection(play: Play) -> None:
+    player, upstream = play()
+    upstream.refuses(1)
+    upstream.listen()
+    assert (upstream.asked, player.opened, player.closed) == ([1, 3], 1, [])
+    upstream.begins(STREAM, 3)
+    upstream.ends(b"", 3)
+    assert player.answer.json() == DOCUMENT
+    assert player.hooks.count("request") == 1
+
+
+def test_an_upstream_that_only_ever_refuses_is_given_up(play: Play) -> None:
+    player, upstream = play()
+    for sending in range(stream_layer.MOST_SENDINGS):
+        assert player.to_client == b""
+        upstream.refuses(1 + 2 * sending)
+        upstream.listen()
+    assert code_of(player) == (502, "upstream_unreachable")
+    assert len(upstream.asked) == stream_layer.MOST_SENDINGS
+
+
+@pytest.mark.parametrize("code", [code for code in ErrorCodes if code != ErrorCodes.REFUSED_STREAM])
+def test_a_request_that_is_reset_for_another_reason_is_sent_once(play: Play, code: ErrorCodes) -> None:
+    player, upstream = play()
+    upstream.refuses(1, code)
+    upstream.listen()
+    assert code_of(player) == (502, "upstream_unreachable")
+    assert upstream.asked == [1]
+
+
+def test_a_stream_that_is_refused_although_it_was_answered_is_cut_off(play: Play) -> None:
+    player, upstream = play()
+    upstream.begins(STREAM[:30])
+    upstream.refuses(1)
+    upstream.listen()
+    assert code_of(player) == (502, "stream_truncated")
+    assert upstream.asked == [1]
 
 
 @pytest.mark.parametrize("code", [0, 11], ids=["NO_ERROR", "ENHANCE_YOUR_CALM"])
