@@ -264,7 +264,7 @@ def test_heartbeats_come_on_time_and_the_document_is_behind_them(play: Callable[
 def test_an_encoded_answer_behind_a_heartbeat_is_sent_decoded_unless_it_is_too_large(
     play: Callable[..., Player], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(Attempt, "finish", lambda _: None)  # the answer is to go to the client as it came
+    monkeypatch.setattr(Attempt, "finish", lambda *_: None)  # the answer is to go to the client as it came
     document = b'"' + b"x" * (size << 20) + b'"'
     encoded = gzip.compress(document, 1)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
