@@ -45,10 +45,10 @@ class NotTaken(_events.ResponseProtocolError):
 
 
 class DrainingClient(_http2.Http2Client):
-    """mitmproxy's connection to an HTTP/2 upstream. `going`: there has been a GOAWAY, and some
-    of its streams have not ended yet."""
+    """mitmproxy's connection to an HTTP/2 upstream. `going`: there has been a GOAWAY, and some of its streams have not
+    ended yet; `reading`: what has ended already may still have to be told."""
 
-    going = False
+    going = reading = False
 
     @classmethod
     def take(cls, client: _http2.Http2Client) -> None:
@@ -58,8 +58,12 @@ class DrainingClient(_http2.Http2Client):
         table[GoAwayFrame] = _withhold
 
     def _handle_event(self, event: events.Event) -> Commands[None]:
+        reads = isinstance(event, events.DataReceived)
+        self.reading = self.reading or reads
         yield from super()._handle_event(event)
-        if self.going and all(map(self.is_closed, self.streams)):
+        self.reading = self.reading and not reads
+        if self.going and not self.reading and all(map(self.is_closed, self.streams)):
+            self.streams.clear()  # those that we have ended ourselves
             yield from self.close_connection("the upstream has gone away (HTTP/2 GOAWAY)")
 
     def close_connection(self, msg: str) -> Commands[None]:

@@ -209,6 +209,10 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._poll()
         elif isinstance(event, events.CommandCompleted) or (self._answered and isinstance(event, _FROM_UPSTREAM)):
             return  # a connection that came too late, and what an upstream sends when the client has its answer
+        elif isinstance(event, _events.ResponseTrailers) and not (
+            self.flow.request.is_http2 or self.flow.request.is_http3
+        ):
+            return  # mitmproxy cannot send them over HTTP/1, and would leave its client waiting
         else:
             yield from super()._handle_event(event)
 

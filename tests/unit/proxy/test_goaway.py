@@ -13,7 +13,7 @@ from force_stream.rules.rule import Rule
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from harness.player import Player
-from harness.samples import DOCUMENT, STREAM
+from harness.samples import CHAT, DOCUMENT, STREAM
 from hyperframe.frame import DataFrame, GoAwayFrame
 
 FORCED: dict[str, Any] = {"name": "r", "hosts": ("llm.test",), "force_upstream_stream": True}
@@ -24,9 +24,9 @@ GRACEFUL = 2**31 - 1
 class Upstream:
     """The upstream's side of the player's latest connection. `asked`: its streams with a whole request."""
 
-    def __init__(self, player: Player) -> None:
+    def __init__(self, player: Player, seen: int | None = None) -> None:
         self._player = player
-        self._seen = len(player.to_upstream)
+        self._seen = len(player.to_upstream) if seen is None else seen
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.h2.initiate_connection()
         self.asked: list[int] = []
@@ -238,3 +238,55 @@ def test_an_unknown_h2_is_named_and_left_alone(
     upstream.begins(STREAM[:30])
     upstream.goes(1)
     assert code_of(player) == (502, "stream_truncated")
+
+
+def test_a_client_that_leaves_after_a_goaway_ends_its_flow_once(play: Play) -> None:
+    player, upstream = play()
+    upstream.begins(STREAM[:30])
+    upstream.goes(1)
+    player.client_leaves()
+    assert player.hooks[-2:] == ["responseheaders", "error"]
+    assert sorted(player.closed) == ["client", "upstream"]
+
+
+def test_what_was_read_with_the_end_of_another_answer_is_not_lost_after_a_goaway(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    player = Player(monkeypatch, Rule(**FORCED, max_body=len(STREAM)), http2=True, client_http2=True)
+    client = H2Connection(h2.config.H2Configuration())
+    client.initiate_connection()
+    for stream_id in (1, 3):
+        head = {":method": "POST", ":scheme": "http", ":path": CHAT, ":authority": "llm.test"}
+        client.send_headers(stream_id, head.items())
+        client.send_data(stream_id, b"{}", end_stream=True)
+    player.ask(client.data_to_send())
+    upstream = Upstream(player, seen=0)
+    upstream.listen()
+    assert upstream.asked == [1, 3]
+    upstream.goes(3)
+    for stream_id in (1, 3):
+        upstream.begins(b"", stream_id)
+    upstream.h2.send_data(1, STREAM + b"\n" * 99)
+    upstream.h2.send_data(3, STREAM, end_stream=True)
+    upstream.send()
+    got: dict[int, bytes] = {1: b"", 3: b""}
+    for event in client.receive_data(player.to_client):
+        if isinstance(event, h2.events.DataReceived):
+            got[event.stream_id] += event.data
+    assert json.loads(got[1])["error"]["code"] == "stream_too_large"
+    assert json.loads(got[3]) == DOCUMENT
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["forced", "a stream of its own"])
+def test_trailers_are_not_for_a_client_of_http1(monkeypatch: pytest.MonkeyPatch, live: bool) -> None:
+    player = Player(monkeypatch, Rule(**FORCED), http2=True, live=live)
+    upstream = Upstream(player)
+    player.ask()
+    upstream.listen()
+    body = json.dumps(DOCUMENT).encode()
+    upstream.h2.send_headers(1, [(":status", "200"), ("content-type", "application/json")])
+    upstream.h2.send_data(1, body)
+    upstream.h2.send_headers(1, [("x-sum", "1")], end_stream=True)
+    upstream.send()
+    assert player.to_client.endswith(b"\r\n\r\n" + body)
+    assert player.hooks[-1] == "response"
