@@ -10,6 +10,7 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
@@ -44,6 +45,8 @@ logger = logging.getLogger("force_stream")
 LONGEST_SLEEP: Final = 1.0
 # Seconds. Clocks and timers are no finer, so two wakeups this close are one.
 SHORTEST_SLEEP: Final = 0.005
+# What may not be in the value of a header.
+_UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
 # How often a request is sent that upstreams do not take because they are going away.
 MOST_SENDINGS: Final = 10
 
@@ -323,6 +326,10 @@ class ObservedStream(http_layers.HttpStream):
             return (yield from super().check_invalid(request))
         response = self.flow.response
         assert response is not None
+        fields = response.headers.fields
+        if any(_UNSENDABLE.search(value) for _, value in fields):
+            # RFC 9110, section 5.5; a client of HTTP/2 would end its connection, with all other answers on it.
+            response.headers.fields = tuple((name, _UNSENDABLE.sub(b" ", value).strip()) for name, value in fields)
         refused = ""
         try:
             if self.context.options.validate_inbound_headers:

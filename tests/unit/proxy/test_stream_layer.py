@@ -177,6 +177,14 @@ def test_a_head_without_an_end_is_not_kept(play: Callable[..., Player]) -> None:
     assert player.closed == ["upstream"]
 
 
+@pytest.mark.parametrize("value", [b"a\0b", b"a\rb", b"\0a b\r"])
+def test_what_no_client_may_read_in_a_header_becomes_a_blank(play: Callable[..., Player], value: bytes) -> None:
+    player = play()
+    player.upstream_sends(HEAD.replace(b"\r\n\r\n", b"\r\nX-Note: " + value + b"\r\n\r\n"), piece(STREAM), END)
+    assert b"\r\nX-Note: a b\r\n" in player.to_client
+    assert player.answer.json() == DOCUMENT
+
+
 def end_of(event: bytes) -> list[bytes]:
     """Ways in which an event's blank line may be missing."""
     return [event.removesuffix(missing) for missing in (b"\n", b"\n\n")]
