@@ -48,7 +48,7 @@ class Player:
 
     `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
     after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
-    in order. `flow`: the latest one; `ends`: each flow's last hooks, by its id."""
+    in order. `flow`: the latest of `flows`; `ends`: each flow's last hooks, by its id."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Player:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.rule, self.live = rule, live
         self._alpn = b"h2" if http2 else None
-        self.flow: http.HTTPFlow | None = None
+        self.flows: list[http.HTTPFlow] = []
         self._waits: dict[str, ClientWait] = {}
         self.hooks: list[str] = []
         self.ends: dict[str, list[str]] = {}
@@ -92,10 +92,10 @@ class Player:
         around.server = connection.Server(address=("127.0.0.1", 80))
         layer = http_layers.HttpLayer(around, http_layers.HTTPMode.transparent)
         if not bare:
-            StreamLayerAddon(self._wait_of).next_layer(SimpleNamespace(context=around))
+            StreamLayerAddon(self.wait_of).next_layer(SimpleNamespace(context=around))
         return layer
 
-    def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
+    def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         return self._waits.get(flow.id)
 
     # What happens
@@ -134,9 +134,13 @@ class Player:
         return self.flow.response
 
     @property
+    def flow(self) -> http.HTTPFlow | None:
+        return self.flows[-1] if self.flows else None
+
+    @property
     def client_wait(self) -> ClientWait | None:
         """The latest flow's."""
-        return self._wait_of(self.flow) if self.flow is not None else None
+        return self.wait_of(self.flow) if self.flow is not None else None
 
     @property
     def opened(self) -> int:
@@ -180,6 +184,7 @@ class Player:
             self.sent.append(b"")
             command.connection.alpn = self._alpn
             if not self.refuses:
+                command.connection.timestamp_start = self.now
                 command.connection.state = connection.ConnectionState.OPEN
             if self.forgets:
                 return None
@@ -202,19 +207,19 @@ class Player:
     def _hook(self, command: commands.StartHook) -> None:
         flow = getattr(command, "flow", None)
         if isinstance(command, _hooks.HttpRequestHook):
-            self.flow = command.flow
-            self.ends[self.flow.id] = []
+            self.flows.append(flow)
+            self.ends[flow.id] = []
             if self.live:
-                self._waits[self.flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+                self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             elif self.rule:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
                 attempt = Attempt(spec, self.rule, clock=lambda: self.now)
-                self._waits[self.flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+                self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and self.live:
             flow.response.stream = True
         elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:
             self.ends[flow.id].append(command.name)
-            wait = self._wait_of(flow)
+            wait = self.wait_of(flow)
             if command.name == "response" and wait is not None and wait.attempt is not None:
                 self._reply(flow, wait.attempt)
 

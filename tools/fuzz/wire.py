@@ -427,8 +427,6 @@ class Play:
                 live=case.kind == "live",
                 bare=bare,
             )
-            # What mitmproxy relays after a switch of protocols is no HTTP.
-            self.player.layer.context.options.rawtcp = False
             self.client = Http2(self.player) if case.client_http2 else Http1(self.player)
             try:
                 self._run(rule, bare=bare)
@@ -647,6 +645,9 @@ def check_play(case: Case, ours: Play, bare: Play) -> None:
     for number in ours.asked:
         if number not in ours.gone:
             check_answer(case, ours, number)
+    for flow in ours.player.flows:
+        number = int(flow.request.headers["x-n"])
+        check_whole(case, ours.player.wait_of(flow).attempt, ours.answers.get(number), bare, number)
     if not case.leaves and case.legal:
         check_equal(case, ours)
     if not (case.leaves or case.floods or case.paused or bare.raised):
@@ -706,6 +707,23 @@ def expected(case: Case, answer: Answer) -> Answer:
     reader.feed(answer.body)
     reply = reader.finish("")
     return answer if reply is None else Answer(reply.status, JSON, reply.body)
+
+
+def check_whole(case: Case, attempt: Any, seen: Seen | None, bare: Play, number: int) -> None:
+    """A response counts as ended only where mitmproxy alone has read its end, and as a success only where it ended or
+    said itself that it has."""
+    assert attempt.fault is None, f"a fault of the addon: {attempt.fault!r}"
+    if attempt.complete:
+        alike = not (case.legal or case.resends or case.floods or case.leaves or case.paused or bare.raised or number)
+        # An interim response is what mitmproxy alone stops at.
+        sent = b"".join(what[1] for name, what in case.steps if name == "send")
+        if alike and b" 1" not in sent and b"\x031" not in sent:
+            assert bare.answers.get(number, Seen()).whole, "what has not ended counts as whole"
+    elif seen is not None and seen.whole and seen.status == 200 and not attempt.encoded:
+        reader = attempt.spec.read(200, "")
+        reader.feed(attempt.body())
+        reply = reader.finish("cut off")
+        assert reply is None or reply.status == 200, "what was cut off counts as a success"
 
 
 def check_equal(case: Case, ours: Play) -> None:

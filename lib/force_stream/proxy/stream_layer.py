@@ -383,8 +383,17 @@ class ObservedStream(http_layers.HttpStream):
             if self._stalled_until is not None:
                 self._held.append(event)
             elif not self._answered:
+                if self._is_short(attempt):
+                    attempt.cut("its body is shorter than its Content-Length says")
                 attempt.end()
                 yield from self._answer()
+
+    def _is_short(self, attempt: Attempt) -> bool:
+        """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
+        assert self.flow.response is not None
+        announced = self.flow.response.headers.get("content-length", "")
+        has_body = attempt.injection is None and self.flow.response.status_code not in (204, 304)
+        return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
     def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
         if attempt.receive(data):

@@ -14,7 +14,8 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from harness.player import Player
 from harness.samples import CHAT, DOCUMENT, STREAM
-from hyperframe.frame import DataFrame, GoAwayFrame
+from hpack import Encoder
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame
 
 FORCED: dict[str, Any] = {"name": "r", "hosts": ("llm.test",), "force_upstream_stream": True}
 HEAD = [(":status", "200"), ("content-type", "text/event-stream")]
@@ -290,3 +291,15 @@ def test_trailers_are_not_for_a_client_of_http1(monkeypatch: pytest.MonkeyPatch,
     upstream.send()
     assert player.to_client.endswith(b"\r\n\r\n" + body)
     assert player.hooks[-1] == "response"
+
+
+@pytest.mark.parametrize("sent", [0, 20])
+def test_a_body_that_trailers_end_before_its_content_length_is_cut_off(play: Play, sent: int) -> None:
+    player, upstream = play()
+    body = json.dumps(DOCUMENT).encode()
+    fields = {":status": "200", "content-type": "application/json", "content-length": f"{len(body)}"}
+    upstream.h2.send_headers(1, fields.items())
+    if sent:
+        upstream.h2.send_data(1, body[:sent])
+    upstream.send(HeadersFrame(1, data=Encoder().encode([("x-sum", "1")]), flags=["END_HEADERS", "END_STREAM"]))
+    assert code_of(player) == (502, "stream_truncated")
