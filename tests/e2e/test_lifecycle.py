@@ -173,6 +173,13 @@ def test_an_edit_of_the_rules_changes_the_next_requests(
     replace(RULE.format(models="m", force="perhaps"))
     proxy.wait_for_log(r"rules\.yaml:5: rule one: force_upstream_stream: expected true or false", since=since)
     assert not forces()
+
+    # A pipe in its place holds nobody up.
+    since = proxy.mark()
+    rules_file.unlink()
+    os.mkfifo(rules_file)
+    proxy.wait_for_log(r"rules\.yaml: the rules cannot be read: it is a pipe, not a file", since=since)
+    assert not forces()
     rules_file.unlink()
 
     since = proxy.mark()
@@ -209,6 +216,7 @@ BROKEN_STARTS = {
     ),
     "no file": (None, r"rules\.yaml: the rules cannot be read: No such file or directory\. "),
     "no text": (b"\xff\xfe\x00", r"rules\.yaml: the rules cannot be read: it is not UTF-8\. "),
+    "a pipe": (os.mkfifo, r"rules\.yaml: the rules cannot be read: it is a pipe, not a file\. "),
 }
 
 
@@ -217,8 +225,10 @@ def test_rules_with_a_mistake_end_the_start_with_one_line(
     start: Callable[..., Proxy], rules_file: Path, case: str
 ) -> None:
     content, pattern = BROKEN_STARTS[case]
-    if content is None:
+    if content is None or callable(content):
         rules_file.unlink()
+        if content is not None:
+            content(rules_file)
     else:
         rules_file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ProxyExitedError) as failure:

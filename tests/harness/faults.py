@@ -467,6 +467,9 @@ def _too_long() -> Iterator[Fault]:
     yield fault("a connection that lingers after a terminal event", steps, answered(), path=RESPONSES, left=True)
     steps = [Head(), HEL, events(OVERLOADED), Linger()]
     yield fault("a connection that lingers after an error event", steps, said(502, OVERLOADED), left=True)
+    plain = b'{"id": "c1", "choices": [{"message": {"content": "Hello"}}]}'
+    steps = [Head(200, (), "application/json"), Data(plain), Linger()]
+    yield fault("a connection that lingers after JSON", steps, passed(200, plain), left=True)
     small: dict[str, Any] = {"rule": "small", "kept": "some"}
     large = [events(chunk("x" * 300))] * 10
     too_large = failed("stream_too_large")

@@ -186,11 +186,14 @@ class Retries:
         forced = await self._forced_again(tries.flow, replace(tries.rule, stream_options=None), endpoint)
         if forced is None:
             return
-        again, _, model = forced
+        again, _, body = forced
         logger.info(f"{tries.rule.name}: sent again without stream_options, which the upstream rejects")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
             return
+        if body.members.get("stream_options"):
+            return  # it may be the client's own that are wrong, which says nothing about other clients
+        model = request.model_of(body)
         asked = request.asked_of(tries.flow, model, endpoint)
         self.learned.add_without_options(asked)
         rule = refusals.rule_to_paste(asked.host, printable(model or ""), stream_options=False)
@@ -209,7 +212,7 @@ class Retries:
         forced = await self._forced_again(flow, rule, endpoint)
         if forced is None:
             return
-        retried, spec, model = forced
+        retried, spec, body = forced
         # It has refused the plain request already.
         tries = _Tries(flow, rule, wait, retried, Attempt(spec, rule), {Demand.PLAIN})
         tries.take(retried, await self._send_for(tries, retried))
@@ -217,13 +220,13 @@ class Retries:
         if _demand_of(tries) is Demand.PLAIN:
             flow.response = said
         elif tries.latest.response is not None and tries.latest.response.status_code < 400:
-            self.learn_stream(flow, rule, endpoint, model)
+            self.learn_stream(flow, rule, endpoint, request.model_of(body))
 
     async def _forced_again(
         self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint
-    ) -> tuple[http.HTTPFlow, AnswerSpec, str | None] | None:
-        """A new flow for the client, whose request is made to stream, how its answer is read, and the model; None where
-        it cannot stream."""
+    ) -> tuple[http.HTTPFlow, AnswerSpec, Body | Form] | None:
+        """A new flow for the client, whose request is made to stream, how its answer is read, and the body as it came;
+        None where it cannot stream."""
         again = request.restored(flow)
         read = await request.read_request(again, rule.max_body)
         if read is None:
@@ -237,7 +240,7 @@ class Retries:
                     f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
                 )
             return None
-        return None if spec is None else (request.link(flow, again), spec, model)
+        return None if spec is None else (request.link(flow, again), spec, body)
 
     async def _send_for(self, tries: _Tries, retried: http.HTTPFlow) -> Attempt:
         """Send another attempt for the client."""

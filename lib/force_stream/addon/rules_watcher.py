@@ -5,6 +5,7 @@ Knows mitmproxy's options and its log; must not know flows, or what a rule does.
 
 import asyncio
 import logging
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from mitmproxy import ctx, exceptions
 from mitmproxy.log import ALERT
 
 from ..rules.describe import changes
-from ..rules.file import RulesError, parse_rules, with_value
+from ..rules.file import RulesError, parse_rules, read_file, with_value
 from ..rules.rule import HOSTS_OPTION, Rule
 
 logger = logging.getLogger("force_stream")
@@ -67,13 +68,14 @@ class RulesWatcher:
             self._put_in_force(())
             return True
         try:
-            rules = parse_rules(path.read_text(encoding="utf-8-sig"), path.name)
+            text = read_file(path)
+        except RulesError as error:
+            logger.error(f"{error}. Set force_stream_rules to a file with rules.")
+            return False
+        try:
+            rules = parse_rules(text, path.name)
         except RulesError as error:
             logger.error(f"{error}")
-            return False
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            logger.error(f"{path}: the rules cannot be read: {reason}. Set force_stream_rules to a file with rules.")
             return False
         if self._file_rules is None and rules:
             noun = "rule" if len(rules) == 1 else "rules"
@@ -146,7 +148,8 @@ class RulesWatcher:
             # While an editor saves, the file may be missing, empty or incomplete for a moment, so it is read once it is
             # there and no longer changes.
             path = self._file
-            signature = None if path is None else _signature(path)
+            # In a thread: the server of a network file system may not answer.
+            signature = None if path is None else await asyncio.to_thread(_signature, path)
             if signature is not None and signature == before != self._signature:
                 self.read()
             before = signature
@@ -156,6 +159,8 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     """A value that changes when the file does; None if there is no file."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a path with a NUL
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    # A pipe or a device changes whenever it is used.
+    times = (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else ()
+    return status.st_mode, status.st_ino, *times

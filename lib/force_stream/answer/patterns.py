@@ -35,8 +35,6 @@ _SHORT_EVENT: Final = 1024
 _LONGEST_REST: Final = 8 * 1024
 # Bytes. Pieces that start and end as events that fit wait until they are this many, or until somebody flushes them.
 _MOST_WAITING: Final = 32 * 1024
-# Bytes. An event that is longer is not looked at before its blank line has come.
-_LONGEST_LATE: Final = 1024 * 1024
 
 
 class Slot(NamedTuple):
@@ -341,7 +339,7 @@ class Repeats:
     def flush_late(self) -> Iterator[Event]:
         """The same, with the event that has no blank line yet, if its data is whole: nothing can be added to it."""
         yield from self.flush()
-        if 0 < self.begun < _LONGEST_LATE:
+        if self.begun:
             ahead = deepcopy(self._decoder)
             found = [*ahead.feed(self._rest), *ahead.close()]
             if found and all(is_whole(event.data) for event in found):

@@ -47,6 +47,8 @@ LARGE: Final = 256 * 1024
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
 _OF_A_DOCUMENT: Final = frozenset(("choices", "output", "content", "data", "text", "id", "object", "created"))
+# Lists of which a plain answer has one that is not empty. A notice before an event stream has none.
+_ANSWERS: Final = ("choices", "output", "content", "data")
 # Members that a notice has of its own, and not of the answer.
 _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 # An unreadable chunk that has got this far holds no content.
@@ -61,6 +63,8 @@ _MORE_CONTENT: Final = re.compile(
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 # One word, with what may follow it.
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
+# How often an answer's bytes may be parsed, on average, to see whether all of it is there but its end.
+_MOST_LOOKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class AnswerReader:
         self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         self._too_deep = False
-        self._open = 0
+        self._open = self._looked_at = 0
 
     @property
     def report(self) -> Report:
@@ -129,8 +133,20 @@ class AnswerReader:
         self._merge(self._repeats.flush())
 
     def read_late(self) -> None:
-        """Read these, and the last event if only its blank line is missing."""
-        self._merge(self._repeats.flush_late())
+        """Read these, and the last event if only its blank line is missing; or see whether a document is whole."""
+        self.read_waiting()
+        if self._looked_at + self.begun > _MOST_LOOKS * (self._report.bytes + LARGE):
+            return  # it comes in pieces so slow that each is followed by a look
+        self._looked_at += self.begun
+        if self._is_json:
+            self.ended = self.ended or self._is_whole(b"".join(self._json))
+        else:
+            self._merge(self._repeats.flush_late())
+
+    @property
+    def begun(self) -> int:
+        """The bytes of the event that has no blank line yet, or of a JSON document."""
+        return self._report.bytes if self._is_json else self._repeats.begun
 
     def _update_report(self) -> None:
         self._report.events = self._reader.count
@@ -289,6 +305,15 @@ class AnswerReader:
     @property
     def _is_plain_json(self) -> bool:
         return self._content_type.endswith(("/json", "+json"))
+
+    def _is_whole(self, body: bytes) -> bool:
+        """Whether a body without an end is an answer or an error as one document, and not the first of several."""
+        found = _document_in(body) if body[-64:].rstrip(_BLANK).endswith(b"}") else None
+        if found is None or found[2].strip() or not isinstance(value := found[0], dict) or _is_event(value):
+            return False
+        is_transcript = self._spec.endpoint == "transcriptions" and "text" in value
+        has_answer = is_transcript or any(isinstance(value.get(name), list) and value[name] for name in _ANSWERS)
+        return has_answer or self._status >= 400 or error_in(value) is not None
 
     def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""

@@ -5,14 +5,18 @@ import sys
 from pathlib import Path
 
 from ..rules.describe import describe
-from ..rules.file import check_rules
-from .exits import read_text
+from ..rules.file import RulesError, check_rules, read_file
+from .exits import Failed
 
 
 def run(options: argparse.Namespace) -> int:
     """Print every mistake, or else a line for each rule."""
-    name = Path(options.file).name
-    rules, mistakes = check_rules(read_text(options.file), name)
+    path = Path(options.file).expanduser()
+    try:
+        text = read_file(path)
+    except RulesError as error:
+        raise Failed(f"{error}") from error
+    rules, mistakes = check_rules(text, path.name)
     for line in mistakes:
         print(line, file=sys.stderr)
     if mistakes:
@@ -20,5 +24,7 @@ def run(options: argparse.Namespace) -> int:
     for rule in rules:
         print(describe(rule))
     if not any(rule.force_upstream_stream or rule.learn for rule in rules):
-        print(f"{name}: no rule forces anything; a rule needs force_upstream_stream: true for that", file=sys.stderr)
+        print(
+            f"{path.name}: no rule forces anything; a rule needs force_upstream_stream: true for that", file=sys.stderr
+        )
     return 0

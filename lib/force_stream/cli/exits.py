@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 type Command = Callable[[argparse.Namespace], int]
 
@@ -30,14 +29,6 @@ def exit_code(run: Command, options: argparse.Namespace, name: str) -> int:
         # Nobody reads the output any more, as after `| head`. Python would complain when it flushes the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as if SIGPIPE had ended it
-
-
-def read_text(name: str, code: int = 1) -> str:
-    """The text of a rules file."""
-    try:
-        return Path(name).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failed(f"{name} cannot be read: {reason(error)}", code) from error
 
 
 def reason(error: Exception) -> str:

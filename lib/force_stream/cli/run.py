@@ -18,12 +18,12 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 from types import FrameType
 from typing import IO, Any, Final
 
-from ..rules.file import RulesError, parse_rules
+from ..rules.file import RulesError, parse_rules, read_file
 from ..rules.hosts import compile_host
 from ..rules.rule import HOSTS_OPTION
 from ..wire import jsontext
 from .environment import PROXY, proxied
-from .exits import Failed, read_text
+from .exits import Failed
 from .mitmproxy_tools import LOOPBACK, arguments, command, folder_of, free_ports, web_options
 
 # The exit code if the command was not run because of us, as with env(1) and timeout(1).
@@ -90,7 +90,7 @@ def _forced(hosts: list[str], rules: str | None) -> list[str]:
             return hosts
         if rules is None:
             raise Failed("name the upstream's host (--host llm.example.com), or a rules file (--rules FILE)", 2)
-        found = parse_rules(read_text(rules, PROXY_FAILED), Path(rules).name)
+        found = parse_rules(read_file(Path(rules).expanduser()), Path(rules).name)
     except RulesError as error:
         raise Failed(f"{error}", PROXY_FAILED) from error
     except ValueError as error:

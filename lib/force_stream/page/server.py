@@ -143,14 +143,16 @@ class _Port:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) < _MOST_CONNECTIONS:
-            self._connections.add(writer)
-            # A client may leave, be too slow, or not speak HTTP.
-            with suppress(OSError, TimeoutError, h11.ProtocolError):
-                async with asyncio.timeout(_PATIENCE):
-                    await self._answer(reader, writer)
+        try:
+            if len(self._connections) < _MOST_CONNECTIONS:
+                self._connections.add(writer)
+                # A client may leave, be too slow, or not speak HTTP.
+                with suppress(OSError, TimeoutError, h11.ProtocolError):
+                    async with asyncio.timeout(_PATIENCE):
+                        await self._answer(reader, writer)
+        finally:
             self._connections.discard(writer)
-        writer.close()
+            writer.transport.abort()  # `close` would wait for ever for a client that does not read its answer
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
@@ -168,6 +170,8 @@ class _Port:
             # A connection that is closed over unread bytes takes the answer with it (RFC 9112, section 9.6).
             while await reader.read(_LARGEST_HEAD):
                 pass
+        writer.close()
+        await writer.wait_closed()  # all of the answer is sent then
 
 
 async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader, peer: str) -> Request | None:

@@ -73,8 +73,10 @@ _TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
 # after all; and for the end of the body, from the last event on. An upstream that ends in time keeps its connection for
 # the next request; one that lingers loses it.
 PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
-# Seconds of silence in which the blank line of an event that is whole may come.
+# Seconds of silence in which the blank line of an event that is whole, or the end of a document, may come.
 BLANK_LINE_PATIENCE: Final = 1.0
+# Bytes. Whether more than this is whole is seen in a thread.
+_MOST_LOOKED_AT: Final = 16 * 1024
 # Seconds after a finish reason that nothing but keep-alives follows.
 LONGEST_PATIENCE: Final = 30.0
 # Seconds after which is looked whether a thread has read what it was given.
@@ -165,12 +167,18 @@ class Attempt:
 
     def _read_aside(self) -> bool:
         pieces, self._aside = self._aside, []
+        return self._call(lambda: self._feed(pieces), aside=True)
+
+    def _call(self, read: Callable[[], None], *, aside: bool = False) -> bool:
+        """Have the reader read, `aside` in a thread if there is a loop. True if the caller has to `poll`."""
         try:
-            loop = asyncio.get_running_loop()
+            loop = asyncio.get_running_loop() if aside else None
         except RuntimeError:
-            self._feed(pieces)
+            loop = None
+        if loop is None:
+            read()
             return self._notice_end()
-        self._reading = loop.run_in_executor(None, self._feed, pieces)
+        self._reading = loop.run_in_executor(None, read)
         return True
 
     def _feed(self, pieces: list[bytes]) -> None:
@@ -244,10 +252,9 @@ class Attempt:
                 if self._reading is None:
                     if is_silent and self._size > self._read_late:
                         self._read_late = self._size
-                        self._reader.read_late()
+                        self._call(self._reader.read_late, aside=self._reader.begun > _MOST_LOOKED_AT)
                     else:
-                        self._reader.read_waiting()  # the last finish reason may be in it, or more after one
-                    self._notice_end()
+                        self._call(self._reader.read_waiting)  # the last finish reason may be in it, or more after one
             except Exception as fault:
                 self.record_bug(fault)
         moment, missed = min(self._deadlines(), default=(float("inf"), ""))

@@ -291,6 +291,9 @@ def _normal(text: str) -> str:
 
 # Members that every request has, or that the words name as what is wanted.
 _NEVER_NAMED: Final = frozenset(["model", "messages", "input", "prompt", "stream", "stream_options"])
+# Of a request's members, and characters of their names. More are not looked for in a refusal: a client may make up any.
+_MOST_MEMBERS: Final = 100
+_LONGEST_NAME: Final = 100
 # What is called otherwise than its member.
 _CALLED: Final = {
     "tools": r"tools?|function[ -]calls?|function[ -]calling|tool[_ -]?\w*",
@@ -311,6 +314,8 @@ _SUBJECT: Final = re.compile(
 def scope_of(status: int, body: bytes, members: Mapping[str, object]) -> tuple[str, ...] | None:
     """Those of a request's members that a refusal to stream is about: requests that have all of them cannot stream (of
     none: no request can). None where it cannot be told, as for a limit that only this request is above."""
+    if len(members) > _MOST_MEMBERS or any(len(name) > _LONGEST_NAME for name in members):
+        return None
     said = _said(status, body) or _Said([], set())
     text = "\n".join((*said.texts, *said.names))
     named = tuple(name for name in members if members[name] and name not in _NEVER_NAMED and _is_named(name, text))

@@ -30,6 +30,10 @@ _CREDENTIALS: Final = (
     *("openai-organization", "openai-project", "cookie"),
 )
 
+# Characters. RFC 1035, section 2.3.4, has no longer names; and the longest name of a model that is remembered.
+_LONGEST_HOST: Final = 255
+_LONGEST_MODEL: Final = 200
+
 
 # Reading it
 
@@ -43,12 +47,12 @@ def hosts_of(flow: http.HTTPFlow) -> tuple[tuple[str, int | None], ...]:
         hosts.append((name, port or request.port))
     if flow.client_conn.sni:
         hosts.append((flow.client_conn.sni, request.port))
-    return tuple(hosts)
+    return tuple((name, port) for name, port in hosts if len(name) <= _LONGEST_HOST)
 
 
 def _split_authority(authority: str) -> tuple[str, int | None]:
     name, colon, port = authority.rpartition(":")
-    if colon and port.isascii() and port.isdigit() and (":" not in name or name.startswith("[")):
+    if colon and port.isascii() and port.isdigit() and len(port) < 6 and (":" not in name or name.startswith("[")):
         return name, int(port)
     return authority, None
 
@@ -84,7 +88,9 @@ def credentials_of(flow: http.HTTPFlow) -> bytes:
 
 
 def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Asked:
-    """Whom the request asks for what."""
+    """Whom the request asks for what. Of a model's name without bound, which a client may make up, it has a hash."""
+    if model is not None and len(model) > _LONGEST_MODEL:
+        model = hash_of([model]).hex()
     return Asked(flow.request.host, flow.request.port, model, endpoint.name)
 
 

@@ -123,10 +123,13 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
 
 
 def pass_through(flow: http.HTTPFlow, attempt: Attempt) -> None:
-    """Leave the response as it came, but correct the announced length of a body that was cut off."""
+    """Leave the response as it came, but say how long a body without its end is: a client could not tell otherwise, or
+    would wait for more."""
     response = flow.response
-    if response is not None and not attempt.complete and "content-length" in response.headers:
-        response.headers["content-length"] = str(len(response.raw_content or b""))
+    if response is None or attempt.complete or not (response.raw_content or "content-length" in response.headers):
+        return
+    response.headers.pop("transfer-encoding", None)
+    response.headers["content-length"] = str(len(response.raw_content or b""))
 
 
 def fault() -> Reply:

@@ -1,17 +1,20 @@
 """The rules file, `rules.yaml`: its text read and checked.
 
-Knows YAML. Must not know which request a rule is for, or where the file is: it takes text and returns rules, or one
-sentence that says what is wrong with the text and in which line.
+Knows YAML. Must not know which request a rule is for, or where the file is: it is given a path or a text, and returns
+rules, or one sentence that says what is wrong and in which line.
 
 The YAML is composed to nodes, and `parse` makes the values of them, not the YAML library: only nodes have the line
 of each key, and this way PyYAML and ruamel.yaml (which mitmproxy's standalone binaries have instead) mean the same.
 """
 
+import os
+import stat
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -19,12 +22,50 @@ from .keys import KEYS, NAME, REQUIRED
 from .parse import MistakeError, Node, expected, items, kind_of, line_of, or_null, read, read_mapping, unknown
 from .rule import Rule
 
-# A file of rules is a page or two, and the YAML readers need seconds for a mebibyte.
+# Characters. A file of rules is a page or two, and the YAML readers need seconds for a mebibyte.
 LONGEST_FILE: Final = 256 * 1024
+_TOO_LONG: Final = "it is longer than 256 KiB; is this a rules file?"
+# Characters and values that a text may stand for, aliases replaced. One without aliases cannot reach it.
+_MOST_WITH_ALIASES: Final = 2 * LONGEST_FILE
+_NO_FILES: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class RulesError(ValueError):
     """A mistake in the rules, in one plain line for a person: file and line, rule, key, what was found, what to try."""
+
+
+def read_file(path: Path) -> str:
+    """The text of a rules file. RulesError where there is none, without a wait and whatever else has that name."""
+    try:
+        _check_kind(path.stat())  # before it is opened, which may set off a device
+        # What has become a pipe since would keep us waiting until somebody writes into it.
+        with open(path, "rb", opener=_open_at_once) as file:
+            _check_kind(os.fstat(file.fileno()))
+            data = file.read(4 * LONGEST_FILE + 1)  # it may grow while it is read
+        if len(data) > 4 * LONGEST_FILE:
+            raise RulesError(_TOO_LONG)
+        return data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not UTF-8"
+        else:
+            reason = (isinstance(error, OSError) and error.strerror) or f"{error}"
+        raise RulesError(f"{path}: the rules cannot be read: {reason}") from error
+
+
+def _check_kind(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise RulesError(f"it is {_NO_FILES.get(stat.S_IFMT(status.st_mode), 'something else')}, not a file")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # which Windows lacks, as it lacks such pipes
 
 
 def parse_rules(text: str, filename: str) -> tuple[Rule, ...]:
@@ -67,12 +108,16 @@ _NOTHING: Final[Any] = SimpleNamespace(id="scalar", tag="tag:yaml.org,2002:null"
 def _compose(text: str) -> Node:
     """The text's one document as nodes."""
     if len(text) > LONGEST_FILE:
-        raise MistakeError("the text is longer than 256 KiB; is this a rules file?", line=1)
+        raise MistakeError(_TOO_LONG, line=1)
     try:
         with warnings.catch_warnings():
             # An anchor defined twice is an error to PyYAML and a warning to ruamel.yaml.
             warnings.simplefilter("error")
-            return _composer()(text) or _NOTHING
+            root = _composer()(text) or _NOTHING
+        _check_size(root, {})
+        return root
+    except MistakeError:
+        raise
     except ModuleNotFoundError:
         raise MistakeError("neither PyYAML nor ruamel.yaml is installed; `pip install pyyaml`") from None
     except RecursionError:
@@ -90,6 +135,22 @@ def _composer() -> Callable[[str], Node | None]:
         reader.version = (1, 1)  # PyYAML's version: `on` and `yes` are booleans.
         return cast("Callable[[str], Node | None]", reader.compose)
     return partial(yaml.compose, Loader=yaml.SafeLoader)
+
+
+def _check_size(node: Node, sizes: dict[int, int]) -> int:
+    """How much a node stands for. `sizes`: of those that were seen, so that aliases take no time here."""
+    if id(node) not in sizes:
+        sizes[id(node)] = _MOST_WITH_ALIASES  # until it is known: one that holds itself stands for everything
+        if node.id == "scalar":
+            size = len(node.value)
+        elif node.id == "sequence":
+            size = sum(_check_size(item, sizes) for item in node.value)
+        else:
+            size = sum(_check_size(key, sizes) + _check_size(value, sizes) for key, value in node.value)
+        if size >= _MOST_WITH_ALIASES:
+            raise MistakeError("too much for a rules file once its aliases are replaced by what they stand for", node)
+        sizes[id(node)] = size + 1
+    return sizes[id(node)]
 
 
 # Hints for common mistakes, by words in the libraries' messages.

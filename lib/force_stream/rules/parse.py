@@ -159,8 +159,7 @@ def size(node: Node) -> int:
 
 
 def plain(node: Node) -> bool | float | str:
-    """A JSON value for the request. No API has an option that is a list or a mapping, and without those no alias can
-    hold itself or grow."""
+    """A JSON value for the request. No API has an option that is a list or a mapping."""
     parsers: Mapping[str, Parser] = {"bool": flag, "text": text}
     value: bool | float | str | None = parsers.get(kind_of(node), number)(node)
     if value is None:
@@ -168,7 +167,7 @@ def plain(node: Node) -> bool | float | str:
     return value
 
 
-# Limits without which an alias could hold itself, or grow.
+# Limits without which aliases could make much of little.
 _MOST_VALUES: Final = 1000
 _DEEPEST: Final = 20
 

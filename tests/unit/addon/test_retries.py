@@ -403,6 +403,15 @@ def test_rejected_options_are_not_sent_again(caplog: pytest.LogCaptureFixture) -
     assert line.endswith('hosts: ["127.0.0.1"], models: ["m"], force_upstream_stream: true, stream_options: null}')
 
 
+def test_options_of_the_clients_own_that_are_rejected_say_nothing_about_other_clients() -> None:
+    client = Client(REJECTS, STREAM, STREAM)
+    flow = client.ask(stream_options={"bogus": True})
+    assert flow.comment.endswith(", try 2; sent without stream_options: the upstream rejects them")
+    client.ask()
+    assert client.sent == "options stream options"
+    assert client.retries.learned.lines() == []
+
+
 # What it demands of a plain one.
 
 

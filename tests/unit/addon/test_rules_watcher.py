@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,65 @@ def test_a_mistake_in_the_file_is_one_error_line_and_the_rules_stay(
         assert re.search(line, said.getMessage())
         assert ours.rules is before
         assert len(before) == RULES.count("- name:")
+
+    run(test)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/tty")])
+def test_what_takes_the_place_of_the_file_is_one_line_and_the_rules_stay(
+    run: Callable,
+    rules_file: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+) -> None:
+    text = rules_file.read_text(encoding="utf-8")
+    looks = iter(range(8))
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        before = ours.rules
+
+        async def edit(_: float) -> None:
+            look = next(looks)
+            if look == 0:
+                rules_file.unlink()
+                make(rules_file)
+            elif look == 4:
+                (said,) = caplog.messages
+                assert f"{rules_file}: the rules cannot be read: it is " in said
+                assert said.endswith(", not a file. Set force_stream_rules to a file with rules.")
+                assert ours.rules is before
+                rules_file.rmdir() if rules_file.is_dir() else rules_file.unlink()
+                rules_file.write_text(text.replace("private-vllm", "another-name"), encoding="utf-8")
+
+        monkeypatch.setattr(asyncio, "sleep", edit)
+        with pytest.raises(RuntimeError):  # StopIteration: all looks are made
+            await ours.rules_watcher._run()
+        assert "another-name" in {rule.name for rule in ours.rules}
+
+    run(test)
+
+
+def test_a_file_system_that_does_not_answer_holds_nobody_but_the_watcher(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+    answered = []
+
+    def wait(_: Path) -> None:
+        asked.set()
+        answered.append(answer.wait(10))
+        raise EOFError
+
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        monkeypatch.setattr(rules_watcher, "INTERVAL", 0)
+        monkeypatch.setattr(rules_watcher, "_signature", wait)
+        watching = asyncio.create_task(ours.rules_watcher._run())
+        await asyncio.to_thread(asked.wait, 10)
+        answer.set()
+        with pytest.raises(EOFError):
+            await watching
+        assert answered == [True], "the loop went on meanwhile"
 
     run(test)
 

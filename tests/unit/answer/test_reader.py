@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from force_stream import aggregate
+from force_stream.answer import patterns
 from force_stream.answer.quirks import QUIRKS
 from force_stream.answer.reader import LARGE, AnswerSpec
 from force_stream.wire import jsontext
@@ -178,11 +179,61 @@ def test_an_event_that_is_whole_may_be_read_before_its_blank_line(endpoint: str,
     assert early == [False] * (len(early) - missing - 1) + [True] * (missing + 1)
 
 
-def test_a_long_event_is_not_looked_at_before_its_blank_line() -> None:
+def test_an_event_that_comes_in_slow_pieces_is_looked_at_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+    is_whole = patterns.is_whole
+
+    def noted(data: str) -> bool:
+        nonlocal looked_at
+        looked_at += len(data)
+        return is_whole(data)
+
+    monkeypatch.setattr(patterns, "is_whole", noted)
     answer = AnswerSpec(rule="r", endpoint="responses").read()
-    answer.feed(TERMINAL.replace(b'"r"', b'"%b"' % (b"r" * 2**20)).rstrip())
+    body = TERMINAL.replace(b'"r"', b'"%b"' % (b"r}" * LARGE)).rstrip()
+    for at in range(0, len(body), 1024):
+        answer.feed(body[at : at + 1024])
+        answer.read_late()
+    assert LARGE < looked_at < 10 * (len(body) + LARGE)
+
+
+def test_a_transcript_is_whole_before_its_body_ends() -> None:
+    answer = AnswerSpec(rule="r", endpoint="transcriptions").read(200, "application/json")
+    answer.feed(b'{"text": "Hello"}')
     answer.read_late()
-    assert not answer.ended
+    assert answer.ended
+
+
+ANSWERED = b'{"object": "chat.completion", "choices": [{"message": {"content": "a}"}}]}'
+REFUSED = b'{"error": {"message": "slow down", "code": 429}}'
+CHUNKED = b'{"object": "chat.completion.chunk", "choices": [{"delta": {"content": "a"}}]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "is_whole"),
+    [
+        (ANSWERED, 200, True),
+        (ANSWERED + b"\r\n", 200, True),
+        (REFUSED, 200, True),
+        (REFUSED, 429, True),
+        (b'{"detail": "Not found"}', 404, True),
+        (b'{"detail": "please wait"}', 200, False),
+        (b'{"id": "c", "object": "", "created": 0, "choices": []}', 200, False),
+        (b'{"text": "please wait"}', 200, False),
+        (CHUNKED, 200, False),
+        (CHUNKED + b"\n", 200, False),
+        (b"[%b]" % ANSWERED, 200, False),
+        (ANSWERED + b"\n\ndata: [DO", 200, False),
+        (b"[" * 100_000 + b"}", 200, False),
+    ],
+)
+def test_a_document_is_whole_before_its_body_ends(body: bytes, status: int, is_whole: bool) -> None:
+    answer = AnswerSpec(rule="r", endpoint="chat").read(status, "application/json")
+    for each in (body[:10], body[10:]):
+        assert not answer.ended
+        answer.feed(each)
+        answer.read_late()
+    assert answer.ended is is_whole
 
 
 def test_a_large_document_is_not_parsed_where_its_label_says_json(monkeypatch: pytest.MonkeyPatch) -> None:

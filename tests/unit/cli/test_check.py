@@ -31,8 +31,8 @@ def test_each_rule_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("text", "code", "said"),
     [
         (b"rules: []\n", 0, "rules.yaml: no rule forces anything"),
-        (None, 1, "force-stream check: rules.yaml cannot be read: No such file or directory"),
-        (b"\xff", 1, "force-stream check: rules.yaml cannot be read: it is not UTF-8"),
+        (None, 1, "force-stream check: rules.yaml: the rules cannot be read: No such file or directory"),
+        (b"\xff", 1, "force-stream check: rules.yaml: the rules cannot be read: it is not UTF-8"),
     ],
 )
 def test_a_file_without_rules_gets_one_line(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from force_stream.page import server
+from force_stream.page.app import Response
 from force_stream.page.server import Serving
 from harness import refused_port
 from harness.page import NAME, OUTCOME, Shelf
@@ -275,6 +276,44 @@ def test_a_client_that_says_nothing_is_closed_after_a_while(monkeypatch: pytest.
         port = refused_port()
         async with serving(page_port=port):
             assert await ask(port, b"GET /health HTTP/1.1\r\n") == b""
+
+    run(test)
+
+
+def test_a_client_that_does_not_read_its_answer_does_not_keep_it_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = b"x" * 30_000_000
+
+    async def test() -> None:
+        port, asked = refused_port(), asyncio.Event()
+
+        def answer(*_: object) -> Response:
+            asked.set()
+            return Response(large)
+
+        monkeypatch.setattr(server, "respond", answer)
+        async with serving(page_port=port):
+            assert len(await ask(port, HEALTH)) > len(large), "who reads it gets all of it"
+            monkeypatch.setattr(server, "_PATIENCE", 0.1)
+            asked.clear()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEALTH)
+            await asked.wait()
+            await asyncio.wait([task for task in asyncio.all_tasks() if "_Port._serve" in repr(task)])
+            with suppress(ConnectionResetError):
+                assert len(await reader.read()) < len(large)
+            writer.transport.abort()
+
+    run(test)
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_requests_in_a_row_get_one_answer(version: str) -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            request = f"GET /health HTTP/{version}\r\nHost: x\r\nConnection: keep-alive\r\n\r\n".encode()
+            with suppress(ConnectionResetError):
+                assert (await ask(port, request * 3)).count(b"HTTP/1.1 200 OK") == 1
 
     run(test)
 

@@ -292,6 +292,44 @@ def test_a_large_event_is_read_off_the_loop(ends: bool, monkeypatch: pytest.Monk
     assert aside > 1_600_000
 
 
+LATE = {
+    "an error event": b'data: {"error": {"message": "%b"}}' % (b"x" * 3_000_000),
+    "a document": b'{"object": "chat.completion", "choices": [{"message": {"content": "%b"}}]}' % (b"x" * 3_000_000),
+}
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_what_is_large_and_whole_but_for_its_end_is_read_off_the_loop_after_a_short_silence(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_late, clock = AnswerReader.read_late, Clock()
+    threads = []
+
+    def noted(reader: AnswerReader) -> None:
+        threads.append(threading.current_thread())
+        read_late(reader)
+
+    monkeypatch.setattr(AnswerReader, "read_late", noted)
+
+    async def play() -> Attempt:
+        one = attempt(clock)
+        respond(one)
+        for piece in in_pieces(LATE[case]):
+            one.receive(piece)
+        clock.advance(1100)
+        async with asyncio.timeout(30):
+            while one.state is State.RECEIVING:
+                await asyncio.sleep(0.01)
+                one.poll()
+        await one.finish_aside()
+        return one
+
+    one = asyncio.run(play())
+    assert one.state is State.SETTLED
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
 def test_a_large_event_that_is_cut_is_read_all_the_same() -> None:
     one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",), on_truncated="partial"))
     one.start_response(200, "text/event-stream")

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from force_stream.proxy import refusals
 from force_stream.proxy.refusals import LONGEST_ERROR, Demand, demand_of, rule_to_paste, scope_of
 from force_stream.rules.file import parse_rules
 from harness.master import flow_with
@@ -400,6 +401,16 @@ def test_a_refusal_is_about_what_it_names(
     if "response_format" in members and members["response_format"] == {}:
         members = {"response_format": {"type": "json_object"}}
     assert scope_of(400, error(saying), members) == expected
+
+
+@pytest.mark.parametrize(
+    "members", [{f"m{number}": 1 for number in range(1000)}, {"x_" * 1000: 1}], ids=["many members", "a long name"]
+)
+def test_in_a_request_that_is_made_up_nothing_is_looked_for(
+    members: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "_is_named", lambda *_: pytest.fail("looked for"))
+    assert scope_of(400, error("This model cannot stream"), members) is None
 
 
 def test_the_param_is_named_too() -> None:

@@ -14,6 +14,7 @@ from force_stream.proxy.notes import note, spec_of, was_made_to_stream
 from force_stream.proxy.request import (
     another_attempt,
     as_it_came,
+    asked_of,
     body_of,
     credentials_of,
     force,
@@ -51,6 +52,9 @@ def forced(flow: http.HTTPFlow, rule: Rule = RULE) -> AnswerSpec | None:
         ("[::1]:81", None, [("127.0.0.1", 22), ("[::1]", 81)]),
         ("::1", None, [("127.0.0.1", 22), ("::1", 22)]),
         ("llm.test:x", None, [("127.0.0.1", 22), ("llm.test:x", 22)]),
+        ("llm.test:" + "9" * 100, None, [("127.0.0.1", 22), ("llm.test:" + "9" * 100, 22)]),
+        ("llm.test:" + "9" * 5000, None, [("127.0.0.1", 22)]),
+        ("x" * 256, "x" * 256, [("127.0.0.1", 22)]),
     ],
 )
 def test_a_request_goes_by_its_target_its_host_header_and_its_server_name(
@@ -64,6 +68,12 @@ def test_a_request_goes_by_its_target_its_host_header_and_its_server_name(
     else:
         flow.request.headers["host"] = host_header
     assert list(hosts_of(flow)) == hosts
+
+
+def test_of_a_models_name_without_bound_a_hash_is_remembered() -> None:
+    asked = [asked_of(flow_with(), name, ENDPOINTS["chat"]) for name in ("m", "x" * 10**6, "x" * 10**6 + "y")]
+    assert len(set(asked)) == 3
+    assert all(len(one.model or "") < 100 for one in asked)
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,13 @@ def test_nothing_is_kept_of_an_answer_that_never_began() -> None:
     assert flow.metadata == {}
 
 
-def test_the_length_of_a_body_that_was_cut_off_is_that_of_what_came() -> None:
-    flow, attempt = answered(content_length="1000"), Attempt(SPEC, UNLIMITED)
+@pytest.mark.parametrize("framing", [{"content_length": "1000"}, {"transfer_encoding": "chunked"}, {}])
+def test_the_length_of_a_body_without_its_end_is_that_of_what_came(framing: dict[str, str]) -> None:
+    flow, attempt = answered(**framing), Attempt(SPEC, UNLIMITED)
     pass_through(flow, attempt)
     assert flow.response is not None
     assert flow.response.headers["content-length"] == str(len(STREAM))
+    assert "transfer-encoding" not in flow.response.headers
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,15 @@ def test_a_head_that_comes_drop_by_drop_is_no_silence(play: Callable[..., Player
     assert player.answer.json() == DOCUMENT
 
 
+def test_a_head_that_comes_drop_by_drop_has_the_time_that_the_rule_gives(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=3, timeout=20)
+    for at in range(20):
+        assert player.to_client == b""
+        player.upstream_sends(HEAD[at : at + 1])
+        player.wait(1)
+    assert code_of(player) == (504, "stream_timeout")
+
+
 def test_a_head_without_an_end_is_not_kept(play: Callable[..., Player]) -> None:
     player = play()
     player.upstream_sends(b"HTTP/1.1 200 OK\r\n")
@@ -219,6 +228,35 @@ def test_a_done_that_lacks_its_blank_line_ends_the_answer_after_a_short_silence(
     player.upstream_sends(HEAD, piece(STREAM.removesuffix(b"\n\n")))
     player.wait(2.1)
     assert player.answer.json() == DOCUMENT
+
+
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "Content-Length: 9999", "Connection: close"])
+@pytest.mark.parametrize("document", [DOCUMENT, {"error": {"message": "slow down", "code": 429}}])
+def test_a_document_without_an_end_is_answered_after_a_short_silence(
+    play: Callable[..., Player], framing: str, document: dict[str, Any]
+) -> None:
+    player = play()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{framing}\r\n\r\n".encode()
+    body = json.dumps(document).encode()
+    frame = piece if "chunked" in framing else bytes
+    player.upstream_sends(head, *map(frame, (body[:20], body[20:])))
+    player.wait(0.9)
+    assert player.to_client == b""
+    player.wait(1.2)
+    assert player.to_client.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert player.to_client.endswith(frame(body) + (END if frame is piece else b""))
+    assert player.closed[0] == "upstream"
+
+
+def test_half_a_document_is_waited_for(play: Callable[..., Player]) -> None:
+    player = play(idle_timeout=60)
+    head = HEAD.replace(b"text/event-stream", b"application/json")
+    body = json.dumps(DOCUMENT).encode()
+    player.upstream_sends(head, piece(body[:-1]))
+    player.wait(50)
+    assert player.to_client == b""
+    player.upstream_sends(piece(body[-1:]), END)
+    assert player.to_client.endswith(piece(body) + END)
 
 
 def test_half_an_event_is_waited_for(play: Callable[..., Player]) -> None:

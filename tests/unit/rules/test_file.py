@@ -1,12 +1,16 @@
 """The rules file: what is read, and what is rejected and in which words."""
 
+import os
 import re
+import socket
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from force_stream.endpoints import ENDPOINTS
 from force_stream.rules.describe import describe
-from force_stream.rules.file import RulesError, check_rules, parse_rules, with_value
+from force_stream.rules.file import LONGEST_FILE, RulesError, check_rules, parse_rules, read_file, with_value
 from force_stream.rules.keys import FAULTS, KEYS
 from force_stream.rules.rule import Rule
 from harness.rules import FULL, HEAD, SHIPPED, facts, one, presets, refusal
@@ -80,7 +84,7 @@ BAD_FILES = {
     "control character": ("rules:\n\n- \x07", 3, "this is not YAML: special characters are not allowed"),
     "impossible escape": (r'rules: "\UFFFFFFFF"', None, "this is not YAML: chr() arg not in range(0x110000)"),
     "nested without end": ("[" * 1500, 1, "nested too deeply for a rules file"),
-    "too long": ("#" * 300_000, 1, "the text is longer than 256 KiB; is this a rules file?"),
+    "too long": ("#" * 300_000, 1, "it is longer than 256 KiB; is this a rules file?"),
     "a text": ("hello", 1, "expected a mapping with the key 'rules', found the text 'hello'"),
     "a list": ("- name: x", 1, "expected a mapping with the key 'rules', found a list; put 'rules:' above it"),
     "no rules": ("\n{}", 2, "the key 'rules' is missing"),
@@ -88,7 +92,35 @@ BAD_FILES = {
     "rules twice": ("rules: []\nrules: []", 2, "the key 'rules' appears twice, first in line 1"),
     "rules a mapping": ("rules:\n  name: x", 2, "rules: expected a list, found a mapping"),
     "rule a text": ("rules:\n- x", 2, "rule number 1: expected a mapping of keys to values, found the text 'x'"),
-    "rule holds itself": ("rules: &r\n- *r", 1, "rule number 1: expected a mapping of keys to values, found a list"),
+    "rule holds itself": ("rules: &r\n- *r", 1, "too much for a rules file once its aliases are replaced by what they"),
+    "a mapping that holds itself": (
+        "rules:\n- name: x\n  hosts: [a]\n  extra_body: &e\n    a: *e",
+        4,
+        "too much for a rules file once its aliases",
+    ),
+    "hosts again and again": (
+        f"rules:\n- {{name: a, hosts: &h [{'a,' * 999}]}}\n"
+        + "".join(f"- {{name: r{i}, hosts: *h}}\n" for i in range(999)),
+        2,
+        "too much for a rules file once its aliases",
+    ),
+    "one long host again and again": (
+        f"rules:\n- name: a\n  hosts: [&h {'a' * 9999}{', *h' * 100}]",
+        3,
+        "too much for a rules file once its aliases",
+    ),
+    "billion laughs": (
+        "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghij")),
+        6,
+        "too much for a rules file once its aliases",
+    ),
+    "a Python object": (
+        "rules:\n- !!python/object/apply:os.system ['exit 1']",
+        2,
+        "rule number 1: expected a mapping of keys to values, found a value with the tag '!!python/object",
+    ),
+    "a key of 200,000 characters": (f"? {'k' * 200_000}\n: x", 1, "unknown key 'kkkkkkkkk"),
     "rule a set": (
         "rules:\n- !!set {name: x}",
         2,
@@ -262,6 +294,105 @@ def test_a_bad_change_is_rejected_in_the_words_of_the_file(key, text, message, r
         with_value(one(""), key, text)
     assert message in str(caught.value)
     assert str(caught.value).startswith("rule x: ")
+
+
+# What else may have the file's name
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        # The address of a socket is short.
+        before = Path.cwd()
+        os.chdir(path.parent)
+        listener.bind(path.name)
+        os.chdir(before)
+
+
+def a_pipe(path: Path) -> Path:
+    os.mkfifo(path.with_name("pipe"))
+    return path.with_name("pipe")
+
+
+def a_large_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(5 << 30)
+
+
+NO_FILES = {
+    "a pipe": (os.mkfifo, "it is a pipe, not a file"),
+    "a folder": (Path.mkdir, "it is a folder, not a file"),
+    "a socket": (a_socket, "it is a socket, not a file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a file"),
+    "a link to a pipe": (
+        lambda path: (os.mkfifo(path.with_name("p")), path.symlink_to("p")),
+        "it is a pipe, not a file",
+    ),
+    "a link to itself": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
+    "a link to nothing": (lambda path: path.symlink_to("nothing"), "No such file or directory"),
+    "gigabytes": (a_large_file, "it is longer than 256 KiB; is this a rules file?"),
+    "no file": (lambda path: None, "No such file or directory"),
+    "no text": (lambda path: path.write_bytes(b"\xff"), "it is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", NO_FILES)
+def test_what_is_not_a_file_is_one_line_and_nobody_waits_for_it(case: str, tmp_path: Path) -> None:
+    make, reason = NO_FILES[case]
+    path = tmp_path / "rules.yaml"
+    make(path)
+    with pytest.raises(RulesError) as caught:
+        read_file(path)
+    assert f"{caught.value}" == f"{path}: the rules cannot be read: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (OSError(116, "Stale file handle"), "Stale file handle"),
+        (OSError("odd"), "odd"),
+    ],
+)
+def test_a_file_system_that_refuses_is_one_line(
+    error: OSError, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise error
+
+    path = tmp_path / "rules.yaml"
+    path.write_text(FULL)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(RulesError, match=f"the rules cannot be read: {reason}$"):
+        read_file(path)
+
+
+def test_a_path_that_no_file_can_have_is_one_line() -> None:
+    with pytest.raises(RulesError, match=r"the rules cannot be read: .*embedded null"):
+        read_file(Path("a\0b"))
+
+
+def test_a_file_that_becomes_a_pipe_before_it_is_opened_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, file = tmp_path / "rules.yaml", tmp_path / "file"
+    os.mkfifo(path)
+    file.touch()
+    status = file.stat()
+    monkeypatch.setattr(Path, "stat", lambda _: status)
+    with pytest.raises(RulesError, match="it is a pipe, not a file"):
+        read_file(path)
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    # To its status a file of /proc is empty, and this one has as many bytes as there are addresses.
+    with pytest.raises(RulesError, match="it is longer than 256 KiB"):
+        read_file(Path("/proc/self/pagemap"))
+
+
+@pytest.mark.parametrize("text", [FULL, "\ufeff" + FULL, "# " + "ü" * (LONGEST_FILE - 2)])
+def test_a_file_of_any_length_that_is_parsed_is_read(text: str, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(text, encoding="utf-8")
+    parse_rules(read_file(tmp_path / "rules.yaml"), "rules.yaml")
 
 
 def test_the_shipped_rules_change_nothing(reader) -> None:
