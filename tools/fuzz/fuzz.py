@@ -26,7 +26,17 @@ LIB: Final = ROOT / "lib"
 FOLDER: Final = ROOT / ".fuzz"
 FINDINGS: Final = FOLDER / "findings"
 # Shares of the time.
-SHARES: Final = {"stream": 4, "grammar": 6, "request": 3, "form": 1, "rules": 2, "setting": 1, "timeline": 3, "wire": 5}
+SHARES: Final = {
+    "stream": 4,
+    "grammar": 6,
+    "request": 3,
+    "form": 1,
+    "rules": 2,
+    "setting": 1,
+    "timeline": 3,
+    "flows": 2,
+    "wire": 5,
+}
 # Seconds and megabytes for one input. Nothing that fits into LONGEST bytes may need more.
 PATIENCE: Final = 20
 MEMORY: Final = 2048

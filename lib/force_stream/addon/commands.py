@@ -22,12 +22,14 @@ from mitmproxy.log import ALERT
 from ..answer.forcing import Refusal
 from ..proxy import explain, request, response
 from ..proxy.attempt import Attempt
+from ..proxy.notes import UnreadableFlow
 from ..rules.describe import describe
 from ..rules.file import RulesError
 from ..rules.keys import KEYS
 from ..rules.rule import Rule, candidates, first_match
 from ..view import compare, stats
 from ..wire import jsontext
+from ..wire.text import counted, printable
 from .hooks import ForceStream, aggregate_again
 from .mitmweb import route_commands
 
@@ -110,12 +112,18 @@ class Commands:
     def explain(self, flows: Sequence[flow.Flow]) -> Sequence[str]:
         """For each flow: which rule took it, or for each rule the first thing that did not match."""
         enabled = ctx.options.force_stream
-        return [line for each in _http(flows) for line in explain.explain(each, self._addon.rules, enabled=enabled)]
+        lines: list[str] = []
+        for each in _http(flows):
+            try:
+                lines += explain.explain(each, self._addon.rules, enabled=enabled)
+            except Exception as error:
+                lines.append(f"one flow could not be read, because {_why(error)}")
+        return lines
 
     @command.command("force_stream.sse")
     def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
         """Write the event stream exactly as the upstream sent it. Of several flows, each gets a file with a number."""
-        chosen = _with_stream(flows)
+        chosen, unread = _with_stream(flows)
         for number, (_, stream) in enumerate(chosen, 1):
             target = Path(path).expanduser()
             if len(chosen) > 1:
@@ -125,15 +133,23 @@ class Commands:
             except OSError as error:
                 raise exceptions.CommandError(f"{target}: {error.strerror}") from error
             logger.log(ALERT, f"{len(stream):,} bytes of event stream written to {target}")
+        _tell("written", len(chosen), unread)
 
     @command.command("force_stream.aggregate")
     def aggregate(self, flows: Sequence[flow.Flow]) -> None:
         """Aggregate again from the kept event stream, by the rules as they are now; also flows read from a file."""
-        chosen = _with_stream(flows)
+        chosen, unread = _with_stream(flows)
+        done: list[flow.Flow] = []
         for each, stream in chosen:
-            each.backup()
-            aggregate_again(each, stream, self._addon.rules, ALERT)
-        ctx.master.addons.trigger(UpdateHook([each for each, _ in chosen]))
+            try:
+                if each.live:
+                    raise UnreadableFlow("it is still in flight")
+                aggregate_again(each, stream, self._addon.rules, ALERT, backup=True)
+                done.append(each)
+            except Exception as error:
+                unread.append(_why(error))
+        ctx.master.addons.trigger(UpdateHook(done))
+        _tell("aggregated", len(done), unread)
 
     @command.command("force_stream.compare")
     def compare(self, flows: Sequence[flow.Flow]) -> None:
@@ -146,7 +162,7 @@ class Commands:
             task.add_done_callback(self._tasks.discard)
 
     async def _compare(self, each: http.HTTPFlow) -> None:
-        name = f"force_stream.compare {each.request.path.partition('?')[0]}"
+        name = f"force_stream.compare {printable(each.request.path.partition('?')[0])}"
         try:
             plain, forced = request.restored(each), request.restored(each)
             body = request.body_of(forced)
@@ -170,6 +186,8 @@ class Commands:
                 logger.log(ALERT, f"{name}: for rule {match[0].name}, what its direct answers have besides: {line}")
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")
+        except UnreadableFlow as why:
+            logger.warning(f"{name}: how this request came is not known: {why}")
         except Exception as error:
             # Its message may quote a body.
             logger.error(f"{name}: a fault of the addon: {type(error).__name__}")
@@ -188,11 +206,37 @@ def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
     return [each for each in chosen if isinstance(each, http.HTTPFlow)]
 
 
-def _with_stream(chosen: Sequence[flow.Flow]) -> list[tuple[http.HTTPFlow, bytes]]:
-    found = [(each, stream) for each in _http(chosen) if (stream := response.event_stream(each)) is not None]
-    if not found:
+def _with_stream(chosen: Sequence[flow.Flow]) -> tuple[list[tuple[http.HTTPFlow, bytes]], list[str]]:
+    """The flows that have an event stream, with it; and for each one that cannot be read, why."""
+    found: list[tuple[http.HTTPFlow, bytes]] = []
+    unread: list[str] = []
+    for each in _http(chosen):
+        try:
+            if (stream := response.event_stream(each)) is not None:
+                found.append((each, stream))
+        except Exception as error:
+            unread.append(_why(error))
+    if not found and not unread:
         raise exceptions.CommandError("none of these flows has an event stream")
-    return found
+    return found, unread
+
+
+def _tell(what: str, done: int, unread: list[str]) -> None:
+    """The last line of a command that went on where it could not read a flow."""
+    if not unread:
+        return
+    line = f"{counted(done, 'flow')} {what}; {len(unread):,} could not be read, the first because {unread[0]}"
+    if not done:
+        raise exceptions.CommandError(line)
+    logger.log(ALERT, line)
+
+
+def _why(error: Exception) -> str:
+    """Why a flow could not be read. The message of any other exception may quote a body."""
+    if isinstance(error, UnreadableFlow):
+        return f"{error}"
+    logger.debug("force-stream: the fault's traceback", exc_info=error)
+    return f"of a fault of the addon: {type(error).__name__}"
 
 
 def _fill_to_paste(plain: http.HTTPFlow, forced: http.HTTPFlow, rule: Rule) -> str:

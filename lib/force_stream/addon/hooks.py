@@ -25,7 +25,7 @@ from ..proxy import bodies, explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.live_copy import LiveCopy
-from ..proxy.notes import note, save_notes, spec_of, was_made_to_stream
+from ..proxy.notes import LEFT_ALONE, SSE, UnreadableFlow, noted, save_notes, spec_of, was_made_to_stream
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
@@ -189,7 +189,7 @@ class ForceStream:
             elif isinstance(role, Own):
                 if role.attempt is not None:
                     await self._answer_own(flow, role.attempt)
-            elif was_made_to_stream(flow) and note(flow, "sse") is None:
+            elif was_made_to_stream(flow) and not noted(SSE, flow):
                 # It was forced before a reload of the addon, and nothing observes it now.
                 await self._answer(flow, Attempt(spec_of(flow), UNLIMITED))
             else:
@@ -216,7 +216,12 @@ class ForceStream:
     async def _force(self, flow: http.HTTPFlow) -> None:
         replayed = flow.is_replay == "request" and was_made_to_stream(flow)
         if replayed:
-            request.restore(flow)  # the rules may say something else now
+            try:
+                request.restore(flow)  # the rules may say something else now
+            except UnreadableFlow as why:
+                logger.warning(f"{_about(flow)}: sent again as it is, and not as it came: {why}")
+                self._roles[flow] = Own(None, None)
+                return
         hosts, path = request.hosts_of(flow), flow.request.path
         # Only a body that a rule may match is parsed; for all other traffic only the host and path are compared.
         found = candidates(self.rules, hosts, path)
@@ -269,9 +274,16 @@ class ForceStream:
     # Answers
 
     def _read_from_file(self, flow: http.HTTPFlow) -> None:
-        stream = response.event_stream(flow) if ctx.options.force_stream_aggregate else None
-        if stream is not None:
-            aggregate_again(flow, stream, self.rules)
+        if not ctx.options.force_stream_aggregate:
+            return
+        try:
+            stream = response.event_stream(flow)
+            if stream is not None:
+                aggregate_again(flow, stream, self.rules)
+        except UnreadableFlow as why:
+            logger.warning(f"{_about(flow)}: its answer stays as it was saved: {why}")
+        except Exception as error:
+            _log_fault("a saved answer stays as it was", error)
 
     async def _let_through(self, flow: http.HTTPFlow, role: Learning | LiveCopy | None) -> None:
         """An answer that goes to the client as it came, unless its upstream says that it must stream."""
@@ -283,7 +295,7 @@ class ForceStream:
                 return
             if self.can_send:
                 await self._retries.learn(flow, role.rule, role.endpoint, role.wait)
-        if note(flow, "left_alone") is not None:
+        if LEFT_ALONE.of(flow) is not None:
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
         if why := await asyncio.to_thread(explained) if bodies.blocks_loop(flow.request) else explained():
@@ -346,7 +358,9 @@ class ForceStream:
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:
-            attempt.fail(UnreadableEncoding(f"the upstream compressed its answer with {coding}, but {error}"))
+            attempt.fail(
+                UnreadableEncoding(f"the upstream compressed its answer with {printable(coding)}, but {error}")
+            )
         return b""
 
     # Figures
@@ -372,13 +386,12 @@ class ForceStream:
             self._count(task.result)
 
 
-def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO) -> None:
-    """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered."""
-    kept = response.kept_answer(each)
-    if kept is None:
-        logger.warning(f"{each.request.path.partition('?')[0]} is not a known endpoint; the flow is left as it is")
-        return
-    spec, status, content_type = kept
+def aggregate_again(
+    each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO, *, backup: bool = False
+) -> None:
+    """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered.
+    `backup`: so that it can be reverted. Raises `UnreadableFlow`, and changes nothing, where none is known."""
+    spec, status, content_type = response.kept_answer(each)
     rule = next((rule for rule in rules if rule.name == spec.rule), None)
     if rule is not None:
         spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated, fill=spelled(rule.fill))
@@ -387,10 +400,19 @@ def aggregate_again(each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], l
     attempt.receive(stream)
     attempt.end()
     reply = attempt.finish()
-    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": content_type})
+    if attempt.fault is not None:
+        logger.debug("force-stream: the fault's traceback", exc_info=attempt.fault)
+        raise UnreadableFlow(f"a fault of the addon: {type(attempt.fault).__name__}")
+    if backup:
+        each.backup()
+    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": printable(content_type)})
     if reply is not None:
         response.set_reply(each, reply)
     logger.log(level, summary.summarize(each, attempt, from_kept=True))
+
+
+def _about(flow: http.HTTPFlow) -> str:
+    return printable(flow.request.path.partition("?")[0])
 
 
 def _note_undecoded(flow: http.HTTPFlow, found: Sequence[Match], limit: int) -> None:

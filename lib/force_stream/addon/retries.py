@@ -21,7 +21,7 @@ from ..proxy import bodies, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
-from ..proxy.notes import note, was_made_to_stream
+from ..proxy.notes import LEFT_ALONE, was_made_to_stream
 from ..proxy.refusals import Demand
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
@@ -100,9 +100,9 @@ class Retries:
             return
         self.learned.add_streams(asked)
         logger.warning(
-            f"{rule.name}: {asked.host} answers {printable(model or '') or 'this request'} only as a stream; until the "
-            "rules change or mitmproxy stops it is forced. The rule for it, to be put before this one: "
-            + refusals.rule_to_paste(asked.host, printable(model or ""))
+            f"{rule.name}: {printable(asked.host)} answers {printable(model or '') or 'this request'} only as a "
+            "stream; until the rules change or mitmproxy stops it is forced. The rule for it, to be put before this "
+            "one: " + refusals.rule_to_paste(asked.host, model or "")
         )
 
     # A forced request
@@ -196,7 +196,7 @@ class Retries:
         model = request.model_of(body)
         asked = request.asked_of(tries.flow, model, endpoint)
         self.learned.add_without_options(asked)
-        rule = refusals.rule_to_paste(asked.host, printable(model or ""), stream_options=False)
+        rule = refusals.rule_to_paste(asked.host, model or "", stream_options=False)
         logger.warning(
             f"{tries.rule.name}: {asked} rejects stream_options. Until the rules change or mitmproxy stops, none are "
             f"sent. Set stream_options: null in the rule, or put one for this model alone before it: {rule}"
@@ -235,7 +235,7 @@ class Retries:
         try:
             spec = request.force(again, body, self.adapted(rule, flow, model, endpoint), endpoint)
         except Refusal as reason:
-            if note(flow, "left_alone") != str(reason):  # that is in the log already
+            if LEFT_ALONE.of(flow) != str(reason):  # that is in the log already
                 logger.info(
                     f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
                 )

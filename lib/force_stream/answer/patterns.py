@@ -259,7 +259,8 @@ def _slot(event: bytes, key: str, target: Target) -> Slot | None:
 
 @lru_cache(maxsize=256)
 def _member(key: str, value: bytes) -> re.Pattern[bytes]:
-    return re.compile(b'"%s": ?%s' % (re.escape(key.encode()), value))
+    # A name with half of a surrogate pair is spelled with an escape, so its bytes are never found.
+    return re.compile(b'"%s": ?%s' % (re.escape(key.encode(errors="surrogatepass")), value))
 
 
 # What opens a member's value, by its target; padding is a string or a number.

@@ -60,7 +60,7 @@ _MORE_CONTENT: Final = re.compile(
     r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
 )
 # A string of JSON, or the beginning of one at the end.
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 # One word, with what may follow it.
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 # How often an answer's bytes may be parsed, on average, to see whether all of it is there but its end.
@@ -79,6 +79,11 @@ class AnswerSpec:
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
     fill: str = ""
+
+    def __post_init__(self) -> None:
+        # What a client or a flow file chose, and what lines of the log begin with.
+        object.__setattr__(self, "rule", printable(self.rule))
+        object.__setattr__(self, "model", printable(self.model))
 
     def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
         """A reader for an answer with this status and content type."""
@@ -512,8 +517,17 @@ def _document_in(body: bytes) -> tuple[Any, str, str] | None:
 
 def _stops_within(body: bytes) -> bool:
     """Whether a JSON text has more opening brackets than closing ones."""
-    marks = _STRING.sub(b"", body)
-    return marks.count(b"{") + marks.count(b"[") > marks.count(b"}") + marks.count(b"]")
+    # String by string: to remove all of them at once would let no other thread run until it is done.
+    opened = end = 0
+    for string in _STRING.finditer(body):
+        opened += _opened(body[end : string.start()])
+        end = string.end()
+    return opened + _opened(body[end:]) > 0
+
+
+def _opened(marks: bytes) -> int:
+    """How many more brackets are opened than closed outside strings."""
+    return marks.count(b"{") + marks.count(b"[") - marks.count(b"}") - marks.count(b"]")
 
 
 def _is_readable(words: Any) -> bool:

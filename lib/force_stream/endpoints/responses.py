@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
-from ..merge.said_again import is_json
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
@@ -155,9 +154,9 @@ def _filled(whole: Any, streamed: Any) -> Any:
 def _more_readable(arguments: Any, streamed: Any) -> Any:
     """The arguments that are said to be whole, or those that were streamed, if only they are JSON: whoever joins
     fragments that are said again gets none."""
-    if arguments == streamed or not isinstance(streamed, str) or not is_json(streamed):
+    if arguments == streamed or not isinstance(streamed, str) or not jsontext.is_json(streamed):
         return arguments or streamed
-    return arguments if isinstance(arguments, str) and is_json(arguments) else streamed
+    return arguments if isinstance(arguments, str) and jsontext.is_json(arguments) else streamed
 
 
 def _says_something(value: Any) -> bool:
@@ -455,7 +454,7 @@ def _is_vague(item: dict[str, Any]) -> bool:
 def _oddities(output: Any) -> tuple[str, ...]:
     calls = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     arguments = (call.get("arguments") for call in calls if call.get("type") in _CALLS)
-    is_odd = any(isinstance(text, str) and text and not is_json(text) for text in arguments)
+    is_odd = any(isinstance(text, str) and text and not jsontext.is_json(text) for text in arguments)
     return ("the arguments of a call are not JSON",) if is_odd else ()
 
 

@@ -18,6 +18,7 @@ from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from ..rules.rule import Rule
 from ..wire.sse import has_blank_line
+from ..wire.text import printable
 from .inject import Injection
 
 # Characters. mitmproxy's message about a broken response may quote all of it.
@@ -209,7 +210,7 @@ class Attempt:
 
     def cut(self, reason: str) -> None:
         """The transport ended the answer too early, before or within the response."""
-        self._cut = self._cut or reason[:LONGEST_REASON]
+        self._cut = self._cut or printable(reason, LONGEST_REASON)
         if not self.response_started:
             self._failure = self._failure or UpstreamUnreachable(f"the upstream gave no response: {self._cut}")
         self._on(Signal.BROKEN)

@@ -11,11 +11,12 @@ from mitmproxy import http
 from ..answer.oddities import in_brief
 from ..answer.report import Report
 from ..wire import jsontext
-from ..wire.text import counted
-from .attempt import Attempt
+from ..wire.text import counted, printable
+from .attempt import LONGEST_REASON, Attempt
 from .notes import save_notes
 from .response import MARK
 
+_LONGEST_COUNT: Final = 20
 # What is noted of a report, by the same names.
 _NOTED: Final = ("status", "events", "bytes", "finish_reason", "inferred", "truncated")
 
@@ -73,7 +74,7 @@ def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str) -> str:
     said, odd = f"{spec.rule}: {spec.endpoint} {spec.model}, no answer", _odd(report)
     flow.comment = said + odd
     flow.marked = flow.marked or MARK
-    return f"{said}: {message}, {_seconds(flow):.1f} s{odd}"
+    return f"{said}: {printable(message, LONGEST_REASON)}, {_seconds(flow):.1f} s{odd}"
 
 
 def _odd(report: Report) -> str:
@@ -92,5 +93,6 @@ def _tokens(usage: Any) -> str:
         return ""
     read = usage.get("prompt_tokens", usage.get("input_tokens"))
     written = usage.get("completion_tokens", usage.get("output_tokens"))
-    counts = " + ".join(f"{count} {way}" for count, way in ((read, "in"), (written, "out")) if isinstance(count, int))
+    ways = (read, "in"), (written, "out")
+    counts = " + ".join(f"{printable(str(count), _LONGEST_COUNT)} {way}" for count, way in ways if type(count) is int)
     return counts and f"{counts} tokens"
