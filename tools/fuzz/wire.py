@@ -582,8 +582,8 @@ class Http2:
             seen.headers.append(("reset", f"{event.error_code}"))
 
     def reset(self, number: int) -> None:
-        stream = next((stream for stream, asked in self._asked.items() if asked == number), None)
-        if stream is not None and not self.closed and not self.h2.streams[stream].closed:
+        stream = next((stream for stream, asked in self._asked.items() if asked == number), 0)
+        if stream in self.h2.streams and not self.closed and not self.h2.streams[stream].closed:
             self.h2.reset_stream(stream, 8)
             self._player.ask(self.h2.data_to_send())
 

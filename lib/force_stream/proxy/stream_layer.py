@@ -47,6 +47,8 @@ LONGEST_SLEEP: Final = 1.0
 SHORTEST_SLEEP: Final = 0.005
 # What may not be in the value of a header.
 _UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
+# RFC 9110, section 6.4.1.
+_WITHOUT_BODY: Final = (204, 304)
 # How often a request is sent that upstreams do not take because they are going away.
 MOST_SENDINGS: Final = 10
 
@@ -392,7 +394,7 @@ class ObservedStream(http_layers.HttpStream):
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
         assert self.flow.response is not None
         announced = self.flow.response.headers.get("content-length", "")
-        has_body = attempt.injection is None and self.flow.response.status_code not in (204, 304)
+        has_body = attempt.injection is None and self.flow.response.status_code not in _WITHOUT_BODY
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
     def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
@@ -464,7 +466,9 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._leave_upstream()
         if self.flow.response is None:
             self.flow.response = _stand_in()
-        self.flow.response.data.content = self._attempt.body()
+        # Over HTTP/1.1 a client would take the body of a status that has none for its next answer.
+        has_body = self.flow.response.status_code not in _WITHOUT_BODY
+        self.flow.response.data.content = self._attempt.body() if has_body else b""
         yield from self.send_response()
 
     def _answer_empty(self) -> Commands:

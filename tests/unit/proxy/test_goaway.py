@@ -303,3 +303,12 @@ def test_a_body_that_trailers_end_before_its_content_length_is_cut_off(play: Pla
         upstream.h2.send_data(1, body[:sent])
     upstream.send(HeadersFrame(1, data=Encoder().encode([("x-sum", "1")]), flags=["END_HEADERS", "END_STREAM"]))
     assert code_of(player) == (502, "stream_truncated")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_status_that_has_no_body_brings_none_into_a_clients_connection(play: Play, status: int) -> None:
+    player, upstream = play()
+    upstream.h2.send_headers(1, [(":status", f"{status}")])
+    upstream.send(DataFrame(1, data=b"HTTP/1.1 200 OK\r\n\r\n", flags=["END_STREAM"]))
+    assert player.to_client.count(b"HTTP/1.1") == 1
+    assert player.to_client.endswith(b"\r\n\r\n")
