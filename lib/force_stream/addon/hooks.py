@@ -21,9 +21,10 @@ from ..answer.fill import spelled
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
-from ..proxy import bodies, explain, request, response, summary
+from ..proxy import bodies, explain, kept_answers, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
+from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import LEFT_ALONE, SSE, UnreadableFlow, noted, save_notes, spec_of, was_made_to_stream
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
@@ -48,9 +49,17 @@ logger = logging.getLogger("force_stream")
 
 class Waiting(NamedTuple):
     """Its client waits for the document, within the rule's limits: its request was made to stream, or it is known that
-    this one cannot."""
+    this one cannot. `kept`: where its answer is kept if its client gives up."""
 
     wait: ClientWait
+    kept: KeptAnswer | None = None
+
+
+class Joined(NamedTuple):
+    """Its client waits for the answer to the very same request, whose own client gave up."""
+
+    wait: ClientWait
+    kept: KeptAnswer
 
 
 class Watched(NamedTuple):
@@ -67,7 +76,7 @@ class Own(NamedTuple):
 
 
 # A LiveCopy: its client asked for the event stream itself, and gets it as it comes.
-type Role = Waiting | Watched | LiveCopy | Own
+type Role = Waiting | Joined | Watched | LiveCopy | Own
 
 
 class ForceStream:
@@ -82,6 +91,7 @@ class ForceStream:
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
         self._retries = Retries(self.send_attempt, lambda: self.rules)
+        self._kept = KeptAnswers()
         self._counting: set[asyncio.Task[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
         # Whether requests of our own can be sent: below the hooks, by a mitmproxy that runs.
@@ -109,6 +119,7 @@ class ForceStream:
     def done(self) -> None:
         contentview.unregister()
         self.rules_watcher.stop()
+        self._kept.clear()
         if self._stream_layer is not None and self._stream_layer in ctx.master.addons.chain:
             ctx.master.addons.remove(self._stream_layer)
 
@@ -116,9 +127,7 @@ class ForceStream:
         self._stream_layer = _stream_layer(self._wait_of)
         if self._stream_layer is not None:
             ctx.master.addons.add(self._stream_layer)
-            proxyserver = ctx.master.addons.get("proxyserver")
-            waiting = self._stream_layer.take_over(getattr(proxyserver, "connections", {}).values())
-            self._roles.update({flow: Waiting(wait) for flow, wait in waiting.items()})
+            self._roles.update({flow: Waiting(wait) for flow, wait in self._stream_layer.take_over().items()})
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
@@ -129,8 +138,8 @@ class ForceStream:
 
     @property
     def learned(self) -> list[str]:
-        """What upstreams have said about streaming, a line each."""
-        return self._retries.learned.lines()
+        """What upstreams have said about streaming, a line each; and how much is kept for clients that gave up."""
+        return self._retries.learned.lines() + self._kept.lines()
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -175,11 +184,18 @@ class ForceStream:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
-        if flow.error or not flow.response:
-            return
+        if flow.response and not flow.error:
+            await self._respond(flow, role)
+        if isinstance(role, Waiting) and role.kept is not None:
+            self._finish(flow, role.wait, role.kept)
+
+    async def _respond(self, flow: http.HTTPFlow, role: Role | None) -> None:
+        assert flow.response is not None
         try:
             if not flow.live:
                 await self._read_from_file(flow)
+            elif isinstance(role, Joined):
+                await self._give_kept(flow, role)
             elif isinstance(role, (Waiting, Watched, Own)):
                 await self._answer_as(flow, role)
             elif was_made_to_stream(flow) and not noted(SSE, flow):
@@ -189,7 +205,7 @@ class ForceStream:
                 if isinstance(role, LiveCopy):
                     self._count_own_stream(flow, role)
                 await self._explain(flow)
-            if isinstance(role, Waiting | Watched) and role.wait.headers_sent:
+            if isinstance(role, Waiting | Joined | Watched) and role.wait.headers_sent:
                 await bodies.decode(flow.response)  # nothing told the client of an encoding
         except Exception as error:
             _log_fault("the client gets an error", error)
@@ -207,6 +223,8 @@ class ForceStream:
                 self.stats.add(flow_record.of_no_answer(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)
+        if isinstance(role, Waiting) and role.kept is not None:
+            self._finish(flow, role.wait, role.kept)
 
     # Requests
 
@@ -239,7 +257,12 @@ class ForceStream:
             rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
         if rule.force_upstream_stream or must_stream:
+            key = b""
+            if rule.keep_answers is not None and flow.is_replay is None:
+                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, rule))
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)
+            if key and isinstance(role, Waiting):
+                role = self._join_or_keep(flow, role.wait, key)
             if role is not None:
                 self._roles[flow] = role
         elif rule.learn and body.asks_plain:
@@ -274,6 +297,37 @@ class ForceStream:
         spec, limits = request.spec_for(body, rule, endpoint), replace(UNLIMITED, max_body=rule.max_body)
         return Watched(ClientWait(rule, Attempt(spec, limits, plain=True)))
 
+    # Answers whose clients gave up
+
+    def _join_or_keep(self, flow: http.HTTPFlow, wait: ClientWait, key: bytes) -> Role:
+        kept = self._kept.join(key, wait)
+        if kept is None:
+            return Waiting(wait, self._kept.begin(key, wait))
+        # It needs no connection, so that mitmproxy comes to its `response` hook at once.
+        wait.attempt, wait.retrying = None, True
+        flow.response = response.stand_in()
+        return Joined(wait, kept)
+
+    def _finish(self, flow: http.HTTPFlow, wait: ClientWait, kept: KeptAnswer) -> None:
+        answer = None if flow.error or flow.response is None else flow.response.copy()
+        failed = None if wait.attempt is not None and wait.attempt.answered else wait.attempt
+        if self._kept.finish(kept, kept_answers.Outcome(flow.id, flow.comment, flow.marked, answer, failed)):
+            flow.comment += f"; kept for {wait.rule.keep_answers:g} s"
+            logger.info(f"{wait.rule.name}: kept for {wait.rule.keep_answers:g} s, for the same request")
+
+    async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
+        outcome = await role.kept.outcome
+        if role.wait.client_gone or outcome.response is None:
+            return
+        flow.response = outcome.response.copy()
+        flow.comment = f"{outcome.comment}; the answer to the same request before"
+        flow.marked = outcome.marked
+        save_notes(flow, {"answered_by": outcome.flow_id})
+        logger.info(flow.comment)
+        if outcome.failed is not None and self.can_send:
+            role.wait.attempt = outcome.failed
+            await self._retries.retry(flow, role.wait)
+
     # Answers
 
     async def _read_from_file(self, flow: http.HTTPFlow) -> None:
@@ -293,6 +347,8 @@ class ForceStream:
         wait, attempt = role.wait, None if role.wait is None else role.wait.attempt
         if wait is None or attempt is None or flow.response is None:
             return
+        if wait.client_gone:
+            attempt.report.odd.append("the client gave up")
         is_whole = attempt.complete or not attempt.observed
         goes_through = attempt.plain and is_whole and not response.streams(flow.response)
         if not goes_through:
@@ -436,8 +492,8 @@ def _stream_layer(wait_of: Callable[[http.HTTPFlow], ClientWait | None]) -> "Str
         problem = f"{error}"
     logger.warning(
         f"force-stream: this mitmproxy is unknown below its hooks ({problem}). Answers are aggregated, but one that is "
-        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, retries, learn and inject do "
-        "nothing."
+        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, retries, learn, keep_answers "
+        "and inject do nothing."
     )
     return None
 

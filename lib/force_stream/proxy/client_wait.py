@@ -3,10 +3,11 @@
 Knows clocks and attempts; must not know mitmproxy, or how an answer is read.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from ..errors import ClientGone
 from ..rules.rule import Rule
@@ -24,6 +25,7 @@ class Deadline(Enum):
 class ClientWait:
     """`attempt`: the current one; None for a client that only gets what comes. `headers_sent`: a heartbeat has
     committed to 200. `client_gone`: nobody waits any more. `retrying`: another attempt is under way or follows a pause.
+    `kept`: the outcome, for a client whose answer is read to its end even when it is gone.
     """
 
     def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,6 +33,7 @@ class ClientWait:
         self.attempt = attempt
         self.heartbeat: Final = rule.heartbeat
         self.headers_sent = self.client_gone = self.retrying = False
+        self.kept: asyncio.Future[Any] | None = None
         self.clock = clock
         self._last_sign = clock()
 
@@ -42,8 +45,13 @@ class ClientWait:
     def leave(self) -> None:
         """The client is gone; another attempt that is under way is given up, so that its upstream stops billing."""
         self.client_gone = True
-        if self.retrying and self.attempt is not None:
+        if self.retrying and self.attempt is not None and self.kept is None:
             self.attempt.fail(ClientGone("the client is gone"))
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether the client has still to be sent the head of its answer."""
+        return not (self.headers_sent or self.client_gone)
 
     def next_deadline(self) -> float | None:
         """Seconds until something may be due; None if nothing ever will be."""
@@ -69,6 +77,6 @@ class ClientWait:
     def _next_heartbeat(self) -> float | None:
         # One that is only watched has no limits, and no heartbeats either.
         waits = self.attempt is not None and not self.attempt.is_final and self.attempt.rule.heartbeat is not None
-        if self.heartbeat is None or not (self.retrying or waits):
+        if self.heartbeat is None or self.client_gone or not (self.retrying or waits):
             return None
         return self._last_sign + self.heartbeat

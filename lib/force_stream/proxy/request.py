@@ -36,10 +36,8 @@ _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-ca
 # Headers that sign or hash the body. An upstream would reject a request that has one after its body was edited.
 _SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
 # What says for whose account a request is.
-_CREDENTIALS: Final = (
-    *("authorization", "api-key", "x-api-key", "x-goog-api-key"),
-    *("openai-organization", "openai-project", "cookie"),
-)
+KEYS: Final = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
+_CREDENTIALS: Final = (*KEYS, "openai-organization", "openai-project")
 
 # Characters. RFC 1035, section 2.3.4, has no longer names; and the longest name of a model that is remembered.
 _LONGEST_HOST: Final = 255

@@ -12,7 +12,7 @@ from mitmproxy import http
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE, Reply
-from ..errors import InternalError, OversizedStream
+from ..errors import InternalError, OversizedStream, UpstreamUnreachable
 from ..wire import jsontext
 from ..wire.text import printable
 from . import bodies
@@ -160,6 +160,12 @@ def fault() -> Reply:
     """The reply if the addon itself failed: a client that asked for JSON must not get raw events."""
     error = InternalError("the answer could not be aggregated")
     return Reply(error.status_hint, jsontext.dumps(error.body()))
+
+
+def stand_in() -> http.Response:
+    """What a client gets that waits for another flow's answer, should that never come."""
+    error = UpstreamUnreachable("the answer under way to the same request was ended")
+    return http.Response.make(error.status_hint, jsontext.dumps(error.body()), {"Content-Type": JSON_TYPE})
 
 
 # Another attempt

@@ -9,6 +9,7 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 12.0.1 to 12.3.1, but mitmproxy does not guarantee them.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -17,15 +18,15 @@ from copy import copy
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, Final
-from weakref import ref
+from weakref import WeakSet, ref
 
+from mitmproxy import ctx, http
 from mitmproxy import flow as mitmflow
-from mitmproxy import http
 from mitmproxy.addons import clientplayback
-from mitmproxy.connection import ConnectionState
+from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.net.http import validate
 from mitmproxy.options import Options
-from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy import commands, events, layer, server
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
@@ -78,6 +79,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
     commands: "CloseConnection Log RequestWakeup",
     events: "CommandCompleted DataReceived Event Wakeup",
     layer: "NextLayer Paused",
+    server: "ConnectionHandler.wakeup",
     clientplayback: "ReplayHandler.replay",
 }
 
@@ -106,9 +108,11 @@ class _Faulted(events.Event):
 
 class ObservedStream(http_layers.HttpStream):
     """An HTTP stream that feeds its flow's attempt, and serves the client that waits. Without either it does exactly
-    what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read."""
+    what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read.
+    `orphans`: the streams that go on without their clients."""
 
     wait_of: WaitOf
+    orphans: WeakSet[http_layers.HttpStream]
     receiver: Attempt | None = None
 
     _wait: ClientWait | None = None
@@ -172,6 +176,10 @@ class ObservedStream(http_layers.HttpStream):
         wait = self._wait
         if wait is not None and isinstance(event, _events.RequestProtocolError):
             wait.leave()
+            if wait.kept is not None:
+                self.orphans.add(self)
+                yield commands.Log(f"{wait.rule.name}: the client gave up; its answer is read to its end")
+                return
         elif wait is not None and isinstance(event, events.Wakeup):
             if self._waits_for(_hooks.HttpResponseHook):
                 yield from self._poll_between_attempts(wait)
@@ -243,7 +251,7 @@ class ObservedStream(http_layers.HttpStream):
             self._wake_at = None
         if wait.heartbeat is None:
             return
-        if wait.poll() is Deadline.HEARTBEAT and not wait.client_gone:
+        if wait.poll() is Deadline.HEARTBEAT:
             yield from self._heartbeat(wait)
         yield from self._wake_in(wait.next_deadline())
 
@@ -272,6 +280,20 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._heartbeat(self._wait)
         if not self._is_over and not self._attempt.is_final:
             yield from self._wake_in(self._wait.next_deadline())
+
+    @property
+    def timers(self) -> list[commands.RequestWakeup]:
+        """The wakeups that it has asked for."""
+        http_layer = self._http_layer()
+        sources = {} if http_layer is None else http_layer.command_sources
+        return [asked for asked, by in sources.items() if by is self and isinstance(asked, commands.RequestWakeup)]
+
+    @property
+    def kept(self) -> asyncio.Future[Any]:
+        """What comes of it, for a stream that goes on without its client."""
+        assert self._wait is not None
+        assert self._wait.kept is not None
+        return self._wait.kept
 
     @property
     def _is_over(self) -> bool:
@@ -503,6 +525,8 @@ class ObservedStream(http_layers.HttpStream):
         yield http_layers.SendHttp(_events.ResponseData(self.stream_id, b" "), self.context.client)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
+        if self._wait is None and (joined := self.wait_of(self.flow)) is not None and joined.retrying:
+            self._wait = joined  # it waits for an answer that another stream observes
         wait = None if already_streamed else self._wait
         if wait is not None and wait.heartbeat is not None:
             yield from self._wake_in(wait.heartbeat)
@@ -510,12 +534,12 @@ class ObservedStream(http_layers.HttpStream):
         reply = None
         try:
             # A heartbeat may have gone out before the `response` hook, or while it waited for another attempt.
-            while not (_is_response_head(command := sending.send(reply)) and wait and wait.headers_sent):
+            while not (_is_response_head(command := sending.send(reply)) and wait and not wait.needs_head):
                 self._hooked = self._hooked or isinstance(command, _hooks.HttpResponseHook)
                 reply = yield command
         except StopIteration:
             return
-        yield from self._send_after_heartbeat()
+        yield from self.flow_done() if wait.client_gone else self._send_after_heartbeat()
 
     def _send_after_heartbeat(self) -> Commands:
         """For a client that already has a head, with status 200."""
@@ -574,7 +598,9 @@ class StreamLayerAddon:
         for unknown, loss in ((_UNKNOWN_H11, "an interim response ends"), (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off")):
             if unknown:
                 logger.warning(f"force-stream: {unknown}; so {loss} an answer, as in mitmproxy alone")
-        stream = type("ObservedStream", (ObservedStream,), {"wait_of": staticmethod(wait_of)})
+        self._orphans: WeakSet[ObservedStream] = WeakSet()
+        own = {"wait_of": staticmethod(wait_of), "orphans": self._orphans}
+        stream = type("ObservedStream", (ObservedStream,), own)
 
         class ObservedLayer(http_layers.HttpLayer):
             def make_stream(self, stream_id: int) -> Commands:
@@ -595,11 +621,19 @@ class StreamLayerAddon:
         if wait is not None and wait.attempt is not None and flow.response is not None:
             flow.response.stream = False
 
-    def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, ClientWait]:
+    async def client_disconnected(self, client: Client) -> None:
+        # mitmproxy has stopped a gone client's timers, and closes the connections to its upstreams when this returns.
+        orphans = [stream for stream in self._orphans if stream.context.client is client]
+        if orphans:
+            handler = next(each for each in _handlers() if each.client is client)
+            timers = [asyncio.create_task(handler.wakeup(timer)) for stream in orphans for timer in stream.timers]
+            await asyncio.wait([*timers, *(stream.kept for stream in orphans)])
+
+    def take_over(self) -> dict[http.HTTPFlow, ClientWait]:
         """Have connections that are already open make observed streams too: those from before a reload would otherwise
         keep using the old addon. Returns the flows whose clients are waiting there."""
         waiting: dict[http.HTTPFlow, ClientWait] = {}
-        layers: list[Any] = [handler.layer for handler in handlers]
+        layers: list[Any] = [handler.layer for handler in _handlers()]
         while layers:
             made = layers.pop()
             if isinstance(made, http_layers.HttpLayer):
@@ -624,6 +658,13 @@ class StreamLayerAddon:
             # mitmproxy leaves them running: that of an HTTP/2 connection's pings would hold the flow for 58 seconds.
             for timer in handler.wakeup_timer:
                 timer.cancel()
+
+
+def _handlers() -> Iterable[ConnectionHandler]:
+    """Those of all clients' connections."""
+    proxyserver = ctx.master.addons.get("proxyserver")  # type: ignore[no-untyped-call]
+    handlers: Iterable[ConnectionHandler] = getattr(proxyserver, "connections", {}).values()
+    return handlers
 
 
 def _options_for(flow: http.HTTPFlow, options: Options) -> Options:

@@ -179,6 +179,13 @@ KEYS: Final[Mapping[str, Key]] = {
         "the line for them.",
         example='{"choices.*.message.refusal": null}',
     ),
+    "keep_answers": Key(
+        parse.or_null(parse.seconds),
+        "When the application gives up while its forced answer is under way, read the answer to its end, and keep it "
+        "for this many seconds: the very same request, sent again, gets it, once. `null`: the upstream is stopped. See "
+        "[kept answers](failures.md#kept-answers).",
+        example="300",
+    ),
     "inject": Key(
         parse.or_null(lambda node: parse.read_mapping(node, {name: row.parse for name, row in FAULTS.items()}), dict),
         "Make this rule's answers fail on purpose. See [inject faults](failures.md#inject-faults).",

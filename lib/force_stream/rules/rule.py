@@ -55,6 +55,7 @@ class Rule:
     max_body: int = 64 * 1024**2
     learn: bool | tuple[str, ...] = False
     fill: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    keep_answers: float | None = None
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     _hosts: tuple[HostPattern, ...] = field(init=False, repr=False, compare=False)

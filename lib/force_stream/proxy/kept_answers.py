@@ -1,0 +1,147 @@
+"""Answers that are read to their ends although their clients gave up, for the very same requests sent again.
+
+Knows requests and outcomes; must not know how an answer comes in, or any credential or body: those are here as salted
+hashes.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from operator import itemgetter
+from secrets import token_bytes
+from typing import Final
+
+from mitmproxy import http
+
+from ..rules.rule import Rule
+from .attempt import Attempt
+from .client_wait import ClientWait
+from .request import KEYS
+
+logger = logging.getLogger("force_stream")
+
+# Bytes of all finished answers; the oldest goes first.
+MOST_BYTES: Final = 256 * 1024**2
+_SALT: Final = token_bytes(16)
+# Headers by which a request that is sent again may differ: those of the connection, and of tracing.
+_NOT_COMPARED: Final = frozenset(
+    b"""
+    connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length
+    traceparent tracestate baggage sentry-trace b3 uber-trace-id x-amzn-trace-id x-cloud-trace-context
+    request-id x-request-id x-correlation-id x-client-request-id x-stainless-retry-count
+    """.split()
+)
+_NOT_COMPARED_PREFIXES: Final = (b"x-b3-", b"x-datadog-")
+
+
+def key_of(flow: http.HTTPFlow, rule: Rule) -> bytes:
+    """A hash of all that makes a request the very same as another one, under a rule that is the same too. Where nothing
+    in its headers says for whose account it is, the client's address is part of that."""
+    request, client = flow.request, flow.client_conn
+    fields = [(name.lower(), value) for name, value in request.headers.fields]
+    compared = [
+        (name, value)
+        for name, value in sorted(fields, key=itemgetter(0))
+        if name not in _NOT_COMPARED and not name.startswith(_NOT_COMPARED_PREFIXES)
+    ]
+    has_key = any(name in request.headers for name in KEYS)
+    asked = (
+        *(rule, request.scheme, request.host, request.port, request.host_header, request.method, request.path),
+        *(client.sni, client.proxy_mode.full_spec, flow.metadata.get("proxyauth"), compared),
+        None if has_key or not client.peername else client.peername[0],
+    )
+    digest = blake2b(repr(asked).encode(errors="replace"), digest_size=32, key=_SALT)
+    digest.update(request.raw_content or b"")
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request. `failed`: the attempt, if it did not become a whole answer."""
+
+    flow_id: str
+    comment: str
+    marked: str
+    response: http.Response | None
+    failed: Attempt | None
+
+
+NOTHING: Final = Outcome("", "", "", None, None)
+
+
+@dataclass(eq=False)
+class KeptAnswer:
+    """An answer under way, or one that waits for its request to come again. `wait`: the client that it is for."""
+
+    key: bytes
+    wait: ClientWait
+    outcome: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    size: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class KeptAnswers:
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._most = most
+        self._answers: list[KeptAnswer] = []
+
+    def clear(self) -> None:
+        """Forget all of them; who waits for one gets nothing."""
+        for kept in list(self._answers):
+            self._forget(kept)
+            if not kept.outcome.done():
+                kept.outcome.set_result(NOTHING)
+
+    def begin(self, key: bytes, wait: ClientWait) -> KeptAnswer:
+        """An answer that will be kept if its client gives up."""
+        kept = KeptAnswer(key, wait)
+        wait.kept = kept.outcome
+        self._answers.append(kept)
+        return kept
+
+    def join(self, key: bytes, wait: ClientWait) -> KeptAnswer | None:
+        """The answer to the same request that nobody waits for; from now on it is this client's."""
+        for kept in self._answers:
+            if kept.key == key and kept.wait.client_gone:
+                kept.wait = wait
+                if kept.outcome.done():
+                    self._forget(kept)
+                return kept
+        return None
+
+    def finish(self, kept: KeptAnswer, outcome: Outcome) -> bool:
+        """Whether it is kept now."""
+        if kept.outcome.done():
+            return False
+        kept.outcome.set_result(outcome)
+        was_known = self._forget(kept)
+        if not was_known or outcome.failed or outcome.response is None or not kept.wait.client_gone:
+            return False
+        kept.size = len(outcome.response.raw_content or b"")
+        self._answers.append(kept)
+        seconds = kept.wait.rule.keep_answers
+        assert seconds is not None
+        kept.timer = asyncio.get_running_loop().call_later(seconds, self._drop, kept, f"for {seconds:g} s")
+        while sum(each.size for each in self._answers) > self._most:
+            oldest = next(each for each in self._answers if each.outcome.done())
+            self._drop(oldest, f"until {self._most:,} bytes were kept")
+        return kept in self._answers
+
+    def _drop(self, kept: KeptAnswer, how_long: str) -> None:
+        self._forget(kept)
+        logger.info(f"{kept.wait.rule.name}: a kept answer was dropped: nobody asked for it {how_long}")
+
+    def _forget(self, kept: KeptAnswer) -> bool:
+        """Whether it was here."""
+        if kept.timer is not None:
+            kept.timer.cancel()
+        was_known = kept in self._answers
+        if was_known:
+            self._answers.remove(kept)
+        return was_known
+
+    def lines(self) -> list[str]:
+        """All of it, in words."""
+        finished = [kept.size for kept in self._answers if kept.outcome.done()]
+        return [f"kept: {len(finished)} answers whose clients gave up, {sum(finished):,} bytes"] if finished else []
