@@ -1,9 +1,13 @@
 """Answers whose clients gave up: mitmdump with the addon between real clients that leave, and come back."""
 
 import itertools
+import json
+import re
 import socket
 import struct
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
@@ -58,11 +62,14 @@ _keys = (f"kept-{number}" for number in itertools.count(1))
 
 
 @pytest.fixture
-def proxy(shared_proxy: Callable[..., Proxy], shared_rules: Callable[..., Any], upstream: Upstream) -> Proxy:
+def proxy(shared_proxy: Callable[..., Proxy], shared_rules: Callable[..., Any], upstream: Upstream) -> Iterator[Proxy]:
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "https", "h2")]
     options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
     scripts = [ADDON, SCRIPTS / "quick_retries.py", H2_UPSTREAM]
-    return shared_proxy(*modes, "regular", scripts=scripts, options=options, remote=True)
+    proxy = shared_proxy(*modes, "regular", scripts=scripts, options=options, remote=True)
+    since = proxy.mark()
+    yield proxy
+    assert [line for line in proxy.log_lines[since:] if "Traceback" in line or "fault" in line] == []
 
 
 @pytest.fixture
@@ -94,9 +101,25 @@ def leave_at(client: Http1Client | Http2Client, how: str, stream: int = 1) -> No
         client.close()
 
 
-def body_of(model: str, **members: Any) -> bytes:
-    import json
+def wait_for_heartbeat(client: Http1Client | Http2Client) -> Callable[[], Response]:
+    """Returns what reads the rest of the answer."""
+    if isinstance(client, Http2Client):
+        while not client.receive_some(1).chunks:
+            pass
+        assert client.open_response[1].body == b" "
+        return lambda: client.receive(1)
+    incoming = client.begin("POST")
+    assert incoming.read_piece() == b" "
 
+    def receive() -> Response:
+        while incoming.read_piece() is not None:
+            pass
+        return incoming.response
+
+    return receive
+
+
+def body_of(model: str, **members: Any) -> bytes:
     return json.dumps(request(model, **members)).encode()
 
 
@@ -114,7 +137,7 @@ def connect(proxy: Proxy, upstream: Upstream, certs: Certs) -> Callable[..., Any
 
 
 @pytest.mark.parametrize("mode", [HTTP, TLS, H2, REGULAR], ids=["http", "https", "h2", "tunnel"])
-@pytest.mark.parametrize("version, how", [("h1", "close"), ("h1", "reset"), ("h2", "rst_stream"), ("h2", "close")])
+@pytest.mark.parametrize(("version", "how"), [("h1", "close"), ("h1", "reset"), ("h2", "rst_stream"), ("h2", "close")])
 def test_an_answer_whose_client_gave_up_is_given_once_to_the_same_request(
     proxy: Proxy,
     upstream: Upstream,
@@ -131,7 +154,7 @@ def test_an_answer_whose_client_gave_up_is_given_once_to_the_same_request(
         leave_at(client, how)
         proxy.wait_for_log(GAVE_UP, since=since)
         scripted.gate.open()
-        proxy.wait_for_log("kept: kept for 300 s, for the same request", since=since)
+        proxy.wait_for_log("kept: the client gave up; kept for 300 s, for the same request", since=since)
     upstream.answer(*event_stream(STREAM).steps)
     with connect(version, mode) as client:
         for number in (1, 2):
@@ -139,3 +162,239 @@ def test_an_answer_whose_client_gave_up_is_given_once_to_the_same_request(
             assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
             assert len(upstream.requests) == number
     assert not upstream.requests[0].abandoned
+
+
+STARTS: dict[str, Callable[[Gate, Gate], list[Any]]] = {
+    "before the head": lambda begun, gate: [Signal(begun), WaitFor(gate), *event_stream(STREAM).steps],
+    "after the head": lambda begun, gate: [Head(), Signal(begun), WaitFor(gate), Data(STREAM), End()],
+}
+
+
+@pytest.mark.parametrize("version", ["h1", "h2"])
+@pytest.mark.parametrize("start", STARTS)
+def test_the_same_request_joins_an_answer_under_way_whenever_its_client_gave_up(
+    proxy: Proxy, upstream: Upstream, connect: Callable[..., Any], headers: Any, start: str, version: str
+) -> None:
+    begun, gate = Gate(), Gate()
+    upstream.answer(*STARTS[start](begun, gate))
+    for _ in range(2):
+        since = proxy.mark()
+        with connect(version) as client:
+            client.start("POST", CHAT, headers, body_of("beating"))
+            begun.wait()
+            wait_for_heartbeat(client)
+        proxy.wait_for_log("client disconnect", since=since)
+    with connect(version) as client:
+        client.start("POST", CHAT, headers, body_of("beating"))
+        receive = wait_for_heartbeat(client)
+        gate.open()
+        response = receive()
+    assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
+    assert len(upstream.requests) == 1
+    first, *_, last = proxy.flows(dict(headers)["x-answer"])
+    assert last["metadata"]["force_stream.answered_by"] == first["id"]
+    assert last["comment"].endswith("; the answer to the same request before")
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["joins", "is late"])
+def test_openais_client_gets_the_answer_when_it_tries_again_after_its_timeout(
+    proxy: Proxy, upstream: Upstream, certs: Certs, joins: bool
+) -> None:
+    since, scripted, tells_apart = proxy.mark(), Scripted(upstream), {"x-answer": next(_keys)}
+    settings: Any = {"timeout": 1.0, "default_headers": tells_apart}
+    url = f"{proxy.urls[HTTP]}/v1"
+    if joins:
+        opener = threading.Thread(
+            target=lambda: (proxy.wait_for_log(GAVE_UP, since=since), scripted.gate.open()), daemon=True
+        )
+        opener.start()
+        with openai_client(url, certs, max_retries=2, **settings) as client:
+            answer = client.chat.completions.create(**request("kept"))
+        opener.join()
+    else:
+        with openai_client(url, certs, **settings) as client:
+            with pytest.raises(openai.APITimeoutError):
+                client.chat.completions.create(**request("kept"))
+            scripted.gate.open()
+            proxy.wait_for_log("kept: the client gave up; kept for 300 s", since=since)
+            answer = client.chat.completions.create(**request("kept"))
+    assert answer.choices[0].message.content == DOCUMENT["choices"][0]["message"]["content"]
+    assert len(upstream.requests) == 1
+
+
+GOOD = event_stream(STREAM)
+OTHERS: dict[str, dict[str, Any]] = {
+    "another key": {"headers": {"authorization": "Bearer sk-other"}},
+    "no key": {"headers": {"authorization": None}},
+    "another cookie": {"headers": {"cookie": "session=2"}},
+    "another organization": {"headers": {"openai-organization": "org-2"}},
+    "another idempotency key": {"headers": {"idempotency-key": "2"}},
+    "another query": {"path": f"{CHAT}?key=2"},
+    "another body": {"body": body_of("kept", seed=2)},
+    "another spelling of the body": {"body": body_of("kept") + b" "},
+    "another rule": {"body": body_of("brief")},
+}
+SAME: dict[str, dict[str, Any]] = {
+    "traces": {"headers": {"traceparent": "00-2-2-01", "x-request-id": "2", "x-b3-traceid": "2"}},
+    "a counted try": {"headers": {"x-stainless-retry-count": "1", "Connection": "close"}},
+}
+
+
+def varied(headers: list[tuple[str, str]], values: dict[str, str | None]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in (dict(headers) | values).items() if value is not None]
+
+
+@pytest.mark.parametrize(("change", "is_same"), [(name, name in SAME) for name in OTHERS | SAME])
+def test_only_the_very_same_request_gets_a_kept_answer(
+    proxy: Proxy, upstream: Upstream, headers: Any, change: str, is_same: bool
+) -> None:
+    since, scripted, changes = proxy.mark(), Scripted(upstream), (OTHERS | SAME)[change]
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, headers, body_of("kept"))
+        scripted.begun.wait()
+    proxy.wait_for_log(GAVE_UP, since=since)
+    scripted.gate.open()
+    proxy.wait_for_log("kept: the client gave up; kept for 300 s", since=since)
+    upstream.answer(GOOD)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        sent = varied(headers, changes.get("headers", {}))
+        response = client.request("POST", changes.get("path", CHAT), sent, changes.get("body", body_of("kept")))
+    assert response.json() == DOCUMENT
+    assert len(upstream.requests) == (1 if is_same else 2)
+
+
+def test_two_requests_of_clients_that_both_wait_are_two_answers(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
+    scripted = [Scripted(upstream), Scripted(upstream)]
+    with Http1Client(proxy.urls[HTTP]) as first, Http1Client(proxy.urls[HTTP]) as second:
+        for client in (first, second):
+            client.start("POST", CHAT, headers, body_of("kept"))
+        upstream.wait_request(2)
+        for each in scripted:
+            each.gate.open()
+        assert [client.receive("POST").json() for client in (first, second)] == [DOCUMENT, DOCUMENT]
+    assert len(upstream.requests) == 2
+
+
+CUT = Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), Close())
+
+
+def gone(proxy: Proxy, upstream: Upstream, headers: Any, model: str, *steps: Any) -> Gate:
+    """A client that gave up, whose answer goes on with these steps once the gate is open."""
+    since, begun, gate = proxy.mark(), Gate(), Gate()
+    upstream.answer(Head(), Data(sse(*EVENTS[:2], done=False)), Signal(begun), WaitFor(gate), *steps)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, headers, body_of(model))
+        begun.wait()
+    proxy.wait_for_log(GAVE_UP, since=since)
+    return gate
+
+
+def test_a_failed_answer_is_not_kept(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
+    since, gate = proxy.mark(), gone(proxy, upstream, headers, "kept", Close())
+    gate.open()
+    proxy.wait_for_log("kept: chat kept, 502, stream_truncated", since=since)
+    upstream.answer(GOOD)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        assert client.request("POST", CHAT, headers, body_of("kept")).json() == DOCUMENT
+    assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize(("model", "status", "requests"), [("kept", 502, 1), ("retried", 200, 2)])
+def test_a_failure_is_the_failure_of_the_request_that_joined(
+    proxy: Proxy, upstream: Upstream, headers: Any, model: str, status: int, requests: int
+) -> None:
+    gate = gone(proxy, upstream, headers, model, Close())
+    upstream.answer(GOOD)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, headers, body_of(model))
+        wait_until_joined(proxy, headers)
+        gate.open()
+        response = client.receive("POST")
+    assert (response.status, response.ended) == (status, "complete")
+    assert status == 502 or response.json() == DOCUMENT
+    assert len(upstream.requests) == requests
+
+
+def wait_until_joined(proxy: Proxy, headers: Any) -> None:
+    for _ in range(200):
+        if len(proxy.flows(dict(headers)["x-answer"])) == 2:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the second request did not come")
+
+
+def test_a_try_under_way_goes_on_as_well(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
+    since, scripted = proxy.mark(), None
+    upstream.answer(CUT)
+    scripted = Scripted(upstream)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, headers, body_of("retried"))
+        scripted.begun.wait()
+    proxy.wait_for_log(GAVE_UP, since=since)
+    scripted.gate.open()
+    proxy.wait_for_log("retried: the client gave up; kept for 300 s", since=since)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        assert client.request("POST", CHAT, headers, body_of("retried")).json() == DOCUMENT
+    assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize("model", ["brief", "changed"])
+def test_a_kept_answer_is_forgotten(proxy: Proxy, upstream: Upstream, headers: Any, model: str) -> None:
+    since, gate = proxy.mark(), gone(proxy, upstream, headers, model, Data(sse(*EVENTS[2:])), End())
+    gate.open()
+    proxy.wait_for_log(f"{model}: the client gave up; kept for", since=since)
+    if model == "brief":
+        proxy.wait_for_log("brief: a kept answer was dropped: nobody asked for it for 0.5 s", since=since)
+    else:
+        assert any(re.match(r"kept: \d+ answers? of clients that gave up", line) for line in rules_of(proxy))
+        proxy.command("force_stream.set", "changed", "timeout", "100")
+    upstream.answer(GOOD)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        assert client.request("POST", CHAT, headers, body_of(model)).json() == DOCUMENT
+    assert len(upstream.requests) == 2
+
+
+def rules_of(proxy: Proxy) -> list[str]:
+    lines: list[str] = proxy.command("force_stream.rules")
+    return lines
+
+
+@pytest.mark.parametrize(("version", "how"), [("h1", "close"), ("h2", "close"), ("h2", "rst_stream")])
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("hurried", "hurried: chat hurried, 504, stream_timeout"),
+        ("stalled", "stalled: the client gave up; kept for 300 s"),
+    ],
+)
+def test_the_rules_clocks_go_on_without_the_client(
+    proxy: Proxy,
+    upstream: Upstream,
+    connect: Callable[..., Any],
+    headers: Any,
+    model: str,
+    line: str,
+    version: str,
+    how: str,
+) -> None:
+    since, begun = proxy.mark(), Gate()
+    rest = [Data(sse(*EVENTS[3:])), End()] if model == "stalled" else [Linger()]
+    upstream.answer(Head(), Data(sse(*EVENTS[:3], done=False)), Signal(begun), *rest)
+    with connect(version) as client:
+        client.start("POST", CHAT, headers, body_of(model))
+        begun.wait()
+        leave_at(client, how)
+        proxy.wait_for_log(f"{model}: {GAVE_UP}", since=since)
+        proxy.wait_for_log(line, since=since)
+    if model == "hurried":
+        assert upstream.requests[0].wait_closed(5)
+
+
+def test_mitmproxy_stops_at_once_while_an_answer_goes_on_without_its_client(
+    proxy_factory: Callable[..., Proxy], shared_rules: Callable[..., Any], upstream: Upstream, headers: Any
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    proxy = proxy_factory(f"reverse:{upstream.url('http')}", scripts=[ADDON], options=options)
+    gone(proxy, upstream, headers, "kept", Linger())
+    assert proxy.stop(10) == 0
+    assert "Traceback" not in proxy.log

@@ -312,8 +312,11 @@ class ForceStream:
         answer = None if flow.error or flow.response is None else flow.response.copy()
         failed = None if wait.attempt is not None and wait.attempt.answered else wait.attempt
         if self._kept.finish(kept, kept_answers.Outcome(flow.id, flow.comment, flow.marked, answer, failed)):
-            flow.comment += f"; kept for {wait.rule.keep_answers:g} s"
-            logger.info(f"{wait.rule.name}: kept for {wait.rule.keep_answers:g} s, for the same request")
+            said = f"the client gave up; kept for {wait.rule.keep_answers:g} s"
+            flow.comment += f"; {said}"
+            if wait.attempt is not None:
+                wait.attempt.report.odd.append(said)  # for the page, which is told of it next
+            logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
         outcome = await role.kept.outcome
@@ -347,8 +350,6 @@ class ForceStream:
         wait, attempt = role.wait, None if role.wait is None else role.wait.attempt
         if wait is None or attempt is None or flow.response is None:
             return
-        if wait.client_gone:
-            attempt.report.odd.append("the client gave up")
         is_whole = attempt.complete or not attempt.observed
         goes_through = attempt.plain and is_whole and not response.streams(flow.response)
         if not goes_through:

@@ -15,6 +15,7 @@ from typing import Final
 from mitmproxy import http
 
 from ..rules.rule import Rule
+from ..wire.text import counted
 from .attempt import Attempt
 from .client_wait import ClientWait
 from .request import KEYS
@@ -144,4 +145,5 @@ class KeptAnswers:
     def lines(self) -> list[str]:
         """All of it, in words."""
         finished = [kept.size for kept in self._answers if kept.outcome.done()]
-        return [f"kept: {len(finished)} answers whose clients gave up, {sum(finished):,} bytes"] if finished else []
+        count = counted(len(finished), "answer")
+        return [f"kept: {count} of clients that gave up, {counted(sum(finished), 'byte')}"] if finished else []

@@ -79,7 +79,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
     commands: "CloseConnection Log RequestWakeup",
     events: "CommandCompleted DataReceived Event Wakeup",
     layer: "NextLayer Paused",
-    server: "ConnectionHandler.wakeup",
+    server: "ConnectionHandler.wakeup ConnectionIO.handler",
     clientplayback: "ReplayHandler.replay",
 }
 
@@ -539,7 +539,7 @@ class ObservedStream(http_layers.HttpStream):
                 reply = yield command
         except StopIteration:
             return
-        yield from self.flow_done() if wait.client_gone else self._send_after_heartbeat()
+        yield from self._end_short() if wait.client_gone else self._send_after_heartbeat()
 
     def _send_after_heartbeat(self) -> Commands:
         """For a client that already has a head, with status 200."""
@@ -553,7 +553,8 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._end_short()
 
     def _end_short(self) -> Commands:
-        """The status has been sent, so the body is cut short: no client mistakes that for an answer."""
+        """The status has been sent, so the body is cut short: no client mistakes that for an answer; or no client is
+        there any more."""
         cut = _events.ResponseProtocolError(self.stream_id, "failed", _events.ErrorCode.GENERIC_SERVER_ERROR)
         yield http_layers.SendHttp(cut, self.context.client)
         self.flow.live = False
@@ -628,6 +629,10 @@ class StreamLayerAddon:
             handler = next(each for each in _handlers() if each.client is client)
             timers = [asyncio.create_task(handler.wakeup(timer)) for stream in orphans for timer in stream.timers]
             await asyncio.wait([*timers, *(stream.kept for stream in orphans)])
+            # A connection that is being closed would stay open if mitmproxy cancelled its handler once more.
+            for peer, transport in list(handler.transports.items()):
+                if peer.state is ConnectionState.CLOSED and transport.handler is not None:
+                    await asyncio.wait([transport.handler])
 
     def take_over(self) -> dict[http.HTTPFlow, ClientWait]:
         """Have connections that are already open make observed streams too: those from before a reload would otherwise
