@@ -7,15 +7,17 @@
     assert player.answer.status_code == 504
 
 The client speaks HTTP/1 unless a test says `client_http2`, and so does the upstream unless it says `http2`. Every hook
-is answered at once; `response` gives the client what the attempt has become, as the addon does. A connection that the
-layer closes is heard of as closed, and hears nothing more, as with mitmproxy's sockets. Knows the stream layer's public
-face alone; the clock is the player's own.
+is answered at once; `response` gives the client what the attempt has become, as the addon does. A client that leaves
+takes everything with it, unless the rule keeps answers (tests/e2e/test_kept_answers.py shows that mitmproxy does both).
+A connection that the layer closes is heard of as closed, and hears nothing more, as with mitmproxy's sockets. Knows the
+stream layer's public face alone; the clock is the player's own.
 """
 
 import heapq
 import time
 from collections import deque
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
@@ -214,7 +216,8 @@ class Player:
             elif self.rule:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
                 attempt = Attempt(spec, self.rule, clock=lambda: self.now)
-                self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+                wait = self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+                wait.kept = Mock() if self.rule.keep_answers else None
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and self.live:
             flow.response.stream = True
         elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:
@@ -238,7 +241,8 @@ class Player:
 
     def _end(self, peer: connection.Connection) -> list[events.Event]:
         """What is heard of a connection's end, once."""
-        if peer is self.client and peer.state is connection.ConnectionState.CLOSED:
+        is_kept = self.rule is not None and self.rule.keep_answers is not None
+        if peer is self.client and peer.state is connection.ConnectionState.CLOSED and not is_kept:
             # mitmproxy closes all others with it, and nobody is woken any more.
             self._wakeups.clear()
             for server in self.servers:

@@ -25,6 +25,7 @@ MAY_KNOW_MITMPROXY = {
             "chunked",
             "explain",
             "goaway",
+            "kept_answers",
             "live_copy",
             "notes",
             "request",

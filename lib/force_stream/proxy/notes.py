@@ -213,6 +213,14 @@ def copy_request_notes(flow: http.HTTPFlow, other: http.HTTPFlow) -> None:
     other.metadata = {key: value for key, value in _kept(flow).items() if key in names}
 
 
+# What another addon of mitmproxy keeps there
+
+
+def proxy_user(flow: http.HTTPFlow) -> object:
+    """Who the client is to this proxy, where it asks for that (`proxyauth`)."""
+    return _kept(flow).get("proxyauth")
+
+
 # Reading several
 
 

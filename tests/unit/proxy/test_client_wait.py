@@ -1,6 +1,7 @@
 """What a waiting client is due: heartbeats, and the answer of the attempt in hand, under a clock of its own."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
@@ -89,3 +90,16 @@ def test_a_client_that_leaves_gives_up_the_other_attempt_and_not_its_own() -> No
     wait.leave()
     assert wait.attempt is not None
     assert wait.attempt.state is State.FAILED
+
+
+def test_a_client_whose_answer_is_kept_gives_nothing_up_and_gets_no_heartbeat() -> None:
+    clock = Clock()
+    wait = waiting(clock, heartbeat=4)
+    assert wait.attempt is not None
+    wait.kept = Mock()
+    wait.retry(Attempt(wait.attempt.spec, wait.attempt.rule, clock=clock))
+    assert wait.needs_head
+    wait.leave()
+    clock.advance(20_000)
+    assert wait.attempt is not None
+    assert (wait.attempt.state, wait.poll(), wait.needs_head) == (State.WAITING, Deadline.NOTHING, False)

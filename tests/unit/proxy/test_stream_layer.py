@@ -345,6 +345,41 @@ def test_a_client_that_leaves_takes_its_request_to_the_upstream_with_it(play: Ca
     assert player.hooks[-1] == "error"
 
 
+# What comes when the client has gone, and what becomes of its answer.
+AFTER_THE_CLIENT: dict[str, tuple[list[Callable[[Player], None]], int, str]] = {
+    "the rest": ([lambda player: player.upstream_sends(HEAD, piece(STREAM), END)], 200, ""),
+    "the rest, and no end": ([lambda player: player.upstream_sends(HEAD, piece(STREAM))], 200, "upstream"),
+    "a part": ([lambda player: player.upstream_sends(HEAD, BEGIN), Player.upstream_closes], 502, "upstream"),
+    "silence": ([lambda player: player.upstream_sends(HEAD, BEGIN)], 504, "upstream"),
+    "nothing": ([], 504, "upstream"),
+}
+
+
+@pytest.mark.parametrize("after", AFTER_THE_CLIENT)
+@pytest.mark.parametrize("was_committed", [False, True])
+def test_an_answer_that_is_kept_is_read_to_its_end_without_the_client(
+    play: Callable[..., Player], after: str, was_committed: bool
+) -> None:
+    steps, status, closed = AFTER_THE_CLIENT[after]
+    player = play(keep_answers=300, idle_timeout=5, heartbeat=2)
+    player.wait(2.1 if was_committed else 0)
+    before = player.to_client
+    assert bool(before) == was_committed
+    player.client_leaves()
+    for step in steps:
+        step(player)
+    player.wait(10)
+    assert player.flow is not None
+    assert player.flow.response is not None
+    assert player.flow.response.status_code == status
+    assert status != 200 or player.flow.response.json() == DOCUMENT
+    assert player.to_client == before
+    assert player.ends[player.flow.id] == ["response"]
+    assert player.closed == ["client", closed] if closed else ["client"]
+    assert player.is_asleep
+    assert not player.flow.live
+
+
 def test_nothing_is_asked_of_the_clock_once_the_client_has_its_answer(play: Callable[..., Player]) -> None:
     player = play(timeout=60, heartbeat=5)
     player.upstream_sends(HEAD, piece(STREAM), END)

@@ -1,0 +1,193 @@
+"""Answers that are kept: for which request, how many bytes of them, how long, and that each is given once."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from force_stream.proxy.client_wait import ClientWait
+from force_stream.proxy.kept_answers import NOTHING, KeptAnswer, KeptAnswers, Outcome, key_of
+from force_stream.rules.rule import Rule
+from harness.master import flow_with
+from mitmproxy import http
+
+RULE = Rule("r", ("h",), keep_answers=300)
+
+
+def outcome(size: int = 2, **values: Any) -> Outcome:
+    given = {"flow_id": "1", "comment": "", "marked": "", "response": http.Response.make(200, b"x" * size)}
+    return Outcome(**given | {"failed": None} | values)
+
+
+def begun(answers: KeptAnswers, key: bytes = b"k") -> KeptAnswer:
+    return answers.begin(key, ClientWait(RULE))
+
+
+def kept(answers: KeptAnswers, key: bytes = b"k", size: int = 2) -> KeptAnswer:
+    """One that is finished, and whose client has gone."""
+    made = begun(answers, key)
+    made.wait.leave()
+    assert answers.finish(made, outcome(size)) is (made in answers._answers)
+    return made
+
+
+def in_loop(test: Callable[[], None]) -> Callable[[], None]:
+    async def inside() -> None:
+        test()
+
+    return lambda: asyncio.run(inside())
+
+
+@in_loop
+def test_it_is_given_once_and_to_the_same_request_alone() -> None:
+    answers = KeptAnswers()
+    made = kept(answers)
+    assert answers.join(b"other", ClientWait(RULE)) is None
+    assert answers.join(b"k", ClientWait(RULE)) is made
+    assert answers.join(b"k", ClientWait(RULE)) is None
+    assert answers.lines() == []
+
+
+@in_loop
+def test_one_that_is_under_way_has_one_client_at_a_time() -> None:
+    answers = KeptAnswers()
+    made, second = begun(answers), ClientWait(RULE)
+    assert answers.join(b"k", second) is None, "the first client is there"
+    made.wait.leave()
+    assert answers.join(b"k", second) is made
+    assert answers.join(b"k", ClientWait(RULE)) is None, "the second client is there"
+    second.leave()
+    third = ClientWait(RULE)
+    assert answers.join(b"k", third) is made
+    assert not answers.finish(made, outcome()), "the third client gets it"
+    assert made.outcome.result().response is not None
+    third.leave()
+    assert answers.join(b"k", ClientWait(RULE)) is None
+
+
+@pytest.mark.parametrize(
+    ("gone", "values", "is_kept"),
+    [(True, {}, True), (False, {}, False), (True, {"failed": object()}, False), (True, {"response": None}, False)],
+)
+def test_a_whole_answer_whose_client_is_gone_is_kept(gone: bool, values: dict[str, Any], is_kept: bool) -> None:
+    @in_loop
+    def test() -> None:
+        answers = KeptAnswers()
+        made = begun(answers)
+        if gone:
+            made.wait.leave()
+        assert answers.finish(made, outcome(**values)) == is_kept
+        assert not answers.finish(made, outcome()), "a flow ends once"
+        made.wait.leave()
+        assert (answers.join(b"k", ClientWait(RULE)) is made) == is_kept
+
+    test()
+
+
+@in_loop
+def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
+    answers = KeptAnswers(most=10)
+    under_way = begun(answers, b"0")
+    kept(answers, b"1", 4)
+    second = kept(answers, b"2", 4)
+    third = kept(answers, b"3", 4)
+    assert answers.lines() == ["kept: 2 answers of clients that gave up, 8 bytes"]
+    assert kept(answers, b"4", 11) not in answers._answers
+    assert answers.lines() == []
+    under_way.wait.leave()
+    assert answers.finish(under_way, outcome(10))
+    assert [answers.join(each.key, ClientWait(RULE)) for each in (second, third, under_way)] == [None, None, under_way]
+
+
+def test_it_is_dropped_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+
+        def call_later(seconds: float, callback: Callable[..., None], *given: Any) -> asyncio.TimerHandle:
+            timers.append((seconds, callback, given))
+            return asyncio.TimerHandle(0, callback, given, loop)
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "call_later", call_later)
+        answers = KeptAnswers()
+        kept(answers)
+        [(seconds, callback, given)] = timers
+        assert (seconds, len(answers.lines())) == (300, 1)
+        callback(*given)
+        assert answers.lines() == []
+
+    asyncio.run(test())
+
+
+@in_loop
+def test_nothing_is_left_when_the_addon_ends() -> None:
+    answers = KeptAnswers()
+    finished, under_way = kept(answers), begun(answers)
+    under_way.wait.leave()
+    answers.clear()
+    assert answers.join(b"k", ClientWait(RULE)) is None
+    assert finished.timer is not None
+    assert finished.timer.cancelled()
+    assert under_way.outcome.result() is NOTHING
+    assert not answers.finish(under_way, outcome())
+
+
+def changed(**attributes: Any) -> http.HTTPFlow:
+    flow = flow_with()
+    for name, value in attributes.items():
+        target, _, last = name.rpartition("__")
+        setattr(getattr(flow, target) if target else flow, last, value)
+    return flow
+
+
+def with_headers(**headers: str) -> http.HTTPFlow:
+    flow = flow_with()
+    flow.request.headers.update(http.Headers(**headers))
+    return flow
+
+
+SAME = {
+    "another address": changed(client_conn__peername=("10.0.0.2", 1)),
+    "another port of the client": changed(client_conn__peername=("127.0.0.1", 2)),
+    "traces": with_headers(traceparent="1", x_request_id="2", x_b3_traceid="3", x_datadog_trace_id="4"),
+    "a counted try": with_headers(x_stainless_retry_count="1"),
+    "its framing": with_headers(connection="close", content_length="1"),
+}
+OTHERS = {
+    "scheme": changed(request__scheme="https"),
+    "host": changed(request__host="other"),
+    "port": changed(request__port=81),
+    "method": changed(request__method="PUT"),
+    "path": changed(request__path="/other/chat/completions"),
+    "query": changed(request__path="/v1/chat/completions?key=2"),
+    "body": changed(request__raw_content=b"{}"),
+    "SNI": changed(client_conn__sni="other"),
+    "proxy user": changed(metadata={"proxyauth": ("user", "password")}),
+    "key": with_headers(authorization="Bearer other"),
+    "cookie": with_headers(cookie="a=b"),
+    "organization": with_headers(openai_organization="other"),
+    "idempotency key": with_headers(idempotency_key="other"),
+    "any header": with_headers(x_any="other"),
+}
+
+
+@pytest.mark.parametrize("what", [*SAME, *OTHERS])
+def test_a_key_is_that_of_the_very_same_request(what: str) -> None:
+    assert (key_of((SAME | OTHERS)[what], RULE) == key_of(flow_with(), RULE)) == (what in SAME)
+
+
+def test_a_key_is_that_of_one_rule_as_it_is() -> None:
+    assert key_of(flow_with(), RULE) != key_of(flow_with(), Rule("r", ("h",), keep_answers=300, timeout=1))
+
+
+@pytest.mark.parametrize("names_a_key", [True, False])
+def test_without_a_key_in_its_headers_a_request_is_that_of_one_address(names_a_key: bool) -> None:
+    here, there = flow_with(), changed(client_conn__peername=("10.0.0.2", 1))
+    for flow in (here, there):
+        if not names_a_key:
+            del flow.request.headers["authorization"]
+    assert (key_of(here, RULE) == key_of(there, RULE)) == names_a_key
+
+
+def test_a_key_holds_nothing_of_the_request() -> None:
+    assert len(key_of(flow_with(b"x" * 100_000), RULE)) == 32
