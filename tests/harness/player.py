@@ -30,7 +30,7 @@ from mitmproxy.proxy.layers.http import _hooks
 
 from harness.samples import CHAT
 
-REQUEST = f"POST {CHAT} HTTP/1.1\r\nHost: llm.test\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+REQUEST = f"POST {CHAT} HTTP/1.1\r\nHost: llm.test\r\nContent-Length: 2\r\n".encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
@@ -81,9 +81,10 @@ class Player:
 
     # What happens
 
-    def ask(self) -> None:
+    def ask(self, *headers: str) -> None:
         """The client's request. The connection to the upstream is made at once, unless `refuses` says why not."""
-        self.play(events.DataReceived(self.client, REQUEST))
+        more = "".join(f"{header}\r\n" for header in headers).encode()
+        self.play(events.DataReceived(self.client, REQUEST + more + b"\r\n{}"))
 
     def upstream_sends(self, *data: bytes) -> None:
         for each in data:

@@ -23,6 +23,8 @@ from .inject import Injection
 # Characters. mitmproxy's message about a broken response may quote all of it.
 LONGEST_REASON: Final = 200
 
+type Fields = tuple[tuple[bytes, bytes], ...]
+
 
 class State(Enum):
     """How far an attempt has come."""
@@ -88,7 +90,8 @@ class Attempt:
 
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
-    `answered`: it became the document for the client, whole.
+    `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response, once it has
+    begun.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none.
     """
 
@@ -109,6 +112,8 @@ class Attempt:
         self.injected: Mapping[str, Any] = {}
         self.is_final = self.complete = self.answered = False
         self.fault: Exception | None = None
+        self.status = 0
+        self.fields: Fields = ()
         # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
         self._body = BytesIO()
         self._size = self._read_late = 0
@@ -124,9 +129,11 @@ class Attempt:
 
     # Events
 
-    def start_response(self, status: int, content_type: str, *, encoded: bool = False) -> None:
-        """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end."""
+    def start_response(self, status: int, content_type: str, *, encoded: bool = False, fields: Fields = ()) -> None:
+        """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end. `fields`:
+        its headers."""
         self.response_started = True
+        self.status, self.fields = status, fields
         self.encoded = encoded
         self._last_byte = self.clock()
         self._reader = self.spec.read(status, content_type)
