@@ -12,11 +12,11 @@ from mitmproxy import http
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE, Reply
-from ..errors import InternalError, OversizedStream
+from ..errors import InternalError, OversizedStream, UpstreamUnreachable
 from ..wire import jsontext
 from ..wire.text import printable
-from . import bodies
-from .attempt import Attempt, Fields
+from . import bodies, cors
+from .attempt import LONGEST_REASON, Attempt, Fields
 from .notes import (
     CHOICES,
     ENDPOINT,
@@ -171,6 +171,7 @@ def early_head(flow: http.HTTPFlow, attempt: Attempt | None) -> http.Response | 
     head.headers["Content-Type"] = JSON_TYPE
     if not flow.request.is_http2 and not flow.request.is_http3:
         head.headers["Transfer-Encoding"] = "chunked"
+    cors.share(flow, head)
     return head
 
 
@@ -188,6 +189,12 @@ def fault() -> Reply:
     """The reply if the addon itself failed: a client that asked for JSON must not get raw events."""
     error = InternalError("the answer could not be aggregated")
     return Reply(error.status_hint, jsontext.dumps(error.body()))
+
+
+def unreachable(reason: str) -> http.Response:
+    """The response to a page that could not read mitmproxy's own."""
+    error = UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}")
+    return http.Response.make(error.status_hint, jsontext.dumps(error.body()), {"Content-Type": JSON_TYPE})
 
 
 # Another attempt

@@ -36,7 +36,8 @@ from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
-from .response import early_head
+from .notes import ORIGIN, noted
+from .response import early_head, unreachable
 
 logger = logging.getLogger("force_stream")
 
@@ -419,8 +420,14 @@ class ObservedStream(http_layers.HttpStream):
         ):
             self._sendings += 1
             yield from self._send_again(request)
-        elif self._attempt is None or self._is_over or not isinstance(event, _events.ResponseProtocolError):
+        elif self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
+        elif self._attempt is None:
+            if self.flow.response or self.client_state != self.state_done or not noted(ORIGIN, self.flow):
+                yield from super().handle_protocol_error(event)
+                return
+            self.flow.response = unreachable(event.message)
+            yield from self.send_response()
         elif self._stalled_until is not None:
             self._held.append(event)
         else:

@@ -104,6 +104,7 @@ READ: dict[str, tuple[list[Any], list[Any]]] = {
     "retry_of": (["id"], [["id"]]),
     "try": ([2], [-2, True, 2.5]),
     "retried_as": ([[], ["a", "b"]], [["a", None], "ab"]),
+    "origin": (["app://obsidian.md", "null"], ["app://x\r\nset-cookie: a=b", 1]),
     "left_alone": (["why"], [["why"]]),
     "sse": ([b"", b"data: 1\n\n"], ["data: 1\n\n", [b"data: 1\n\n"]]),
     "sse_status": ([200, 0], [-200, 1000, 200.0, "200", True]),

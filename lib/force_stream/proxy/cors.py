@@ -1,0 +1,75 @@
+"""Web pages of other origins, such as applications that are web pages inside: which of them may read an upstream's
+answers.
+
+Knows a rule's `cors`, and mitmproxy's requests and responses; must not know bodies, or how an answer is made. The words
+are those of the Fetch standard's section 3.3, "CORS protocol".
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from mitmproxy import http
+
+from ..rules.rule import Rule
+from .notes import ORIGIN, save_notes
+from .request import hosts_of
+
+# Origins that no web site can have: what `true` stands for.
+_APPS: Final = re.compile(
+    r"(app|tauri|chrome-extension|moz-extension|safari-web-extension)://[!-.0-~]{1,80}|https?://tauri\.localhost"
+)
+# Seconds for which a browser need not ask again.
+_MAX_AGE: Final = 600
+
+
+def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
+    """Answer the preflight of a page that a rule for this host covers. In its other requests, note its origin in place
+    of sending it: an upstream may refuse it."""
+    headers = flow.request.headers
+    origin = headers.get("origin")
+    if origin is None or not any(_covers(rule, origin) and rule.is_for_host(hosts_of(flow)) for rule in rules):
+        return
+    save_notes(flow, {"origin": origin})
+    if flow.request.method == "OPTIONS" and "access-control-request-method" in headers:
+        flow.response = _preflight(headers)
+        flow.comment = "a preflight, answered for the upstream (cors)"
+        share(flow, flow.response)
+        return
+    del headers["origin"]
+    # It tells of another origin too, and some servers look at it first (Go's http.CrossOriginProtection).
+    headers.pop("sec-fetch-site", None)
+
+
+def share(flow: http.HTTPFlow, response: http.Response) -> None:
+    """Let the page that sent a flow's request, if a rule covers it, read a response: all of its headers, but nothing
+    that its user's cookies would give it."""
+    origin = ORIGIN.of(flow)
+    if origin is None:
+        return
+    headers = response.headers
+    headers["access-control-allow-origin"] = origin
+    headers["access-control-expose-headers"] = "*"
+    headers.pop("access-control-allow-credentials", None)
+    vary = headers.get("vary", "")
+    if not {"*", "origin"} & {name.strip().lower() for name in vary.split(",")}:
+        headers["vary"] = f"{vary}, Origin" if vary else "Origin"
+
+
+def _covers(rule: Rule, origin: str) -> bool:
+    if isinstance(rule.cors, tuple):
+        return origin.lower() in map(str.lower, rule.cors)
+    return rule.cors and _APPS.fullmatch(origin) is not None
+
+
+def _preflight(asked: http.Headers) -> http.Response:
+    allowed = {
+        "access-control-allow-methods": asked["access-control-request-method"],
+        "access-control-allow-headers": asked.get("access-control-request-headers"),
+        # Chromium asks for it before requests to this machine or a private network.
+        "access-control-allow-private-network": asked.get("access-control-request-private-network"),
+        "access-control-max-age": f"{_MAX_AGE}",
+    }
+    response = http.Response.make(204)
+    response.headers = http.Headers([(name.encode(), value.encode()) for name, value in allowed.items() if value])
+    return response
