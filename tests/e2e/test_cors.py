@@ -131,7 +131,7 @@ def allows_pages(*answers: Answer) -> Callable[[Request], Answer | None]:
     rest = list(answers)
 
     def handle(request: Request) -> Answer | None:
-        if request.path == PAGE:
+        if request.path != CHAT:
             return None
         allowed = {"access-control-allow-origin": request.header("origin") or "*", "vary": "Origin"}
         if request.method == "OPTIONS":

@@ -12,7 +12,8 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import TIMES
+from ..proxy.notes import RETRY_OF, TIMES, TRY
+from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -50,7 +51,7 @@ def _outcome(
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
-    host = f"[{request.host}]" if ":" in request.host else request.host
+    host = f"[{request.host}]" if ":" in request.host else printable(request.host)
     return Outcome(
         id=flow.id,
         at=start,
@@ -71,4 +72,6 @@ def _outcome(
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
+        retry_of=RETRY_OF.of(flow) or "",
+        number=TRY.of(flow) or 1,
     )

@@ -139,6 +139,22 @@ def _dump_short(value: Any) -> bytes:
     return _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
 
 
+_NOT_ASCII: Final = re.compile(r"[^ -~\n\t]+")
+
+
+def printable(document: bytes) -> bytes:
+    """The same document, with an escape in place of each character that `text.printable` would not leave as it is."""
+    return _NOT_ASCII.sub(_escaped, document.decode(errors="replace")).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # A carriage return stands between two tokens.
+    text = found[0].replace("\r", " ")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", r"\u007f") for c in text)
+
+
 def _encode(text: str) -> bytes:
     try:
         return text.encode()

@@ -8,6 +8,7 @@ window holds. Nothing here recurses.
 Knows RFC 8259 and where a JSON text may be cut; must not know how numbers are kept.
 """
 
+import gc
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ _DEPTH: Final = 8
 _TOGETHER: Final = 32 * 1024
 _OF_A_VALUE: Final = 8
 _BATCH: Final = 256
+
+# How many collections of middle-aged garbage come before one of all there is.
+_NEVER: Final = 1_000_000_000
 
 # A JSON text is cut at the commas that are neither in a string nor in brackets. What is given to `json` in this way
 # needs no other check: it raises for all that is not JSON. Nothing here goes back, so the time is linear.
@@ -58,6 +62,19 @@ type Encode = Callable[[Any], bytes]
 
 def read(text: str, start: int, decode: Decode, window: int = _WINDOW) -> tuple[Any, int]:
     """What `decode` would return. `window` is for tests (at least 16)."""
+    # `json` is one step, in which no garbage is collected. In many steps, Python would look through all that was read
+    # so far again and again, which takes ten times as long as to read it. What is young is little, and is looked at.
+    thresholds = gc.get_threshold()
+    if thresholds[2] != _NEVER:  # otherwise another thread reads, and sets it back
+        gc.set_threshold(*thresholds[:2], _NEVER)
+    try:
+        return _read(text, start, decode, window)
+    finally:
+        if thresholds[2] != _NEVER:
+            gc.set_threshold(*thresholds)
+
+
+def _read(text: str, start: int, decode: Decode, window: int) -> tuple[Any, int]:
     containers: list[Any] = []
     names: list[str] = []
     value: Any = None

@@ -14,7 +14,7 @@ from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.chunked import LONGEST_HEAD
 from force_stream.rules.rule import Rule
-from harness.player import END, HEAD, Player, piece
+from harness.player import END, HEAD, REQUEST, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
 from harness.steps import sse
 from mitmproxy.connection import Client, ConnectionState, Server
@@ -186,6 +186,14 @@ def test_a_head_without_an_end_is_not_kept(play: Callable[..., Player]) -> None:
     assert player.closed == ["upstream"]
 
 
+@pytest.mark.parametrize("value", [b"a\0b", b"a\rb", b"\0a b\r"])
+def test_what_no_client_may_read_in_a_header_becomes_a_blank(play: Callable[..., Player], value: bytes) -> None:
+    player = play()
+    player.upstream_sends(HEAD.replace(b"\r\n\r\n", b"\r\nX-Note: " + value + b"\r\n\r\n"), piece(STREAM), END)
+    assert b"\r\nX-Note: a b\r\n" in player.to_client
+    assert player.answer.json() == DOCUMENT
+
+
 def end_of(event: bytes) -> list[bytes]:
     """Ways in which an event's blank line may be missing."""
     return [event.removesuffix(missing) for missing in (b"\n", b"\n\n")]
@@ -236,7 +244,7 @@ def test_a_document_without_an_end_is_answered_after_a_short_silence(
     assert player.to_client == b""
     player.wait(1.2)
     assert player.to_client.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert player.to_client.endswith(frame(body) + (END if frame is piece else b""))
+    assert player.to_client.endswith(b"\r\n\r\n" + body)
     assert player.closed[0] == "upstream"
 
 
@@ -302,7 +310,7 @@ def test_heartbeats_come_on_time_and_the_document_is_behind_them(play: Callable[
 def test_an_encoded_answer_behind_a_heartbeat_is_sent_decoded_unless_it_is_too_large(
     play: Callable[..., Player], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(Attempt, "finish", lambda _: None)  # the answer is to go to the client as it came
+    monkeypatch.setattr(Attempt, "finish", lambda *_: None)  # the answer is to go to the client as it came
     document = b'"' + b"x" * (size << 20) + b'"'
     encoded = gzip.compress(document, 1)
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
@@ -370,7 +378,7 @@ def test_an_upstreams_error_has_its_status_however_late_its_body_is(play: Callab
 
 def test_a_web_page_gets_no_heartbeat_before_the_upstreams_head(monkeypatch: pytest.MonkeyPatch) -> None:
     player = Player(monkeypatch, Rule(**FORCED, heartbeat=2))
-    player.ask("Origin: app://x")
+    player.ask(REQUEST.replace(b"Content", b"Origin: app://x\r\nContent"))
     player.wait(10)
     assert player.to_client == b""
     player.upstream_sends(head_with())

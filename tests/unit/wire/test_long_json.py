@@ -1,6 +1,9 @@
 """Long JSON texts, read and written in parts."""
 
+import contextlib
+import gc
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -202,6 +205,23 @@ def test_a_long_text_that_is_broken_raises(end: str) -> None:
     text = '["' + "a" * 100_000 + '",' + "[1]," * 50_000 + end
     with pytest.raises(json.JSONDecodeError):
         jsontext.loads(text)
+
+
+@pytest.mark.parametrize("text", ["[1]", "[1", "[" * 20_000])
+def test_garbage_is_collected_as_before_once_a_text_is_read(text: str) -> None:
+    before = gc.get_threshold()
+    with contextlib.suppress(json.JSONDecodeError):
+        long_json.read(text, 0, jsontext.value_at)
+    assert gc.get_threshold() == before
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="it has another collector, without this threshold")
+def test_not_all_garbage_is_looked_for_while_a_text_is_read() -> None:
+    def decode(text: str, start: int) -> tuple[Any, int]:
+        assert gc.get_threshold()[2] > 1_000_000
+        return long_json.read(text, start, jsontext.value_at)  # as if another thread read at the same time
+
+    assert long_json.read("[[1]]", 0, decode) == ([[1]], 5)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[1,{"b":'])
