@@ -11,7 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Answer, CutChunk, Data, End, Head, Http1Client, Pause, Proxy, Request, document, event_stream, sse
+from harness import (
+    Answer,
+    Certs,
+    CutChunk,
+    Data,
+    End,
+    Head,
+    Http1Client,
+    Http2Client,
+    Pause,
+    Proxy,
+    Request,
+    document,
+    event_stream,
+    sse,
+)
 from harness.browser import browse as browse_with
 from harness.paths import ROOT
 from harness.samples import CHAT, DOCUMENT, EVENTS, STREAM, request
@@ -46,6 +61,7 @@ def proxy_with(
         rules = f"""
             rules:
               - {{name: quick, hosts: ["*"], models: [quick], heartbeat: 0.1, force_upstream_stream: true}}
+              - {{name: again, hosts: ["*"], models: [again], retries: 1, force_upstream_stream: true}}
               - {{name: r, hosts: ["*"], force_upstream_stream: true, {RULES[key].replace("PAGE", upstream.url())}}}
         """
         to = f"http://127.0.0.1:{refused_port()}" if dead else upstream.url()
@@ -95,6 +111,7 @@ def test_a_covered_page_reads_every_answer_of_an_upstream_that_refuses_pages(
         (Answer.of(SLOW), CHAT, request("quick"), 200, "1", " DOCUMENT"),
         (Answer.of(LATE), CHAT, request("quick"), 200, None, " DOCUMENT"),
         (document({"error": {"message": "slow down"}}, status=429), CHAT, request(), 429, None, "slow down"),
+        (document({"error": {"message": "busy"}}, status=503), CHAT, request("again"), 503, None, "busy"),
         (Answer.of(Head(), CutChunk(BEGIN)), CHAT, request(), 502, None, "stream_truncated"),
         (event_stream(STREAM, headers={"x-request-id": "1"}), CHAT, own, 200, "1", "data: "),
         (document({"data": [], "object": "list"}), "/v1/models", None, 200, None, '"object"'),
@@ -201,3 +218,20 @@ def test_an_application_gets_nothing_from_the_proxys_own_page(
             assert answer.header("access-control-allow-origin") is None
         assert answer.status == 403
     assert "force_upstream_stream false" not in "".join(proxy.log_lines)
+
+
+PREFLIGHT = [("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "authorization")]
+
+
+@pytest.mark.parametrize("over", [Http1Client, Http2Client])
+def test_a_preflight_is_answered_without_an_upstream(
+    proxy_with: Callable[..., Proxy], upstream: Upstream, certs: Certs, over: type[Http1Client | Http2Client]
+) -> None:
+    proxy = proxy_with("covered", dead=True)
+    with over(proxy.tls_url, certs) as client:
+        for origin, status in ((upstream.url(), 204), ("https://chat.example.com", 502)):
+            answer = client.request("OPTIONS", CHAT, [("Origin", origin), *PREFLIGHT])
+            assert answer.status == status
+            granted = [answer.header(f"access-control-allow-{what}") for what in ("origin", "methods", "headers")]
+            assert granted == ([origin, "POST", "authorization"] if status == 204 else [None] * 3)
+    assert not [line for line in proxy.log_lines if "uppercase" in line.lower()]

@@ -5,6 +5,7 @@ Knows a rule's `cors`, and mitmproxy's requests and responses; must not know bod
 are those of the Fetch standard's section 3.3, "CORS protocol".
 """
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -31,7 +32,7 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
     if origin is None or not any(_covers(rule, origin) and rule.is_for_host(hosts_of(flow)) for rule in rules):
         return
     save_notes(flow, {"origin": origin})
-    if flow.request.method == "OPTIONS" and "access-control-request-method" in headers:
+    if is_preflight(flow.request):
         flow.response = _preflight(headers)
         flow.comment = "a preflight, answered for the upstream (cors)"
         share(flow, flow.response)
@@ -39,6 +40,23 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
     del headers["origin"]
     # It tells of another origin too, and some servers look at it first (Go's http.CrossOriginProtection).
     headers.pop("sec-fetch-site", None)
+
+
+def is_preflight(request: http.Request) -> bool:
+    """Whether a browser asks for leave to send a page's request."""
+    names = ("origin", "access-control-request-method")
+    return request.method == "OPTIONS" and all(name in request.headers for name in names)
+
+
+def why_refused(flow: http.HTTPFlow, rules: Sequence[Rule]) -> str:
+    """How to let in the page whose preflight the upstream of a rule has refused, in words; "" for any other."""
+    origin, response, hosts = flow.request.headers["origin"], flow.response, hosts_of(flow)
+    if response is None or not any(rule.is_for_host(hosts) for rule in rules):
+        return ""
+    if 200 <= response.status_code < 300 and response.headers.get("access-control-allow-origin") in ("*", origin):
+        return ""
+    value = "true" if _APPS.fullmatch(origin) else json.dumps([origin])
+    return f"the upstream does not let the page {origin} ask it; cors: {value} in a rule for this host would"
 
 
 def share(flow: http.HTTPFlow, response: http.Response) -> None:
