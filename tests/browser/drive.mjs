@@ -1,5 +1,5 @@
 // A browser that obeys: lines of JSON on stdin, each an action; for each a line of JSON on stdout, {"value": …} or
-// {"error": …}. The tests themselves are in test_page_browser.py and test_mitmweb.py.
+// {"error": …}. The tests themselves are in test_page_browser.py, test_mitmweb.py and test_cors.py.
 //
 //     node drive.mjs {"executable": "/usr/bin/chromium", "profile": "/tmp/…", "proxy": "http://127.0.0.1:8080" or null,
 //                     "extension": "/tmp/…" or null}
