@@ -26,10 +26,13 @@ _MAX_AGE: Final = 600
 
 def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
     """Answer the preflight of a page that a rule for this host covers. In its other requests, note its origin in place
-    of sending it: an upstream may refuse it."""
+    of sending it: an upstream may refuse it. One with cookies stays as it is: its user never meant them for the page,
+    and without its origin the upstream could not refuse it."""
     headers = flow.request.headers
     origin = headers.get("origin")
-    if origin is None or not any(_covers(rule, origin) and rule.is_for_host(hosts_of(flow)) for rule in rules):
+    if origin is None or "cookie" in headers:
+        return
+    if not any(_covers(rule, origin) and rule.is_for_host(hosts_of(flow)) for rule in rules):
         return
     save_notes(flow, {"origin": origin})
     if is_preflight(flow.request):

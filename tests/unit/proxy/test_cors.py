@@ -69,6 +69,14 @@ def test_true_stands_for_nothing_that_a_web_site_can_be(origin: str) -> None:
     assert flow.get_state() == before
 
 
+@pytest.mark.parametrize("headers", [{}, {"upgrade": "websocket"}])
+def test_what_a_page_asks_with_its_users_cookies_is_left_to_the_upstream(headers: dict[str, str]) -> None:
+    flow = asked(cookie="session=1", **headers)
+    before = flow.get_state()
+    admit(flow, APPS)
+    assert flow.get_state() == before
+
+
 @pytest.mark.parametrize("rules", [(), ELSEWHERE, LISTED], ids=["no rules", "for another host", "of a list"])
 def test_a_page_is_covered_by_a_rule_for_that_host_alone(rules: tuple[Rule, ...]) -> None:
     flow = preflight()
