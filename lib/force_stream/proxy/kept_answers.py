@@ -18,7 +18,7 @@ from ..rules.rule import Rule
 from ..wire.text import counted
 from .attempt import Attempt
 from .client_wait import ClientWait
-from .notes import proxy_user
+from .notes import ORIGIN, proxy_user
 from .request import KEYS
 
 logger = logging.getLogger("force_stream")
@@ -50,7 +50,7 @@ def key_of(flow: http.HTTPFlow, rule: Rule) -> bytes:
     has_key = any(name in request.headers for name in KEYS)
     asked = (
         *(rule, request.scheme, request.host, request.port, request.host_header, request.method, request.path),
-        *(client.sni, client.proxy_mode.full_spec, proxy_user(flow), compared),
+        *(client.sni, client.proxy_mode.full_spec, proxy_user(flow), ORIGIN.of(flow), compared),
         None if has_key or not client.peername else client.peername[0],
     )
     digest = blake2b(repr(asked).encode(errors="replace"), digest_size=32, key=_SALT)

@@ -162,6 +162,7 @@ OTHERS = {
     "query": changed(request__path="/v1/chat/completions?key=2"),
     "body": changed(request__raw_content=b"{}"),
     "SNI": changed(client_conn__sni="other"),
+    "page": changed(metadata={"force_stream.origin": "app://other"}),
     "proxy user": changed(metadata={"proxyauth": ("user", "password")}),
     "key": with_headers(authorization="Bearer other"),
     "cookie": with_headers(cookie="a=b"),
