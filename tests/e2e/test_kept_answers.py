@@ -29,6 +29,7 @@ from harness import (
     Signal,
     Upstream,
     WaitFor,
+    document,
     event_stream,
     openai_client,
     sse,
@@ -51,6 +52,7 @@ RULES = "rules:\n" + "".join(
         "hurried": ["keep_answers: 300", "idle_timeout: 2"],
         "stalled": ["keep_answers: 300", "inject: {stall: 2}"],
         "retried": ["keep_answers: 300", "retries: 1"],
+        "partial": ["keep_answers: 300", "on_truncated: partial"],
         "brief": ["keep_answers: 0.5"],
         "changed": ["keep_answers: 300"],
         "not-kept": ["keep_answers: null"],
@@ -194,6 +196,7 @@ def test_the_same_request_joins_an_answer_under_way_whenever_its_client_gave_up(
     first, *_, last = proxy.flows(dict(headers)["x-answer"])
     assert last["metadata"]["force_stream.answered_by"] == first["id"]
     assert last["comment"].endswith("; the answer to the same request before")
+    assert first["comment"].startswith("beating: chat beating, 200, finish stop")
 
 
 @pytest.mark.parametrize("joins", [True, False], ids=["joins", "is late"])
@@ -287,6 +290,30 @@ def gone(proxy: Proxy, upstream: Upstream, headers: Any, model: str, *steps: Any
         begun.wait()
     proxy.wait_for_log(GAVE_UP, since=since)
     return gate
+
+
+def test_a_document_is_kept_where_an_upstream_does_not_stream(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
+    since, begun, gate = proxy.mark(), Gate(), Gate()
+    upstream.answer(Signal(begun), WaitFor(gate), *document(DOCUMENT).steps)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, headers, body_of("kept"))
+        begun.wait()
+    proxy.wait_for_log(GAVE_UP, since=since)
+    gate.open()
+    proxy.wait_for_log("kept: the client gave up; kept for 300 s", since=since)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        assert client.request("POST", CHAT, headers, body_of("kept")).json() == DOCUMENT
+    assert len(upstream.requests) == 1
+
+
+def test_a_partial_answer_is_not_kept(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
+    since, gate = proxy.mark(), gone(proxy, upstream, headers, "partial", Close())
+    gate.open()
+    proxy.wait_for_log("partial: chat partial, 200, .*truncated", since=since)
+    upstream.answer(GOOD)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        assert client.request("POST", CHAT, headers, body_of("partial")).json() == DOCUMENT
+    assert len(upstream.requests) == 2
 
 
 def test_a_failed_answer_is_not_kept(proxy: Proxy, upstream: Upstream, headers: Any) -> None:

@@ -319,12 +319,14 @@ class ForceStream:
 
     def _finish(self, flow: http.HTTPFlow, wait: ClientWait, kept: KeptAnswer) -> None:
         answer = None if flow.error or flow.response is None else flow.response.copy()
-        failed = None if wait.attempt is not None and wait.attempt.answered else wait.attempt
+        attempt = wait.attempt
+        assert attempt is not None
+        failed = None if answer is not None and response.is_whole(answer, attempt) else attempt
         if self._kept.finish(kept, kept_answers.Outcome(flow.id, flow.comment, flow.marked, answer, failed)):
             said = f"the client gave up; kept for {wait.rule.keep_answers:g} s"
             flow.comment += f"; {said}"
-            if wait.attempt is not None:
-                wait.attempt.report.odd.append(said)  # for the page, which is told of it next
+            flow.marked = flow.marked or response.MARK
+            attempt.report.odd.append(said)  # for the page, which is told of it next
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:

@@ -106,6 +106,12 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     return spec, flow.response.status_code, flow.response.headers.get("content-type", "")
 
 
+def is_whole(response: http.Response, attempt: Attempt) -> bool:
+    """Whether the response that an attempt has come to is a success, and none of it is missing."""
+    report = attempt.report
+    return 200 <= response.status_code < 300 and not (report.code or report.truncated) and bool(response.raw_content)
+
+
 # What it becomes
 
 
