@@ -32,6 +32,7 @@ from harness import (
     document,
     event_stream,
     openai_client,
+    refused_port,
     sse,
 )
 from harness.paths import ADDON, SCRIPTS
@@ -195,7 +196,7 @@ def test_the_same_request_joins_an_answer_under_way_whenever_its_client_gave_up(
     assert len(upstream.requests) == 1
     first, *_, last = proxy.flows(dict(headers)["x-answer"])
     assert last["metadata"]["force_stream.answered_by"] == first["id"]
-    assert last["comment"].endswith("; the answer to the same request before")
+    assert last["comment"].endswith("; kept from the same request, whose client gave up")
     assert first["comment"].startswith("beating: chat beating, 200, finish stop")
 
 
@@ -417,11 +418,17 @@ def test_the_rules_clocks_go_on_without_the_client(
         assert upstream.requests[0].wait_closed(5)
 
 
-def test_mitmproxy_stops_at_once_while_an_answer_goes_on_without_its_client(
+def test_the_page_says_which_clients_gave_up_and_mitmproxy_stops_at_once_while_an_answer_goes_on(
     proxy_factory: Callable[..., Proxy], shared_rules: Callable[..., Any], upstream: Upstream, headers: Any
 ) -> None:
-    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    port = refused_port()
+    options = {"force_stream_rules": shared_rules(RULES), "force_stream_page_port": port}
     proxy = proxy_factory(f"reverse:{upstream.url('http')}", scripts=[ADDON], options=options)
-    gone(proxy, upstream, headers, "kept", Linger())
+    gone(proxy, upstream, headers, "kept", Data(sse(*EVENTS[2:])), End()).open()
+    proxy.wait_for_log("kept: the client gave up; kept for 300 s")
+    with Http1Client(f"http://127.0.0.1:{port}") as page:
+        [flow] = page.get("/flows").json()
+    assert (flow["status"], flow["odd"]) == (200, ["the client gave up; kept for 300 s"])
+    gone(proxy, upstream, headers, "hurried", Linger())
     assert proxy.stop(10) == 0
     assert "Traceback" not in proxy.log

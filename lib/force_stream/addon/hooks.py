@@ -334,7 +334,7 @@ class ForceStream:
         if role.wait.client_gone or outcome.response is None:
             return
         flow.response = outcome.response.copy()
-        flow.comment = f"{outcome.comment}; the answer to the same request before"
+        flow.comment = f"{outcome.comment}; kept from the same request, whose client gave up"
         flow.marked = outcome.marked
         save_notes(flow, {"answered_by": outcome.flow_id})
         logger.info(flow.comment)
