@@ -205,8 +205,9 @@ def _read_string(text: str, start: int, decode: Decode, window: int) -> tuple[st
                 piece, _ = decode(f'"{piece}"', 0)
             except json.JSONDecodeError as error:
                 raise json.JSONDecodeError(error.msg, text, at + error.pos - 1) from None
-            if not is_whole and "\ud800" <= piece[-1] <= "\udbff" and piece[-1] != text[end - 1]:
-                # The escape of the first half of a pair; the other half may be the next one.
+            if not is_whole and len(piece) > 1 and "\ud800" <= piece[-1] <= "\udbff" and piece[-1] != text[end - 1]:
+                # The escape of the first half of a pair; the other half may be the next one. One that is alone here is
+                # the last one of a text that is cut off.
                 piece, end = piece[:-1], end - len(r"\ud800")
         pieces.append(piece)
         if is_whole:
