@@ -29,7 +29,7 @@ _DEPTH: Final = 8
 # looked at together.
 _TOGETHER: Final = 32 * 1024
 _OF_A_VALUE: Final = 8
-_BATCH: Final = 256
+_BATCH: Final = 64
 
 # How many collections of middle-aged garbage come before one of all there is.
 _NEVER: Final = 1_000_000_000
