@@ -65,12 +65,13 @@ def read(text: str, start: int, decode: Decode, window: int = _WINDOW) -> tuple[
     # `json` is one step, in which no garbage is collected. In many steps, Python would look through all that was read
     # so far again and again, which takes ten times as long as to read it. What is young is little, and is looked at.
     thresholds = gc.get_threshold()
-    if thresholds[2] != _NEVER:  # otherwise another thread reads, and sets it back
-        gc.set_threshold(*thresholds[:2], _NEVER)
+    is_first = thresholds[2] != _NEVER  # otherwise another thread reads, and sets it back
     try:
+        if is_first:
+            gc.set_threshold(*thresholds[:2], _NEVER)
         return _read(text, start, decode, window)
     finally:
-        if thresholds[2] != _NEVER:
+        if is_first:
             gc.set_threshold(*thresholds)
 
 
