@@ -24,6 +24,14 @@ def needs_packages(folder: Path) -> Path:
     return packages
 
 
+def needs_npm_tool(folder: Path, package: str, program: str) -> str:
+    """The path of a program in an npm package of a folder; without it as above. (There are none for some systems.)"""
+    path = needs_packages(folder) / package / program
+    if not path.is_file():
+        _lacks(f"{folder} has no {package}")
+    return str(path)
+
+
 def _lacks(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI must have it")

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     name, *words = options.more
     program = _program(name)
     hosts = _forced(options.host, options.rules)
-    authority = folder_of(options.set, PROXY_FAILED) / "mitmproxy-ca-cert.pem"
+    authority = folder_of(options.set, PROXY_FAILED) / "mitmproxy-ca.pem"
     _warn_of_another_proxy(options.set)
     port, page_port = free_ports(2)
     output = _output_file() if options.ui == "console" else None
@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
     if rules is not None and not any(rule["flows"] for rule in jsontext.loads(rules.decode())):
         print(
             f"force-stream: no request that matches a rule came through the proxy. Does {name} use the proxy of its "
-            "environment? Node.js does from version 22.21 or 24 on; see docs/modes.md.",
+            "environment? Python's aiohttp needs trust_env=True; Go and Ruby use no proxy for localhost; see "
+            "docs/modes.md.",
             file=sys.stderr,
         )
     return code

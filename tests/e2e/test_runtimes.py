@@ -1,0 +1,153 @@
+"""Each runtime through `force-stream run`: what its environment has must be what the runtime reads.
+
+The programs are in tests/runtimes; each prints the bodies that it gets, a line each. Node.js, Deno and Bun are npm's,
+all others Debian's. The upstream and the proxy have different authorities, so no program trusts both by chance.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from harness import Answer, Certs, Data, End, Head, Reset, Upstream, event_stream, sse
+from harness.paths import ROOT, TESTS
+from harness.samples import CHAT, DOCUMENT, EVENTS, STREAM
+from harness.tools import needs_npm_tool, needs_tool
+
+FOLDER = TESTS / "runtimes"
+HOSTS = ("llm.test", "localhost")
+START_TIMEOUT = 120.0
+CUT = Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), Reset())
+# Hands its environment to the test, and ends with its input.
+COMMAND = "import json, os, sys; print(json.dumps(dict(os.environ)), flush=True); sys.stdin.read()"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    name: str
+    start: Callable[[Path], list[str]]
+    """What runs its program, which is built in that folder where that is needed."""
+    libraries: int = 1
+    """How many lines it prints for each request."""
+    uses_proxy_for_this_machine: bool = True
+
+
+def npm(package: str, program: str, *words: str) -> Callable[[Path], list[str]]:
+    return lambda _: [needs_npm_tool(FOLDER, package, program), *words, str(FOLDER / "node.mjs")]
+
+
+def installed(program: str, file: str) -> Callable[[Path], list[str]]:
+    return lambda _: [needs_tool(program), str(FOLDER / file)]
+
+
+def shell(program: str) -> Callable[[Path], list[str]]:
+    return lambda _: [needs_tool("sh"), str(FOLDER / f"{Path(needs_tool(program)).stem}.sh")]
+
+
+def java(_: Path) -> list[str]:
+    needs_tool("javac")  # without a compiler, java starts no source
+    return [needs_tool("java"), str(FOLDER / "Main.java")]
+
+
+def go(folder: Path) -> list[str]:
+    words = [needs_tool("go"), "build", "-o", str(folder / "main"), str(FOLDER / "main.go")]
+    subprocess.run(words, env=os.environ | {"GOCACHE": str(folder / "cache"), "GO111MODULE": "off"}, check=True)
+    return [str(folder / "main")]
+
+
+RUNTIMES = [
+    Runtime("curl", shell("curl")),
+    Runtime("wget", shell("wget")),
+    Runtime("Python", lambda _: [sys.executable, str(FOLDER / "python.py")], libraries=4),
+    Runtime("Ruby", installed("ruby", "ruby.rb"), uses_proxy_for_this_machine=False),
+    Runtime("PHP", installed("php", "php.php")),
+    Runtime("Node.js 20", npm("node20", "bin/node"), libraries=3),
+    Runtime("Node.js 24", npm("node24", "bin/node"), libraries=3),
+    Runtime("Deno", npm("@deno/linux-x64-glibc", "deno", "run", "--allow-net")),
+    Runtime("Bun", npm("@oven/bun-linux-x64-baseline", "bin/bun"), libraries=2),
+    Runtime("Go", go, uses_proxy_for_this_machine=False),
+    Runtime("Java", java, libraries=2),
+]
+each_runtime = pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.name)
+
+
+@pytest.fixture(scope="module")
+def environment(certs: Certs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What `force-stream run` gives its command, which lives as long as the tests; the person has nothing set."""
+    home = tmp_path_factory.mktemp("home")
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    path = os.pathsep.join(map(str, (ROOT / "lib", FOLDER / "hosts")))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "force_stream.cli", "run", *(f"--host={name}" for name in HOSTS)),
+            *("--set", f"ssl_verify_upstream_trusted_ca={certs.ca}", "--", sys.executable, "-c", COMMAND),
+        ],
+        env=kept | {"HOME": str(home), "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line, "force-stream run has ended; what it said is on stderr"
+        yield {name: value for name, value in json.loads(line).items() if name != "PYTHONPATH"}
+        process.communicate(timeout=START_TIMEOUT)
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def asked(environment: dict[str, str], tmp_path: Path) -> Callable[..., list[str]]:
+    """`asked(runtime, url, *models)`: the lines that its program prints."""
+
+    def ask(runtime: Runtime, url: str, *models: str) -> list[str]:
+        done = subprocess.run(
+            [*runtime.start(tmp_path), f"{url}{CHAT}", *models],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [line for line in done.stdout.splitlines() if line]
+
+    return ask
+
+
+@each_runtime
+def test_a_runtime_gets_a_plain_answer_and_the_error_of_a_cut_one(
+    runtime: Runtime, asked: Callable[..., list[str]], upstream: Upstream
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    upstream.handle(lambda request: CUT if request.json()["model"] == "cut" else None)
+    lines = asked(runtime, upstream.url("https", "llm.test"), "whole", "cut")
+    answers = [json.loads(line) for line in lines]
+    assert answers[: runtime.libraries] == [DOCUMENT] * runtime.libraries
+    errors = [answer["error"]["code"] for answer in answers[runtime.libraries :]]
+    assert errors == ["stream_truncated"] * runtime.libraries
+    assert all(request.json()["stream"] for request in upstream.requests)
+
+
+@each_runtime
+def test_an_upstream_on_this_machine_is_forced_unless_the_runtime_never_uses_a_proxy_for_it(
+    runtime: Runtime, asked: Callable[..., list[str]], upstream: Upstream
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    lines = asked(runtime, upstream.url("http", "localhost"), "m")
+    if runtime.uses_proxy_for_this_machine:
+        assert [json.loads(line) for line in lines] == [DOCUMENT] * runtime.libraries
+    else:
+        assert lines == [line for line in STREAM.decode().splitlines() if line]
+
+
+def test_git_trusts_the_proxy(environment: dict[str, str], upstream: Upstream) -> None:
+    upstream.answer(Head(content_type="text/plain"), Data(b"0" * 40 + b"\trefs/heads/main\n"), End())
+    words = [needs_tool("git"), "ls-remote", f"{upstream.url('https', 'llm.test')}/x.git"]
+    listed = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=START_TIMEOUT, check=True)
+    assert listed.stdout == "0" * 40 + "\trefs/heads/main\n"
