@@ -1,12 +1,12 @@
 // A browser that obeys: lines of JSON on stdin, each an action; for each a line of JSON on stdout, {"value": …} or
 // {"error": …}. The tests themselves are in test_page_browser.py and test_mitmweb.py.
 //
-//     node drive.mjs {"executable": "/usr/bin/chromium", "profile": "/tmp/…", "proxy": "http://127.0.0.1:8080" or null}
+//     node drive.mjs {"executable": "/usr/bin/chromium", "profile": "/tmp/…", "proxy": "http://127.0.0.1:8080" or null, "args": []}
 
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const { executable, profile, proxy } = JSON.parse(process.argv[2]);
+const { executable, profile, proxy, args } = JSON.parse(process.argv[2]);
 const context = await chromium.launchPersistentContext(profile, {
   executablePath: executable,
   headless: true,
@@ -21,6 +21,7 @@ const context = await chromium.launchPersistentContext(profile, {
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    ...args,
   ],
 });
 const page = context.pages()[0] ?? (await context.newPage());

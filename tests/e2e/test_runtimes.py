@@ -9,11 +9,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import Answer, Certs, Data, End, Head, Reset, Upstream, event_stream, sse
+from harness import Answer, Certs, Data, End, Head, Reset, Upstream, document, event_stream, sse
+from harness.browser import Browser
 from harness.paths import ROOT, TESTS
 from harness.samples import CHAT, DOCUMENT, EVENTS, STREAM
 from harness.tools import needs_npm_tool, needs_tool
@@ -23,7 +25,8 @@ HOSTS = ("llm.test", "localhost")
 START_TIMEOUT = 120.0
 CUT = Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), Reset())
 # Hands its environment to the test, and ends with its input.
-COMMAND = "import json, os, sys; print(json.dumps(dict(os.environ)), flush=True); sys.stdin.read()"
+# Hands its environment and its arguments to the test, and ends with its input.
+COMMAND = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:]]), flush=True); sys.stdin.read()"
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,17 @@ each_runtime = pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: 
 
 
 @pytest.fixture(scope="module")
-def environment(certs: Certs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What `force-stream run` gives its command, which lives as long as the tests; the person has nothing set."""
+def given(certs: Certs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """The environment and the arguments that `force-stream run --chromium` gives its command; the person has none set.
+
+    The command lives as long as the tests.
+    """
     home = tmp_path_factory.mktemp("home")
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     path = os.pathsep.join(map(str, (ROOT / "lib", FOLDER / "hosts")))
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "force_stream.cli", "run", *(f"--host={name}" for name in HOSTS)),
+            *(sys.executable, "-m", "force_stream.cli", "run", "--chromium", *(f"--host={name}" for name in HOSTS)),
             *("--set", f"ssl_verify_upstream_trusted_ca={certs.ca}", "--", sys.executable, "-c", COMMAND),
         ],
         env=kept | {"HOME": str(home), "PYTHONPATH": path},
@@ -95,9 +101,15 @@ def environment(certs: Certs, tmp_path_factory: pytest.TempPathFactory) -> Itera
         assert process.stdout
         line = process.stdout.readline()
         assert line, "force-stream run has ended; what it said is on stderr"
-        yield {name: value for name, value in json.loads(line).items() if name != "PYTHONPATH"}
+        env, arguments = json.loads(line)
+        yield {name: value for name, value in env.items() if name != "PYTHONPATH"}, arguments
         process.communicate(timeout=START_TIMEOUT)
     assert process.returncode == 0
+
+
+@pytest.fixture
+def environment(given: tuple[dict[str, str], list[str]]) -> dict[str, str]:
+    return given[0]
 
 
 @pytest.fixture
@@ -151,3 +163,20 @@ def test_git_trusts_the_proxy(environment: dict[str, str], upstream: Upstream) -
     words = [needs_tool("git"), "ls-remote", f"{upstream.url('https', 'llm.test')}/x.git"]
     listed = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=START_TIMEOUT, check=True)
     assert listed.stdout == "0" * 40 + "\trefs/heads/main\n"
+
+
+def test_chromium_has_arguments_of_its_own(
+    given: tuple[dict[str, str], list[str]], browse: Callable[..., AbstractContextManager[Browser]], upstream: Upstream
+) -> None:
+    upstream.answer(document("<title>page</title>", content_type="text/html"), path="/")
+    upstream.answer_always(event_stream(STREAM))
+    upstream.handle(lambda request: CUT if b'"cut"' in request.body else None)
+    ask = (
+        f"model => fetch('{CHAT}', {{method: 'POST', headers: {{'Content-Type': 'application/json'}}, "
+        "body: JSON.stringify({model, messages: []})}).then(answer => answer.json())"
+    )
+    with browse(arguments=given[1]) as browser:
+        for page in (upstream.url("https", "llm.test"), upstream.url("http", "localhost")):
+            assert browser("goto", f"{page}/") == 200
+            assert browser("evaluate", f"({ask})('whole')") == DOCUMENT
+            assert browser("evaluate", f"({ask})('cut')")["error"]["code"] == "stream_truncated"

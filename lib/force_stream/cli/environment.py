@@ -1,9 +1,11 @@
-"""The environment variables with which a program uses the proxy and trusts its certificate.
+"""The environment variables and arguments with which a program uses the proxy and trusts its certificate.
 
-Knows which variables and files runtimes read, and where systems keep their certificates. Must not know how anything is
-started.
+Knows which of them a runtime reads, which files these name, and where systems keep their certificates. Must not know how
+anything is started.
 """
 
+import base64
+import hashlib
 import ipaddress
 import os
 import re
@@ -16,6 +18,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import certifi
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from .java_store import java_store
 
@@ -62,7 +66,7 @@ def proxied(
         if name in environ:
             entries = re.split(r"[,\s]+", environ[name])
             changed[name] = ",".join(entry for entry in entries if not any(covers(entry, host) for host in hosts))
-    certificate = "".join(_CERTIFICATE.findall(authority.read_text())).encode()
+    certificate = _certificate(authority)
     bundles: dict[bytes, Path] = {}
     system = system_store()
     stores = dict.fromkeys(_REPLACES_STORE, system) | dict.fromkeys(_ADDS_TO_STORE, b"")
@@ -81,6 +85,22 @@ def proxied(
     java = _java_options(folder, bundle, proxy_url, changed.get("NO_PROXY") or changed.get("no_proxy") or "")
     changed["JAVA_TOOL_OPTIONS"] = _appended(environ.get("JAVA_TOOL_OPTIONS"), java)
     return changed
+
+
+def chromium_arguments(proxy_url: str, authority: Path) -> list[str]:
+    """What Chromium and Electron need instead: they read no variable, and trust no file."""
+    key = x509.load_pem_x509_certificate(_certificate(authority)).public_key()
+    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return [
+        f"--proxy-server={proxy_url}",
+        # Otherwise they go past every proxy to this machine.
+        "--proxy-bypass-list=<-loopback>",
+        f"--ignore-certificate-errors-spki-list={base64.b64encode(digest).decode()}",
+    ]
+
+
+def _certificate(authority: Path) -> bytes:
+    return "".join(_CERTIFICATE.findall(authority.read_text())).encode()
 
 
 def _appended(value: str | None, more: str) -> str:

@@ -22,7 +22,7 @@ from ..rules.file import RulesError, parse_rules, read_file
 from ..rules.hosts import compile_host
 from ..rules.rule import HOSTS_OPTION
 from ..wire import jsontext
-from .environment import PROXY, proxied
+from .environment import PROXY, chromium_arguments, proxied
 from .exits import Failed
 from .mitmproxy_tools import LOOPBACK, arguments, command, folder_of, free_ports, web_options
 
@@ -51,7 +51,10 @@ def run(options: argparse.Namespace) -> int:
         TemporaryDirectory(prefix="force-stream-", ignore_cleanup_errors=True) as bundles,
         _proxy(options, hosts, port, page_port),
     ):
-        env = proxied(os.environ, f"http://{LOOPBACK}:{port}", authority, hosts, Path(bundles))
+        url = f"http://{LOOPBACK}:{port}"
+        env = proxied(os.environ, url, authority, hosts, Path(bundles))
+        if options.chromium:
+            words += chromium_arguments(url, authority)
         if output is None:
             page = f"http://{LOOPBACK}:{page_port}/"
             print(f"force-stream: forcing {', '.join(hosts)}; the page: {page}", file=sys.stderr, flush=True)
