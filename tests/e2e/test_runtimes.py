@@ -34,6 +34,8 @@ class Runtime:
     name: str
     start: Callable[[Path], list[str]]
     """What runs its program, which is built in that folder where that is needed."""
+    reads: str
+    """The variables that make it use and trust the proxy, as docs/modes.md has them."""
     libraries: int = 1
     """How many lines it prints for each request."""
     uses_proxy_for_this_machine: bool = True
@@ -63,17 +65,27 @@ def go(folder: Path) -> list[str]:
 
 
 RUNTIMES = [
-    Runtime("curl", shell("curl")),
-    Runtime("wget", shell("wget")),
-    Runtime("Python", lambda _: [sys.executable, str(FOLDER / "python.py")], libraries=4),
-    Runtime("Ruby", installed("ruby", "ruby.rb"), uses_proxy_for_this_machine=False),
-    Runtime("PHP", installed("php", "php.php")),
-    Runtime("Node.js 20", npm("node20", "bin/node"), libraries=3),
-    Runtime("Node.js 24", npm("node24", "bin/node"), libraries=3),
-    Runtime("Deno", npm("@deno/linux-x64-glibc", "deno", "run", "--allow-net")),
-    Runtime("Bun", npm("@oven/bun-linux-x64-baseline", "bin/bun"), libraries=2),
-    Runtime("Go", go, uses_proxy_for_this_machine=False),
-    Runtime("Java", java, libraries=2),
+    Runtime("curl", shell("curl"), "HTTPS_PROXY CURL_CA_BUNDLE"),
+    Runtime("wget", shell("wget"), "https_proxy WGETRC"),
+    Runtime(
+        "Python",
+        lambda _: [sys.executable, str(FOLDER / "python.py")],
+        "HTTPS_PROXY SSL_CERT_FILE REQUESTS_CA_BUNDLE",
+        libraries=4,
+    ),
+    Runtime("Ruby", installed("ruby", "ruby.rb"), "http_proxy SSL_CERT_FILE", uses_proxy_for_this_machine=False),
+    Runtime("PHP", installed("php", "php.php"), "HTTPS_PROXY PHP_INI_SCAN_DIR"),
+    Runtime("Node.js 20", npm("node20", "bin/node"), "HTTPS_PROXY NODE_OPTIONS NODE_EXTRA_CA_CERTS", libraries=3),
+    Runtime("Node.js 24", npm("node24", "bin/node"), "HTTPS_PROXY NODE_OPTIONS NODE_EXTRA_CA_CERTS", libraries=3),
+    Runtime("Deno", npm("@deno/linux-x64-glibc", "deno", "run", "--allow-net"), "HTTPS_PROXY DENO_CERT"),
+    Runtime(
+        "Bun",
+        npm("@oven/bun-linux-x64-baseline", "bin/bun"),
+        "HTTPS_PROXY NODE_USE_ENV_PROXY NODE_EXTRA_CA_CERTS",
+        libraries=2,
+    ),
+    Runtime("Go", go, "HTTPS_PROXY SSL_CERT_FILE", uses_proxy_for_this_machine=False),
+    Runtime("Java", java, "JAVA_TOOL_OPTIONS", libraries=2),
 ]
 each_runtime = pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda runtime: runtime.name)
 
@@ -113,10 +125,10 @@ def environment(given: tuple[dict[str, str], list[str]]) -> dict[str, str]:
 
 
 @pytest.fixture
-def asked(environment: dict[str, str], tmp_path: Path) -> Callable[..., list[str]]:
-    """`asked(runtime, url, *models)`: the lines that its program prints."""
+def ask(tmp_path: Path) -> Callable[..., list[str]]:
+    """`ask(runtime, environment, url, *models)`: the lines that its program prints."""
 
-    def ask(runtime: Runtime, url: str, *models: str) -> list[str]:
+    def ask(runtime: Runtime, environment: dict[str, str], url: str, *models: str) -> list[str]:
         done = subprocess.run(
             [*runtime.start(tmp_path), f"{url}{CHAT}", *models],
             env=environment,
@@ -134,11 +146,11 @@ def asked(environment: dict[str, str], tmp_path: Path) -> Callable[..., list[str
 
 @each_runtime
 def test_a_runtime_gets_a_plain_answer_and_the_error_of_a_cut_one(
-    runtime: Runtime, asked: Callable[..., list[str]], upstream: Upstream
+    runtime: Runtime, ask: Callable[..., list[str]], environment: dict[str, str], upstream: Upstream
 ) -> None:
     upstream.answer_always(event_stream(STREAM))
     upstream.handle(lambda request: CUT if request.json()["model"] == "cut" else None)
-    lines = asked(runtime, upstream.url("https", "llm.test"), "whole", "cut")
+    lines = ask(runtime, environment, upstream.url("https", "llm.test"), "whole", "cut")
     answers = [json.loads(line) for line in lines]
     assert answers[: runtime.libraries] == [DOCUMENT] * runtime.libraries
     errors = [answer["error"]["code"] for answer in answers[runtime.libraries :]]
@@ -147,11 +159,21 @@ def test_a_runtime_gets_a_plain_answer_and_the_error_of_a_cut_one(
 
 
 @each_runtime
-def test_an_upstream_on_this_machine_is_forced_unless_the_runtime_never_uses_a_proxy_for_it(
-    runtime: Runtime, asked: Callable[..., list[str]], upstream: Upstream
+def test_a_runtime_needs_no_other_variables_than_those_of_the_docs(
+    runtime: Runtime, ask: Callable[..., list[str]], environment: dict[str, str], upstream: Upstream
 ) -> None:
     upstream.answer_always(event_stream(STREAM))
-    lines = asked(runtime, upstream.url("http", "localhost"), "m")
+    reads = {name: environment[name] for name in ("PATH", "HOME", *runtime.reads.split())}
+    lines = ask(runtime, reads, upstream.url("https", "llm.test"), "m")
+    assert [json.loads(line) for line in lines] == [DOCUMENT] * runtime.libraries
+
+
+@each_runtime
+def test_an_upstream_on_this_machine_is_forced_unless_the_runtime_never_uses_a_proxy_for_it(
+    runtime: Runtime, ask: Callable[..., list[str]], environment: dict[str, str], upstream: Upstream
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    lines = ask(runtime, environment, upstream.url("http", "localhost"), "m")
     if runtime.uses_proxy_for_this_machine:
         assert [json.loads(line) for line in lines] == [DOCUMENT] * runtime.libraries
     else:

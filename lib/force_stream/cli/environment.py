@@ -1,7 +1,7 @@
 """The environment variables and arguments with which a program uses the proxy and trusts its certificate.
 
-Knows which of them a runtime reads, which files these name, and where systems keep their certificates. Must not know how
-anything is started.
+Knows which of them a runtime reads, which files these name, and where systems keep their certificates. Must not know
+how anything is started.
 """
 
 import base64
@@ -60,7 +60,7 @@ def proxied(
     `authority`: mitmproxy's CA (PEM); its key may be in it too. `hosts`: those to force, as in a rule. `folder`: where
     bundles of certificates and other files are written; it must exist as long as the program runs.
     """
-    # The last is for Node.js from 22.21 and 24 on.
+    # The last is for Node.js from 22.21 and 24 on, and for node:https in Bun.
     changed = {**environ, **dict.fromkeys(PROXY, proxy_url), "NODE_USE_ENV_PROXY": "1"}
     for name in ("NO_PROXY", "no_proxy"):
         if name in environ:
