@@ -180,6 +180,18 @@ def test_an_upstream_on_this_machine_is_forced_unless_the_runtime_never_uses_a_p
         assert lines == [line for line in STREAM.decode().splitlines() if line]
 
 
+@each_runtime
+def test_what_no_proxy_names_is_reached_directly(
+    runtime: Runtime, ask: Callable[..., list[str]], environment: dict[str, str], upstream: Upstream
+) -> None:
+    upstream.answer_always(document("direct"))
+    java = environment["JAVA_TOOL_OPTIONS"].replace("nonProxyHosts=", "nonProxyHosts=localhost|*.localhost")
+    direct = {"NO_PROXY": "localhost", "no_proxy": "localhost", "JAVA_TOOL_OPTIONS": java}
+    lines = ask(runtime, environment | direct, upstream.url("http", "localhost"), "m")
+    assert lines == ['"direct"'] * runtime.libraries
+    assert not any("stream" in request.json() for request in upstream.requests)
+
+
 def test_git_trusts_the_proxy(environment: dict[str, str], upstream: Upstream) -> None:
     upstream.answer(Head(content_type="text/plain"), Data(b"0" * 40 + b"\trefs/heads/main\n"), End())
     words = [needs_tool("git"), "ls-remote", f"{upstream.url('https', 'llm.test')}/x.git"]

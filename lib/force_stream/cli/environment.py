@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +26,8 @@ from .java_store import java_store
 # Both spellings: curl, wget and Ruby read http_proxy only in lower case, others only in upper case. (Ruby's Net::HTTP
 # reads it for https too.)
 PROXY: Final = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+_NO_PROXY: Final = ("NO_PROXY", "no_proxy")
+_THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
 # Each names a file of certificates that a runtime trusts instead of its own.
 _REPLACES_STORE: Final = (
     "SSL_CERT_FILE",  # OpenSSL: Python's ssl and httpx, Ruby; Go on Linux
@@ -53,7 +55,7 @@ _SYSTEM_STORES: Final = (
 
 
 def proxied(
-    environ: Mapping[str, str], proxy_url: str, authority: Path, hosts: Iterable[str], folder: Path
+    environ: Mapping[str, str], proxy_url: str, authority: Path, hosts: Sequence[str], folder: Path
 ) -> dict[str, str]:
     """The variables, and those that make a program use and trust the proxy.
 
@@ -62,10 +64,10 @@ def proxied(
     """
     # The last is for Node.js from 22.21 and 24 on, and for node:https in Bun.
     changed = {**environ, **dict.fromkeys(PROXY, proxy_url), "NODE_USE_ENV_PROXY": "1"}
-    for name in ("NO_PROXY", "no_proxy"):
-        if name in environ:
-            entries = re.split(r"[,\s]+", environ[name])
-            changed[name] = ",".join(entry for entry in entries if not any(covers(entry, host) for host in hosts))
+    direct = [entry for entry in _direct_entries(environ) if not any(covers(entry, host) for host in hosts)]
+    if not is_here(hosts):
+        direct += _THIS_MACHINE
+    changed |= dict.fromkeys(_NO_PROXY, ",".join(direct))
     certificate = _certificate(authority)
     bundles: dict[bytes, Path] = {}
     system = system_store()
@@ -82,21 +84,29 @@ def proxied(
     changed["NODE_OPTIONS"] = _appended(environ.get("NODE_OPTIONS"), f'--require "{_NODE_PROXY.as_posix()}"')
     changed["PHP_INI_SCAN_DIR"] = environ.get("PHP_INI_SCAN_DIR", "") + os.pathsep + _php_folder(folder, bundle)
     changed["WGETRC"] = _wget_file(folder, bundle, environ)
-    java = _java_options(folder, bundle, proxy_url, changed.get("NO_PROXY") or changed.get("no_proxy") or "")
+    java = _java_options(folder, bundle, proxy_url, [] if is_here(hosts) else direct)
     changed["JAVA_TOOL_OPTIONS"] = _appended(environ.get("JAVA_TOOL_OPTIONS"), java)
     return changed
 
 
-def chromium_arguments(proxy_url: str, authority: Path) -> list[str]:
+def chromium_arguments(proxy_url: str, authority: Path, hosts: Sequence[str]) -> list[str]:
     """What Chromium and Electron need instead: they read no variable, and trust no file."""
     key = x509.load_pem_x509_certificate(_certificate(authority)).public_key()
     digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-    return [
-        f"--proxy-server={proxy_url}",
-        # Otherwise they go past every proxy to this machine.
-        "--proxy-bypass-list=<-loopback>",
-        f"--ignore-certificate-errors-spki-list={base64.b64encode(digest).decode()}",
-    ]
+    trust = f"--ignore-certificate-errors-spki-list={base64.b64encode(digest).decode()}"
+    # They use no proxy for this machine unless told to.
+    return [f"--proxy-server={proxy_url}", trust, *["--proxy-bypass-list=<-loopback>"] * is_here(hosts)]
+
+
+def is_here(hosts: Iterable[str]) -> bool:
+    """Whether one of the hosts, as in a rule, is this machine."""
+    return any(covers(name, host) for name in _THIS_MACHINE for host in hosts)
+
+
+def _direct_entries(environ: Mapping[str, str]) -> list[str]:
+    """What the person has in NO_PROXY, in either spelling."""
+    entries = (entry for name in _NO_PROXY for entry in re.split(r"[,\s]+", environ.get(name, "")) if entry)
+    return list(dict.fromkeys(entries))
 
 
 def _certificate(authority: Path) -> bytes:
@@ -124,19 +134,19 @@ def _wget_file(folder: Path, bundle: str, environ: Mapping[str, str]) -> str:
     return str(folder / "wgetrc")
 
 
-def _java_options(folder: Path, bundle: str, proxy_url: str, no_proxy: str) -> str:
+def _java_options(folder: Path, bundle: str, proxy_url: str, direct: Iterable[str]) -> str:
     """System properties: Java reads no variable about proxies, and has a trust store in a format of its own."""
     certificates = _CERTIFICATE.findall(Path(bundle).read_text("latin-1"))
     store = folder / "certificates.jks"
     store.write_bytes(java_store(map(ssl.PEM_cert_to_DER_cert, certificates)))
     proxy = urlsplit(proxy_url)
-    domains = filter(None, (entry.lstrip("*.") for entry in no_proxy.split(",")))
+    domains = [entry.lstrip("*.") for entry in direct]
     properties = {
         "http.proxyHost": proxy.hostname,
         "http.proxyPort": proxy.port,
         "https.proxyHost": proxy.hostname,
         "https.proxyPort": proxy.port,
-        # Also for https. Without it, Java leaves out this machine; with an empty one it leaves out nothing.
+        # Also for https. Java adds this machine to it, unless it is empty.
         "http.nonProxyHosts": "|".join(f"{domain}|*.{domain}" for domain in domains),
         "javax.net.ssl.trustStore": store,
     }

@@ -11,7 +11,7 @@ const { Duplex } = require("node:stream");
 
 // Deno reads NODE_OPTIONS as well, but uses the proxy anyway, and may deny us the environment.
 const { HTTPS_PROXY, NO_PROXY } = process.versions.deno ? {} : process.env;
-const proxy = HTTPS_PROXY && new URL(HTTPS_PROXY);
+const proxy = HTTPS_PROXY?.startsWith("http://") && new URL(HTTPS_PROXY);
 const excluded = (NO_PROXY ?? "").toLowerCase().split(/[\s,]+/).filter(Boolean);
 
 function isDirect(host, port) {

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         url = f"http://{LOOPBACK}:{port}"
         env = proxied(os.environ, url, authority, hosts, Path(bundles))
         if options.chromium:
-            words += chromium_arguments(url, authority)
+            words += chromium_arguments(url, authority, hosts)
         if output is None:
             page = f"http://{LOOPBACK}:{page_port}/"
             print(f"force-stream: forcing {', '.join(hosts)}; the page: {page}", file=sys.stderr, flush=True)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from force_stream.cli.environment import covers, proxied
+from force_stream.cli.environment import chromium_arguments, covers, proxied
+from harness import Certs
 
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nb3Vycw==\n-----END CERTIFICATE-----\n"
 KEY = b"-----BEGIN PRIVATE KEY-----\na2V5\n-----END PRIVATE KEY-----\n"
@@ -83,30 +84,39 @@ def test_php_reads_its_own_settings_first(changed: Callable[..., dict[str, str]]
     assert settings == "".join(f'{name} = "{env["CURL_CA_BUNDLE"]}"\n' for name in ("curl.cainfo", "openssl.cafile"))
 
 
-@pytest.mark.parametrize(
-    ("no_proxy", "direct"),
-    [
-        (None, ""),
-        ("llm.example.com", ""),
-        (
-            "localhost,.corp.example,*.other.example",
-            "|".join(f"{name}|*.{name}" for name in ("localhost", "corp.example", "other.example")),
-        ),
-    ],
-)
-def test_java_goes_past_the_proxy_for_no_more_hosts_than_others(
-    no_proxy: str | None, direct: str, changed: Callable[..., dict[str, str]]
-) -> None:
-    env = changed() if no_proxy is None else changed(no_proxy=no_proxy)
-    assert f'"-Dhttp.nonProxyHosts={direct}"' in env["JAVA_TOOL_OPTIONS"]
+def test_java_goes_past_the_proxy_for_the_same_hosts(changed: Callable[..., dict[str, str]]) -> None:
+    options = changed(no_proxy="llm.example.com,.corp.example,*.other.example")["JAVA_TOOL_OPTIONS"]
+    direct = "".join(f"{name}|*.{name}|" for name in ("corp.example", "other.example", "localhost"))
+    assert f'"-Dhttp.nonProxyHosts={direct}127.0.0.1|' in options
 
 
 def test_what_keeps_the_forced_host_from_the_proxy_is_removed_and_all_else_stays(
     changed: Callable[..., dict[str, str]],
 ) -> None:
-    env = changed(NO_PROXY="localhost,.example.com, 10.0.0.0/8 llm.example.com", no_proxy="*")
-    assert (env["NO_PROXY"], env["no_proxy"]) == ("localhost,10.0.0.0/8", "")
-    assert "NO_PROXY" not in changed()
+    env = changed(NO_PROXY="b.example,.example.com, 10.0.0.0/8 llm.example.com", no_proxy="*,c.example")
+    assert env["NO_PROXY"] == env["no_proxy"] == "b.example,10.0.0.0/8,c.example,localhost,127.0.0.1,::1"
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("llm.example.com", False),
+        ("localhost:8000", True),
+        ("127.0.0.1", True),
+        ("[::1]:80", True),
+        ("local*", True),
+        ("*", True),
+    ],
+)
+def test_no_program_uses_the_proxy_for_this_machine_unless_it_is_forced(
+    host: str, here: bool, tmp_path: Path, certs: Certs
+) -> None:
+    env = proxied({}, "http://127.0.0.1:4", certs.ca, ["a.example", host], tmp_path)
+    direct = "localhost|*.localhost|127.0.0.1|*.127.0.0.1|::1|*.::1"
+    assert env["NO_PROXY"] == ("" if here else "localhost,127.0.0.1,::1")
+    assert f'"-Dhttp.nonProxyHosts={"" if here else direct}"' in env["JAVA_TOOL_OPTIONS"]
+    arguments = chromium_arguments("http://127.0.0.1:4", certs.ca, ["a.example", host])
+    assert ("--proxy-bypass-list=<-loopback>" in arguments) is here
 
 
 @pytest.mark.parametrize(
