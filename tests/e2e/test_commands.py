@@ -32,6 +32,7 @@ from harness import (
     read_flows,
     sse,
 )
+from harness.foreign import DAMAGES, other_kinds, saved_flow, spelled, write_flows
 from harness.master import answer_with, flow_with
 from harness.paths import ADDON
 from harness.proxy import MITMDUMP, START_TIMEOUT
@@ -303,6 +304,7 @@ async def answered(ours: addon.ForceStream, body: bytes = STREAM) -> http.HTTPFl
     await ours.request(flow)
     answer_with(flow, body)
     await ours.response(flow)
+    flow.live = False
     return flow
 
 
@@ -380,11 +382,11 @@ def test_aggregate_goes_by_the_rules_as_they_are_now_and_can_be_reverted(
 def test_aggregate_makes_the_document_of_a_stream_that_the_client_asked_for(run: Callable) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         flows = [flow_with(request(stream=True), path=path) for path in (CHAT, "/custom/generate")]
-        for flow in flows:
+        strange = flow_with(request(stream=True), path="/nobody/knows", host="api.test")
+        for flow in [*flows, strange]:
             await ours.request(flow)
             answer_with(flow)
-        strange = flow_with(request(stream=True), path="/nobody/knows", host="api.test")
-        answer_with(strange)
+            flow.live = False
         context.master.commands.call("force_stream.aggregate", [*flows, strange])
         for flow in flows:
             assert flow.response.json() == DOCUMENT
@@ -469,6 +471,56 @@ def test_a_saved_flow_file_is_aggregated_again(
         for name in ("sse", "times", "sse_status", "sse_type"):
             assert flows[key].metadata[f"force_stream.{name}"] == before[key].metadata[f"force_stream.{name}"]
     assert "Traceback" not in "\n".join(log)
+
+
+def test_of_a_flow_file_of_others_every_answer_that_cannot_be_made_again_stays(
+    rules_file: Path, tmp_path: Path, certs: Certs
+) -> None:
+    damaged = [saved_flow(name=name) for name in DAMAGES]
+    for flow, damage in zip(damaged, DAMAGES.values(), strict=True):
+        damage(flow)
+    # A good one after each of the others, so that the next is seen to be gone on with.
+    mixed = [each for flow in [*damaged, *other_kinds()] for each in (flow, saved_flow(name="good"))]
+    path, again = write_flows(tmp_path / "flows", mixed), tmp_path / "again"
+    arguments = ["-s", str(ADDON), "--set", f"force_stream_rules={rules_file}", "--set", "force_stream_aggregate=true"]
+    log = mitmdump(certs, tmp_path, "-n", "-r", str(path), "-w", str(again), *arguments)
+    before, after = ({flow.id: flow for flow in read_flows(file)} for file in (path, again))
+    for flow in mixed[::2]:
+        assert spelled(after[flow.id]) == spelled(before[flow.id])
+    for flow in mixed[1::2]:
+        assert after[flow.id].response.content == before[flow.id].response.content
+    assert len([line for line in log if line.startswith("all: chat good, 200, finish stop")]) == len(mixed) // 2
+    reasons = [line.partition("its answer stays as it was saved: its ")[2] for line in log]
+    assert len([reason for reason in reasons if reason.startswith("force_stream.")]) > 0.9 * len(DAMAGES)
+    assert not [line for line in log if "Traceback" in line or "fault" in line]
+
+
+def test_of_a_flow_file_of_others_every_request_can_be_replayed(
+    upstream: Upstream, rules_file: Path, tmp_path: Path, certs: Certs
+) -> None:
+    upstream.answer_always(event_stream(STREAM, size=10))
+    # Of these it is known how they came, so they are forced anew.
+    known = ["good", "no rule", "sse is -7"]
+    names = [*known, "undo backwards", "headers_undo is -7", "forced_size is -7", "metadata is a list"]
+    flows = [saved_flow(name=name) for name in names]
+    for name, flow in zip(names[1:], flows[1:], strict=True):
+        DAMAGES[name](flow)
+    for flow in flows:
+        flow.request.port = upstream.ports["http"]
+    rules_file.write_text("rules: [{name: all, hosts: [127.0.0.1], force_upstream_stream: true}]")
+    path, again = write_flows(tmp_path / "flows", flows), tmp_path / "again"
+    arguments = ["-s", str(ADDON), "--set", f"force_stream_rules={rules_file}", "-w", str(again)]
+    log = mitmdump(certs, tmp_path, "-n", "-C", str(path), *arguments)
+    assert [seen.body for seen in upstream.requests] == [flow.request.raw_content for flow in flows]
+    answers = {flow.id: flow.response.content for flow in read_flows(again)}
+    answered = [answers[flow.id] == STREAM or json.loads(answers[flow.id]) == DOCUMENT for flow in flows]
+    assert all(answered)
+    assert [answers[flow.id] != STREAM for flow in flows] == [name in known for name in names]
+    told = [
+        line for line in log if line.startswith(f"{CHAT}: sent again as it is, and not as it came: its force_stream.")
+    ]
+    assert len(told) == 3
+    assert not [line for line in log if "Traceback" in line or "fault" in line]
 
 
 def test_without_the_option_a_saved_flow_file_stays_as_it_is(

@@ -144,6 +144,15 @@ def test_nobody_reads_a_body_by_way_of_mitmproxys_decoders(source: Path) -> None
 
 
 @SOURCES
+def test_notes_on_flows_are_read_and_written_in_one_place(source: Path) -> None:
+    # Anything may be in there: a flow file may come from anybody.
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    reaches = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "metadata"]
+    spells = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node.value == "force_stream."]
+    assert bool(reaches) == bool(spells) == (label(source) == "proxy/notes")
+
+
+@SOURCES
 def test_what_is_imported_is_declared(source: Path) -> None:
     ours = {"force_stream", "addon"}
     assert imports(source)[1] <= set(sys.stdlib_module_names) | ours | declared()

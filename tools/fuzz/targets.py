@@ -1,59 +1,49 @@
 """What the fuzzer tries: bytes made into a case, and the laws that hold for every case.
 
-A target is a function of bytes that raises where a law is broken. Knows the laws of the library alone; how bytes are
-found that break one is fuzz.py's business. The tests run every target over its seeds.
+A target is a function of bytes that raises where a law is broken. Knows the laws alone; how bytes are found that break
+one is fuzz.py's business. The tests run every target over its seeds.
 """
 
+import asyncio
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import wire
+from choices import Choices
+from force_stream.addon.hooks import aggregate_again
 from force_stream.answer import patterns
 from force_stream.answer.events import Event
 from force_stream.answer.quirks import QUIRKS
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Reply, Report
 from force_stream.endpoints import ENDPOINTS
+from force_stream.proxy import explain, request, response, summary
+from force_stream.proxy.attempt import Attempt
+from force_stream.proxy.notes import NOTES, UnreadableFlow
 from force_stream.rules.describe import changes, describe
 from force_stream.rules.file import RulesError, parse_rules, with_value
 from force_stream.rules.keys import KEYS
 from force_stream.rules.rule import Rule
-from force_stream.view import timeline, timeline_text
+from force_stream.view import contentview, timeline, timeline_text
 from force_stream.view.timeline_text import About
 from force_stream.wire import jsontext
 from force_stream.wire.form_body import Form, read_form
 from force_stream.wire.json_body import BLOCK, read_body, undo
 from force_stream.wire.sse import EventStreamDecoder
+from mitmproxy import http
+from mitmproxy.contentviews import Metadata
+from mitmproxy.flow import Flow
+from mitmproxy.io import FlowReader, tnetstring
+from mitmproxy.test import tflow
 
 GOLDEN: Final = Path(__file__).resolve().parents[2] / "tests" / "golden"
-
-
-class Choices:
-    """The fuzzer's bytes, taken from the front as choices. Where there are none left, each is the first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def below(self, count: int) -> int:
-        width = 1 if count <= 256 else 2
-        taken = self._data[self._at : self._at + width]
-        self._at += width
-        return int.from_bytes(taken) % count
-
-    def pick[T](self, among: Sequence[T]) -> T:
-        return among[self.below(len(among))]
-
-    def rest(self) -> bytes:
-        rest, self._at = self._data[self._at :], len(self._data)
-        return rest
 
 
 # Event streams
@@ -487,7 +477,135 @@ def check_timeline(data: bytes) -> None:
     assert all(line.isprintable() for line in text.split("\n"))
 
 
-STREAMS: Final = {"stream": stream_of_bytes, "grammar": stream_by_grammar}
+# Flow files
+
+NAMES: Final = (*(f"force_stream.{each.name}" for each in NOTES), "force_stream.of_tomorrow", "of_another_addon")
+SPECIAL: Final = (
+    None,
+    True,
+    False,
+    10**40,
+    -(10**9),
+    float("nan"),
+    float("inf"),
+    1.5,
+    "",
+    b"",
+    "chat",
+    "error",
+    "\x1b[2J",
+)
+TOUCHING: Final = (
+    parse_rules("rules: [{name: all, hosts: [llm.test], force_upstream_stream: true}]", "rules.yaml"),
+    (),
+)
+
+
+@cache
+def saved_flow() -> bytes:
+    """The file of a flow that was forced and answered."""
+    flow = tflow.tflow(resp=True)
+    flow.request.url = "http://llm.test/v1/chat/completions"
+    flow.request.raw_content = b'{"model": "m", "messages": []}'
+    rule = TOUCHING[0][0]
+    body = request.body_of(flow)
+    assert body is not None
+    assert flow.response is not None
+    spec = request.force(flow, body, rule, ENDPOINTS["chat"])
+    assert spec is not None
+    chunk = (
+        b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    )
+    flow.response = http.Response.make(200, chunk, {"content-type": "text/event-stream"})
+    attempt = Attempt(spec, rule)
+    response.observe_whole(flow, attempt)
+    reply = attempt.finish()
+    assert reply is not None
+    response.store_answer(flow, attempt, None)
+    response.set_reply(flow, reply)
+    summary.summarize(flow, attempt)
+    return tnetstring.dumps(flow.get_state())
+
+
+def flow_in(file: bytes) -> Flow | None:
+    """What mitmproxy makes of a file, if it makes anything of it."""
+    try:
+        return next(iter(FlowReader(io.BytesIO(file)).stream()), None)
+    except Exception:
+        return None
+
+
+def foreign_flow(choices: Choices) -> Flow | None:
+    """The saved flow with other notes, or with other bytes in its file."""
+    if choices.below(4) == 3:
+        file = bytearray(saved_flow())
+        while choices:
+            file[choices.below(1 << 16) % len(file)] = choices.below(256)
+        return flow_in(bytes(file))
+    flow = flow_in(saved_flow())
+    assert flow is not None
+    while choices:
+        name = choices.pick(NAMES)
+        match choices.below(8):
+            case 0:
+                flow.metadata.pop(name, None)
+            case 1:
+                flow.metadata[name] = flow.metadata.get(choices.pick(NAMES))
+            case 2:
+                flow.metadata[name] = choices.rest()
+            case _:
+                flow.metadata[name] = foreign_value(choices)
+    return flow
+
+
+def foreign_value(choices: Choices, depth: int = 4) -> Any:
+    kind = choices.below(6 if depth else 3)
+    if kind == 0:
+        return choices.pick(SPECIAL)
+    if kind == 1:
+        return choices.below(1 << 16) - 16
+    if kind == 2:
+        return "".join(map(chr, (choices.below(256) for _ in range(choices.below(6)))))
+    if kind == 3:
+        return {f"{choices.below(3)}": foreign_value(choices, depth - 1) for _ in range(choices.below(3))}
+    values = [foreign_value(choices, depth - 1) for _ in range(choices.below(5))]
+    return [*values, b"x"] if kind == 4 else values
+
+
+def check_flows(data: bytes) -> None:
+    """Nothing that reads a flow of a file raises or changes it; and its answer is made again, or stays as it is."""
+    choices = Choices(data)
+    rules = choices.pick(TOUCHING)
+    flow = foreign_flow(choices)
+    if not isinstance(flow, http.HTTPFlow):
+        return
+    before = repr(flow.get_state())
+    read_flow(flow, rules)
+    assert repr(flow.get_state()) == before, "reading a flow changed it"
+    try:
+        stream = response.event_stream(flow)
+        if stream is not None:
+            asyncio.run(aggregate_again(flow, stream, rules))
+    except UnreadableFlow:
+        assert repr(flow.get_state()) == before, "a flow that cannot be read was changed"
+    else:
+        if stream is not None and flow.response is not None:
+            assert response.event_stream(flow) == stream, "the event stream was not kept"
+
+
+def read_flow(flow: http.HTTPFlow, rules: tuple[Rule, ...]) -> None:
+    if flow.response is not None:
+        shown = Metadata(flow=flow, content_type="application/json", http_message=flow.response)
+        contentview.view.render_priority(b"{}", shown)
+        for line in contentview.view.prettify(b"{}", shown).split("\n"):
+            assert_is_a_line(line)
+    for line in explain.explain(flow, rules, enabled=True):
+        assert_is_a_line(line)
+    with suppress(UnreadableFlow):
+        request.restored(flow)
+
+
+STREAMS: Final = {"stream": stream_of_bytes, "grammar": stream_by_grammar, "wire": wire.case_of}
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "stream": lambda data: check_stream(stream_of_bytes(data)),
     "grammar": lambda data: check_stream(stream_by_grammar(data)),
@@ -496,6 +614,8 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "rules": check_rules,
     "setting": check_setting,
     "timeline": check_timeline,
+    "wire": wire.check,
+    "flows": check_flows,
 }
 
 
@@ -532,4 +652,14 @@ _SEEDS: Final[Mapping[str, Callable[[], list[bytes]]]] = {
     "rules": lambda: list(RULES),
     "setting": lambda: [bytes((place,)) + value for place in range(len(KEYS)) for value in (b"1", b"[a]", b"{b: c}")],
     "timeline": lambda: [bytes((how,)) + seed[1:] for seed in _streams() for how in (0, 1)],
+    "wire": wire.seeds,
+    "flows": lambda: [
+        *(
+            bytes((rules, 0, name, *how))
+            for rules in (0, 1)
+            for name in range(len(NAMES))
+            for how in ((0,), (1, 3), (4, 0, 3))
+        ),
+        *(bytes((0, 3, at >> 8, at & 255, 48)) for at in range(0, len(saved_flow()), 7)),
+    ],
 }

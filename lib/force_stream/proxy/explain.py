@@ -13,13 +13,14 @@ from ..answer.forcing import Refusal
 from ..endpoints import endpoint_for
 from ..rules.rule import Rule
 from ..wire.text import printable
-from .notes import note, was_made_to_stream
+from .notes import LEFT_ALONE, RULE, was_made_to_stream
 from .request import body_of, forced_form, hosts_of
 from .response import is_event_stream
 
 # How many rules one line of the log goes through; the command has no such limit.
 _RULES_IN_A_LINE: Final = 3
-# Characters of a line. Hosts, paths and models come from the client.
+# Characters of a path, and of a line.
+_LONGEST_PATH: Final = 200
 _LONGEST_LINE: Final = 1000
 
 
@@ -29,7 +30,7 @@ def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> lis
     if decided is not None:
         lines.append(f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}")
     elif was_made_to_stream(flow):
-        lines.append(f"rule {note(flow, 'rule')} took it, as the rules were then; its request was forced")
+        lines.append(f"{_named(flow)} took it, as the rules were then; its request was forced")
     return [printable(f"{_about(flow)}: {line}", _LONGEST_LINE) for line in lines or ["there are no rules"]]
 
 
@@ -50,7 +51,14 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
 
 def _about(flow: http.HTTPFlow) -> str:
     # The query stays out of it: some APIs take the key there.
-    return f"{flow.request.method} {flow.request.host}{flow.request.path.partition('?')[0]}"
+    path = flow.request.path.partition("?")[0]
+    return f"{printable(flow.request.method)} {printable(flow.request.host)}{printable(path, _LONGEST_PATH)}"
+
+
+def _named(flow: http.HTTPFlow) -> str:
+    """The rule that took the flow, as far as its notes say."""
+    rule = RULE.of(flow)
+    return "a rule" if rule is None else f"rule {rule}"
 
 
 def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
@@ -95,14 +103,14 @@ def _as_it_came(flow: http.HTTPFlow, *, readable: bool) -> http.HTTPFlow:
 
 def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
     if was_made_to_stream(flow):
-        took = note(flow, "rule")
-        return "its request was forced" + (f" by rule {took}, as the rules were then" if took != rule.name else "")
+        took = RULE.of(flow) != rule.name
+        return "its request was forced" + (f" by {_named(flow)}, as the rules were then" if took else "")
     if not rule.force_upstream_stream:
         learns = ", unless its upstream says that it must stream" if rule.learn else ""
         return f"it changes nothing, since force_upstream_stream is false{learns}"
     if not enabled:
         return "it changes nothing, since the option force_stream is off"
-    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), note(flow, "left_alone")
+    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), LEFT_ALONE.of(flow)
     if flow.request.method != "POST" or body is None or endpoint is None:
         # What was left because its body could not be decoded says so itself.
         return (

@@ -3,11 +3,11 @@
 Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
 """
 
-import asyncio
 from typing import Any, Final
 
 from mitmproxy import http
 
+from ..answer.fill import spelled
 from ..answer.forcing import Refusal, force_request
 from ..answer.reader import AnswerSpec
 from ..endpoints import expected_choices
@@ -15,10 +15,21 @@ from ..endpoints.endpoint import Endpoint
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import Body, Edited, read_body, undo
-from ..wire.text import printable
 from . import bodies
 from .learned import Asked, hash_of
-from .notes import copy_request_notes, note, remove_notes, save_notes, was_made_to_stream
+from .notes import (
+    FORCED_SIZE,
+    HEADERS_UNDO,
+    RETRIED_AS,
+    UNDO,
+    UnreadableFlow,
+    copy_request_notes,
+    known,
+    remove_all_metadata,
+    remove_notes,
+    save_notes,
+    was_made_to_stream,
+)
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream cannot be read until its end.
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
@@ -69,8 +80,7 @@ def body_of(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> Body | For
 
 async def read_request(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> tuple[Body | Form, str | None] | None:
     """The body, as `body_of` reads it, and the model, without holding the event loop."""
-    blocks_loop = bodies.blocks_loop(flow.request)
-    body = await asyncio.to_thread(body_of, flow, limit) if blocks_loop else body_of(flow, limit)
+    body = await bodies.read(flow.request, lambda: body_of(flow, limit))
     return None if body is None else (body, model_of(body))
 
 
@@ -95,9 +105,16 @@ def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Aske
 
 
 def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
-    """How to read the answer to a request that asks for a stream itself."""
-    model = printable(model_of(body) or "")
-    return AnswerSpec(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
+    """How to read the answer to a request that goes out as it came."""
+    return AnswerSpec(
+        rule.name,
+        endpoint.name,
+        model_of(body) or "",
+        expected_choices(body.members),
+        rule.on_truncated,
+        rule.quirks,
+        spelled(rule.fill),
+    )
 
 
 # Forcing it
@@ -120,15 +137,6 @@ def forced_form(
         quirks=rule.quirks,
         fill=rule.fill,
     )
-
-
-def spec_if_forced(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
-    """How to read the stream that a request gets although it did not ask for one."""
-    try:
-        spec, _ = forced_form(flow, body, rule, endpoint)
-    except Refusal:
-        spec = None
-    return spec or spec_for(body, rule, endpoint)
 
 
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
@@ -155,11 +163,12 @@ def _check_unsigned(request: http.Request) -> None:
         raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
 
 
-def _ask_for_stream(request: http.Request) -> list[list[str]]:
+def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
     """Sets the headers; returns the values they had."""
-    before: list[list[str]] = []
+    before: list[list[str | bytes]] = []
     for name, value in _STREAM_HEADERS.items():
-        before.extend([name, old] for old in request.headers.get_all(name))
+        # As bytes: a flow file takes no text that was not UTF-8.
+        before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
         request.headers[name.lower() if request.is_http2 else name] = value
     return before
 
@@ -174,22 +183,30 @@ def _set_body(request: http.Request, body: bytes) -> None:
 
 
 def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
-    """The body of a forced request before it was edited; unchanged if a person has edited it since."""
-    if len(body) != note(flow, "forced_size"):
+    """The body of a forced request before it was edited; unchanged if a person has edited it since. Raises
+    `UnreadableFlow` where the notes do not say what it was."""
+    splices = known(UNDO, flow)
+    if len(body) != known(FORCED_SIZE, flow):
         return body
-    return undo(body, [(start, end, old) for start, end, old in note(flow, "undo")])
+    if splices and splices[-1][1] > len(body):
+        raise UnreadableFlow("its force_stream.undo is that of another body")
+    return undo(body, splices)
 
 
 def restore(flow: http.HTTPFlow) -> None:
-    """Put a forced flow's request back as it came, and forget that it was forced."""
+    """Put a forced flow's request back as it came, and forget that it was forced. Raises `UnreadableFlow`, and changes
+    nothing, where the notes do not say how it came."""
     if not was_made_to_stream(flow):
         return
     request = flow.request
+    body, headers = as_it_came(flow, request.raw_content or b""), known(HEADERS_UNDO, flow)
+    if any(name not in _STREAM_HEADERS for name, _ in headers):
+        raise UnreadableFlow("its force_stream.headers_undo names headers that forcing does not set")
     for name in _STREAM_HEADERS:
         request.headers.pop(name, None)
-    for name, value in note(flow, "headers_undo", []):
+    for name, value in headers:
         request.headers.add(name.lower() if request.is_http2 else name, value)
-    _set_body(request, as_it_came(flow, request.raw_content or b""))
+    _set_body(request, body)
     remove_notes(flow)
 
 
@@ -197,7 +214,7 @@ def restored(flow: http.HTTPFlow) -> http.HTTPFlow:
     """A new flow with the request as it came, before it was forced."""
     plain = _copy_to_send(flow)
     restore(plain)
-    plain.metadata = {}
+    remove_all_metadata(plain)
     return plain
 
 
@@ -218,7 +235,7 @@ def plain_attempt(flow: http.HTTPFlow, spec: AnswerSpec) -> http.HTTPFlow:
 
 def link(flow: http.HTTPFlow, retried: http.HTTPFlow) -> http.HTTPFlow:
     """Link another attempt to the first flow; returns it."""
-    before = note(flow, "retried_as", ())
+    before = RETRIED_AS.of(flow) or []
     save_notes(retried, {"retry_of": flow.id, "try": len(before) + 2})
     save_notes(flow, {"retried_as": [*before, retried.id]})
     return retried

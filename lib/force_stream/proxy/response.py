@@ -17,7 +17,24 @@ from ..wire import jsontext
 from ..wire.text import printable
 from . import bodies
 from .attempt import Attempt
-from .notes import note, save_notes, spec_of, was_made_to_stream
+from .notes import (
+    ANSWERED_BY,
+    CHOICES,
+    ENDPOINT,
+    RULE,
+    SSE,
+    SSE_STATUS,
+    SSE_TYPE,
+    STATUS,
+    TRY,
+    UnreadableFlow,
+    check_notes,
+    known,
+    noted,
+    save_notes,
+    spec_of,
+    was_made_to_stream,
+)
 from .request import body_of, model_of
 from .retry_policy import is_retried
 
@@ -59,25 +76,32 @@ def text_of(response: http.Response) -> str:
 
 def event_stream(flow: http.HTTPFlow) -> bytes | None:
     """The event stream that a flow holds: the one kept behind a rewritten response, or the response itself. None where
-    there is none that can be decoded."""
-    kept = note(flow, "sse")
-    if isinstance(kept, bytes):
-        return kept
+    there is none that can be decoded. Raises `UnreadableFlow`."""
+    if noted(SSE, flow):
+        return known(SSE, flow)
     return bodies.decoded(flow.response) if flow.response is not None and is_event_stream(flow.response) else None
 
 
-def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str] | None:
+def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     """How an answer was, or would be, made from a flow's event stream: the spec, the upstream's status and content
-    type. None where the flow's path is not an endpoint's."""
-    content_type = flow.response.headers.get("content-type", "") if flow.response is not None else ""
-    status = flow.response.status_code if flow.response is not None else 200
-    if was_made_to_stream(flow):
+    type. Raises `UnreadableFlow` where that is not known: then the answer that the flow has is the better one."""
+    check_notes(flow)
+    if was_made_to_stream(flow) or noted(CHOICES, flow):
         spec: AnswerSpec | None = spec_of(flow)
-    elif endpoint := note(flow, "endpoint"):
-        spec = AnswerSpec(note(flow, "rule"), endpoint, printable(model_of(body_of(flow)) or ""))
+    elif noted(RULE, flow) or noted(ENDPOINT, flow):
+        spec = AnswerSpec(known(RULE, flow), known(ENDPOINT, flow), model_of(body_of(flow)) or "")
     else:
         spec = at_path(flow.request.path)
-    return None if spec is None else (spec, note(flow, "sse_status", status), note(flow, "sse_type", content_type))
+    if spec is None:
+        raise UnreadableFlow(f"{printable(flow.request.path.partition('?')[0])} is not a known endpoint")
+    if flow.response is None:
+        return spec, SSE_STATUS.of(flow) or 200, SSE_TYPE.of(flow) or ""
+    if ANSWERED_BY.of(flow) or STATUS.of(flow) not in (None, flow.response.status_code):
+        raise UnreadableFlow("its answer is not the one that its own try came to")
+    if noted(SSE, flow):
+        # The response says what the client got.
+        return spec, known(SSE_STATUS, flow), known(SSE_TYPE, flow)
+    return spec, flow.response.status_code, flow.response.headers.get("content-type", "")
 
 
 # What it becomes
@@ -100,7 +124,7 @@ def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> N
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
         raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
-        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type})
+        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": printable(content_type)})
 
 
 def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
@@ -155,9 +179,10 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
 
 def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
-    outcome stays in its metadata. `why`: in what way the attempt was another one."""
+    outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
     flow.response = retried.response.copy()
-    flow.comment = f"{retried.comment}, try {note(retried, 'try')}" + (why and f"; {why}")
+    flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK
+    save_notes(flow, {"answered_by": retried.id})

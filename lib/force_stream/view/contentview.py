@@ -3,12 +3,13 @@
 Knows mitmproxy's content views and the metadata that `proxy/notes` lists; must not know events, which are `timeline`'s.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
+from mitmproxy.flow import Flow
 
-from ..proxy.notes import all_notes
+from ..proxy import notes
 from ..proxy.response import EVENT_STREAM_TYPE
 from . import timeline, timeline_text
 from .timeline_text import About
@@ -29,11 +30,9 @@ class UpstreamSSE(Contentview):
         response = _response(metadata)
         if response is None:
             return "No event stream here: this view is for responses.\n"
-        note = all_notes(metadata.flow)
-        kept = note.get("sse")
-        body = kept if isinstance(kept, bytes) else data
-        read = timeline.read(body, note.get("times"))
-        return timeline_text.text(read, _about(note, response))
+        kept = notes.SSE.of(metadata.flow)
+        read = timeline.read(data if kept is None else kept, notes.TIMES.of(metadata.flow))
+        return timeline_text.text(read, _about(metadata.flow, response))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if _response(metadata) is None:
@@ -42,7 +41,7 @@ class UpstreamSSE(Contentview):
         if content_type == EVENT_STREAM_TYPE:
             return BEST
         is_json = content_type.endswith("json")
-        return NEXT_TO_JSON if is_json and isinstance(all_notes(metadata.flow).get("sse"), bytes) else NOT_OURS
+        return NEXT_TO_JSON if is_json and notes.SSE.of(metadata.flow) is not None else NOT_OURS
 
 
 def _response(metadata: Metadata) -> http.Response | None:
@@ -51,30 +50,30 @@ def _response(metadata: Metadata) -> http.Response | None:
     return message if isinstance(message, http.Response) else None
 
 
-def _about(note: dict[str, Any], response: http.Response) -> About:
-    odd, cut_at, number = note.get("odd"), note.get("cut_at"), note.get("try")
-    status, upstream = response.status_code, note.get("sse_status")
-    differs = isinstance(upstream, int) and upstream != status
-    retries = note.get("retried_as")
-    tries = len(retries) + 1 if isinstance(retries, (list, tuple)) and retries else 0
-    finish = _text(note.get("finish_reason"))
+def _about(flow: Flow | None, response: http.Response) -> About:
+    number, retries = notes.TRY.of(flow), notes.RETRIED_AS.of(flow)
+    status, upstream = response.status_code, notes.SSE_STATUS.of(flow)
+    differs = upstream is not None and upstream != status
+    # Of the later tries, the last one's answer is the client's.
+    whose = "to the client" if number is None else "made of it"
+    finish = _text(notes.FINISH_REASON.of(flow))
     return About(
-        rule=_text(note.get("rule")),
-        endpoint=_text(note.get("endpoint")),
-        model=_text(note.get("model")),
-        status=f"{upstream} from the upstream, {status} to the client" if differs else f"{status}",
-        finish_reason=f"{finish} (inferred)" if finish and note.get("inferred") is True else finish,
-        tries=f"1 of {tries}; the others are separate flows" if tries else f"{number}" * isinstance(number, int),
-        truncated=note.get("truncated") is True,
-        error=_text(note.get("error")),
+        rule=_text(notes.RULE.of(flow)),
+        endpoint=_text(notes.ENDPOINT.of(flow)),
+        model=_text(notes.MODEL.of(flow)),
+        status=f"{upstream} from the upstream, {status} {whose}" if differs else f"{status}",
+        finish_reason=f"{finish} (inferred)" if finish and notes.INFERRED.of(flow) else finish,
+        tries=f"1 of {len(retries) + 1}; the others are separate flows" if retries else f"{number or ''}",
+        truncated=notes.TRUNCATED.of(flow) is True,
+        error=_text(notes.ERROR.of(flow)),
         encoding=_text(response.headers.get("content-encoding")),
-        kept=cut_at if isinstance(cut_at, int) else None,
-        odd=[line for line in odd if isinstance(line, str)] if isinstance(odd, (list, tuple)) else None,
+        kept=notes.CUT_AT.of(flow),
+        odd=notes.ODD.of(flow),
     )
 
 
-def _text(value: object) -> str:
-    return value[:200] if isinstance(value, str) else ""
+def _text(value: str | None) -> str:
+    return (value or "")[:200]
 
 
 view = UpstreamSSE()

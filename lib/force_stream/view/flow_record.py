@@ -12,7 +12,8 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import note
+from ..proxy.notes import RETRY_OF, TIMES, TRY
+from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -20,8 +21,7 @@ from .timeline import first_content
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """What came of a forced flow that was answered and logged."""
     body = b"" if attempt.encoded else attempt.body()
-    times = note(flow, "times", [])
-    return _outcome(flow, attempt.spec, attempt.report, body, times, bool(attempt.injected))
+    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, bool(attempt.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
@@ -43,7 +43,7 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     answer.finish(cut)
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
-    return _outcome(flow, spec, answer.report, body, note(flow, "times", []))
+    return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or ())
 
 
 def _outcome(
@@ -51,7 +51,7 @@ def _outcome(
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
-    host = f"[{request.host}]" if ":" in request.host else request.host
+    host = f"[{request.host}]" if ":" in request.host else printable(request.host)
     return Outcome(
         id=flow.id,
         at=start,
@@ -72,4 +72,6 @@ def _outcome(
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
+        retry_of=RETRY_OF.of(flow) or "",
+        number=TRY.of(flow) or 1,
     )

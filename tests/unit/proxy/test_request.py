@@ -10,7 +10,7 @@ import pytest
 from force_stream.answer.forcing import Refusal
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
-from force_stream.proxy.notes import note, spec_of, was_made_to_stream
+from force_stream.proxy.notes import spec_of, was_made_to_stream
 from force_stream.proxy.request import (
     another_attempt,
     as_it_came,
@@ -25,11 +25,12 @@ from force_stream.proxy.request import (
     restored,
 )
 from force_stream.rules.rule import Rule
+from harness.hostile import saved
 from harness.master import answer_with, flow_with
 from harness.samples import CHAT, SECRET, request
 from mitmproxy import http
 
-RULE = Rule("r", ("127.0.0.1",), on_truncated="partial", quirks=("minimax",))
+RULE = Rule("r", ("127.0.0.1",), on_truncated="partial", quirks=("think_tags",))
 
 
 def named(flow: http.HTTPFlow) -> dict[str, str]:
@@ -116,7 +117,7 @@ async def _read(flow: http.HTTPFlow, limit: int) -> Any:
 def test_a_forced_request_streams_and_says_how_its_answer_is_read() -> None:
     flow = flow_with(request(n=2))
     spec = forced(flow)
-    assert spec == AnswerSpec("r", "chat", "m", choices=2, on_truncated="partial", quirks=("minimax",))
+    assert spec == AnswerSpec("r", "chat", "m", choices=2, on_truncated="partial", quirks=("think_tags",))
     assert spec_of(flow) == spec
     assert json.loads(flow.request.content or b"") == request(n=2) | {
         "stream": True,
@@ -162,13 +163,14 @@ def test_a_compressed_body_is_sent_plain() -> None:
     assert json.loads(flow.request.raw_content or b"")["stream"] is True
 
 
-@pytest.mark.parametrize("accept", [None, "application/json"])
-def test_restoring_gives_the_request_as_it_came_in_a_new_flow(accept: str | None) -> None:
+@pytest.mark.parametrize("accept", [None, b"application/json", b"application/json; q=\xff\xc3"])
+def test_restoring_gives_the_request_as_it_came_in_a_new_flow(accept: bytes | None) -> None:
     flow = flow_with()
     if accept:
         flow.request.headers["accept"] = accept
     came = named(flow), flow.request.raw_content
     forced(flow)
+    assert saved(flow)
     answer_with(flow)
     flow.comment = flow.marked = "x"
     plain = restored(flow)
@@ -192,11 +194,13 @@ def test_another_attempt_is_forced_alike_and_linked_to_the_first() -> None:
     flow.metadata["force_stream.sse"] = b"data: 1"
     second, third = another_attempt(flow), another_attempt(flow)
     assert (second.request.raw_content, spec_of(third)) == (flow.request.raw_content, spec)
-    assert [note(again, key) for again in (second, third) for key in ("retry_of", "try", "sse")] == [
+    assert [
+        again.metadata.get(f"force_stream.{key}") for again in (second, third) for key in ("retry_of", "try", "sse")
+    ] == [
         *(flow.id, 2, None),
         *(flow.id, 3, None),
     ]
-    assert note(flow, "retried_as") == [second.id, third.id]
+    assert flow.metadata["force_stream.retried_as"] == [second.id, third.id]
 
 
 def test_another_attempt_is_like_the_one_that_it_repeats_and_linked_to_the_first() -> None:
@@ -207,9 +211,12 @@ def test_another_attempt_is_like_the_one_that_it_repeats_and_linked_to_the_first
     plain = plain_attempt(flow, spec)
     again = another_attempt(flow, plain)
     assert [(each.request.raw_content, was_made_to_stream(each)) for each in (plain, again)] == [(came, False)] * 2
-    assert [(note(each, "retry_of"), note(each, "try")) for each in (plain, again)] == [(flow.id, 2), (flow.id, 3)]
-    assert note(flow, "retried_as") == [plain.id, again.id]
-    assert note(plain, "endpoint") == "chat"
+    assert [(each.metadata["force_stream.retry_of"], each.metadata["force_stream.try"]) for each in (plain, again)] == [
+        (flow.id, 2),
+        (flow.id, 3),
+    ]
+    assert flow.metadata["force_stream.retried_as"] == [plain.id, again.id]
+    assert plain.metadata["force_stream.endpoint"] == "chat"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Reply
 from force_stream.proxy.attempt import Attempt
-from force_stream.proxy.notes import note, save_notes
+from force_stream.proxy.notes import UnreadableFlow, save_notes
 from force_stream.proxy.response import (
     copy_outcome,
     event_stream,
@@ -22,7 +22,7 @@ from force_stream.proxy.response import (
 )
 from force_stream.rules.rule import UNLIMITED
 from harness.master import answer_with, flow_with
-from harness.samples import STREAM
+from harness.samples import CHAT, STREAM
 from mitmproxy import http
 
 SPEC = AnswerSpec("r", "chat", "m")
@@ -83,19 +83,41 @@ def test_the_event_stream_is_the_kept_one_or_the_response_itself() -> None:
         pytest.param({"forced": True}, "/", SPEC, id="forced"),
         pytest.param({"rule": "r", "endpoint": "responses"}, "/", AnswerSpec("r", "responses", "m"), id="live"),
         pytest.param({}, "/v1/completions", AnswerSpec("(none)", "completions"), id="by its path"),
-        pytest.param({}, "/v1/models", None, id="not an endpoint"),
     ],
 )
 def test_what_an_answer_is_read_by_is_noted_or_follows_from_the_path(
-    notes: dict[str, Any], path: str, spec: AnswerSpec | None
+    notes: dict[str, Any], path: str, spec: AnswerSpec
 ) -> None:
     flow = answered()
     flow.request.path = path
     save_notes(flow, notes, spec if "forced" in notes else None)
-    kept = kept_answer(flow)
-    assert kept == (None if spec is None else (spec, 200, "text/event-stream"))
-    save_notes(flow, {"sse_status": 400, "sse_type": "text/plain"})
-    assert kept_answer(flow) == (None if spec is None else (spec, 400, "text/plain"))
+    assert kept_answer(flow) == (spec, 200, "text/event-stream")
+    save_notes(flow, {"sse": b"", "sse_status": 400, "sse_type": "text/plain"})
+    assert kept_answer(flow) == (spec, 400, "text/plain")
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "why"),
+    [
+        ({}, "/v1/models", "/v1/models is not a known endpoint"),
+        ({"rule": "r"}, CHAT, "its force_stream.endpoint is missing"),
+        ({"endpoint": "chat"}, CHAT, "its force_stream.rule is missing"),
+        ({"sse": STREAM}, CHAT, "its force_stream.sse_status is missing"),
+        ({"sse": STREAM, "sse_status": 200}, CHAT, "its force_stream.sse_type is missing"),
+        ({"forced": True, "rule": "r", "endpoint": "chat"}, CHAT, "its force_stream.model is missing"),
+        ({"sse": STREAM, "status": 502}, CHAT, "its answer is not the one that its own try came to"),
+        ({"odd": "x"}, CHAT, "its force_stream.odd has a value that this version does not write"),
+        ({"rule": "r", "endpoint": "sonnets"}, CHAT, "its force_stream.endpoint has a value that this version does .*"),
+    ],
+)
+def test_where_it_is_not_known_how_an_answer_was_made_the_reason_is_said(
+    changes: dict[str, Any], path: str, why: str
+) -> None:
+    flow = answered()
+    flow.request.path = path
+    save_notes(flow, changes)
+    with pytest.raises(UnreadableFlow, match=f"^{why}$"):
+        kept_answer(flow)
 
 
 def test_an_attempt_can_be_given_the_whole_body_unless_mitmproxy_streamed_it() -> None:
@@ -103,7 +125,11 @@ def test_an_attempt_can_be_given_the_whole_body_unless_mitmproxy_streamed_it() -
     assert observe_whole(flow, attempt)
     assert attempt.complete
     store_answer(flow, attempt, None)
-    assert [note(flow, key) for key in ("sse", "sse_status", "sse_type")] == [STREAM, 200, "text/event-stream"]
+    assert [flow.metadata.get(f"force_stream.{key}") for key in ("sse", "sse_status", "sse_type")] == [
+        STREAM,
+        200,
+        "text/event-stream",
+    ]
     assert flow.response is not None
     flow.response.raw_content = None
     assert not observe_whole(flow, Attempt(SPEC, UNLIMITED))

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.attempt import Attempt
-from force_stream.proxy.notes import all_notes
-from force_stream.proxy.summary import describe_error, summarize
+from force_stream.proxy.summary import describe_error, describe_plain, summarize
 from force_stream.rules.rule import UNLIMITED, Rule
 from harness.master import answer_with, flow_with
 from harness.samples import EVENTS, STREAM, choice, chunk
@@ -47,6 +46,12 @@ SAID: dict[str, tuple[bytes, dict[str, Any], str, bool]] = {
         "502, stream_truncated, 2 events, 348 bytes, 1.3 s; odd: no finish reason for choice 0; no [DONE]",
         True,
     ),
+    "counts of thousands of digits": (
+        sse(*EVENTS[:-1], chunk(usage={"prompt_tokens": 10**3000, "completion_tokens": True})),
+        {},
+        f"200, finish stop, 5 events, 3,841 bytes, 1{'0' * 19}… in tokens, 1.3 s",
+        False,
+    ),
     "in part": (
         sse(*EVENTS[:2], done=False),
         {"on_truncated": "partial"},
@@ -72,10 +77,19 @@ def test_one_line_says_what_came_of_a_flow(body: bytes, keys: dict[str, Any], li
     assert flow.comment == f"r: chat m, {', '.join(part for part in line.split(', ') if part not in figures)}"
 
 
+def test_the_line_of_another_try_says_which_one_it_is() -> None:
+    flow, attempt = answered(STREAM)
+    flow.metadata["force_stream.try"] = 2
+    assert summarize(flow, attempt).endswith(", 1.3 s, try 2")
+    assert not flow.comment.endswith("try 2"), "a filter for it finds those whose clients got the answer of another try"
+    assert describe_plain(flow, attempt).endswith(", 200, sent plain, 1.3 s, try 2")
+    assert describe_error(flow, attempt, "reset").endswith(", 1.3 s, try 2")
+
+
 def test_the_figures_are_noted_on_the_flow() -> None:
     flow, attempt = answered(STREAM)
     summarize(flow, attempt)
-    notes = all_notes(flow)
+    notes = {key.removeprefix("force_stream."): value for key, value in flow.metadata.items()}
     assert {key: notes[key] for key in ("status", "events", "bytes", "finish_reason", "inferred", "error", "odd")} == {
         "status": 200,
         "events": 5,
@@ -103,6 +117,6 @@ def test_a_flow_without_an_answer_says_so_and_keeps_what_came(started: bool) -> 
     assert describe_error(flow, attempt, "the client left").startswith("r: chat m, no answer: the client left, ")
     assert flow.comment == "r: chat m, no answer"
     assert flow.marked
-    notes = all_notes(flow)
+    notes = {key.removeprefix("force_stream."): value for key, value in flow.metadata.items()}
     assert notes["error"] == "no_answer"
     assert notes.get("sse") == (STREAM if started else None)

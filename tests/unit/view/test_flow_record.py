@@ -33,16 +33,16 @@ class Attempt:
         return self.pieces
 
 
-def answered(body: bytes = STREAM, times: list[float] | None = None) -> http.HTTPFlow:
+def answered(body: bytes = STREAM) -> http.HTTPFlow:
     flow = flow_with()
     answer_with(flow, body)
-    flow.metadata["force_stream.times"] = TIMES if times is None else times
+    flow.metadata["force_stream.times"] = TIMES
     return flow
 
 
 def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     report = Report(events=5, bytes=len(STREAM), status=200, finish_reason="stop", odd=["no [DONE]"])
-    outcome = flow_record.of_answer(answered(), Attempt(report, pieces=STREAM, injected={"cut_after": 3}))
+    outcome = flow_record.of_answer(answered(), Attempt(report, TIMES, STREAM, injected={"cut_after": 3}))
     assert (outcome.upstream, outcome.rule, outcome.endpoint, outcome.model) == ("127.0.0.1:22", "r", "chat", "m")
     assert (outcome.status, outcome.events, outcome.bytes, outcome.finish_reason) == (200, 5, len(STREAM), "stop")
     assert (outcome.first_event, outcome.first_content, outcome.arrivals) == (0.25, 0.5, (0.25, 0.5, 1.5))
@@ -50,14 +50,22 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     assert outcome.seconds >= 0
 
 
+def test_another_try_is_told_from_the_first() -> None:
+    flow = answered()
+    for notes, expected in (({}, ("", 1)), ({"force_stream.retry_of": "f-1", "force_stream.try": 2}, ("f-1", 2))):
+        flow.metadata |= notes
+        outcome = flow_record.of_answer(flow, Attempt())
+        assert (outcome.retry_of, outcome.number) == expected
+
+
 def test_of_a_compressed_answer_the_first_content_is_not_known() -> None:
-    outcome = flow_record.of_answer(answered(), Attempt(Report(status=200), pieces=STREAM, encoded=True))
+    outcome = flow_record.of_answer(answered(), Attempt(Report(status=200), TIMES, STREAM, encoded=True))
     assert (outcome.first_event, outcome.first_content) == (0.25, None)
 
 
 def test_many_arrivals_are_thinned() -> None:
     times = [value for number in range(3 * MOST_ARRIVALS) for value in (number / 1000, number)]
-    assert len(flow_record.of_answer(answered(times=times), Attempt()).arrivals) <= MOST_ARRIVALS
+    assert len(flow_record.of_answer(answered(), Attempt(times=times)).arrivals) <= MOST_ARRIVALS
 
 
 @pytest.mark.parametrize(("connected", "code"), [(True, "no_answer"), (False, "client_gone")])
