@@ -18,7 +18,9 @@ from harness import Answer, Certs, Data, End, Head, Reset, Upstream, document, e
 from harness.browser import Browser
 from harness.paths import ROOT, TESTS
 from harness.samples import CHAT, DOCUMENT, EVENTS, STREAM
-from harness.tools import needs_npm_tool, needs_tool
+from harness.tools import lacks, needs_npm_tool, needs_tool
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere some runtimes trust only the system's store")
 
 FOLDER = TESTS / "runtimes"
 HOSTS = ("llm.test", "localhost")
@@ -45,12 +47,19 @@ def npm(package: str, program: str, *words: str) -> Callable[[Path], list[str]]:
     return lambda _: [needs_npm_tool(FOLDER, package, program), *words, str(FOLDER / "node.mjs")]
 
 
-def installed(program: str, file: str) -> Callable[[Path], list[str]]:
-    return lambda _: [needs_tool(program), str(FOLDER / file)]
+def ruby(_: Path) -> list[str]:
+    return [needs_tool("ruby"), str(FOLDER / "ruby.rb")]
 
 
 def shell(program: str) -> Callable[[Path], list[str]]:
     return lambda _: [needs_tool("sh"), str(FOLDER / f"{Path(needs_tool(program)).stem}.sh")]
+
+
+def php(_: Path) -> list[str]:
+    program = needs_tool("php")
+    if b"curl" not in subprocess.run([program, "-m"], capture_output=True, check=True).stdout.split():
+        lacks("php has no curl")
+    return [program, str(FOLDER / "php.php")]
 
 
 def java(_: Path) -> list[str]:
@@ -73,8 +82,8 @@ RUNTIMES = [
         "HTTPS_PROXY SSL_CERT_FILE REQUESTS_CA_BUNDLE",
         libraries=4,
     ),
-    Runtime("Ruby", installed("ruby", "ruby.rb"), "http_proxy SSL_CERT_FILE", uses_proxy_for_this_machine=False),
-    Runtime("PHP", installed("php", "php.php"), "HTTPS_PROXY PHP_INI_SCAN_DIR"),
+    Runtime("Ruby", ruby, "http_proxy SSL_CERT_FILE", uses_proxy_for_this_machine=False),
+    Runtime("PHP", php, "HTTPS_PROXY PHP_INI_SCAN_DIR"),
     Runtime("Node.js 20", npm("node20", "bin/node"), "HTTPS_PROXY NODE_OPTIONS NODE_EXTRA_CA_CERTS", libraries=3),
     Runtime("Node.js 24", npm("node24", "bin/node"), "HTTPS_PROXY NODE_OPTIONS NODE_EXTRA_CA_CERTS", libraries=3),
     Runtime("Deno", npm("@deno/linux-x64-glibc", "deno", "run", "--allow-net"), "HTTPS_PROXY DENO_CERT"),
