@@ -7,6 +7,15 @@ const [url, ...models] = process.argv.slice(2);
 const headers = { "Content-Type": "application/json" };
 const module = url.startsWith("https:") ? https : http;
 
+// As agentkeepalive's, which openai had up to version 4.
+class OwnAgent extends module.Agent {
+  createConnection(...words) {
+    const socket = super.createConnection(...words);
+    if (module === https) socket.setTimeout(60_000);
+    return socket;
+  }
+}
+
 function request(agent, body) {
   return new Promise((resolve, reject) => {
     const request = module.request(url, { method: "POST", headers, agent }, (answer) => {
@@ -25,6 +34,6 @@ for (const model of models) {
   console.log(await (await fetch(url, { method: "POST", headers, body })).text());
   if (!process.versions.deno) console.log(await request(undefined, body));
   if (!process.versions.deno && !process.versions.bun) {
-    console.log(await request(new module.Agent({ keepAlive: true }), body));
+    console.log(await request(new OwnAgent({ keepAlive: true }), body));
   }
 }

@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
     if rules is not None and not any(rule["flows"] for rule in jsontext.loads(rules.decode())):
         print(
             f"force-stream: no request that matches a rule came through the proxy. Does {name} use the proxy of its "
-            "environment? Python's aiohttp needs trust_env=True, Chromium and Electron need --chromium, and Go and Ruby "
-            "use no proxy for localhost; see docs/modes.md.",
+            "environment? Python's aiohttp needs trust_env=True, Chromium and Electron need --chromium, and Go and "
+            "Ruby use no proxy for localhost; see docs/modes.md.",
             file=sys.stderr,
         )
     return code
