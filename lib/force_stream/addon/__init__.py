@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..page.server import Serving
+from .certificates import Certificates
 from .commands import Commands
 from .hooks import ForceStream
 
@@ -10,4 +11,4 @@ from .hooks import ForceStream
 def create(folder: Path) -> list[object]:
     """The addon objects, in their order. `folder`: where the script lies, and with it the default rules."""
     ours = ForceStream(folder / "rules.yaml")
-    return [ours, Commands(ours), Serving(ours)]
+    return [ours, Commands(ours), Certificates(lambda: ours.rules), Serving(ours)]

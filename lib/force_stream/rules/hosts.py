@@ -54,10 +54,10 @@ def canonical_host(host: str) -> str:
 
 
 def spelled_hosts(hosts: Iterable[tuple[str, int | None]]) -> str:
-    spelled = dict.fromkeys(_with_port(name, port) for name, port in hosts)
+    spelled = dict.fromkeys(with_port(name, port) for name, port in hosts)
     return f"host {' or '.join(spelled)}" if spelled else "a request without a host"
 
 
-def _with_port(name: str, port: int | None) -> str:
+def with_port(name: str, port: int | None) -> str:
     enclosed = f"[{name}]" if ":" in name and not name.startswith("[") else name
     return name if port is None else f"{enclosed}:{port}"
