@@ -13,6 +13,8 @@ from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
 from ..proxy.notes import TIMES
+from ..proxy.request import name_of
+from ..rules.hosts import with_port
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -50,11 +52,10 @@ def _outcome(
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
-    host = f"[{request.host}]" if ":" in request.host else request.host
     return Outcome(
         id=flow.id,
         at=start,
-        upstream=f"{host}:{request.port}",
+        upstream=with_port(name_of(flow), request.port),
         rule=spec.rule,
         endpoint=spec.endpoint,
         model=spec.model,
