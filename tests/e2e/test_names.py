@@ -11,6 +11,7 @@ from force_stream.rules.file import parse_rules
 from harness import Answer, Certs, Http1Client, Proxy, Request, Upstream, document, event_stream, refused_port
 from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, STREAM, request
+from harness.steps import Reset
 
 RULES = """\
 rules:
@@ -78,3 +79,16 @@ def test_explanations_go_by_the_name(start: Callable[..., Proxy], upstream: Upst
         re.escape(f"POST llm.test{CHAT}: answered with 400, and not forced: there are no rules; ")
         + re.escape("--set force_stream_hosts=llm.test forces that host")
     )
+
+
+def test_a_host_header_does_not_say_where_a_retry_goes_or_whom_it_trusts(
+    start: Callable[..., Proxy], upstream: Upstream, certs: Certs
+) -> None:
+    upstream.at_accept(Reset())
+    upstream.answer_always(event_stream(STREAM))
+    proxy = start("https")
+    # The upstream's certificate is for llm.test, and not for that name.
+    answer = ask(proxy, certs, "https", "tries", host="elsewhere.example")
+    assert (answer.status_code, answer.json()) == (200, DOCUMENT)
+    (seen,) = upstream.requests
+    assert seen.header("host") == "elsewhere.example"
