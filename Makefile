@@ -70,7 +70,7 @@ oracle: $(VENV)/oracle $(LITELLM)/made  ## llama.cpp, and LiteLLM before it, ask
 oracle-all: $(VENV)/oracle $(LITELLM)/made $(TORCH)/made  ## the same, and vLLM and transformers serve with a tiny model (installs 4 GB)
 	@$(BIN)/python tools/oracle/compare.py $(ARGS)
 
-fuzz: $(VENV)/fuzz  ## look for bytes that break a law of the library, for ten minutes (ARGS='--seconds 60 stream')
+fuzz: $(VENV)/test $(VENV)/fuzz  ## look for bytes that break a law of the addon, for ten minutes (ARGS='--seconds 60 stream')
 	@$(BIN)/python tools/fuzz/fuzz.py $(ARGS)
 
 soak: $(VENV)/test  ## 200 streams at once for three minutes, most with a fault, and what is left of them (ARGS='--seconds 60')

@@ -9,6 +9,8 @@ from harness import (
     H2_UPSTREAM,
     Answer,
     Certs,
+    Close,
+    CutChunk,
     Data,
     End,
     Gate,
@@ -30,6 +32,7 @@ from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, COMPLETIONS, DOCUMENT, EVENTS, SECRET, STREAM, request
 
 BREAK = SCRIPTS / "break_addon.py"
+QUICK = SCRIPTS / "quick_retries.py"
 
 # Between a client and an upstream
 
@@ -48,6 +51,19 @@ rules:
     models: ["beating-*"]
     learn: true
     heartbeat: 0.2
+  - name: beating-plain
+    hosts: ["127.0.0.1"]
+    models: ["plain-beating"]
+    force_upstream_stream: true
+    heartbeat: 0.2
+  - name: limited-plain
+    hosts: ["127.0.0.1"]
+    models: ["plain-*"]
+    force_upstream_stream: true
+    idle_timeout: 0.1
+    timeout: 3
+    retries: 1
+    max_body: 1KiB
   - name: hears
     hosts: ["127.0.0.1"]
     learn: true
@@ -61,7 +77,7 @@ def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, shared_rules: 
     """What it has learned it keeps, so each test has a model of its own."""
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "h2")]
     options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
-    return shared_proxy(*modes, scripts=[ADDON, BREAK, H2_UPSTREAM], options=options, remote=True)
+    return shared_proxy(*modes, scripts=[ADDON, QUICK, BREAK, H2_UPSTREAM], options=options, remote=True)
 
 
 def only_streams(request: Request) -> Answer:
@@ -269,3 +285,100 @@ def test_with_the_switch_off_it_neither_learns_nor_remembers(proxy: Proxy, upstr
     finally:
         proxy.set_options(force_stream=True)
     assert [seen.json().get("stream") for seen in upstream.requests] == [None, True, None]
+
+
+# A request that is known to have to be plain
+
+CANNOT = {"error": {"message": "Streaming is not supported for this model."}}
+
+
+def know_plain(proxy: Proxy, upstream: Upstream, model: str) -> None:
+    """Have it learn that this model cannot stream."""
+    upstream.answer(document(CANNOT, status=400))
+    upstream.answer(document(DOCUMENT))
+    assert ask(proxy, model).json() == DOCUMENT
+
+
+def test_heartbeats_go_to_a_client_whose_request_is_known_to_have_to_be_plain(proxy: Proxy, upstream: Upstream) -> None:
+    know_plain(proxy, upstream, "plain-beating")
+    gate = Gate()
+    upstream.answer(WaitFor(gate), *document(DOCUMENT).steps)
+    with Http1Client(proxy.url) as client:
+        headers = [("content-type", "application/json"), ("authorization", f"Bearer {SECRET}")]
+        client.start("POST", CHAT, headers, b'{"model": "plain-beating"}')
+        response = client.receive_after(2, "POST", then=gate.open)
+    assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None, None]
+
+
+LARGE = DOCUMENT | {"padding": "x" * 2000}
+CUT_SHORT = Answer.of(Head(content_type="application/json"), Data(b'{"choices": ['), CutChunk())
+SILENT = Answer.of(Linger())
+
+# What the upstream answers to such a request, the status that the client gets, and the code of its error.
+KNOWN_PLAIN: dict[str, tuple[list[Answer], int, str]] = {
+    "a failure that passes": ([document({}, status=503), document(DOCUMENT)], 200, ""),
+    "a failure that stays": ([document({}, status=503)] * 2, 503, ""),
+    "a failure for good": ([document({"error": {"message": "No."}}, status=404)], 404, ""),
+    "cut off, then whole": ([CUT_SHORT, document(DOCUMENT)], 200, ""),
+    "cut off": ([CUT_SHORT] * 2, 502, "stream_truncated"),
+    "silent for longer than idle_timeout": ([Answer.of(Pause(0.5), document(DOCUMENT).steps)], 200, ""),
+    "silent": ([SILENT], 504, "stream_timeout"),
+    "larger than max_body": ([document(LARGE)], 200, ""),
+    "a stream larger than max_body": ([event_stream(sse(*EVENTS * 20))], 502, "stream_too_large"),
+}
+
+
+@pytest.mark.parametrize("case", KNOWN_PLAIN)
+def test_a_request_that_is_known_to_have_to_be_plain_has_the_limits_and_retries_of_its_rule(
+    proxy: Proxy, upstream: Upstream, case: str
+) -> None:
+    answers, status, code = KNOWN_PLAIN[case]
+    model = f"plain-{case}"
+    know_plain(proxy, upstream, model)
+    for answer in answers:
+        upstream.answer(answer)
+    since = proxy.mark()
+    response = ask(proxy, model)
+    assert (response.status, response.header("content-type")) == (status, "application/json")
+    assert (response.json().get("error") or {}).get("code", "") in (code or None, code)
+    assert [seen.json().get("stream") for seen in upstream.requests[2:]] == [None] * len(answers)
+    proxy.wait_for_log(rf"limited-plain: chat {model}, {status}", since=since)
+
+
+def test_the_plain_try_after_a_refusal_has_them_too(proxy: Proxy, upstream: Upstream) -> None:
+    for answer in (document(CANNOT, status=400), document({}, status=503), document(DOCUMENT)):
+        upstream.answer(answer)
+    assert ask(proxy, "plain-first").json() == DOCUMENT
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None, None]
+
+
+# What is only watched
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"), [(CHAT, {}), (COMPLETIONS, {"prompt": "", "best_of": 2})], ids=["learn", "left as it came"]
+)
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (CUT_SHORT, "stream_truncated"),
+        (Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), CutChunk()), "stream_truncated"),
+        (Answer.of(Close()), "upstream_unreachable"),
+    ],
+    ids=["plain", "a stream", "nothing"],
+)
+def test_an_answer_that_breaks_off_is_an_error_of_the_apis_shape(
+    proxy: Proxy, upstream: Upstream, answer: Answer, code: str, path: str, asked: dict
+) -> None:
+    upstream.answer(answer)
+    response = ask(proxy, "plain-left" if asked else "cut", path, **asked)
+    assert (response.status, response.header("content-type")) == (502, "application/json")
+    error = response.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("upstream_error", None, code)
+    assert len(upstream.requests) == 1
+
+
+def test_a_whole_document_before_a_cut_is_the_answer(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(Head(content_type="application/json"), *document(DOCUMENT).steps[1:2], CutChunk())
+    assert ask(proxy, "cut").json() == DOCUMENT

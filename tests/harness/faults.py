@@ -328,10 +328,8 @@ def _no_response() -> Iterator[Fault]:
     for name, code in CODES.items():
         # mitmproxy has no page for these two, and resets the client's stream as well.
         without = "no answer" if name in {"CANCEL", "HTTP_1_1_REQUIRED"} else PAGE_OF_MITMPROXY
-        steps = [RstStream(code)]
-        yield fault(
-            f"RST_STREAM {name} before the headers", steps, UNREACHABLE, over=H2, kept="none", without_layer=without
-        )
+        more = {"kept": "none", "without_layer": without, "sendings": 10 if name == "REFUSED_STREAM" else 1}
+        yield fault(f"RST_STREAM {name} before the headers", [RstStream(code)], UNREACHABLE, over=H2, **more)
     yield fault(
         "GOAWAY before the headers, then a close",
         [GoAway(), Close()],

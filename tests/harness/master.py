@@ -13,6 +13,7 @@ from mitmproxy import http
 from mitmproxy.test import taddons, tflow, tutils
 
 from harness.paths import ADDON
+from harness.record import TIMEOUT
 from harness.samples import CHAT, SECRET, STREAM, request
 
 type Scenario = Callable[[ForceStream, taddons.context], Coroutine[Any, Any, None]]
@@ -57,3 +58,12 @@ def answer_with(
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == level]
+
+
+async def logged(caplog: pytest.LogCaptureFixture, words: str) -> str:
+    """The latest line of the log with these words, once there is one."""
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            if found := [line for line in caplog.messages if words in line]:
+                return found[-1]
+            await asyncio.sleep(0.01)

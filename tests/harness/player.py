@@ -6,9 +6,10 @@
     player.wait(3)
     assert player.answer.status_code == 504
 
-The client speaks HTTP/1, and so does the upstream unless a test says `http2`. Every hook is answered at once;
-`response` gives the client what the attempt has become, as the addon does. Knows the stream layer's public face alone;
-the clock is the player's own.
+The client speaks HTTP/1 unless a test says `client_http2`, and so does the upstream unless it says `http2`. Every hook
+is answered at once; `response` gives the client what the attempt has become, as the addon does. A connection that the
+layer closes is heard of as closed, and hears nothing more, as with mitmproxy's sockets. Knows the stream layer's public
+face alone; the clock is the player's own.
 """
 
 import heapq
@@ -18,10 +19,11 @@ from types import SimpleNamespace
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
+from force_stream.proxy import bodies, response
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.client_wait import ClientWait
 from force_stream.proxy.stream_layer import StreamLayerAddon
-from force_stream.rules.rule import Rule
+from force_stream.rules.rule import UNLIMITED, Rule
 from mitmproxy import connection, http, options
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import commands, context, events
@@ -41,56 +43,73 @@ def piece(data: bytes) -> bytes:
 
 
 class Player:
-    """`to_client`, `to_upstream`: all bytes. `forgets`: nothing is heard of a connection after it was made. `opened`:
-    how many connections to upstreams were tried; `closed`: which connections were closed, in order. `flow`: the latest
-    one; `client_wait`: its client's."""
+    """`rule`: what forces each request; None for requests that nothing forces. `live`: clients ask for the event stream
+    themselves; `bare`: mitmproxy alone.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, rule: Rule | None, *, http2: bool = False) -> None:
+    `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
+    after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
+    in order. `flow`: the latest of `flows`; `ends`: each flow's last hooks, by its id."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        rule: Rule | None,
+        *,
+        http2: bool = False,
+        client_http2: bool = False,
+        live: bool = False,
+        bare: bool = False,
+    ) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        self.rule = rule
+        self.rule, self.live = rule, live
         self._alpn = b"h2" if http2 else None
-        self.flow: http.HTTPFlow | None = None
-        self.client_wait: ClientWait | None = None
+        self.flows: list[http.HTTPFlow] = []
+        self._waits: dict[str, ClientWait] = {}
         self.hooks: list[str] = []
+        self.ends: dict[str, list[str]] = {}
         self.log: list[str] = []
         self.closed: list[str] = []
         self.to_client = self.to_upstream = b""
+        self.servers: list[connection.Server] = []
+        self.sent: list[bytes] = []
         self.refuses = ""
         self.forgets = False
-        self.opened = 0
         self._wakeups: list[tuple[float, int, commands.RequestWakeup]] = []
-        self._layer = self._make_layer()
+        self._closing: list[connection.Connection] = []
+        self.layer = self._make_layer(b"h2" if client_http2 else None, bare=bare)
         self.play(events.Start())
 
-    def _make_layer(self) -> http_layers.HttpLayer:
+    def _make_layer(self, alpn: bytes | None, *, bare: bool) -> http_layers.HttpLayer:
         settings = options.Options()
         Proxyserver().load(settings)
         self.client = connection.Client(
             peername=("127.0.0.1", 50000), sockname=("127.0.0.1", 8080), state=connection.ConnectionState.OPEN
         )
         self.client.timestamp_start = self.now
+        self.client.alpn = alpn
         around = context.Context(self.client, settings)
         around.server = connection.Server(address=("127.0.0.1", 80))
         layer = http_layers.HttpLayer(around, http_layers.HTTPMode.transparent)
-        StreamLayerAddon(self._wait_of).next_layer(SimpleNamespace(context=around))
+        if not bare:
+            StreamLayerAddon(self.wait_of).next_layer(SimpleNamespace(context=around))
         return layer
 
-    def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
-        return self.client_wait if flow is self.flow else None
+    def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
+        return self._waits.get(flow.id)
 
     # What happens
 
-    def ask(self) -> None:
+    def ask(self, request: bytes = REQUEST) -> None:
         """The client's request. The connection to the upstream is made at once, unless `refuses` says why not."""
-        self.play(events.DataReceived(self.client, REQUEST))
+        self._hear(self.client, request)
 
-    def upstream_sends(self, *data: bytes) -> None:
+    def upstream_sends(self, *data: bytes, upstream: int = -1) -> None:
         for each in data:
-            self.play(events.DataReceived(self.server, each))
+            self._hear(self.servers[upstream], each)
 
-    def upstream_closes(self) -> None:
-        self._close(self.server)
+    def upstream_closes(self, upstream: int = -1) -> None:
+        self._close(self.servers[upstream])
 
     def client_leaves(self) -> None:
         self._close(self.client)
@@ -115,6 +134,20 @@ class Player:
         return self.flow.response
 
     @property
+    def flow(self) -> http.HTTPFlow | None:
+        return self.flows[-1] if self.flows else None
+
+    @property
+    def client_wait(self) -> ClientWait | None:
+        """The latest flow's."""
+        return self.wait_of(self.flow) if self.flow is not None else None
+
+    @property
+    def opened(self) -> int:
+        """How many connections to upstreams were tried."""
+        return len(self.servers)
+
+    @property
     def is_asleep(self) -> bool:
         """Whether nobody waits for the clock."""
         return not self._wakeups
@@ -125,7 +158,7 @@ class Player:
         made: list[commands.Command] = []
         waiting = deque([event])
         while waiting:
-            for command in self._layer.handle_event(waiting.popleft()):
+            for command in self.layer.handle_event(waiting.popleft()):
                 if isinstance(command, commands.RequestWakeup):
                     heapq.heappush(self._wakeups, (self.now + command.delay, id(command), command))
                     continue
@@ -133,7 +166,13 @@ class Player:
                 reply = self._do(command)
                 if reply is not None:
                     waiting.append(reply)
+            while not waiting and self._closing:
+                waiting.extend(self._end(self._closing.pop(0)))
         return made
+
+    def _hear(self, peer: connection.Connection, data: bytes) -> None:
+        if peer.state & connection.ConnectionState.CAN_READ:
+            self.play(events.DataReceived(peer, data))
 
     def _do(self, command: commands.Command) -> events.Event | None:
         if isinstance(command, commands.StartHook):
@@ -141,11 +180,12 @@ class Player:
             self._hook(command)
             return events.HookCompleted(command) if command.blocking else None
         if isinstance(command, commands.OpenConnection):
-            self.server = command.connection
-            self.opened += 1
-            self.server.alpn = self._alpn
+            self.servers.append(command.connection)
+            self.sent.append(b"")
+            command.connection.alpn = self._alpn
             if not self.refuses:
-                self.server.state = connection.ConnectionState.OPEN
+                command.connection.timestamp_start = self.now
+                command.connection.state = connection.ConnectionState.OPEN
             if self.forgets:
                 return None
             return events.OpenConnectionCompleted(command, self.refuses or None)
@@ -154,26 +194,58 @@ class Player:
                 self.to_client += command.data
             else:
                 self.to_upstream += command.data
+                self.sent[self.servers.index(command.connection)] += command.data
         elif isinstance(command, commands.CloseConnection):
-            self.closed.append("client" if command.connection is self.client else "upstream")
-            command.connection.state = connection.ConnectionState.CLOSED
+            if command.connection.state is not connection.ConnectionState.CLOSED:
+                self.closed.append("client" if command.connection is self.client else "upstream")
+                command.connection.state = connection.ConnectionState.CLOSED
+                self._closing.append(command.connection)
         elif isinstance(command, commands.Log):
             self.log.append(command.message)
         return None
 
     def _hook(self, command: commands.StartHook) -> None:
+        flow = getattr(command, "flow", None)
         if isinstance(command, _hooks.HttpRequestHook):
-            self.flow = command.flow
-            if self.rule:
-                attempt = Attempt(AnswerSpec("r", "chat"), self.rule, clock=lambda: self.now)
-                self.client_wait = ClientWait(self.rule, attempt, lambda: self.now)
-        elif isinstance(command, _hooks.HttpResponseHook) and self.client_wait and self.client_wait.attempt:
-            reply = self.client_wait.attempt.finish()
-            if reply is not None:
-                assert self.flow is not None
-                self.flow.response = http.Response.make(reply.status, reply.body, {"Content-Type": "application/json"})
+            self.flows.append(flow)
+            self.ends[flow.id] = []
+            if self.live:
+                self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+            elif self.rule:
+                spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
+                attempt = Attempt(spec, self.rule, clock=lambda: self.now)
+                self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+        elif isinstance(command, _hooks.HttpResponseHeadersHook) and self.live:
+            flow.response.stream = True
+        elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:
+            self.ends[flow.id].append(command.name)
+            wait = self.wait_of(flow)
+            if command.name == "response" and wait is not None and wait.attempt is not None:
+                self._reply(flow, wait.attempt)
+
+    def _reply(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
+        decoded = bodies.decoded(flow.response) if attempt.encoded else None
+        reply = attempt.finish(decoded)
+        if reply is not None:
+            response.set_reply(flow, reply)
+        else:
+            response.pass_through(flow, attempt)
 
     def _close(self, peer: connection.Connection) -> None:
         peer.state &= ~connection.ConnectionState.CAN_READ
+        for event in self._end(peer):
+            self.play(event)
+
+    def _end(self, peer: connection.Connection) -> list[events.Event]:
+        """What is heard of a connection's end, once."""
+        if peer is self.client and peer.state is connection.ConnectionState.CLOSED:
+            # mitmproxy closes all others with it, and nobody is woken any more.
+            self._wakeups.clear()
+            for server in self.servers:
+                if server.state is not connection.ConnectionState.CLOSED:
+                    server.state = connection.ConnectionState.CLOSED
+                    self._closing.append(server)
+        if peer.timestamp_end is not None:
+            return []
         peer.timestamp_end = self.now
-        self.play(events.ConnectionClosed(peer))
+        return [events.ConnectionClosed(peer)]

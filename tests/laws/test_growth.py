@@ -117,13 +117,17 @@ SHAPES: Final[dict[str, tuple[str, int, Callable[[int], bytes]]]] = {
     "lines that are JSON": ("chat", 1000, lambda n: b"data: 1\n\n" + b'{"a":1}\n' * n),
     "lines that begin JSON": ("chat", 1000, lambda n: b"data: 1\n\n" + b'{"a":\n' * n),
     "lines of three kinds of end": ("chat", 1000, lambda n: b"data: 1\r\rdata: 2\r\n\ndata: 3\n\r\n" * n),
+    "many small values": ("chat", 40_000, lambda n: deltas(1, lambda _: {"x": [{}, 1, [[]]] * n})),
+    "long values that end nowhere": ("chat", 200_000, lambda n: b'data: {"a":["' + b"x" * n + b"\n\n"),
+    "objects that say words": ("chat", 100_000, lambda n: events([{"error": {"message": "a b " * n}}])),
+    "JSON that stops": ("chat", 40_000, lambda n: b'{"a":[' + b'["a{",1],' * n),
     "lists within lists": ("chat", 200_000, lambda n: b"data: " + b"[" * n + b"\n\n"),
     "words of an error": ("chat", 100_000, lambda n: b"data: " + b"the " * n + b"\n\ndata: " + b"[_(" * n + b"\n\n"),
     "members of a delta": ("chat", 1000, lambda n: deltas(n, lambda i: {f"{i}": "a"})),
-    "lists in one delta": ("chat", 3000, lambda n: events([delta(**{f"{i}": [1] for i in range(n)})] * 2)),
+    "lists in one delta": ("chat", 8000, lambda n: events([delta(**{f"{i}": [1] for i in range(n)})] * 2)),
     "choices in one event": (
         "chat",
-        1000,
+        1500,
         lambda n: events([{"choices": [{"index": i, "delta": {"content": "a"}} for i in range(n)]}] * 2),
     ),
     "names in pieces": ("chat", 800, lambda n: calls(n, lambda i: {"index": 0, "function": {"name": f"n{i}"}})),
@@ -239,18 +243,21 @@ def test_so_does_one_that_comes_a_byte_at_a_time(shape: str) -> None:
     [
         lambda n: b'{"a":[' + rb'"\q","\n",' * n + b"]}",
         lambda n: b'{"a":"' + b"\\\\" * n + rb"\q" + b'"}',
-        lambda n: b'{"a":"' + (b"x" * 10_000 + b"\\") * (n // 100) + b'"}',
+        lambda n: b'{"a":"' + (b"x" * 10_000 + b"\\") * (n // 400) + b'"}',
         lambda n: b"{" + b'"stream":1,' * n + b'"stream":1}',
         lambda n: b'{"messages":[' + b"{}," * n,
+        lambda n: b'{"messages":[' + b"[[],{}]," * (2 * n) + b"1]}",
+        lambda n: b'{"a":[' + (b'["x",' * 500 + b"1" + b"]" * 500 + b",") * (n // 1000) + b"1]}",
     ],
-    ids=["bad escapes", "a bad escape at the end", "runs", "members", "no end"],
+    ids=["bad escapes", "a bad escape at the end", "runs", "members", "no end", "small values", "deep values"],
 )
 def test_so_does_a_request(body: Callable[[int], bytes]) -> None:
     def work(size: int) -> Callable[[], object]:
         whole = body(size)
         return lambda: read_body(whole)
 
-    check(work, 10_000)
+    # Long enough that all of them are read in windows.
+    check(work, 40_000)
 
 
 @pytest.mark.parametrize("beginning", [b"1;", b"0\r\nA: "], ids=["chunk header", "trailers"])

@@ -397,7 +397,7 @@ def delta(kind: str, item: int, text: str, **indexes: int) -> dict[str, Any]:
     return {"type": f"response.{kind}.delta", "output_index": item, "delta": text, **indexes}
 
 
-# Each in an item of its own kind: the number is its output_index.
+# Each in an item of its own kind: the number is its output_index. A call has a name, which only its item events say.
 RESPONSE_PLACES: dict[str, Callable[[str], Any]] = {
     "text": lambda text: delta("output_text", 0, text, content_index=0),
     "second part": lambda text: delta("output_text", 0, text, content_index=1),
@@ -419,9 +419,16 @@ RESPONSE_PLACES: dict[str, Callable[[str], Any]] = {
 }
 
 
+RESPONSE_CALLS = {3: "function_call", 4: "custom_tool_call", 6: "apply_patch_call", 7: "shell_call"}
+
+
 @given(st.lists(st.sampled_from(sorted(RESPONSE_PLACES)), min_size=1, max_size=20))
 def test_every_fragment_of_a_response_is_in_a_rebuilt_output_once(said: list[str]) -> None:
-    events = [RESPONSE_PLACES[place](f"<{number}>") for number, place in enumerate(said)]
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_item.added", "output_index": index, "item": {"type": kind, "name": "f"}}
+        for index, kind in RESPONSE_CALLS.items()
+    ]
+    events += [RESPONSE_PLACES[place](f"<{number}>") for number, place in enumerate(said)]
     events.append({"type": "response.completed", "response": {"status": "completed", "output": []}})
     status, document = outcome(framed([json.dumps(event) for event in events]), "responses")
     assert status == 200

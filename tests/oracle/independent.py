@@ -1651,9 +1651,22 @@ def read_chunks(
 
 def read_responses(said: list[Event], done: bool, on_truncated: str) -> Outcome:
     events = typed(said)
-    if any(event["type"] in TERMINAL for event in events):
+    if not any(event["type"] in TERMINAL for event in events):
+        return Broken(("stream_truncated",))
+    nameless = nameless_calls(events) if on_truncated != "partial" else []
+    if not nameless:
         return Whole(response_of(events))
-    return Broken(("stream_truncated",))
+    broken, final = Broken(("stream_corrupted",)), json.dumps([e.get("response") for e in events], default=repr)
+    there = all(json.dumps(text)[1:-1] in final for text in nameless)
+    return Either((broken, Whole(response_of(events)))) if there else broken
+
+
+def nameless_calls(events: list[dict[str, Any]]) -> list[str]:
+    """What was streamed of calls of which nothing says the name: no item event, before the terminal one."""
+    place = next(at for at, event in enumerate(events) if event["type"] in TERMINAL)
+    loose = [slot for slot in slots_of(events[:place]) if not slot.item]
+    calls = [(slot, *key) for slot in loose for key in slot.pieces if key[0] in ("arguments", "input")]
+    return [slot.text(member, place) for slot, member, place in calls]
 
 
 def is_unread(block: list[dict[str, Any]]) -> bool:

@@ -145,7 +145,7 @@ def test_the_image_answers_with_what_mitmproxy_brings_and_writes_only_its_author
 
 
 def test_the_image_can_drain(image: Path, base: Path) -> None:
-    python, script = COMPOSE["services"]["drain"]["entrypoint"]
+    python, script, *_ = COMPOSE["services"]["drain"]["entrypoint"]
     done = subprocess.run(
         [base / python, f"{image}{script}", "--help"], capture_output=True, text=True, env={}, check=False
     )

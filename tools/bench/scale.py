@@ -72,8 +72,7 @@ class Balancer(Process):
         self.instances = instances
         text = (ROOT / "deploy" / "haproxy.cfg").read_text(encoding="utf-8")
         text = re.sub(r"^ +(user|group) haproxy\n", "", text, flags=re.MULTILINE)
-        text = text.replace('"${BIND-127.0.0.1}:8080"', f"{HOST}:{self.port}")
-        text = text.replace("/run/haproxy/admin.sock", str(folder / f"admin-{len(instances)}.sock"))
+        text = text.replace("127.0.0.1:8080", f"{HOST}:{self.port}")
         servers = "".join(
             f"    server instance{number} {HOST}:{instance.port} check port {instance.page}\n"
             for number, instance in enumerate(instances)

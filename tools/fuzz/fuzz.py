@@ -35,6 +35,7 @@ SHARES: Final = {
     "setting": 1,
     "timeline": 3,
     "flows": 2,
+    "wire": 5,
 }
 # Seconds and megabytes for one input. Nothing that fits into LONGEST bytes may need more.
 PATIENCE: Final = 20
@@ -44,12 +45,15 @@ LONGEST: Final = 8192
 STATUS: Final = re.compile(r"#(?P<runs>\d+)\s.*cov: (?P<edges>\d+) ft: (?P<features>\d+) corp: (?P<corpus>\d+)")
 DONE: Final = re.compile(r"Done (?P<runs>\d+) runs")
 
+# mitmproxy's own states are those of the wire too.
+INSTRUMENTED: Final = ("force_stream", "mitmproxy.proxy.layers.http", "h11._readers", "h2.stream", "h2.connection")
+
 type Target = Callable[[bytes], None]
 
 
 def main() -> int:
     options = _options()
-    sys.path.insert(0, str(LIB))
+    sys.path[:0] = [str(LIB), str(ROOT / "tests")]
     if options.search:
         return search(options.search, options.seconds)
     if options.retry:
@@ -128,7 +132,7 @@ def run(target: str, seconds: int) -> Figures:
 def search(target: str, seconds: int) -> int:
     """In the process of one target: does not return."""
     atheris: Any = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["force_stream"]):
+    with atheris.instrument_imports(include=INSTRUMENTED):
         targets: Any = importlib.import_module("targets")
     corpus, seeds = FOLDER / target, FOLDER / "seeds" / target
     for folder in (corpus, seeds):

@@ -4,6 +4,7 @@ A target is a function of bytes that raises where a law is broken. Knows the law
 one is fuzz.py's business. The tests run every target over its seeds.
 """
 
+import asyncio
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import wire
+from choices import Choices
 from force_stream.addon.hooks import aggregate_again
 from force_stream.answer import patterns
 from force_stream.answer.events import Event
@@ -41,30 +44,6 @@ from mitmproxy.io import FlowReader, tnetstring
 from mitmproxy.test import tflow
 
 GOLDEN: Final = Path(__file__).resolve().parents[2] / "tests" / "golden"
-
-
-class Choices:
-    """The fuzzer's bytes, taken from the front as choices. Where there are none left, each is the first."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def below(self, count: int) -> int:
-        width = 1 if count <= 256 else 2
-        taken = self._data[self._at : self._at + width]
-        self._at += width
-        return int.from_bytes(taken) % count
-
-    def pick[T](self, among: Sequence[T]) -> T:
-        return among[self.below(len(among))]
-
-    def rest(self) -> bytes:
-        rest, self._at = self._data[self._at :], len(self._data)
-        return rest
 
 
 # Event streams
@@ -606,7 +585,7 @@ def check_flows(data: bytes) -> None:
     try:
         stream = response.event_stream(flow)
         if stream is not None:
-            aggregate_again(flow, stream, rules)
+            asyncio.run(aggregate_again(flow, stream, rules))
     except UnreadableFlow:
         assert repr(flow.get_state()) == before, "a flow that cannot be read was changed"
     else:
@@ -626,7 +605,7 @@ def read_flow(flow: http.HTTPFlow, rules: tuple[Rule, ...]) -> None:
         request.restored(flow)
 
 
-STREAMS: Final = {"stream": stream_of_bytes, "grammar": stream_by_grammar}
+STREAMS: Final = {"stream": stream_of_bytes, "grammar": stream_by_grammar, "wire": wire.case_of}
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "stream": lambda data: check_stream(stream_of_bytes(data)),
     "grammar": lambda data: check_stream(stream_by_grammar(data)),
@@ -635,6 +614,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "rules": check_rules,
     "setting": check_setting,
     "timeline": check_timeline,
+    "wire": wire.check,
     "flows": check_flows,
 }
 
@@ -672,6 +652,7 @@ _SEEDS: Final[Mapping[str, Callable[[], list[bytes]]]] = {
     "rules": lambda: list(RULES),
     "setting": lambda: [bytes((place,)) + value for place in range(len(KEYS)) for value in (b"1", b"[a]", b"{b: c}")],
     "timeline": lambda: [bytes((how,)) + seed[1:] for seed in _streams() for how in (0, 1)],
+    "wire": wire.seeds,
     "flows": lambda: [
         *(
             bytes((rules, 0, name, *how))

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections import Counter
 from typing import Any, Final
 
@@ -54,12 +55,15 @@ class _Mallinfo(ctypes.Structure):
 
 
 def report() -> dict[str, dict[str, int]]:
-    """Tasks by what they run, open files by what they are, passing objects by their type, and memory in use. The task
-    and the socket that ask are among them each time."""
+    """Tasks by what they run, threads by their names, open files by what they are, passing objects by their type, and
+    memory in use. The task and the socket that ask are among them each time; asyncio's pool of threads, which has a
+    limit of its own, is not."""
     gc.collect()
     tasks = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
+    threads = Counter(each.name for each in threading.enumerate() if not each.name.startswith("asyncio_"))
     living = Counter(type(each).__name__ for each in gc.get_objects() if is_ours(each))
-    return {"tasks": dict(tasks), "files": dict(files()), "objects": dict(living), "memory": memory()}
+    groups = {"tasks": tasks, "threads": threads, "files": files(), "objects": living, "memory": memory()}
+    return {name: dict(counts) for name, counts in groups.items()}
 
 
 def is_ours(each: Any) -> bool:

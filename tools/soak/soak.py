@@ -6,7 +6,7 @@ A real mitmdump with the addon, before it clients of HTTP/1.1 and HTTP/2, behind
 * a request got no answer, an answer of another kind than its fault calls for, or another request's marker,
 * the upstream saw a request more or less often than it should have, or goes on with one whose client is gone,
 * mitmdump's memory grows after a warm-up, or there is more of it in use when all is over than before,
-* tasks, sockets or objects of requests are left then,
+* tasks, threads, sockets or objects of requests are left then,
 * its log has a fault of the addon or a traceback.
 
 It reads Linux's /proc. mitmproxy loads addon.py again when that is edited, so leave it alone meanwhile.
@@ -28,6 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
+import brotli
 import httpx
+import zstandard
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -76,11 +79,36 @@ RULES: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+# Bytes: more than the large event, and less than what a bomb stands for.
+MAX_BODY: Final = 8 << 20
+LARGE_EVENT: Final = 5 << 20
+BOMB: Final = 256 << 20
+
+
 def rules_text() -> str:
     """JSON is YAML."""
-    always = {"hosts": ["127.0.0.1", "localhost"], "force_upstream_stream": True}
+    always = {"hosts": ["127.0.0.1", "localhost"], "force_upstream_stream": True, "max_body": MAX_BODY}
     rules = [{"name": name, "models": [f"{name}/*"]} | always | limits for name, limits in RULES.items()]
     return json.dumps({"rules": rules})
+
+
+def bombs() -> dict[str, bytes]:
+    """Some bytes or kilobytes for each coding that stand for hundreds of megabytes."""
+    block, times = b"x" * (1 << 20), BOMB >> 20
+    made = {}
+    codings = {
+        "gzip": (zlib.compressobj(wbits=31), "compress"),
+        "br": (brotli.Compressor(quality=1), "process"),
+        "zstd": (zstandard.ZstdCompressor().compressobj(), "compress"),
+    }
+    for name, (compressor, method) in codings.items():
+        some = getattr(compressor, method)
+        made[name] = b"".join(some(block) for _ in range(times)) + compressor.flush()
+        made[name] += compressor.finish() if name == "br" else b""
+    return made
+
+
+BOMBS: Final = bombs()
 
 
 # What the upstream does
@@ -180,10 +208,51 @@ def late_and_cut(asked: Asked) -> Any:
     return harness.Answer.of(harness.Pause(2.5 * HEARTBEAT), text(asked), asked.reset)
 
 
+def goes_away(asked: Asked) -> Any:
+    """In the middle of the answer, which goes on. It covers all streams that there are."""
+    first, *rest = text(asked)
+    return harness.Answer.of(
+        first, rest[: len(rest) // 2], harness.GoAway(0, 2**31 - 1), rest[len(rest) // 2 :], GOOD_END
+    )
+
+
+def refuses_once(asked: Asked) -> Any:
+    return harness.Answer.of(harness.RstStream(7)) if asked.number == 1 else good(asked)
+
+
+def interim(asked: Asked) -> Any:
+    return harness.Answer.of(harness.Interim(103), harness.Interim(102), text(asked), GOOD_END)
+
+
+def large_event(asked: Asked) -> Any:
+    return harness.Answer.of(text(asked), harness.pieces(chunk("x" * LARGE_EVENT), 1 << 16), GOOD_END)
+
+
+def single_bytes(asked: Asked) -> Any:
+    return harness.Answer.of(head(asked), harness.pieces(chunk(asked.marker), 1), GOOD_END)
+
+
+def endless_chunk_header(asked: Asked) -> Any:
+    return harness.Answer.of(text(asked), [harness.Raw(b"1;" + b"x" * 50_000)] * 20, harness.Linger())
+
+
+def bomb(asked: Asked) -> Any:
+    """An answer that is one."""
+    coding = list(BOMBS)[int(asked.marker.partition("-")[0]) % len(BOMBS)]
+    headers = {"x-marker": asked.marker, "content-encoding": coding}
+    return harness.Answer.of(harness.Head(headers=headers), harness.Data(BOMBS[coding]), harness.End())
+
+
+def plain(asked: Asked) -> Any:
+    choice = {"index": 0, "message": {"role": "assistant", "content": asked.marker}, "finish_reason": "stop"}
+    return harness.document({"id": "c1", "choices": [choice]}, headers={"x-marker": asked.marker})
+
+
 @dataclass(frozen=True)
 class Kind:
     """A way to answer. `outcome`: what the client gets; `share`: of how many requests; `tries`: how often the upstream
-    is asked; `marked`: whether the upstream's head or body comes so far that its marker is in the answer."""
+    is asked; `marked`: whether the upstream's head or body comes so far that its marker is in the answer; `http`: the
+    version that the upstream has to speak; `coding`: the request is a bomb of this one."""
 
     play: Callable[[Asked], Any]
     outcome: str
@@ -193,6 +262,8 @@ class Kind:
     marked: bool = True
     gone: bool = False
     beats: bool = False
+    http: int = 0
+    coding: str = ""
 
 
 KINDS: Final = {
@@ -212,6 +283,14 @@ KINDS: Final = {
     "cut twice": Kind(cut, "502 stream_truncated", rule="again", tries=2),
     "heartbeats": Kind(late, "200 stop", share=2, rule="patient", beats=True),
     "heartbeats, then cut": Kind(late_and_cut, "ended short", rule="patient", marked=False),
+    "goes away": Kind(goes_away, "200 stop", share=4, http=2),
+    "refused once": Kind(refuses_once, "200 stop", share=3, tries=2, http=2),
+    "interim responses": Kind(interim, "200 stop", share=2),
+    "a large event": Kind(large_event, "200 stop"),
+    "single bytes": Kind(single_bytes, "200 stop"),
+    "an endless chunk header": Kind(endless_chunk_header, "502 stream_truncated", http=1),
+    "a bomb": Kind(bomb, "502 stream_too_large", share=2),
+    **{f"asked with a bomb ({coding})": Kind(plain, "200 stop", coding=coding) for coding in BOMBS},
     "client gone": Kind(silent, "gone", share=3, marked=False, gone=True),
 }
 
@@ -298,16 +377,20 @@ LISTENERS: Final = ("http", "https", "h2")
 async def work(soak: Soak, shared: "Shared", threads: ThreadPoolExecutor) -> None:
     """One stream after the other."""
     lane = shared.lane
-    names, shares = list(KINDS), [kind.share for kind in KINDS.values()]
+    known = [name for name, kind in KINDS.items() if kind.http in (0, 2 if lane.listener == "h2" else 1)]
+    shares = [KINDS[name].share for name in known]
     await asyncio.sleep(soak.random.uniform(0, LONGEST))
     while time.monotonic() < soak.until:
-        name = soak.random.choices(names, shares)[0]
+        name = soak.random.choices(known, shares)[0]
         kind = KINDS[name]
         marker = f"{next(soak.numbers):07}-{soak.random.randbytes(12).hex()}"
         # On an HTTP/1.1 upstream a connection has one request at a time, whoever the client is.
         alone = "yes" if lane.together == 1 or lane.listener != "h2" else "no"
         headers = {"x-marker": marker, "x-kind": name, "x-alone": alone, "authorization": f"Bearer {marker}"}
-        body = {"model": f"{kind.rule}/m", "messages": [{"role": "user", "content": marker}]}
+        headers["content-type"] = "application/json"
+        body = json.dumps({"model": f"{kind.rule}/m", "messages": [{"role": "user", "content": marker}]}).encode()
+        if kind.coding:
+            headers["content-encoding"], body = kind.coding, BOMBS[kind.coding]
         soak.sent[marker] = name
         soak.running += 1
         soak.most_running = max(soak.most_running, soak.running)
@@ -332,10 +415,10 @@ async def work(soak: Soak, shared: "Shared", threads: ThreadPoolExecutor) -> Non
             soak.wrong.append(f"{name}, {lane}: {outcome} in the place of {kind.outcome} ({marker})")
 
 
-async def ask(client: httpx.AsyncClient, headers: dict[str, str], body: Any, kind: Kind) -> str:
+async def ask(client: httpx.AsyncClient, headers: dict[str, str], body: bytes, kind: Kind) -> str:
     """The answer in a word or two, after a look at its marker."""
     try:
-        response = await client.post(PATH, json=body, headers=headers)
+        response = await client.post(PATH, content=body, headers=headers)
     except httpx.RemoteProtocolError:
         return "ended short"
     marker = headers["x-marker"]
@@ -345,7 +428,7 @@ async def ask(client: httpx.AsyncClient, headers: dict[str, str], body: Any, kin
         return f"{response.status_code} {response.text[:80]!r}"
     if response.status_code == 200:
         choice = document["choices"][0]
-        content, outcome = choice["message"]["content"], choice["finish_reason"]
+        content, outcome = choice["message"]["content"].rstrip("x"), choice["finish_reason"]
     else:
         content, outcome = document["error"]["message"], document["error"]["code"]
     others = set(re.findall(r"\d{7}-[0-9a-f]{24}", response.text)) | set(response.headers.get_list("x-marker"))
@@ -358,20 +441,20 @@ async def ask(client: httpx.AsyncClient, headers: dict[str, str], body: Any, kin
     return f"{response.status_code} {outcome}"
 
 
-async def give_up(client: httpx.AsyncClient, headers: dict[str, str], body: Any, seconds: float) -> str:
+async def give_up(client: httpx.AsyncClient, headers: dict[str, str], body: bytes, seconds: float) -> str:
     """Ask, and close the connection before there is an answer."""
     try:
         async with asyncio.timeout(seconds):
-            await client.post(PATH, json=body, headers=headers)
+            await client.post(PATH, content=body, headers=headers)
     except TimeoutError:
         return "gone"
     return "an answer"
 
 
-def leave(soak: Soak, lane: Lane, headers: dict[str, str], body: Any, seconds: float) -> str:
+def leave(soak: Soak, lane: Lane, headers: dict[str, str], body: bytes, seconds: float) -> str:
     """The same over HTTP/2, where only the stream is given up: httpx does not tell the server."""
     with harness.Http2Client(soak.url(lane), soak.certs, timeout=PATIENCE) as client:
-        stream = client.start("POST", PATH, headers.items(), json.dumps(body).encode())
+        stream = client.start("POST", PATH, headers.items(), body)
         time.sleep(seconds)
         if client.open_response[stream].status is not None:
             return "an answer"
@@ -478,7 +561,7 @@ async def inside(port: int) -> dict[str, dict[str, int]]:
 def left_over(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> list[str]:
     return [
         f"{count - before[group].get(name, 0)} more {name} among the {group}"
-        for group in ("tasks", "files", "objects")
+        for group in ("tasks", "threads", "files", "objects")
         for name, count in after[group].items()
         if count > before[group].get(name, 0)
     ]

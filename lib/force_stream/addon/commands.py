@@ -8,10 +8,11 @@ read.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import mitmproxy.types
 from mitmproxy import command, ctx, exceptions, flow, http
@@ -20,7 +21,7 @@ from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
 from ..answer.forcing import Refusal
-from ..proxy import explain, request, response
+from ..proxy import bodies, explain, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.notes import UnreadableFlow
 from ..rules.describe import describe
@@ -29,7 +30,7 @@ from ..rules.keys import KEYS
 from ..rules.rule import Rule, candidates, first_match
 from ..view import compare, stats
 from ..wire import jsontext
-from ..wire.text import counted
+from ..wire.text import counted, printable
 from .hooks import ForceStream, aggregate_again
 from .mitmweb import route_commands
 
@@ -110,26 +111,43 @@ class Commands:
 
     @command.command("force_stream.explain")
     def explain(self, flows: Sequence[flow.Flow]) -> Sequence[str]:
-        """For each flow: which rule took it, or for each rule the first thing that did not match."""
-        enabled = ctx.options.force_stream
+        """For each flow: which rule took it, or for each rule the first thing that did not match. What takes long to
+        read, such as a large request, comes in the log."""
         lines: list[str] = []
-        for each in _http(flows):
-            try:
-                lines += explain.explain(each, self._addon.rules, enabled=enabled)
-            except Exception as error:
-                lines.append(f"one flow could not be read, because {_why(error)}")
+        self._start(self._explain(_http(flows), lines))
         return lines
+
+    async def _explain(self, flows: Sequence[http.HTTPFlow], lines: list[str]) -> None:
+        """Add the lines to the list; log those that are not there when this waits for the first time."""
+        enabled, rules, is_late = ctx.options.force_stream, self._addon.rules, False
+        for each in flows:
+            if bodies.blocks_loop(each.request) and not is_late:
+                is_late = True
+                lines.append("a request is large, or compressed: the rest comes in the log once it has been read")
+            try:
+                found = await bodies.read(each.request, partial(explain.explain, each, rules, enabled=enabled))
+            except Exception as error:
+                found = [f"one flow could not be read, because {_why(error)}"]
+            for line in found:
+                if is_late:
+                    logger.log(ALERT, line)
+                else:
+                    lines.append(line)
 
     @command.command("force_stream.sse")
     def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
         """Write the event stream exactly as the upstream sent it. Of several flows, each gets a file with a number."""
-        chosen, unread = _with_stream(flows)
+        self._start(self._write(_http(flows), Path(path).expanduser()))
+
+    async def _write(self, flows: Sequence[http.HTTPFlow], path: Path) -> None:
+        chosen, unread = await _with_stream(flows)
         for number, (_, stream) in enumerate(chosen, 1):
-            target = Path(path).expanduser()
-            if len(chosen) > 1:
-                target = target.with_stem(f"{target.stem}-{number}")
+            target = path.with_stem(f"{path.stem}-{number}") if len(chosen) > 1 else path
             try:
-                target.write_bytes(stream)
+                if len(stream) > bodies.MOST_ON_LOOP:
+                    await asyncio.to_thread(target.write_bytes, stream)
+                else:
+                    target.write_bytes(stream)
             except OSError as error:
                 raise exceptions.CommandError(f"{target}: {error.strerror}") from error
             logger.log(ALERT, f"{len(stream):,} bytes of event stream written to {target}")
@@ -138,13 +156,16 @@ class Commands:
     @command.command("force_stream.aggregate")
     def aggregate(self, flows: Sequence[flow.Flow]) -> None:
         """Aggregate again from the kept event stream, by the rules as they are now; also flows read from a file."""
-        chosen, unread = _with_stream(flows)
+        self._start(self._aggregate(_http(flows)))
+
+    async def _aggregate(self, flows: Sequence[http.HTTPFlow]) -> None:
+        chosen, unread = await _with_stream(flows)
         done: list[flow.Flow] = []
         for each, stream in chosen:
             try:
                 if each.live:
                     raise UnreadableFlow("it is still in flight")
-                aggregate_again(each, stream, self._addon.rules, ALERT, backup=True)
+                await aggregate_again(each, stream, self._addon.rules, ALERT, backup=True)
                 done.append(each)
             except Exception as error:
                 unread.append(_why(error))
@@ -157,32 +178,31 @@ class Commands:
         if not self._addon.can_send:
             raise exceptions.CommandError("this mitmproxy is unknown below its hooks; see the warning at the start")
         for each in _http(flows):
-            task = asyncio.get_running_loop().create_task(self._compare(each))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._compare(each))
 
     async def _compare(self, each: http.HTTPFlow) -> None:
-        name = f"force_stream.compare {each.request.path.partition('?')[0]}"
+        name = f"force_stream.compare {printable(each.request.path.partition('?')[0])}"
         try:
-            plain, forced = request.restored(each), request.restored(each)
-            body = request.body_of(forced)
+            plain = await bodies.read(each.request, partial(request.restored, each))
+            forced = await bodies.read(each.request, partial(request.restored, each))
+            body = await bodies.read(forced.request, partial(request.body_of, forced))
             found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
             match = first_match(found, body.members if body else {}, forced)
             if match is None or body is None or not body.asks_plain:
                 logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
                 return
-            spec = request.force(forced, body, *match)
+            spec = await bodies.read(forced.request, partial(request.force, forced, body, *match))
             if spec is None:
                 logger.warning(f"{name}: this path never streams.")
                 return
             attempt = Attempt(spec, replace(match[0], inject={}))
             await asyncio.gather(self._addon.send_attempt(plain, None), self._addon.send_attempt(forced, attempt))
-            lines = _compared(plain, forced)
+            lines = await asyncio.to_thread(_compared, plain, forced)
             for line in lines:
                 logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
             if len(lines) > 1:
                 logger.log(ALERT, f"{name}: {len(lines)} differences; the log has them")
-            if line := _fill_to_paste(plain, forced, match[0]):
+            if line := await asyncio.to_thread(_fill_to_paste, plain, forced, match[0]):
                 logger.log(ALERT, f"{name}: for rule {match[0].name}, what its direct answers have besides: {line}")
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")
@@ -192,6 +212,25 @@ class Commands:
             # Its message may quote a body.
             logger.error(f"{name}: a fault of the addon: {type(error).__name__}")
             logger.debug(name, exc_info=error)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what a command asks for: before this returns, unless a body is so large that other clients would wait for
+        it. Then the log says what came of it."""
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+        if task.done():
+            task.result()
+        else:
+            self._tasks.add(task)
+            task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, exceptions.CommandError):
+            logger.error(f"{error}")
+        elif error is not None:
+            logger.error(f"force-stream: a fault of the addon, in a command: {type(error).__name__}")
+            logger.debug("force-stream: the fault's traceback", exc_info=error)
 
 
 class _Options(list[str]):
@@ -206,13 +245,14 @@ def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
     return [each for each in chosen if isinstance(each, http.HTTPFlow)]
 
 
-def _with_stream(chosen: Sequence[flow.Flow]) -> tuple[list[tuple[http.HTTPFlow, bytes]], list[str]]:
+async def _with_stream(chosen: Sequence[http.HTTPFlow]) -> tuple[list[tuple[http.HTTPFlow, bytes]], list[str]]:
     """The flows that have an event stream, with it; and for each one that cannot be read, why."""
     found: list[tuple[http.HTTPFlow, bytes]] = []
     unread: list[str] = []
-    for each in _http(chosen):
+    for each in chosen:
         try:
-            if (stream := response.event_stream(each)) is not None:
+            stream = await bodies.read(each.response, partial(response.event_stream, each))
+            if stream is not None:
                 found.append((each, stream))
         except Exception as error:
             unread.append(_why(error))

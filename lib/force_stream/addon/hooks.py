@@ -46,30 +46,28 @@ logger = logging.getLogger("force_stream")
 # What a flow is to the addon, until it has its response or an error.
 
 
-class Forced(NamedTuple):
-    """Its request was made to stream, and its client waits for the document."""
+class Waiting(NamedTuple):
+    """Its client waits for the document, within the rule's limits: its request was made to stream, or it is known that
+    this one cannot."""
 
-    attempt: Attempt
     wait: ClientWait
 
 
-class Learning(NamedTuple):
-    """It went out unchanged; if the upstream says that it must stream, it is sent again so."""
+class Watched(NamedTuple):
+    """It went out as it came, and nothing limits its answer; but one that breaks off, that is a stream, or that says
+    that the request must stream does not go to the client as it is."""
 
-    rule: Rule
-    endpoint: Endpoint
     wait: ClientWait
 
 
 class Own(NamedTuple):
-    """The addon sent it: another attempt, or one side of a comparison. Without an attempt it stays as it is."""
+    """The addon sent it: another attempt, or one side of a comparison. Without `wait` it stays as it is."""
 
-    attempt: Attempt | None
     wait: ClientWait | None
 
 
 # A LiveCopy: its client asked for the event stream itself, and gets it as it comes.
-type Role = Forced | Learning | LiveCopy | Own
+type Role = Waiting | Watched | LiveCopy | Own
 
 
 class ForceStream:
@@ -120,7 +118,7 @@ class ForceStream:
             ctx.master.addons.add(self._stream_layer)
             proxyserver = ctx.master.addons.get("proxyserver")
             waiting = self._stream_layer.take_over(getattr(proxyserver, "connections", {}).values())
-            self._roles.update({flow: Forced(wait.attempt, wait) for flow, wait in waiting.items() if wait.attempt})
+            self._roles.update({flow: Waiting(wait) for flow, wait in waiting.items()})
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
@@ -151,7 +149,7 @@ class ForceStream:
     async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
         assert self._stream_layer is not None
-        self._roles[flow] = Own(attempt, None if attempt is None else ClientWait(UNLIMITED, attempt))
+        self._roles[flow] = Own(None if attempt is None else ClientWait(UNLIMITED, attempt))
         try:
             await self._stream_layer.send_attempt(flow, ctx.options)
         finally:
@@ -181,19 +179,18 @@ class ForceStream:
             return
         try:
             if not flow.live:
-                self._read_from_file(flow)
-            elif isinstance(role, Forced):
-                await self._answer(flow, role.attempt)
-                if self.can_send and not role.attempt.answered:
-                    await self._retries.retry(flow, role.attempt, role.wait)
-            elif isinstance(role, Own):
-                if role.attempt is not None:
-                    await self._answer_own(flow, role.attempt)
+                await self._read_from_file(flow)
+            elif isinstance(role, (Waiting, Watched, Own)):
+                await self._answer_as(flow, role)
             elif was_made_to_stream(flow) and not noted(SSE, flow):
                 # It was forced before a reload of the addon, and nothing observes it now.
                 await self._answer(flow, Attempt(spec_of(flow), UNLIMITED))
             else:
-                await self._let_through(flow, role)
+                if isinstance(role, LiveCopy):
+                    self._count_own_stream(flow, role)
+                await self._explain(flow)
+            if isinstance(role, Waiting | Watched) and role.wait.headers_sent:
+                await bodies.decode(flow.response)  # nothing told the client of an encoding
         except Exception as error:
             _log_fault("the client gets an error", error)
             response.set_reply(flow, response.fault())
@@ -205,9 +202,9 @@ class ForceStream:
         try:
             if isinstance(role, LiveCopy):
                 self._count_own_stream(flow, role, flow.error.msg)
-            elif not isinstance(role, Learning) and role.attempt is not None:
-                logger.warning(summary.describe_error(flow, role.attempt, flow.error.msg))
-                self.stats.add(flow_record.of_no_answer(flow, role.attempt))
+            elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
+                logger.warning(summary.describe_error(flow, attempt, flow.error.msg))
+                self.stats.add(flow_record.of_no_answer(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)
 
@@ -220,7 +217,7 @@ class ForceStream:
                 request.restore(flow)  # the rules may say something else now
             except UnreadableFlow as why:
                 logger.warning(f"{_about(flow)}: sent again as it is, and not as it came: {why}")
-                self._roles[flow] = Own(None, None)
+                self._roles[flow] = Own(None)
                 return
         hosts, path = request.hosts_of(flow), flow.request.path
         # Only a body that a rule may match is parsed; for all other traffic only the host and path are compared.
@@ -246,7 +243,7 @@ class ForceStream:
             if role is not None:
                 self._roles[flow] = role
         elif rule.learn and body.asks_plain:
-            self._roles[flow] = Learning(rule, endpoint, ClientWait(rule))
+            self._roles[flow] = self._watched(body, rule, endpoint)
 
     def _forced(
         self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint, *, replayed: bool
@@ -256,71 +253,71 @@ class ForceStream:
         if not body.asks_plain and not replayed:
             save_notes(flow, notes)
             return LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint))
-        if not self._retries.all_learned.is_empty and (why := self._retries.why_plain(flow, body, endpoint)):
-            save_notes(flow, notes | {"left_alone": why})
-            logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
-            return Learning(rule, endpoint, ClientWait(rule))
+        why = "" if self._retries.all_learned.is_empty else self._retries.why_plain(flow, body, endpoint)
         try:
-            spec = request.force(flow, body, rule, endpoint)
+            if why:
+                spec, _ = request.forced_form(flow, body, rule, endpoint)
+            else:
+                spec = request.force(flow, body, rule, endpoint)
         except Refusal as reason:
             save_notes(flow, notes | {"left_alone": str(reason)})
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {reason}")
-            return Learning(rule, endpoint, ClientWait(rule))
+            return self._watched(body, rule, endpoint)
         if spec is None:
             return None
-        attempt = Attempt(spec, rule)
-        return Forced(attempt, ClientWait(rule, attempt))
+        if why:
+            save_notes(flow, {"left_alone": why}, spec)  # a document: what has another answer is left alone above
+            logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
+        return Waiting(ClientWait(rule, Attempt(spec, rule, plain=bool(why))))
+
+    def _watched(self, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Watched:
+        spec, limits = request.spec_for(body, rule, endpoint), replace(UNLIMITED, max_body=rule.max_body)
+        return Watched(ClientWait(rule, Attempt(spec, limits, plain=True)))
 
     # Answers
 
-    def _read_from_file(self, flow: http.HTTPFlow) -> None:
+    async def _read_from_file(self, flow: http.HTTPFlow) -> None:
         if not ctx.options.force_stream_aggregate:
             return
         try:
-            stream = response.event_stream(flow)
+            stream = await bodies.read(flow.response, partial(response.event_stream, flow))
             if stream is not None:
-                aggregate_again(flow, stream, self.rules)
+                await aggregate_again(flow, stream, self.rules)
         except UnreadableFlow as why:
             logger.warning(f"{_about(flow)}: its answer stays as it was saved: {why}")
         except Exception as error:
             _log_fault("a saved answer stays as it was", error)
 
-    async def _let_through(self, flow: http.HTTPFlow, role: Learning | LiveCopy | None) -> None:
-        """An answer that goes to the client as it came, unless its upstream says that it must stream."""
-        if isinstance(role, LiveCopy):
-            self._count_own_stream(flow, role)
-        elif isinstance(role, Learning) and flow.response is not None:
-            if response.streams(flow.response):
-                await self._answer_unasked(flow, role)
-                return
-            if self.can_send:
-                await self._retries.learn(flow, role.rule, role.endpoint, role.wait)
+    async def _answer_as(self, flow: http.HTTPFlow, role: Waiting | Watched | Own) -> None:
+        """Make the answer the client's, or the attempt's that the flow is."""
+        wait, attempt = role.wait, None if role.wait is None else role.wait.attempt
+        if wait is None or attempt is None or flow.response is None:
+            return
+        is_whole = attempt.complete or not attempt.observed
+        goes_through = attempt.plain and is_whole and not response.streams(flow.response)
+        if not goes_through:
+            if attempt.plain:
+                save_notes(flow, {}, attempt.spec)
+            await self._answer(flow, attempt)
+        elif not isinstance(role, Watched):
+            logger.info(summary.describe_plain(flow, attempt))
+            asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
+        if isinstance(role, Own):
+            return
+        if not attempt.answered and self.can_send:
+            await self._retries.retry(flow, wait)
+        elif attempt.answered and attempt.plain:
+            await self._retries.learn_stream(flow, wait.rule, attempt.spec.endpoint)
+        if goes_through and isinstance(role, Watched):
+            await self._explain(flow)
+
+    async def _explain(self, flow: http.HTTPFlow) -> None:
+        """Say why a request that failed was not forced, unless that was said when it came."""
         if LEFT_ALONE.of(flow) is not None:
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
-        if why := await asyncio.to_thread(explained) if bodies.blocks_loop(flow.request) else explained():
+        if why := await bodies.read(flow.request, explained):
             logger.warning(why)
-
-    async def _answer_unasked(self, flow: http.HTTPFlow, role: Learning) -> None:
-        """The upstream streams although nobody asked for it: so it will the next time."""
-        read = await request.read_request(flow, role.rule.max_body)
-        if read is None:
-            return
-        body, model = read
-        spec = request.spec_if_forced(flow, body, role.rule, role.endpoint)
-        save_notes(flow, {}, spec)
-        attempt = Attempt(spec, role.rule)
-        await self._answer(flow, attempt)
-        if attempt.complete and not attempt.report.code:
-            self._retries.learn_stream(flow, role.rule, role.endpoint, model)
-
-    async def _answer_own(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
-        """The answer to a further attempt. That to a plain one stays as it is, but for an event stream."""
-        assert flow.response is not None
-        if was_made_to_stream(flow) or not attempt.complete or response.streams(flow.response):
-            await self._answer(flow, attempt)
-        else:
-            logger.info(summary.describe_plain(flow, attempt))
 
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         if attempt.observed and not attempt.is_final:
@@ -358,7 +355,9 @@ class ForceStream:
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:
-            attempt.fail(UnreadableEncoding(f"the upstream compressed its answer with {coding}, but {error}"))
+            attempt.fail(
+                UnreadableEncoding(f"the upstream compressed its answer with {printable(coding)}, but {error}")
+            )
         return b""
 
     # Figures
@@ -372,7 +371,7 @@ class ForceStream:
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
-        if copy.pieces:
+        if not copy.is_empty:
             reading = asyncio.to_thread(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut)
             task = asyncio.get_running_loop().create_task(reading)
             self._counting.add(task)
@@ -384,12 +383,12 @@ class ForceStream:
             self._count(task.result)
 
 
-def aggregate_again(
+async def aggregate_again(
     each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO, *, backup: bool = False
 ) -> None:
     """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered.
     `backup`: so that it can be reverted. Raises `UnreadableFlow`, and changes nothing, where none is known."""
-    spec, status, content_type = response.kept_answer(each)
+    spec, status, content_type = await bodies.read(each.request, partial(response.kept_answer, each))
     rule = next((rule for rule in rules if rule.name == spec.rule), None)
     if rule is not None:
         spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated, fill=spelled(rule.fill))
@@ -397,13 +396,13 @@ def aggregate_again(
     attempt.start_response(status, content_type)
     attempt.receive(stream)
     attempt.end()
-    reply = attempt.finish()
+    reply = await attempt.finish_aside()
     if attempt.fault is not None:
         logger.debug("force-stream: the fault's traceback", exc_info=attempt.fault)
         raise UnreadableFlow(f"a fault of the addon: {type(attempt.fault).__name__}")
     if backup:
         each.backup()
-    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": content_type})
+    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": printable(content_type)})
     if reply is not None:
         response.set_reply(each, reply)
     logger.log(level, summary.summarize(each, attempt, from_kept=True))

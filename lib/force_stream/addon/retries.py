@@ -5,15 +5,14 @@ Knows flows, attempts and the policy; must not know how a flow is sent, or obser
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Final
 
 from mitmproxy import ctx, http
 
 from ..answer.forcing import Refusal
-from ..answer.reader import AnswerSpec
 from ..endpoints import ENDPOINTS
 from ..endpoints.endpoint import Endpoint
 from ..errors import EmptyStream, MixedChoices, UpstreamError
@@ -21,7 +20,7 @@ from ..proxy import bodies, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
-from ..proxy.notes import LEFT_ALONE, was_made_to_stream
+from ..proxy.notes import LEFT_ALONE, save_notes, was_made_to_stream
 from ..proxy.refusals import Demand
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
@@ -48,11 +47,14 @@ class _Tries:
     now; `heeded`: the demands of the upstream that were met, each once."""
 
     flow: http.HTTPFlow
-    rule: Rule
     wait: ClientWait
     latest: http.HTTPFlow
     attempt: Attempt
     heeded: set[Demand] = field(default_factory=set)
+
+    @property
+    def rule(self) -> Rule:
+        return self.wait.rule
 
     def take(self, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:
         """Make a try's outcome the client's."""
@@ -92,32 +94,40 @@ class Retries:
         rejects = self.learned.rejects_options(request.asked_of(flow, model, endpoint))
         return replace(rule, stream_options=None) if rejects else rule
 
-    def learn_stream(self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, model: str | None) -> None:
-        """The upstream has shown that it answers this model only as a stream."""
-        asked = request.asked_of(flow, model, endpoint)
+    async def learn_stream(self, flow: http.HTTPFlow, rule: Rule, endpoint: str) -> None:
+        """The upstream has shown that it answers this flow's plain request only as a stream."""
+        read = await request.read_request(flow, rule.max_body)
+        if read is None:
+            return
+        _, model = read
+        asked = request.asked_of(flow, model, ENDPOINTS[endpoint])
         self.learned.drop_plain(asked, request.credentials_of(flow))
         if rule.force_upstream_stream or self.learned.must_stream(asked):
             return
         self.learned.add_streams(asked)
         logger.warning(
-            f"{rule.name}: {asked.name} answers {printable(model or '') or 'this request'} only as a stream; until the "
-            "rules change or mitmproxy stops it is forced. The rule for it, to be put before this one: "
-            + refusals.rule_to_paste(asked.name, printable(model or ""))
+            f"{rule.name}: {printable(asked.name)} answers {printable(model or '') or 'this request'} only as a "
+            "stream; until the rules change or mitmproxy stops it is forced. The rule for it, to be put before this "
+            "one: " + refusals.rule_to_paste(asked.name, model or "")
         )
 
-    # A forced request
+    # Other attempts
 
-    async def retry(self, flow: http.HTTPFlow, attempt: Attempt, wait: ClientWait) -> None:
+    async def retry(self, flow: http.HTTPFlow, wait: ClientWait) -> None:
         """Send the request again in the way that the upstream demands, and as often as the rule says while another
         attempt may do better. The client gets the last outcome."""
-        rule, deadline = attempt.rule, attempt.deadline
-        tries = _Tries(flow, rule, wait, flow, attempt)
+        assert wait.attempt is not None
+        tries, rule = _Tries(flow, wait, flow, wait.attempt), wait.rule
         await self._heed(tries)
-        for number in range(1, rule.retries + 1):
-            if wait.headers_sent or not tries.attempt.is_final or not response.may_retry(tries.attempt):
+        for number in count(1):
+            attempt = tries.attempt
+            # Of what is only watched, the rule has no retries.
+            if number > attempt.rule.retries or wait.headers_sent or not attempt.is_final:
+                return
+            if not response.may_retry(attempt):
                 return
             pause = delay(number, response.retry_after(tries.latest))
-            if pause is None or (deadline is not None and attempt.clock() + pause >= deadline):
+            if pause is None or (attempt.deadline is not None and attempt.clock() + pause >= attempt.deadline):
                 logger.info(f"{rule.name}: not tried again: there is no time for the pause before it")
                 return
             wait.retrying = True
@@ -136,8 +146,10 @@ class Retries:
             tries.heeded.add(demand)
             if demand is Demand.NO_OPTIONS:
                 await self._send_without_options(tries)
-            else:
+            elif demand is Demand.PLAIN:
                 await self._send_plain(tries)
+            else:
+                await self._send_as_stream(tries)
 
     async def _send_plain(self, tries: _Tries) -> None:
         """Send the request as it came, because the upstream cannot stream it, or has sent a stream that is no use."""
@@ -183,10 +195,10 @@ class Retries:
     async def _send_without_options(self, tries: _Tries) -> None:
         """Send the request as a stream once more, without the options that the upstream rejects."""
         endpoint = ENDPOINTS[tries.attempt.spec.endpoint]
-        forced = await self._forced_again(tries.flow, replace(tries.rule, stream_options=None), endpoint)
+        forced = await self._forced_again(tries, replace(tries.rule, stream_options=None))
         if forced is None:
             return
-        again, _, body = forced
+        again, body = forced
         logger.info(f"{tries.rule.name}: sent again without stream_options, which the upstream rejects")
         tries.take(again, await self._send_for(tries, again), "sent without stream_options: the upstream rejects them")
         if again.response is None or again.response.status_code >= 400:
@@ -196,37 +208,35 @@ class Retries:
         model = request.model_of(body)
         asked = request.asked_of(tries.flow, model, endpoint)
         self.learned.add_without_options(asked)
-        rule = refusals.rule_to_paste(asked.name, printable(model or ""), stream_options=False)
+        rule = refusals.rule_to_paste(asked.name, model or "", stream_options=False)
         logger.warning(
             f"{tries.rule.name}: {asked} rejects stream_options. Until the rules change or mitmproxy stops, none are "
             f"sent. Set stream_options: null in the rule, or put one for this model alone before it: {rule}"
         )
 
-    # A plain request
-
-    async def learn(self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, wait: ClientWait) -> None:
-        """If the upstream said that it must stream, ask it for a stream, and give the client that answer."""
-        said = flow.response
-        if said is None or _demand_in(said, rule, streamed=False) is None:
-            return
-        forced = await self._forced_again(flow, rule, endpoint)
+    async def _send_as_stream(self, tries: _Tries) -> None:
+        """Send a plain request as a stream, because the upstream says that it must."""
+        forced = await self._forced_again(tries, tries.rule)
         if forced is None:
             return
-        retried, spec, body = forced
+        again, _ = forced
+        said = tries.flow.response
         # It has refused the plain request already.
-        tries = _Tries(flow, rule, wait, retried, Attempt(spec, rule), {Demand.PLAIN})
-        tries.take(retried, await self._send_for(tries, retried))
-        await self._heed(tries)
-        if _demand_of(tries) is Demand.PLAIN:
-            flow.response = said
-        elif tries.latest.response is not None and tries.latest.response.status_code < 400:
-            self.learn_stream(flow, rule, endpoint, request.model_of(body))
+        streamed = _Tries(tries.flow, tries.wait, again, tries.attempt, {Demand.PLAIN})
+        streamed.take(again, await self._send_for(streamed, again))
+        await self._heed(streamed)
+        if _demand_of(streamed) is Demand.PLAIN:
+            tries.flow.response = said
+            save_notes(tries.flow, {"answered_by": ""})
+            return
+        tries.latest, tries.attempt = streamed.latest, streamed.attempt
+        if tries.latest.response is not None and tries.latest.response.status_code < 400:
+            await self.learn_stream(tries.flow, tries.rule, tries.attempt.spec.endpoint)
 
-    async def _forced_again(
-        self, flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint
-    ) -> tuple[http.HTTPFlow, AnswerSpec, Body | Form] | None:
-        """A new flow for the client, whose request is made to stream, how its answer is read, and the body as it came;
-        None where it cannot stream."""
+    async def _forced_again(self, tries: _Tries, rule: Rule) -> tuple[http.HTTPFlow, Body | Form] | None:
+        """A new flow for the client, whose request is made to stream, and the body as it came; None where it cannot
+        stream."""
+        flow, endpoint = tries.flow, ENDPOINTS[tries.attempt.spec.endpoint]
         again = request.restored(flow)
         read = await request.read_request(again, rule.max_body)
         if read is None:
@@ -240,15 +250,12 @@ class Retries:
                     f"{rule.name}: the upstream says that it must stream, but the request cannot be forced: {reason}"
                 )
             return None
-        return None if spec is None else (request.link(flow, again), spec, body)
+        return None if spec is None else (request.link(flow, again), body)
 
     async def _send_for(self, tries: _Tries, retried: http.HTTPFlow) -> Attempt:
         """Send another attempt for the client."""
-        rule, spec = tries.rule, tries.attempt.spec
-        if not was_made_to_stream(retried):
-            # Nothing limits the size of an answer that goes through as it came, and no fault is put into it.
-            rule = replace(rule, inject={}, max_body=sys.maxsize)
-        attempt = Attempt(spec, rule, deadline=tries.attempt.deadline)
+        spec, is_plain = tries.attempt.spec, not was_made_to_stream(retried)
+        attempt = Attempt(spec, tries.rule, deadline=tries.attempt.deadline, plain=is_plain)
         tries.wait.retry(attempt)
         await self._send(retried, attempt)
         if retried.response is None and attempt.fault is not None:
@@ -262,15 +269,15 @@ def _demand_of(tries: _Tries) -> Demand | None:
     is_late = attempt.deadline is not None and attempt.clock() >= attempt.deadline
     if answer is None or not attempt.is_final or wait.client_gone or is_late or not ctx.options.force_stream:
         return None
-    if not was_made_to_stream(tries.latest):
-        return None
     report = attempt.report
     # Of the corrupted streams, those that the next one would be like.
     if report.code in _USELESS and (report.code == EmptyStream.code or "x-should-retry" in answer.headers):
-        return Demand.PLAIN
-    if report.code not in ("", UpstreamError.code) or report.events > _MOST_BEFORE_REFUSAL:
+        return None if attempt.plain else Demand.PLAIN
+    if report.code not in ("", UpstreamError.code):
         return None
-    if answer.status_code < 400 and report.events:
+    if attempt.plain:
+        return _demand_in(answer, tries.rule, streamed=False)
+    if report.events > _MOST_BEFORE_REFUSAL or (answer.status_code < 400 and report.events):
         return None
     options = b"stream_options" in (tries.latest.request.raw_content or b"")
     return _demand_in(answer, tries.rule, streamed=True, options=options)

@@ -35,6 +35,9 @@ _BEGINS_WITH_MEMBER: Final = re.compile(r'"[^"\\]*"\s*:')
 # How many parts or lines of one event's data may be unreadable before the rest of it counts as one: to look for the
 # next part takes time in proportion to the rest.
 _MOST_UNREADABLE: Final = 16
+# Characters. The parts or lines of longer data are read one by one as they are taken: all of them at once would
+# take thirty times the memory.
+_LONG: Final = 64 * 1024
 # The beginning of a list of events, or of `[DONE]`; not "[ERROR] out of memory", or "[1/3] loading".
 _LIST: Final = re.compile(r'\[\s*(?:[\["{]|$)|\[DO?N?E?$')
 
@@ -76,11 +79,15 @@ class EventReader:
         self.patches = patches
         self.decoder = EventStreamDecoder()
 
-    def feed(self, data: bytes) -> list[Event]:
-        """The events that these bytes complete. Never raises."""
+    def feed(self, data: bytes) -> list[Event] | Iterator[Event]:
+        """The events that these bytes complete; an iterator, to be used up before the next bytes, where they may be
+        very many. Never raises."""
         plain = _PLAIN_EVENT.fullmatch(data) if self.decoder.between_events and b"\r" not in data else None
         if plain is None:
-            return [event for raw in self.decoder.feed(data) for event in self._read_raw(raw)]
+            raws = self.decoder.feed(data)
+            return (
+                self._read_raw(raws[0]) if len(raws) == 1 else [event for raw in raws for event in self._read_raw(raw)]
+            )
         name, value = plain.groups()
         self.decoder.lines += 1 if name is None else 2
         return self._read((name or b"").decode(errors="replace"), value.decode(errors="replace"))
@@ -105,7 +112,7 @@ class EventReader:
             self.odd.add("lines that are not part of an event stream")
         self.odd.conclude(events=self.count, done=self.dones > 0, inferred=inferred)
 
-    def _read_raw(self, raw: ServerSentEvent, *, at_end: bool = False) -> list[Event]:
+    def _read_raw(self, raw: ServerSentEvent, *, at_end: bool = False) -> list[Event] | Iterator[Event]:
         if raw.bare and not raw.data.lstrip("\ufeff\0 \t").startswith(("{", "[")):
             if _is_end_of_json(raw.data):  # of an event whose field and beginning are lost
                 return [self._text(raw.event, raw.data, at_end=False)]
@@ -113,7 +120,7 @@ class EventReader:
             return [Event(0, Kind.TEXT, raw.event, raw.data, error=error)]
         return self._read(raw.event, raw.data, at_end=at_end)
 
-    def _read(self, name: str, data: str, *, at_end: bool = False) -> list[Event]:
+    def _read(self, name: str, data: str, *, at_end: bool = False) -> list[Event] | Iterator[Event]:
         if data.strip() == _DONE:
             return self._done(name)
         try:
@@ -121,7 +128,8 @@ class EventReader:
         except ValueError:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
             read = self._read_lines if "\n" in data.strip() else self._recover
-            return [*read(name, data, at_end=at_end)]
+            events = read(name, data, at_end=at_end)
+            return events if len(data) > _LONG else [*events]
 
     def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
         # Not all at once: lines may be very many, and not all of them are looked at.
@@ -133,7 +141,7 @@ class EventReader:
                 yield self._text(name, data[at:], at_end=at_end)
                 return
             line, at = (data[at:], last) if end < 0 else (data[at:end], end + 1)
-            of_line = self._read(name, line, at_end=at_end and end < 0) if line.strip() else []
+            of_line = [*self._read(name, line, at_end=at_end and end < 0)] if line.strip() else []
             in_vain += any(event.kind in (Kind.UNREADABLE, Kind.TEXT) for event in of_line)
             has_hole = has_hole or any(event.kind is Kind.UNREADABLE for event in of_line)
             yield from of_line

@@ -10,7 +10,6 @@ from ..endpoints import endpoint_for, expected_choices, never_streams
 from ..endpoints.endpoint import Endpoint
 from ..wire.form_body import Form
 from ..wire.json_body import Body, Edited
-from ..wire.text import printable
 from .fill import spelled
 from .quirks import chosen
 from .reader import AnswerSpec
@@ -52,7 +51,7 @@ def force_request(
     spec = AnswerSpec(
         rule=rule,
         endpoint=endpoint.name,
-        model=printable(model) if isinstance(model, str) else "",
+        model=model if isinstance(model, str) else "",
         choices=expected_choices(asked),
         on_truncated=on_truncated,
         quirks=tuple(quirks),

@@ -34,7 +34,8 @@ _SHORT_EVENT: Final = 1024
 # Bytes. An incomplete event that is longer goes to the decoder: it must not be copied for every piece.
 _LONGEST_REST: Final = 8 * 1024
 # Bytes. Pieces that start and end as events that fit wait until they are this many, or until somebody flushes them.
-_MOST_WAITING: Final = 32 * 1024
+# What is between may not fit, and is read in one go.
+_MOST_WAITING: Final = 8 * 1024
 
 
 class Slot(NamedTuple):
@@ -259,7 +260,8 @@ def _slot(event: bytes, key: str, target: Target) -> Slot | None:
 
 @lru_cache(maxsize=256)
 def _member(key: str, value: bytes) -> re.Pattern[bytes]:
-    return re.compile(b'"%s": ?%s' % (re.escape(key.encode()), value))
+    # A name with half of a surrogate pair is spelled with an escape, so its bytes are never found.
+    return re.compile(b'"%s": ?%s' % (re.escape(key.encode(errors="surrogatepass")), value))
 
 
 # What opens a member's value, by its target; padding is a string or a number.
@@ -375,11 +377,11 @@ class Repeats:
             self._reader.count += count
         return end
 
-    def _parse(self, piece: bytes, *, starts: bool) -> list[Event]:
+    def _parse(self, piece: bytes, *, starts: bool) -> list[Event] | Iterator[Event]:
         """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""
         self.parsed += len(piece)
         events = self._reader.feed(piece)
-        self._event = piece if starts and len(events) == 1 else b""
+        self._event = piece if starts and isinstance(events, list) and len(events) == 1 else b""
         if events and self._template is not None:
             # What would have been no change may be one after this event.
             self._template = None

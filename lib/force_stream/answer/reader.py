@@ -41,8 +41,11 @@ _BLANK: Final = b" \t\r\n"
 _OF_AN_EVENT: Final = re.compile(rb'"delta"|\.chunk"|"type"\s*:\s*"[^"]{0,64}\.')
 # Bytes of an answer that were parsed. Finishing a larger one takes too long for an event loop.
 _BLOCKS_LOOP: Final = 96 * 1024
-# Bytes. What is left of a larger event is kept, and read in a thread once the event has ended.
+# Bytes. Of a larger document only the beginning and the end are looked at.
 LARGE: Final = 256 * 1024
+# Bytes. What is left of a larger event is kept, and read in a thread once the event has ended: it may consist of lines
+# that are read one by one.
+_LARGE_EVENT: Final = 16 * 1024
 # Lines. A body that is text alone, and not more than this, is a message.
 _MOST_WORDS: Final = 3
 # Members of which every API's plain answer has one.
@@ -60,7 +63,7 @@ _MORE_CONTENT: Final = re.compile(
     r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
 )
 # A string of JSON, or the beginning of one at the end.
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 # One word, with what may follow it.
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
 # How often an answer's bytes may be parsed, on average, to see whether all of it is there but its end.
@@ -79,6 +82,11 @@ class AnswerSpec:
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
     fill: str = ""
+
+    def __post_init__(self) -> None:
+        # What a client or a flow file chose, and what lines of the log begin with.
+        object.__setattr__(self, "rule", printable(self.rule))
+        object.__setattr__(self, "model", printable(self.model))
 
     def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
         """A reader for an answer with this status and content type."""
@@ -161,7 +169,12 @@ class AnswerReader:
     @property
     def in_large_event(self) -> bool:
         """Whether the event that has begun is so large that the rest of it should be read off the event loop."""
-        return self._open > LARGE
+        return self._open > _LARGE_EVENT
+
+    @property
+    def may_be_document(self) -> bool:
+        """Whether what has come may be a JSON document, and is no event stream so far."""
+        return self._is_json is not False
 
     def feed(self, data: bytes) -> bool:
         """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
@@ -512,8 +525,17 @@ def _document_in(body: bytes) -> tuple[Any, str, str] | None:
 
 def _stops_within(body: bytes) -> bool:
     """Whether a JSON text has more opening brackets than closing ones."""
-    marks = _STRING.sub(b"", body)
-    return marks.count(b"{") + marks.count(b"[") > marks.count(b"}") + marks.count(b"]")
+    # String by string: to remove all of them at once would let no other thread run until it is done.
+    opened = end = 0
+    for string in _STRING.finditer(body):
+        opened += _opened(body[end : string.start()])
+        end = string.end()
+    return opened + _opened(body[end:]) > 0
+
+
+def _opened(marks: bytes) -> int:
+    """How many more brackets are opened than closed outside strings."""
+    return marks.count(b"{") + marks.count(b"[") - marks.count(b"}") - marks.count(b"]")
 
 
 def _is_readable(words: Any) -> bool:

@@ -3,11 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE, Reply
 from ..endpoints import ENDPOINTS
+from ..wire import jsontext
+from ..wire.text import printable
 from .exits import reason
+
+_LONGEST_NAME: Final = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +27,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
+    shown = printable(name, _LONGEST_NAME)
     try:
         body = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        print(f"{name}: {reason(error)}", file=sys.stderr)
+        print(f"{shown}: {reason(error)}", file=sys.stderr)
         return 2
     # A file has no content type that could be wrong.
     answer = AnswerSpec(rule="(command line)", endpoint=endpoint).read(content_type=JSON_TYPE)
@@ -35,7 +41,7 @@ def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
     if reply.status >= 400:
         notes.append(f"an error: the client would get status {reply.status}")
     for note in notes:
-        print(f"{name}: {note}" if named else note, file=sys.stderr)
-    sys.stdout.buffer.write(reply.body.rstrip(b"\n") + b"\n")
+        print(f"{shown}: {note}" if named else note, file=sys.stderr)
+    sys.stdout.buffer.write(jsontext.printable(reply.body.rstrip(b"\n")) + b"\n")
     sys.stdout.flush()
     return 1 if reply.status >= 400 else 0

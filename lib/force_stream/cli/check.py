@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..rules.describe import describe
 from ..rules.file import RulesError, check_rules, read_file
+from ..wire.text import printable
 from .exits import Failed
 
 
@@ -16,7 +17,8 @@ def run(options: argparse.Namespace) -> int:
         text = read_file(path)
     except RulesError as error:
         raise Failed(f"{error}") from error
-    rules, mistakes = check_rules(text, path.name)
+    name = printable(path.name)
+    rules, mistakes = check_rules(text, name)
     for line in mistakes:
         print(line, file=sys.stderr)
     if mistakes:
@@ -24,7 +26,5 @@ def run(options: argparse.Namespace) -> int:
     for rule in rules:
         print(describe(rule))
     if not any(rule.force_upstream_stream or rule.learn for rule in rules):
-        print(
-            f"{path.name}: no rule forces anything; a rule needs force_upstream_stream: true for that", file=sys.stderr
-        )
+        print(f"{name}: no rule forces anything; a rule needs force_upstream_stream: true for that", file=sys.stderr)
     return 0

@@ -4,6 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import Final
+
+from ..wire.text import printable
+
+_LONGEST_PROBLEM: Final = 1000
 
 type Command = Callable[[argparse.Namespace], int]
 
@@ -21,7 +26,7 @@ def exit_code(run: Command, options: argparse.Namespace, name: str) -> int:
     try:
         return run(options)
     except Failed as problem:
-        print(f"{name}: {problem}", file=sys.stderr)
+        print(f"{name}: {printable(str(problem), _LONGEST_PROBLEM)}", file=sys.stderr)
         return problem.code
     except KeyboardInterrupt:
         return 130

@@ -32,6 +32,7 @@ from ..merge.parts import parts, reasoning
 from ..merge.snapshots import snapshots
 from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
+from ..wire.text import printable
 from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request, fewer_than
 
 
@@ -369,7 +370,8 @@ def _cannot_stream(request: Request) -> str | None:
     if isinstance(modalities, list) and "audio" in modalities and isinstance(audio, dict):
         audio_format = audio.get("format")
         if audio_format != "pcm16":
-            return f"audio output in the format {audio_format} cannot be streamed, only pcm16"
+            named = printable(audio_format) if isinstance(audio_format, str) else "that it has"
+            return f"audio output in the format {named} cannot be streamed, only pcm16"
     return None
 
 

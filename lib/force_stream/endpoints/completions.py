@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
+from ..wire.text import printable
 from .chat import ASIDE, OBJECTS, ChatAggregator, CompletionAggregator, is_blank
 from .endpoint import Aggregated, Aggregator, Endpoint, Request, fewer_than
 
@@ -137,7 +138,7 @@ def _cannot_stream(request: Request) -> str | None:
     # "Results cannot be streamed" (API reference, completions, `best_of`).
     best_of = request.get("best_of")
     if isinstance(best_of, (int, float)) and best_of > 1:
-        return f"best_of {best_of} cannot be streamed"
+        return f"best_of {printable(str(best_of))} cannot be streamed"
     return None
 
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
-from ..errors import IncompleteStream
+from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
-from ..merge.said_again import is_json
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
@@ -65,6 +64,8 @@ _PARTS: Final[Mapping[str, tuple[str, str]]] = {
 }
 # The items whose arguments are JSON.
 _CALLS: Final = ("function_call", "mcp_call")
+# The items that are of use by their texts alone.
+_ALL_TEXT: Final = ("message", "reasoning", "code_interpreter_call")
 # The members that every item has, whatever it says.
 _NAMES: Final = frozenset(("id", "type", "status", "role"))
 _TEXT_MEMBERS: Final = frozenset(place.path[-1] for place in _TEXTS.values())
@@ -114,6 +115,11 @@ class _Item:
         return any(text.result() for text in self.texts.values())
 
     @property
+    def is_nameless(self) -> bool:
+        """Whether nothing announced or closed the item, and texts alone are not all of it: a call has a name."""
+        return not (self.added or self.done or self.type in _ALL_TEXT)
+
+    @property
     def said(self) -> dict[str, Any]:
         """The item as it was announced or closed."""
         return self.done or self.added or {"type": self.type, "id": self.id}
@@ -155,9 +161,9 @@ def _filled(whole: Any, streamed: Any) -> Any:
 def _more_readable(arguments: Any, streamed: Any) -> Any:
     """The arguments that are said to be whole, or those that were streamed, if only they are JSON: whoever joins
     fragments that are said again gets none."""
-    if arguments == streamed or not isinstance(streamed, str) or not is_json(streamed):
+    if arguments == streamed or not isinstance(streamed, str) or not jsontext.is_json(streamed):
         return arguments or streamed
-    return arguments if isinstance(arguments, str) and is_json(arguments) else streamed
+    return arguments if isinstance(arguments, str) and jsontext.is_json(arguments) else streamed
 
 
 def _says_something(value: Any) -> bool:
@@ -227,7 +233,7 @@ class ResponsesAggregator(Aggregator):
         self._items: list[_Item] = []
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
-        self._ids_change = False
+        self._ids_change = self._has_hole = False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
@@ -280,15 +286,18 @@ class ResponsesAggregator(Aggregator):
         if not output or isinstance(output, list):
             status = "completed" if document.get("status") == "completed" else "incomplete"
             document["output"] = self._output(output or [], status)
+        if self._has_hole and not partial:
+            raise CorruptedStream("the events that announce and close a call are missing, and with them its name")
         if document.get("status") == "completed" and isinstance(document["output"], list):
             document["output"] = [_closed(item) for item in document["output"]]
-        return Aggregated(document, (str(document.get("status")),), odd=_oddities(document["output"]))
+        odd = ("a call has no name",) if self._has_hole else ()
+        return Aggregated(document, (str(document.get("status")),), odd=_oddities(document["output"]) + odd)
 
     def _output(self, output: list[Any], status: str) -> list[Any]:
         """The terminal output, with what it lacks: items that were streamed, and texts of those that it has."""
         items = _said_once(sorted(self._items, key=lambda item: item.index))
         if not output:
-            return [item.result(status) for item in items]
+            return [self._streamed(item, status) for item in items]
         places = self._places(items, output)
         output = list(output)
         # What is put in after each place; before all of them: -1.
@@ -300,10 +309,14 @@ class ResponsesAggregator(Aggregator):
                 output[before] = item.fill(output[before])
             elif item.done is not None or item.has_texts:
                 before = max(before, min(item.index - count, len(output)) - 1)
-                following.setdefault(before, []).append(item.result(status))
+                following.setdefault(before, []).append(self._streamed(item, status))
                 count += 1
         parts = ([one, *following.get(place, ())] for place, one in enumerate(output))
         return [*following.get(-1, ()), *chain.from_iterable(parts)]
+
+    def _streamed(self, item: _Item, status: str) -> dict[str, Any]:
+        self._has_hole = self._has_hole or item.is_nameless
+        return item.result(status)
 
     def _places(self, items: list[_Item], output: list[Any]) -> dict[int, int]:
         """Which of the items is where in the terminal output."""
@@ -455,7 +468,7 @@ def _is_vague(item: dict[str, Any]) -> bool:
 def _oddities(output: Any) -> tuple[str, ...]:
     calls = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     arguments = (call.get("arguments") for call in calls if call.get("type") in _CALLS)
-    is_odd = any(isinstance(text, str) and text and not is_json(text) for text in arguments)
+    is_odd = any(isinstance(text, str) and text and not jsontext.is_json(text) for text in arguments)
     return ("the arguments of a call are not JSON",) if is_odd else ()
 
 

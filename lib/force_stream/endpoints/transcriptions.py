@@ -27,6 +27,7 @@ from ..merge.fields import (
     overlay,
     spelled,
 )
+from ..wire.text import printable
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
 
 _DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
@@ -168,9 +169,10 @@ def _is_whole(chunk: dict[str, Any]) -> bool:
 
 def _cannot_stream(request: Request) -> str | None:
     # The other formats are not JSON, or (verbose_json) have members that no event has.
-    wanted = str(request.get("response_format") or "json")
+    wanted = request.get("response_format") or "json"
     if wanted not in ("json", "diarized_json"):
-        return f"a transcription as {wanted} cannot be streamed, only as json or diarized_json"
+        named = printable(wanted) if isinstance(wanted, str) else "something else"
+        return f"a transcription as {named} cannot be streamed, only as json or diarized_json"
     return None
 
 

@@ -20,7 +20,7 @@ _BREADTH: Final = 32
 
 def normal(name: str) -> str:
     """A name without what differs between spellings: `RateLimitExceeded`, `RATE_LIMIT_EXCEEDED`, `rate-limit`."""
-    return "".join(filter(str.isalnum, name)).casefold()
+    return "".join(filter(str.isalnum, name[:_LONGEST])).casefold()
 
 
 # What many APIs send as `code`, `status` or `message` when all is well, and what stands for nothing.

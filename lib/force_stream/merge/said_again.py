@@ -34,13 +34,13 @@ def said_once(pieces: Sequence[str]) -> str:
         rest = said_once([*dropwhile(lambda piece: piece.strip() in ("", "{}"), pieces)])
         if is_object(rest):
             return rest
-    last = _last_snapshot(pieces) if begins_again and not is_json(text) else text
+    last = _last_snapshot(pieces) if begins_again and not jsontext.is_json(text) else text
     return _one_of_equals(last) or text
 
 
 def is_object(text: str) -> bool:
     """Whether a text is one whole JSON object."""
-    return text.lstrip(" \t\r\n").startswith("{") and is_json(text)
+    return text.lstrip(" \t\r\n").startswith("{") and jsontext.is_json(text)
 
 
 def _last_snapshot(pieces: Sequence[str]) -> str:
@@ -75,12 +75,3 @@ def _one_of_equals(text: str) -> str:
         if not text.strip():
             return found if place else whole
     return ""
-
-
-def is_json(text: str) -> bool:
-    """Whether a text is JSON."""
-    try:
-        jsontext.loads(text)
-    except ValueError:
-        return False
-    return True

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
@@ -36,12 +37,13 @@ def _join(parts: Iterable[_Html], otherwise: str = "") -> _Html:
 def render(
     enabled: bool, rules: Sequence[Mapping[str, Any]], stats: Sequence[Mapping[str, Any]], flows: Sequence[Outcome]
 ) -> str:
+    others = Counter(flow.retry_of for flow in flows)
     return _fill(
         "page",
         state=_fill("on" if enabled else "off"),
         rules=_join([_rule(number, rule) for number, rule in enumerate(rules, 1)], "no rules"),
         stats=_join(map(_stats, stats), "no stats"),
-        flows=_join(map(_flow, flows[:SHOWN_FLOWS]), "no flows"),
+        flows=_join([_flow(flow, _tries(flow, others)) for flow in flows[:SHOWN_FLOWS]], "no flows"),
     )
 
 
@@ -64,8 +66,15 @@ def _stats(row: Mapping[str, Any]) -> _Html:
     return _fill("stats", **{**row, "figures": _join(_fill("figure", figure=figure) for figure in cells(row))})
 
 
+def _tries(flow: Outcome, others: Mapping[str, int]) -> str:
+    """Which try a flow is, where its request was sent more than once. `others`: of each flow, how many others."""
+    if flow.retry_of:
+        return f" (try {flow.number})"
+    return f" (try 1 of {others[flow.id] + 1})" if flow.id in others else ""
+
+
 @lru_cache(SHOWN_FLOWS)
-def _flow(flow: Outcome) -> _Html:
+def _flow(flow: Outcome, tries: str) -> _Html:
     lines = _join(_fill("line", line=line) for line in flow.odd)
     oddities = "1 oddity" if len(flow.odd) == 1 else f"{len(flow.odd)} oddities"
     spelled = {
@@ -76,6 +85,7 @@ def _flow(flow: Outcome) -> _Html:
         "clock": time.strftime("%H:%M:%S", time.localtime(flow.at)),
         "model": flow.model or "no model",
         "ending": ending(flow),
+        "tries": tries,
         "figures": describe(flow),
         "odd": _fill("odd", count=oddities, lines=lines) if flow.odd else "",
         "width": WIDTH,

@@ -55,10 +55,10 @@ def ending(outcome: Outcome) -> str:
     if outcome.truncated:
         return cut_off(outcome.events)
     if outcome.code or not outcome.ok:
-        return f"error {printable(outcome.code[:LONGEST_WORD]) or outcome.status}"
+        return f"error {printable(outcome.code, LONGEST_WORD) or outcome.status}"
     if not outcome.finish_reason:
         return "ended"
-    return f"finish {printable(outcome.finish_reason[:LONGEST_WORD])}" + (" (inferred)" if outcome.inferred else "")
+    return f"finish {printable(outcome.finish_reason, LONGEST_WORD)}" + (" (inferred)" if outcome.inferred else "")
 
 
 def _parts(outcome: Outcome) -> Iterator[str]:

@@ -16,8 +16,9 @@ from typing import Any, Final
 from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
-from ..rules.rule import Rule
+from ..rules.rule import IDLE_TIMEOUT, Rule
 from ..wire.sse import has_blank_line
+from ..wire.text import printable
 from .inject import Injection
 
 # Characters. mitmproxy's message about a broken response may quote all of it.
@@ -81,6 +82,50 @@ _MOST_LOOKED_AT: Final = 16 * 1024
 LONGEST_PATIENCE: Final = 30.0
 # Seconds after which is looked whether a thread has read what it was given.
 _LOOK_AGAIN: Final = 0.01
+# Bytes that a thread reads in one go; the event loop reads twice as many, since nearly all of them are read fast.
+_PORTION: Final = 4096
+# Seconds of work on what comes after the first portion in each of these spans. The rest of it is read in a thread.
+_MOST_ON_LOOP: Final = 0.002
+_SPAN: Final = 0.02
+# Seconds. A thread that reads for longer pauses, or each step of the event loop would wait its turn for 5 ms.
+_MOST_ASIDE: Final = 0.002
+_PAUSE: Final = 0.001
+
+# Pieces whose times are kept one by one. From there on, those that come this many seconds after another one have its
+# time, and twice as many seconds after as many times more: the times of a body in pieces of a byte would take more
+# memory than the body.
+_EXACT: Final = 64 * 1024
+_APART: Final = 0.001
+
+
+class KeptBody:
+    """A body that is kept as it comes, with the times at which it came. `size`: the bytes so far."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
+        self._body = BytesIO()
+        self._times = array("d")
+
+    def add(self, piece: bytes, seconds: float) -> None:
+        """The next piece, and when it came, in seconds since the request went out."""
+        self._body.write(piece)
+        self.size += len(piece)
+        times = self._times
+        doubled = len(times) // (2 * _EXACT)
+        if doubled and seconds - times[-2] < _APART * 2 ** (doubled - 1):
+            times[-1] = self.size
+        else:
+            times.extend((round(seconds, 6), self.size))
+
+    @property
+    def times(self) -> list[float]:
+        """For each piece: when it came, and the bytes so far; flat."""
+        return self._times.tolist()
+
+    def whole(self) -> bytes:
+        """All of it. Every call returns the same object, so the body is in memory once."""
+        return self._body.getvalue()
 
 
 class Attempt:
@@ -89,7 +134,8 @@ class Attempt:
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
     `answered`: it became the document for the client, whole.
-    `deadline`: when the rule's timeout passes, by the clock; None if it has none.
+    `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
+    stream, so that a document may be of any size; what a stream has, such as faults to put in, it has not.
     """
 
     def __init__(
@@ -98,27 +144,30 @@ class Attempt:
         rule: Rule,
         *,
         deadline: float | None = None,
+        plain: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.rule = rule
         self.clock = clock
-        self.injection = Injection(rule.inject) if rule.inject else None
+        self.plain = plain
+        self.injection = Injection(rule.inject) if rule.inject and not plain else None
         self.state = State.WAITING
         self.observed = self.response_started = self.encoded = False
         self.injected: Mapping[str, Any] = {}
         self.is_final = self.complete = self.answered = False
         self.fault: Exception | None = None
-        # Not a list: joining its pieces would copy them, and a BytesIO hands out its bytes without a copy.
-        self._body = BytesIO()
+        self._body = KeptBody()
         self._size = self._read_late = 0
-        self._times = array("d")
-        # What is read off the loop: pieces from the middle of a large event on, and the thread that reads those before.
+        # What is read off the loop: pieces from the middle of a large event on, or those that take long, and the thread
+        # that reads those before.
         self._aside: list[bytes] = []
         self._reading: asyncio.Future[None] | None = None
         self._failure: StreamError | None = None
         self._cut = ""
         self._early = 0
+        self._span_began = self._spent = 0.0
+        self._span_size = 0
         self._started = self._last_byte = self._last_change = clock()
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
 
@@ -143,25 +192,43 @@ class Attempt:
             return False  # an empty DATA frame is no sign of life
         self._last_byte = now = self.clock()
         self._size += len(piece)
-        if self._size > self.rule.max_body:
-            self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
+        self._check_size()
         if self.is_final:
             return True
-        self._body.write(piece)
-        self._times.extend((round(now - self._started, 6), self._size))
+        self._body.add(piece, now - self._started)
         if self.encoded:
             return False
         try:
-            if self._reading is not None or self._aside or self._reader.in_large_event:
+            if self._reading is not None or self._aside:
                 return self._set_aside(piece)
-            return self._reader.feed(piece) and self._notice_end()
+            return self._read(piece, now)
         except Exception as fault:
             self.record_bug(fault)
             return True
 
+    def _check_size(self) -> None:
+        if self._size > self.rule.max_body and not (self.plain and self._reader.may_be_document):
+            self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
+
+    def _read(self, piece: bytes, now: float) -> bool:
+        """Read a piece on the event loop, as far as that takes but a moment."""
+        if now - self._span_began > _SPAN:
+            self._span_began, self._span_size, self._spent = now, self._size - len(piece), 0.0
+        if self._size - self._span_size <= _PORTION and not self._reader.in_large_event:
+            return self._reader.feed(piece) and self._notice_end()  # whatever it is
+        was_read = False
+        for at in range(0, len(piece), 2 * _PORTION):
+            if self._spent > _MOST_ON_LOOP or self._reader.in_large_event:
+                is_noticed = was_read and self._notice_end()
+                return self._set_aside(piece[at:]) or is_noticed
+            begun = time.thread_time()  # what other processes take is not in it
+            was_read = self._reader.feed(piece[at : at + 2 * _PORTION]) or was_read
+            self._spent += time.thread_time() - begun
+        return was_read and self._notice_end()
+
     def _set_aside(self, piece: bytes) -> bool:
         """Keep a piece, and have what is kept read when an event may have ended in it."""
-        before = self._aside[-1][-3:] if self._aside else b""
+        before = self._aside[-1][-3:] if self._aside else b"\r\n"  # what was read may have ended with a line
         self._aside.append(piece)
         return self._reading is None and has_blank_line(before + piece) and self._read_aside()
 
@@ -182,9 +249,14 @@ class Attempt:
         return True
 
     def _feed(self, pieces: list[bytes]) -> None:
-        # One by one: all lines of an event at once would take many times its size.
+        # In portions: all lines of an event at once would take many times its size.
+        begun = time.thread_time()
         for piece in pieces:
-            self._reader.feed(piece)
+            for at in range(0, len(piece), _PORTION):
+                self._reader.feed(piece[at : at + _PORTION])
+                if time.thread_time() - begun > _MOST_ASIDE:
+                    time.sleep(_PAUSE)
+                    begun = time.thread_time()
 
     def _take_from_aside(self) -> None:
         """Take what the thread has read, if it is ready, and give it what has come meanwhile."""
@@ -205,11 +277,12 @@ class Attempt:
 
     def end(self) -> None:
         """The body ended as its framing says it should."""
+        self._check_size()  # what a first piece holds is only known now
         self._on(Signal.END_OF_BODY)
 
     def cut(self, reason: str) -> None:
         """The transport ended the answer too early, before or within the response."""
-        self._cut = self._cut or reason[:LONGEST_REASON]
+        self._cut = self._cut or printable(reason, LONGEST_REASON)
         if not self.response_started:
             self._failure = self._failure or UpstreamUnreachable(f"the upstream gave no response: {self._cut}")
         self._on(Signal.BROKEN)
@@ -277,7 +350,8 @@ class Attempt:
         if self.deadline is not None:
             yield self.deadline, f"the upstream's answer had no end within {self.rule.timeout:g} s"
         if self.rule.idle_timeout is not None:
-            idle = self.rule.idle_timeout
+            # What does not stream is silent until all of its answer is there.
+            idle = max(self.rule.idle_timeout, IDLE_TIMEOUT if self.plain else 0)
             yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
 
     # The outcome
@@ -303,11 +377,11 @@ class Attempt:
     @property
     def times(self) -> list[float]:
         """For each piece: seconds since the request went out, and bytes so far; flat."""
-        return self._times.tolist()
+        return self._body.times
 
     def body(self) -> bytes:
         """The body as it came. Every call returns the same object, so the body is in memory once."""
-        return self._body.getvalue()
+        return self._body.whole()
 
     def finish(self, decoded: bytes | None = None) -> Reply | None:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
@@ -319,7 +393,7 @@ class Attempt:
                 self._feed(self._aside)
                 self._aside = []
                 if decoded is not None:
-                    self._reader.feed(decoded)
+                    self._feed([decoded])
                     self.report.bytes = self._size
                 reply = self._reader.finish(self._cut)
                 self.answered = self._reader.answered

@@ -4,6 +4,8 @@ mitmproxy's own `content` and `text` decode whatever anyone sends, on the event 
 what a body says.
 """
 
+import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from mitmproxy import http
@@ -15,6 +17,8 @@ from ..wire.json_body import BLOCKS_LOOP
 
 # Bytes of a decoded body for which no rule says how large it may be.
 MOST_DECODED: Final = Rule("", ()).max_body
+# Bytes of a decoded body that may be decoded on the event loop.
+MOST_ON_LOOP: Final = 2 * 1024 * 1024
 
 
 def is_encoded(message: http.Message) -> bool:
@@ -25,6 +29,21 @@ def is_encoded(message: http.Message) -> bool:
 def blocks_loop(message: http.Message) -> bool:
     """Whether reading the body might block the event loop for more than a few milliseconds."""
     return len(message.raw_content or b"") > BLOCKS_LOOP or is_encoded(message)
+
+
+async def read[T](message: http.Message | None, work: Callable[[], T]) -> T:
+    """What some work makes of a message's body: off the event loop, if the body might block it."""
+    return await asyncio.to_thread(work) if message is not None and blocks_loop(message) else work()
+
+
+async def decode(message: http.Message) -> None:
+    """Take the content encoding off a body, unless that cannot be done, or not within the limit."""
+    whole = await asyncio.to_thread(decoded, message) if is_encoded(message) else None
+    if whole is not None:
+        del message.headers["content-encoding"]
+        message.raw_content = whole
+        if "content-length" in message.headers:
+            message.headers["content-length"] = str(len(whole))
 
 
 def decoded(message: http.Message, limit: int = MOST_DECODED) -> bytes | None:

@@ -22,11 +22,12 @@ class Deadline(Enum):
 
 
 class ClientWait:
-    """`attempt`: the current one; None while a plain request is being answered. `headers_sent`: a heartbeat has
+    """`attempt`: the current one; None for a client that only gets what comes. `headers_sent`: a heartbeat has
     committed to 200. `client_gone`: nobody waits any more. `retrying`: another attempt is under way or follows a pause.
     """
 
     def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rule: Final = rule
         self.attempt = attempt
         self.heartbeat: Final = rule.heartbeat
         self.headers_sent = self.client_gone = self.retrying = False
@@ -66,6 +67,8 @@ class ClientWait:
         return None if self.retrying else self.attempt
 
     def _next_heartbeat(self) -> float | None:
-        if self.heartbeat is None or not (self.retrying or (self.attempt and not self.attempt.is_final)):
+        # One that is only watched has no limits, and no heartbeats either.
+        waits = self.attempt is not None and not self.attempt.is_final and self.attempt.rule.heartbeat is not None
+        if self.heartbeat is None or not (self.retrying or waits):
             return None
         return self._last_sign + self.heartbeat

@@ -19,7 +19,8 @@ from .response import is_event_stream
 
 # How many rules one line of the log goes through; the command has no such limit.
 _RULES_IN_A_LINE: Final = 3
-# Characters of a line. Hosts, paths and models come from the client.
+# Characters of a path, and of a line.
+_LONGEST_PATH: Final = 200
 _LONGEST_LINE: Final = 1000
 
 
@@ -50,7 +51,8 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
 
 def _about(flow: http.HTTPFlow) -> str:
     # The query stays out of it: some APIs take the key there.
-    return f"{flow.request.method} {name_of(flow)}{flow.request.path.partition('?')[0]}"
+    path = flow.request.path.partition("?")[0]
+    return f"{printable(flow.request.method)} {printable(name_of(flow))}{printable(path, _LONGEST_PATH)}"
 
 
 def _named(flow: http.HTTPFlow) -> str:

@@ -4,6 +4,8 @@ A server that reloads, or has answered enough requests on a connection, sends GO
 9113, section 6.8). h2 reads nothing after a GOAWAY, and mitmproxy ends every stream with it: each answer in flight is
 lost. Here h2 does not get to see the frame.
 
+What such an upstream, or one with enough streams, says that it has done nothing for may be sent again (section 8.7).
+
 Knows h2's table of frames and mitmproxy's HTTP/2 client around it; must not know flows. `unknown_h2` checks that h2 is
 what this module expects.
 """
@@ -13,7 +15,8 @@ from typing import Any, Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, StreamReset
 from hyperframe.frame import GoAwayFrame
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
@@ -21,7 +24,8 @@ from mitmproxy.proxy.layers.http import _base, _events, _http2
 
 type Commands[Result] = Generator[commands.Command, Any, Result]
 
-_UNTOUCHED: Final = "the upstream was going away, and did not take the request (HTTP/2 GOAWAY)"
+_GOING: Final = "the upstream was going away, and did not take the request (HTTP/2 GOAWAY)"
+_REFUSED: Final = "the upstream did not take the request (HTTP/2 REFUSED_STREAM)"
 
 
 def unknown_h2() -> str:
@@ -36,15 +40,15 @@ class NotTaken(_events.ResponseProtocolError):
     """The end of a stream that the upstream has not done anything for: its request may be sent again as if it never had
     been."""
 
-    def __init__(self, stream_id: int) -> None:
-        super().__init__(stream_id, _UNTOUCHED, _events.ErrorCode.GENERIC_SERVER_ERROR)
+    def __init__(self, stream_id: int, why: str) -> None:
+        super().__init__(stream_id, why, _events.ErrorCode.GENERIC_SERVER_ERROR)
 
 
 class DrainingClient(_http2.Http2Client):
-    """mitmproxy's connection to an HTTP/2 upstream. `going`: there has been a GOAWAY, and some
-    of its streams have not ended yet."""
+    """mitmproxy's connection to an HTTP/2 upstream. `going`: there has been a GOAWAY, and some of its streams have not
+    ended yet; `reading`: what has ended already may still have to be told."""
 
-    going = False
+    going = reading = False
 
     @classmethod
     def take(cls, client: _http2.Http2Client) -> None:
@@ -54,8 +58,12 @@ class DrainingClient(_http2.Http2Client):
         table[GoAwayFrame] = _withhold
 
     def _handle_event(self, event: events.Event) -> Commands[None]:
+        reads = isinstance(event, events.DataReceived)
+        self.reading = self.reading or reads
         yield from super()._handle_event(event)
-        if self.going and all(map(self.is_closed, self.streams)):
+        self.reading = self.reading and not reads
+        if self.going and not self.reading and all(map(self.is_closed, self.streams)):
+            self.streams.clear()  # those that we have ended ourselves
             yield from self.close_connection("the upstream has gone away (HTTP/2 GOAWAY)")
 
     def close_connection(self, msg: str) -> Commands[None]:
@@ -63,6 +71,12 @@ class DrainingClient(_http2.Http2Client):
         yield from super().close_connection(msg)
 
     def handle_h2_event(self, event: Any) -> Commands[bool]:
+        if isinstance(event, StreamReset) and event.error_code == ErrorCodes.REFUSED_STREAM:
+            if self.streams.pop(event.stream_id, None) is not None:
+                # It may be sent again over this connection, as another stream.
+                del self.our_stream_id[self.their_stream_id[event.stream_id]]
+                yield _base.ReceiveHttp(NotTaken(event.stream_id, _REFUSED))
+            return False
         if not isinstance(event, ConnectionTerminated):
             return (yield from super().handle_h2_event(event))
         self.going = True
@@ -71,12 +85,12 @@ class DrainingClient(_http2.Http2Client):
         untouched = [stream_id for stream_id in self.streams if stream_id > (event.last_stream_id or 0)]
         for stream_id in untouched:
             del self.streams[stream_id]
-            yield _base.ReceiveHttp(NotTaken(stream_id))
+            yield _base.ReceiveHttp(NotTaken(stream_id, _GOING))
         # Those that wait for their turn have no number on this connection yet.
         while self.stream_queue:
             stream_id, _ = self.stream_queue.popitem()
             self.their_stream_id[-stream_id] = stream_id
-            yield _base.ReceiveHttp(NotTaken(-stream_id))
+            yield _base.ReceiveHttp(NotTaken(-stream_id, _GOING))
         return False
 
 

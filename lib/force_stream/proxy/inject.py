@@ -81,7 +81,7 @@ class Injection:
     def _piece(self, piece: bytes, *, at_end: bool = False) -> Iterator[Step]:
         """Bytes up to the end of an event."""
         before = self.events
-        events = self._reader.feed(piece) + (self._reader.close() if at_end else [])
+        events = [*self._reader.feed(piece), *(self._reader.close() if at_end else ())]
         if self._wanted.get("drop_done") and events and all(event.kind is Kind.DONE for event in events):
             return
         # `split_utf8`: a byte at a time wherever a character has more than one.

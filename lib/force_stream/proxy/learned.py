@@ -14,6 +14,7 @@ from ..wire.text import printable
 MOST: Final = 1000
 # Of what one upstream cannot stream.
 _MOST_SCOPES: Final = 20
+_MOST_NAMED: Final = 5
 _SALT: Final = token_bytes(16)
 
 
@@ -28,7 +29,7 @@ class Asked(NamedTuple):
 
     def __str__(self) -> str:
         model = f" {printable(self.model)}" if self.model else ""
-        return f"{self.name}{model} ({self.endpoint})"
+        return f"{printable(self.name)}{model} ({self.endpoint})"
 
 
 def hash_of(credentials: Collection[str]) -> bytes:
@@ -112,4 +113,7 @@ class Learned:
 
 def what(members: Sequence[str]) -> str:
     """The requests that have these members, in words."""
-    return f"a request with {' and '.join(map(printable, members))}" if members else "any request"
+    if not members:
+        return "any request"
+    named = " and ".join(map(printable, members[:_MOST_NAMED]))
+    return f"a request with {named}" + (f" and {len(members) - _MOST_NAMED} more" if members[_MOST_NAMED:] else "")

@@ -9,12 +9,14 @@ not be guessed raises `UnreadableFlow` instead. Must not know how a request or a
     force_stream.choices, .on_truncated, .quirks, .fill    what else the answer needs to be made, also after a reload
     force_stream.undo, .forced_size, .headers_undo    how to get the request back as it came
     force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
+    force_stream.answered_by                the try whose answer the client got, where it is not this flow's own
     force_stream.left_alone                 why a matched request went out as it came
     force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
     force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
     force_stream.cut_at                     how many bytes were kept of a client's own stream, where that is not all
     force_stream.injected                   the rule's inject, as JSON, where it made the flow fail on purpose
     force_stream.status, .events, .bytes, .finish_reason, .inferred, .truncated, .error, .usage, .odd    what came
+                                            in this flow's own try, whoever it is answered by
 """
 
 from collections.abc import Callable
@@ -133,13 +135,13 @@ def _splices(value: object) -> list[tuple[int, int, bytes]] | None:
     return found
 
 
-def _fields(value: object) -> list[tuple[str, str]] | None:
-    """Names and values of headers."""
-    found: list[tuple[str, str]] = []
+def _fields(value: object) -> list[tuple[str, str | bytes]] | None:
+    """Names and values of headers; older versions wrote text."""
+    found: list[tuple[str, str | bytes]] = []
     for each in value if isinstance(value, list) else [None]:
         match each:
-            case [str(name), str(text)]:
-                found.append((name, text))
+            case [str(name), (str() | bytes()) as content]:
+                found.append((name, content))
             case _:
                 return None
     return found
@@ -161,6 +163,7 @@ HEADERS_UNDO: Final = Note("headers_undo", _fields)
 RETRY_OF: Final = Note("retry_of", _text)
 TRY: Final = Note("try", _count)
 RETRIED_AS: Final = Note("retried_as", _texts)
+ANSWERED_BY: Final = Note("answered_by", _text)
 LEFT_ALONE: Final = Note("left_alone", _text)
 SSE: Final = Note("sse", _bytes)
 SSE_STATUS: Final = Note("sse_status", _status)

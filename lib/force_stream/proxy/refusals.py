@@ -331,14 +331,21 @@ def _is_named(name: str, text: str) -> bool:
 
 # The rule to paste
 
+_LONGEST_MODEL: Final = 100
+
 
 def rule_to_paste(host: str, model: str, *, stream_options: bool = True) -> str:
     """The rule that makes what was learned last, as YAML in one line."""
-    name = re.sub(r"[^\w.+-]+", " ", f"{host} {model}")[:80].strip(" .+-")
-    # Otherwise a wildcard character in the model's name would match other models.
-    models = f", models: [{_quoted(glob.escape(model))}]" if model else ""
+    name = re.sub(r"[^\w.+-]+", " ", f"{host} {model[:_LONGEST_MODEL]}")[:80].strip(" .+-")
+    models = f", models: [{_quoted(_pattern(model))}]" if model else ""
     options = "" if stream_options else ", stream_options: null"
     return f"- {{name: {_quoted(name)}, hosts: [{_quoted(host)}]{models}, force_upstream_stream: true{options}}}"
+
+
+def _pattern(model: str) -> str:
+    """A wildcard for this model, and for no other whose name can be printed."""
+    escaped = "".join(glob.escape(c) if c.isprintable() else "?" for c in model[:_LONGEST_MODEL])
+    return escaped if len(model) <= _LONGEST_MODEL else f"{escaped}*"
 
 
 def _quoted(text: str) -> str:

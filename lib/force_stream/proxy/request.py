@@ -3,12 +3,12 @@
 Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
 """
 
-import asyncio
 from typing import Any, Final
 
 from mitmproxy import http
 from mitmproxy.net.check import is_valid_host
 
+from ..answer.fill import spelled
 from ..answer.forcing import Refusal, force_request
 from ..answer.reader import AnswerSpec
 from ..endpoints import expected_choices
@@ -17,7 +17,6 @@ from ..rules.hosts import canonical_host, is_address
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import Body, Edited, read_body, undo
-from ..wire.text import printable
 from . import bodies
 from .learned import Asked, hash_of
 from .notes import (
@@ -96,8 +95,7 @@ def body_of(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> Body | For
 
 async def read_request(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> tuple[Body | Form, str | None] | None:
     """The body, as `body_of` reads it, and the model, without holding the event loop."""
-    blocks_loop = bodies.blocks_loop(flow.request)
-    body = await asyncio.to_thread(body_of, flow, limit) if blocks_loop else body_of(flow, limit)
+    body = await bodies.read(flow.request, lambda: body_of(flow, limit))
     return None if body is None else (body, model_of(body))
 
 
@@ -122,9 +120,16 @@ def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Aske
 
 
 def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
-    """How to read the answer to a request that asks for a stream itself."""
-    model = printable(model_of(body) or "")
-    return AnswerSpec(rule.name, endpoint.name, model, expected_choices(body.members), quirks=rule.quirks)
+    """How to read the answer to a request that goes out as it came."""
+    return AnswerSpec(
+        rule.name,
+        endpoint.name,
+        model_of(body) or "",
+        expected_choices(body.members),
+        rule.on_truncated,
+        rule.quirks,
+        spelled(rule.fill),
+    )
 
 
 # Forcing it
@@ -147,15 +152,6 @@ def forced_form(
         quirks=rule.quirks,
         fill=rule.fill,
     )
-
-
-def spec_if_forced(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
-    """How to read the stream that a request gets although it did not ask for one."""
-    try:
-        spec, _ = forced_form(flow, body, rule, endpoint)
-    except Refusal:
-        spec = None
-    return spec or spec_for(body, rule, endpoint)
 
 
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
@@ -182,11 +178,12 @@ def _check_unsigned(request: http.Request) -> None:
         raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
 
 
-def _ask_for_stream(request: http.Request) -> list[list[str]]:
+def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
     """Sets the headers; returns the values they had."""
-    before: list[list[str]] = []
+    before: list[list[str | bytes]] = []
     for name, value in _STREAM_HEADERS.items():
-        before.extend([name, old] for old in request.headers.get_all(name))
+        # As bytes: a flow file takes no text that was not UTF-8.
+        before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
         request.headers[name.lower() if request.is_http2 else name] = value
     return before
 

@@ -18,6 +18,7 @@ from ..wire.text import printable
 from . import bodies
 from .attempt import Attempt
 from .notes import (
+    ANSWERED_BY,
     CHOICES,
     ENDPOINT,
     RULE,
@@ -88,14 +89,14 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     if was_made_to_stream(flow) or noted(CHOICES, flow):
         spec: AnswerSpec | None = spec_of(flow)
     elif noted(RULE, flow) or noted(ENDPOINT, flow):
-        spec = AnswerSpec(known(RULE, flow), known(ENDPOINT, flow), printable(model_of(body_of(flow)) or ""))
+        spec = AnswerSpec(known(RULE, flow), known(ENDPOINT, flow), model_of(body_of(flow)) or "")
     else:
         spec = at_path(flow.request.path)
     if spec is None:
         raise UnreadableFlow(f"{printable(flow.request.path.partition('?')[0])} is not a known endpoint")
     if flow.response is None:
         return spec, SSE_STATUS.of(flow) or 200, SSE_TYPE.of(flow) or ""
-    if STATUS.of(flow) not in (None, flow.response.status_code):
+    if ANSWERED_BY.of(flow) or STATUS.of(flow) not in (None, flow.response.status_code):
         raise UnreadableFlow("its answer is not the one that its own try came to")
     if noted(SSE, flow):
         # The response says what the client got.
@@ -123,7 +124,7 @@ def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> N
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
         raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
-        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type})
+        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": printable(content_type)})
 
 
 def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
@@ -178,9 +179,10 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
 
 def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
-    outcome stays in its metadata. `why`: in what way the attempt was another one."""
+    outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
     flow.response = retried.response.copy()
     flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK
+    save_notes(flow, {"answered_by": retried.id})

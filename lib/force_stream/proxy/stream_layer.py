@@ -10,6 +10,7 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
@@ -44,6 +45,10 @@ logger = logging.getLogger("force_stream")
 LONGEST_SLEEP: Final = 1.0
 # Seconds. Clocks and timers are no finer, so two wakeups this close are one.
 SHORTEST_SLEEP: Final = 0.005
+# What may not be in the value of a header.
+_UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
+# RFC 9110, section 6.4.1.
+_WITHOUT_BODY: Final = (204, 304)
 # How often a request is sent that upstreams do not take because they are going away.
 MOST_SENDINGS: Final = 10
 
@@ -209,6 +214,10 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._poll()
         elif isinstance(event, events.CommandCompleted) or (self._answered and isinstance(event, _FROM_UPSTREAM)):
             return  # a connection that came too late, and what an upstream sends when the client has its answer
+        elif isinstance(event, _events.ResponseTrailers) and not (
+            self.flow.request.is_http2 or self.flow.request.is_http3
+        ):
+            return  # mitmproxy cannot send them over HTTP/1, and would leave its client waiting
         else:
             yield from super()._handle_event(event)
 
@@ -279,7 +288,9 @@ class ObservedStream(http_layers.HttpStream):
             return (yield from connecting)
         self._attempt = self._wait.attempt
         if self._attempt is not None:
-            self._attempt.observed, self._attempt.injected = True, self._attempt.rule.inject
+            self._attempt.observed = True
+            if self._attempt.injection is not None:
+                self._attempt.injected = self._attempt.rule.inject
             yield from self._wait_on(Deadline.NOTHING)
         self._connected = yield from connecting
         if self._connected:
@@ -319,6 +330,10 @@ class ObservedStream(http_layers.HttpStream):
             return (yield from super().check_invalid(request))
         response = self.flow.response
         assert response is not None
+        fields = response.headers.fields
+        if any(_UNSENDABLE.search(value) for _, value in fields):
+            # RFC 9110, section 5.5; a client of HTTP/2 would end its connection, with all other answers on it.
+            response.headers.fields = tuple((name, _UNSENDABLE.sub(b" ", value).strip()) for name, value in fields)
         refused = ""
         try:
             if self.context.options.validate_inbound_headers:
@@ -372,8 +387,17 @@ class ObservedStream(http_layers.HttpStream):
             if self._stalled_until is not None:
                 self._held.append(event)
             elif not self._answered:
+                if self._is_short(attempt):
+                    attempt.cut("its body is shorter than its Content-Length says")
                 attempt.end()
                 yield from self._answer()
+
+    def _is_short(self, attempt: Attempt) -> bool:
+        """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
+        assert self.flow.response is not None
+        announced = self.flow.response.headers.get("content-length", "")
+        has_body = attempt.injection is None and self.flow.response.status_code not in _WITHOUT_BODY
+        return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
     def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
         if attempt.receive(data):
@@ -444,7 +468,9 @@ class ObservedStream(http_layers.HttpStream):
         yield from self._leave_upstream()
         if self.flow.response is None:
             self.flow.response = _stand_in()
-        self.flow.response.data.content = self._attempt.body()
+        # Over HTTP/1.1 a client would take the body of a status that has none for its next answer.
+        has_body = self.flow.response.status_code not in _WITHOUT_BODY
+        self.flow.response.data.content = self._attempt.body() if has_body else b""
         yield from self.send_response()
 
     def _answer_empty(self) -> Commands:
@@ -494,7 +520,8 @@ class ObservedStream(http_layers.HttpStream):
     def _send_after_heartbeat(self) -> Commands:
         """For a client that already has a head, with status 200."""
         assert self.flow.response
-        document = bodies.decoded(self.flow.response)
+        # The addon's `response` hook has decoded it, unless the heartbeat came after that.
+        document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
         if 200 <= self.flow.response.status_code < 300 and document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()

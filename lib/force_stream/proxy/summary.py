@@ -11,11 +11,12 @@ from mitmproxy import http
 from ..answer.oddities import in_brief
 from ..answer.report import Report
 from ..wire import jsontext
-from ..wire.text import counted
-from .attempt import Attempt
-from .notes import save_notes
+from ..wire.text import counted, printable
+from .attempt import LONGEST_REASON, Attempt
+from .notes import TRY, save_notes
 from .response import MARK
 
+_LONGEST_COUNT: Final = 20
 # What is noted of a report, by the same names.
 _NOTED: Final = ("status", "events", "bytes", "finish_reason", "inferred", "truncated")
 
@@ -46,21 +47,20 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     flow.comment = ", ".join(filter(None, [*short, end]))
     if odd or report.truncated or report.code or report.status >= 400 or injected:
         flow.marked = flow.marked or MARK
-    return ", ".join(filter(None, [*short, *figures, end]))
+    return ", ".join(filter(None, [*short, *figures, end])) + _try(flow)
 
 
 def describe_plain(flow: http.HTTPFlow, attempt: Attempt) -> str:
     """Comment and mark for a plain attempt whose answer stays as it came; returns the line for the log."""
     assert flow.response is not None
     spec, status = attempt.spec, flow.response.status_code
-    attempt.report.status = status
+    attempt.report.status, attempt.report.bytes = status, len(flow.response.raw_content or b"")
     flow.comment = (
         f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip() + f", {status}, sent plain, {_seconds(flow):.1f} s"
     )
     if status >= 400:
         flow.marked = flow.marked or MARK
-    line: str = flow.comment
-    return line
+    return f"{flow.comment}{_try(flow)}"
 
 
 def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str) -> str:
@@ -73,11 +73,17 @@ def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str) -> str:
     said, odd = f"{spec.rule}: {spec.endpoint} {spec.model}, no answer", _odd(report)
     flow.comment = said + odd
     flow.marked = flow.marked or MARK
-    return f"{said}: {message}, {_seconds(flow):.1f} s{odd}"
+    return f"{said}: {printable(message, LONGEST_REASON)}, {_seconds(flow):.1f} s{odd}{_try(flow)}"
 
 
 def _odd(report: Report) -> str:
     return f"; odd: {in_brief(report.odd)}" if report.odd else ""
+
+
+def _try(flow: http.HTTPFlow) -> str:
+    """For the log alone: in a comment it says whose client got that try's answer."""
+    number = TRY.of(flow)
+    return f", try {number}" if number else ""
 
 
 def _seconds(flow: http.HTTPFlow) -> float:
@@ -92,5 +98,6 @@ def _tokens(usage: Any) -> str:
         return ""
     read = usage.get("prompt_tokens", usage.get("input_tokens"))
     written = usage.get("completion_tokens", usage.get("output_tokens"))
-    counts = " + ".join(f"{count} {way}" for count, way in ((read, "in"), (written, "out")) if isinstance(count, int))
+    ways = (read, "in"), (written, "out")
+    counts = " + ".join(f"{printable(str(count), _LONGEST_COUNT)} {way}" for count, way in ways if type(count) is int)
     return counts and f"{counts} tokens"

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
+from ..wire.text import printable
 from .keys import KEYS, NAME, REQUIRED
 from .parse import MistakeError, Node, expected, items, kind_of, line_of, or_null, read, read_mapping, unknown
 from .rule import Rule
@@ -80,6 +81,7 @@ def check_rules(text: str, filename: str) -> tuple[tuple[Rule, ...], list[str]]:
     """The rules that are right, and a line for each mistake, as `RulesError` has it, rule by rule."""
     rules: list[Rule] = []
     mistakes: list[MistakeError] = []
+    filename = printable(filename)
     try:
         _read_rules(_compose(text), rules, mistakes)
     except MistakeError as mistake:
@@ -170,7 +172,7 @@ def _problem(error: Exception) -> str:
         problem = context.partition(";")[0]
     full = " ".join(f"{context} {problem}".split())
     hint = next((hint for words, hint in _HINTS.items() if words in full), None)
-    plain = " ".join((full if problem.startswith("but ") else problem).split())[:200]
+    plain = printable(" ".join((full if problem.startswith("but ") else problem).split()), 200)
     return f"{plain} ({hint})" if hint else plain
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
+from ..wire.text import printable
+
 _PATTERN: Final = re.compile(
     r"(\[(?P<bracketed>[^\[\]]*:[^\[\]]*)\]|(?P<name>[^:]+))(:(?P<port>[0-9]+|\*))?|(?P<ipv6>.*:.*:.*)"
 )
@@ -68,4 +70,4 @@ def spelled_hosts(hosts: Iterable[tuple[str, int | None]]) -> str:
 
 def with_port(name: str, port: int | None) -> str:
     enclosed = f"[{name}]" if ":" in name and not name.startswith("[") else name
-    return name if port is None else f"{enclosed}:{port}"
+    return printable(name) if port is None else f"{printable(enclosed)}:{port}"

@@ -31,7 +31,11 @@ _HOST: Final = parse.checked(
 )
 _FILTER: Final = parse.checked(compile_filter, "one of mitmproxy's filter expressions, as its documentation lists them")
 _ENDPOINT: Final = parse.one_of("endpoint", ENDPOINTS)
-_PATHS: Final = parse.mapping_of(_PATH.fullmatch, "a path such as /custom/generate, without a query", _ENDPOINT)
+_PATHS: Final = parse.mapping_of(
+    lambda path: path.isprintable() and _PATH.fullmatch(path),
+    "a path such as /custom/generate, without a query",
+    _ENDPOINT,
+)
 _OPTIONS: Final = parse.mapping_of(str.isprintable, "the name of an option", parse.or_null(parse.plain))
 _EXTRA: Final = parse.mapping_of(
     lambda name: name.isprintable() and name not in ("stream", "stream_options"),

@@ -16,10 +16,15 @@ from mitmproxy.flow import Flow
 
 from ..endpoints import endpoint_for, offers_tools
 from ..endpoints.endpoint import Endpoint, Request
+from ..wire.text import printable
 from .hosts import HostPattern, canonical_host, compile_host, spelled_hosts
 
 # mitmproxy's option that names hosts to force, and the rule that is made of it.
 HOSTS_OPTION: Final = "force_stream_hosts"
+
+
+# Seconds; just under the 600 after which mitmproxy itself ends the connection without an answer (`tcp_timeout`).
+IDLE_TIMEOUT: Final = 540
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Rule:
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
     timeout: float | None = None
-    idle_timeout: float | None = 540
+    idle_timeout: float | None = IDLE_TIMEOUT
     heartbeat: float | None = None
     retries: int = 0
     max_body: int = 64 * 1024**2
@@ -73,7 +78,7 @@ class Rule:
         endpoint = self.endpoint(path)
         if endpoint is None:
             # The query stays out of the phrase: some APIs take the key there.
-            return f"path {path.partition('?')[0]} is not a known endpoint"
+            return f"path {printable(path.partition('?')[0])} is not a known endpoint"
         return self.mismatch_within(endpoint, request, flow)
 
     def mismatch_within(self, endpoint: Endpoint, request: Request, flow: Flow) -> str | None:
@@ -87,7 +92,7 @@ class Rule:
             if not any(fnmatchcase(model, pattern) for pattern in self.models):
                 folded = any(fnmatchcase(model.lower(), pattern.lower()) for pattern in self.models)
                 hint = " (they are case-sensitive)" if folded else ""
-                return f"model {model} is not among {', '.join(self.models)}{hint}"
+                return f"model {printable(model)} is not among {', '.join(self.models)}{hint}"
         if self.tools is not None and offers_tools(request) is not self.tools:
             offers, others = ("offers no tools", "do") if self.tools else ("offers tools", "do not")
             return f"the request {offers}, and the rule is only for those that {others}"

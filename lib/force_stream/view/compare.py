@@ -1,55 +1,64 @@
 """Two JSON documents side by side. Knows which members differ in any two answers; must not know mitmproxy."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from ..answer.fill import is_path
 from ..wire import jsontext
+from ..wire.text import printable
 
 # Ids, times and cache counters are new in every answer.
 SET_ASIDE: Final = frozenset(
     ("id", "created", "created_at", "completed_at", "system_fingerprint", "timings", "cached_tokens", "request_id")
 )
 _LONGEST: Final = 120
+_LONGEST_LINE: Final = 1000
 
 
-def differences(left: Any, right: Any, path: str = "$") -> Iterator[str]:
+def differences(left: Any, right: Any) -> Iterator[str]:
     """What differs, field by field: a line each, with both values in short."""
+    return (printable(line, _LONGEST_LINE) for line in _differences(left, right, "$"))
+
+
+def _differences(left: Any, right: Any, path: str) -> Iterator[str]:
     if isinstance(left, dict) and isinstance(right, dict):
         for key in [key for key in {**left, **right} if key not in SET_ASIDE]:
-            place = f"{path}.{key}"
+            place = f"{path}.{printable(key)}"
             if key not in right:
                 yield f"{place}: {_short(left[key])} vs nothing"
             elif key not in left:
                 yield f"{place}: nothing vs {_short(right[key])}"
             else:
-                yield from differences(left[key], right[key], place)
+                yield from _differences(left[key], right[key], place)
     elif isinstance(left, list) and isinstance(right, list):
         if len(left) != len(right):
             yield f"{path}: {len(left)} entries vs {len(right)}"
         for index, (one, other) in enumerate(zip(left, right, strict=False)):
-            yield from differences(one, other, f"{path}[{index}]")
+            yield from _differences(one, other, f"{path}[{index}]")
     elif type(left) is not type(right) or left != right:
         yield f"{path}: {_short(left)} vs {_short(right)}"
 
 
 # A value that says nothing. Of any other, one answer cannot show that it is the same in every answer.
+_LONGEST_PATH: Final = 200
+_MOST_CONSTANTS: Final = 50
 _CONSTANTS: Final = (b"null", b"false", b'""', b"[]", b"{}")
 
 
 def constants(direct: Any, forced: Any) -> dict[str, Any]:
     """What a rule's `fill` needs for members that the direct answer has, with a value that says nothing, and the forced
     one lacks."""
-    return dict(_constants([(direct, forced)], ""))
+    return dict(islice(_constants([(direct, forced)], ""), _MOST_CONSTANTS))
 
 
 def _constants(pairs: list[tuple[Any, Any]], path: str) -> Iterator[tuple[str, Any]]:
     """The same for values that all have one path: each of the direct answer with its partner of the forced one."""
     objects = [(one, other) for one, other in pairs if isinstance(one, dict) and isinstance(other, dict)]
     for key in dict.fromkeys(key for one, _ in objects for key in one):
-        if "." in key or not is_path(key):
-            continue
         place = f"{path}{key}"
+        if "." in key or not is_path(key) or len(place) > _LONGEST_PATH:
+            continue
         lacking = {_spelled(one, key) for one, other in objects if key not in other}
         if len(lacking) == 1 and (spelled := lacking.pop()) in _CONSTANTS:
             yield place, jsontext.loads(spelled.decode())

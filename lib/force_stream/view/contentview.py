@@ -54,12 +54,14 @@ def _about(flow: Flow | None, response: http.Response) -> About:
     number, retries = notes.TRY.of(flow), notes.RETRIED_AS.of(flow)
     status, upstream = response.status_code, notes.SSE_STATUS.of(flow)
     differs = upstream is not None and upstream != status
+    # Of the later tries, the last one's answer is the client's.
+    whose = "to the client" if number is None else "made of it"
     finish = _text(notes.FINISH_REASON.of(flow))
     return About(
         rule=_text(notes.RULE.of(flow)),
         endpoint=_text(notes.ENDPOINT.of(flow)),
         model=_text(notes.MODEL.of(flow)),
-        status=f"{upstream} from the upstream, {status} to the client" if differs else f"{status}",
+        status=f"{upstream} from the upstream, {status} {whose}" if differs else f"{status}",
         finish_reason=f"{finish} (inferred)" if finish and notes.INFERRED.of(flow) else finish,
         tries=f"1 of {len(retries) + 1}; the others are separate flows" if retries else f"{number or ''}",
         truncated=notes.TRUNCATED.of(flow) is True,

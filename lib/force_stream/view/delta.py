@@ -26,15 +26,8 @@ _LABELS: Final = frozenset(("role", "id", "type", "name", "object", "format", "s
 _ENDS: Final = frozenset(("finish_reason", "stop_reason", "stop_sequence"))
 
 
-def escaped(text: str) -> str:
-    """The text with every character escaped that a terminal might obey or that cannot be seen."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def quote(text: str) -> str:
-    """A string in double quotes, cut short; what cannot be printed is left to `escaped`."""
+    """A string in double quotes, cut short; not yet printable."""
     inside = text[:LONGEST_VALUE].replace("\\", "\\\\").replace('"', '\\"')
     return f'"{inside}"' + (f"… ({len(text):,} characters)" if len(text) > LONGEST_VALUE else "")
 

@@ -12,9 +12,10 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import TIMES
+from ..proxy.notes import RETRY_OF, TIMES, TRY
 from ..proxy.request import name_of
 from ..rules.hosts import with_port
+from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -55,7 +56,7 @@ def _outcome(
     return Outcome(
         id=flow.id,
         at=start,
-        upstream=with_port(name_of(flow), request.port),
+        upstream=with_port(printable(name_of(flow)), request.port),
         rule=spec.rule,
         endpoint=spec.endpoint,
         model=spec.model,
@@ -72,4 +73,6 @@ def _outcome(
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
+        retry_of=RETRY_OF.of(flow) or "",
+        number=TRY.of(flow) or 1,
     )

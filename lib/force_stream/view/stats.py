@@ -23,7 +23,8 @@ LONG_GAP: Final = 1.0
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
-    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came.
+    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came. `retry_of`:
+    the first try's id, for another try of its request, and `number` which one it is.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
@@ -47,6 +48,8 @@ class Outcome:
     arrivals: tuple[float, ...]
     odd: tuple[str, ...] = ()
     injected: bool = False
+    retry_of: str = ""
+    number: int = 1
 
     @property
     def ok(self) -> bool:

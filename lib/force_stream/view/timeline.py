@@ -104,7 +104,7 @@ def first_content(body: bytes, times: object) -> float | None:
     """When the event came that began the text, as in `read`; None where there is none near the beginning."""
     arrivals, reader = Arrivals(times, len(body)), EventReader()
     for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]) if arrivals.fit else ():
-        events = reader.feed(body[start:end])
+        events = [*reader.feed(body[start:end])]
         if not whole and end == len(body):
             events += reader.close()
         if any(event.kind is Kind.CHUNK and has_text(event.value) for event in events):
@@ -202,7 +202,7 @@ class _Reader:
             self._push("comment", self._arrivals.of(min(start + comment.end() + 1, end)), text)
         timeline.comments += len(comments)
         lines = reader.decoder.lines
-        events = reader.feed(piece)
+        events = [*reader.feed(piece)]
         if not whole:
             events += reader.close()
         for event in events:

@@ -7,13 +7,15 @@ Knows words, columns and what a terminal can print; must not know bytes, JSON or
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ..answer.oddities import MOST_NUMBERS
-from .delta import brief, escaped
+from ..answer.oddities import MOST_NUMBERS, MOST_ODD
+from ..wire.text import printable
+from .delta import brief
 from .stats import LONG_GAP, cut_off
 from .timeline import LONGEST_TYPE, Entry, Timeline
 
 WIDEST_TYPE: Final = 32
 LONGEST_REASON: Final = 60
+_LONGEST_LINE: Final = 1000
 # mitmweb gives a line with nothing in it no height.
 _BLANK: Final = " "
 
@@ -45,15 +47,15 @@ def text(timeline: Timeline, about: About) -> str:
         rows.insert(len(timeline.first), f"  … {timeline.left_out:,} lines left out …")
     lines = [f"{name:<14} {value}" for name, value in _header(timeline, about) if value]
     lines += [_BLANK, "Odd:" if odd else "Nothing odd."]
-    lines += [f"  - {line}" for line in odd]
+    lines += [f"  - {line}" for line in odd[:MOST_ODD]]
     lines += [_BLANK, _row("#", "at s", "gap s", f"{'type':<{width}}", "what it added"), *rows]
-    return "\n".join(map(escaped, lines)) + "\n"
+    return "\n".join(printable(line, _LONGEST_LINE) for line in lines) + "\n"
 
 
 def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     """Names and values, the cause of a failure first; a value of "" is left out."""
     yield "truncated", cut_off(timeline.events) if about.truncated else ""
-    yield "client got", about.error and f"an error: {about.error}"
+    yield "this try" if about.tries else "client got", about.error and f"an error: {about.error}"
     yield "rule", about.rule or "none"
     yield "endpoint", about.endpoint
     said = ", ".join(model[:LONGEST_TYPE] for model in timeline.models)

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, NoReturn
 
+from . import long_json
+from .long_json import LONG
+
 # Bytes. A larger body may be of the slow kind (many small strings: up to 25 ms per megabyte), so read it in a thread.
 BLOCKS_LOOP: Final = 256 * 1024
 # Bytes. A shorter run is read by json in less time than it takes to cut it out.
@@ -28,8 +31,6 @@ _MARK: Final = "?"
 _OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}[ \t\n\r]*)?")
 _COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _NEXT_MEMBER: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
-_ARRAY_OF_OBJECTS: Final = re.compile(r"\[[ \t\n\r]*(?=\{)")
-_NEXT_ITEM: Final = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
 
 type Splice = tuple[int, int, bytes]
 """Replace start:end by these bytes. In a list, splices are in order and do not overlap."""
@@ -248,7 +249,7 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
     while more:
         if not text.startswith('"', at):
             _refuse(text, at)
-        key, end = _DECODER.raw_decode(text, at)
+        key, end = _value(text, at, block)
         if not key.isascii():
             key = _DECODER.decode(text[at:end].encode("latin-1").decode("utf-8"))
         colon = _COLON.match(text, end) or _refuse(text, end)
@@ -261,22 +262,13 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
         _refuse(text, at)
 
 
-def _value(text: str, start: int, block: int) -> tuple[object, int]:
-    """A value and its end. In a long text, the objects of an array are empty ones beyond the length of a block."""
-    opening = _ARRAY_OF_OBJECTS.match(text, start) if len(text) > block else None
-    if opening is None:
+def _value(text: str, start: int, block: int) -> tuple[Any, int]:
+    """A value and its end. In a long text, of what is longer than a block only so much as is kept."""
+    if len(text) <= LONG:
         return _DECODER.raw_decode(text, start)
-    # The parser holds up all other threads until it is done, so give it one message at a time.
-    items: list[object] = []
-    at = opening.end()
-    more = True
-    while more:
-        item, end = _DECODER.raw_decode(text, at)
-        items.append(item if end - start <= block else {})
-        separator = _NEXT_ITEM.match(text, end) or _refuse(text, end)
-        at = separator.end()
-        more = separator[1] == ","
-    return items, separator.end(1)
+    value, end = long_json.read(text, start, _SKIM)
+    is_whole = end - start > block or not isinstance(value, (list, dict))
+    return (value if is_whole else _DECODER.raw_decode(text, start)[0]), end
 
 
 def _refuse(text: str, at: int) -> NoReturn:
@@ -293,4 +285,5 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=_integer, parse_constant=_no_constant, strict=False)
+_SKIM: Final = long_json.skimming(_DECODER.raw_decode)
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)

@@ -6,11 +6,13 @@ Knows RFC 8259 and Python's `json`; must not know what any document means.
 import json
 import re
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from typing import Any, Final
+
+from . import long_json
+from .long_json import LONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,13 @@ class Number:
         return any(digit in "123456789" for digit in re.split("[eE]", self.text)[0])
 
 
+# Characters. Python writes none that is longer.
+_LONGEST_FLOAT: Final = 32
+
+
 def _parse_float(text: str) -> float | Number:
+    if len(text) > _LONGEST_FLOAT:
+        return Number(text)
     value = float(text)
     return value if repr(value) == text else Number(text)
 
@@ -42,8 +50,7 @@ _NEGATIVE_ZERO: Final = re.compile(r"-0(?![0-9.eE])")
 _WHITE_SPACE: Final = " \t\n\r"
 
 
-def _decode(text: str) -> tuple[Any, int]:
-    start = len(text) - len(text.lstrip(_WHITE_SPACE))
+def _decode_short(text: str, start: int) -> tuple[Any, int]:
     decoder = _CAREFUL_DECODER if "-0" in text and _NEGATIVE_ZERO.search(text) else _DECODER
     try:
         return decoder.raw_decode(text, start)
@@ -55,9 +62,29 @@ def _decode(text: str) -> tuple[Any, int]:
         raise json.JSONDecodeError("nested too deeply", text, start) from None
 
 
+_skim: Final = long_json.skimming(_decode_short)
+
+
+def _decode(text: str, decode: long_json.Decode = _decode_short) -> tuple[Any, int]:
+    start = len(text) - len(text.lstrip(_WHITE_SPACE))
+    return long_json.read(text, start, decode) if len(text) > LONG else decode(text, start)
+
+
 def loads(text: str) -> Any:
     """The value of a JSON text. Raises `json.JSONDecodeError`, and nothing else."""
-    value, end = _decode(text)
+    return _whole(text, *_decode(text))
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is JSON. What it says is not kept."""
+    try:
+        _whole(text, *_decode(text, _skim))
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+def _whole(text: str, value: Any, end: int) -> Any:
     if text[end:].strip(_WHITE_SPACE):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
@@ -65,6 +92,12 @@ def loads(text: str) -> Any:
 
 def value_at(text: str, start: int) -> tuple[Any, int]:
     """The value of the JSON text at `start`, and where that ends. Raises `json.JSONDecodeError`."""
+    return (
+        long_json.read(text, start, _decode_carefully) if len(text) - start > LONG else _decode_carefully(text, start)
+    )
+
+
+def _decode_carefully(text: str, start: int) -> tuple[Any, int]:
     try:
         return _CAREFUL_DECODER.raw_decode(text, start)
     except RecursionError:
@@ -92,49 +125,34 @@ def _default(value: object) -> str:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-# Characters. The C encoder lets no other thread run while it writes a string, so a longer one is written in slices.
-_LONG: Final = 64 * 1024
-# How deep, and in lists of at most what length, long strings are looked for.
-_DEPTH: Final = 8
-_BREADTH: Final = 64
-_QUOTED_TEXT: Final = re.compile(f'"{_TOKEN}text([0-9]+)"')
-
-
 def dumps(value: Any) -> bytes:
     """The JSON text of a value, compact, in UTF-8."""
-    long: list[str] = []
-    value = _without_long(value, long, _DEPTH)
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default)
-    if _TOKEN not in text:
-        return _encode(text)
-    text = _QUOTED_NUMBER.sub(r"\1", text)
-    around = _QUOTED_TEXT.split(text)
+    if not long_json.is_long(value):
+        return _dump_short(value)
     written = BytesIO()
-    written.write(_encode(around[0]))
-    for number, after in zip(around[1::2], around[2::2], strict=True):
-        written.write(b'"')
-        written.writelines(_slices(long[int(number)]))
-        written.write(b'"' + _encode(after))
+    written.writelines(long_json.write(value, _dump_short))
     return written.getvalue()
 
 
-def _without_long(value: Any, long: list[str], depth: int) -> Any:
-    """The value with tokens in place of the long strings, which are added to the list."""
-    if isinstance(value, str) and len(value) > _LONG:
-        long.append(value)
-        return f"{_TOKEN}text{len(long) - 1}"
-    if not depth:
-        return value
-    if isinstance(value, dict):
-        return {key: _without_long(each, long, depth - 1) for key, each in value.items()}
-    if isinstance(value, list) and len(value) <= _BREADTH:
-        return [_without_long(each, long, depth - 1) for each in value]
-    return value
+def _dump_short(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default)
+    return _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
 
 
-def _slices(text: str) -> Iterator[bytes]:
-    for start in range(0, len(text), _LONG):
-        yield _encode(json.dumps(text[start : start + _LONG], ensure_ascii=False)[1:-1])
+_NOT_ASCII: Final = re.compile(r"[^ -~\n\t]+")
+
+
+def printable(document: bytes) -> bytes:
+    """The same document, with an escape in place of each character that `text.printable` would not leave as it is."""
+    return _NOT_ASCII.sub(_escaped, document.decode(errors="replace")).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # A carriage return stands between two tokens.
+    text = found[0].replace("\r", " ")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", r"\u007f") for c in text)
 
 
 def _encode(text: str) -> bytes:

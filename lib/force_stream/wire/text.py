@@ -6,9 +6,18 @@ LONGEST_PRINTED: Final = 100
 
 
 def printable(text: str, longest: int = LONGEST_PRINTED) -> str:
-    """Printable, valid Unicode, and at most so many characters; "…" stands for the rest."""
-    clean = "".join(character if character.isprintable() else "\ufffd" for character in text[:longest])
-    return clean if len(text) <= longest else f"{clean}…"
+    """At most so many printable characters; "…" stands for the rest. Whatever text somebody else chose, this is how it
+    gets into a log line, a note, a view.
+
+    What a terminal may obey, what reorders the text around it and what cannot be seen is spelled as in Python (`\\x1b`,
+    `\\u202e`): controls, marks of direction, line separators, spaces but " ", characters without width, surrogates,
+    those for private use and those not assigned. A zero-width joiner too, so that names that look alike are the same;
+    the parts of an emoji that has one stay legible.
+    """
+    if len(text) <= longest and text.isprintable():
+        return text
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:longest])
+    return clean if len(text) <= longest and len(clean) <= longest else f"{clean[:longest]}…"
 
 
 def counted(count: int, what: str) -> str:

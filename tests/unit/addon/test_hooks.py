@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Coroutine
@@ -15,14 +16,16 @@ from typing import Any
 import pytest
 from force_stream.addon import hooks as addon
 from force_stream.answer.reader import AnswerSpec
+from force_stream.endpoints import ENDPOINTS
 from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from harness import sse
-from harness.master import answer_with, flow_with, lines, run_with
+from harness.master import answer_with, flow_with, lines, logged, run_with
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
+from mitmproxy.exceptions import CommandError
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.test import taddons, tflow
 
@@ -382,6 +385,36 @@ def test_the_part_below_the_hooks_comes_and_goes_with_the_addon(
 
 # Bodies that stand for far more than they weigh
 
+
+@pytest.mark.parametrize(("heartbeat", "coding"), [(True, None), (False, "gzip")])
+def test_an_encoded_answer_is_decoded_off_the_loop_for_a_client_that_has_its_head(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, heartbeat: bool, coding: str | None
+) -> None:
+    decoded, threads = addon.bodies.decoded, []
+
+    def noted(message: http.Message) -> bytes | None:
+        threads.append(threading.current_thread())
+        return decoded(message)
+
+    async def test(ours: addon.ForceStream, _: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        monkeypatch.setattr(addon.bodies, "decoded", noted)
+        ours._wait_of(flow).headers_sent = heartbeat  # type: ignore[union-attr]
+        document = gzip.compress(json.dumps(DOCUMENT).encode())
+        answer_with(flow, document, "application/json")
+        assert flow.response is not None
+        flow.response.headers["content-encoding"] = "gzip"
+        await ours.response(flow)
+        assert flow.response.headers.get("content-encoding") == coding
+        assert flow.response.headers["content-length"] == str(len(flow.response.raw_content or b""))
+        assert flow.response.json() == DOCUMENT
+        assert len(threads) == heartbeat
+        assert threading.main_thread() not in threads
+
+    run(test)
+
+
 BOMB = gzip.compress(b'{"model": "m", "messages": []' + bytes(20 * 1024**2))
 LARGE_BOMB = zlib.compress(bytes(200 * 1024**2), 1)
 MEGABYTE = 1024**2
@@ -418,7 +451,8 @@ def test_a_request_that_decodes_to_more_than_max_body_goes_out_as_it_came_and_sa
         assert flow.request.get_state() == before
         why = "its body (gzip) is not a JSON object or a form of at most 1,048,576 bytes"
         assert f"r chat: left as it came: {why}" in caplog.messages
-        explained = context.master.commands.call("force_stream.explain", [flow])[-1]
+        assert "in the log" in context.master.commands.call("force_stream.explain", [flow])[-1]
+        explained = await logged(caplog, "rule r takes it")
         assert rules.startswith("learn") or explained.endswith(f"left as it came: {why}")
 
     run(test)
@@ -563,6 +597,11 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         await ours.response(flow)
         assert flow.response.json() == {"choices": []}
         assert [each.request.content for each in sent] == [flow_with(request(tools=[{}])).request.content]
+        assert flow.metadata["force_stream.answered_by"] == sent[0].id
+        flow.live = False
+        with pytest.raises(CommandError, match="its answer is not the one that its own try came to"):
+            context.master.commands.call("force_stream.aggregate", [flow])
+        assert flow.response.json() == {"choices": []}
 
         again, other = flow_with(request(tools=[{}])), flow_with()
         for each in (again, other):
@@ -572,6 +611,10 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         why = "the upstream said that it cannot stream a request with tools"
         assert again.metadata["force_stream.left_alone"] == why
         assert f"private-vllm chat: left as it came: {why}" in caplog.messages
+        answer_with(again, b"{}", "application/json")
+        await ours.response(again)
+        await asyncio.sleep(0)
+        assert [(each.status, each.bytes) for each in ours.stats.latest()] == [(200, 2), (500, len(NOT_STREAMED))]
         call = context.master.commands.call_strings
         listed = call("force_stream.rules", [])
         assert listed[-1] == "learned: 127.0.0.1 m (chat) cannot stream a request with tools; sent plain"
@@ -579,6 +622,25 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         assert explained.endswith(f"its request would be forced now; it was left as it came: {why}")
         call("force_stream.set", ["private-vllm", "idle_timeout", "30"])
         assert ours.learned == []
+
+    run(test)
+
+
+def test_what_cannot_stream_anyway_is_left_alone_whatever_the_upstream_said(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.change_rule("private-vllm", {"heartbeat": "1"})
+        beats = {}
+        for asked in (request(), request(modalities=["audio"], audio={"format": "wav"})):
+            flow = flow_with(asked)
+            endpoint = ENDPOINTS["chat"]
+            ours._retries.learned.add_plain(requests.asked_of(flow, "m", endpoint), requests.credentials_of(flow), ())
+            await ours.request(flow)
+            assert json.loads(flow.request.content) == asked
+            wait = ours._wait_of(flow)
+            assert wait
+            assert wait.attempt
+            beats[flow.metadata["force_stream.left_alone"]] = wait.next_deadline() is not None
+        assert list(beats.values()) == [True, False], beats
 
     run(test)
 

@@ -15,8 +15,8 @@ from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.client_wait import ClientWait
 from force_stream.proxy.notes import save_notes, was_made_to_stream
 from force_stream.proxy.request import body_of, force
-from force_stream.proxy.response import set_reply
-from force_stream.rules.rule import Rule
+from force_stream.proxy.response import observe_whole, set_reply
+from force_stream.rules.rule import UNLIMITED, Rule
 from harness.clock import Clock
 from harness.master import answer_with, flow_with, lines
 from harness.samples import EVENTS, SECRET, STREAM, choice, chunk, request
@@ -96,7 +96,7 @@ def retry(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Upstream, http
         if prepare is not None:
             prepare(upstream, wait)
 
-        run_with_switch(Retries(upstream.send).retry(flow, attempt, wait))
+        run_with_switch(Retries(upstream.send).retry(flow, wait))
         return upstream, flow
 
     return retry
@@ -172,6 +172,13 @@ def test_a_fault_of_the_addon_in_another_attempt_is_raised(retry: Callable) -> N
         retry(503, prepare=break_it)
 
 
+def watched(flow: http.HTTPFlow, rule: Rule, endpoint: str = "chat") -> ClientWait:
+    """The client of a plain request whose answer has come, as the addon has it for a rule that learns."""
+    attempt = Attempt(AnswerSpec("r", endpoint, "m"), UNLIMITED, plain=True)
+    assert observe_whole(flow, attempt)
+    return ClientWait(rule, attempt)
+
+
 def test_a_plain_request_that_is_refused_is_sent_as_a_stream_and_remembered(caplog: pytest.LogCaptureFixture) -> None:
     rule = Rule("r", ("h",), learn=True)
     upstream = Upstream(Clock(), STREAM, 503)
@@ -182,9 +189,9 @@ def test_a_plain_request_that_is_refused_is_sent_as_a_stream_and_remembered(capl
         flow = flow_with()
         answer_with(flow, REFUSAL, "application/json", 400)
         save_notes(flow, {"rule": "r"})
-        wait = ClientWait(rule)
+        wait = watched(flow, rule)
         ours_before = ours.must_stream(flow, "m", chat)
-        run_with_switch(ours.learn(flow, rule, chat, wait))
+        run_with_switch(ours.retry(flow, wait))
         learned.append((ours_before, ours.must_stream(flow, "m", chat), ours.must_stream(flow, "other", chat)))
         assert wait.retrying
         assert json.loads(upstream.asked[-1].request.content or b"")["stream"] is True
@@ -206,7 +213,7 @@ def test_nothing_else_is_sent_again(body: bytes, status: int, asked: dict[str, A
     flow = flow_with(asked)
     answer_with(flow, body, "application/json", status)
     upstream, rule = Upstream(Clock()), Rule("r", ("h",), learn=True)
-    run_with_switch(Retries(upstream.send).learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
+    run_with_switch(Retries(upstream.send).retry(flow, watched(flow, rule)))
     assert upstream.asked == []
 
 
@@ -214,7 +221,7 @@ def test_a_path_that_never_streams_is_not_sent_again() -> None:
     flow = flow_with({"model": "m", "stream": False}, path="/v1/responses/compact")
     answer_with(flow, REFUSAL, "application/json", 400)
     upstream, rule = Upstream(Clock()), Rule("r", ("h",), learn=True)
-    run_with_switch(Retries(upstream.send).learn(flow, rule, ENDPOINTS["responses"], ClientWait(rule)))
+    run_with_switch(Retries(upstream.send).retry(flow, watched(flow, rule, "responses")))
     assert upstream.asked == []
 
 
@@ -261,7 +268,7 @@ class Client:
         self.upstream.answer(flow, attempt)
         if prepare is not None:
             prepare(self.upstream, wait)
-        run_with_switch(self.retries.retry(flow, attempt, wait))
+        run_with_switch(self.retries.retry(flow, wait))
         return flow
 
     def why_plain(self, **members: Any) -> str:
@@ -429,7 +436,7 @@ def test_a_plain_request_that_has_to_stream_meets_further_demands(answers: list[
     flow = flow_with()
     answer_with(flow, REFUSAL, "application/json", 400)
     rule = Rule("r", ("h",), learn=True)
-    run_with_switch(client.retries.learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
+    run_with_switch(client.retries.retry(flow, watched(flow, rule)))
     assert (client.sent, flow.response and flow.response.status_code) == (sent, status)
     assert ("must stream" in "".join(client.retries.learned.lines())) is (status == 200)
 
@@ -439,5 +446,5 @@ def test_a_rule_may_learn_from_phrases_of_its_own() -> None:
     flow = flow_with()
     answer_with(flow, json.dumps(said("Nur im Strom")).encode(), "application/json", 400)
     rule = Rule("r", ("h",), learn=("im strom",))
-    run_with_switch(client.retries.learn(flow, rule, ENDPOINTS["chat"], ClientWait(rule)))
+    run_with_switch(client.retries.retry(flow, watched(flow, rule)))
     assert client.sent == "options"

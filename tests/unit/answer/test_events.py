@@ -142,3 +142,14 @@ def test_many_lines_that_cannot_be_read_are_not_an_event_each() -> None:
 def test_many_lines_of_text_are_an_event_each() -> None:
     events, _ = read(b"data: x\n" * 100 + b"\n")
     assert [(event.kind, event.data) for event in events] == [(Kind.TEXT, "x")] * 100
+
+
+@pytest.mark.parametrize("event", [b'data: {"a":1}\n' * 9000 + b"\n", b"data: " + b'{"a":1}' * 20_000 + b"\n\n"])
+def test_the_parts_of_a_long_event_are_read_as_they_are_taken(event: bytes) -> None:
+    reader = EventReader()
+    numbers = []
+    for each in reader.feed(event):
+        numbers.append(each.number)
+        assert reader.count == each.number, "not all of them at once"
+        assert each.value == {"a": 1}
+    assert numbers == list(range(1, event.count(b"{") + 1))

@@ -235,6 +235,11 @@ def test_an_escaped_name_that_is_a_slot_twice_is_not_a_template() -> None:
     assert_same(twice * 5, [1 << 20])
 
 
+def test_a_name_with_half_of_a_surrogate_pair_is_read_as_any_other() -> None:
+    named = event(chunk("a")).replace(b'"content":"a"', rb'"content":"a","log\ud800":[1]')
+    assert_same(named * 5, [1 << 20])
+
+
 def test_an_error_on_a_line_of_its_own_is_read_before_the_event_behind_it_is_whole() -> None:
     made = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
     made.feed(event(chunk("a")) * 3 + b'error: {"message":"no"}\ndata: {"choices"')

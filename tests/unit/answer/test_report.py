@@ -12,7 +12,7 @@ def test_finish_reasons_are_listed_once_each_and_printable() -> None:
     answer = AnswerSpec("r", "chat").read()
     answer.feed(sse(chunk(*(choice(place, reason) for place, reason in enumerate(reasons)))))
     assert answer.finish() is not None
-    assert answer.report.finish_reason == "stop, length\ufffd"
+    assert answer.report.finish_reason == r"stop, length\n"
 
 
 def test_the_report_of_a_failure_has_its_code_and_what_came() -> None:

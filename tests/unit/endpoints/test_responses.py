@@ -1,10 +1,11 @@
 """Responses: what golden streams cannot show."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
 from force_stream.endpoints.responses import TERMINAL, ResponsesAggregator
-from force_stream.errors import IncompleteStream
+from force_stream.errors import CorruptedStream, IncompleteStream
 from force_stream.merge.fields import CHANGED, SAME
 
 
@@ -67,9 +68,33 @@ def test_a_part_whose_index_is_beyond_those_that_were_streamed_is_one_part() -> 
 
 def test_arguments_that_are_not_json_are_odd() -> None:
     aggregator = ResponsesAggregator()
-    aggregator.add(delta("response.function_call_arguments", delta='{"a":'))
+    item = {"type": "function_call", "name": "f"}
+    aggregator.add({"type": "response.output_item.added", "output_index": 0, "item": item})
+    aggregator.add(delta("response.function_call_arguments", delta='{"a":', output_index=0))
     aggregator.add({"type": "response.completed", "response": {"status": "completed"}})
     assert aggregator.result().odd == ("the arguments of a call are not JSON",)
+
+
+@pytest.mark.parametrize("lost", [set(lost) for n in range(4) for lost in combinations(["added", "done", "output"], n)])
+@pytest.mark.parametrize("kind", ["function_call", "mcp_call", "custom_tool_call"])
+def test_a_call_has_its_name_or_the_answer_has_a_hole(kind: str, lost: set[str]) -> None:
+    member = "input" if kind == "custom_tool_call" else "arguments"
+    item = {"type": kind, "id": "c", "name": "f", member: ""}
+    whole = item | {member: "{}"}
+    aggregator = ResponsesAggregator()
+    if "added" not in lost:
+        aggregator.add({"type": "response.output_item.added", "output_index": 0, "item": item})
+    aggregator.add({"type": f"response.{kind}_{member}.delta", "output_index": 0, "item_id": "c", "delta": "{}"})
+    if "done" not in lost:
+        aggregator.add({"type": "response.output_item.done", "output_index": 0, "item": whole})
+    output = [] if "output" in lost else [whole]
+    aggregator.add({"type": "response.completed", "response": {"status": "completed", "output": output}})
+    if len(lost) == 3:
+        with pytest.raises(CorruptedStream):
+            aggregator.result()
+    else:
+        (got,) = aggregator.result().document["output"]
+        assert (got["name"], got[member]) == ("f", "{}")
 
 
 def test_many_items_under_other_ids_are_paired_in_time() -> None:

@@ -54,6 +54,18 @@ def test_a_rule_that_injects_faults_and_a_flow_that_got_one_are_marked() -> None
     assert "fault injected" in words.replace("faults injected", "")
 
 
+def test_the_tries_of_one_request_are_told_from_one_another() -> None:
+    failed = dataclasses.replace(OUTCOME, status=502, truncated=True)
+    again = dataclasses.replace(OUTCOME, id="f-2", retry_of="f-1", number=2)
+    other = dataclasses.replace(OUTCOME, id="f-3")
+    words = Seen(client_of(Shelf(failed, again, other)).get("/").text).words
+    assert re.findall(r"(502 cut off after event 5|200 finish stop)( \(try [^)]*\))?", words) == [
+        ("200 finish stop", ""),
+        ("200 finish stop", " (try 2)"),
+        ("502 cut off after event 5", " (try 1 of 2)"),
+    ]
+
+
 def test_the_page_says_so_when_the_addon_is_off() -> None:
     addon = Shelf()
     assert "every flow passes through unchanged" not in client_of(addon).get("/").text

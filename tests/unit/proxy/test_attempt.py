@@ -1,16 +1,18 @@
 """How far an attempt has come, and when it has to be decided: transitions and deadlines, under a clock of their own."""
 
 import asyncio
+import itertools
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.errors import OversizedStream
-from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, Signal, State
-from force_stream.rules.rule import Rule
+from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, KeptBody, Signal, State
+from force_stream.rules.rule import IDLE_TIMEOUT, Rule
 from harness import sse
 from harness.clock import Clock
 from harness.samples import DOCUMENT, EVENTS, STREAM, choice, chunk
@@ -199,6 +201,13 @@ def test_a_limit_that_passed_is_named(keys: dict[str, Any], words: str) -> None:
     assert words in json.loads(reply.body)["error"]["message"]
 
 
+def test_a_plain_request_may_wait_in_silence_for_as_long_as_without_a_rule_that_says_otherwise() -> None:
+    clock = Clock()
+    rule = Rule("r", (), idle_timeout=10)
+    one = Attempt(AnswerSpec("r", "chat"), rule, plain=True, clock=clock)
+    assert clock.until(one.next_deadline()) == IDLE_TIMEOUT * 1000
+
+
 def test_another_attempt_keeps_the_deadline_of_the_first() -> None:
     clock = Clock()
     first = attempt(clock, idle_timeout=None)
@@ -226,6 +235,49 @@ def test_times_are_those_of_the_pieces_and_the_body_is_kept_as_it_came() -> None
     assert one.body() == TEXT + DONE
 
 
+def test_each_piece_has_its_time() -> None:
+    body = KeptBody()
+    for number, piece in enumerate((b"abc", b"d", b"ef")):
+        body.add(piece, number / 3)
+    assert body.whole() == b"abcdef"
+    assert body.whole() is body.whole()
+    assert body.size == 6
+    assert body.times == [0.0, 3, 0.333333, 4, 0.666667, 6]
+
+
+def test_times_of_very_many_pieces_become_coarser_but_none_is_off_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("force_stream.proxy.attempt._EXACT", 100)
+    body, came = KeptBody(), []
+    for number in range(20_000):
+        came.append(number * 0.0001 + (1.0 if number >= 10_000 else 0.0))
+        body.add(b"x", came[-1])
+    seconds, sizes = body.times[::2], [int(size) for size in body.times[1::2]]
+    assert seconds[:100] == [round(moment, 6) for moment in came[:100]]
+    assert len(seconds) < 1000
+    assert sizes[-1] == body.size == 20_000
+    assert seconds == sorted(seconds)
+    # When a byte came, by the times that are left: never later, and not much earlier.
+    told = [
+        moment for moment, sizes in zip(seconds, itertools.pairwise([0, *sizes]), strict=True) for _ in range(*sizes)
+    ]
+    assert all(-1e-6 <= real - moment < 0.2 for real, moment in zip(came, told, strict=True))
+    assert max(later - sooner for sooner, later in itertools.pairwise(seconds)) >= 1.0, "the gap is there"
+
+
+def test_a_usual_stream_keeps_every_time() -> None:
+    body = KeptBody()
+    for number in range(60_000):
+        body.add(b"x", number * 1e-5)
+    assert len(body.times) == 120_000
+
+
+def test_the_times_of_pieces_of_one_byte_take_no_more_than_the_body() -> None:
+    body = KeptBody()
+    for number in range(1_000_000):
+        body.add(b"x", number * 1e-5)
+    assert 8 * len(body.times) < 1_300_000
+
+
 def test_a_body_of_more_than_max_body_fails() -> None:
     one = attempt(Clock(), max_body=len(TEXT))
     respond(one)
@@ -234,6 +286,24 @@ def test_a_body_of_more_than_max_body_fails() -> None:
     one.receive(b"x")
     assert one.state is State.FAILED
     assert one.body() == TEXT
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize(("body", "is_refused"), [(json.dumps(DOCUMENT).encode(), False), (STREAM, True)])
+def test_a_plain_document_may_be_larger_than_max_body_and_a_stream_may_not(
+    body: bytes, is_refused: bool, pieces: int
+) -> None:
+    rule = Rule("r", ("h",), max_body=100, inject={"cut_after": 1})
+    one = Attempt(AnswerSpec("r", "chat"), rule, plain=True, clock=Clock())
+    assert one.injection is None
+    one.start_response(200, "application/json")
+    size = -(-len(body) // pieces)
+    for start in range(0, len(body), size):
+        one.receive(body[start : start + size])
+    one.end()
+    reply = one.finish()
+    assert (reply is not None and reply.status == 502) is is_refused
+    assert (one.report.code == OversizedStream.code) is is_refused
 
 
 def test_an_encoded_body_is_read_when_it_has_been_decoded() -> None:
@@ -255,41 +325,118 @@ def in_pieces(body: bytes, size: int = 65536) -> list[bytes]:
     return [body[at : at + size] for at in range(0, len(body), size)]
 
 
-@pytest.mark.parametrize("ends", [True, False], ids=["the body ends", "the connection lingers"])
-def test_a_large_event_is_read_off_the_loop(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_loop = aside = 0
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> dict[bool, list[int]]:
+    """The bytes that were read in each go: on the event loop (True), and in threads."""
+    found: dict[bool, list[int]] = {True: [], False: []}
     feed = AnswerReader.feed
 
     def noted(reader: AnswerReader, data: bytes) -> bool:
-        nonlocal on_loop, aside
-        if threading.current_thread() is threading.main_thread():
-            on_loop += len(data)
-        else:
-            aside += len(data)
+        found[threading.current_thread() is threading.main_thread()].append(len(data))
         return feed(reader, data)
 
     monkeypatch.setattr(AnswerReader, "feed", noted)
+    return found
 
-    async def play() -> bytes:
-        one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",)))
-        one.start_response(200, "text/event-stream")
-        for piece in in_pieces(LARGE_EVENT * 2 + END_OF_CHAT):
-            one.receive(piece)
-        if ends:
-            one.end()
-        async with asyncio.timeout(30):
-            while one.next_deadline() is not None:
-                await asyncio.sleep(0.01)
+
+async def play(one: Attempt, body: list[bytes], *, ends: bool) -> dict[str, Any]:
+    """The document that these pieces become."""
+    one.start_response(200, "text/event-stream")
+    for each in body:
+        one.receive(each)
+    if ends:
+        one.end()
+    async with asyncio.timeout(30):
+        while one.next_deadline() is not None:
+            await asyncio.sleep(0.01)
+            one.poll()
+    reply = await one.finish_aside()
+    assert one.answered
+    assert reply is not None
+    document: dict[str, Any] = json.loads(reply.body)
+    return document
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["the body ends", "the connection lingers"])
+def test_a_large_event_is_read_off_the_loop(ends: bool, fed: dict[bool, list[int]]) -> None:
+    one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",)))
+    document = asyncio.run(play(one, in_pieces(LARGE_EVENT * 2 + END_OF_CHAT), ends=ends))
+    assert document["choices"][0]["message"]["content"] == "x" * 2_000_000
+    assert sum(fed[True]) < 100_000
+    assert sum(fed[False]) > 1_900_000
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every portion takes 4 milliseconds."""
+    work = itertools.count(0, 0.004)
+    monkeypatch.setattr(time, "thread_time", lambda: next(work))
+
+
+SMALL_EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"%d"}}]}\n\n'
+MANY_EVENTS = b"".join(SMALL_EVENT % (number % 10) for number in range(10_000)) + END_OF_CHAT
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("size", [4096, 65535, len(MANY_EVENTS)])
+@pytest.mark.parametrize("ends", [True, False], ids=["the body ends", "the connection lingers"])
+def test_events_that_take_long_are_read_off_the_loop(size: int, ends: bool, fed: dict[bool, list[int]]) -> None:
+    one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",)))
+    document = asyncio.run(play(one, in_pieces(MANY_EVENTS, size), ends=ends))
+    assert document["choices"][0]["message"]["content"] == "0123456789" * 1000
+    assert one.report.events == 10_001
+    assert sum(fed[True]) < 0.1 * len(MANY_EVENTS)
+    assert sum(fed[True]) + sum(fed[False]) == len(MANY_EVENTS)
+    assert max(map(max, fed.values())) <= 8192, "between two portions others have their turn"
+
+
+def test_usual_events_are_read_at_once_and_on_the_loop(
+    fed: dict[bool, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
+    pieces = in_pieces(MANY_EVENTS, 3000)
+    asyncio.run(play(attempt(Clock()), pieces, ends=True))
+    assert fed == {True: list(map(len, pieces)), False: []}
+
+
+@pytest.mark.usefixtures("slow")
+def test_after_a_while_the_loop_reads_again(fed: dict[bool, list[int]]) -> None:
+    clock = Clock()
+
+    async def with_pauses() -> None:
+        one = attempt(clock)
+        respond(one)
+        for _ in range(3):
+            assert one.receive(MANY_EVENTS[:60_000])
+            assert fed[True] == [8192]
+            fed[True].clear()
+            async with asyncio.timeout(10):
+                while not (len(fed[False]) == 13 and one.report.events):
+                    await asyncio.sleep(0.001)
+                    one.poll()
+            fed[False].clear()
+            clock.advance(30)
+
+    asyncio.run(with_pauses())
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("left", range(1, 6))
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_an_end_that_is_cut_between_the_loop_and_a_thread_is_noticed(left: int, line_end: bytes) -> None:
+    head, tail = TEXT + FINISH + b": ", line_end * 2 + b"data: [DONE]" + line_end * 2
+    piece = head + b"x" * (8192 + left - len(head + tail)) + tail
+
+    async def linger() -> None:
+        one = attempt(Clock())
+        respond(one)
+        assert one.receive(piece)
+        async with asyncio.timeout(10):
+            while one.state is not State.ENDING:
+                await asyncio.sleep(0.001)
                 one.poll()
-        reply = await one.finish_aside()
-        assert one.answered
-        assert reply is not None
-        return reply.body
 
-    content = json.loads(asyncio.run(play()))["choices"][0]["message"]["content"]
-    assert content == "x" * 2_000_000
-    assert on_loop < 400_000
-    assert aside > 1_600_000
+    asyncio.run(linger())
 
 
 LATE = {

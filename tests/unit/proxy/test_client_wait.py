@@ -6,7 +6,7 @@ import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.attempt import Attempt, State
 from force_stream.proxy.client_wait import ClientWait, Deadline
-from force_stream.rules.rule import Rule
+from force_stream.rules.rule import UNLIMITED, Rule
 from harness.clock import Clock
 from harness.samples import STREAM
 
@@ -68,9 +68,10 @@ def test_a_client_that_waits_for_another_attempt_gets_heartbeats_and_no_answer()
     assert wait.attempt.state is State.WAITING, "it has a flow of its own, which polls it"
 
 
-def test_a_client_of_a_plain_request_gets_heartbeats_once_that_is_sent_again() -> None:
+def test_a_client_whose_plain_request_is_only_watched_gets_heartbeats_once_that_is_sent_again() -> None:
     clock = Clock()
-    wait = ClientWait(Rule("r", ("h",), heartbeat=4, learn=True), clock=clock)
+    watched = Attempt(AnswerSpec("r", "chat"), UNLIMITED, plain=True, clock=clock)
+    wait = ClientWait(Rule("r", ("h",), heartbeat=4, learn=True), watched, clock)
     clock.advance(20_000)
     assert (wait.poll(), left(wait)) == (Deadline.NOTHING, None)
     wait.retrying = True

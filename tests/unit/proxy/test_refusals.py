@@ -8,6 +8,7 @@ import pytest
 from force_stream.proxy import refusals
 from force_stream.proxy.refusals import LONGEST_ERROR, Demand, demand_of, rule_to_paste, scope_of
 from force_stream.rules.file import parse_rules
+from harness.hostile import HOSTILE, LONG
 from harness.master import flow_with
 from harness.paths import ROOT
 from hypothesis import given
@@ -433,6 +434,16 @@ def test_the_rule_to_paste_is_a_rule_for_that_model_of_that_host_alone(host: str
     for asked, expected in ((model, True), (f"{model}x", False)):
         mismatch = rule.mismatch(((host, 443),), "/v1/chat/completions", {"model": asked}, flow_with())
         assert (mismatch is None) is expected
+
+
+@given(st.text(min_size=1) | st.text(alphabet=HOSTILE, min_size=1, max_size=300) | st.just(LONG))
+def test_the_rule_to_paste_is_for_the_model_whatever_its_name(model: str) -> None:
+    line = rule_to_paste("llm.test", model)
+    assert line.isprintable()
+    assert len(line) < 1000
+    if model.strip():
+        (rule,) = parse_rules(f"rules:\n  {line}\n", "pasted")
+        assert rule.mismatch((("llm.test", 443),), "/v1/chat/completions", {"model": model}, flow_with()) is None
 
 
 def test_a_request_without_a_model_makes_a_rule_for_the_host() -> None:

@@ -26,6 +26,7 @@ from force_stream.proxy.request import (
     restored,
 )
 from force_stream.rules.rule import Rule
+from harness.hostile import saved
 from harness.master import answer_with, flow_with
 from harness.samples import CHAT, SECRET, request
 from mitmproxy import http
@@ -208,13 +209,14 @@ def test_a_compressed_body_is_sent_plain() -> None:
     assert json.loads(flow.request.raw_content or b"")["stream"] is True
 
 
-@pytest.mark.parametrize("accept", [None, "application/json"])
-def test_restoring_gives_the_request_as_it_came_in_a_new_flow(accept: str | None) -> None:
+@pytest.mark.parametrize("accept", [None, b"application/json", b"application/json; q=\xff\xc3"])
+def test_restoring_gives_the_request_as_it_came_in_a_new_flow(accept: bytes | None) -> None:
     flow = flow_with()
     if accept:
         flow.request.headers["accept"] = accept
     came = named(flow), flow.request.raw_content
     forced(flow)
+    assert saved(flow)
     answer_with(flow)
     flow.comment = flow.marked = "x"
     plain = restored(flow)

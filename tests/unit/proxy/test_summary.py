@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.attempt import Attempt
-from force_stream.proxy.summary import describe_error, summarize
+from force_stream.proxy.summary import describe_error, describe_plain, summarize
 from force_stream.rules.rule import UNLIMITED, Rule
 from harness.master import answer_with, flow_with
 from harness.samples import EVENTS, STREAM, choice, chunk
@@ -46,6 +46,12 @@ SAID: dict[str, tuple[bytes, dict[str, Any], str, bool]] = {
         "502, stream_truncated, 2 events, 348 bytes, 1.3 s; odd: no finish reason for choice 0; no [DONE]",
         True,
     ),
+    "counts of thousands of digits": (
+        sse(*EVENTS[:-1], chunk(usage={"prompt_tokens": 10**3000, "completion_tokens": True})),
+        {},
+        f"200, finish stop, 5 events, 3,841 bytes, 1{'0' * 19}… in tokens, 1.3 s",
+        False,
+    ),
     "in part": (
         sse(*EVENTS[:2], done=False),
         {"on_truncated": "partial"},
@@ -69,6 +75,15 @@ def test_one_line_says_what_came_of_a_flow(body: bytes, keys: dict[str, Any], li
     assert bool(flow.marked) is marked
     figures = [part for part in line.split(", ") if part.endswith(("event", "events", "bytes", "tokens"))]
     assert flow.comment == f"r: chat m, {', '.join(part for part in line.split(', ') if part not in figures)}"
+
+
+def test_the_line_of_another_try_says_which_one_it_is() -> None:
+    flow, attempt = answered(STREAM)
+    flow.metadata["force_stream.try"] = 2
+    assert summarize(flow, attempt).endswith(", 1.3 s, try 2")
+    assert not flow.comment.endswith("try 2"), "a filter for it finds those whose clients got the answer of another try"
+    assert describe_plain(flow, attempt).endswith(", 200, sent plain, 1.3 s, try 2")
+    assert describe_error(flow, attempt, "reset").endswith(", 1.3 s, try 2")
 
 
 def test_the_figures_are_noted_on_the_flow() -> None:

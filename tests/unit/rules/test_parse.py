@@ -109,6 +109,10 @@ BAD_VALUES = {
         "paths: {/: chat}",
         "paths: expected a path such as /custom/generate, without a query, found the text '/'",
     ),
+    "path with a control": (
+        'paths: {"/x\\e[2J": chat}',
+        r"paths: expected a path such as /custom/generate, without a query, found the text '/x\x1b[2J'",
+    ),
     "path with query": (
         'paths: {"/x?a=b": chat}',
         "paths: expected a path such as /custom/generate, without a query, f",

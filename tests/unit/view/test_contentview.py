@@ -135,9 +135,21 @@ def test_what_became_of_the_answer_is_told() -> None:
         "try            1 of 3; the others are separate flows",
         "  - event 3: its data is not JSON",
         "truncated      cut off after event 5",
-        "client got     an error: stream_truncated",
+        "this try       an error: stream_truncated",
     ):
         assert line in text.splitlines()
+
+
+def test_what_another_try_came_to_is_not_said_of_the_client() -> None:
+    flow = flow_with(
+        b"{}", "application/json", KEPT | {"force_stream.try": 2, "force_stream.error": "stream_truncated"}
+    )
+    flow.response.status_code = 502
+    lines = seen(flow, NAME)[1].splitlines()
+    assert "status         200 from the upstream, 502 made of it" in lines
+    assert "try            2" in lines
+    assert "this try       an error: stream_truncated" in lines
+    assert "to the client" not in "".join(lines)
 
 
 def test_an_inferred_finish_reason_is_told() -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from force_stream.view.delta import LONGEST_LINE, MOST_VALUES, DeltaDescriber, brief, escaped, has_text, quote
+from force_stream.view.delta import LONGEST_LINE, MOST_VALUES, DeltaDescriber, brief, has_text
 from force_stream.wire import jsontext
 from harness.samples import EVENTS, choice, chunk, function_call
 
@@ -118,7 +118,3 @@ def test_a_chunk_is_looked_into_as_far_as_a_person_would_read() -> None:
 )
 def test_a_value_is_shown_in_short(value: Any, expected: str) -> None:
     assert brief(value) == expected
-
-
-def test_what_a_terminal_might_obey_is_escaped() -> None:
-    assert escaped(quote("\x1b[2J\u202e")) == r'"\x1b[2J\u202e"'

@@ -50,6 +50,14 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     assert outcome.seconds >= 0
 
 
+def test_another_try_is_told_from_the_first() -> None:
+    flow = answered()
+    for notes, expected in (({}, ("", 1)), ({"force_stream.retry_of": "f-1", "force_stream.try": 2}, ("f-1", 2))):
+        flow.metadata |= notes
+        outcome = flow_record.of_answer(flow, Attempt())
+        assert (outcome.retry_of, outcome.number) == expected
+
+
 def test_of_a_compressed_answer_the_first_content_is_not_known() -> None:
     outcome = flow_record.of_answer(answered(), Attempt(Report(status=200), TIMES, STREAM, encoded=True))
     assert (outcome.first_event, outcome.first_content) == (0.25, None)

@@ -170,3 +170,44 @@ def test_no_text_raises_anything_else(text: str) -> None:
 )
 def test_split_parts_a_document_from_what_follows(text: str, parts: tuple[Any, str, str]) -> None:
     assert jsontext.split(text) == parts
+
+
+@pytest.mark.parametrize("long", ["", "a" * 70_000, "[]," * 30_000 + "\\u0061", '\\"' * 40_000])
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        (' {"a":["@",{"b":[[1]]}]} ', True),
+        ('["@",[]]', True),
+        ('["@"', False),
+        ('{"a":"@"} x', False),
+        ('["@",]', False),
+        ('{"a":{"b":1},"c":"@",}', False),
+        ('[[1,2],{"a":1},,"@"]', False),
+    ],
+)
+def test_is_json_says_whether_a_text_can_be_read(text: str, valid: bool, long: str) -> None:
+    text = text.replace("@", long)
+    assert jsontext.is_json(text) is valid
+    if valid:
+        jsontext.loads(text)
+
+
+@given(VALUES | st.text().map(lambda text: {text: [text, {text: None}]}))
+def test_a_document_for_a_terminal_is_printable_and_says_the_same(value: Any) -> None:
+    document = jsontext.dumps(value)
+    shown = jsontext.printable(document)
+    assert jsontext.loads(shown.decode()) == jsontext.loads(document.decode())
+    assert shown.decode().isprintable()
+
+
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        (b'{"a":"\x7f\xc2\x9b\xe2\x80\xae"}', rb'{"a":"\u007f\u009b\u202e"}'),
+        ('{"a":"通义 👍"}'.encode(), '{"a":"通义 👍"}'.encode()),
+        (b'{\r\n\t"a": 1\n}', b'{ \n\t"a": 1\n}'),
+        (b'"\xff"', '"\ufffd"'.encode()),
+    ],
+)
+def test_only_what_a_terminal_may_obey_or_cannot_be_seen_is_escaped(document: bytes, shown: bytes) -> None:
+    assert jsontext.printable(document) == shown
