@@ -1,7 +1,8 @@
-"""Programs that a test needs and a developer may not have."""
+"""What a test needs and a developer may not have."""
 
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,16 @@ def needs_packages(folder: Path) -> Path:
     if not packages.is_dir():
         _lacks(f"{folder} has no node_modules: npm ci there")
     return packages
+
+
+def own_address() -> str:
+    """An address of this machine by which others may reach it; without one as above."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        _lacks("there is no network")
 
 
 def _lacks(what: str) -> NoReturn:
