@@ -4,6 +4,7 @@ Knows mitmproxy's hooks for TLS; must not know what a rule does, or read a reque
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -20,6 +21,8 @@ _REFUSED: Final = "The client does not trust"
 _LEFT: Final = ("The client disconnected during", "The client may not trust")
 # How often a client leaves before that is a hint: once, it may have been interrupted.
 _ENOUGH: Final = 2
+# Of a client that has sent a request. It trusts the certificate, whatever makes it leave, such as a health check.
+_TRUSTS: Final = -math.inf
 # Clients and hosts that are remembered; the oldest go first.
 _MOST: Final = 1000
 
@@ -40,29 +43,30 @@ class Certificates:
         self._rules = rules
         # TLS connections that have had no request yet, by their ids.
         self._silent: dict[str, _Wanted] = {}
-        # How often a client has left since its last request; it is told of at `_ENOUGH`.
-        self._left: dict[_Wanted, int] = {}
+        # How often a client has left; it is told of at `_ENOUGH`, and never again.
+        self._left: dict[_Wanted, float] = {}
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         error, wanted = data.conn.error or "", self._wanted(data)
         if error.startswith(_REFUSED):
-            self._note(wanted, _ENOUGH)
+            self._note(wanted, refused=True)
         elif error.startswith(_LEFT):
-            self._note(wanted, 1)
+            self._note(wanted, refused=False)
 
     def tls_established_client(self, data: tls.TlsData) -> None:
         if wanted := self._wanted(data):
             self._silent[data.conn.id] = wanted
 
     def requestheaders(self, flow: http.HTTPFlow | tcp.TCPFlow) -> None:
-        if wanted := self._silent.pop(flow.client_conn.id, None):
-            self._left.pop(wanted, None)
+        wanted = self._silent.pop(flow.client_conn.id, None)
+        if wanted and self._left.get(wanted, 0) < _ENOUGH:
+            self._keep(wanted, _TRUSTS)
 
     tcp_start = requestheaders
 
     def client_disconnected(self, client: connection.Client) -> None:
         # Some verify the certificate once the handshake is over, such as programs with GnuTLS.
-        self._note(self._silent.pop(client.id, None), 1)
+        self._note(self._silent.pop(client.id, None), refused=False)
 
     def _wanted(self, data: tls.TlsData) -> _Wanted | None:
         """Who wanted what, if a rule names that host."""
@@ -76,15 +80,20 @@ class Certificates:
         proxy = with_port(*client.sockname[:2]) if reverse else ""
         return _Wanted(client.peername[0], with_port(name, port).removesuffix(":443"), proxy)
 
-    def _note(self, wanted: _Wanted | None, times: int) -> None:
+    def _note(self, wanted: _Wanted | None, *, refused: bool) -> None:
         if wanted is None:
             return
-        before = self._left.pop(wanted, 0)
-        self._left[wanted] = before + times
+        before = self._left.get(wanted, 0)
+        after = max(before, _ENOUGH) if refused else before + 1
+        self._keep(wanted, after)
+        if before < _ENOUGH <= after:
+            logger.warning(_advice(wanted, refused=refused))
+
+    def _keep(self, wanted: _Wanted, left: float) -> None:
+        self._left.pop(wanted, None)
+        self._left[wanted] = left
         if len(self._left) > _MOST:
             del self._left[next(iter(self._left))]
-        if before < _ENOUGH <= before + times:
-            logger.warning(_advice(wanted, refused=times == _ENOUGH))
 
 
 def _advice(wanted: _Wanted, *, refused: bool) -> str:

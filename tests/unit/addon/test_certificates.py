@@ -92,13 +92,24 @@ def test_a_client_that_leaves_without_a_request_is_told_of_at_the_second_time(
 @pytest.mark.parametrize("hook", ["requestheaders", "tcp_start"])
 def test_a_client_that_has_sent_something_trusts_the_certificate(hook: str, caplog: pytest.LogCaptureFixture) -> None:
     with watching() as ours:
-        for sends in (False, True, False, True, True, False):
+        for sends in (False, True, False, False, False, True, False, False):
             data = data_of()
             ours.tls_established_client(data)
             if sends:
                 getattr(ours, hook)(request_of(data))
             ours.client_disconnected(data.context.client)
     assert not caplog.messages
+
+
+def test_of_clients_with_one_address_that_which_refuses_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with watching() as ours:
+        for _ in range(3):
+            trusting = data_of()
+            ours.tls_established_client(trusting)
+            ours.requestheaders(request_of(trusting))
+            ours.client_disconnected(trusting.context.client)
+            ours.tls_failed_client(data_of(REFUSED))
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,4 +156,9 @@ def test_each_client_and_host_has_its_line_and_the_oldest_are_forgotten(
     with watching() as ours:
         for peer in ("192.0.2.7", "192.0.2.8", "192.0.2.7", "192.0.2.9", "192.0.2.7", "192.0.2.8"):
             ours.tls_failed_client(data_of(REFUSED, peer=peer))
+        for peer in ("192.0.2.8", "192.0.2.9", "192.0.2.7"):
+            trusting = data_of(peer=peer)
+            ours.tls_established_client(trusting)
+            ours.requestheaders(request_of(trusting))
+        assert len(ours._left) == 2
     assert [line.split()[0][-1] for line in caplog.messages] == ["7", "8", "9", "8"]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from force_stream.addon import certificates
 from force_stream.proxy import response as responses
 from harness import Certs, Http1Client, Proxy, document, refused_port
 from harness.paths import SCRIPTS
@@ -21,6 +22,7 @@ from mitmproxy.addons import dumper, next_layer, save, script
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers import tls
 from mitmproxy.test import tflow
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.utils import emoji
@@ -130,6 +132,12 @@ def test_fact_eager_connections_cost_the_answer(
         options = {"connection_strategy": strategy, "original_address": f"127.0.0.1:{dead}"}
         proxy = proxy_factory(mode.format(dead=dead), scripts=[SCRIPTS / "original_address.py"], options=options)
         assert outcome(proxy, certs, dead, scheme) == wanted
+
+
+def test_fact_what_became_of_a_clients_handshake_begins_in_these_words() -> None:
+    source = inspect.getsource(tls.ClientTLSLayer.on_handshake_error)
+    for words in (certificates._REFUSED, *certificates._LEFT):
+        assert f'f"{words} ' in source
 
 
 @pytest.mark.parametrize("mode", ["local", "wireguard", "tun"])
