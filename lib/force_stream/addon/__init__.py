@@ -9,6 +9,7 @@ from .hooks import ForceStream
 
 
 def create(folder: Path) -> list[object]:
-    """The addon objects, in their order. `folder`: where the script lies, and with it the default rules."""
+    """The addon objects. The page comes before what forces: rules do not apply to its requests. `folder`: where the
+    script lies, and with it the default rules."""
     ours = ForceStream(folder / "rules.yaml")
-    return [ours, Commands(ours), Certificates(lambda: ours.rules), Serving(ours)]
+    return [Certificates(lambda: ours.rules), Serving(ours), ours, Commands(ours)]
