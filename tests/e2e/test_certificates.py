@@ -12,13 +12,14 @@ import httpx
 import openai
 import pytest
 from harness import Certs, Http1Client, Proxy, Upstream, event_stream, needs_tool
+from harness.page import NAME
 from harness.paths import ADDON
 from harness.samples import CHAT, DOCUMENT, STREAM, request
 
 RULES = """\
 rules:
   - name: r
-    hosts: ["llm.test", "127.0.0.1"]
+    hosts: ["llm.test", "127.0.0.1", "force.stream"]
     force_upstream_stream: true
 """
 # As Electron's main process does it: it verifies the certificate itself.
@@ -101,6 +102,8 @@ def test_hosts_of_no_rule_and_clients_that_trust_the_certificate_have_no_line(
     for _ in range(3):
         with Http1Client(upstream.url("https"), certs, via=proxy.url) as client:
             assert client.post(CHAT, request()).json() == DOCUMENT
+        with Http1Client(f"https://{NAME}", certs, via=proxy.url) as client:
+            assert client.get("/").status == 200
     proxy.wait_for_log("does not trust the proxy's certificate for elsewhere.test")
     assert "trust mitmproxy's certificate" not in proxy.log
 
