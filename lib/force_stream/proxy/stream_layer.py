@@ -22,7 +22,7 @@ from weakref import ref
 from mitmproxy import flow as mitmflow
 from mitmproxy import http
 from mitmproxy.addons import clientplayback
-from mitmproxy.connection import ConnectionState
+from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.net.http import validate
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
@@ -191,14 +191,21 @@ class ObservedStream(http_layers.HttpStream):
 
     def _is_forgotten(self) -> bool:
         """Whether mitmproxy will never say that the awaited connection is there, or not: one that is reset before its
-        peer's name is asked for has none, and an assertion about that fails (server.py, open_connection)."""
+        peer's name is asked for has none, and an assertion about that fails (server.py, open_connection). Through an
+        upstream proxy it is the connection to that proxy; the one inside has no peer, and is no TCP connection."""
         assert self._paused is not None
         http_layer = self._http_layer()
-        waiting = {} if http_layer is None else http_layer.waiting_for_establishment
-        return any(
-            connection.state is ConnectionState.OPEN and connection.peername is None
-            for connection, requests in waiting.items()
+        if http_layer is None:
+            return False
+        awaited = [
+            http_layer.connections[connection]
+            for connection, requests in http_layer.waiting_for_establishment.items()
             if any(request is self._paused.command for request in requests)
+        ]
+        return any(
+            connection.state is ConnectionState.OPEN and connection.timestamp_tcp_setup and connection.peername is None
+            for connection, owner in http_layer.connections.items()
+            if owner in awaited and isinstance(connection, Server)
         )
 
     def _http_layer(self) -> http_layers.HttpLayer | None:
