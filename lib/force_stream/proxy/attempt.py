@@ -17,6 +17,7 @@ from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from ..rules.rule import Rule
+from ..wire.long_json import old_garbage_waits
 from ..wire.sse import has_blank_line
 from ..wire.text import printable
 from .inject import Injection
@@ -245,7 +246,7 @@ class Attempt:
         if loop is None:
             read()
             return self._notice_end()
-        self._reading = loop.run_in_executor(None, read)
+        self._reading = loop.run_in_executor(None, old_garbage_waits()(read))
         return True
 
     def _feed(self, pieces: list[bytes]) -> None:
@@ -365,7 +366,7 @@ class Attempt:
         if self._reading is not None:
             await asyncio.wait([self._reading])
         if self.encoded or self._aside or self._reader.blocks_loop:
-            return await asyncio.to_thread(self.finish, decoded)
+            return await asyncio.to_thread(old_garbage_waits()(self.finish), decoded)
         return self.finish(decoded)
 
     @property
