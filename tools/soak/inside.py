@@ -62,9 +62,7 @@ def report() -> dict[str, dict[str, int]]:
     the addon's, which have limits of their own, are not."""
     gc.collect()
     tasks = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
-    threads = Counter(
-        each.name for each in threading.enumerate() if not each.name.startswith(("asyncio_", "force_stream_"))
-    )
+    threads = Counter(each.name for each in threading.enumerate() if not each.name.startswith(POOLS))
     living = Counter(type(each).__name__ for each in gc.get_objects() if is_ours(each))
     groups = {"tasks": tasks, "threads": threads, "files": files(), "objects": living, "memory": memory()}
     return {name: dict(counts) for name, counts in groups.items()}
