@@ -21,7 +21,7 @@ from ..answer.fill import spelled
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
-from ..proxy import bodies, cors, explain, request, response, summary
+from ..proxy import aside, bodies, cors, explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.live_copy import LiveCopy
@@ -82,7 +82,7 @@ class ForceStream:
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
         self._retries = Retries(self.send_attempt, lambda: self.rules)
-        self._counting: set[asyncio.Task[Outcome]] = set()
+        self._counting: set[asyncio.Future[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
         # Whether requests of our own can be sent: below the hooks, by a mitmproxy that runs.
         self.can_send = False
@@ -360,7 +360,7 @@ class ForceStream:
         coding, limit = flow.response.headers.get("content-encoding", ""), attempt.rule.max_body
         limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
         try:
-            return await asyncio.to_thread(decode, attempt.body(), coding, limit)
+            return await aside.run(lambda: decode(attempt.body(), coding, limit))
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:
@@ -381,12 +381,11 @@ class ForceStream:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
         if not copy.is_empty:
-            reading = asyncio.to_thread(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut)
-            task = asyncio.get_running_loop().create_task(reading)
+            task = aside.run(partial(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut))
             self._counting.add(task)
             task.add_done_callback(self._count_when_read)
 
-    def _count_when_read(self, task: asyncio.Task[Outcome]) -> None:
+    def _count_when_read(self, task: asyncio.Future[Outcome]) -> None:
         self._counting.discard(task)
         if not task.cancelled():
             self._count(task.result)

@@ -8,6 +8,7 @@ import asyncio
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property
 from io import BytesIO
@@ -19,6 +20,7 @@ from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout,
 from ..rules.rule import IDLE_TIMEOUT, Rule
 from ..wire.sse import has_blank_line
 from ..wire.text import printable
+from .aside import run as run_aside
 from .inject import Injection
 
 # Characters. mitmproxy's message about a broken response may quote all of it.
@@ -247,15 +249,12 @@ class Attempt:
 
     def _call(self, read: Callable[[], None], *, aside: bool = False) -> bool:
         """Have the reader read, `aside` in a thread if there is a loop. True if the caller has to `poll`."""
-        try:
-            loop = asyncio.get_running_loop() if aside else None
-        except RuntimeError:
-            loop = None
-        if loop is None:
-            read()
-            return self._notice_end()
-        self._reading = loop.run_in_executor(None, read)
-        return True
+        if aside:
+            with suppress(RuntimeError):
+                self._reading = run_aside(read)
+                return True
+        read()
+        return self._notice_end()
 
     def _feed(self, pieces: list[bytes]) -> None:
         # In portions: all lines of an event at once would take many times its size.
@@ -375,7 +374,7 @@ class Attempt:
         if self._reading is not None:
             await asyncio.wait([self._reading])
         if self.encoded or self._aside or self._reader.blocks_loop:
-            return await asyncio.to_thread(self.finish, decoded)
+            return await run_aside(lambda: self.finish(decoded))
         return self.finish(decoded)
 
     @property

@@ -1,8 +1,10 @@
 """How far an attempt has come, and when it has to be decided: transitions and deadlines, under a clock of their own."""
 
 import asyncio
+import gc
 import itertools
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -443,6 +445,31 @@ LATE = {
     "an error event": b'data: {"error": {"message": "%b"}}' % (b"x" * 3_000_000),
     "a document": b'{"object": "chat.completion", "choices": [{"message": {"content": "%b"}}]}' % (b"x" * 3_000_000),
 }
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="it has another collector, without this threshold")
+def test_not_all_garbage_is_looked_for_while_a_thread_reads_or_makes_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, seen = gc.get_threshold(), {}
+
+    def watched(name: str) -> None:
+        work = getattr(AnswerReader, name)
+
+        def noted(*of_what: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                seen[name] = gc.get_threshold()[2]
+            return work(*of_what)
+
+        monkeypatch.setattr(AnswerReader, name, noted)
+
+    watched("feed")
+    watched("finish")
+    one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",)))
+    asyncio.run(play(one, in_pieces(LARGE_EVENT * 3 + END_OF_CHAT), ends=True))
+    assert seen.keys() == {"feed", "finish"}
+    assert min(seen.values()) > 1_000_000
+    assert gc.get_threshold() == before
 
 
 @pytest.mark.parametrize("case", LATE)
