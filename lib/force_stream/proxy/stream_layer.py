@@ -19,8 +19,9 @@ from types import ModuleType
 from typing import Any, Final
 from weakref import ref
 
+from mitmproxy import ctx, http
 from mitmproxy import flow as mitmflow
-from mitmproxy import http
+from mitmproxy.addonmanager import traverse
 from mitmproxy.addons import clientplayback
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import validate
@@ -58,7 +59,8 @@ type Commands = Generator[commands.Command, Any, Any]
 _NEEDED: Final[Mapping[ModuleType, str]] = {
     http_layers: """
         HttpStream._handle_event HttpStream.handle_event HttpStream.state_wait_for_response_headers
-        HttpStream.state_consume_response_body HttpStream.state_done HttpStream.state_errored
+        HttpStream.state_consume_response_body HttpStream.start_response_stream
+        HttpStream.state_done HttpStream.state_errored
         HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
         HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
         HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
@@ -109,6 +111,7 @@ class ObservedStream(http_layers.HttpStream):
     what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read."""
 
     wait_of: WaitOf
+    warn_of_streaming: Callable[[Attempt], None]
     receiver: Attempt | None = None
 
     _wait: ClientWait | None = None
@@ -365,6 +368,16 @@ class ObservedStream(http_layers.HttpStream):
             else:
                 yield from self._inject(attempt, injection.check_limit())
 
+    def start_response_stream(self) -> Commands:
+        if self._attempt is None:
+            yield from super().start_response_stream()
+            return
+        # A script may stream all event streams, which would hand raw events to the client.
+        self.warn_of_streaming(self._attempt)
+        assert self.flow.response is not None
+        self.flow.response.stream = False
+        self.server_state = self.state_consume_response_body
+
     def _follow_up(self) -> Commands:
         assert self._attempt is not None
         is_due = self._attempt.is_final and not self._is_over
@@ -564,17 +577,18 @@ _FROM_UPSTREAM: Final = (
 class StreamLayerAddon:
     """An addon object that has every new HTTP layer make observed streams.
 
-    It has to run after mitmproxy's own `next_layer`, which makes the layers, and after other scripts' hooks; a script
-    runs before `next_layer`. So the script adds this one when all others are there.
+    It has to run after mitmproxy's own `next_layer`, which makes the layers; a script runs before it. So the script
+    adds this one when all others are there.
     """
 
     def __init__(self, wait_of: WaitOf) -> None:
         """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's."""
-        self._wait_of = wait_of
+        self._warned: set[str] = set()
         for unknown, loss in ((_UNKNOWN_H11, "an interim response ends"), (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off")):
             if unknown:
                 logger.warning(f"force-stream: {unknown}; so {loss} an answer, as in mitmproxy alone")
-        stream = type("ObservedStream", (ObservedStream,), {"wait_of": staticmethod(wait_of)})
+        ours = {"wait_of": staticmethod(wait_of), "warn_of_streaming": staticmethod(self._warn_of_streaming)}
+        stream = type("ObservedStream", (ObservedStream,), ours)
 
         class ObservedLayer(http_layers.HttpLayer):
             def make_stream(self, stream_id: int) -> Commands:
@@ -589,11 +603,16 @@ class StreamLayerAddon:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
 
-    def responseheaders(self, flow: http.HTTPFlow) -> None:
-        # A script may stream all event streams, which would hand raw events to the client.
-        wait = self._wait_of(flow)
-        if wait is not None and wait.attempt is not None and flow.response is not None:
-            flow.response.stream = False
+    def _warn_of_streaming(self, attempt: Attempt) -> None:
+        """Say once for each rule that a script's wish is not heeded, and what to change."""
+        rule = attempt.spec.rule
+        if rule not in self._warned:
+            self._warned.add(rule)
+            logger.warning(
+                f"{rule}: {_with_hook('responseheaders')} sets flow.response.stream, which would hand the upstream's "
+                "events to a client that asked for a document, so such answers are not streamed. Have it skip the "
+                "flows that have force_stream.rule in flow.metadata."
+            )
 
     def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, ClientWait]:
         """Have connections that are already open make observed streams too: those from before a reload would otherwise
@@ -624,6 +643,16 @@ class StreamLayerAddon:
             # mitmproxy leaves them running: that of an HTTP/2 connection's pings would hold the flow for 58 seconds.
             for timer in handler.wakeup_timer:
                 timer.cancel()
+
+
+def _with_hook(name: str) -> str:
+    """The scripts that have a hook, for a person: one of them did something there."""
+    chain = traverse(ctx.master.addons.chain)  # type: ignore[no-untyped-call]
+    having = [each for each in chain if callable(getattr(each, name, None))]
+    # A script is a module of that package; its objects are those of its classes.
+    modules = [getattr(each, "__module__", "") or getattr(each, "__name__", "") for each in having]
+    scripts = [module.rpartition(".")[2] for module in modules if module.startswith("__mitmproxy_script__.")]
+    return f"a script ({' or '.join(dict.fromkeys(scripts))})" if scripts else "another addon"
 
 
 def _options_for(flow: http.HTTPFlow, options: Options) -> Options:
