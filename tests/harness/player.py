@@ -92,7 +92,7 @@ class Player:
         around.server = connection.Server(address=("127.0.0.1", 80))
         layer = http_layers.HttpLayer(around, http_layers.HTTPMode.transparent)
         if not bare:
-            StreamLayerAddon(self.wait_of).next_layer(SimpleNamespace(context=around))
+            StreamLayerAddon(self.wait_of, _respond).next_layer(SimpleNamespace(context=around))
         return layer
 
     def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
@@ -221,6 +221,7 @@ class Player:
             self.ends[flow.id].append(command.name)
             wait = self.wait_of(flow)
             if command.name == "response" and wait is not None and wait.attempt is not None:
+                wait.reply_made = True
                 self._reply(flow, wait.attempt)
 
     def _reply(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
@@ -249,3 +250,7 @@ class Player:
             return []
         peer.timestamp_end = self.now
         return [events.ConnectionClosed(peer)]
+
+
+async def _respond(flow: http.HTTPFlow) -> None:
+    """The addon's `response` hook, which `_hook` stands for."""

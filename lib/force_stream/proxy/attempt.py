@@ -133,7 +133,7 @@ class Attempt:
 
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
-    `answered`: it became the document for the client, whole.
+    `answered`: it became the document for the client, whole. `status`: that of the response, once it has begun.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
     stream, so that a document may be of any size; what a stream has, such as faults to put in, it has not.
     """
@@ -157,6 +157,7 @@ class Attempt:
         self.injected: Mapping[str, Any] = {}
         self.is_final = self.complete = self.answered = False
         self.fault: Exception | None = None
+        self.status = 0
         self._body = KeptBody()
         self._size = self._read_late = 0
         # What is read off the loop: pieces from the middle of a large event on, or those that take long, and the thread
@@ -173,9 +174,17 @@ class Attempt:
 
     # Events
 
+    def begin(self) -> None:
+        """The request goes out now: since it came, another addon may have held it back."""
+        held = self.clock() - self._started
+        self._started = self._last_byte = self._last_change = self._started + held
+        if self.deadline is not None:
+            self.deadline += held
+
     def start_response(self, status: int, content_type: str, *, encoded: bool = False) -> None:
         """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end."""
         self.response_started = True
+        self.status = status
         self.encoded = encoded
         self._last_byte = self.clock()
         self._reader = self.spec.read(status, content_type)
@@ -274,6 +283,13 @@ class Attempt:
             self._early = reader.early
             self._on(Signal.RESUMED)
         return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
+
+    def read_instead(self, body: bytes, content_type: str, *, encoded: bool) -> None:
+        """Read another body in the place of what came, once that has ended."""
+        self.encoded, self._reading, self._body = encoded, None, KeptBody()
+        self._body.add(body, self._last_byte - self._started)
+        self._size, self._aside = len(body), [] if encoded else [body]
+        self._reader = self.spec.read(self.status, content_type)
 
     def end(self) -> None:
         """The body ended as its framing says it should."""

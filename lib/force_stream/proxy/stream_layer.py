@@ -12,7 +12,7 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
@@ -38,6 +38,8 @@ from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
+from .response import WITHOUT_BODY, set_reply
+from .response import fault as reply_of_fault
 
 logger = logging.getLogger("force_stream")
 
@@ -48,8 +50,6 @@ LONGEST_SLEEP: Final = 1.0
 SHORTEST_SLEEP: Final = 0.005
 # What may not be in the value of a header.
 _UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
-# RFC 9110, section 6.4.1.
-_WITHOUT_BODY: Final = (204, 304)
 # How often a request is sent that upstreams do not take because they are going away.
 MOST_SENDINGS: Final = 10
 
@@ -291,7 +291,9 @@ class ObservedStream(http_layers.HttpStream):
             return (yield from connecting)
         self._attempt = self._wait.attempt
         if self._attempt is not None:
-            self._attempt.observed = True
+            if not self._attempt.observed:
+                self._attempt.observed = True
+                self._attempt.begin()
             if self._attempt.injection is not None:
                 self._attempt.injected = self._attempt.rule.inject
             yield from self._wait_on(Deadline.NOTHING)
@@ -355,18 +357,26 @@ class ObservedStream(http_layers.HttpStream):
         return bool(refused)
 
     def state_wait_for_response_headers(self, event: events.Event) -> Commands:
+        assert isinstance(event, _events.ResponseHeaders)
+        received, status = event.response, event.response.status_code
         yield from super().state_wait_for_response_headers(event)
         response, attempt = self.flow.response, self._attempt
-        if attempt is not None and response and self.server_state == self.state_consume_response_body:
-            injection = attempt.injection
-            if injection is not None and injection.content_type is not None:
-                response.headers["content-type"] = injection.content_type
-            content_type = response.headers.get("content-type", "")
-            attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response))
-            if injection is None:
-                self.receiver = attempt
-            else:
-                yield from self._inject(attempt, injection.check_limit())
+        if attempt is None or response is None or self.server_state != self.state_consume_response_body:
+            return
+        if response is not received:
+            # Another addon answers in the upstream's place; mitmproxy would put the upstream's body into that.
+            yield from self._leave_upstream()
+            yield from self.send_response()
+            return
+        injection = attempt.injection
+        if injection is not None and injection.content_type is not None:
+            response.headers["content-type"] = injection.content_type
+        content_type = response.headers.get("content-type", "")
+        attempt.start_response(status, content_type, encoded=bodies.is_encoded(response))
+        if injection is None:
+            self.receiver = attempt
+        else:
+            yield from self._inject(attempt, injection.check_limit())
 
     def start_response_stream(self) -> Commands:
         if self._attempt is None:
@@ -409,7 +419,7 @@ class ObservedStream(http_layers.HttpStream):
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
         assert self.flow.response is not None
         announced = self.flow.response.headers.get("content-length", "")
-        has_body = attempt.injection is None and self.flow.response.status_code not in _WITHOUT_BODY
+        has_body = attempt.injection is None and self.flow.response.status_code not in WITHOUT_BODY
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
     def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
@@ -482,7 +492,7 @@ class ObservedStream(http_layers.HttpStream):
         if self.flow.response is None:
             self.flow.response = _stand_in()
         # Over HTTP/1.1 a client would take the body of a status that has none for its next answer.
-        has_body = self.flow.response.status_code not in _WITHOUT_BODY
+        has_body = self.flow.response.status_code not in WITHOUT_BODY
         self.flow.response.data.content = self._attempt.body() if has_body else b""
         yield from self.send_response()
 
@@ -524,11 +534,29 @@ class ObservedStream(http_layers.HttpStream):
         try:
             # A heartbeat may have gone out before the `response` hook, or while it waited for another attempt.
             while not (_is_response_head(command := sending.send(reply)) and wait and wait.headers_sent):
-                self._hooked = self._hooked or isinstance(command, _hooks.HttpResponseHook)
+                is_hook = isinstance(command, _hooks.HttpResponseHook)
+                self._hooked = self._hooked or is_hook
                 reply = yield command
+                if is_hook:
+                    yield from self._check_reply()
         except StopIteration:
             return
         yield from self._send_after_heartbeat()
+
+    def _check_reply(self) -> Commands:
+        """Whatever other addons do, a client that waits for a document gets no raw events, and is not left waiting."""
+        is_killed = self.flow.error is not None and not self.flow.live
+        if self._attempt is None or self._wait is None or is_killed:
+            return
+        if self.flow.response is None:
+            lost = "has taken the response away"
+        elif not self._wait.reply_made:
+            lost = "has kept this one from making the response"
+        else:
+            return
+        self.flow.response = _stand_in()
+        set_reply(self.flow, reply_of_fault())
+        yield commands.Log(f"force-stream: another addon {lost}; the client gets an error", logging.ERROR)
 
     def _send_after_heartbeat(self) -> Commands:
         """For a client that already has a head, with status 200."""
@@ -581,8 +609,10 @@ class StreamLayerAddon:
     adds this one when all others are there.
     """
 
-    def __init__(self, wait_of: WaitOf) -> None:
-        """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's."""
+    def __init__(self, wait_of: WaitOf, respond: Callable[[http.HTTPFlow], Awaitable[None]]) -> None:
+        """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's, or that is no
+        longer. `respond`: the addon's `response` hook."""
+        self._wait_of, self._respond = wait_of, respond
         self._warned: set[str] = set()
         for unknown, loss in ((_UNKNOWN_H11, "an interim response ends"), (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off")):
             if unknown:
@@ -602,6 +632,11 @@ class StreamLayerAddon:
         for made in next_layer.context.layers:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
+
+    async def response(self, flow: http.HTTPFlow) -> None:
+        # A script that fails in a hook keeps mitmproxy from calling those of the scripts after it.
+        if self._wait_of(flow) is not None:
+            await self._respond(flow)
 
     def _warn_of_streaming(self, attempt: Attempt) -> None:
         """Say once for each rule that a script's wish is not heeded, and what to change."""
