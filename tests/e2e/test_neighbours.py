@@ -1,6 +1,7 @@
 """Beside other people's scripts, loaded before ours or after it, and mitmproxy's own addons: whatever one of them does
 to a flow, its client gets one well-formed response, and the log says what happened and nothing else."""
 
+import base64
 import gzip
 import json
 import re
@@ -11,10 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Answer, Certs, Close, End, Gate, Head, Proxy, Request, Response, Upstream, WaitFor, document
+from harness import (
+    Answer,
+    Certs,
+    Close,
+    End,
+    Gate,
+    Head,
+    Http1Client,
+    Proxy,
+    Request,
+    Response,
+    Upstream,
+    WaitFor,
+    document,
+    sse,
+)
 from harness.faults import CHAT, CLIENTS, HEL, LO, WHOLE, ask, verdict
 from harness.paths import ADDON, SCRIPTS
 from harness.record import wait_until
+from harness.samples import EVENTS as SAMPLE_EVENTS
 from harness.steps import Step
 
 NEIGHBOURS = SCRIPTS / "neighbours.py"
@@ -238,3 +255,133 @@ def test_whatever_a_neighbour_does_the_client_gets_one_response_and_the_log_says
 
 def test_beside_a_neighbour_that_fails_the_client_gets_one_response(play: Play) -> None:
     assert problems(play, FAULTY) == []
+
+
+# mitmproxy's own addons
+
+LOCAL_STREAM = sse(*SAMPLE_EVENTS)
+OWN_ADDONS: dict[str, tuple[str, str]] = {
+    "modify_body of the response": ("200 Wello", SUCCESS),
+    "modify_body of the request": ("200 Hello", SUCCESS),
+    "modify_headers": ("200 Hello", SUCCESS),
+    "map_local": ("200 a file", ANSWERED),
+    "map_local with events": ("200 Hello", SUCCESS),
+    "map_local without a file": ("404 ", ANSWERED),
+    "map_remote": ("200 Hello", SUCCESS),
+    "block_list": ("403 ", ""),
+    "none": ("200 Hello", SUCCESS),
+}
+
+
+def own_options(folder: Path) -> dict[str, Any]:
+    """Each for the requests with its name in their x-answer header; those without a filter for all."""
+    folder.mkdir(exist_ok=True)
+    (folder / "answer.json").write_text('{"answer": "a file"}')
+    (folder / "answer.events").write_bytes(LOCAL_STREAM)
+
+    def of(name: str) -> str:
+        return f'~hq "x-answer: {name}/"'
+
+    return {
+        "modify_body": [
+            f"|~s & {of('modify_body of the response')}|Hel|Wel",
+            f"|~q & {of('modify_body of the request')}|Hi|Ho",
+        ],
+        "modify_headers": [
+            f"|~s & {of('modify_headers')}|content-type|text/plain",
+            f"|~s & {of('modify_headers')}|x-own|here",
+        ],
+        "map_local": [
+            f"|{of('map_local')}|completions|{folder}/answer.json",
+            f"|{of('map_local with events')}|completions|{folder}/answer.events",
+            f"|{of('map_local without a file')}|/v1/|{folder}",
+        ],
+        "map_remote": [f"|{of('map_remote')}|/v1/|/elsewhere/v1/"],
+        "block_list": [f"|{of('block_list')}|403"],
+        "anticache": True,
+        "anticomp": True,
+        "stickyauth": ".*",
+        "stickycookie": ".*",
+        "upstream_auth": "user:word",
+        "body_size_limit": "1k",
+    }
+
+
+def test_mitmproxys_own_addons_do_their_work_and_the_client_gets_one_response(
+    proxy_factory: Callable[..., Proxy],
+    upstream: Upstream,
+    certs: Certs,
+    shared_rules: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"} | own_options(tmp_path / "own")
+    play = Play("", proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON], options=options), upstream, certs)
+    for row, response in play.all(rows(*OWN_ADDONS), *WHOLE, End()).items():
+        words, said = OWN_ADDONS[row.act]
+        assert (row, told(response)) == (row, words)
+        lines = play.log_of(row.model)
+        assert len(lines) == bool(said), row
+        assert said in "".join(lines)
+        if row.act == "modify_headers":
+            assert response.header("content-type") == "application/json"
+            assert row.rule == "beating" or response.header("x-own") == "here"
+    sent = {request.header("x-answer"): request for request in upstream.requests}
+    assert all(request.header("authorization") for request in sent.values())
+    assert b"Ho" in sent["modify_body of the request/HTTP/1/silent"].body
+    assert sent["map_remote/HTTP/1/silent"].path == "/elsewhere/v1/chat/completions"
+    assert not any("Traceback" in line or "fault" in line or "not forced" in line for line in play.log)
+
+
+def test_a_request_that_mitmproxy_streams_goes_out_as_it_came_and_one_warning_says_what_to_change(
+    proxy_factory: Callable[..., Proxy], upstream: Upstream, certs: Certs, shared_rules: Callable[[str], Path]
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    streamed = {"stream_large_bodies": "10", "store_streamed_bodies": True}
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON], options=options | streamed, remote=True)
+    play = Play("", proxy, upstream, certs)
+    asked = [Row(f"none {number}", "HTTP/1", "silent") for number in range(3)]
+    assert {told(response) for response in play.all(asked, *WHOLE, End()).values()} == {"200 plain"}
+    for row in asked:
+        (flow,) = proxy.flows(row.key)
+        assert json.loads(flow["request"]["body"])["model"] == row.model
+        assert "stream" not in json.loads(flow["request"]["body"])
+        assert flow["metadata"]["force_stream.left_alone"] == "mitmproxy streamed its body"
+    (warning,) = play.log_of("cannot be forced")
+    assert warning.startswith("silent: requests whose bodies mitmproxy streams cannot be forced. Unset the option ")
+
+
+def test_server_replay_answers_forced_requests_and_what_it_has_not_is_not_the_upstreams_answer(
+    proxy_factory: Callable[..., Proxy],
+    upstream: Upstream,
+    certs: Certs,
+    shared_rules: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    mode, recorded, other = (
+        f"reverse:{upstream.url()}",
+        Row("none", "HTTP/1", "silent"),
+        Row("other", "HTTP/1", "silent"),
+    )
+    recorder = proxy_factory(mode, scripts=[ADDON], options=options, flow_file=tmp_path / "flows")
+    assert told(Play("", recorder, upstream, certs).all([recorded], *WHOLE, End())[recorded]) == "200 Hello"
+    recorder.stop()
+    replay = {"server_replay": tmp_path / "flows", "server_replay_extra": "404", "server_replay_reuse": True}
+    play = Play("", proxy_factory(mode, scripts=[ADDON], options=options | replay), upstream, certs)
+    responses = play.all([recorded, other], Close())
+    assert [told(responses[row]) for row in (recorded, other)] == ["200 Hello", "404 "]
+    assert len(upstream.requests) == 1
+    assert [ANSWERED in line for row in (recorded, other) for line in play.log_of(row.model)] == [True, True]
+
+
+def test_a_client_that_proxyauth_refuses_is_refused_and_one_that_it_knows_is_forced(
+    proxy_factory: Callable[..., Proxy], upstream: Upstream, shared_rules: Callable[[str], Path]
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "proxyauth": "user:word"}
+    proxy = proxy_factory("regular", scripts=[ADDON], options=options)
+    upstream.answer_always(Head(), *WHOLE, End())
+    word = base64.b64encode(b"user:word").decode()
+    for headers, words in (([], "407 <html>"), ([("Proxy-Authorization", f"Basic {word}")], "200 Hello")):
+        with Http1Client(upstream.url(), via=proxy.url) as client:
+            assert told(client.post(CHAT, {"model": "silent/m", "messages": []}, headers)) == words
+    assert "not forced" not in proxy.log
