@@ -44,7 +44,7 @@ def piece(data: bytes) -> bytes:
 
 class Player:
     """`rule`: what forces each request; None for requests that nothing forces. `live`: clients ask for the event stream
-    themselves; `bare`: mitmproxy alone.
+    themselves; `bare`: mitmproxy alone; `held`: for so many seconds another addon holds each request back.
 
     `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
     after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
@@ -59,10 +59,11 @@ class Player:
         client_http2: bool = False,
         live: bool = False,
         bare: bool = False,
+        held: float = 0.0,
     ) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        self.rule, self.live = rule, live
+        self.rule, self.live, self._held = rule, live, held
         self._alpn = b"h2" if http2 else None
         self.flows: list[http.HTTPFlow] = []
         self._waits: dict[str, ClientWait] = {}
@@ -215,6 +216,7 @@ class Player:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
                 attempt = Attempt(spec, self.rule, clock=lambda: self.now)
                 self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+            self.now += self._held
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and self.live:
             flow.response.stream = True
         elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:

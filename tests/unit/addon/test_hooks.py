@@ -103,6 +103,39 @@ def test_a_request_whose_body_mitmproxy_streams_is_left(run: Callable) -> None:
     run(test)
 
 
+def test_a_request_that_has_been_sent_is_left_and_what_to_change_is_said_once(
+    run: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        for _ in range(2):
+            flow = flow_with()
+            flow.request.stream = True
+            before = flow.request.get_state()
+            await ours.request(flow)
+            assert flow.request.get_state() == before
+            assert flow.metadata["force_stream.left_alone"] == "mitmproxy streamed its body"
+        (line,) = lines(caplog, logging.WARNING)
+        assert line.startswith("blue-team: requests whose bodies mitmproxy streams cannot be forced. ")
+        other = flow_with(path="/v1/models")
+        other.request.stream = True
+        await ours.request(other)
+        assert other.metadata == {}
+
+    run(test)
+
+
+def test_an_error_that_a_script_sets_does_not_hand_the_events_to_the_client(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        upstream_answers(ours, flow)
+        flow.error = tflow.terr()
+        await ours.response(flow)
+        assert flow.response.json() == DOCUMENT
+
+    run(test)
+
+
 def test_a_refused_request_says_why_on_the_flow_and_in_the_log(run: Callable, caplog: pytest.LogCaptureFixture) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         flow = flow_with({"model": "m", "prompt": "", "best_of": 3}, path="/v1/completions")
