@@ -16,7 +16,7 @@ from typing import Any, Final
 from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
-from ..rules.rule import Rule
+from ..rules.rule import IDLE_TIMEOUT, Rule
 from ..wire.sse import has_blank_line
 from ..wire.text import printable
 from .inject import Injection
@@ -366,7 +366,8 @@ class Attempt:
         if self.deadline is not None:
             yield self.deadline, f"the upstream's answer had no end within {self.rule.timeout:g} s"
         if self.rule.idle_timeout is not None:
-            idle = self.rule.idle_timeout
+            # What does not stream is silent until all of its answer is there.
+            idle = max(self.rule.idle_timeout, IDLE_TIMEOUT if self.plain else 0)
             yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
 
     # The outcome
