@@ -38,12 +38,18 @@ NEIGHBOURS = SCRIPTS / "neighbours.py"
 ORDERS = {"before ours": [NEIGHBOURS, ADDON], "after ours": [ADDON, NEIGHBOURS]}
 WORKERS = 8
 PLAIN = {"answer": "plain"}
-# A rule for each kind of client, which takes the models of its name.
+REFUSAL = {"error": {"message": "stream must be set to true", "code": "refused"}}
+# Each takes the models of its name.
 RULES = json.dumps(
     {
         "rules": [
-            {"name": name, "hosts": ["127.0.0.1"], "models": [f"{name}/*"], "force_upstream_stream": True} | keys
-            for name, keys in {"silent": {}, "beating": {"heartbeat": 0.1}}.items()
+            {"name": name, "hosts": ["127.0.0.1"], "models": [f"{name}/*"]} | keys
+            for name, keys in {
+                "silent": {"force_upstream_stream": True},
+                "beating": {"force_upstream_stream": True, "heartbeat": 0.1},
+                "trying": {"force_upstream_stream": True, "retries": 1},
+                "learning": {"learn": True},
+            }.items()
         ]
     }
 )
@@ -51,7 +57,8 @@ RULES = json.dumps(
 
 @dataclass(frozen=True)
 class Row:
-    """A client that asks beside a neighbour. `act`: what the neighbour does; `rule`: whether heartbeats come."""
+    """A client that asks beside a neighbour. `act`: what the neighbour does; `rule`: whether it gets heartbeats, its
+    request is tried twice (and cut at first), or it is only watched (and refused, since it asks for no stream)."""
 
     act: str
     client: str
@@ -67,8 +74,8 @@ class Row:
         return f"{self.rule}/{self.act}/{self.client}".replace(" ", "-")
 
 
-def rows(*acts: str) -> list[Row]:
-    return [Row(act, client, rule) for act in acts for client in CLIENTS for rule in ("silent", "beating")]
+def rows(*acts: str, rules: tuple[str, ...] = ("silent", "beating")) -> list[Row]:
+    return [Row(act, client, rule) for act in acts for client in CLIENTS for rule in rules]
 
 
 class Play:
@@ -81,12 +88,16 @@ class Play:
     def all(self, wanted: list[Row], *steps: Step) -> dict[Row, Response]:
         """What the clients get, where the upstream plays those steps; to one with heartbeats, not before the first."""
         gates = {row.key: Gate() for row in wanted if row.rule == "beating"}
+        tried: set[str] = set()
 
         def answer(request: Request) -> Answer:
+            key = request.header("x-answer") or ""
             if b'"stream":true' not in request.body.replace(b" ", b""):
-                return document(PLAIN)
-            gate = gates.get(request.header("x-answer") or "")
-            return Answer.of(*([WaitFor(gate)] if gate else []), Head(), *steps)
+                return document(REFUSAL, status=400) if key.endswith("learning") else document(PLAIN)
+            if key.endswith("trying") and key not in tried:
+                tried.add(key)
+                return Answer.of(Head(), HEL, Close())
+            return Answer.of(*([WaitFor(gates[key])] if key in gates else []), Head(), *steps)
 
         self.upstream.handle(answer)
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -172,7 +183,7 @@ DOCUMENT: Outcome = ("200 Hello", ["200, finish stop"])
 KILLED: Outcome = ("no answer", [])
 NOT_FORCED: Outcome = ("200 plain", [])
 NO_ANSWER = "no answer: Connection killed."
-SUCCESS, ANSWERED = "200, finish stop", "another addon has answered, and its answer goes on as it is"
+SUCCESS, ANSWERED = "200, finish stop", "answered by another addon"
 
 # By act: beside a script that is loaded before ours, and after it. The acts are in neighbours.py.
 OUTCOMES: dict[str, tuple[Outcome, Outcome]] = {
@@ -231,30 +242,69 @@ FAULTY: dict[str, tuple[Outcome, Outcome]] = {
 }
 
 
-def problems(play: Play, outcomes: dict[str, tuple[Outcome, Outcome]]) -> list[str]:
+TRUNCATED = "502, stream_truncated"
+TRIED: Outcome = ("200 Hello", [TRUNCATED, SUCCESS])
+ON_TRYING: dict[str, tuple[Outcome, Outcome]] = {
+    "streams": (TRIED, TRIED),
+    "answers at responseheaders": (("200 by a script", [ANSWERED]), ("200 by a script", [ANSWERED])),
+    "answers at response": (("200 by a script", [ANSWERED]), ("200 by a script", [TRUNCATED, SUCCESS])),
+    "edits the words": (("200 Wello", [TRUNCATED, SUCCESS]), ("200 Wello", [TRUNCATED, SUCCESS])),
+    "takes its time at response": (TRIED, TRIED),
+}
+ON_LEARNING: dict[str, tuple[Outcome, Outcome]] = {
+    "streams": (DOCUMENT, DOCUMENT),
+    "answers at request": (("200 by a script", []), ("200 by a script", [])),
+    "answers at responseheaders": (("200 by a script", []), ("200 by a script", [])),
+    "answers at responseheaders with an error": (("403 script", []), ("403 script", [])),
+    "answers at response": (("200 by a script", []), ("200 by a script", [SUCCESS])),
+    "answers at response with events": (("200 scripted", [SUCCESS]), ("200 data: ", [SUCCESS])),
+    "edits the words": (("200 Wello", [SUCCESS]), ("200 Wello", [SUCCESS])),
+}
+
+
+def problems(play: Play, outcomes: dict[str, tuple[Outcome, Outcome]], *rules: str) -> list[str]:
     """All that is not as the table has it, a line each."""
     found = []
-    for row, response in play.all(rows(*outcomes), *WHOLE, End()).items():
+    for row, response in play.all(rows(*outcomes, rules=rules), *WHOLE, End()).items():
         words, said = outcomes[row.act][play.order == "after ours"]
         if response.body.startswith(b" ") and not words.startswith("200"):
             words = "200, cut short"  # the first heartbeat has committed to 200
         if told(response) != words:
             found.append(f"{row.key}: {told(response)}, not {words}")
-        wait_until(play.proxy.changed, lambda row=row, said=said: len(play.log_of(row.model)) >= len(said), 5, row.key)
-        lines = play.log_of(row.model)
+        about = f"chat {row.model},"
+        wait_until(play.proxy.changed, lambda about=about, said=said: len(play.log_of(about)) >= len(said), 5, row.key)
+        lines = play.log_of(about)
         if len(lines) != len(said) or not all(some in line for some, line in zip(said, lines, strict=True)):
             found.append(f"{row.key}: the log says {lines}, not {said}")
     return found
 
 
+def never_happened(play: Play) -> list[str]:
+    return [line for line in play.log if "Traceback" in line or "fault" in line or "not forced" in line]
+
+
 def test_whatever_a_neighbour_does_the_client_gets_one_response_and_the_log_says_what_happened(play: Play) -> None:
-    assert problems(play, OUTCOMES) == []
-    wrong = [line for line in play.log if "Traceback" in line or "fault" in line or "not forced" in line]
-    assert wrong == []
+    assert problems(play, OUTCOMES, "silent", "beating") == []
+    assert never_happened(play) == []
+
+
+def test_what_a_neighbour_does_decides_whether_a_request_is_tried_again(play: Play) -> None:
+    assert problems(play, ON_TRYING, "trying") == []
+    assert never_happened(play) == []
+
+
+def test_what_a_neighbour_says_is_not_learned(play: Play) -> None:
+    assert problems(play, ON_LEARNING, "learning") == []
+    assert never_happened(play) == []
+    refused = {"streams", "edits the words"}
+    if play.order == "after ours":
+        refused |= {"answers at response", "answers at response with events"}
+    learned = {line.partition(" answers ")[2].partition(" only as")[0] for line in play.log_of("only as a stream")}
+    assert learned == {row.model for row in rows(*refused, rules=("learning",))}
 
 
 def test_beside_a_neighbour_that_fails_the_client_gets_one_response(play: Play) -> None:
-    assert problems(play, FAULTY) == []
+    assert problems(play, FAULTY, "silent", "beating") == []
 
 
 # mitmproxy's own addons

@@ -302,12 +302,12 @@ class ForceStream:
             return
         is_upstreams = self._stream_layer is None or (attempt.observed and attempt.is_final)
         is_changed = not is_upstreams or (attempt.observed and not response.is_as_received(flow.response, attempt))
-        if is_changed and not attempt.plain and not response.streams(flow.response):
-            named = f"{attempt.spec.rule}: {attempt.spec.endpoint} {attempt.spec.model}".rstrip()
-            logger.info(f"{named}: another addon has answered, and its answer goes on as it is")
+        if is_changed and not (is_upstreams and attempt.plain) and not response.streams(flow.response):
+            if not isinstance(role, Watched):
+                logger.info(summary.describe_as_it_is(flow, attempt, "answered by another addon"))
             return
         if is_changed and attempt.observed:
-            response.read_instead(flow.response, attempt)
+            await response.read_instead(flow.response, attempt)
         is_whole = attempt.complete or not attempt.observed
         goes_through = attempt.plain and is_whole and not response.streams(flow.response)
         if not goes_through:
@@ -315,13 +315,13 @@ class ForceStream:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            logger.info(summary.describe_plain(flow, attempt))
+            logger.info(summary.describe_as_it_is(flow, attempt, "sent plain"))
             asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
         if isinstance(role, Own) or not is_upstreams:
             return
         if not attempt.answered and self.can_send:
             await self._retries.retry(flow, wait)
-        elif attempt.answered and attempt.plain:
+        elif attempt.answered and attempt.plain and not is_changed:
             await self._retries.learn_stream(flow, wait.rule, attempt.spec.endpoint)
         if goes_through and isinstance(role, Watched):
             await self._explain(flow)

@@ -284,12 +284,15 @@ class Attempt:
             self._on(Signal.RESUMED)
         return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
 
-    def read_instead(self, body: bytes, content_type: str, *, encoded: bool) -> None:
-        """Read another body in the place of what came, once that has ended."""
-        self.encoded, self._reading, self._body = encoded, None, KeptBody()
+    async def read_instead(self, status: int, content_type: str, body: bytes, *, encoded: bool) -> None:
+        """Read another response in the place of the one that came, once that has ended."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        self.response_started, self.status, self.encoded = True, status, encoded
+        self._reading, self._body = None, KeptBody()
         self._body.add(body, self._last_byte - self._started)
         self._size, self._aside = len(body), [] if encoded else [body]
-        self._reader = self.spec.read(self.status, content_type)
+        self._reader = self.spec.read(status, content_type)
 
     def end(self) -> None:
         """The body ended as its framing says it should."""

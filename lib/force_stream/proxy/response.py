@@ -114,10 +114,10 @@ def is_as_received(response: http.Response, attempt: Attempt) -> bool:
     return attempt.fault is not None or body == attempt.body() or is_dropped
 
 
-def read_instead(response: http.Response, attempt: Attempt) -> None:
-    """Give an attempt the body that another addon made of what it received."""
-    content_type = response.headers.get("content-type", "")
-    attempt.read_instead(response.raw_content or b"", content_type, encoded=bodies.is_encoded(response))
+async def read_instead(response: http.Response, attempt: Attempt) -> None:
+    """Give an attempt the response that another addon has made of what it received, or has put in its place."""
+    content_type, body = response.headers.get("content-type", ""), response.raw_content or b""
+    await attempt.read_instead(response.status_code, content_type, body, encoded=bodies.is_encoded(response))
 
 
 # What it becomes

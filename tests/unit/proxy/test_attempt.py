@@ -237,7 +237,7 @@ def test_another_body_is_read_in_the_place_of_the_one_that_came(ended: Step, enc
     one.receive(TEXT)
     ended(one)
     body = gzip.compress(STREAM) if encoded else STREAM
-    one.read_instead(body, "text/event-stream", encoded=encoded)
+    asyncio.run(one.read_instead(200, "text/event-stream", body, encoded=encoded))
     reply = one.finish(STREAM if encoded else None)
     assert reply is not None
     assert (reply.status, json.loads(reply.body)) == (200, DOCUMENT)
@@ -248,7 +248,7 @@ def test_another_body_does_not_change_what_ended_the_attempt() -> None:
     one = attempt(Clock())
     respond(one)
     fail(one)
-    one.read_instead(STREAM, "text/event-stream", encoded=False)
+    asyncio.run(one.read_instead(200, "text/event-stream", STREAM, encoded=False))
     reply = one.finish()
     assert reply is not None
     assert json.loads(reply.body)["error"]["code"] == "stream_too_large"
