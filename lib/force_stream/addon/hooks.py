@@ -25,7 +25,7 @@ from ..proxy import bodies, explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.live_copy import LiveCopy
-from ..proxy.notes import LEFT_ALONE, SSE, UnreadableFlow, noted, save_notes, spec_of, was_made_to_stream
+from ..proxy.notes import ANSWERED_BY, LEFT_ALONE, SSE, UnreadableFlow, noted, save_notes, spec_of, was_made_to_stream
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
@@ -327,8 +327,8 @@ class ForceStream:
             await self._explain(flow)
 
     async def _explain(self, flow: http.HTTPFlow) -> None:
-        """Say why a request that failed was not forced, unless that was said when it came."""
-        if LEFT_ALONE.of(flow) is not None:
+        """Say why a request that failed was not forced, unless that was said when it came, or another try answered."""
+        if LEFT_ALONE.of(flow) is not None or ANSWERED_BY.of(flow):
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
         if why := await bodies.read(flow.request, explained):
