@@ -24,6 +24,8 @@ from .inject import Injection
 # Characters. mitmproxy's message about a broken response may quote all of it.
 LONGEST_REASON: Final = 200
 
+type Fields = tuple[tuple[bytes, bytes], ...]
+
 
 class State(Enum):
     """How far an attempt has come."""
@@ -133,7 +135,8 @@ class Attempt:
 
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
-    `answered`: it became the document for the client, whole. `status`: that of the response, once it has begun.
+    `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response, once it has
+    begun.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
     stream, so that a document may be of any size; what a stream has, such as faults to put in, it has not.
     """
@@ -158,6 +161,7 @@ class Attempt:
         self.is_final = self.complete = self.answered = False
         self.fault: Exception | None = None
         self.status = 0
+        self.fields: Fields = ()
         self._body = KeptBody()
         self._size = self._read_late = 0
         # What is read off the loop: pieces from the middle of a large event on, or those that take long, and the thread
@@ -181,10 +185,11 @@ class Attempt:
         if self.deadline is not None:
             self.deadline += held
 
-    def start_response(self, status: int, content_type: str, *, encoded: bool = False) -> None:
-        """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end."""
+    def start_response(self, status: int, content_type: str, *, encoded: bool = False, fields: Fields = ()) -> None:
+        """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end. `fields`:
+        its headers."""
         self.response_started = True
-        self.status = status
+        self.status, self.fields = status, fields
         self.encoded = encoded
         self._last_byte = self.clock()
         self._reader = self.spec.read(status, content_type)

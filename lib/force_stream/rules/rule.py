@@ -53,6 +53,7 @@ class Rule:
     heartbeat: float | None = None
     retries: int = 0
     max_body: int = 64 * 1024**2
+    cors: bool | tuple[str, ...] = False
     learn: bool | tuple[str, ...] = False
     fill: Mapping[str, Any] = field(default_factory=dict, hash=False)
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
