@@ -246,6 +246,7 @@ TRUNCATED = "502, stream_truncated"
 TRIED: Outcome = ("200 Hello", [TRUNCATED, SUCCESS])
 ON_TRYING: dict[str, tuple[Outcome, Outcome]] = {
     "streams": (TRIED, TRIED),
+    "answers at request with half a stream": (("200 data: ", []), ("502 stream_truncated", [TRUNCATED])),
     "answers at responseheaders": (("200 by a script", [ANSWERED]), ("200 by a script", [ANSWERED])),
     "answers at response": (("200 by a script", [ANSWERED]), ("200 by a script", [TRUNCATED, SUCCESS])),
     "edits the words": (("200 Wello", [TRUNCATED, SUCCESS]), ("200 Wello", [TRUNCATED, SUCCESS])),

@@ -109,6 +109,7 @@ document = answer(200, json.dumps(DOCUMENT).encode(), JSON)
 error = answer(403, json.dumps(ERROR).encode(), JSON)
 text = answer(200, b"cached", "text/plain")
 events = answer(200, EVENTS, "text/event-stream")
+half = answer(200, EVENTS.replace(b'"stop"', b"null").partition(b"data: [DONE]")[0], "text/event-stream")
 
 ACTS: Final[dict[str, dict[str, Act]]] = {
     "streams": {"responseheaders": streams},
@@ -118,6 +119,7 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
     "answers at request with an error": {"request": error},
     "answers at request with text": {"request": text},
     "answers at request with events": {"request": events},
+    "answers at request with half a stream": {"request": half},
     "answers at responseheaders": {"responseheaders": document},
     "answers at responseheaders with an error": {"responseheaders": error},
     "answers at response": {"response": document},
