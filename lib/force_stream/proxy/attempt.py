@@ -181,6 +181,13 @@ class Attempt:
 
     # Events
 
+    def begin(self) -> None:
+        """The request goes out now: since it came, another addon may have held it back."""
+        held = self.clock() - self._started
+        self._started = self._last_byte = self._last_change = self._started + held
+        if self.deadline is not None:
+            self.deadline += held
+
     def start_response(self, status: int, content_type: str, *, encoded: bool = False, fields: Fields = ()) -> None:
         """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end. `fields`:
         its headers."""
@@ -282,6 +289,16 @@ class Attempt:
             self._early = reader.early
             self._on(Signal.RESUMED)
         return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
+
+    async def read_instead(self, status: int, content_type: str, body: bytes, *, encoded: bool) -> None:
+        """Read another response in the place of the one that came, once that has ended."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        self.response_started, self.status, self.encoded = True, status, encoded
+        self._reading, self._body = None, KeptBody()
+        self._body.add(body, self._last_byte - self._started)
+        self._size, self._aside = len(body), [] if encoded else [body]
+        self._reader = self.spec.read(status, content_type)
 
     def end(self) -> None:
         """The body ended as its framing says it should."""

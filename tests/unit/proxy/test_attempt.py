@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import itertools
 import json
 import sys
@@ -216,6 +217,43 @@ def test_another_attempt_keeps_the_deadline_of_the_first() -> None:
     clock.advance(20_000)
     second = Attempt(first.spec, first.rule, deadline=first.deadline, clock=clock)
     assert clock.until(second.next_deadline()) == 10_000
+
+
+def test_the_limits_of_a_request_that_was_held_back_begin_when_it_goes_out() -> None:
+    clock = Clock()
+    one = attempt(clock)
+    clock.advance(600_000)
+    one.begin()
+    assert (one.poll(), clock.until(one.next_deadline())) == (False, 10_000)
+    respond(one)
+    clock.advance(5_000)
+    one.receive(TEXT)
+    assert (one.times[0], clock.until(one.deadline)) == (5, 25_000)
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["plain", "encoded"])
+@pytest.mark.parametrize("ended", [end, cut])
+def test_another_body_is_read_in_the_place_of_the_one_that_came(ended: Step, encoded: bool) -> None:
+    one = attempt(Clock())
+    respond(one)
+    one.receive(TEXT)
+    ended(one)
+    body = gzip.compress(STREAM) if encoded else STREAM
+    asyncio.run(one.read_instead(200, "text/event-stream", body, encoded=encoded))
+    reply = one.finish(STREAM if encoded else None)
+    assert reply is not None
+    assert (reply.status, json.loads(reply.body)) == (200, DOCUMENT)
+    assert (one.body(), one.report.bytes) == (body, len(body))
+
+
+def test_another_body_does_not_change_what_ended_the_attempt() -> None:
+    one = attempt(Clock())
+    respond(one)
+    fail(one)
+    asyncio.run(one.read_instead(200, "text/event-stream", STREAM, encoded=False))
+    reply = one.finish()
+    assert reply is not None
+    assert json.loads(reply.body)["error"]["code"] == "stream_too_large"
 
 
 def test_every_state_has_its_row_and_is_left_by_a_timeout_unless_it_is_final() -> None:
