@@ -12,7 +12,7 @@ def needs_tool(name: str) -> str:
     """The path of a program; without it the test is skipped, or fails where CI is set: there nothing may be missing."""
     path = shutil.which(name)
     if not path:
-        _lacks(f"{name} is not installed")
+        lacks(f"{name} is not installed")
     return path
 
 
@@ -20,11 +20,11 @@ def needs_packages(folder: Path) -> Path:
     """The npm packages of a folder's package-lock.json; without them as above."""
     packages = folder / "node_modules"
     if not packages.is_dir():
-        _lacks(f"{folder} has no node_modules: npm ci there")
+        lacks(f"{folder} has no node_modules: npm ci there")
     return packages
 
 
-def _lacks(what: str) -> NoReturn:
+def lacks(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI must have it")
     pytest.skip(what)

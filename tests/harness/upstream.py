@@ -5,8 +5,9 @@
         ...  # a request to upstream.url("http")
         assert upstream.wait_request().body == b"..."
 
-Listeners, all on 127.0.0.1: "http" (plain; HTTP/2 with prior knowledge too), "https" (TLS, ALPN http/1.1), "h2" (TLS,
-ALPN h2 and http/1.1), "untrusted" (TLS with a certificate that nobody signed). They share one script and one record.
+Listeners, on 127.0.0.1 unless told otherwise: "http" (plain; HTTP/2 with prior knowledge too), "https" (TLS, ALPN
+http/1.1), "h2" (TLS, ALPN h2 and http/1.1), "untrusted" (TLS with a certificate that nobody signed). They share one
+script and one record.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import ssl
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.certs import Certs
 from harness.http1 import Http1Connection
@@ -34,7 +35,10 @@ Handler = Callable[[Request], Answer | None]
 
 
 class Upstream:
-    def __init__(self, certs: Certs) -> None:
+    def __init__(
+        self, certs: Certs, *, hosts: Sequence[str] = ("127.0.0.1",), ports: Mapping[str, int] | None = None
+    ) -> None:
+        """`hosts`: the addresses to listen at; several need `ports`, a fixed one for each listener."""
         self.changed = threading.Condition()
         self.requests: list[Request] = []
         """Every request since the last `reset`, in the order in which they were complete."""
@@ -42,7 +46,8 @@ class Upstream:
         """Faults of scripts and of this upstream itself, never of the peer; a test should end with none."""
         self.connections = 0
         """Connections accepted since the last `reset`, those ended by `at_accept` included."""
-        self.ports: dict[str, int] = {}
+        self.ports: dict[str, int] = dict(ports or {})
+        self._hosts = hosts
         self._contexts: dict[str, ssl.SSLContext | None] = {
             "http": None,
             "https": certs.new_server_context("http/1.1"),
@@ -216,7 +221,9 @@ class Upstream:
         self._servers = []
         for name, context in self._contexts.items():
             accepted = _accepted(self, name, context)
-            server = await asyncio.start_server(accepted, "127.0.0.1", 0, limit=1 << 20, backlog=1024)
+            server = await asyncio.start_server(
+                accepted, self._hosts, self.ports.get(name, 0), limit=1 << 20, backlog=1024
+            )
             self._servers.append(server)
             self.ports[name] = server.sockets[0].getsockname()[1]
 

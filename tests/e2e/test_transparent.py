@@ -1,0 +1,256 @@
+"""A transparent proxy: a client, a router with mitmdump and an upstream, each in a network namespace of its own.
+
+The client does not know of the proxy. It is behind the router, or a program on the router itself.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from harness import Certs, Gate, Http1Client, Http2Client, Proxy, Request, Response, Upstream, document, event_stream
+from harness.certs import DEFAULT_NAMES
+from harness.netns import Namespace, cable
+from harness.paths import ADDON, SCRIPTS
+from harness.samples import CHAT, DOCUMENT, STREAM, request
+from harness.steps import Answer, Close, Data, End, Head, WaitFor
+
+RULES = """\
+rules:
+  - name: slow
+    hosts: [HOSTS]
+    models: ["slow"]
+    force_upstream_stream: true
+    heartbeat: 0.2
+  - name: tries
+    hosts: [HOSTS]
+    models: ["again"]
+    force_upstream_stream: true
+    retries: 1
+  - name: learns
+    hosts: [HOSTS]
+    models: ["learn-*"]
+    learn: true
+  - name: forced
+    hosts: [HOSTS]
+    force_upstream_stream: true
+"""
+IPV4, IPV6 = "10.77.1.2", "fd77:1::2"
+# What resolves to these addresses at the client, and nowhere else.
+NAMES = {"ipv4.llm.test": IPV4, "ipv6.llm.test": IPV6, "untouched.test": IPV4}
+PORTS = {"http": 80, "https": 443, "h2": 8443, "untrusted": 9443}
+PROXY_PORT = 8080
+# mitmdump's own connections are told by its group.
+GROUP = 4242
+CAPTURE = f"""
+table inet capture {{
+    chain from_others {{
+        type nat hook prerouting priority dstnat;
+        iifname "CLIENTS" tcp dport {{ 80, 443, 8443 }} redirect to :{PROXY_PORT}
+    }}
+    chain from_this_machine {{
+        type nat hook output priority -100;
+        oifname "UPSTREAMS" meta skgid != {GROUP} tcp dport {{ 80, 443, 8443 }} redirect to :{PROXY_PORT}
+    }}
+    chain no_quic {{
+        type filter hook forward priority filter;
+        iifname "CLIENTS" udp dport 443 reject
+    }}
+}}
+"""
+
+
+class Network:
+    """The three, with the client's way to the upstream through a router that takes its connections."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.client, self.router, self.upstream = (stack.enter_context(Namespace()) for _ in range(3))
+        _, inside = cable(self.client, ["10.77.0.2/24", "fd77::2/64"], self.router, ["10.77.0.1/24", "fd77::1/64"])
+        outside, _ = cable(self.router, ["10.77.1.1/24", "fd77:1::1/64"], self.upstream, [f"{IPV4}/24", f"{IPV6}/64"])
+        for namespace, ipv4, ipv6 in (
+            (self.client, "10.77.0.1", "fd77::1"),
+            (self.upstream, "10.77.1.1", "fd77:1::1"),
+        ):
+            namespace.ip(f"route add default via {ipv4}")
+            namespace.ip(f"-6 route add default via {ipv6}")
+        self.router.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+        self.router.nft(CAPTURE.replace("CLIENTS", inside).replace("UPSTREAMS", outside))
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Certs:
+    return Certs(tmp_path_factory.mktemp("certs"), (*DEFAULT_NAMES, IPV4, IPV6, "untouched.test"))
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with ExitStack() as stack:
+        yield Network(stack)
+
+
+@pytest.fixture(scope="module")
+def far(network: Network, known: Certs) -> Iterator[Upstream]:
+    with network.upstream.entered(), Upstream(known, hosts=(IPV4, IPV6), ports=PORTS) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def upstream(far: Upstream) -> Iterator[Upstream]:
+    far.reset()
+    yield far
+    assert not far.errors, "\n".join(far.errors)
+
+
+@pytest.fixture(scope="module", params=["eager", "lazy"])
+def proxy(
+    network: Network, known: Certs, request: pytest.FixtureRequest, shared_rules: Callable[[str], object]
+) -> Iterator[Proxy]:
+    hosts = ", ".join(f'"{host}"' for host in ("*.llm.test", IPV4, IPV6))
+    options = {
+        "listen_host": "",
+        "listen_port": PROXY_PORT,
+        "connection_strategy": request.param,
+        "force_stream_rules": shared_rules(RULES.replace("HOSTS", hosts)),
+        "ignore_hosts": r"^untouched\.test:443$",
+    }
+    scripts = [ADDON, SCRIPTS / "quick_retries.py"]
+    with network.router.entered():
+        proxy = Proxy("transparent", certs=known, scripts=scripts, options=options, group=GROUP).start()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
+
+
+@pytest.fixture(params=["behind the router", "on the router"])
+def client(network: Network, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
+    """Where the client is; this thread is there during the test."""
+    resolve = socket.getaddrinfo
+
+    def resolve_ours(host: str, *rest: Any, **more: Any) -> Any:
+        return resolve(NAMES.get(host, host), *rest, **more)
+
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: resolve(NAMES.get(host, host), *rest, **more)
+    )
+    place = network.client if request.param == "behind the router" else network.router
+    with place.entered():
+        yield place
+
+
+WAYS = {
+    "plain, IPv4": f"http://{IPV4}",
+    "plain, IPv6": f"http://[{IPV6}]",
+    "plain by name": "http://ipv4.llm.test",
+    "TLS by address, IPv4": f"https://{IPV4}",
+    "TLS by address, IPv6": f"https://[{IPV6}]",
+    "TLS by name, IPv4": "https://ipv4.llm.test",
+    "TLS by name, IPv6": "https://ipv6.llm.test",
+    "TLS by name, HTTP/2 upstream": "https://ipv4.llm.test:8443",
+}
+every_way = pytest.mark.parametrize("url", WAYS.values(), ids=list(WAYS))
+
+
+def ask(url: str, certs: Certs, model: str = "m", headers: Iterable[tuple[str, str]] = ()) -> Response:
+    with Http1Client(url, certs) as client:
+        return client.post(CHAT, request(model), headers)
+
+
+@every_way
+def test_a_plain_request_is_forced(client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str) -> None:
+    upstream.answer(event_stream(STREAM, size=10))
+    response = ask(url, known)
+    assert (response.status, response.json()) == (200, DOCUMENT)
+    seen = upstream.wait_request()
+    assert seen.json()["stream"] is True
+    assert seen.listener == ("http" if url.startswith("http:") else "h2" if url.endswith(":8443") else "https")
+
+
+@every_way
+def test_a_cut_stream_gives_a_502_in_json(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+) -> None:
+    upstream.answer([Head(), Data(STREAM[:200]), Close()])
+    response = ask(url, known)
+    assert (response.status, response.json()["error"]["code"]) == (502, "stream_truncated")
+
+
+@every_way
+def test_heartbeats_come_while_the_upstream_is_silent(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+) -> None:
+    gate = Gate()
+    upstream.answer([WaitFor(gate), Head(), Data(STREAM), End()])
+    with Http1Client(url, known) as http:
+        http.start("POST", CHAT, [("Content-Type", "application/json")], b'{"model": "slow", "messages": []}')
+        response = http.receive_after(2, then=gate.open)
+    assert (response.status, response.json()) == (200, DOCUMENT)
+
+
+@every_way
+def test_a_retry_goes_to_the_same_upstream(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+) -> None:
+    upstream.answer([Head(), Data(STREAM[:200]), Close()])
+    upstream.answer(event_stream(STREAM))
+    response = ask(url, known, "again")
+    assert (response.status, response.json()) == (200, DOCUMENT)
+    first, second = upstream.requests
+    assert first.listener == second.listener
+    assert first.header("host") == second.header("host")
+
+
+@every_way
+def test_a_host_header_does_not_decide_where_a_retry_goes(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+) -> None:
+    upstream.answer([Head(), Data(STREAM[:200]), Close()])
+    upstream.answer(event_stream(STREAM))
+    response = ask(url, known, "again", [("Host", "proxy.llm.test")])
+    assert (response.status, response.json()) == (200, DOCUMENT)
+    assert [asked.header("host") for asked in upstream.requests] == ["proxy.llm.test"] * 2
+
+
+@every_way
+def test_what_an_upstream_demands_is_heard_and_learned(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+) -> None:
+    def answer(asked: Request) -> Answer:
+        refusal = {"error": {"message": "This model only support stream mode", "code": None}}
+        return event_stream(STREAM) if asked.json().get("stream") else document(refusal, status=400)
+
+    upstream.handle(answer)
+    for _ in range(2):
+        response = ask(url, known, "learn-" + url)
+        assert (response.status, response.json()) == (200, DOCUMENT)
+    assert len({asked.listener for asked in upstream.requests}) == 1
+    assert upstream.requests[-1].json()["stream"] is True
+
+
+def test_an_http2_client_is_served(client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs) -> None:
+    upstream.answer(event_stream(STREAM))
+    with Http2Client("https://ipv6.llm.test:8443", known) as http:
+        assert http.post(CHAT, request()).json() == DOCUMENT
+
+
+def test_a_host_that_is_left_alone_is_not_decrypted(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs
+) -> None:
+    upstream.answer(document(DOCUMENT))
+    with Http1Client("https://untouched.test", known) as http:
+        assert isinstance(http.socket, ssl.SSLSocket)
+        shown = http.socket.getpeercert(binary_form=True)
+        assert http.post(CHAT, request()).json() == DOCUMENT
+    assert shown == ssl.PEM_cert_to_DER_cert(known.server.read_text().partition("-----BEGIN RSA")[0])
+    assert "stream" not in upstream.wait_request().json()
+
+
+def test_quic_is_refused_so_that_a_client_takes_tcp(network: Network, proxy: Proxy) -> None:
+    with network.client.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(10)
+        udp.connect((IPV4, 443))
+        udp.send(b"quic")
+        with pytest.raises(ConnectionRefusedError):
+            udp.recv(1)
