@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from harness.certs import Certs
 from harness.http1 import Http1Connection
@@ -70,12 +71,12 @@ class Upstream:
 
     def start(self) -> "Upstream":
         self._thread.start()
-        self._run(self._listen())
+        self.run(self._listen())
         return self
 
     def stop(self) -> None:
         try:
-            self._run(self._shut_down())
+            self.run(self._shut_down())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(TIMEOUT)
@@ -83,7 +84,7 @@ class Upstream:
 
     def reset(self) -> None:
         """Forget script and record, and abort the answers in progress; idle connections stay open."""
-        self._run(self._abort(busy_only=True))
+        self.run(self._abort(busy_only=True))
         with self.changed:
             self._clear_script()
             # New lists: what a test took from the old ones stays as it was.
@@ -91,7 +92,7 @@ class Upstream:
 
     def close_connections(self) -> None:
         """Reset every open connection."""
-        self._run(self._abort(busy_only=False))
+        self.run(self._abort(busy_only=False))
 
     def url(self, listener: str = "http", host: str = "127.0.0.1") -> str:
         scheme = "http" if self._contexts[listener] is None else "https"
@@ -209,8 +210,9 @@ class Upstream:
         self._queue: deque[Answer] = deque()
         self._accept: deque[Answer] = deque()
 
-    def _run(self, coroutine) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
+    def run(self, coroutine) -> Any:
+        """What a coroutine returns that runs in this upstream's event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
 
     def _note_error(self, error: str) -> None:
         with self.changed:
