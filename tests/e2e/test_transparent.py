@@ -5,38 +5,18 @@ The client does not know of the proxy. It is behind the router, or a program on 
 
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from harness import Certs, Gate, Http1Client, Http2Client, Proxy, Request, Response, Upstream, document, event_stream
+from harness import Certs, Http1Client, Http2Client, Proxy, Upstream, document, event_stream
 from harness.certs import DEFAULT_NAMES
 from harness.netns import Namespace, cable
 from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, STREAM, request
-from harness.steps import Answer, Close, Data, End, Head, WaitFor
+from harness.scenarios import SCENARIOS, a_retry_goes_to_the_same_upstream, http1_post, rules_for
 
-RULES = """\
-rules:
-  - name: slow
-    hosts: [HOSTS]
-    models: ["slow"]
-    force_upstream_stream: true
-    heartbeat: 0.2
-  - name: tries
-    hosts: [HOSTS]
-    models: ["again"]
-    force_upstream_stream: true
-    retries: 1
-  - name: learns
-    hosts: [HOSTS]
-    models: ["learn-*"]
-    learn: true
-  - name: forced
-    hosts: [HOSTS]
-    force_upstream_stream: true
-"""
 IPV4, IPV6 = "10.77.1.2", "fd77:1::2"
 # What resolves to these addresses at the client, and nowhere else.
 NAMES = {"ipv4.llm.test": IPV4, "ipv6.llm.test": IPV6, "untouched.test": IPV4}
@@ -107,12 +87,11 @@ def upstream(far: Upstream) -> Iterator[Upstream]:
 def proxy(
     network: Network, known: Certs, request: pytest.FixtureRequest, shared_rules: Callable[[str], object]
 ) -> Iterator[Proxy]:
-    hosts = ", ".join(f'"{host}"' for host in ("*.llm.test", IPV4, IPV6))
     options = {
         "listen_host": "",
         "listen_port": PROXY_PORT,
         "connection_strategy": request.param,
-        "force_stream_rules": shared_rules(RULES.replace("HOSTS", hosts)),
+        "force_stream_rules": shared_rules(rules_for("*.llm.test", IPV4, IPV6)),
         "ignore_hosts": r"^untouched\.test:443$",
     }
     scripts = [ADDON, SCRIPTS / "quick_retries.py"]
@@ -153,80 +132,22 @@ WAYS = {
 every_way = pytest.mark.parametrize("url", WAYS.values(), ids=list(WAYS))
 
 
-def ask(url: str, certs: Certs, model: str = "m", headers: Iterable[tuple[str, str]] = ()) -> Response:
-    with Http1Client(url, certs) as client:
-        return client.post(CHAT, request(model), headers)
-
-
+@pytest.mark.parametrize("scenario", SCENARIOS)
 @every_way
-def test_a_plain_request_is_forced(client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str) -> None:
-    upstream.answer(event_stream(STREAM, size=10))
-    response = ask(url, known)
-    assert (response.status, response.json()) == (200, DOCUMENT)
-    seen = upstream.wait_request()
-    assert seen.json()["stream"] is True
-    assert seen.listener == ("http" if url.startswith("http:") else "h2" if url.endswith(":8443") else "https")
-
-
-@every_way
-def test_a_cut_stream_gives_a_502_in_json(
-    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+def test_every_way_gives_what_a_client_expects(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str, scenario: Callable
 ) -> None:
-    upstream.answer([Head(), Data(STREAM[:200]), Close()])
-    response = ask(url, known)
-    assert (response.status, response.json()["error"]["code"]) == (502, "stream_truncated")
-
-
-@every_way
-def test_heartbeats_come_while_the_upstream_is_silent(
-    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
-) -> None:
-    gate = Gate()
-    upstream.answer([WaitFor(gate), Head(), Data(STREAM), End()])
-    with Http1Client(url, known) as http:
-        http.start("POST", CHAT, [("Content-Type", "application/json")], b'{"model": "slow", "messages": []}')
-        response = http.receive_after(2, then=gate.open)
-    assert (response.status, response.json()) == (200, DOCUMENT)
-
-
-@every_way
-def test_a_retry_goes_to_the_same_upstream(
-    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
-) -> None:
-    upstream.answer([Head(), Data(STREAM[:200]), Close()])
-    upstream.answer(event_stream(STREAM))
-    response = ask(url, known, "again")
-    assert (response.status, response.json()) == (200, DOCUMENT)
-    first, second = upstream.requests
-    assert first.listener == second.listener
-    assert first.header("host") == second.header("host")
+    scenario(upstream, http1_post(url, known))
+    listener = "http" if url.startswith("http:") else "h2" if url.endswith(":8443") else "https"
+    assert {asked.listener for asked in upstream.requests} == {listener}
 
 
 @every_way
 def test_a_host_header_does_not_decide_where_a_retry_goes(
     client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
 ) -> None:
-    upstream.answer([Head(), Data(STREAM[:200]), Close()])
-    upstream.answer(event_stream(STREAM))
-    response = ask(url, known, "again", [("Host", "proxy.llm.test")])
-    assert (response.status, response.json()) == (200, DOCUMENT)
+    a_retry_goes_to_the_same_upstream(upstream, http1_post(url, known, headers=[("Host", "proxy.llm.test")]))
     assert [asked.header("host") for asked in upstream.requests] == ["proxy.llm.test"] * 2
-
-
-@every_way
-def test_what_an_upstream_demands_is_heard_and_learned(
-    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
-) -> None:
-    def answer(asked: Request) -> Answer:
-        refusal = {"error": {"message": "This model only support stream mode", "code": None}}
-        return event_stream(STREAM) if asked.json().get("stream") else document(refusal, status=400)
-
-    upstream.handle(answer)
-    for _ in range(2):
-        response = ask(url, known, "learn-" + url)
-        assert (response.status, response.json()) == (200, DOCUMENT)
-    assert len({asked.listener for asked in upstream.requests}) == 1
-    assert upstream.requests[-1].json()["stream"] is True
 
 
 def test_an_http2_client_is_served(client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs) -> None:

@@ -27,6 +27,7 @@ from harness.certs import Certs
 from harness.clients import Response
 from harness.framing import Pairs
 from harness.record import TIMEOUT, Request
+from harness.samples import CHAT, request
 from harness.steps import Answer, Head, ShortLength
 from harness.upstream import Upstream
 from harness.wire import PeerGoneError
@@ -74,7 +75,7 @@ def _pairs(event: HeadersReceived) -> Pairs:
 
 
 @contextlib.contextmanager
-def http3_listener(upstream: Upstream, certs: Certs) -> Iterator[int]:
+def http3_listener(upstream: Upstream, certs: Certs, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
     """Have an upstream that runs take HTTP/3 too; the port."""
     configuration = QuicConfiguration(is_client=False, alpn_protocols=H3_ALPN)
     pem = certs.server.read_bytes()
@@ -84,8 +85,8 @@ def http3_listener(upstream: Upstream, certs: Certs) -> Iterator[int]:
 
     async def listen() -> tuple[QuicServer, int]:
         server = await serve(
-            "127.0.0.1",
-            0,
+            host,
+            port,
             configuration=configuration,
             create_protocol=lambda *args, **more: _ServerProtocol(upstream, playing, *args, **more),
         )
@@ -237,6 +238,17 @@ def post(
             return client.response
 
     return asyncio.run(asyncio.wait_for(run(), TIMEOUT))
+
+
+class http3_post:  # noqa: N801
+    """A `Post` of harness.scenarios over HTTP/3."""
+
+    def __init__(self, url: str, certs: Certs) -> None:
+        self._url = url
+        self._certs = certs
+
+    def __call__(self, model: str, /, *, after: int = 0, then: Callable[[], object] = lambda: None) -> Response:
+        return post(self._url, self._certs, CHAT, request(model), after=after, then=then)
 
 
 class _ClientProtocol(_Protocol):
