@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from harness import Certs, Http1Client, Http2Client, Proxy, Upstream, document, event_stream
 from harness.certs import DEFAULT_NAMES
-from harness.netns import Namespace, cable
+from harness.http3 import http3_listener, http3_post
+from harness.netns import Namespace, cable, wireguard
 from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, STREAM, request
 from harness.scenarios import SCENARIOS, a_retry_goes_to_the_same_upstream, http1_post, rules_for
+from harness.tools import needs_tool
 
 IPV4, IPV6 = "10.77.1.2", "fd77:1::2"
 # What resolves to these addresses at the client, and nowhere else.
@@ -103,17 +105,19 @@ def proxy(
         proxy.stop()
 
 
-@pytest.fixture(params=["behind the router", "on the router"])
-def client(network: Network, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Namespace]:
-    """Where the client is; this thread is there during the test."""
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve = socket.getaddrinfo
 
     def resolve_ours(host: str, *rest: Any, **more: Any) -> Any:
         return resolve(NAMES.get(host, host), *rest, **more)
 
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *rest, **more: resolve(NAMES.get(host, host), *rest, **more)
-    )
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_ours)
+
+
+@pytest.fixture(params=["behind the router", "on the router"])
+def client(network: Network, names: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """Where the client is; this thread is there during the test."""
     place = network.client if request.param == "behind the router" else network.router
     with place.entered():
         yield place
@@ -175,3 +179,44 @@ def test_quic_is_refused_so_that_a_client_takes_tcp(network: Network, proxy: Pro
         udp.send(b"quic")
         with pytest.raises(ConnectionRefusedError):
             udp.recv(1)
+
+
+# WireGuard: no rules for packets, and what comes by QUIC is carried
+
+
+@pytest.fixture(scope="module")
+def tunnel(network: Network, known: Certs, shared_rules: Callable[[str], object]) -> Iterator[tuple[Namespace, Proxy]]:
+    """A client of its own, and the proxy at the other end."""
+    needs_tool("wireguard-go")
+    options = {"listen_host": "10.78.0.1", "force_stream_rules": shared_rules(rules_for("*.llm.test", IPV4, IPV6))}
+    scripts = [ADDON, SCRIPTS / "quick_retries.py"]
+    with ExitStack() as stack:
+        client = stack.enter_context(Namespace())
+        cable(client, ["10.78.0.2/24"], network.router, ["10.78.0.1/24"])
+        with network.router.entered():
+            proxy = stack.enter_context(Proxy("wireguard", certs=known, scripts=scripts, options=options, group=GROUP))
+        private, public = (proxy.wait_for_log(rf"{name}Key = (\S+)")[1] for name in ("Private", "Public"))
+        endpoint = f"10.78.0.1:{proxy.ports[0]}"
+        stack.enter_context(wireguard(client, private, public, endpoint, ["10.77.1.0/24", "fd77:1::/64"]))
+        yield client, proxy
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@every_way
+def test_every_way_through_wireguard_gives_what_a_client_expects(
+    tunnel: tuple[Namespace, Proxy], names: None, upstream: Upstream, known: Certs, url: str, scenario: Callable
+) -> None:
+    client, _ = tunnel
+    with client.entered():
+        scenario(upstream, http1_post(url, known))
+    assert upstream.requests
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_http3_through_wireguard_gives_what_a_client_expects(
+    tunnel: tuple[Namespace, Proxy], upstream: Upstream, known: Certs, scenario: Callable
+) -> None:
+    client, _ = tunnel
+    with http3_listener(upstream, known, host=IPV4, port=443), client.entered():
+        scenario(upstream, http3_post(f"https://{IPV4}:443", known))
+    assert {asked.http_version for asked in upstream.requests} == {"HTTP/3"}

@@ -8,11 +8,15 @@
 A namespace has no name, and is gone with the last process and socket in it: nothing is left behind, whatever happens.
 """
 
+import base64
 import contextlib
 import itertools
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from harness.tools import lacks, needs_tool
 
@@ -73,6 +77,49 @@ def cable(one: Namespace, its: Sequence[str], other: Namespace, others: Sequence
             namespace.ip(f"address add {address} dev {name}" + (" nodad" if ":" in address else ""))
         namespace.ip(f"link set {name} up")
     return names
+
+
+@contextlib.contextmanager
+def wireguard(
+    namespace: Namespace, private_key: str, peer_key: str, endpoint: str, networks: Sequence[str]
+) -> Iterator[None]:
+    """A WireGuard interface by wireguard-go, through which those networks are reached."""
+    name = f"fswg{os.getpid()}"
+    # https://www.wireguard.com/xplatform/ says what is said through it.
+    control = Path(f"/var/run/wireguard/{name}.sock")
+    with namespace.entered():
+        process = subprocess.Popen(
+            [needs_tool("wireguard-go"), "-f", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    try:
+        with socket.socket(socket.AF_UNIX) as asked:
+            _connect(asked, control, process)
+            keys = [base64.b64decode(key).hex() for key in (private_key, peer_key)]
+            asked.sendall(
+                f"set=1\nprivate_key={keys[0]}\npublic_key={keys[1]}\nendpoint={endpoint}\n".encode()
+                + b"".join(b"allowed_ip=%b\n" % network.encode() for network in networks)
+                + b"\n"
+            )
+            assert asked.recv(100) == b"errno=0\n\n"
+        for address in ("10.0.0.1/32", "fd00::1/128"):
+            namespace.ip(f"address add {address} dev {name}")
+        namespace.ip(f"link set {name} up")
+        for network in networks:
+            namespace.ip(f"route add {network} dev {name}")
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+        control.unlink(missing_ok=True)
+
+
+def _connect(asked: socket.socket, control: Path, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(500):
+        with contextlib.suppress(OSError):
+            return asked.connect(str(control))
+        assert process.poll() is None, "wireguard-go has ended: is there no /dev/net/tun?"
+        time.sleep(0.02)
+    raise TimeoutError("wireguard-go takes no configuration")
 
 
 @contextlib.contextmanager
