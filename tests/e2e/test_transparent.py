@@ -19,9 +19,9 @@ from harness.samples import CHAT, DOCUMENT, STREAM, request
 from harness.scenarios import SCENARIOS, a_retry_goes_to_the_same_upstream, http1_post, rules_for
 from harness.tools import needs_tool
 
-IPV4, IPV6 = "10.77.1.2", "fd77:1::2"
+IPV4, IPV6, OTHER = "10.77.1.2", "fd77:1::2", "10.77.1.3"
 # What resolves to these addresses at the client, and nowhere else.
-NAMES = {"ipv4.llm.test": IPV4, "ipv6.llm.test": IPV6, "untouched.test": IPV4}
+NAMES = {"ipv4.llm.test": IPV4, "ipv6.llm.test": IPV6, "untouched.test": OTHER}
 PORTS = {"http": 80, "https": 443, "h2": 8443, "untrusted": 9443}
 PROXY_PORT = 8080
 # mitmdump's own connections are told by its group.
@@ -50,7 +50,9 @@ class Network:
     def __init__(self, stack: ExitStack) -> None:
         self.client, self.router, self.upstream = (stack.enter_context(Namespace()) for _ in range(3))
         _, inside = cable(self.client, ["10.77.0.2/24", "fd77::2/64"], self.router, ["10.77.0.1/24", "fd77::1/64"])
-        outside, _ = cable(self.router, ["10.77.1.1/24", "fd77:1::1/64"], self.upstream, [f"{IPV4}/24", f"{IPV6}/64"])
+        outside, _ = cable(
+            self.router, ["10.77.1.1/24", "fd77:1::1/64"], self.upstream, [f"{IPV4}/24", f"{OTHER}/24", f"{IPV6}/64"]
+        )
         for namespace, ipv4, ipv6 in (
             (self.client, "10.77.0.1", "fd77::1"),
             (self.upstream, "10.77.1.1", "fd77:1::1"),
@@ -74,7 +76,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def far(network: Network, known: Certs) -> Iterator[Upstream]:
-    with network.upstream.entered(), Upstream(known, hosts=(IPV4, IPV6), ports=PORTS) as upstream:
+    with network.upstream.entered(), Upstream(known, hosts=(IPV4, IPV6, OTHER), ports=PORTS) as upstream:
         yield upstream
 
 
@@ -94,7 +96,7 @@ def proxy(
         "listen_port": PROXY_PORT,
         "connection_strategy": request.param,
         "force_stream_rules": shared_rules(rules_for("*.llm.test", IPV4, IPV6)),
-        "ignore_hosts": r"^untouched\.test:443$",
+        "allow_hosts": [r"\.llm\.test:", r"^10\.77\.1\.2:", r"^\[?fd77:1::2\]?:"],
     }
     scripts = [ADDON, SCRIPTS / "quick_retries.py"]
     with network.router.entered():
@@ -160,7 +162,7 @@ def test_an_http2_client_is_served(client: Namespace, proxy: Proxy, upstream: Up
         assert http.post(CHAT, request()).json() == DOCUMENT
 
 
-def test_a_host_that_is_left_alone_is_not_decrypted(
+def test_a_host_that_is_not_allowed_is_not_decrypted(
     client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs
 ) -> None:
     upstream.answer(document(DOCUMENT))
