@@ -1,19 +1,22 @@
 // A browser that obeys: lines of JSON on stdin, each an action; for each a line of JSON on stdout, {"value": …} or
-// {"error": …}. The tests themselves are in test_page_browser.py and test_mitmweb.py.
+// {"error": …}. The tests themselves are in test_page_browser.py, test_mitmweb.py and test_cors.py.
 //
-//     node drive.mjs {"executable": "/usr/bin/chromium", "profile": "/tmp/…", "proxy": "http://127.0.0.1:8080" or null}
+//     node drive.mjs {"executable": "/usr/bin/chromium", "profile": "/tmp/…", "proxy": "http://127.0.0.1:8080" or null,
+//                     "extension": "/tmp/…" or null}
 
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const { executable, profile, proxy } = JSON.parse(process.argv[2]);
+const { executable, profile, proxy, extension } = JSON.parse(process.argv[2]);
 const context = await chromium.launchPersistentContext(profile, {
   executablePath: executable,
   headless: true,
   viewport: { width: 1120, height: 900 },
   // Playwright's own word for "loopback too": Chromium leaves it out of every proxy otherwise.
   proxy: proxy ? { server: proxy, bypass: "<-loopback>" } : undefined,
+  ignoreDefaultArgs: extension ? ["--disable-extensions"] : [],
   args: [
+    ...(extension ? [`--load-extension=${extension}`] : []),
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",

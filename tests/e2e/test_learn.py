@@ -60,7 +60,8 @@ rules:
     hosts: ["127.0.0.1"]
     models: ["plain-*"]
     force_upstream_stream: true
-    idle_timeout: 1
+    idle_timeout: 0.1
+    timeout: 3
     retries: 1
     max_body: 1KiB
   - name: hears
@@ -321,8 +322,8 @@ KNOWN_PLAIN: dict[str, tuple[list[Answer], int, str]] = {
     "a failure for good": ([document({"error": {"message": "No."}}, status=404)], 404, ""),
     "cut off, then whole": ([CUT_SHORT, document(DOCUMENT)], 200, ""),
     "cut off": ([CUT_SHORT] * 2, 502, "stream_truncated"),
-    "silent, then an answer": ([SILENT, document(DOCUMENT)], 200, ""),
-    "silent": ([SILENT] * 2, 504, "stream_timeout"),
+    "silent for longer than idle_timeout": ([Answer.of(Pause(0.5), document(DOCUMENT).steps)], 200, ""),
+    "silent": ([SILENT], 504, "stream_timeout"),
     "larger than max_body": ([document(LARGE)], 200, ""),
     "a stream larger than max_body": ([event_stream(sse(*EVENTS * 20))], 502, "stream_too_large"),
 }
@@ -346,7 +347,7 @@ def test_a_request_that_is_known_to_have_to_be_plain_has_the_limits_and_retries_
 
 
 def test_the_plain_try_after_a_refusal_has_them_too(proxy: Proxy, upstream: Upstream) -> None:
-    for answer in (document(CANNOT, status=400), SILENT, document(DOCUMENT)):
+    for answer in (document(CANNOT, status=400), document({}, status=503), document(DOCUMENT)):
         upstream.answer(answer)
     assert ask(proxy, "plain-first").json() == DOCUMENT
     assert [seen.json().get("stream") for seen in upstream.requests] == [True, None, None]

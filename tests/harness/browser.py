@@ -43,11 +43,17 @@ class Browser:
 
 
 @contextmanager
-def browse(profile: Path, proxy: str | None = None) -> Iterator[Browser]:
-    """A browser with a profile in that folder, that goes through a proxy if one is given."""
+def browse(profile: Path, proxy: str | None = None, extension: Path | None = None) -> Iterator[Browser]:
+    """A browser with a profile in that folder, that goes through a proxy if one is given, and has the extension in
+    another folder."""
     node, executable = needs_tool("node"), needs_tool("chromium")
     needs_packages(DRIVER)
-    settings = {"executable": executable, "profile": str(profile), "proxy": proxy}
+    settings = {
+        "executable": executable,
+        "profile": str(profile),
+        "proxy": proxy,
+        "extension": extension and str(extension),
+    }
     process = subprocess.Popen(
         [node, str(DRIVER / "drive.mjs"), json.dumps(settings)],
         stdin=subprocess.PIPE,

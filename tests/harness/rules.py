@@ -32,6 +32,7 @@ rules:
     heartbeat: 15
     retries: 2
     max_body: 10MB
+    cors: [null, "https://chat.example.com", "file://"]
     learn: yes
     fill: {"choices.*.message.refusal": null, x: [1]}
     inject: {cut_after: 3, drop_done: true, error_after: 0, stall: 1.5, split_utf8: off, content_type: text/plain}

@@ -23,6 +23,7 @@ MAY_KNOW_MITMPROXY = {
         for name in (
             "bodies",
             "chunked",
+            "cors",
             "explain",
             "goaway",
             "live_copy",

@@ -8,6 +8,7 @@ from .hooks import ForceStream
 
 
 def create(folder: Path) -> list[object]:
-    """The addon objects, in their order. `folder`: where the script lies, and with it the default rules."""
+    """The addon objects. The page comes first: rules do not apply to its requests. `folder`: where the script lies, and
+    with it the default rules."""
     ours = ForceStream(folder / "rules.yaml")
-    return [ours, Commands(ours), Serving(ours)]
+    return [Serving(ours), ours, Commands(ours)]

@@ -21,11 +21,11 @@ from ..answer.fill import spelled
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
-from ..proxy import bodies, explain, request, response, summary
+from ..proxy import bodies, cors, explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.live_copy import LiveCopy
-from ..proxy.notes import LEFT_ALONE, SSE, UnreadableFlow, noted, save_notes, spec_of, was_made_to_stream
+from ..proxy.notes import LEFT_ALONE, ORIGIN, SSE, UnreadableFlow, noted, save_notes, spec_of, was_made_to_stream
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
@@ -122,8 +122,11 @@ class ForceStream:
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
-        # A client's own stream has no limits, but its upstream's interim responses and GOAWAYs are read as any other's.
-        return ClientWait(UNLIMITED) if isinstance(role, LiveCopy) else role.wait if role is not None else None
+        if isinstance(role, LiveCopy) or (role is None and noted(ORIGIN, flow)):
+            # No limits, but its upstream's interim responses and GOAWAYs are read as any other's, and a page of another
+            # origin can read why there is no response.
+            return ClientWait(UNLIMITED)
+        return None if role is None else role.wait
 
     # What commands and the page need
 
@@ -163,7 +166,9 @@ class ForceStream:
         if isinstance(self._roles.get(flow), Own):
             return  # it was prepared before it was sent
         try:
-            await self._force(flow)
+            cors.admit(flow, self.rules)
+            if flow.response is None:
+                await self._force(flow)
         except Exception as error:
             _log_fault("the request went out as it came", error)
 
@@ -172,6 +177,8 @@ class ForceStream:
         if isinstance(role, LiveCopy) and head and not head.stream and 200 <= head.status_code < 300:
             # mitmproxy would hold the client's own event stream back until its end.
             head.stream = role
+        if head is not None and flow.live:
+            cors.share(flow, head)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
@@ -194,6 +201,8 @@ class ForceStream:
         except Exception as error:
             _log_fault("the client gets an error", error)
             response.set_reply(flow, response.fault())
+        if flow.live and flow.response:
+            cors.share(flow, flow.response)
 
     def error(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)

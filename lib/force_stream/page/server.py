@@ -97,24 +97,27 @@ class Serving:
         headers["host"] = request.host_header or ""
         body, address = request.raw_content or b"", peer[0] if peer else ""
         asked = Request(request.method, request.path, headers, body, address, request.scheme)
-        answer = respond(self._addon, asked, self._hosts, remote=ctx.options.force_stream_page_remote)
+        hosts = self._hosts if self._port is None else self._hosts | self._port.hosts
+        answer = respond(self._addon, asked, hosts, remote=ctx.options.force_stream_page_remote)
         flow.response = http.Response.make(answer.status, answer.body)
         # It would say how long the body is here, which to HEAD is not how long it is.
         flow.response.headers = http.Headers([(k.encode(), v.encode()) for k, v in answer.headers.items()])
         raise exceptions.AddonHalt
 
     def _is_for_page(self, flow: http.HTTPFlow) -> bool:
-        """Whether a client asked this proxy for the page's host.
+        """Whether a client asked this proxy for the page's host, or for its port: there the request would come from
+        this machine, and without its Origin where a rule's `cors` covers that.
 
         In reverse mode a client asks for the proxy itself. There the page's name in a Host header means that somebody
         has that name in the DNS, and a page of theirs, once loaded, would pass for this one.
         """
         request = flow.request
+        if not flow.live or flow.error or request.method == "CONNECT":
+            return False
+        if self._port is not None and canonical(f"{request.host}:{request.port}") in self._port.hosts:
+            return True
         return (
-            flow.live
-            and not flow.error
-            and request.method != "CONNECT"
-            and request.port == PORTS.get(request.scheme)
+            request.port == PORTS.get(request.scheme)
             and flow.client_conn.proxy_mode.type_name != "reverse"
             and canonical(request.pretty_host) in self._hosts
         )
@@ -128,7 +131,7 @@ class _Port:
             raise ValueError(number)  # create_server would leave its socket open
         self.number = number
         self._addon = addon
-        self._hosts = {canonical(f"{name}:{number}") for name in (LOOPBACK, "localhost")}
+        self.hosts = {canonical(f"{name}:{number}") for name in (LOOPBACK, "localhost")}
         self._connections: set[asyncio.StreamWriter] = set()
         self._socket = socket.create_server((LOOPBACK, number))
         self._task = asyncio.get_running_loop().create_task(asyncio.start_server(self._serve, sock=self._socket))
@@ -159,7 +162,7 @@ class _Port:
         request = await _read_request(connection, reader, str(writer.get_extra_info("peername")[0]))
         if request is None:
             return
-        answer = respond(self._addon, request, self._hosts)
+        answer = respond(self._addon, request, self.hosts)
         headers = [*answer.headers.items(), ("Date", formatdate(usegmt=True)), ("Connection", "close")]
         reason = HTTPStatus(answer.status).phrase.encode()
         head = connection.send(h11.Response(status_code=answer.status, headers=headers, reason=reason))

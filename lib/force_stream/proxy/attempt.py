@@ -16,13 +16,15 @@ from typing import Any, Final
 from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
-from ..rules.rule import Rule
+from ..rules.rule import IDLE_TIMEOUT, Rule
 from ..wire.sse import has_blank_line
 from ..wire.text import printable
 from .inject import Injection
 
 # Characters. mitmproxy's message about a broken response may quote all of it.
 LONGEST_REASON: Final = 200
+
+type Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class State(Enum):
@@ -133,7 +135,8 @@ class Attempt:
 
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
-    `answered`: it became the document for the client, whole.
+    `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response, once it has
+    begun.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
     stream, so that a document may be of any size; what a stream has, such as faults to put in, it has not.
     """
@@ -157,6 +160,8 @@ class Attempt:
         self.injected: Mapping[str, Any] = {}
         self.is_final = self.complete = self.answered = False
         self.fault: Exception | None = None
+        self.status = 0
+        self.fields: Fields = ()
         self._body = KeptBody()
         self._size = self._read_late = 0
         # What is read off the loop: pieces from the middle of a large event on, or those that take long, and the thread
@@ -173,9 +178,11 @@ class Attempt:
 
     # Events
 
-    def start_response(self, status: int, content_type: str, *, encoded: bool = False) -> None:
-        """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end."""
+    def start_response(self, status: int, content_type: str, *, encoded: bool = False, fields: Fields = ()) -> None:
+        """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end. `fields`:
+        its headers."""
         self.response_started = True
+        self.status, self.fields = status, fields
         self.encoded = encoded
         self._last_byte = self.clock()
         self._reader = self.spec.read(status, content_type)
@@ -350,7 +357,8 @@ class Attempt:
         if self.deadline is not None:
             yield self.deadline, f"the upstream's answer had no end within {self.rule.timeout:g} s"
         if self.rule.idle_timeout is not None:
-            idle = self.rule.idle_timeout
+            # What does not stream is silent until all of its answer is there.
+            idle = max(self.rule.idle_timeout, IDLE_TIMEOUT if self.plain else 0)
             yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
 
     # The outcome

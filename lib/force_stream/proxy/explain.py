@@ -13,6 +13,7 @@ from ..answer.forcing import Refusal
 from ..endpoints import endpoint_for
 from ..rules.rule import Rule
 from ..wire.text import printable
+from .cors import is_preflight, why_refused
 from .notes import LEFT_ALONE, RULE, was_made_to_stream
 from .request import body_of, forced_form, hosts_of
 from .response import is_event_stream
@@ -36,8 +37,11 @@ def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> lis
 
 def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
     """One line for the log about a flow that went out as it came and was answered with a failure, or with an event
-    stream that nobody asked for; "" for any other."""
+    stream that nobody asked for; "" for any other. A preflight is never forced; it has one where it was refused."""
     response, path = flow.response, flow.request.path
+    if is_preflight(flow.request):
+        why = why_refused(flow, rules)
+        return why and printable(f"{_about(flow)}: {why}", _LONGEST_LINE)
     if response is None or not (endpoint_for(path, {}) or any(rule.endpoint(path) for rule in rules)):
         return ""
     if response.status_code < 400:

@@ -10,6 +10,7 @@ not be guessed raises `UnreadableFlow` instead. Must not know how a request or a
     force_stream.undo, .forced_size, .headers_undo    how to get the request back as it came
     force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
     force_stream.answered_by                the try whose answer the client got, where it is not this flow's own
+    force_stream.origin                     the web page that sent the request, where the rule's cors covers it
     force_stream.left_alone                 why a matched request went out as it came
     force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
     force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
@@ -164,6 +165,7 @@ RETRY_OF: Final = Note("retry_of", _text)
 TRY: Final = Note("try", _count)
 RETRIED_AS: Final = Note("retried_as", _texts)
 ANSWERED_BY: Final = Note("answered_by", _text)
+ORIGIN: Final = Note("origin", _name)
 LEFT_ALONE: Final = Note("left_alone", _text)
 SSE: Final = Note("sse", _bytes)
 SSE_STATUS: Final = Note("sse_status", _status)

@@ -12,11 +12,11 @@ from mitmproxy import http
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE, Reply
-from ..errors import InternalError, OversizedStream
+from ..errors import InternalError, OversizedStream, UpstreamUnreachable
 from ..wire import jsontext
 from ..wire.text import printable
-from . import bodies
-from .attempt import Attempt
+from . import bodies, cors
+from .attempt import LONGEST_REASON, Attempt, Fields
 from .notes import (
     ANSWERED_BY,
     CHOICES,
@@ -51,6 +51,8 @@ _STREAM_HEADERS: Final = frozenset(
     content-digest repr-digest content-disposition x-accel-buffering
     """.split()
 )
+# What says which web pages may read a response.
+_CORS: Final = re.compile(rb"access-control-|vary$", re.IGNORECASE)
 
 
 # What it says
@@ -135,8 +137,7 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
     if response.status_code != reply.status:
         response.status_code = reply.status
         response.reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN_STATUSES else ""
-    kept = [field for field in response.headers.fields if field[0].lower() not in _STREAM_HEADERS]
-    response.headers.fields = tuple(kept)
+    response.headers.fields = _of_document(response.headers.fields)
     response.trailers = None
     if response.http_version == "HTTP/1.0":
         response.http_version = "HTTP/1.1"  # the client's own connection may be kept open
@@ -144,6 +145,35 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
     for name, value in headers.items():
         response.headers[spelled_for(flow.request, name)] = value
     response.raw_content = reply.body
+
+
+def _of_document(fields: Fields) -> Fields:
+    """The headers that are true of the document too."""
+    return tuple(field for field in fields if field[0].lower() not in _STREAM_HEADERS)
+
+
+def early_head(flow: http.HTTPFlow, attempt: Attempt | None) -> http.Response | None:
+    """The head for a client that cannot wait for the document any longer: with status 200, and the upstream's headers
+    where they have come. None where it has to wait all the same: the upstream's status is another one, or a web page
+    asks, which can read nothing without the upstream's CORS headers."""
+    fields: Fields = ()
+    if attempt is not None and attempt.response_started:
+        if attempt.is_final:
+            # It failed, and the answer will be another one's, from the same upstream.
+            fields = tuple(field for field in attempt.fields if _CORS.match(field[0]))
+        elif 200 <= attempt.status < 300:
+            fields = tuple(field for field in _of_document(attempt.fields) if field[0].lower() != b"content-length")
+        else:
+            return None
+    elif "origin" in flow.request.headers:
+        return None
+    head = http.Response.make(200)
+    head.headers.fields = fields
+    head.headers["Content-Type"] = JSON_TYPE
+    if not flow.request.is_http2 and not flow.request.is_http3:
+        head.headers["Transfer-Encoding"] = "chunked"
+    cors.share(flow, head)
+    return head
 
 
 def pass_through(flow: http.HTTPFlow, attempt: Attempt) -> None:
@@ -160,6 +190,12 @@ def fault() -> Reply:
     """The reply if the addon itself failed: a client that asked for JSON must not get raw events."""
     error = InternalError("the answer could not be aggregated")
     return Reply(error.status_hint, jsontext.dumps(error.body()))
+
+
+def unreachable(reason: str) -> http.Response:
+    """The response to a page that could not read mitmproxy's own."""
+    error = UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}")
+    return http.Response.make(error.status_hint, jsontext.dumps(error.body()), {"Content-Type": JSON_TYPE})
 
 
 # Another attempt

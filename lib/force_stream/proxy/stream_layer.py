@@ -37,6 +37,8 @@ from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
+from .notes import ORIGIN, noted
+from .response import early_head, unreachable
 
 logger = logging.getLogger("force_stream")
 
@@ -359,7 +361,12 @@ class ObservedStream(http_layers.HttpStream):
             if injection is not None and injection.content_type is not None:
                 response.headers["content-type"] = injection.content_type
             content_type = response.headers.get("content-type", "")
-            attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response))
+            attempt.start_response(
+                response.status_code,
+                content_type,
+                encoded=bodies.is_encoded(response),
+                fields=response.headers.fields,
+            )
             if injection is None:
                 self.receiver = attempt
             else:
@@ -437,8 +444,14 @@ class ObservedStream(http_layers.HttpStream):
         ):
             self._sendings += 1
             yield from self._send_again(request)
-        elif self._attempt is None or self._is_over or not isinstance(event, _events.ResponseProtocolError):
+        elif self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
+        elif self._attempt is None:
+            if self.flow.response or self.client_state != self.state_done or not noted(ORIGIN, self.flow):
+                yield from super().handle_protocol_error(event)
+                return
+            self.flow.response = unreachable(event.message)
+            yield from self.send_response()
         elif self._stalled_until is not None:
             self._held.append(event)
         else:
@@ -494,11 +507,10 @@ class ObservedStream(http_layers.HttpStream):
         if self.flow.request.http_version == "HTTP/1.0":
             return  # it knows no chunks
         if not wait.headers_sent:
+            head = early_head(self.flow, wait.attempt)
+            if head is None:
+                return
             wait.headers_sent = True
-            head = http.Response.make(200, b"", {"Content-Type": "application/json"})
-            del head.headers["content-length"]
-            if not self.flow.request.is_http2 and not self.flow.request.is_http3:
-                head.headers["Transfer-Encoding"] = "chunked"
             yield http_layers.SendHttp(_events.ResponseHeaders(self.stream_id, head, False), self.context.client)
         yield http_layers.SendHttp(_events.ResponseData(self.stream_id, b" "), self.context.client)
 

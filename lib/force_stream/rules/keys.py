@@ -29,6 +29,10 @@ _NAME: Final = parse.checked(NAME.fullmatch, "a name of letters, digits, spaces 
 _HOST: Final = parse.checked(
     compile_host, "a host such as llm.example.com, *.example.ai, 10.0.0.5:8000 or [::1]:8000, without scheme and path"
 )
+_ORIGIN: Final = parse.checked(
+    re.compile(r"null|[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9.:\[\]_-]{0,80}").fullmatch,
+    "an origin such as https://chat.example.com, app://obsidian.md or null, without a path",
+)
 _FILTER: Final = parse.checked(compile_filter, "one of mitmproxy's filter expressions, as its documentation lists them")
 _ENDPOINT: Final = parse.one_of("endpoint", ENDPOINTS)
 _PATHS: Final = parse.mapping_of(
@@ -57,6 +61,18 @@ def _phrases(node: parse.Node) -> bool | tuple[str, ...]:
     """True, false, or a list of phrases."""
     phrases: tuple[str, ...] = parse.list_of(parse.text)(node) if parse.kind_of(node) == "list" else ()
     return phrases or parse.flag(node)
+
+
+def _origin(node: parse.Node) -> str:
+    # `null` is an origin too, that of a file and of a sandboxed page.
+    origin: str = "null" if parse.kind_of(node) == "null" and node.value == "null" else _ORIGIN(node)
+    return origin
+
+
+def _origins(node: parse.Node) -> bool | tuple[str, ...]:
+    """True, false, or a list of origins."""
+    origins: tuple[str, ...] = parse.list_of(_origin)(node) if parse.kind_of(node) == "list" else ()
+    return origins or parse.flag(node)
 
 
 class Key(NamedTuple):
@@ -166,6 +182,12 @@ KEYS: Final[Mapping[str, Key]] = {
         "A larger event stream is rejected, and a compressed request that decodes to more is not forced. Bytes, or "
         "with kB, MB, GB, KiB, MiB, GiB.",
         spell=lambda count: f"{count >> 20}MiB" if count % 2**20 == 0 else str(count),
+    ),
+    "cors": Key(
+        _origins,
+        "Which [web pages](#web-pages) may read what comes from these hosts. `true`: applications and browser "
+        "extensions. Or a list of origins.",
+        example="true",
     ),
     "learn": Key(
         _phrases,

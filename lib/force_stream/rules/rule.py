@@ -23,6 +23,10 @@ from .hosts import HostPattern, canonical_host, compile_host, spelled_hosts
 HOSTS_OPTION: Final = "force_stream_hosts"
 
 
+# Seconds; just under the 600 after which mitmproxy itself ends the connection without an answer (`tcp_timeout`).
+IDLE_TIMEOUT: Final = 540
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One entry of the rules file, with the defaults. Seconds and bytes are plain numbers; None is the file's `null`.
@@ -45,10 +49,11 @@ class Rule:
     on_truncated: str = "error"
     quirks: tuple[str, ...] = ()
     timeout: float | None = None
-    idle_timeout: float | None = 540
+    idle_timeout: float | None = IDLE_TIMEOUT
     heartbeat: float | None = None
     retries: int = 0
     max_body: int = 64 * 1024**2
+    cors: bool | tuple[str, ...] = False
     learn: bool | tuple[str, ...] = False
     fill: Mapping[str, Any] = field(default_factory=dict, hash=False)
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -80,6 +80,23 @@ def test_the_page_goes_by_its_name_in_any_spelling_and_by_nothing_else() -> None
     run(test)
 
 
+def test_the_port_is_not_reached_through_the_proxy_as_another_client() -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port) as (ours, configure):
+            far, page = (flow_for("127.0.0.1", port=port) for _ in range(2))
+            far.client_conn.peername = ("192.168.1.20", 1234)
+            page.request.headers["host"] = f"127.0.0.1:{port}"
+            page.request.headers["sec-fetch-site"] = "cross-site"
+            near = flow_for("localhost", port=port)
+            near.request.headers["host"] = f"localhost:{port}"
+            assert [status(ours, flow) for flow in (far, page, near)] == [403, 403, 200]
+            configure(page_port=0)
+            assert status(ours, flow_for("127.0.0.1", port=port)) is None
+
+    run(test)
+
+
 def test_no_addon_behind_this_one_sees_a_flow_for_the_page() -> None:
     async def test() -> None:
         async with serving() as (ours, _):

@@ -12,7 +12,7 @@ import pytest
 from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.errors import OversizedStream
 from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, KeptBody, Signal, State
-from force_stream.rules.rule import Rule
+from force_stream.rules.rule import IDLE_TIMEOUT, Rule
 from harness import sse
 from harness.clock import Clock
 from harness.samples import DOCUMENT, EVENTS, STREAM, choice, chunk
@@ -199,6 +199,13 @@ def test_a_limit_that_passed_is_named(keys: dict[str, Any], words: str) -> None:
     assert reply is not None
     assert reply.status == 504
     assert words in json.loads(reply.body)["error"]["message"]
+
+
+def test_a_plain_request_may_wait_in_silence_for_as_long_as_without_a_rule_that_says_otherwise() -> None:
+    clock = Clock()
+    rule = Rule("r", (), idle_timeout=10)
+    one = Attempt(AnswerSpec("r", "chat"), rule, plain=True, clock=clock)
+    assert clock.until(one.next_deadline()) == IDLE_TIMEOUT * 1000
 
 
 def test_another_attempt_keeps_the_deadline_of_the_first() -> None:

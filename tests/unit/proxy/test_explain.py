@@ -65,3 +65,27 @@ def test_names_that_others_chose_are_printable_in_the_line() -> None:
     line = why_not_forced(failed(request("a\n[00:00:00.000] forged \x1b[31m\u202e")), rules, enabled=True)
     assert line.isprintable()
     assert line.endswith("is not among x")
+
+
+@pytest.mark.parametrize(
+    ("origin", "status", "allowed", "value"),
+    [
+        ("app://obsidian.md", 405, None, "true"),
+        ("app://obsidian.md", 204, None, "true"),
+        ("https://chat.example.com", 200, "https://other.example.com", r'\["https://chat\.example\.com"\]'),
+        ("https://chat.example.com", 403, "*", r'\["https://chat\.example\.com"\]'),
+        ("https://chat.example.com", 200, "*", None),
+        ("https://chat.example.com", 204, "https://chat.example.com", None),
+    ],
+)
+def test_the_line_says_how_to_let_a_page_in_that_the_upstream_refused(
+    origin: str, status: int, allowed: str | None, value: str | None
+) -> None:
+    flow = flow_with(method="OPTIONS", path="/v1/models")
+    flow.request.headers.update({"origin": origin, "access-control-request-method": "GET"})
+    flow.response = http.Response.make(status, b"", {"access-control-allow-origin": allowed} if allowed else {})
+    rules = parse_rules("rules:\n- {name: r, hosts: ['127.0.0.1']}\n", "rules.yaml")
+    line = why_not_forced(flow, rules, enabled=True)
+    said = rf"OPTIONS 127\.0\.0\.1/v1/models: the upstream does not let the page {origin} ask it; cors: {value} in a .*"
+    assert re.fullmatch(said if value else "", line)
+    assert why_not_forced(flow, (), enabled=True) == ""

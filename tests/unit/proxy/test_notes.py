@@ -108,6 +108,7 @@ READ: dict[str, tuple[list[Any], list[Any]]] = {
     "try": ([2], [-2, True, 2.5]),
     "retried_as": ([[], ["a", "b"]], [["a", None], "ab"]),
     "answered_by": (["id", ""], [["id"]]),
+    "origin": (["app://obsidian.md", "null"], ["app://x\r\nset-cookie: a=b", 1]),
     "left_alone": (["why"], [["why"]]),
     "sse": ([b"", b"data: 1\n\n"], ["data: 1\n\n", [b"data: 1\n\n"]]),
     "sse_status": ([200, 0], [-200, 1000, 200.0, "200", True]),

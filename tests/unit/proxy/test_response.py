@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Reply
-from force_stream.proxy.attempt import Attempt
+from force_stream.proxy.attempt import Attempt, Fields
 from force_stream.proxy.notes import UnreadableFlow, save_notes
 from force_stream.proxy.response import (
     copy_outcome,
+    early_head,
     event_stream,
     kept_answer,
     may_retry,
@@ -53,6 +54,49 @@ def test_a_reply_takes_the_place_of_the_stream_and_its_headers_are_true() -> Non
         "content-length": "2",
         "x-should-retry": "false",
     }
+
+
+def test_a_reply_keeps_the_headers_that_say_which_page_may_read_it() -> None:
+    kept = {"access-control-allow-origin": "app://x", "access-control-expose-headers": "x-request-id", "vary": "Origin"}
+    flow = answered(**kept)
+    set_reply(flow, Reply(502, b"{}"))
+    assert flow.response is not None
+    assert kept.items() <= {name.lower(): value for name, value in flow.response.headers.items()}.items()
+
+
+HEAD = ((b"X-Request-Id", b"1"), (b"vary", b"Origin"), (b"Access-Control-Allow-Origin", b"app://x"))
+
+
+@pytest.mark.parametrize(
+    ("status", "is_over", "origin", "fields"),
+    [
+        pytest.param(0, False, "", (), id="no head yet"),
+        pytest.param(0, False, "app://x", None, id="no head yet for a page"),
+        pytest.param(0, True, "app://x", None, id="none at all for a page"),
+        pytest.param(200, False, "app://x", HEAD, id="its head"),
+        pytest.param(503, False, "", None, id="an error"),
+        pytest.param(200, True, "", HEAD[1:], id="an answer that another one replaces"),
+        pytest.param(503, True, "app://x", HEAD[1:], id="an error that another answer replaces"),
+    ],
+)
+def test_an_early_head_says_what_is_known_of_the_answer(
+    status: int, is_over: bool, origin: str, fields: Fields | None
+) -> None:
+    flow, attempt = flow_with(), Attempt(SPEC, UNLIMITED)
+    if origin:
+        flow.request.headers["origin"] = origin
+    if status:
+        attempt.start_response(status, "text/event-stream", fields=(*HEAD, (b"content-length", b"9")))
+    if is_over:
+        attempt.cut("reset")
+    head = early_head(flow, attempt)
+    if fields is None:
+        assert head is None
+        return
+    assert head is not None
+    assert head.status_code == 200
+    json_head = ((b"Content-Type", b"application/json"), (b"Transfer-Encoding", b"chunked"))
+    assert head.headers.fields == (*fields, *json_head)
 
 
 def test_a_status_without_a_name_has_no_reason() -> None:

@@ -14,7 +14,7 @@ from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.chunked import LONGEST_HEAD
 from force_stream.rules.rule import Rule
-from harness.player import END, HEAD, Player, piece
+from harness.player import END, HEAD, REQUEST, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
 from harness.steps import sse
 from mitmproxy.connection import Client, ConnectionState, Server
@@ -325,6 +325,66 @@ def test_an_encoded_answer_behind_a_heartbeat_is_sent_decoded_unless_it_is_too_l
     else:
         assert (player.to_client[-6:], player.closed[-1]) == (piece(b" "), "client")
         assert peak < 84 << 20
+
+
+UPSTREAMS = {
+    "X-Request-Id": "req_1",
+    "Access-Control-Allow-Origin": "app://x",
+    "Vary": "Origin",
+    "Set-Cookie": "a=b",
+    "ETag": "x",
+    "Content-Encoding": "identity",
+}
+
+
+def head_with(status: str = "200 OK", **more: str) -> bytes:
+    fields = UPSTREAMS | {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"} | more
+    return f"HTTP/1.1 {status}\r\n{''.join(f'{name}: {value}\r\n' for name, value in fields.items())}\r\n".encode()
+
+
+def head_of(player: Player) -> dict[str, str]:
+    """The headers that the client has got, and its status line."""
+    status, *fields = player.to_client.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    return {"": status} | dict(field.split(": ", 1) for field in fields)
+
+
+JSON_HEAD = {"": "HTTP/1.1 200 OK", "Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+
+
+def test_the_head_before_a_heartbeat_is_the_upstreams_where_that_has_come(play: Callable[..., Player]) -> None:
+    player = play(heartbeat=2)
+    player.upstream_sends(head_with("201 Created"))
+    player.wait(2.1)
+    kept = {name: value for name, value in UPSTREAMS.items() if name not in ("ETag", "Content-Encoding")}
+    assert head_of(player) == JSON_HEAD | kept
+    player.upstream_sends(piece(STREAM), END)
+    assert json.loads(player.to_client.split(b"\r\n")[-4]) == DOCUMENT
+
+
+def test_the_head_before_a_heartbeat_is_the_addons_own_until_the_upstreams_comes(play: Callable[..., Player]) -> None:
+    player = play(heartbeat=2)
+    player.wait(2.1)
+    assert head_of(player) == JSON_HEAD
+
+
+def test_an_upstreams_error_has_its_status_however_late_its_body_is(play: Callable[..., Player]) -> None:
+    player = play(heartbeat=2)
+    player.upstream_sends(head_with("429 Too Many Requests"))
+    player.wait(10)
+    assert player.to_client == b""
+    player.upstream_sends(piece(b'{"error": {"message": "slow down"}}'), END)
+    assert player.to_client.startswith(b"HTTP/1.1 429 ")
+
+
+def test_a_web_page_gets_no_heartbeat_before_the_upstreams_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, Rule(**FORCED, heartbeat=2))
+    player.ask(REQUEST.replace(b"Content", b"Origin: app://x\r\nContent"))
+    player.wait(10)
+    assert player.to_client == b""
+    player.upstream_sends(head_with())
+    player.wait(2)
+    assert head_of(player)["Access-Control-Allow-Origin"] == "app://x"
+    assert player.to_client.endswith(piece(b" "))
 
 
 def test_a_failure_behind_a_heartbeat_ends_the_answer_short(play: Callable[..., Player]) -> None:

@@ -39,6 +39,7 @@ def test_every_key_is_read(reader) -> None:
         heartbeat=15,
         retries=2,
         max_body=10_000_000,
+        cors=("null", "https://chat.example.com", "file://"),
         learn=True,
         fill={"choices.*.message.refusal": None, "x": [1]},
         inject={

@@ -1,11 +1,12 @@
 """The keys of a rule: their rows, their defaults, and what they take."""
 
 import dataclasses
+import json
 
 import pytest
 from force_stream.rules.keys import FAULTS, KEYS, REQUIRED, default
 from force_stream.rules.rule import Rule
-from harness.rules import one, refusal
+from harness.rules import HEAD, one, refusal
 
 
 def test_every_field_of_a_rule_has_its_row() -> None:
@@ -65,3 +66,31 @@ def test_a_bad_host_is_rejected(host, reader) -> None:
     said = refusal(f'rules:\n  - name: x\n    hosts:\n    - ok.example\n    - "{host}"\n')
     assert said.startswith("rules.yaml:5: rule x: hosts: expected a")
     assert said.endswith(f"found the text {host!r}")
+
+
+@pytest.mark.parametrize(
+    "origin", ["app://obsidian.md", "http://localhost:5173", "http://[::1]:80", "capacitor://localhost"]
+)
+def test_an_origin_is_taken_as_browsers_send_it(origin, reader) -> None:
+    assert one(f"cors: [{json.dumps(origin)}, null]").cors == (origin, "null")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "",
+        "chat.example.com",
+        "https://chat.example.com/",
+        "https://user@chat.example.com",
+        "https://*.com",
+        "Null",
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_rejected(origin, reader) -> None:
+    assert refusal(f"{HEAD}    cors: [{json.dumps(origin)}]").startswith("rules.yaml:4: rule x: cors: expected a")
+
+
+@pytest.mark.parametrize("value", ["", "null", "[]", "true: false", "https://chat.example.com"])
+def test_cors_is_true_or_false_or_a_list(value, reader) -> None:
+    refusal(f"{HEAD}    cors: {value}")
