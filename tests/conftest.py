@@ -129,8 +129,8 @@ def run(rules_file: Path, caplog: pytest.LogCaptureFixture) -> Callable[[Scenari
 
 @pytest.fixture
 def browse(tmp_path: Path) -> Callable[..., AbstractContextManager[Browser]]:
-    """`with browse(proxy)`: a browser, that goes through a proxy if one is given."""
-    return lambda proxy=None: browse_with(tmp_path / "profile", proxy)
+    """`with browse(proxy, arguments)`: a browser, that goes through a proxy if one is given."""
+    return partial(browse_with, tmp_path / "profile")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,14 @@
 // A browser that obeys: lines of JSON on stdin, each an action; for each a line of JSON on stdout, {"value": …} or
-// {"error": …}. The tests themselves are in test_page_browser.py, test_mitmweb.py and test_cors.py.
+// {"error": …}. The tests themselves are in test_page_browser.py, test_mitmweb.py, test_cors.py and
+// test_runtimes.py.
 //
 //     node drive.mjs {"executable": "/usr/bin/chromium", "profile": "/tmp/…", "proxy": "http://127.0.0.1:8080" or null,
-//                     "extension": "/tmp/…" or null}
+//                     "extension": "/tmp/…" or null, "args": […]}
 
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const { executable, profile, proxy, extension } = JSON.parse(process.argv[2]);
+const { executable, profile, proxy, extension, args } = JSON.parse(process.argv[2]);
 const context = await chromium.launchPersistentContext(profile, {
   executablePath: executable,
   headless: true,
@@ -24,6 +25,7 @@ const context = await chromium.launchPersistentContext(profile, {
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    ...args,
   ],
 });
 const page = context.pages()[0] ?? (await context.newPage());

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,11 @@ class Browser:
 
 
 @contextmanager
-def browse(profile: Path, proxy: str | None = None, extension: Path | None = None) -> Iterator[Browser]:
+def browse(
+    profile: Path, proxy: str | None = None, extension: Path | None = None, arguments: Sequence[str] = ()
+) -> Iterator[Browser]:
     """A browser with a profile in that folder, that goes through a proxy if one is given, and has the extension in
-    another folder."""
+    another folder, and these arguments."""
     node, executable = needs_tool("node"), needs_tool("chromium")
     needs_packages(DRIVER)
     settings = {
@@ -53,6 +55,7 @@ def browse(profile: Path, proxy: str | None = None, extension: Path | None = Non
         "profile": str(profile),
         "proxy": proxy,
         "extension": extension and str(extension),
+        "args": list(arguments),
     }
     process = subprocess.Popen(
         [node, str(DRIVER / "drive.mjs"), json.dumps(settings)],

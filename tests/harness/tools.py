@@ -1,4 +1,4 @@
-"""Programs that a test needs and a developer may not have."""
+"""Programs that a test needs and a developer may not have: without them it skips, or fails where CI is set."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 
 def needs_tool(name: str) -> str:
-    """The path of a program; without it the test is skipped, or fails where CI is set: there nothing may be missing."""
+    """The path of a program."""
     path = shutil.which(name)
     if not path:
         lacks(f"{name} is not installed")
@@ -17,14 +17,23 @@ def needs_tool(name: str) -> str:
 
 
 def needs_packages(folder: Path) -> Path:
-    """The npm packages of a folder's package-lock.json; without them as above."""
+    """The npm packages of a folder's package-lock.json."""
     packages = folder / "node_modules"
     if not packages.is_dir():
         lacks(f"{folder} has no node_modules: npm ci there")
     return packages
 
 
+def needs_npm_tool(folder: Path, package: str, program: str) -> str:
+    """The path of a program in an npm package of a folder, which some systems have none of."""
+    path = needs_packages(folder) / package / program
+    if not path.is_file():
+        lacks(f"{folder} has no {package}")
+    return str(path)
+
+
 def lacks(what: str) -> NoReturn:
+    """Skip the test, or fail it where CI is set: there nothing may be missing."""
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI must have it")
     pytest.skip(what)

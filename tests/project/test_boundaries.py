@@ -48,7 +48,7 @@ MAY_KNOW = {
     "proxy/chunked": {"h11"},
     "proxy/goaway": {"h2", "hyperframe"},
     "page/server": {"h11"},
-    "cli/environment": {"certifi"},
+    "cli/environment": {"certifi", "cryptography"},
     "cli/install": {"ruamel"},
 }
 

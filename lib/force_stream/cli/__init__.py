@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--set", metavar="OPTION=VALUE", action="append", default=[], help="a mitmproxy option; may be repeated"
     )
+    run.add_argument(
+        "--chromium",
+        action="store_true",
+        help="COMMAND is Chromium, Chrome or an Electron application: add the arguments that it needs",
+    )
     run.add_argument("misplaced", nargs="*", help=argparse.SUPPRESS)
     for started in (proxy, run):
         started.add_argument("--rules", metavar="FILE", help="a rules file (default: none)")

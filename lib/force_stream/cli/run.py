@@ -22,7 +22,7 @@ from ..rules.file import RulesError, parse_rules, read_file
 from ..rules.hosts import compile_host
 from ..rules.rule import HOSTS_OPTION
 from ..wire import jsontext
-from .environment import PROXY, proxied
+from .environment import PROXY, chromium_arguments, proxied
 from .exits import Failed
 from .mitmproxy_tools import LOOPBACK, arguments, command, folder_of, free_ports, web_options
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     name, *words = options.more
     program = _program(name)
     hosts = _forced(options.host, options.rules)
-    authority = folder_of(options.set, PROXY_FAILED) / "mitmproxy-ca-cert.pem"
+    authority = folder_of(options.set, PROXY_FAILED) / "mitmproxy-ca.pem"
     _warn_of_another_proxy(options.set)
     port, page_port = free_ports(2)
     output = _output_file() if options.ui == "console" else None
@@ -51,7 +51,10 @@ def run(options: argparse.Namespace) -> int:
         TemporaryDirectory(prefix="force-stream-", ignore_cleanup_errors=True) as bundles,
         _proxy(options, hosts, port, page_port),
     ):
-        env = proxied(os.environ, f"http://{LOOPBACK}:{port}", authority, hosts, Path(bundles))
+        url = f"http://{LOOPBACK}:{port}"
+        env = proxied(os.environ, url, authority, hosts, Path(bundles))
+        if options.chromium:
+            words += chromium_arguments(url, authority, hosts)
         if output is None:
             page = f"http://{LOOPBACK}:{page_port}/"
             print(f"force-stream: forcing {', '.join(hosts)}; the page: {page}", file=sys.stderr, flush=True)
@@ -62,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     if rules is not None and not any(rule["flows"] for rule in jsontext.loads(rules.decode())):
         print(
             f"force-stream: no request that matches a rule came through the proxy. Does {name} use the proxy of its "
-            "environment? Node.js does from version 22.21 or 24 on; see docs/modes.md.",
+            "environment? Python's aiohttp needs trust_env=True, Chromium and Electron need --chromium, and Go and "
+            "Ruby use no proxy for localhost; see docs/modes.md.",
             file=sys.stderr,
         )
     return code
