@@ -38,7 +38,7 @@ run: $(VENV)/run  ## the proxy on 127.0.0.1:8080 in front of UPSTREAM=https://â€
 ifdef UPSTREAM
 	@PYTHONPATH=lib $(BIN)/python -m force_stream.cli proxy '$(UPSTREAM)' --port $(PORT) $(if $(RULES),--rules '$(RULES)') -- $(ARGS)
 else
-	@$(BIN)/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port $(PORT) $(ARGS)
+	@$(BIN)/mitmdump -s addon.py --listen-host 127.0.0.1 --set connection_strategy=lazy --listen-port $(PORT) $(ARGS)
 endif
 
 test: $(VENV)/test  ## all tests (ARGS='-k name' for some)

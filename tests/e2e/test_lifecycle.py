@@ -480,7 +480,7 @@ def test_the_replay_of_a_stream_that_the_client_asked_for_stays_a_stream(
     second.wait_answered()
 
 
-def test_a_warning_says_what_eager_connections_do_in_reverse_mode(start: Callable[..., Proxy]) -> None:
+def test_a_warning_says_what_eager_connections_do(start: Callable[..., Proxy]) -> None:
     proxy = start()
     proxy.wait_for_log("--set connection_strategy=lazy gives a clear 502")
     lazy = start(options={"connection_strategy": "lazy"})

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from harness import Data, Gate, Head, Http1Client, Proxy, Reset, WaitFor, event_stream, refused_port, sse
 from harness.page import JSON_TYPE, NAME
-from harness.paths import ADDON, ROOT
+from harness.paths import ADDON, ROOT, SCRIPTS
 from harness.record import TIMEOUT
 from harness.samples import CHAT, RULES, SECRET, STREAM, choice, chunk, request
+from harness.tools import own_address
 from harness.upstream import Upstream
 
+ORIGINAL = SCRIPTS / "original_address.py"
 SWITCH = json.dumps({"force_upstream_stream": True})
 
 
@@ -24,9 +26,9 @@ def serve(proxy_factory: Callable[..., Proxy], upstream: Upstream, tmp_path: Pat
     """`serve(mode, **options)`: a proxy with the page; its rules are in rules.yaml of `tmp_path`."""
     (tmp_path / "rules.yaml").write_text(RULES)
 
-    def serve(*modes: str, script: Path = ADDON, remote: bool = True, **options: Any) -> Proxy:
+    def serve(*modes: str, scripts: tuple[Path, ...] = (ADDON,), remote: bool = True, **options: Any) -> Proxy:
         options = {"force_stream_rules": tmp_path / "rules.yaml", "connection_strategy": "lazy"} | options
-        return proxy_factory(*modes, scripts=[script], options=options, remote=remote)
+        return proxy_factory(*modes, scripts=scripts, options=options, remote=remote)
 
     return serve
 
@@ -123,6 +125,39 @@ def test_flows_for_the_page_stay_out_of_log_and_flow_file(
     assert [flow.request.path for flow in proxy.saved_flows()] == [CHAT]
 
 
+# How a client that asks for the page's name begins, in modes where it gets the page.
+ABSOLUTE = f"GET http://{NAME}/rules HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+SOCKS = b"\5\1\0\5\1\0\3" + bytes([len(NAME)]) + NAME.encode() + (80).to_bytes(2)
+ORIGIN = f"GET /rules HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent"),
+    [
+        ("regular", ABSOLUTE),
+        ("upstream:http://192.0.2.1:3128", ABSOLUTE),
+        ("socks5", SOCKS + ORIGIN),
+        ("transparent", ORIGIN),
+    ],
+)
+def test_the_page_goes_by_its_name_in_these_modes(serve: Callable, mode: str, sent: bytes) -> None:
+    # Where the name leads does not matter in transparent mode, as long as that is redirected.
+    proxy = serve(mode, scripts=(ADDON, ORIGINAL), original_address="192.0.2.1:80")
+    with socket.create_connection(("127.0.0.1", proxy.ports[0]), timeout=TIMEOUT) as client:
+        client.sendall(sent)
+        answer = b""
+        while b"private-vllm" not in answer and (data := client.recv(65536)):
+            answer += data
+    assert b"HTTP/1.1 200 OK" in answer
+
+
+def test_in_transparent_mode_an_address_of_its_own_is_this_machine(serve: Callable) -> None:
+    options = {"original_address": "192.0.2.1:80", "listen_host": "0.0.0.0"}
+    proxy = serve("transparent", scripts=(ADDON, ORIGINAL), **options)
+    with Http1Client(f"http://{own_address()}:{proxy.ports[0]}") as client:
+        assert client.get("/rules", [("Host", NAME)]).status == 200
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -144,7 +179,7 @@ def test_a_reload_of_the_script_takes_the_port_with_it(serve: Callable, upstream
     (tmp_path / "lib").symlink_to(ROOT / "lib")
     copy.write_bytes(ADDON.read_bytes())
     port = refused_port()
-    proxy = serve("regular", script=copy, force_stream_page_port=port)
+    proxy = serve("regular", scripts=(copy,), force_stream_page_port=port)
     changed = through(proxy, "PATCH", "/rules/not-forced", JSON_TYPE, SWITCH)
     assert changed.json()["rule"]["force_upstream_stream"] is True
     since = proxy.mark()

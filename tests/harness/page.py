@@ -80,7 +80,7 @@ class Answered:
 @dataclasses.dataclass(frozen=True)
 class Client:
     addon: Addon
-    address: str
+    is_local: bool
     host: str
     remote: bool
 
@@ -89,7 +89,7 @@ class Client:
     ) -> Answered:
         named = {"host": self.host} | {name.lower(): value for name, value in (headers or {}).items()}
         body = data.encode() if isinstance(data, str) else data
-        answer = respond(self.addon, Request(method, path, named, body, self.address), {NAME}, remote=self.remote)
+        answer = respond(self.addon, Request(method, path, named, body, self.is_local), {NAME}, remote=self.remote)
         assert answer.headers["Content-Length"] == f"{len(answer.body)}" or method == "HEAD"
         return Answered(answer.status, answer.headers, answer.body)
 
@@ -100,5 +100,5 @@ class Client:
         return self.ask("PATCH", path, headers, data)
 
 
-def client_of(addon: Addon, *, address: str = "127.0.0.1", host: str = NAME, remote: bool = False) -> Client:
-    return Client(addon, address, host, remote)
+def client_of(addon: Addon, *, is_local: bool = True, host: str = NAME, remote: bool = False) -> Client:
+    return Client(addon, is_local, host, remote)

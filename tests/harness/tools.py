@@ -1,7 +1,8 @@
-"""Programs that a test needs and a developer may not have: without them it skips, or fails where CI is set."""
+"""What a test needs and a developer may not have: without it a test skips, or fails where CI is set."""
 
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,16 @@ def needs_packages(folder: Path) -> Path:
     if not packages.is_dir():
         lacks(f"{folder} has no node_modules: npm ci there")
     return packages
+
+
+def own_address() -> str:
+    """An address of this machine by which others may reach it."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+    except OSError:
+        lacks("there is no network")
 
 
 def needs_npm_tool(folder: Path, package: str, program: str) -> str:

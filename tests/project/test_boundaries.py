@@ -36,7 +36,10 @@ MAY_KNOW_MITMPROXY = {
     ),
     *(f"view/{name}" for name in ("contentview", "flow_record")),
     "page/server",
-    *(f"addon/{name}" for name in ("__init__", "commands", "hooks", "mitmweb", "options", "retries", "rules_watcher")),
+    *(
+        f"addon/{name}"
+        for name in ("__init__", "certificates", "commands", "hooks", "mitmweb", "options", "retries", "rules_watcher")
+    ),
     "addon.py",
     "cli/mitmproxy_tools",
     "cli/mitmproxy_script/overrides",

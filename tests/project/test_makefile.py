@@ -148,7 +148,10 @@ def test_the_package_that_debian_puts_venv_into_is_named(bin_: Path, make: Make)
 @pytest.mark.parametrize(
     ("variables", "line"),
     [
-        ((), ".venv/bin/mitmdump -s addon.py --listen-host 127.0.0.1 --listen-port 8080"),
+        (
+            (),
+            ".venv/bin/mitmdump -s addon.py --listen-host 127.0.0.1 --set connection_strategy=lazy --listen-port 8080",
+        ),
         (("PORT=9000", "ARGS=-w flows"), "… --listen-port 9000 -w flows"),
         (("UPSTREAM=https://a.example/v2",), "… -m force_stream.cli proxy 'https://a.example/v2' --port 8080 --"),
         (("UPSTREAM=a.example", "PORT=9", "ARGS=-q"), "… proxy 'a.example' --port 9 -- -q"),

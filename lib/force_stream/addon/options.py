@@ -1,13 +1,26 @@
 """The addon's mitmproxy options, and the warnings about mistyped or conflicting ones."""
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Final
 
 from mitmproxy.addonmanager import Loader
 from mitmproxy.options import Options
 
 from ..rules.rule import HOSTS_OPTION
+
+# The modes in which mitmproxy connects to a TCP upstream before it has the request, unless told to be lazy, and what it
+# does if that fails. (Not in upstream mode: there it connects to the upstream proxy, later.)
+_CONNECTS_FIRST: Final = re.compile(
+    r"(regular|socks5|transparent|local|wireguard|tun|reverse(?!:(?:http3|quic|dtls|udp|dns):))\b", re.IGNORECASE
+)
+_CLOSES: Final = "closes the client's connection without an answer"
+_IF_UNREACHABLE: Final = {
+    "regular": "refuses the tunnel of an https client",
+    "socks5": "refuses the client's connection",
+}
 
 
 def add_options(loader: Loader, default_rules: Path) -> None:
@@ -47,9 +60,11 @@ def unknown_options(options: Options) -> list[str]:
 
 def eager_warning(options: Options) -> str:
     """The warning about a connection_strategy that hides an upstream's failure from the client; "" for any other."""
-    if options.connection_strategy != "eager" or not any(mode.startswith("reverse:") for mode in options.mode):
+    modes = {found[1].lower(): None for mode in options.mode if (found := _CONNECTS_FIRST.match(mode))}
+    if options.connection_strategy != "eager" or not modes or not getattr(options, "server", True):
         return ""
+    what = " and ".join(f"{_IF_UNREACHABLE.get(mode, _CLOSES)} in {mode} mode" for mode in modes)
     return (
-        "In reverse mode with connection_strategy=eager, mitmproxy closes the client's connection without an answer "
-        "when the upstream cannot be reached. --set connection_strategy=lazy gives a clear 502."
+        f"When an upstream cannot be reached, mitmproxy {what}, because of connection_strategy=eager: no JSON error, "
+        "no retries, no heartbeat. --set connection_strategy=lazy gives a clear 502."
     )

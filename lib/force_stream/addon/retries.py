@@ -106,9 +106,9 @@ class Retries:
             return
         self.learned.add_streams(asked)
         logger.warning(
-            f"{rule.name}: {printable(asked.host)} answers {printable(model or '') or 'this request'} only as a "
+            f"{rule.name}: {printable(asked.name)} answers {printable(model or '') or 'this request'} only as a "
             "stream; until the rules change or mitmproxy stops it is forced. The rule for it, to be put before this "
-            "one: " + refusals.rule_to_paste(asked.host, model or "")
+            "one: " + refusals.rule_to_paste(asked.name, model or "")
         )
 
     # Other attempts
@@ -208,7 +208,7 @@ class Retries:
         model = request.model_of(body)
         asked = request.asked_of(tries.flow, model, endpoint)
         self.learned.add_without_options(asked)
-        rule = refusals.rule_to_paste(asked.host, model or "", stream_options=False)
+        rule = refusals.rule_to_paste(asked.name, model or "", stream_options=False)
         logger.warning(
             f"{tries.rule.name}: {asked} rejects stream_options. Until the rules change or mitmproxy stops, none are "
             f"sent. Set stream_options: null in the rule, or put one for this model alone before it: {rule}"

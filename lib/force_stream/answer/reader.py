@@ -97,11 +97,12 @@ class AnswerReader:
     """An upstream's answer as it comes in: feed it the decoded body, then `finish`.
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
-    follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing.
+    follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing;
+    `in_large_event`: the event that has begun is so large that the rest of it should be read off the event loop.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
-        self.done = self.ended = self.finished = self.answered = self._is_closed = False
+        self.done = self.ended = self.finished = self.answered = self.in_large_event = self._is_closed = False
         self.early = 0
         self._report = Report()
         self._spec = spec
@@ -167,11 +168,6 @@ class AnswerReader:
         return parsed > _BLOCKS_LOOP
 
     @property
-    def in_large_event(self) -> bool:
-        """Whether the event that has begun is so large that the rest of it should be read off the event loop."""
-        return self._open > _LARGE_EVENT
-
-    @property
     def may_be_document(self) -> bool:
         """Whether what has come may be a JSON document, and is no event stream so far."""
         return self._is_json is not False
@@ -196,6 +192,7 @@ class AnswerReader:
         self._merge(events)
         is_whole = self._reader.count != before or self._decoder.between_events
         self._open = 0 if is_whole else self._open + len(data)
+        self.in_large_event = self._open > _LARGE_EVENT
         return True
 
     def _sniff(self, data: bytes) -> bytes:

@@ -7,7 +7,6 @@ foreign name that leads here is DNS rebinding), writes must come from this page 
 may read anything, no script runs but the page's own, and every value is escaped.
 """
 
-import ipaddress
 import logging
 import re
 from collections import Counter
@@ -61,13 +60,13 @@ class Addon(Protocol):
 
 class Request(NamedTuple):
     """`target` as it was sent; names of `headers` in lower case; `body` is None where it was too large to be read;
-    `peer` is the client's IP address."""
+    `is_local` says whether the client is on this machine."""
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes | None
-    peer: str
+    is_local: bool
     scheme: str = "http"
 
     @property
@@ -120,7 +119,7 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> Res
 
 
 def _check(request: Request, hosts: Collection[str], remote: bool) -> None:
-    if not remote and not _is_loopback(request.peer):
+    if not remote and not request.is_local:
         raise _Failure(403, "This page answers only this machine, unless the option force_stream_page_remote is set.")
     # A health check often names no host, and its answer is not a secret.
     host = request.headers.get("host", "")
@@ -143,14 +142,6 @@ def _check(request: Request, hosts: Collection[str], remote: bool) -> None:
 def canonical(host: str, scheme: str = "http") -> str:
     """A host in lower case, without a dot at its end and without the scheme's own port."""
     return host.strip().lower().removesuffix(f":{PORTS.get(scheme)}").removesuffix(".")
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        # A listener for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
-        return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
-    except ValueError:
-        return False
 
 
 def _show_page(addon: Addon, request: Request) -> Response:

@@ -5,6 +5,7 @@ Knows mitmproxy's hooks and options, and how h11 reads a request. Must not know 
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import socket
@@ -14,7 +15,7 @@ from http import HTTPStatus
 from typing import Final
 
 import h11
-from mitmproxy import ctx, exceptions, http
+from mitmproxy import connection, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from .app import LARGEST_CHANGE, PORTS, Addon, Request, canonical, respond
@@ -91,12 +92,12 @@ class Serving:
     def request(self, flow: http.HTTPFlow) -> None:
         if flow.response or not self._is_for_page(flow):
             return
-        request, peer = flow.request, flow.client_conn.peername
+        request = flow.request
         headers = {name.lower(): request.headers[name] for name in request.headers}
         # A pseudo-header of HTTP/2 says what Host says in HTTP/1.1.
         headers["host"] = request.host_header or ""
-        body, address = request.raw_content or b"", peer[0] if peer else ""
-        asked = Request(request.method, request.path, headers, body, address, request.scheme)
+        is_local, body = _is_local(flow.client_conn), request.raw_content or b""
+        asked = Request(request.method, request.path, headers, body, is_local, request.scheme)
         hosts = self._hosts if self._port is None else self._hosts | self._port.hosts
         answer = respond(self._addon, asked, hosts, remote=ctx.options.force_stream_page_remote)
         flow.response = http.Response.make(answer.status, answer.body)
@@ -121,6 +122,31 @@ class Serving:
             and flow.client_conn.proxy_mode.type_name != "reverse"
             and canonical(request.pretty_host) in self._hosts
         )
+
+
+def _is_local(client: connection.Client) -> bool:
+    """Whether a client of the proxy is on this machine."""
+    mode, address = client.proxy_mode.type_name, str(client.peername[0]) if client.peername else ""
+    # A listener for both families sees 127.0.0.1 as ::ffff:127.0.0.1.
+    address = address.removeprefix("::ffff:")
+    try:
+        if ipaddress.ip_address(address).is_loopback:
+            return True
+    except ValueError:
+        return False
+    # Local mode captures programs of this machine and nothing else; on Linux all of them come from 169.254.0.1. What a
+    # firewall redirects comes from the address that it would have gone out from. In the other modes an address of this
+    # machine may be that of a forwarder, such as the one before a container, with clients on other machines.
+    return mode == "local" or (mode == "transparent" and _is_own(address))
+
+
+def _is_own(address: str) -> bool:
+    """Whether an address is one of this machine's: those it reaches from the very same address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # of UDP, so nothing is sent
+        return bool(probe.getsockname()[0] == address)
+    return False
 
 
 class _Port:
@@ -159,7 +185,7 @@ class _Port:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
-        request = await _read_request(connection, reader, str(writer.get_extra_info("peername")[0]))
+        request = await _read_request(connection, reader)
         if request is None:
             return
         answer = respond(self._addon, request, self.hosts)
@@ -177,7 +203,7 @@ class _Port:
         await writer.wait_closed()  # all of the answer is sent then
 
 
-async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader, peer: str) -> Request | None:
+async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
     """The connection's request, without its body where that is too large; None where none comes."""
     head: h11.Request | None = None
     headers: dict[str, str] = {}
@@ -198,4 +224,4 @@ async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader
     if head is None:
         return None
     content = None if size > LARGEST_CHANGE else body
-    return Request(head.method.decode("ascii"), head.target.decode("ascii"), headers, content, peer)
+    return Request(head.method.decode("ascii"), head.target.decode("ascii"), headers, content, is_local=True)

@@ -93,9 +93,9 @@ _SPAN: Final = 0.02
 _MOST_ASIDE: Final = 0.002
 _PAUSE: Final = 0.001
 
-# Pieces whose times are kept one by one. From there on, those that come this many seconds after another one have its
-# time, and twice as many seconds after as many times more: the times of a body in pieces of a byte would take more
-# memory than the body.
+# The times of a body in pieces of a byte would take more memory than the body. So after this many times, a piece that
+# comes less than this many seconds after the last time that was kept shares it; after as many more, less than twice the
+# seconds, and so on.
 _EXACT: Final = 64 * 1024
 _APART: Final = 0.001
 
@@ -118,7 +118,8 @@ class KeptBody:
         if doubled and seconds - times[-2] < _APART * 2 ** (doubled - 1):
             times[-1] = self.size
         else:
-            times.extend((round(seconds, 6), self.size))
+            times.append(int(seconds * 1e6 + 0.5) / 1e6)  # `round` takes four times as long
+            times.append(self.size)
 
     @property
     def times(self) -> list[float]:
@@ -138,7 +139,7 @@ class Attempt:
     `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response, once it has
     begun.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
-    stream, so that a document may be of any size; what a stream has, such as faults to put in, it has not.
+    stream, so a document may be of any size, and no faults are put in.
     """
 
     def __init__(
@@ -199,7 +200,8 @@ class Attempt:
             return False  # an empty DATA frame is no sign of life
         self._last_byte = now = self.clock()
         self._size += len(piece)
-        self._check_size()
+        if self._size > self.rule.max_body:
+            self._check_size()
         if self.is_final:
             return True
         self._body.add(piece, now - self._started)
@@ -218,7 +220,7 @@ class Attempt:
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
 
     def _read(self, piece: bytes, now: float) -> bool:
-        """Read a piece on the event loop, as far as that takes but a moment."""
+        """Read a piece on the event loop, or as much of it as takes only a moment."""
         if now - self._span_began > _SPAN:
             self._span_began, self._span_size, self._spent = now, self._size - len(piece), 0.0
         if self._size - self._span_size <= _PORTION and not self._reader.in_large_event:

@@ -23,7 +23,8 @@ MOST_ON_LOOP: Final = 2 * 1024 * 1024
 
 def is_encoded(message: http.Message) -> bool:
     """Whether a body has to be decoded."""
-    return encodings.is_encoded(message.headers.get("content-encoding", ""))
+    label = message.headers.get("content-encoding", "")
+    return bool(label) and encodings.is_encoded(label)
 
 
 def blocks_loop(message: http.Message) -> bool:
@@ -50,8 +51,8 @@ def decoded(message: http.Message, limit: int = MOST_DECODED) -> bytes | None:
     """The body without its content encoding; None where mitmproxy does not hold it, or where decoding it would make
     more bytes than the limit or needs a library that is missing."""
     raw: bytes | None = message.raw_content
-    if raw is None:
-        return None
+    if raw is None or not is_encoded(message):
+        return raw
     try:
         return encodings.decode(raw, message.headers.get("content-encoding", ""), limit)
     except (TooLarge, MissingDecoder):

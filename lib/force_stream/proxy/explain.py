@@ -15,7 +15,7 @@ from ..rules.rule import Rule
 from ..wire.text import printable
 from .cors import is_preflight, why_refused
 from .notes import LEFT_ALONE, RULE, was_made_to_stream
-from .request import body_of, forced_form, hosts_of
+from .request import body_of, forced_form, hosts_of, name_of
 from .response import is_event_stream
 
 # How many rules one line of the log goes through; the command has no such limit.
@@ -56,7 +56,7 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
 def _about(flow: http.HTTPFlow) -> str:
     # The query stays out of it: some APIs take the key there.
     path = flow.request.path.partition("?")[0]
-    return f"{printable(flow.request.method)} {printable(flow.request.host)}{printable(path, _LONGEST_PATH)}"
+    return f"{printable(flow.request.method)} {printable(name_of(flow))}{printable(path, _LONGEST_PATH)}"
 
 
 def _named(flow: http.HTTPFlow) -> str:
@@ -69,7 +69,7 @@ def _why(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> str:
     if not enabled:
         return "the option force_stream is off"
     if not rules:
-        return f"there are no rules; --set force_stream_hosts={flow.request.host} forces that host"
+        return f"there are no rules; --set force_stream_hosts={name_of(flow)} forces that host"
     lines, decided = _mismatches(flow, rules)
     if decided is not None:
         # The first match decides, so what the rules above it say does not matter.

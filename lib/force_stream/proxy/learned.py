@@ -19,16 +19,17 @@ _SALT: Final = token_bytes(16)
 
 
 class Asked(NamedTuple):
-    """Whom a request asks for what."""
+    """Whom a request asks for what. `name`: what people call the host, of which one address may have several."""
 
     host: str
     port: int
+    name: str
     model: str | None
     endpoint: str
 
     def __str__(self) -> str:
         model = f" {printable(self.model)}" if self.model else ""
-        return f"{printable(self.host)}{model} ({self.endpoint})"
+        return f"{printable(self.name)}{model} ({self.endpoint})"
 
 
 def hash_of(credentials: Collection[str]) -> bytes:
@@ -101,12 +102,13 @@ class Learned:
     def lines(self) -> list[str]:
         """All of it, a line each."""
         plain = [(asked, named) for (asked, _), known in self._plain.items() for named in known]
-        return [
+        lines = [
             *(f"learned: {asked} must stream" for asked in self._streams),
-            # The same for other credentials would look like a repetition.
-            *dict.fromkeys(f"learned: {asked} cannot stream {what(named)}; sent plain" for asked, named in plain),
+            *(f"learned: {asked} cannot stream {what(named)}; sent plain" for asked, named in plain),
             *(f"learned: {asked} rejects stream_options; sent without" for asked in self._without_options),
         ]
+        # The same for other credentials, or for another address of the host, would look like a repetition.
+        return list(dict.fromkeys(lines))
 
 
 def what(members: Sequence[str]) -> str:

@@ -6,12 +6,14 @@ Knows mitmproxy's requests, rules and bodies; must not know what comes of an ans
 from typing import Any, Final
 
 from mitmproxy import http
+from mitmproxy.net.check import is_valid_host
 
 from ..answer.fill import spelled
 from ..answer.forcing import Refusal, force_request
 from ..answer.reader import AnswerSpec
 from ..endpoints import expected_choices
 from ..endpoints.endpoint import Endpoint
+from ..rules.hosts import canonical_host, is_address
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import Body, Edited, read_body, undo
@@ -61,6 +63,19 @@ def hosts_of(flow: http.HTTPFlow) -> tuple[tuple[str, int | None], ...]:
     return tuple((name, port) for name, port in hosts if len(name) <= _LONGEST_HOST)
 
 
+def name_of(flow: http.HTTPFlow) -> str:
+    """What people call the request's upstream: its target. Where that is only an address that the client looked up (in
+    transparent mode and its like), the TLS server name or else the Host header, which are the client's word: for people
+    to read, and never to tell by where a request goes or whose it is."""
+    request, client = flow.request, flow.client_conn
+    if is_address(request.host) and client.proxy_mode.type_name != "reverse":
+        for name in (client.sni, _split_authority(request.host_header or "")[0]):
+            if name and name.isascii() and is_valid_host(name) and not is_address(name):
+                return canonical_host(name)
+    host: str = request.host
+    return host
+
+
 def _split_authority(authority: str) -> tuple[str, int | None]:
     name, colon, port = authority.rpartition(":")
     if colon and port.isascii() and port.isdigit() and len(port) < 6 and (":" not in name or name.startswith("[")):
@@ -101,7 +116,7 @@ def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Aske
     """Whom the request asks for what. Of a model's name without bound, which a client may make up, it has a hash."""
     if model is not None and len(model) > _LONGEST_MODEL:
         model = hash_of([model]).hex()
-    return Asked(flow.request.host, flow.request.port, model, endpoint.name)
+    return Asked(flow.request.host, flow.request.port, name_of(flow), model, endpoint.name)
 
 
 def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:

@@ -628,8 +628,9 @@ class StreamLayerAddon:
         handler = clientplayback.ReplayHandler(flow, _options_for(flow, options))
         handler.layer.__class__ = self._layer
         server = handler.layer.context.server
-        if flow.server_conn.address == server.address and flow.server_conn.sni:
-            server.sni = flow.server_conn.sni  # not the Host header's, which keep_host_header leaves to the client
+        if flow.server_conn.address == server.address:
+            # As mitmproxy's HttpLayer has it, and not the Host header, which is the client's word.
+            server.sni = flow.server_conn.sni or flow.client_conn.sni or flow.request.host
         try:
             await handler.replay()
         finally:

@@ -42,7 +42,7 @@ class RulesError(ValueError):
 
 
 def read_file(path: Path) -> str:
-    """The text of a rules file. RulesError where there is none, without a wait and whatever else has that name."""
+    """The text of a rules file. RulesError if it cannot be read; never waits, whatever else is at that path."""
     try:
         _check_kind(path.stat())  # before it is opened, which may set off a device
         # What has become a pipe since would keep us waiting until somebody writes into it.

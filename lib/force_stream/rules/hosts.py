@@ -55,11 +55,19 @@ def canonical_host(host: str) -> str:
         return host
 
 
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, and not a name."""
+    try:
+        return bool(ipaddress.ip_address(canonical_host(host)))
+    except ValueError:
+        return False
+
+
 def spelled_hosts(hosts: Iterable[tuple[str, int | None]]) -> str:
-    spelled = dict.fromkeys(_with_port(name, port) for name, port in hosts)
+    spelled = dict.fromkeys(with_port(name, port) for name, port in hosts)
     return f"host {' or '.join(spelled)}" if spelled else "a request without a host"
 
 
-def _with_port(name: str, port: int | None) -> str:
+def with_port(name: str, port: int | None) -> str:
     enclosed = f"[{name}]" if ":" in name and not name.startswith("[") else name
     return printable(name) if port is None else f"{printable(enclosed)}:{port}"

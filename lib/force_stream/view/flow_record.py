@@ -13,6 +13,8 @@ from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
 from ..proxy.notes import RETRY_OF, TIMES, TRY
+from ..proxy.request import name_of
+from ..rules.hosts import with_port
 from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
@@ -51,11 +53,10 @@ def _outcome(
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
-    host = f"[{request.host}]" if ":" in request.host else printable(request.host)
     return Outcome(
         id=flow.id,
         at=start,
-        upstream=f"{host}:{request.port}",
+        upstream=with_port(printable(name_of(flow)), request.port),
         rule=spec.rule,
         endpoint=spec.endpoint,
         model=spec.model,

@@ -267,8 +267,9 @@ def _value(text: str, start: int, block: int) -> tuple[Any, int]:
     if len(text) <= LONG:
         return _DECODER.raw_decode(text, start)
     value, end = long_json.read(text, start, _SKIM)
-    is_whole = end - start > block or not isinstance(value, (list, dict))
-    return (value if is_whole else _DECODER.raw_decode(text, start)[0]), end
+    if isinstance(value, (list, dict)) and end - start <= block:
+        value, end = _DECODER.raw_decode(text, start)
+    return value, end
 
 
 def _refuse(text: str, at: int) -> NoReturn:

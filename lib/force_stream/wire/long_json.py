@@ -29,7 +29,7 @@ _DEPTH: Final = 8
 # looked at together.
 _TOGETHER: Final = 32 * 1024
 _OF_A_VALUE: Final = 8
-_BATCH: Final = 256
+_BATCH: Final = 64
 
 # How many collections of middle-aged garbage come before one of all there is.
 _NEVER: Final = 1_000_000_000
@@ -65,12 +65,13 @@ def read(text: str, start: int, decode: Decode, window: int = _WINDOW) -> tuple[
     # `json` is one step, in which no garbage is collected. In many steps, Python would look through all that was read
     # so far again and again, which takes ten times as long as to read it. What is young is little, and is looked at.
     thresholds = gc.get_threshold()
-    if thresholds[2] != _NEVER:  # otherwise another thread reads, and sets it back
-        gc.set_threshold(*thresholds[:2], _NEVER)
+    is_first = thresholds[2] != _NEVER  # otherwise another thread reads, and sets it back
     try:
+        if is_first:
+            gc.set_threshold(*thresholds[:2], _NEVER)
         return _read(text, start, decode, window)
     finally:
-        if thresholds[2] != _NEVER:
+        if is_first:
             gc.set_threshold(*thresholds)
 
 
@@ -205,8 +206,9 @@ def _read_string(text: str, start: int, decode: Decode, window: int) -> tuple[st
                 piece, _ = decode(f'"{piece}"', 0)
             except json.JSONDecodeError as error:
                 raise json.JSONDecodeError(error.msg, text, at + error.pos - 1) from None
-            if not is_whole and "\ud800" <= piece[-1] <= "\udbff" and piece[-1] != text[end - 1]:
-                # The escape of the first half of a pair; the other half may be the next one.
+            if not is_whole and len(piece) > 1 and "\ud800" <= piece[-1] <= "\udbff" and piece[-1] != text[end - 1]:
+                # The escape of the first half of a pair; the other half may be the next one. One that is alone here is
+                # the last one of a text that is cut off.
                 piece, end = piece[:-1], end - len(r"\ud800")
         pieces.append(piece)
         if is_whole:

@@ -3,19 +3,26 @@
 import asyncio
 import inspect
 import io
+import socket
+import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from force_stream.addon import certificates
 from force_stream.proxy import response as responses
-from harness import Http1Client, Proxy, document, refused_port
+from harness import Certs, Http1Client, Proxy, document, refused_port
+from harness.paths import SCRIPTS
+from harness.record import TIMEOUT
 from harness.upstream import Upstream
 from mitmproxy import addons as default_addons
 from mitmproxy import options
 from mitmproxy.addons import dumper, next_layer, save, script
 from mitmproxy.io import FlowReader, FlowWriter
+from mitmproxy.proxy import mode_servers
 from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers import tls
 from mitmproxy.test import tflow
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.utils import emoji
@@ -84,14 +91,60 @@ def test_fact_the_mark_is_one_that_the_flow_lists_can_show() -> None:
     assert responses.MARK in emoji.emoji
 
 
-@pytest.mark.parametrize(("strategy", "status"), [("eager", None), ("lazy", 502)])
-def test_fact_eager_connections_in_reverse_mode_leave_the_client_without_an_answer(
-    proxy_factory: Callable[..., Proxy], strategy: str, status: int | None
+def outcome(proxy: Proxy, certs: Certs, dead: int, scheme: str) -> str:
+    """What a client gets that asks through the proxy for an upstream that is not there."""
+    mode, target = proxy.modes[0].partition(":")[0], f"{scheme}://127.0.0.1:{dead}"
+    if mode == "socks5":
+        with socket.create_connection(("127.0.0.1", proxy.ports[0]), timeout=TIMEOUT) as client:
+            client.sendall(b"\5\1\0")
+            assert client.recv(2) == b"\5\0"
+            client.sendall(b"\5\1\0\1\x7f\0\0\1" + dead.to_bytes(2))
+            return "connected" if client.recv(10)[1] == 0 else "refused"
+    try:
+        via = proxy.url if mode in ("regular", "upstream") else None
+        url = target if via else f"{scheme}://127.0.0.1:{proxy.ports[0]}"
+        with Http1Client(url, certs, via=via) as client:
+            return f"{client.get('/x').status}"
+    except ConnectionError as error:
+        return "no tunnel" if "refused the tunnel" in f"{error}" else "closed"
+    except ssl.SSLEOFError:
+        return "closed"
+
+
+@pytest.mark.parametrize(
+    ("mode", "scheme", "eager", "lazy"),
+    [
+        ("regular", "http", "502", "502"),
+        ("regular", "https", "no tunnel", "502"),
+        ("upstream:http://127.0.0.1:{dead}", "https", "502", "502"),
+        ("reverse:http://127.0.0.1:{dead}", "http", "None", "502"),
+        ("reverse:https://127.0.0.1:{dead}", "https", "closed", "502"),
+        ("transparent", "http", "None", "502"),
+        ("transparent", "https", "closed", "502"),
+        ("socks5", "http", "refused", "connected"),
+    ],
+)
+def test_fact_eager_connections_cost_the_answer(
+    proxy_factory: Callable[..., Proxy], certs: Certs, mode: str, scheme: str, eager: str, lazy: str
 ) -> None:
-    dead = f"reverse:http://127.0.0.1:{refused_port()}"
-    proxy = proxy_factory(dead, options={"connection_strategy": strategy})
-    with Http1Client(proxy.url) as client:
-        assert client.get("/x").status == status
+    dead = refused_port()
+    for strategy, wanted in (("eager", eager), ("lazy", lazy)):
+        options = {"connection_strategy": strategy, "original_address": f"127.0.0.1:{dead}"}
+        proxy = proxy_factory(mode.format(dead=dead), scripts=[SCRIPTS / "original_address.py"], options=options)
+        assert outcome(proxy, certs, dead, scheme) == wanted
+
+
+def test_fact_what_became_of_a_clients_handshake_begins_in_these_words() -> None:
+    source = inspect.getsource(tls.ClientTLSLayer.on_handshake_error)
+    for words in (certificates._REFUSED, *certificates._LEFT):
+        assert f'f"{words} ' in source
+
+
+@pytest.mark.parametrize("mode", ["local", "wireguard", "tun"])
+def test_fact_these_modes_connect_as_transparent_mode_does(mode: str) -> None:
+    # So what eager connections cost there is measured in transparent mode.
+    source = inspect.getsource(type(mode_servers.ServerInstance.make(mode, tflow)).make_top_layer)
+    assert "return layers.modes.TransparentProxy(context)" in source
 
 
 def test_fact_a_response_hook_decides_over_status_headers_and_body(

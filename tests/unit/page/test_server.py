@@ -14,6 +14,7 @@ from force_stream.page.app import Response
 from force_stream.page.server import Serving
 from harness import refused_port
 from harness.page import NAME, OUTCOME, Shelf
+from harness.tools import own_address
 from mitmproxy import exceptions, http
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow
@@ -115,6 +116,45 @@ def test_what_others_answered_or_replay_is_not_the_pages() -> None:
             answered.response = http.Response.make(204)
             replayed.live = False
             assert [status(ours, flow) for flow in (answered, replayed)] == [204, None]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("mode", "address", "answered"),
+    [
+        ("regular", "127.0.0.1", True),
+        ("regular", "127.8.9.10", True),
+        ("transparent", "::1", True),
+        ("regular", "::ffff:127.0.0.1", True),
+        ("regular", "192.0.2.20", False),
+        ("regular", "", False),
+        ("regular", "localhost", False),
+        # Of whom a firewall redirects.
+        ("transparent", "192.0.2.20", False),
+        ("transparent", "::ffff:192.0.2.20", False),
+        ("transparent", "2001:db8::20", False),
+        ("transparent", "fe80::1%eth0", False),
+        ("transparent", "", False),
+        ("transparent", "OWN", True),
+        ("transparent", "::ffff:OWN", True),
+        # May be that of a forwarder.
+        ("regular", "OWN", False),
+        ("socks5", "OWN", False),
+        ("wireguard", "OWN", False),
+        ("wireguard", "10.0.0.1", False),
+        # Of programs that mitmproxy captures on this machine.
+        ("local", "169.254.0.1", True),
+        ("local:curl", "OWN", True),
+        ("transparent", "169.254.0.1", False),
+    ],
+)
+def test_who_is_on_this_machine(mode: str, address: str, answered: bool) -> None:
+    async def test() -> None:
+        async with serving() as (ours, _):
+            flow = flow_for(mode=mode)
+            flow.client_conn.peername = (address.replace("OWN", own_address() if "OWN" in address else ""), 1234)
+            assert status(ours, flow) == (200 if answered else 403)
 
     run(test)
 

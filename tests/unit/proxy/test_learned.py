@@ -3,8 +3,8 @@
 import pytest
 from force_stream.proxy.learned import MOST, Asked, Learned, hash_of
 
-ASKED = Asked("llm.test", 443, "m", "chat")
-OTHERS = [ASKED._replace(**{key: value}) for key, value in [("host", "x"), ("port", 1), ("model", None)]]
+ASKED = Asked("192.0.2.1", 443, "llm.test", "m", "chat")
+OTHERS = [ASKED._replace(**{key: value}) for key, value in [("host", "x"), ("port", 1), ("name", "x"), ("model", None)]]
 KEY, OTHER_KEY = hash_of(["a"]), hash_of(["b"])
 
 

@@ -20,6 +20,7 @@ from force_stream.proxy.request import (
     force,
     hosts_of,
     model_of,
+    name_of,
     plain_attempt,
     read_request,
     restored,
@@ -29,6 +30,7 @@ from harness.hostile import saved
 from harness.master import answer_with, flow_with
 from harness.samples import CHAT, SECRET, request
 from mitmproxy import http
+from mitmproxy.proxy.mode_specs import ProxyMode
 
 RULE = Rule("r", ("127.0.0.1",), on_truncated="partial", quirks=("think_tags",))
 
@@ -69,6 +71,50 @@ def test_a_request_goes_by_its_target_its_host_header_and_its_server_name(
     else:
         flow.request.headers["host"] = host_header
     assert list(hosts_of(flow)) == hosts
+
+
+@pytest.mark.parametrize(
+    ("host", "sni", "host_header", "mode", "name"),
+    [
+        ("192.0.2.1", "tls.test", "llm.test", "transparent", "tls.test"),
+        ("192.0.2.1", None, "llm.test", "transparent", "llm.test"),
+        ("192.0.2.1", None, "LLM.test.:8000", "socks5", "llm.test"),
+        ("2001:db8::1", None, "llm.test:8000", "local", "llm.test"),
+        ("192.0.2.1", "tls.test", "192.0.2.1:443", "wireguard", "tls.test"),
+        ("192.0.2.1", "tls.test", "192.0.2.1:443", "regular", "tls.test"),
+        ("192.0.2.1", None, "192.0.2.1:8000", "transparent", "192.0.2.1"),
+        ("192.0.2.1", None, "[2001:db8::1]:8000", "transparent", "192.0.2.1"),
+        ("192.0.2.1", None, None, "transparent", "192.0.2.1"),
+        # The proxy's own name, by which its client knows it.
+        ("192.0.2.1", "localhost", "localhost:8080", "reverse:https://192.0.2.1", "192.0.2.1"),
+        # A name stays what it is, whatever the client says.
+        ("api.test", "tls.test", "llm.test", "socks5", "api.test"),
+        # What is no name: it would be in a rule to paste.
+        ("192.0.2.1", None, "*", "transparent", "192.0.2.1"),
+        ("192.0.2.1", None, "*.test", "transparent", "192.0.2.1"),
+        ("192.0.2.1", None, "llm.test, force_upstream_plain", "transparent", "192.0.2.1"),
+        ("192.0.2.1", None, "bücher.test", "transparent", "192.0.2.1"),
+        ("192.0.2.1", None, "x" * 300, "transparent", "192.0.2.1"),
+        ("192.0.2.1", None, "", "transparent", "192.0.2.1"),
+    ],
+)
+def test_an_upstream_whose_address_alone_is_known_goes_by_its_name(
+    host: str, sni: str | None, host_header: str | None, mode: str, name: str
+) -> None:
+    flow = flow_with(host=host)
+    flow.client_conn.sni, flow.client_conn.proxy_mode = sni, ProxyMode.parse(mode)
+    flow.request.headers.pop("host", None)
+    if host_header is not None:
+        flow.request.headers["host"] = host_header
+    assert name_of(flow) == name
+
+
+def test_what_is_learned_of_an_address_does_not_hold_for_another_by_the_same_name() -> None:
+    # The Host header is the client's word.
+    flows = [flow_with(host="192.0.2.1"), flow_with(host="192.0.2.2"), flow_with(host="192.0.2.1")]
+    for flow, named in zip(flows, ("llm.test", "llm.test", "api.test"), strict=True):
+        flow.request.headers["host"] = named
+    assert len({asked_of(flow, "m", ENDPOINTS["chat"]) for flow in flows}) == 3
 
 
 def test_of_a_models_name_without_bound_a_hash_is_remembered() -> None:

@@ -1,6 +1,7 @@
 """The host names of a rule and of a request, and their spellings."""
 
 import pytest
+from force_stream.rules.hosts import is_address
 from harness.rules import facts, one
 
 
@@ -61,3 +62,11 @@ def test_one_of_the_names_of_a_request_is_enough() -> None:
 def test_the_port_belongs_to_its_own_name() -> None:
     rule = one("hosts: ['a.example:1']")
     assert rule.mismatch(*facts("a.example", 2, ("b.example", 1))) is not None
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("192.0.2.1", True), ("::1", True), ("[::1]", True), ("llm.test", False), ("1.llm.test", False), ("", False)],
+)
+def test_an_address_is_told_from_a_name(host: str, address: bool) -> None:
+    assert is_address(host) is address

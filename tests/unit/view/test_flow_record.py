@@ -96,5 +96,6 @@ def test_of_a_clients_own_compressed_stream_the_first_content_is_not_known() -> 
 
 def test_an_ipv6_upstream_is_named_in_brackets() -> None:
     flow = answered()
-    flow.request.host = "::1"
+    flow.request.host, flow.request.headers["host"] = "::1", "[::1]:22"
+    flow.client_conn.sni = None
     assert flow_record.of_answer(flow, Attempt()).upstream == "[::1]:22"

@@ -81,6 +81,8 @@ def outcome(read: Callable[[], tuple[Any, int]]) -> tuple[Any, int] | None:
 @example(r'["aaaaaaaaaaa\ud83d\ude00"]', 16)
 @example(r'["aaaaaaaaaaaaaaaa\ud83d"]', 16)
 @example(r'["aaaaaaaaaaa\\ud83d\ude00"]', 16)
+@example(r'["aaaaaaaaaaaaaaaa\ud83d', 16)
+@example(r'["aaaaaaaaaaaaaaaa\ud83d\ude', 16)
 @example(r'["aaaaaaaaaaaaaaa\"]', 16)
 @example("[" + "1," * 9 + "]", 16)
 @example("[" + "1," * 9 + " " * 50 + "]", 16)
