@@ -7,21 +7,28 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Certs, Http1Client, Http2Client, Proxy, Upstream, document, event_stream
+from harness import Certs, Http1Client, Http2Client, Proxy, Reset, Upstream, document, event_stream
 from harness.certs import DEFAULT_NAMES
 from harness.http3 import http3_listener, http3_post
 from harness.netns import Namespace, cable, wireguard
 from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, STREAM, request
-from harness.scenarios import SCENARIOS, a_retry_goes_to_the_same_upstream, http1_post, rules_for
+from harness.scenarios import (
+    SCENARIOS,
+    a_retry_goes_to_the_same_upstream,
+    http1_post,
+    rules_for,
+    what_an_upstream_demands_is_heard_and_learned,
+)
 from harness.tools import needs_tool
 
 IPV4, IPV6, OTHER = "10.77.1.2", "fd77:1::2", "10.77.1.3"
 # What resolves to these addresses at the client, and nowhere else.
-NAMES = {"ipv4.llm.test": IPV4, "ipv6.llm.test": IPV6, "untouched.test": OTHER}
+NAMES = {"ipv4.llm.test": IPV4, "ipv6.llm.test": IPV6, "untouched.test": OTHER, "force.stream": IPV4}
 PORTS = {"http": 80, "https": 443, "h2": 8443, "untrusted": 9443}
 PROXY_PORT = 8080
 # mitmdump's own connections are told by its group.
@@ -175,6 +182,45 @@ def test_a_host_that_is_not_allowed_is_not_decrypted(
         assert http.post(CHAT, request()).json() == DOCUMENT
     assert shown == ssl.PEM_cert_to_DER_cert(known.server.read_text().partition("-----BEGIN RSA")[0])
     assert "stream" not in upstream.wait_request().json()
+
+
+@pytest.mark.parametrize("url", ["http://ipv4.llm.test", "https://ipv6.llm.test"])
+def test_what_is_learned_goes_by_the_name(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+) -> None:
+    since, name = proxy.mark(), url.partition("://")[2]
+    what_an_upstream_demands_is_heard_and_learned(upstream, http1_post(url, known))
+    proxy.wait_for_log(rf"learns: {name} answers learn-\d+ only as a stream; .* - {{name: \"?{name} ", since=since)
+
+
+@pytest.mark.parametrize("proxy", ["lazy"], indirect=True)
+@every_way
+def test_a_retry_after_a_reset_connection_goes_to_the_same_upstream(
+    client: Namespace, proxy: Proxy, upstream: Upstream, known: Certs, url: str
+) -> None:
+    upstream.at_accept(Reset())
+    upstream.answer(event_stream(STREAM))
+    response = http1_post(url, known)("again")
+    assert (response.status, response.json()) == (200, DOCUMENT)
+
+
+@pytest.mark.parametrize("proxy", ["lazy"], indirect=True)
+def test_the_page_answers_programs_of_the_router_itself(
+    network: Network, client: Namespace, proxy: Proxy, known: Certs
+) -> None:
+    with Http1Client("http://force.stream", known) as http:
+        response = http.get("/rules")
+    assert response.status == (200 if client is network.router else 403)
+
+
+def test_a_client_that_does_not_trust_the_certificate_is_named(
+    network: Network, client: Namespace, proxy: Proxy, known: Certs, tmp_path: Path
+) -> None:
+    since = proxy.mark()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        Http1Client("https://ipv4.llm.test", Certs(tmp_path))
+    address = r"10\.77\.0\.2" if client is network.client else r"10\.77\.1\.1"
+    proxy.wait_for_log(rf"{address}\S* does not trust mitmproxy's certificate for ipv4\.llm\.test", since=since)
 
 
 @pytest.mark.parametrize("address", [IPV4, IPV6])
