@@ -126,6 +126,14 @@ def test_other_modes_have_the_same_outcomes(mode: str, strategy: str, certs: Cer
 
 
 @both_clients
+def test_a_handshake_behind_an_upstream_proxy_is_waited_for(client: str, certs: Certs, tmp_path: Path) -> None:
+    with Bench(certs, tmp_path, mode="upstream") as bench:
+        rows = faults.rows(client, True, named("TLS: a handshake that never ends"))
+        problems = bench.problems(bench.run(rows))
+        assert not problems, "\n".join(problems)
+
+
+@both_clients
 def test_limits_of_mitmproxy_for_bodies_change_no_outcome(client: str, make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(options={"stream_large_bodies": "500", "body_size_limit": "1k"})
     long = [Head(), PADDING, *WHOLE]

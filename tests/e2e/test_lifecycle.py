@@ -380,21 +380,6 @@ def test_an_addon_with_a_package_named_lib_works_beside_ours(
     assert "Traceback" not in proxy.log
 
 
-STREAMING_SCRIPT = """\
-def responseheaders(flow):
-    flow.response.stream = True
-"""
-
-
-def test_a_script_that_streams_event_streams_does_not_hand_them_to_a_client_that_asked_for_json(
-    start: Callable[..., Proxy], upstream: Upstream, tmp_path: Path
-) -> None:
-    script = tmp_path / "streaming.py"
-    script.write_text(STREAMING_SCRIPT)
-    upstream.answer(event_stream(STREAM, size=10))
-    assert ask(start(scripts=(script,))).json() == DOCUMENT
-
-
 def test_on_a_mitmproxy_unknown_below_its_hooks_answers_are_still_aggregated(
     start: Callable[..., Proxy], upstream: Upstream
 ) -> None:

@@ -679,7 +679,7 @@ class Bench:
     def __enter__(self) -> "Bench":
         with self._stack as stack:
             stack.enter_context(self.upstream)
-            targets = self._reverse_targets(stack) if self._mode == "reverse" else self._tls_targets()
+            targets = self._reverse_targets(stack) if self._mode == "reverse" else self._tls_targets(stack)
             self.proxy = self._start(stack, self._modes(stack, targets))
             self.urls = dict(zip(targets, self.proxy.urls, strict=True)) if self._mode == "reverse" else targets
             self._stack = stack.pop_all()
@@ -704,8 +704,9 @@ class Bench:
             targets |= {name: url, f"TLS {name}": url.replace("http:", "https:")}
         return targets
 
-    def _tls_targets(self) -> dict[str, str]:
-        return {"HTTP/1": self.upstream.url("https"), "HTTP/2": self.upstream.url("h2")}
+    def _tls_targets(self, stack: ExitStack) -> dict[str, str]:
+        silent = stack.enter_context(_door(self.certs, *_DOORS["silent"])).url("http").replace("http:", "https:")
+        return {"HTTP/1": self.upstream.url("https"), "HTTP/2": self.upstream.url("h2"), "TLS silent": silent}
 
     def _modes(self, stack: ExitStack, targets: dict[str, str]) -> list[str]:
         if self._mode == "reverse":

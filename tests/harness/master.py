@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from force_stream.addon.commands import Commands
 from force_stream.addon.hooks import ForceStream
+from force_stream.proxy.response import observe_whole
 from mitmproxy import http
 from mitmproxy.test import taddons, tflow, tutils
 
@@ -54,6 +55,22 @@ def answer_with(
     flow: http.HTTPFlow, body: bytes = STREAM, content_type: str = "text/event-stream", status: int = 200
 ) -> None:
     flow.response = http.Response.make(status, body, {"Content-Type": content_type})
+
+
+def upstream_answers(
+    ours: ForceStream,
+    flow: http.HTTPFlow,
+    body: bytes = STREAM,
+    content_type: str = "text/event-stream",
+    status: int = 200,
+) -> None:
+    """The same, where it matters that it is the upstream that has answered, observed below the hooks."""
+    answer_with(flow, body, content_type, status)
+    wait = ours._wait_of(flow)
+    assert wait is not None
+    assert wait.attempt is not None
+    observe_whole(flow, wait.attempt)
+    wait.attempt.observed = True
 
 
 def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:

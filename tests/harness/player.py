@@ -44,7 +44,7 @@ def piece(data: bytes) -> bytes:
 
 class Player:
     """`rule`: what forces each request; None for requests that nothing forces. `live`: clients ask for the event stream
-    themselves; `bare`: mitmproxy alone.
+    themselves; `bare`: mitmproxy alone; `held`: for so many seconds another addon holds each request back.
 
     `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
     after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
@@ -59,10 +59,11 @@ class Player:
         client_http2: bool = False,
         live: bool = False,
         bare: bool = False,
+        held: float = 0.0,
     ) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        self.rule, self.live = rule, live
+        self.rule, self.live, self._held = rule, live, held
         self._alpn = b"h2" if http2 else None
         self.flows: list[http.HTTPFlow] = []
         self._waits: dict[str, ClientWait] = {}
@@ -92,7 +93,7 @@ class Player:
         around.server = connection.Server(address=("127.0.0.1", 80))
         layer = http_layers.HttpLayer(around, http_layers.HTTPMode.transparent)
         if not bare:
-            StreamLayerAddon(self.wait_of).next_layer(SimpleNamespace(context=around))
+            StreamLayerAddon(self.wait_of, _respond).next_layer(SimpleNamespace(context=around))
         return layer
 
     def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
@@ -215,12 +216,14 @@ class Player:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
                 attempt = Attempt(spec, self.rule, clock=lambda: self.now)
                 self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+            self.now += self._held
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and self.live:
             flow.response.stream = True
         elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:
             self.ends[flow.id].append(command.name)
             wait = self.wait_of(flow)
             if command.name == "response" and wait is not None and wait.attempt is not None:
+                wait.reply_made = True
                 self._reply(flow, wait.attempt)
 
     def _reply(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
@@ -249,3 +252,7 @@ class Player:
             return []
         peer.timestamp_end = self.now
         return [events.ConnectionClosed(peer)]
+
+
+async def _respond(flow: http.HTTPFlow) -> None:
+    """The addon's `response` hook, which `_hook` stands for."""

@@ -26,6 +26,8 @@ PASSING: Final = (
     "ObservedLayer",
     "ObservedStream",
 )
+# How the names of pools' threads begin.
+POOLS: Final = ("asyncio_", "force_stream_")
 
 
 class Inside:
@@ -56,11 +58,11 @@ class _Mallinfo(ctypes.Structure):
 
 def report() -> dict[str, dict[str, int]]:
     """Tasks by what they run, threads by their names, open files by what they are, passing objects by their type, and
-    memory in use. The task and the socket that ask are among them each time; asyncio's pool of threads, which has a
-    limit of its own, is not."""
+    memory in use. The task and the socket that ask are among them each time; asyncio's pool of threads and
+    the addon's, which have limits of their own, are not."""
     gc.collect()
     tasks = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
-    threads = Counter(each.name for each in threading.enumerate() if not each.name.startswith("asyncio_"))
+    threads = Counter(each.name for each in threading.enumerate() if not each.name.startswith(POOLS))
     living = Counter(type(each).__name__ for each in gc.get_objects() if is_ours(each))
     groups = {"tasks": tasks, "threads": threads, "files": files(), "objects": living, "memory": memory()}
     return {name: dict(counts) for name, counts in groups.items()}

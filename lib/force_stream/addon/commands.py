@@ -21,7 +21,7 @@ from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
 from ..answer.forcing import Refusal
-from ..proxy import bodies, explain, request, response
+from ..proxy import aside, bodies, explain, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.notes import UnreadableFlow
 from ..rules.describe import describe
@@ -197,12 +197,12 @@ class Commands:
                 return
             attempt = Attempt(spec, replace(match[0], inject={}))
             await asyncio.gather(self._addon.send_attempt(plain, None), self._addon.send_attempt(forced, attempt))
-            lines = await asyncio.to_thread(_compared, plain, forced)
+            lines = await aside.run(partial(_compared, plain, forced))
             for line in lines:
                 logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
             if len(lines) > 1:
                 logger.log(ALERT, f"{name}: {len(lines)} differences; the log has them")
-            if line := await asyncio.to_thread(_fill_to_paste, plain, forced, match[0]):
+            if line := await aside.run(partial(_fill_to_paste, plain, forced, match[0])):
                 logger.log(ALERT, f"{name}: for rule {match[0].name}, what its direct answers have besides: {line}")
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")

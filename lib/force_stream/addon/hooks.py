@@ -7,7 +7,7 @@ hook, and nothing that is logged or kept on a flow holds a credential.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,21 @@ from ..answer.fill import spelled
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
-from ..proxy import bodies, cors, explain, request, response, summary
+from ..proxy import aside, bodies, cors, explain, request, response, summary
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.live_copy import LiveCopy
-from ..proxy.notes import LEFT_ALONE, ORIGIN, SSE, UnreadableFlow, noted, save_notes, spec_of, was_made_to_stream
+from ..proxy.notes import (
+    ANSWERED_BY,
+    LEFT_ALONE,
+    ORIGIN,
+    SSE,
+    UnreadableFlow,
+    noted,
+    save_notes,
+    spec_of,
+    was_made_to_stream,
+)
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
@@ -82,8 +92,10 @@ class ForceStream:
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
         self._retries = Retries(self.send_attempt, lambda: self.rules)
-        self._counting: set[asyncio.Task[Outcome]] = set()
+        self._counting: set[asyncio.Future[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
+        # The rules that have been warned of requests whose bodies mitmproxy streams.
+        self._warned: set[str] = set()
         # Whether requests of our own can be sent: below the hooks, by a mitmproxy that runs.
         self.can_send = False
 
@@ -113,7 +125,7 @@ class ForceStream:
             ctx.master.addons.remove(self._stream_layer)
 
     def _observe(self) -> None:
-        self._stream_layer = _stream_layer(self._wait_of)
+        self._stream_layer = _stream_layer(self._wait_of, self.response)
         if self._stream_layer is not None:
             ctx.master.addons.add(self._stream_layer)
             proxyserver = ctx.master.addons.get("proxyserver")
@@ -182,8 +194,11 @@ class ForceStream:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
-        if flow.error or not flow.response:
-            return
+        wait = None if role is None or isinstance(role, LiveCopy) else role.wait
+        if wait is not None:
+            wait.reply_made = True
+        if not flow.response or (flow.error and not flow.live):
+            return  # killed; an error alone, which a script may set, keeps mitmproxy from nothing
         try:
             if not flow.live:
                 await self._read_from_file(flow)
@@ -196,7 +211,7 @@ class ForceStream:
                 if isinstance(role, LiveCopy):
                     self._count_own_stream(flow, role)
                 await self._explain(flow)
-            if isinstance(role, Waiting | Watched) and role.wait.headers_sent:
+            if wait is not None and wait.headers_sent:
                 await bodies.decode(flow.response)  # nothing told the client of an encoding
         except Exception as error:
             _log_fault("the client gets an error", error)
@@ -232,6 +247,9 @@ class ForceStream:
         # Only a body that a rule may match is parsed; for all other traffic only the host and path are compared.
         found = candidates(self.rules, hosts, path)
         if not found or flow.request.method != "POST":
+            return
+        if flow.request.stream:
+            self._note_streamed(flow, found)
             return
         limit = max(rule.max_body for rule, _ in found)
         read = await request.read_request(flow, limit)
@@ -269,8 +287,7 @@ class ForceStream:
             else:
                 spec = request.force(flow, body, rule, endpoint)
         except Refusal as reason:
-            save_notes(flow, notes | {"left_alone": str(reason)})
-            logger.info(f"{rule.name} {endpoint.name}: left as it came: {reason}")
+            _leave(flow, rule, endpoint, str(reason))
             return self._watched(body, rule, endpoint)
         if spec is None:
             return None
@@ -302,6 +319,14 @@ class ForceStream:
         wait, attempt = role.wait, None if role.wait is None else role.wait.attempt
         if wait is None or attempt is None or flow.response is None:
             return
+        is_upstreams = self._stream_layer is None or (attempt.observed and attempt.is_final)
+        is_changed = not is_upstreams or (attempt.observed and not response.is_as_received(flow.response, attempt))
+        if is_changed and not (is_upstreams and attempt.plain) and not response.streams(flow.response):
+            if not isinstance(role, Watched):
+                logger.info(summary.describe_as_it_is(flow, attempt, "answered by another addon"))
+            return
+        if is_changed and attempt.observed:
+            await response.read_instead(flow.response, attempt)
         is_whole = attempt.complete or not attempt.observed
         goes_through = attempt.plain and is_whole and not response.streams(flow.response)
         if not goes_through:
@@ -309,32 +334,31 @@ class ForceStream:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            logger.info(summary.describe_plain(flow, attempt))
+            logger.info(summary.describe_as_it_is(flow, attempt, "sent plain"))
             asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
-        if isinstance(role, Own):
+        if isinstance(role, Own) or not is_upstreams:
             return
         if not attempt.answered and self.can_send:
             await self._retries.retry(flow, wait)
-        elif attempt.answered and attempt.plain:
+        elif attempt.answered and attempt.plain and not is_changed:
             await self._retries.learn_stream(flow, wait.rule, attempt.spec.endpoint)
         if goes_through and isinstance(role, Watched):
             await self._explain(flow)
 
     async def _explain(self, flow: http.HTTPFlow) -> None:
-        """Say why a request that failed was not forced, unless that was said when it came."""
-        if LEFT_ALONE.of(flow) is not None:
+        """Say why a request that failed was not forced, unless that was said when it came, or another try answered."""
+        if LEFT_ALONE.of(flow) is not None or ANSWERED_BY.of(flow):
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
         if why := await bodies.read(flow.request, explained):
             logger.warning(why)
 
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
-        if attempt.observed and not attempt.is_final:
-            return  # another addon answered in the upstream's place
         if not attempt.observed and not response.observe_whole(flow, attempt):
             logger.warning(
                 f"{attempt.spec.rule} {attempt.spec.endpoint}: the answer went through as it came, because "
-                "mitmproxy streamed it (stream_large_bodies). Unset that option, or raise it."
+                "mitmproxy streamed it. Unset the option stream_large_bodies, or raise it, and have your scripts leave "
+                "flow.response.stream alone."
             )
             return
         decoded = await self._decoded(flow, attempt) if attempt.encoded else None
@@ -343,6 +367,9 @@ class ForceStream:
             _log_fault("the client gets an error", attempt.fault)
         response.store_answer(flow, attempt, decoded)
         if reply is not None:
+            assert flow.response is not None
+            if attempt.observed and attempt.response_started and flow.response.status_code != attempt.status:
+                reply = replace(reply, status=flow.response.status_code)  # another addon's
             response.set_reply(flow, reply)
         else:
             response.pass_through(flow, attempt)
@@ -360,7 +387,7 @@ class ForceStream:
         coding, limit = flow.response.headers.get("content-encoding", ""), attempt.rule.max_body
         limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
         try:
-            return await asyncio.to_thread(decode, attempt.body(), coding, limit)
+            return await aside.run(lambda: decode(attempt.body(), coding, limit))
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:
@@ -368,6 +395,20 @@ class ForceStream:
                 UnreadableEncoding(f"the upstream compressed its answer with {printable(coding)}, but {error}")
             )
         return b""
+
+    def _note_streamed(self, flow: http.HTTPFlow, found: Sequence[Match]) -> None:
+        """Say why a request was left as it came that had been sent when it was here, where a rule might have changed
+        it; what to change, once for each rule."""
+        if (might := _might_change(found)) is None:
+            return
+        rule, endpoint = might
+        _leave(flow, rule, endpoint, "mitmproxy streamed its body")
+        if rule.name not in self._warned:
+            self._warned.add(rule.name)
+            logger.warning(
+                f"{rule.name}: requests whose bodies mitmproxy streams cannot be forced. Unset the option "
+                "stream_large_bodies, or raise it, and have your scripts leave flow.request.stream alone."
+            )
 
     # Figures
 
@@ -381,12 +422,11 @@ class ForceStream:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
         if not copy.is_empty:
-            reading = asyncio.to_thread(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut)
-            task = asyncio.get_running_loop().create_task(reading)
+            task = aside.run(partial(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut))
             self._counting.add(task)
             task.add_done_callback(self._count_when_read)
 
-    def _count_when_read(self, task: asyncio.Task[Outcome]) -> None:
+    def _count_when_read(self, task: asyncio.Future[Outcome]) -> None:
         self._counting.discard(task)
         if not task.cancelled():
             self._count(task.result)
@@ -423,24 +463,35 @@ def _about(flow: http.HTTPFlow) -> str:
 
 def _note_undecoded(flow: http.HTTPFlow, found: Sequence[Match], limit: int) -> None:
     """Say why an encoded request was left as it came, where a rule might have changed it."""
-    might = next((match for match in found if match[0].force_upstream_stream or match[0].learn), None)
+    might = _might_change(found)
     if might is None or not bodies.is_encoded(flow.request):
         return
     coding = printable(flow.request.headers["content-encoding"])
     why = f"its body ({coding}) is not a JSON object or a form of at most {limit:,} bytes"
-    rule, endpoint = might
+    _leave(flow, *might, why)
+
+
+def _might_change(found: Sequence[Match]) -> Match | None:
+    """The first of the rules that match by host and path that would change a request."""
+    return next((match for match in found if match[0].force_upstream_stream or match[0].learn), None)
+
+
+def _leave(flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, why: str) -> None:
+    """Say that a matched request goes out as it came."""
     save_notes(flow, {"rule": rule.name, "endpoint": endpoint.name, "left_alone": why})
     logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
 
 
-def _stream_layer(wait_of: Callable[[http.HTTPFlow], ClientWait | None]) -> "StreamLayerAddon | None":
+def _stream_layer(
+    wait_of: Callable[[http.HTTPFlow], ClientWait | None], respond: Callable[[http.HTTPFlow], Awaitable[None]]
+) -> "StreamLayerAddon | None":
     """What observes answers below the hooks; None, and a warning, if this mitmproxy is not known there."""
     try:
         from ..proxy import stream_layer
 
         problem = stream_layer.check()
         if not problem:
-            return stream_layer.StreamLayerAddon(wait_of)
+            return stream_layer.StreamLayerAddon(wait_of, respond)
     except (ImportError, AttributeError, TypeError) as error:
         problem = f"{error}"
     logger.warning(

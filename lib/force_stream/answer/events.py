@@ -26,7 +26,7 @@ _DONE: Final = "[DONE]"
 # One event as nearly all are, for which the decoder takes longer; without a CR in it, this is all that it can be.
 _PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
 # What broken framing leaves before an event's data.
-_BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]|data:)*")
+_BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]++|data:)*+")
 # The next event, where one is cut off in the middle of it.
 _NEXT_EVENT: Final = re.compile(r"data:\s*(?=\{|\[DONE\])")
 # A member of an object.

@@ -8,6 +8,7 @@ import asyncio
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property
 from io import BytesIO
@@ -19,6 +20,7 @@ from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout,
 from ..rules.rule import IDLE_TIMEOUT, Rule
 from ..wire.sse import has_blank_line
 from ..wire.text import printable
+from .aside import run as run_aside
 from .inject import Injection
 
 # Characters. mitmproxy's message about a broken response may quote all of it.
@@ -179,6 +181,13 @@ class Attempt:
 
     # Events
 
+    def begin(self) -> None:
+        """The request goes out now: since it came, another addon may have held it back."""
+        held = self.clock() - self._started
+        self._started = self._last_byte = self._last_change = self._started + held
+        if self.deadline is not None:
+            self.deadline += held
+
     def start_response(self, status: int, content_type: str, *, encoded: bool = False, fields: Fields = ()) -> None:
         """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end. `fields`:
         its headers."""
@@ -247,15 +256,12 @@ class Attempt:
 
     def _call(self, read: Callable[[], None], *, aside: bool = False) -> bool:
         """Have the reader read, `aside` in a thread if there is a loop. True if the caller has to `poll`."""
-        try:
-            loop = asyncio.get_running_loop() if aside else None
-        except RuntimeError:
-            loop = None
-        if loop is None:
-            read()
-            return self._notice_end()
-        self._reading = loop.run_in_executor(None, read)
-        return True
+        if aside:
+            with suppress(RuntimeError):
+                self._reading = run_aside(read)
+                return True
+        read()
+        return self._notice_end()
 
     def _feed(self, pieces: list[bytes]) -> None:
         # In portions: all lines of an event at once would take many times its size.
@@ -283,6 +289,16 @@ class Attempt:
             self._early = reader.early
             self._on(Signal.RESUMED)
         return (reader.ended and self._on(Signal.ENDED)) or (reader.finished and self._on(Signal.FINISHED))
+
+    async def read_instead(self, status: int, content_type: str, body: bytes, *, encoded: bool) -> None:
+        """Read another response in the place of the one that came, once that has ended."""
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        self.response_started, self.status, self.encoded = True, status, encoded
+        self._reading, self._body = None, KeptBody()
+        self._body.add(body, self._last_byte - self._started)
+        self._size, self._aside = len(body), [] if encoded else [body]
+        self._reader = self.spec.read(status, content_type)
 
     def end(self) -> None:
         """The body ended as its framing says it should."""
@@ -375,7 +391,7 @@ class Attempt:
         if self._reading is not None:
             await asyncio.wait([self._reading])
         if self.encoded or self._aside or self._reader.blocks_loop:
-            return await asyncio.to_thread(self.finish, decoded)
+            return await run_aside(lambda: self.finish(decoded))
         return self.finish(decoded)
 
     @property

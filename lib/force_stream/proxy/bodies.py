@@ -4,7 +4,6 @@ mitmproxy's own `content` and `text` decode whatever anyone sends, on the event 
 what a body says.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -14,6 +13,7 @@ from ..rules.rule import Rule
 from ..wire import encodings
 from ..wire.encodings import MissingDecoder, TooLarge
 from ..wire.json_body import BLOCKS_LOOP
+from . import aside
 
 # Bytes of a decoded body for which no rule says how large it may be.
 MOST_DECODED: Final = Rule("", ()).max_body
@@ -34,12 +34,12 @@ def blocks_loop(message: http.Message) -> bool:
 
 async def read[T](message: http.Message | None, work: Callable[[], T]) -> T:
     """What some work makes of a message's body: off the event loop, if the body might block it."""
-    return await asyncio.to_thread(work) if message is not None and blocks_loop(message) else work()
+    return await aside.run(work) if message is not None and blocks_loop(message) else work()
 
 
 async def decode(message: http.Message) -> None:
     """Take the content encoding off a body, unless that cannot be done, or not within the limit."""
-    whole = await asyncio.to_thread(decoded, message) if is_encoded(message) else None
+    whole = await aside.run(lambda: decoded(message)) if is_encoded(message) else None
     if whole is not None:
         del message.headers["content-encoding"]
         message.raw_content = whole

@@ -24,13 +24,14 @@ class Deadline(Enum):
 class ClientWait:
     """`attempt`: the current one; None for a client that only gets what comes. `headers_sent`: a heartbeat has
     committed to 200. `client_gone`: nobody waits any more. `retrying`: another attempt is under way or follows a pause.
+    `reply_made`: the addon's `response` hook has run.
     """
 
     def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.rule: Final = rule
         self.attempt = attempt
         self.heartbeat: Final = rule.heartbeat
-        self.headers_sent = self.client_gone = self.retrying = False
+        self.headers_sent = self.client_gone = self.retrying = self.reply_made = False
         self.clock = clock
         self._last_sign = clock()
 

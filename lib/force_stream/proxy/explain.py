@@ -44,6 +44,8 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
         return why and printable(f"{_about(flow)}: {why}", _LONGEST_LINE)
     if response is None or not (endpoint_for(path, {}) or any(rule.endpoint(path) for rule in rules)):
         return ""
+    if flow.server_conn.timestamp_start is None:
+        return ""  # another addon answered it
     if response.status_code < 400:
         body = body_of(flow) if is_event_stream(response) else None
         if body is None or not body.asks_plain:

@@ -39,6 +39,8 @@ from .request import body_of, model_of, spelled_for
 from .retry_policy import is_retried
 
 MARK: Final = ":warning:"
+# RFC 9110, section 6.4.1.
+WITHOUT_BODY: Final = (204, 304)
 EVENT_STREAM_TYPE: Final = "text/event-stream"
 _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # How an event stream begins that is an API's: perhaps with comments, and with an event whose data is JSON.
@@ -104,6 +106,20 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
         # The response says what the client got.
         return spec, known(SSE_STATUS, flow), known(SSE_TYPE, flow)
     return spec, flow.response.status_code, flow.response.headers.get("content-type", "")
+
+
+def is_as_received(response: http.Response, attempt: Attempt) -> bool:
+    """Whether a response has the body that its attempt has received, and not one that another addon gave it."""
+    body = response.raw_content
+    # That of a status that has none is empty, whatever came.
+    is_dropped = body == b"" and response.status_code == attempt.status and attempt.status in WITHOUT_BODY
+    return attempt.fault is not None or body == attempt.body() or is_dropped
+
+
+async def read_instead(response: http.Response, attempt: Attempt) -> None:
+    """Give an attempt the response that another addon has made of what it received, or has put in its place."""
+    content_type, body = response.headers.get("content-type", ""), response.raw_content or b""
+    await attempt.read_instead(response.status_code, content_type, body, encoded=bodies.is_encoded(response))
 
 
 # What it becomes

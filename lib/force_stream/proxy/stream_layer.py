@@ -12,17 +12,18 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, Final
 from weakref import ref
 
+from mitmproxy import ctx, http
 from mitmproxy import flow as mitmflow
-from mitmproxy import http
+from mitmproxy.addonmanager import traverse
 from mitmproxy.addons import clientplayback
-from mitmproxy.connection import ConnectionState
+from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.net.http import validate
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, events, layer
@@ -38,7 +39,8 @@ from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
 from .notes import ORIGIN, noted
-from .response import early_head, unreachable
+from .response import WITHOUT_BODY, early_head, set_reply, unreachable
+from .response import fault as reply_of_fault
 
 logger = logging.getLogger("force_stream")
 
@@ -49,8 +51,6 @@ LONGEST_SLEEP: Final = 1.0
 SHORTEST_SLEEP: Final = 0.005
 # What may not be in the value of a header.
 _UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
-# RFC 9110, section 6.4.1.
-_WITHOUT_BODY: Final = (204, 304)
 # How often a request is sent that upstreams do not take because they are going away.
 MOST_SENDINGS: Final = 10
 
@@ -60,7 +60,8 @@ type Commands = Generator[commands.Command, Any, Any]
 _NEEDED: Final[Mapping[ModuleType, str]] = {
     http_layers: """
         HttpStream._handle_event HttpStream.handle_event HttpStream.state_wait_for_response_headers
-        HttpStream.state_consume_response_body HttpStream.state_done HttpStream.state_errored
+        HttpStream.state_consume_response_body HttpStream.start_response_stream
+        HttpStream.state_done HttpStream.state_errored
         HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
         HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
         HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
@@ -111,6 +112,7 @@ class ObservedStream(http_layers.HttpStream):
     what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read."""
 
     wait_of: WaitOf
+    warn_of_streaming: Callable[[Attempt], None]
     receiver: Attempt | None = None
 
     _wait: ClientWait | None = None
@@ -191,14 +193,21 @@ class ObservedStream(http_layers.HttpStream):
 
     def _is_forgotten(self) -> bool:
         """Whether mitmproxy will never say that the awaited connection is there, or not: one that is reset before its
-        peer's name is asked for has none, and an assertion about that fails (server.py, open_connection)."""
+        peer's name is asked for has none, and an assertion about that fails (server.py, open_connection). Through an
+        upstream proxy it is the connection to that proxy; the one inside has no peer, and is no TCP connection."""
         assert self._paused is not None
         http_layer = self._http_layer()
-        waiting = {} if http_layer is None else http_layer.waiting_for_establishment
-        return any(
-            connection.state is ConnectionState.OPEN and connection.peername is None
-            for connection, requests in waiting.items()
+        if http_layer is None:
+            return False
+        awaited = [
+            http_layer.connections[connection]
+            for connection, requests in http_layer.waiting_for_establishment.items()
             if any(request is self._paused.command for request in requests)
+        ]
+        return any(
+            connection.state is ConnectionState.OPEN and connection.timestamp_tcp_setup and connection.peername is None
+            for connection, owner in http_layer.connections.items()
+            if owner in awaited and isinstance(connection, Server)
         )
 
     def _http_layer(self) -> http_layers.HttpLayer | None:
@@ -290,7 +299,9 @@ class ObservedStream(http_layers.HttpStream):
             return (yield from connecting)
         self._attempt = self._wait.attempt
         if self._attempt is not None:
-            self._attempt.observed = True
+            if not self._attempt.observed:
+                self._attempt.observed = True
+                self._attempt.begin()
             if self._attempt.injection is not None:
                 self._attempt.injected = self._attempt.rule.inject
             yield from self._wait_on(Deadline.NOTHING)
@@ -354,23 +365,37 @@ class ObservedStream(http_layers.HttpStream):
         return bool(refused)
 
     def state_wait_for_response_headers(self, event: events.Event) -> Commands:
+        assert isinstance(event, _events.ResponseHeaders)
+        received, status = event.response, event.response.status_code
         yield from super().state_wait_for_response_headers(event)
         response, attempt = self.flow.response, self._attempt
-        if attempt is not None and response and self.server_state == self.state_consume_response_body:
-            injection = attempt.injection
-            if injection is not None and injection.content_type is not None:
-                response.headers["content-type"] = injection.content_type
-            content_type = response.headers.get("content-type", "")
-            attempt.start_response(
-                response.status_code,
-                content_type,
-                encoded=bodies.is_encoded(response),
-                fields=response.headers.fields,
-            )
-            if injection is None:
-                self.receiver = attempt
-            else:
-                yield from self._inject(attempt, injection.check_limit())
+        if attempt is None or response is None or self.server_state != self.state_consume_response_body:
+            return
+        if response is not received:
+            # Another addon answers in the upstream's place; mitmproxy would put the upstream's body into that.
+            yield from self._leave_upstream()
+            yield from self.send_response()
+            return
+        injection = attempt.injection
+        if injection is not None and injection.content_type is not None:
+            response.headers["content-type"] = injection.content_type
+        content_type = response.headers.get("content-type", "")
+        fields, encoded = response.headers.fields, bodies.is_encoded(response)
+        attempt.start_response(status, content_type, encoded=encoded, fields=fields)
+        if injection is None:
+            self.receiver = attempt
+        else:
+            yield from self._inject(attempt, injection.check_limit())
+
+    def start_response_stream(self) -> Commands:
+        if self._attempt is None:
+            yield from super().start_response_stream()
+            return
+        # A script may stream all event streams, which would hand raw events to the client.
+        self.warn_of_streaming(self._attempt)
+        assert self.flow.response is not None
+        self.flow.response.stream = False
+        self.server_state = self.state_consume_response_body
 
     def _follow_up(self) -> Commands:
         assert self._attempt is not None
@@ -403,7 +428,7 @@ class ObservedStream(http_layers.HttpStream):
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
         assert self.flow.response is not None
         announced = self.flow.response.headers.get("content-length", "")
-        has_body = attempt.injection is None and self.flow.response.status_code not in _WITHOUT_BODY
+        has_body = attempt.injection is None and self.flow.response.status_code not in WITHOUT_BODY
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
     def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
@@ -482,7 +507,7 @@ class ObservedStream(http_layers.HttpStream):
         if self.flow.response is None:
             self.flow.response = _stand_in()
         # Over HTTP/1.1 a client would take the body of a status that has none for its next answer.
-        has_body = self.flow.response.status_code not in _WITHOUT_BODY
+        has_body = self.flow.response.status_code not in WITHOUT_BODY
         self.flow.response.data.content = self._attempt.body() if has_body else b""
         yield from self.send_response()
 
@@ -523,11 +548,29 @@ class ObservedStream(http_layers.HttpStream):
         try:
             # A heartbeat may have gone out before the `response` hook, or while it waited for another attempt.
             while not (_is_response_head(command := sending.send(reply)) and wait and wait.headers_sent):
-                self._hooked = self._hooked or isinstance(command, _hooks.HttpResponseHook)
+                is_hook = isinstance(command, _hooks.HttpResponseHook)
+                self._hooked = self._hooked or is_hook
                 reply = yield command
+                if is_hook:
+                    yield from self._check_reply()
         except StopIteration:
             return
         yield from self._send_after_heartbeat()
+
+    def _check_reply(self) -> Commands:
+        """Whatever other addons do, a client that waits for a document gets no raw events, and is not left waiting."""
+        is_killed = self.flow.error is not None and not self.flow.live
+        if self._attempt is None or self._wait is None or is_killed:
+            return
+        if self.flow.response is None:
+            lost = "has taken the response away"
+        elif not self._wait.reply_made:
+            lost = "has kept this one from making the response"
+        else:
+            return
+        self.flow.response = _stand_in()
+        set_reply(self.flow, reply_of_fault())
+        yield commands.Log(f"force-stream: another addon {lost}; the client gets an error", logging.ERROR)
 
     def _send_after_heartbeat(self) -> Commands:
         """For a client that already has a head, with status 200."""
@@ -576,17 +619,20 @@ _FROM_UPSTREAM: Final = (
 class StreamLayerAddon:
     """An addon object that has every new HTTP layer make observed streams.
 
-    It has to run after mitmproxy's own `next_layer`, which makes the layers, and after other scripts' hooks; a script
-    runs before `next_layer`. So the script adds this one when all others are there.
+    It has to run after mitmproxy's own `next_layer`, which makes the layers; a script runs before it. So the script
+    adds this one when all others are there.
     """
 
-    def __init__(self, wait_of: WaitOf) -> None:
-        """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's."""
-        self._wait_of = wait_of
+    def __init__(self, wait_of: WaitOf, respond: Callable[[http.HTTPFlow], Awaitable[None]]) -> None:
+        """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's, or that is no
+        longer. `respond`: the addon's `response` hook."""
+        self._wait_of, self._respond = wait_of, respond
+        self._warned: set[str] = set()
         for unknown, loss in ((_UNKNOWN_H11, "an interim response ends"), (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off")):
             if unknown:
                 logger.warning(f"force-stream: {unknown}; so {loss} an answer, as in mitmproxy alone")
-        stream = type("ObservedStream", (ObservedStream,), {"wait_of": staticmethod(wait_of)})
+        ours = {"wait_of": staticmethod(wait_of), "warn_of_streaming": staticmethod(self._warn_of_streaming)}
+        stream = type("ObservedStream", (ObservedStream,), ours)
 
         class ObservedLayer(http_layers.HttpLayer):
             def make_stream(self, stream_id: int) -> Commands:
@@ -601,11 +647,21 @@ class StreamLayerAddon:
             if type(made) is http_layers.HttpLayer:
                 made.__class__ = self._layer
 
-    def responseheaders(self, flow: http.HTTPFlow) -> None:
-        # A script may stream all event streams, which would hand raw events to the client.
-        wait = self._wait_of(flow)
-        if wait is not None and wait.attempt is not None and flow.response is not None:
-            flow.response.stream = False
+    async def response(self, flow: http.HTTPFlow) -> None:
+        # A script that fails in a hook keeps mitmproxy from calling those of the scripts after it.
+        if self._wait_of(flow) is not None:
+            await self._respond(flow)
+
+    def _warn_of_streaming(self, attempt: Attempt) -> None:
+        """Say once for each rule that a script's wish is not heeded, and what to change."""
+        rule = attempt.spec.rule
+        if rule not in self._warned:
+            self._warned.add(rule)
+            logger.warning(
+                f"{rule}: {_with_hook('responseheaders')} sets flow.response.stream, which would hand the upstream's "
+                "events to a client that asked for a document, so such answers are not streamed. Have it skip the "
+                "flows that have force_stream.rule in flow.metadata."
+            )
 
     def take_over(self, handlers: Iterable[ConnectionHandler]) -> dict[http.HTTPFlow, ClientWait]:
         """Have connections that are already open make observed streams too: those from before a reload would otherwise
@@ -637,6 +693,16 @@ class StreamLayerAddon:
             # mitmproxy leaves them running: that of an HTTP/2 connection's pings would hold the flow for 58 seconds.
             for timer in handler.wakeup_timer:
                 timer.cancel()
+
+
+def _with_hook(name: str) -> str:
+    """The scripts that have a hook, for a person: one of them did something there."""
+    chain = traverse(ctx.master.addons.chain)  # type: ignore[no-untyped-call]
+    having = [each for each in chain if callable(getattr(each, name, None))]
+    # A script is a module of that package; its objects are those of its classes.
+    modules = [getattr(each, "__module__", "") or getattr(each, "__name__", "") for each in having]
+    scripts = [module.rpartition(".")[2] for module in modules if module.startswith("__mitmproxy_script__.")]
+    return f"a script ({' or '.join(dict.fromkeys(scripts))})" if scripts else "another addon"
 
 
 def _options_for(flow: http.HTTPFlow, options: Options) -> Options:

@@ -50,14 +50,12 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     return ", ".join(filter(None, [*short, *figures, end])) + _try(flow)
 
 
-def describe_plain(flow: http.HTTPFlow, attempt: Attempt) -> str:
-    """Comment and mark for a plain attempt whose answer stays as it came; returns the line for the log."""
+def describe_as_it_is(flow: http.HTTPFlow, attempt: Attempt, how: str) -> str:
+    """Comment and mark for a flow whose answer stays as it is; returns the line for the log. `how` it was had."""
     assert flow.response is not None
     spec, status = attempt.spec, flow.response.status_code
     attempt.report.status, attempt.report.bytes = status, len(flow.response.raw_content or b"")
-    flow.comment = (
-        f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip() + f", {status}, sent plain, {_seconds(flow):.1f} s"
-    )
+    flow.comment = f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip() + f", {status}, {how}, {_seconds(flow):.1f} s"
     if status >= 400:
         flow.marked = flow.marked or MARK
     return f"{flow.comment}{_try(flow)}"

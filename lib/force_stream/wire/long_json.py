@@ -12,6 +12,7 @@ import gc
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import batched
 from typing import Any, Final, NoReturn
 
@@ -62,14 +63,21 @@ type Encode = Callable[[Any], bytes]
 
 def read(text: str, start: int, decode: Decode, window: int = _WINDOW) -> tuple[Any, int]:
     """What `decode` would return. `window` is for tests (at least 16)."""
-    # `json` is one step, in which no garbage is collected. In many steps, Python would look through all that was read
-    # so far again and again, which takes ten times as long as to read it. What is young is little, and is looked at.
+    with old_garbage_waits():
+        return _read(text, start, decode, window)
+
+
+@contextmanager
+def old_garbage_waits() -> Iterator[None]:
+    """Look for young garbage only, while a large value is made. `json` makes one in one step, in which no garbage is
+    collected. In many steps, Python would look through all that was made so far again and again: that takes ten times
+    as long as to read it, and no other thread runs meanwhile. What is young is little."""
     thresholds = gc.get_threshold()
-    is_first = thresholds[2] != _NEVER  # otherwise another thread reads, and sets it back
+    is_first = thresholds[2] != _NEVER  # otherwise another thread, or a caller, has set it, and sets it back
     try:
         if is_first:
             gc.set_threshold(*thresholds[:2], _NEVER)
-        return _read(text, start, decode, window)
+        yield
     finally:
         if is_first:
             gc.set_threshold(*thresholds)

@@ -21,7 +21,7 @@ from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from harness import sse
-from harness.master import answer_with, flow_with, lines, logged, run_with
+from harness.master import answer_with, flow_with, lines, logged, run_with, upstream_answers
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
@@ -99,6 +99,39 @@ def test_a_request_whose_body_mitmproxy_streams_is_left(run: Callable) -> None:
         before = flow.get_state()
         await ours.request(flow)
         assert flow.get_state() == before
+
+    run(test)
+
+
+def test_a_request_that_has_been_sent_is_left_and_what_to_change_is_said_once(
+    run: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        for _ in range(2):
+            flow = flow_with()
+            flow.request.stream = True
+            before = flow.request.get_state()
+            await ours.request(flow)
+            assert flow.request.get_state() == before
+            assert flow.metadata["force_stream.left_alone"] == "mitmproxy streamed its body"
+        (line,) = lines(caplog, logging.WARNING)
+        assert line.startswith("blue-team: requests whose bodies mitmproxy streams cannot be forced. ")
+        other = flow_with(path="/v1/models")
+        other.request.stream = True
+        await ours.request(other)
+        assert other.metadata == {}
+
+    run(test)
+
+
+def test_an_error_that_a_script_sets_does_not_hand_the_events_to_the_client(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with()
+        await ours.request(flow)
+        upstream_answers(ours, flow)
+        flow.error = tflow.terr()
+        await ours.response(flow)
+        assert flow.response.json() == DOCUMENT
 
     run(test)
 
@@ -240,6 +273,7 @@ def test_an_answer_that_mitmproxy_streamed_is_told_of(run: Callable, caplog: pyt
         await ours.response(flow)
         (line,) = lines(caplog, logging.WARNING)
         assert "stream_large_bodies" in line
+        assert "flow.response.stream" in line
 
     run(test)
 
@@ -543,7 +577,7 @@ def test_a_stream_that_nobody_asked_for_is_aggregated_and_remembered(
         came = flow.request.raw_content
         await ours.request(flow)
         assert flow.request.raw_content == came
-        answer_with(flow, STREAM, content_type)
+        upstream_answers(ours, flow, STREAM, content_type)
         await ours.response(flow)
         assert flow.response.json() == DOCUMENT
         assert flow.metadata["force_stream.sse"] == STREAM
@@ -593,7 +627,7 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         ours.can_send = True
         flow = flow_with(request(tools=[{}]))
         await ours.request(flow)
-        answer_with(flow, NOT_STREAMED, "application/json", 500)
+        upstream_answers(ours, flow, NOT_STREAMED, "application/json", 500)
         await ours.response(flow)
         assert flow.response.json() == {"choices": []}
         assert [each.request.content for each in sent] == [flow_with(request(tools=[{}])).request.content]
@@ -611,7 +645,7 @@ def test_a_request_that_cannot_stream_goes_out_as_it_came_and_says_why(
         why = "the upstream said that it cannot stream a request with tools"
         assert again.metadata["force_stream.left_alone"] == why
         assert f"private-vllm chat: left as it came: {why}" in caplog.messages
-        answer_with(again, b"{}", "application/json")
+        upstream_answers(ours, again, b"{}", "application/json")
         await ours.response(again)
         await asyncio.sleep(0)
         assert [(each.status, each.bytes) for each in ours.stats.latest()] == [(200, 2), (500, len(NOT_STREAMED))]

@@ -1,5 +1,7 @@
 """The reader of events: what each is, its number, and what was odd, whole and in pieces."""
 
+import tracemalloc
+
 import pytest
 from force_stream.answer.events import REPLACED, Event, EventReader, Kind
 from force_stream.errors.events import error_from_words
@@ -153,3 +155,15 @@ def test_the_parts_of_a_long_event_are_read_as_they_are_taken(event: bytes) -> N
         assert reader.count == each.number, "not all of them at once"
         assert each.value == {"a": 1}
     assert numbers == list(range(1, event.count(b"{") + 1))
+
+
+@pytest.mark.parametrize(
+    "event", [b"data:\n" * 20_000 + b"\n", b"data: " * 20_000 + b"\n\n"], ids=["lines", "one line"]
+)
+def test_what_stands_before_the_data_of_an_event_takes_little_memory(event: bytes) -> None:
+    tracemalloc.start()
+    try:
+        read(*(event[at : at + 4096] for at in range(0, len(event), 4096)))
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(event)
+    finally:
+        tracemalloc.stop()

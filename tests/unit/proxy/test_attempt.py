@@ -1,8 +1,11 @@
 """How far an attempt has come, and when it has to be decided: transitions and deadlines, under a clock of their own."""
 
 import asyncio
+import gc
+import gzip
 import itertools
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -214,6 +217,43 @@ def test_another_attempt_keeps_the_deadline_of_the_first() -> None:
     clock.advance(20_000)
     second = Attempt(first.spec, first.rule, deadline=first.deadline, clock=clock)
     assert clock.until(second.next_deadline()) == 10_000
+
+
+def test_the_limits_of_a_request_that_was_held_back_begin_when_it_goes_out() -> None:
+    clock = Clock()
+    one = attempt(clock)
+    clock.advance(600_000)
+    one.begin()
+    assert (one.poll(), clock.until(one.next_deadline())) == (False, 10_000)
+    respond(one)
+    clock.advance(5_000)
+    one.receive(TEXT)
+    assert (one.times[0], clock.until(one.deadline)) == (5, 25_000)
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["plain", "encoded"])
+@pytest.mark.parametrize("ended", [end, cut])
+def test_another_body_is_read_in_the_place_of_the_one_that_came(ended: Step, encoded: bool) -> None:
+    one = attempt(Clock())
+    respond(one)
+    one.receive(TEXT)
+    ended(one)
+    body = gzip.compress(STREAM) if encoded else STREAM
+    asyncio.run(one.read_instead(200, "text/event-stream", body, encoded=encoded))
+    reply = one.finish(STREAM if encoded else None)
+    assert reply is not None
+    assert (reply.status, json.loads(reply.body)) == (200, DOCUMENT)
+    assert (one.body(), one.report.bytes) == (body, len(body))
+
+
+def test_another_body_does_not_change_what_ended_the_attempt() -> None:
+    one = attempt(Clock())
+    respond(one)
+    fail(one)
+    asyncio.run(one.read_instead(200, "text/event-stream", STREAM, encoded=False))
+    reply = one.finish()
+    assert reply is not None
+    assert json.loads(reply.body)["error"]["code"] == "stream_too_large"
 
 
 def test_every_state_has_its_row_and_is_left_by_a_timeout_unless_it_is_final() -> None:
@@ -443,6 +483,31 @@ LATE = {
     "an error event": b'data: {"error": {"message": "%b"}}' % (b"x" * 3_000_000),
     "a document": b'{"object": "chat.completion", "choices": [{"message": {"content": "%b"}}]}' % (b"x" * 3_000_000),
 }
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="it has another collector, without this threshold")
+def test_not_all_garbage_is_looked_for_while_a_thread_reads_or_makes_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, seen = gc.get_threshold(), {}
+
+    def watched(name: str) -> None:
+        work = getattr(AnswerReader, name)
+
+        def noted(*of_what: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                seen[name] = gc.get_threshold()[2]
+            return work(*of_what)
+
+        monkeypatch.setattr(AnswerReader, name, noted)
+
+    watched("feed")
+    watched("finish")
+    one = Attempt(AnswerSpec("r", "chat"), Rule("r", hosts=(".",)))
+    asyncio.run(play(one, in_pieces(LARGE_EVENT * 3 + END_OF_CHAT), ends=True))
+    assert seen.keys() == {"feed", "finish"}
+    assert min(seen.values()) > 1_000_000
+    assert gc.get_threshold() == before
 
 
 @pytest.mark.parametrize("case", LATE)

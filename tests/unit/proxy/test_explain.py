@@ -60,6 +60,13 @@ def test_the_line_says_why_a_failed_request_was_not_forced(
     assert re.fullmatch(rf"POST 127\.0\.0\.1/v1/chat/completions: answered with 400, and not forced: {why}", line)
 
 
+def test_nothing_is_said_of_a_request_that_another_addon_answered() -> None:
+    flow = failed(request())
+    assert why_not_forced(flow, (), enabled=True)
+    flow.server_conn.timestamp_start = None
+    assert not why_not_forced(flow, (), enabled=True)
+
+
 def test_names_that_others_chose_are_printable_in_the_line() -> None:
     rules = parse_rules("rules:\n- {name: r, hosts: ['*'], models: [x]}\n", "rules.yaml")
     line = why_not_forced(failed(request("a\n[00:00:00.000] forged \x1b[31m\u202e")), rules, enabled=True)

@@ -11,6 +11,7 @@ from force_stream.proxy.response import (
     copy_outcome,
     early_head,
     event_stream,
+    is_as_received,
     kept_answer,
     may_retry,
     observe_whole,
@@ -177,6 +178,33 @@ def test_an_attempt_can_be_given_the_whole_body_unless_mitmproxy_streamed_it() -
     assert flow.response is not None
     flow.response.raw_content = None
     assert not observe_whole(flow, Attempt(SPEC, UNLIMITED))
+
+
+@pytest.mark.parametrize(
+    ("status", "came", "now", "status_now", "as_received"),
+    [
+        (200, STREAM, STREAM, 200, True),
+        (200, STREAM, STREAM, 403, True),
+        (200, STREAM, STREAM[1:], 200, False),
+        (200, STREAM, b"", 200, False),
+        (200, STREAM, None, 200, False),
+        (200, STREAM, b"", 204, False),
+        (204, b"none may come", b"", 204, True),
+        (0, b"", b"", 502, True),
+    ],
+)
+def test_a_body_that_another_addon_gave_a_response_is_not_the_one_that_was_received(
+    status: int, came: bytes, now: bytes | None, status_now: int, as_received: bool
+) -> None:
+    attempt = Attempt(SPEC, UNLIMITED)
+    if status:
+        attempt.start_response(status, "text/event-stream")
+        attempt.receive(came)
+    response = http.Response.make(status_now)
+    response.raw_content = now
+    assert is_as_received(response, attempt) is as_received
+    attempt.record_bug(ZeroDivisionError())
+    assert is_as_received(response, attempt)
 
 
 def test_nothing_is_kept_of_an_answer_that_never_began() -> None:

@@ -13,6 +13,7 @@ import pytest
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.chunked import LONGEST_HEAD
+from force_stream.proxy.client_wait import ClientWait
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, REQUEST, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
@@ -432,6 +433,27 @@ def test_a_flow_that_no_rule_forces_is_mitmproxys_own(monkeypatch: pytest.Monkey
     assert b"502 Bad Gateway" in player.to_client
     assert b"text/html" in player.to_client
     assert player.is_asleep
+
+
+def test_the_limits_begin_when_another_addon_lets_the_request_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, Rule(**FORCED, timeout=30, idle_timeout=10), held=600)
+    player.ask()
+    player.wait(9)
+    assert player.to_client == b""
+    player.wait(2)
+    assert code_of(player) == (504, "stream_timeout")
+
+
+def test_a_client_whose_response_no_hook_made_gets_an_error_and_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Player, "_reply", lambda *_: None)
+    monkeypatch.setattr(ClientWait, "reply_made", property(lambda _: False, lambda *_: None), raising=False)
+    player = Player(monkeypatch, Rule(**FORCED))
+    player.ask()
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    assert code_of(player) == (502, "force_stream_error")
+    assert player.log[-1] == (
+        "force-stream: another addon has kept this one from making the response; the client gets an error"
+    )
 
 
 HOLDERS = {(module, name.split(".")[0]) for module, names in stream_layer._NEEDED.items() for name in names.split()}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.attempt import Attempt
-from force_stream.proxy.summary import describe_error, describe_plain, summarize
+from force_stream.proxy.summary import describe_as_it_is, describe_error, summarize
 from force_stream.rules.rule import UNLIMITED, Rule
 from harness.master import answer_with, flow_with
 from harness.samples import EVENTS, STREAM, choice, chunk
@@ -82,7 +82,7 @@ def test_the_line_of_another_try_says_which_one_it_is() -> None:
     flow.metadata["force_stream.try"] = 2
     assert summarize(flow, attempt).endswith(", 1.3 s, try 2")
     assert not flow.comment.endswith("try 2"), "a filter for it finds those whose clients got the answer of another try"
-    assert describe_plain(flow, attempt).endswith(", 200, sent plain, 1.3 s, try 2")
+    assert describe_as_it_is(flow, attempt, "sent plain").endswith(", 200, sent plain, 1.3 s, try 2")
     assert describe_error(flow, attempt, "reset").endswith(", 1.3 s, try 2")
 
 

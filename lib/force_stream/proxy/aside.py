@@ -1,0 +1,21 @@
+"""Threads of the addon's own, for what takes long to read or to make.
+
+The event loop's own look up host names and read files: if they were all busy with bodies, nobody could reach another
+upstream. These are few, because Python runs one at a time: each further one is another that the event loop has to wait
+for, and another body in memory.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from ..wire.long_json import old_garbage_waits
+
+MOST: Final = 2
+_THREADS: Final = ThreadPoolExecutor(MOST, "force_stream")
+
+
+def run[T](work: Callable[[], T]) -> asyncio.Future[T]:
+    """Have a thread do some work, when one is free. Raises RuntimeError where no event loop runs."""
+    return asyncio.get_running_loop().run_in_executor(_THREADS, old_garbage_waits()(work))
