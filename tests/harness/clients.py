@@ -75,20 +75,23 @@ class _Client:
     _was_reset = False
 
     def __init__(self, url: str, certs: Certs | None = None, *, via: str | None = None, timeout: float = TIMEOUT):
-        """`via`: the URL of a proxy, asked for a tunnel to an https `url` and for the absolute URL of an http one."""
+        """`via`: the URL of a proxy, asked for a tunnel to an https `url` and for the absolute URL of an http one; that
+        of a SOCKS proxy (socks5:) is asked for a tunnel to either."""
         target = urlsplit(url)
         assert target.hostname
         self.origin = f"{target.scheme}://{target.netloc}"
         self.authority = target.netloc
-        self.absolute = via is not None and target.scheme == "http"
         first = urlsplit(via) if via else target
+        self.absolute = first.scheme == "http" and via is not None and target.scheme == "http"
         assert first.hostname
         self.socket: socket.socket = socket.create_connection((first.hostname, _port(first)), timeout=timeout)
         try:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if first.scheme == "socks5":
+                self._socks(target.hostname, _port(target))
             if target.scheme == "https":
                 assert certs, "an https URL needs certs"
-                if via:
+                if first.scheme == "http":
                     self._tunnel(f"{target.hostname}:{_port(target)}")
                 context = certs.new_client_context(*self.alpn)
                 self.socket = context.wrap_socket(
@@ -138,6 +141,19 @@ class _Client:
         if b" 200 " not in head.partition(b"\r\n")[0] + b" ":
             raise ConnectionError(f"the proxy refused the tunnel: {head!r}")
 
+    def _socks(self, host: str, port: int) -> None:
+        """RFC 1928: no authentication, CONNECT to a name."""
+        name = host.encode()
+        self.send(b"\x05\x01\x00" + b"\x05\x01\x00\x03" + bytes([len(name)]) + name + port.to_bytes(2))
+        answer = b""
+        while len(answer) < 12:
+            data = self.socket.recv(12 - len(answer))
+            if not data:
+                raise ConnectionError(f"the proxy closed the connection after {answer!r}")
+            answer += data
+        if answer[:4] != b"\x05\x00\x05\x00":
+            raise ConnectionError(f"the proxy refused the tunnel: {answer!r}")
+
     def _read(self) -> tuple[bytes, str]:
         """The next bytes and ""; or b"" and how the peer ended the connection."""
         try:
@@ -178,7 +194,8 @@ class Http1Client(_Client):
     ) -> Response:
         """The same, where so many heartbeats come first; `then` is called when they are there."""
         incoming = self.begin(method)
-        assert [incoming.read_piece() for _ in range(heartbeats)] == [b" "] * heartbeats
+        came = [incoming.read_piece() for _ in range(heartbeats)]
+        assert came == [b" "] * heartbeats, came
         then()
         while incoming.read_piece() is not None:
             pass

@@ -64,8 +64,12 @@ class Proxy:
         cwd: Path | None = None,
         remote: bool = False,
         program: str = "mitmdump",
+        group: int | None = None,
     ) -> None:
-        """`options` become `--set` (a list: one each); `env` is added to this process's; `remote` allows `command`."""
+        """`options` become `--set` (a list: one each); `env` is added to this process's; `remote` allows `command`.
+
+        With `group`, the process runs as that group, in the network namespace of the thread that starts it.
+        """
         self.modes = modes or ("regular",)
         self.certs = certs
         self.scripts = [*scripts, *([REMOTE] if remote else []), READY]
@@ -75,6 +79,7 @@ class Proxy:
         self.env = dict(env or {})
         self.cwd = cwd
         self.remote = remote
+        self.group = group
         self.program = MITMDUMP.with_name(program)
         self.log_lines: list[str] = []
         self.changed = threading.Condition()
@@ -227,7 +232,7 @@ class Proxy:
             self.log_lines, self.ports, self._output_ended = [], [], False
         command = self._command_line(self._confdir)
         env = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"} | self.env
-        if CAN_FORK and self.program.name in ("mitmdump", "mitmweb") and not self.env:
+        if CAN_FORK and self.program.name in ("mitmdump", "mitmweb") and not self.env and self.group is None:
             self.process = Forked(command, stdin=self.remote, env=env, cwd=self.cwd)
         else:
             self.process = subprocess.Popen(
@@ -239,6 +244,7 @@ class Proxy:
                 errors="replace",
                 env=env,
                 cwd=self.cwd,
+                group=self.group,
             )
         self._collector = threading.Thread(target=self._collect, args=(self.process,), name="mitmdump", daemon=True)
         self._collector.start()

@@ -5,8 +5,9 @@
         ...  # a request to upstream.url("http")
         assert upstream.wait_request().body == b"..."
 
-Listeners, all on 127.0.0.1: "http" (plain; HTTP/2 with prior knowledge too), "https" (TLS, ALPN http/1.1), "h2" (TLS,
-ALPN h2 and http/1.1), "untrusted" (TLS with a certificate that nobody signed). They share one script and one record.
+Listeners, on 127.0.0.1 unless told otherwise: "http" (plain; HTTP/2 with prior knowledge too), "https" (TLS, ALPN
+http/1.1), "h2" (TLS, ALPN h2 and http/1.1), "untrusted" (TLS with a certificate that nobody signed). They share one
+script and one record.
 """
 
 import asyncio
@@ -15,7 +16,8 @@ import ssl
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from harness.certs import Certs
 from harness.http1 import Http1Connection
@@ -34,7 +36,10 @@ Handler = Callable[[Request], Answer | None]
 
 
 class Upstream:
-    def __init__(self, certs: Certs) -> None:
+    def __init__(
+        self, certs: Certs, *, hosts: Sequence[str] = ("127.0.0.1",), ports: Mapping[str, int] | None = None
+    ) -> None:
+        """`hosts`: the addresses to listen at; several need `ports`, a fixed one for each listener."""
         self.changed = threading.Condition()
         self.requests: list[Request] = []
         """Every request since the last `reset`, in the order in which they were complete."""
@@ -42,7 +47,8 @@ class Upstream:
         """Faults of scripts and of this upstream itself, never of the peer; a test should end with none."""
         self.connections = 0
         """Connections accepted since the last `reset`, those ended by `at_accept` included."""
-        self.ports: dict[str, int] = {}
+        self.ports: dict[str, int] = dict(ports or {})
+        self._hosts = hosts
         self._contexts: dict[str, ssl.SSLContext | None] = {
             "http": None,
             "https": certs.new_server_context("http/1.1"),
@@ -65,12 +71,12 @@ class Upstream:
 
     def start(self) -> "Upstream":
         self._thread.start()
-        self._run(self._listen())
+        self.run(self._listen())
         return self
 
     def stop(self) -> None:
         try:
-            self._run(self._shut_down())
+            self.run(self._shut_down())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(TIMEOUT)
@@ -78,7 +84,7 @@ class Upstream:
 
     def reset(self) -> None:
         """Forget script and record, and abort the answers in progress; idle connections stay open."""
-        self._run(self._abort(busy_only=True))
+        self.run(self._abort(busy_only=True))
         with self.changed:
             self._clear_script()
             # New lists: what a test took from the old ones stays as it was.
@@ -86,7 +92,7 @@ class Upstream:
 
     def close_connections(self) -> None:
         """Reset every open connection."""
-        self._run(self._abort(busy_only=False))
+        self.run(self._abort(busy_only=False))
 
     def url(self, listener: str = "http", host: str = "127.0.0.1") -> str:
         scheme = "http" if self._contexts[listener] is None else "https"
@@ -204,8 +210,9 @@ class Upstream:
         self._queue: deque[Answer] = deque()
         self._accept: deque[Answer] = deque()
 
-    def _run(self, coroutine) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
+    def run(self, coroutine) -> Any:
+        """What a coroutine returns that runs in this upstream's event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
 
     def _note_error(self, error: str) -> None:
         with self.changed:
@@ -216,7 +223,9 @@ class Upstream:
         self._servers = []
         for name, context in self._contexts.items():
             accepted = _accepted(self, name, context)
-            server = await asyncio.start_server(accepted, "127.0.0.1", 0, limit=1 << 20, backlog=1024)
+            server = await asyncio.start_server(
+                accepted, self._hosts, self.ports.get(name, 0), limit=1 << 20, backlog=1024
+            )
             self._servers.append(server)
             self.ports[name] = server.sockets[0].getsockname()[1]
 

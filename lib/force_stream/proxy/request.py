@@ -182,8 +182,13 @@ def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
     for name, value in _STREAM_HEADERS.items():
         # As bytes: a flow file takes no text that was not UTF-8.
         before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
-        request.headers[name.lower() if request.is_http2 else name] = value
+        request.headers[spelled_for(request, name)] = value
     return before
+
+
+def spelled_for(request: http.Request, name: str) -> str:
+    """A header's name in the request's version of HTTP: mitmproxy logs a line for every capital in later ones."""
+    return name.lower() if request.is_http2 or request.is_http3 else name
 
 
 def _set_body(request: http.Request, body: bytes) -> None:

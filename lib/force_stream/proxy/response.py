@@ -35,7 +35,7 @@ from .notes import (
     spec_of,
     was_made_to_stream,
 )
-from .request import body_of, model_of
+from .request import body_of, model_of, spelled_for
 from .retry_policy import is_retried
 
 MARK: Final = ":warning:"
@@ -165,7 +165,7 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
         response.http_version = "HTTP/1.1"  # the client's own connection may be kept open
     headers = {"Content-Type": JSON_TYPE, "Content-Length": str(len(reply.body)), **reply.headers}
     for name, value in headers.items():
-        response.headers[name.lower() if flow.request.is_http2 else name] = value
+        response.headers[spelled_for(flow.request, name)] = value
     response.raw_content = reply.body
 
 

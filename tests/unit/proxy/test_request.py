@@ -178,6 +178,16 @@ def test_a_forced_request_streams_and_says_how_its_answer_is_read() -> None:
     assert headers["content-length"] == str(len(flow.request.raw_content or b""))
 
 
+@pytest.mark.parametrize(
+    ("version", "name"), [("HTTP/1.0", "Accept"), ("HTTP/1.1", "Accept"), ("HTTP/2.0", "accept"), ("HTTP/3", "accept")]
+)
+def test_a_headers_name_is_spelled_as_the_version_of_http_asks(version: str, name: str) -> None:
+    flow = flow_with(request())
+    flow.request.http_version = version
+    forced(flow)
+    assert [key for key, _ in flow.request.headers.items(multi=True) if key.lower() == "accept"] == [name]
+
+
 def test_what_a_rule_adds_is_sent_and_noted_and_goes_again() -> None:
     flow = flow_with(request(store=True))
     before = flow.request.content
