@@ -251,3 +251,14 @@ def test_a_preflight_is_answered_without_an_upstream(
             granted = [answer.header(f"access-control-allow-{what}") for what in ("origin", "methods", "headers")]
             assert granted == ([origin, "POST", "authorization"] if status == 204 else [None] * 3)
     assert not [line for line in proxy.log_lines if "uppercase" in line.lower()]
+
+
+def test_a_covered_pages_failure_is_explained_once(proxy_with: Callable[..., Proxy], upstream: Upstream) -> None:
+    proxy = proxy_with("applications")
+    since = proxy.mark()
+    upstream.handle(lambda _: document({"detail": "Method Not Allowed"}, status=405))
+    with Http1Client(proxy.url) as client:
+        for path in (CHAT, "/v1/responses"):
+            assert client.request("GET", path, [("Origin", "app://obsidian.md")], b"").status == 405
+    proxy.wait_for_log("/responses: answered with 405, and not forced", since=since)
+    assert sum(f"{CHAT}: answered with 405" in line for line in proxy.log_lines[since:]) == 1

@@ -136,7 +136,7 @@ class ForceStream:
             ctx.master.addons.remove(self._stream_layer)
 
     def _observe(self) -> None:
-        self._stream_layer = _stream_layer(self._wait_of, self.response)
+        self._stream_layer = _stream_layer(self._wait_of, self._respond_late)
         if self._stream_layer is not None:
             ctx.master.addons.add(self._stream_layer)
             self._roles.update({flow: Waiting(wait) for flow, wait in self._stream_layer.take_over().items()})
@@ -211,6 +211,11 @@ class ForceStream:
             await self._respond(flow, role, wait)
         if isinstance(role, Waiting) and role.kept is not None:
             self._finish(flow, role.wait, role.kept)
+
+    async def _respond_late(self, flow: http.HTTPFlow) -> None:
+        """The same, if a script that fails in its hook has kept mitmproxy from calling ours."""
+        if flow in self._roles:
+            await self.response(flow)
 
     async def _respond(self, flow: http.HTTPFlow, role: Role | None, wait: ClientWait | None) -> None:
         assert flow.response is not None

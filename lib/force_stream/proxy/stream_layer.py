@@ -650,8 +650,8 @@ class StreamLayerAddon:
 
     def __init__(self, wait_of: WaitOf, respond: Callable[[http.HTTPFlow], Awaitable[None]]) -> None:
         """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's, or that is no
-        longer. `respond`: the addon's `response` hook."""
-        self._wait_of, self._respond = wait_of, respond
+        longer. `respond`: what the addon's `response` hook does, unless it has run."""
+        self._respond = respond
         self._warned: set[str] = set()
         for unknown, loss in ((_UNKNOWN_H11, "an interim response ends"), (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off")):
             if unknown:
@@ -679,8 +679,7 @@ class StreamLayerAddon:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         # A script that fails in a hook keeps mitmproxy from calling those of the scripts after it.
-        if self._wait_of(flow) is not None:
-            await self._respond(flow)
+        await self._respond(flow)
 
     def _warn_of_streaming(self, attempt: Attempt) -> None:
         """Say once for each rule that a script's wish is not heeded, and what to change."""
