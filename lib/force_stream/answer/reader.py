@@ -255,7 +255,7 @@ class AnswerReader:
             self.read_waiting()  # to count it
             return None
         try:
-            begun = self._repeats.begun
+            begun = 0 if self._reader.count else self._repeats.begun  # of the first event
             if self._is_json:
                 body = b"".join(self._json)
                 if self._is_plain_json and _is_large_document(body):
