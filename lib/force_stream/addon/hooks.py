@@ -187,7 +187,8 @@ class ForceStream:
         if isinstance(self._roles.get(flow), Own):
             return  # it was prepared before it was sent
         try:
-            cors.admit(flow, self.rules)
+            if "origin" in flow.request.headers:
+                cors.admit(flow, self.rules)
             if flow.response is None:
                 await self._force(flow)
         except Exception as error:
@@ -198,8 +199,7 @@ class ForceStream:
         if isinstance(role, LiveCopy) and head and not head.stream and 200 <= head.status_code < 300:
             # mitmproxy would hold the client's own event stream back until its end.
             head.stream = role
-        if head is not None and flow.live:
-            cors.share(flow, head)
+        _share(flow)
 
     async def response(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
@@ -238,8 +238,7 @@ class ForceStream:
         except Exception as error:
             _log_fault("the client gets an error", error)
             response.set_reply(flow, response.fault())
-        if flow.live and flow.response:
-            cors.share(flow, flow.response)
+        _share(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
@@ -520,6 +519,11 @@ async def aggregate_again(
     if reply is not None:
         response.set_reply(each, reply)
     logger.log(level, summary.summarize(each, attempt, from_kept=True))
+
+
+def _share(flow: http.HTTPFlow) -> None:
+    if flow.live and flow.response and noted(ORIGIN, flow):
+        cors.share(flow, flow.response)
 
 
 def _about(flow: http.HTTPFlow) -> str:

@@ -3,6 +3,7 @@
 Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from mitmproxy import http
@@ -179,16 +180,18 @@ def _check_unsigned(request: http.Request) -> None:
 def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
     """Sets the headers; returns the values they had."""
     before: list[list[str | bytes]] = []
+    spelling = spelling_for(request)
     for name, value in _STREAM_HEADERS.items():
         # As bytes: a flow file takes no text that was not UTF-8.
         before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
-        request.headers[spelled_for(request, name)] = value
+        request.headers[spelling(name)] = value
     return before
 
 
-def spelled_for(request: http.Request, name: str) -> str:
-    """A header's name in the request's version of HTTP: mitmproxy logs a line for every capital in later ones."""
-    return name.lower() if request.is_http2 or request.is_http3 else name
+def spelling_for(request: http.Request) -> Callable[[str], str]:
+    """How a header's name is written in the request's version of HTTP: in HTTP/2 and HTTP/3, mitmproxy logs a line for
+    every capital letter."""
+    return str.lower if request.is_http2 or request.is_http3 else str
 
 
 def _set_body(request: http.Request, body: bytes) -> None:

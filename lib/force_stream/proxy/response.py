@@ -35,7 +35,7 @@ from .notes import (
     spec_of,
     was_made_to_stream,
 )
-from .request import body_of, model_of, spelled_for
+from .request import body_of, model_of, spelling_for
 from .retry_policy import is_retried
 
 MARK: Final = ":warning:"
@@ -164,8 +164,9 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
     if response.http_version == "HTTP/1.0":
         response.http_version = "HTTP/1.1"  # the client's own connection may be kept open
     headers = {"Content-Type": JSON_TYPE, "Content-Length": str(len(reply.body)), **reply.headers}
+    spelling = spelling_for(flow.request)
     for name, value in headers.items():
-        response.headers[spelled_for(flow.request, name)] = value
+        response.headers[spelling(name)] = value
     response.raw_content = reply.body
 
 

@@ -402,7 +402,8 @@ class ObservedStream(http_layers.HttpStream):
         if injection is not None and injection.content_type is not None:
             response.headers["content-type"] = injection.content_type
         content_type = response.headers.get("content-type", "")
-        fields, encoded = response.headers.fields, bodies.is_encoded(response)
+        fields = response.headers.fields
+        encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
         attempt.start_response(status, content_type, encoded=encoded, fields=fields)
         if injection is None:
             self.receiver = attempt
