@@ -209,8 +209,7 @@ class ForceStream:
         # One that was killed is over; an error alone, which a script may set, keeps mitmproxy from nothing.
         if flow.response and (flow.live or not flow.error):
             await self._respond(flow, role, wait)
-        if isinstance(role, Waiting) and role.kept is not None:
-            self._finish(flow, role.wait, role.kept)
+        self._finish(flow, role)
 
     async def _respond_late(self, flow: http.HTTPFlow) -> None:
         """The same, if a script that fails in its hook has kept mitmproxy from calling ours."""
@@ -252,8 +251,7 @@ class ForceStream:
                 self.stats.add(flow_record.of_no_answer(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)
-        if isinstance(role, Waiting) and role.kept is not None:
-            self._finish(flow, role.wait, role.kept)
+        self._finish(flow, role)
 
     # Requests
 
@@ -339,7 +337,10 @@ class ForceStream:
         flow.response = response.unreachable("the answer under way to the same request was ended")
         return Joined(wait, kept)
 
-    def _finish(self, flow: http.HTTPFlow, wait: ClientWait, kept: KeptAnswer) -> None:
+    def _finish(self, flow: http.HTTPFlow, role: Role | None) -> None:
+        if not isinstance(role, Waiting) or role.kept is None:
+            return
+        wait, kept = role.wait, role.kept
         answer = None if flow.error or flow.response is None else flow.response.copy()
         attempt = wait.attempt
         assert attempt is not None
