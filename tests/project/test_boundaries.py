@@ -31,6 +31,7 @@ MAY_KNOW_MITMPROXY = {
             "notes",
             "request",
             "response",
+            "saved",
             "stream_layer",
             "summary",
         )

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import wire
 from choices import Choices
-from force_stream.addon.hooks import aggregate_again
 from force_stream.answer import patterns
 from force_stream.answer.events import Event
 from force_stream.answer.quirks import QUIRKS
@@ -27,6 +26,7 @@ from force_stream.endpoints import ENDPOINTS
 from force_stream.proxy import explain, request, response, summary
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.notes import NOTES, UnreadableFlow
+from force_stream.proxy.saved import aggregate_again
 from force_stream.rules.describe import changes, describe
 from force_stream.rules.file import RulesError, parse_rules, with_value
 from force_stream.rules.keys import KEYS

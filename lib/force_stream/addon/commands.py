@@ -24,6 +24,7 @@ from ..answer.forcing import Refusal
 from ..proxy import aside, bodies, explain, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.notes import UnreadableFlow
+from ..proxy.saved import aggregate_again
 from ..rules.describe import describe
 from ..rules.file import RulesError
 from ..rules.keys import KEYS
@@ -31,7 +32,7 @@ from ..rules.rule import Rule, candidates, first_match
 from ..view import compare, stats
 from ..wire import jsontext
 from ..wire.text import counted, printable
-from .hooks import ForceStream, aggregate_again
+from .hooks import ForceStream
 from .mitmweb import route_commands
 
 logger = logging.getLogger("force_stream")

@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 
-from ..answer.fill import spelled
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
@@ -37,6 +36,7 @@ from ..proxy.notes import (
     spec_of,
     was_made_to_stream,
 )
+from ..proxy.saved import aggregate_again
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
@@ -495,31 +495,6 @@ class ForceStream:
         self._counting.discard(task)
         if not task.cancelled():
             self._count(task.result)
-
-
-async def aggregate_again(
-    each: http.HTTPFlow, stream: bytes, rules: Sequence[Rule], level: int = logging.INFO, *, backup: bool = False
-) -> None:
-    """Put the answer that the event stream makes now into the flow, and log the line of a flow that was answered.
-    `backup`: so that it can be reverted. Raises `UnreadableFlow`, and changes nothing, where none is known."""
-    spec, status, content_type = await bodies.read(each.request, partial(response.kept_answer, each))
-    rule = next((rule for rule in rules if rule.name == spec.rule), None)
-    if rule is not None:
-        spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated, fill=spelled(rule.fill))
-    attempt = Attempt(spec, UNLIMITED)
-    attempt.start_response(status, content_type)
-    attempt.receive(stream)
-    attempt.end()
-    reply = await attempt.finish_aside()
-    if attempt.fault is not None:
-        logger.debug("force-stream: the fault's traceback", exc_info=attempt.fault)
-        raise UnreadableFlow(f"a fault of the addon: {type(attempt.fault).__name__}")
-    if backup:
-        each.backup()
-    save_notes(each, {"sse": stream, "sse_status": status, "sse_type": printable(content_type)})
-    if reply is not None:
-        response.set_reply(each, reply)
-    logger.log(level, summary.summarize(each, attempt, from_kept=True))
 
 
 def _share(flow: http.HTTPFlow) -> None:

@@ -1,0 +1,64 @@
+"""What becomes of a saved flow whose answer is made again: by which rule, with what to revert to, or not at all."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from force_stream.proxy.notes import UnreadableFlow, save_notes
+from force_stream.proxy.saved import aggregate_again
+from force_stream.rules.rule import Rule
+from harness import sse
+from harness.master import answer_with, flow_with
+from harness.samples import DOCUMENT, EVENTS, STREAM
+from mitmproxy import http
+
+CUT = sse(*EVENTS[:2], done=False)
+
+
+def saved(**notes: Any) -> http.HTTPFlow:
+    """A flow of a file, with the upstream's event stream as its answer."""
+    flow = flow_with()
+    answer_with(flow)
+    flow.live = False
+    save_notes(flow, {"rule": "r", "endpoint": "chat", **notes})
+    return flow
+
+
+def again(flow: http.HTTPFlow, stream: bytes, *rules: Rule, backup: bool = False) -> Any:
+    """The document that the stream makes now."""
+    asyncio.run(aggregate_again(flow, stream, rules, backup=backup))
+    assert flow.response is not None
+    return json.loads(flow.response.content or b"")
+
+
+def test_the_flow_gets_the_document_and_keeps_the_stream() -> None:
+    flow = saved()
+    assert again(flow, STREAM) == DOCUMENT
+    assert flow.metadata["force_stream.sse"] == STREAM
+    assert again(flow, STREAM) == DOCUMENT
+
+
+@pytest.mark.parametrize(("name", "status"), [("r", 200), ("another", 502)])
+def test_the_rule_that_took_it_decides_as_it_is_now(name: str, status: int) -> None:
+    flow = saved()
+    again(flow, CUT, Rule(name, (), on_truncated="partial"))
+    assert flow.response is not None
+    assert flow.response.status_code == status
+
+
+@pytest.mark.parametrize("backup", [True, False])
+def test_it_can_be_reverted_where_that_is_wanted(backup: bool) -> None:
+    flow = saved()
+    again(flow, STREAM, backup=backup)
+    flow.revert()
+    assert flow.response is not None
+    assert (flow.response.content == STREAM) is backup
+
+
+def test_a_flow_with_notes_that_are_not_understood_stays_as_it_is() -> None:
+    flow = saved(endpoint=["chat"])
+    before = flow.get_state()
+    with pytest.raises(UnreadableFlow):
+        again(flow, STREAM, backup=True)
+    assert flow.get_state() == before
