@@ -307,23 +307,22 @@ def test_a_document_is_kept_where_an_upstream_does_not_stream(proxy: Proxy, upst
     assert len(upstream.requests) == 1
 
 
-def test_a_partial_answer_is_not_kept(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
-    since, gate = proxy.mark(), gone(proxy, upstream, headers, "partial", Close())
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("partial", "partial: chat partial, 200, .*truncated"),
+        ("kept", "kept: chat kept, 502, stream_truncated"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_not_kept(
+    proxy: Proxy, upstream: Upstream, headers: Any, model: str, line: str
+) -> None:
+    since, gate = proxy.mark(), gone(proxy, upstream, headers, model, Close())
     gate.open()
-    proxy.wait_for_log("partial: chat partial, 200, .*truncated", since=since)
+    proxy.wait_for_log(line, since=since)
     upstream.answer(GOOD)
     with Http1Client(proxy.urls[HTTP]) as client:
-        assert client.request("POST", CHAT, headers, body_of("partial")).json() == DOCUMENT
-    assert len(upstream.requests) == 2
-
-
-def test_a_failed_answer_is_not_kept(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
-    since, gate = proxy.mark(), gone(proxy, upstream, headers, "kept", Close())
-    gate.open()
-    proxy.wait_for_log("kept: chat kept, 502, stream_truncated", since=since)
-    upstream.answer(GOOD)
-    with Http1Client(proxy.urls[HTTP]) as client:
-        assert client.request("POST", CHAT, headers, body_of("kept")).json() == DOCUMENT
+        assert client.request("POST", CHAT, headers, body_of(model)).json() == DOCUMENT
     assert len(upstream.requests) == 2
 
 
