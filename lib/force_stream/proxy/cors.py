@@ -92,5 +92,8 @@ def _preflight(asked: http.Headers) -> http.Response:
         "access-control-max-age": f"{_MAX_AGE}",
     }
     response = http.Response.make(204)
-    response.headers = http.Headers([(name.encode(), value.encode()) for name, value in allowed.items() if value])
+    response.headers = http.Headers()
+    for name, value in allowed.items():
+        if value:
+            response.headers[name] = value
     return response

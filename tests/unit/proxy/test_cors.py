@@ -117,6 +117,14 @@ def test_a_preflight_is_granted_no_more() -> None:
     assert not {"access-control-allow-headers", "access-control-allow-private-network"} & set(flow.response.headers)
 
 
+def test_a_preflight_may_have_bytes_that_are_no_text() -> None:
+    flow = preflight()
+    flow.request.headers.set_all("access-control-request-headers", [b"x-\xff".decode("utf-8", "surrogateescape")])
+    admit(flow, APPS)
+    assert flow.response is not None
+    assert (b"access-control-allow-headers", b"x-\xff") in flow.response.headers.fields
+
+
 def test_an_options_request_that_is_no_preflight_goes_to_the_upstream() -> None:
     flow = asked(method="OPTIONS")
     admit(flow, APPS)
