@@ -158,6 +158,16 @@ def test_in_transparent_mode_an_address_of_its_own_is_this_machine(serve: Callab
         assert client.get("/rules", [("Host", NAME)]).status == 200
 
 
+def test_a_client_on_another_machine_does_not_reach_the_port_under_another_name_for_this_one(serve: Callable) -> None:
+    port = refused_port()
+    proxy = serve("regular", listen_host="0.0.0.0", force_stream_page_port=port)
+    for client, expected in ((own_address(), 403), ("127.0.0.1", 200)):
+        for name in ("127.0.0.1", "0.0.0.0", "127.1"):
+            with Http1Client(f"http://{name}:{port}", via=f"http://{client}:{proxy.ports[0]}") as asking:
+                answer = asking.request("GET", "/rules", [("Host", f"127.0.0.1:{port}")])
+            assert (client, name, answer.status) == (client, name, expected)
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

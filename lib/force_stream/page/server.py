@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Collection
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from typing import Final
 import h11
 from mitmproxy import connection, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from .app import LARGEST_CHANGE, PORTS, Addon, Request, canonical, respond
 
@@ -45,6 +47,8 @@ class Serving:
         self._running = False
         self._hosts: set[str] = set()
         self._port: _Port | None = None
+        # The ports of this proxy's own connections on behalf of clients on other machines.
+        self._foreign: set[int] = set()
 
     def load(self, loader: Loader) -> None:
         defaults: tuple[str | int, ...] = "force.stream", 0, False
@@ -70,7 +74,7 @@ class Serving:
         if self._port is not None or not number:
             return
         try:
-            self._port = _Port(self._addon, number)
+            self._port = _Port(self._addon, number, self._foreign)
         except ValueError:
             reason = "does not exist"
         except OSError as error:
@@ -80,6 +84,17 @@ class Serving:
             logger.info(f"The page of force-stream is at http://{LOOPBACK}:{number}/")
             return
         logger.warning(f"port {number} {reason}, so the page is not served there; choose another port")
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        # This machine has more names than can be known (0.0.0.0, 127.1), so it is the connection that tells.
+        peer, own = data.server.peername, data.server.sockname
+        is_port = self._port is not None and peer and peer[1] == self._port.number
+        if is_port and own and not _is_local(data.client):
+            self._foreign.add(own[1])
+
+    def server_disconnected(self, data: ServerConnectionHookData) -> None:
+        if data.server.sockname:
+            self._foreign.discard(data.server.sockname[1])
 
     # Hooks. AddonHalt keeps a flow from the addons behind this one: flow list, terminal, flow file.
 
@@ -152,11 +167,13 @@ def _is_own(address: str) -> bool:
 class _Port:
     """The page on a port of 127.0.0.1, in mitmproxy's event loop. OSError or ValueError if it cannot be had."""
 
-    def __init__(self, addon: Addon, number: int) -> None:
+    def __init__(self, addon: Addon, number: int, foreign: Collection[int]) -> None:
+        """`foreign`: the ports from which clients on other machines come, by way of the proxy."""
         if not 0 < number < 65536:
             raise ValueError(number)  # create_server would leave its socket open
         self.number = number
         self._addon = addon
+        self._foreign = foreign
         self.hosts = {canonical(f"{name}:{number}") for name in (LOOPBACK, "localhost")}
         self._connections: set[asyncio.StreamWriter] = set()
         self._socket = socket.create_server((LOOPBACK, number))
@@ -188,6 +205,8 @@ class _Port:
         request = await _read_request(connection, reader)
         if request is None:
             return
+        if writer.get_extra_info("peername")[1] in self._foreign:
+            request = request._replace(is_local=False)
         answer = respond(self._addon, request, self.hosts)
         headers = [*answer.headers.items(), ("Date", formatdate(usegmt=True)), ("Connection", "close")]
         reason = HTTPStatus(answer.status).phrase.encode()

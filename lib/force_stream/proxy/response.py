@@ -209,6 +209,17 @@ def pass_through(flow: http.HTTPFlow, attempt: Attempt) -> None:
     response.headers["content-length"] = str(len(response.raw_content or b""))
 
 
+def make_sendable(response: http.Response, *, with_trailers: bool) -> None:
+    """Have a response that other addons have edited end where its head says: mitmproxy sends what it is given, and a
+    client would wait for more, or take the rest for its next answer."""
+    if response.raw_content is None or response.status_code in WITHOUT_BODY:
+        response.raw_content = b""
+    if "content-length" in response.headers and response.status_code not in WITHOUT_BODY:
+        response.headers["content-length"] = str(len(response.raw_content or b""))
+    if not with_trailers:
+        response.trailers = None
+
+
 def fault() -> Reply:
     """The reply if the addon itself failed: a client that asked for JSON must not get raw events."""
     error = InternalError("the answer could not be aggregated")

@@ -40,7 +40,7 @@ from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
 from .notes import ORIGIN, noted
-from .response import WITHOUT_BODY, early_head, set_reply, unreachable
+from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
 from .response import fault as reply_of_fault
 
 logger = logging.getLogger("force_stream")
@@ -587,11 +587,15 @@ class ObservedStream(http_layers.HttpStream):
         is_killed = self.flow.error is not None and not self.flow.live
         if self._attempt is None or self._wait is None or is_killed:
             return
-        if self.flow.response is None:
+        response = self.flow.response
+        if response is None:
             lost = "has taken the response away"
         elif not self._wait.reply_made:
             lost = "has kept this one from making the response"
+        elif response.status_code < 200:
+            lost = f"has made the response an interim one ({response.status_code})"
         else:
+            make_sendable(response, with_trailers=self.flow.request.is_http2 or self.flow.request.is_http3)
             return
         self.flow.response = _stand_in()
         set_reply(self.flow, reply_of_fault())

@@ -66,6 +66,26 @@ def takes_the_response_away(flow: http.HTTPFlow) -> None:
     flow.response = None
 
 
+def sets_a_status_without_a_body(flow: http.HTTPFlow) -> None:
+    flow.response.status_code = 204
+
+
+def sets_an_interim_status(flow: http.HTTPFlow) -> None:
+    flow.response.status_code = 103
+
+
+def sets_a_wrong_length(flow: http.HTTPFlow) -> None:
+    flow.response.headers["content-length"] = "5"
+
+
+def takes_the_body_away(flow: http.HTTPFlow) -> None:
+    flow.response.content = None
+
+
+def adds_trailers(flow: http.HTTPFlow) -> None:
+    flow.response.trailers = http.Headers(x_script="was here")
+
+
 def compresses(flow: http.HTTPFlow) -> None:
     flow.response.encode("gzip")
 
@@ -148,6 +168,11 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
     "sets headers at response": {"response": sets_headers},
     "sets the status at responseheaders": {"responseheaders": sets_the_status},
     "sets the status at response": {"response": sets_the_status},
+    "sets a status without a body": {"response": sets_a_status_without_a_body},
+    "sets an interim status": {"response": sets_an_interim_status},
+    "sets a wrong length": {"response": sets_a_wrong_length},
+    "takes the body away": {"response": takes_the_body_away},
+    "adds trailers": {"response": adds_trailers},
     "compresses": {"response": compresses},
     "asks for plain": {"request": asks_for_plain},
     "adds a member": {"request": adds_a_member},

@@ -17,7 +17,9 @@ from harness.page import NAME, OUTCOME, Shelf
 from harness.tools import own_address
 from mitmproxy import exceptions, http
 from mitmproxy.proxy.mode_specs import ProxyMode
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.test import taddons, tflow
+from mitmproxy.test.tflow import tclient_conn, tserver_conn
 
 Configure = Callable[..., None]
 
@@ -238,6 +240,27 @@ def test_the_port_knows_whom_to_answer(head: str, status: int) -> None:
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
+
+    run(test)
+
+
+@pytest.mark.parametrize(("client", "status"), [("192.168.1.20", 403), ("127.0.0.1", 200)])
+def test_the_port_tells_for_whom_the_proxy_has_connected_to_it(client: str, status: int) -> None:
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port) as (ours, _):
+            for expected in (status, 200):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                made = ServerConnectionHookData(tserver_conn(), tclient_conn())
+                made.client.peername = (client, 1234)
+                made.server.peername, made.server.sockname = ("127.0.0.1", port), writer.get_extra_info("sockname")
+                ours.server_connected(made)
+                if expected != status:
+                    ours.server_disconnected(made)
+                writer.write(f"GET /rules HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+                assert (await reader.read()).split(b" ")[1] == b"%d" % expected
+                ours.server_disconnected(made)
+                writer.close()
 
     run(test)
 

@@ -13,6 +13,7 @@ from force_stream.proxy.response import (
     event_stream,
     is_as_received,
     kept_answer,
+    make_sendable,
     may_retry,
     observe_whole,
     pass_through,
@@ -278,3 +279,26 @@ def test_an_event_stream_is_known_by_its_label_or_by_how_it_begins(
     answer_with(flow, body, content_type, status)
     assert flow.response is not None
     assert streams(flow.response) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "announced", "expected"),
+    [
+        pytest.param(200, b"{}", "5", (b"{}", "2"), id="a wrong length"),
+        pytest.param(200, b"{}", None, (b"{}", None), id="none"),
+        pytest.param(200, None, "2", (b"", "0"), id="no body"),
+        pytest.param(204, b"{}", None, (b"", None), id="a status without a body"),
+        pytest.param(304, b"{}", "2", (b"", "2"), id="one whose length is that of another answer"),
+    ],
+)
+def test_what_other_addons_have_edited_ends_where_its_head_says(
+    status: int, body: bytes | None, announced: str | None, expected: tuple[bytes, str | None]
+) -> None:
+    made = http.Response.make(status)
+    made.raw_content = body
+    made.headers = http.Headers([] if announced is None else [(b"content-length", announced.encode())])
+    made.trailers = http.Headers(x="y")
+    make_sendable(made, with_trailers=True)
+    assert (made.raw_content, made.headers.get("content-length"), made.trailers) == (*expected, http.Headers(x="y"))
+    make_sendable(made, with_trailers=False)
+    assert made.trailers is None
