@@ -47,10 +47,11 @@ def key_of(flow: http.HTTPFlow, rule: Rule) -> bytes:
         for name, value in sorted(fields, key=itemgetter(0))
         if name not in _NOT_COMPARED and not name.startswith(_NOT_COMPARED_PREFIXES)
     ]
-    has_key = any(name in request.headers for name in KEYS)
+    has_key = any(request.headers.get(name) for name in KEYS)
     asked = (
         *(rule, request.scheme, request.host, request.port, request.host_header, request.method, request.path),
-        *(client.sni, client.proxy_mode.full_spec, proxy_user(flow), ORIGIN.of(flow), compared),
+        *(client.sni, [each.fingerprint() for each in client.certificate_list]),
+        *(client.proxy_mode.full_spec, proxy_user(flow), ORIGIN.of(flow), compared),
         None if has_key or not client.peername else client.peername[0],
     )
     digest = blake2b(repr(asked).encode(errors="replace"), digest_size=32, key=_SALT)
@@ -121,6 +122,7 @@ class KeptAnswers:
         if not was_known or outcome.failed or outcome.response is None or not kept.wait.client_gone:
             return False
         kept.size = len(outcome.response.raw_content or b"")
+        kept.wait.attempt = None  # it has the event stream, which is many times as large
         self._answers.append(kept)
         seconds = kept.wait.rule.keep_answers
         assert seconds is not None
