@@ -1,9 +1,11 @@
 """Answers that are kept: for which request, how many bytes of them, how long, and that each is given once."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
+from weakref import ref
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
@@ -100,6 +102,15 @@ def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
     under_way.wait.leave()
     assert answers.finish(under_way, outcome(10))
     assert [answers.join(each.key, ClientWait(RULE)) for each in (second, third, under_way)] == [None, None, under_way]
+
+
+@in_loop
+def test_one_whose_flow_ends_without_a_word_is_forgotten() -> None:
+    answers = KeptAnswers()
+    made = ref(begun(answers))
+    gc.collect()
+    assert made() is None
+    assert answers.join(b"k", ClientWait(RULE)) is None
 
 
 @in_loop
