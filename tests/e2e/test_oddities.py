@@ -15,7 +15,7 @@ from force_stream.answer.oddities import MOST_IN_BRIEF, in_brief
 from force_stream.answer.reader import AnswerReader, AnswerSpec
 from force_stream.view import contentview
 from harness import sse
-from harness.master import answer_with, flow_with
+from harness.master import answer_with, counted, flow_with
 from harness.merging import Never
 from harness.page import Shelf, client_of
 from harness.paths import ADDON
@@ -99,8 +99,7 @@ def play(body: bytes, rules: Path, **asked: Any) -> tuple[http.HTTPFlow, list[st
                 flow.response.raw_content = None
                 flow.response.stream(body)
             await ours.response(flow)
-            await asyncio.sleep(0)
-            await asyncio.gather(*ours._counting)
+            await counted(ours)
             (outcome,) = client_of(Shelf(*ours.stats.latest())).get("/flows").json
             return flow, outcome["odd"]
 

@@ -77,6 +77,14 @@ def lines(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == level]
 
 
+async def counted(ours: ForceStream) -> None:
+    """Wait until the figures of a flow that has its answer are there."""
+    await asyncio.sleep(0)  # it is counted once its client has the answer
+    while ours._counting:
+        await asyncio.wait(ours._counting)
+        await asyncio.sleep(0)
+
+
 async def logged(caplog: pytest.LogCaptureFixture, words: str) -> str:
     """The latest line of the log with these words, once there is one."""
     async with asyncio.timeout(TIMEOUT):

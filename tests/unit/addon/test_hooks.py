@@ -21,7 +21,7 @@ from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from harness import sse
-from harness.master import answer_with, flow_with, lines, logged, run_with, upstream_answers
+from harness.master import answer_with, counted, flow_with, lines, logged, run_with, upstream_answers
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
@@ -252,8 +252,7 @@ def test_what_is_remembered_of_a_flow_is_little_whatever_its_names_are(run: Call
             content, flow.response.raw_content = flow.response.raw_content, None
             flow.response.stream(content)
         await ours.response(flow)
-        await asyncio.sleep(0)  # it is counted once its client has the answer
-        await asyncio.gather(*ours._counting)
+        await counted(ours)
         (outcome,) = ours.stats.latest()
         assert outcome.finish_reason.startswith("a reason 0, a reason 1, ")
         assert len(repr(outcome)) < 1_000
@@ -548,12 +547,11 @@ def test_a_clients_own_stream_that_decodes_to_more_than_max_body_is_read_up_to_i
         ours.responseheaders(flow)
         assert flow.response.stream(bomb) == bomb
 
-        async def counted() -> None:
+        async def respond() -> None:
             await ours.response(flow)
-            await asyncio.gather(*ours._counting)
-            await asyncio.sleep(0)
+            await counted(ours)
 
-        assert await _peak(counted()) < 8 * MEGABYTE
+        assert await _peak(respond()) < 8 * MEGABYTE
         (row,) = ours.stats.rows()
         assert row["flows"] == 1
 
