@@ -218,7 +218,7 @@ class Player:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
                 attempt = Attempt(spec, self.rule, clock=lambda: self.now)
                 wait = self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
-                wait.kept = Mock() if self.rule.keep_answers else None
+                wait.kept = Mock(**{"done.return_value": False}) if self.rule.keep_answers else None
             self.now += self._held
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and self.live:
             flow.response.stream = True

@@ -46,8 +46,13 @@ class ClientWait:
     def leave(self) -> None:
         """The client is gone; another attempt that is under way is given up, so that its upstream stops billing."""
         self.client_gone = True
-        if self.retrying and self.attempt is not None and self.kept is None:
+        if self.retrying and self.attempt is not None and not self.is_kept:
             self.attempt.fail(ClientGone("the client is gone"))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether somebody keeps what comes of it, even when the client is gone; after a reload nobody does."""
+        return self.kept is not None and not self.kept.done()
 
     @property
     def needs_head(self) -> bool:

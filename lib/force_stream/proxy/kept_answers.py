@@ -11,6 +11,7 @@ from hashlib import blake2b
 from operator import itemgetter
 from secrets import token_bytes
 from typing import Final
+from weakref import WeakSet
 
 from mitmproxy import http
 
@@ -47,10 +48,11 @@ def key_of(flow: http.HTTPFlow, rule: Rule) -> bytes:
         for name, value in sorted(fields, key=itemgetter(0))
         if name not in _NOT_COMPARED and not name.startswith(_NOT_COMPARED_PREFIXES)
     ]
-    has_key = any(name in request.headers for name in KEYS)
+    has_key = any(request.headers.get(name) for name in KEYS)
     asked = (
         *(rule, request.scheme, request.host, request.port, request.host_header, request.method, request.path),
-        *(client.sni, client.proxy_mode.full_spec, proxy_user(flow), ORIGIN.of(flow), compared),
+        *(client.sni, [each.fingerprint() for each in client.certificate_list]),
+        *(client.proxy_mode.full_spec, proxy_user(flow), ORIGIN.of(flow), compared),
         None if has_key or not client.peername else client.peername[0],
     )
     digest = blake2b(repr(asked).encode(errors="replace"), digest_size=32, key=_SALT)
@@ -87,24 +89,26 @@ class KeptAnswers:
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most = most
         self._answers: list[KeptAnswer] = []
+        # Their flows hold these: a flow may end without a word when its client leaves while it gets its connection.
+        self._under_way: WeakSet[KeptAnswer] = WeakSet()
 
     def clear(self) -> None:
         """Forget all of them; who waits for one gets nothing."""
         for kept in list(self._answers):
             self._forget(kept)
-            if not kept.outcome.done():
-                kept.outcome.set_result(NOTHING)
+        while self._under_way:
+            self._under_way.pop().outcome.set_result(NOTHING)
 
     def begin(self, key: bytes, wait: ClientWait) -> KeptAnswer:
         """An answer that will be kept if its client gives up."""
         kept = KeptAnswer(key, wait)
         wait.kept = kept.outcome
-        self._answers.append(kept)
+        self._under_way.add(kept)
         return kept
 
     def join(self, key: bytes, wait: ClientWait) -> KeptAnswer | None:
         """The answer to the same request that nobody waits for; from now on it is this client's."""
-        for kept in self._answers:
+        for kept in (*self._answers, *self._under_way):
             if kept.key == key and kept.wait.client_gone:
                 kept.wait = wait
                 if kept.outcome.done():
@@ -117,34 +121,30 @@ class KeptAnswers:
         if kept.outcome.done():
             return False
         kept.outcome.set_result(outcome)
-        was_known = self._forget(kept)
-        if not was_known or outcome.failed or outcome.response is None or not kept.wait.client_gone:
+        self._under_way.discard(kept)
+        if outcome.failed or outcome.response is None or not kept.wait.client_gone:
             return False
         kept.size = len(outcome.response.raw_content or b"")
+        kept.wait.attempt = None  # it has the event stream, which is many times as large
         self._answers.append(kept)
         seconds = kept.wait.rule.keep_answers
         assert seconds is not None
         kept.timer = asyncio.get_running_loop().call_later(seconds, self._drop, kept, f"for {seconds:g} s")
         while sum(each.size for each in self._answers) > self._most:
-            oldest = next(each for each in self._answers if each.outcome.done())
-            self._drop(oldest, f"until {self._most:,} bytes were kept")
+            self._drop(self._answers[0], f"until {self._most:,} bytes were kept")
         return kept in self._answers
 
     def _drop(self, kept: KeptAnswer, how_long: str) -> None:
         self._forget(kept)
         logger.info(f"{kept.wait.rule.name}: a kept answer was dropped: nobody asked for it {how_long}")
 
-    def _forget(self, kept: KeptAnswer) -> bool:
-        """Whether it was here."""
-        if kept.timer is not None:
-            kept.timer.cancel()
-        was_known = kept in self._answers
-        if was_known:
-            self._answers.remove(kept)
-        return was_known
+    def _forget(self, kept: KeptAnswer) -> None:
+        assert kept.timer is not None
+        kept.timer.cancel()
+        self._answers.remove(kept)
 
     def lines(self) -> list[str]:
         """All of it, in words."""
-        finished = [kept.size for kept in self._answers if kept.outcome.done()]
+        finished = [kept.size for kept in self._answers]
         count = counted(len(finished), "answer")
         return [f"kept: {count} of clients that gave up, {counted(sum(finished), 'byte')}"] if finished else []

@@ -82,7 +82,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
     commands: "CloseConnection Log RequestWakeup",
     events: "CommandCompleted DataReceived Event Wakeup",
     layer: "NextLayer Paused",
-    server: "ConnectionHandler.wakeup ConnectionIO.handler",
+    server: "ConnectionHandler.server_event ConnectionIO.handler",
     clientplayback: "ReplayHandler.replay",
 }
 
@@ -180,7 +180,7 @@ class ObservedStream(http_layers.HttpStream):
         wait = self._wait
         if wait is not None and isinstance(event, _events.RequestProtocolError):
             wait.leave()
-            if wait.kept is not None:
+            if wait.is_kept:
                 self.orphans.add(self)
                 yield commands.Log(f"{wait.rule.name}: the client gave up; its answer is read to its end")
                 return
@@ -702,12 +702,15 @@ class StreamLayerAddon:
         orphans = [stream for stream in self._orphans if stream.context.client is client]
         if orphans:
             handler = next(each for each in _handlers() if each.client is client)
-            timers = [asyncio.create_task(handler.wakeup(timer)) for stream in orphans for timer in stream.timers]
+            timers = [asyncio.create_task(_wake(handler, each, timer)) for each in orphans for timer in each.timers]
             await asyncio.wait([*timers, *(stream.kept for stream in orphans)])
             # A connection that is being closed would stay open if mitmproxy cancelled its handler once more.
             for peer, transport in list(handler.transports.items()):
                 if peer.state is ConnectionState.CLOSED and transport.handler is not None:
                     await asyncio.wait([transport.handler])
+            # Those asked for meanwhile: that of an HTTP/2 connection's pings would hold all of this for 58 seconds.
+            for pending in handler.wakeup_timer:
+                pending.cancel()
 
     def take_over(self) -> dict[http.HTTPFlow, ClientWait]:
         """Have connections that are already open make observed streams too: those from before a reload would otherwise
@@ -739,6 +742,13 @@ class StreamLayerAddon:
             # mitmproxy leaves them running: that of an HTTP/2 connection's pings would hold the flow for 58 seconds.
             for timer in handler.wakeup_timer:
                 timer.cancel()
+
+
+async def _wake(handler: ConnectionHandler, stream: ObservedStream, timer: commands.RequestWakeup) -> None:
+    """Wake a stream, unless mitmproxy does: a timer that has just run out cannot be stopped any more."""
+    await asyncio.sleep(timer.delay)
+    if timer in stream.timers:
+        await handler.server_event(events.Wakeup(timer))
 
 
 def _handlers() -> Iterable[ConnectionHandler]:

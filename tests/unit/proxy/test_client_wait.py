@@ -92,14 +92,15 @@ def test_a_client_that_leaves_gives_up_the_other_attempt_and_not_its_own() -> No
     assert wait.attempt.state is State.FAILED
 
 
-def test_a_client_whose_answer_is_kept_gives_nothing_up_and_gets_no_heartbeat() -> None:
+@pytest.mark.parametrize(("kept_no_more", "state"), [(False, State.WAITING), (True, State.FAILED)])
+def test_a_client_whose_answer_is_kept_gives_nothing_up_and_gets_no_heartbeat(kept_no_more: bool, state: State) -> None:
     clock = Clock()
     wait = waiting(clock, heartbeat=4)
     assert wait.attempt is not None
-    wait.kept = Mock()
+    wait.kept = Mock(**{"done.return_value": kept_no_more})
     wait.retry(Attempt(wait.attempt.spec, wait.attempt.rule, clock=clock))
     assert wait.needs_head
     wait.leave()
     clock.advance(20_000)
     assert wait.attempt is not None
-    assert (wait.attempt.state, wait.poll(), wait.needs_head) == (State.WAITING, Deadline.NOTHING, False)
+    assert (wait.attempt.state, wait.poll(), wait.needs_head) == (state, Deadline.NOTHING, False)

@@ -1,10 +1,15 @@
 """Answers that are kept: for which request, how many bytes of them, how long, and that each is given once."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
+from weakref import ref
 
 import pytest
+from force_stream.answer.reader import AnswerSpec
+from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.client_wait import ClientWait
 from force_stream.proxy.kept_answers import NOTHING, KeptAnswer, KeptAnswers, Outcome, key_of
 from force_stream.rules.rule import Rule
@@ -99,6 +104,24 @@ def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
     assert [answers.join(each.key, ClientWait(RULE)) for each in (second, third, under_way)] == [None, None, under_way]
 
 
+@in_loop
+def test_one_whose_flow_ends_without_a_word_is_forgotten() -> None:
+    answers = KeptAnswers()
+    made = ref(begun(answers))
+    gc.collect()
+    assert made() is None
+    assert answers.join(b"k", ClientWait(RULE)) is None
+
+
+@in_loop
+def test_nothing_is_kept_of_the_event_stream() -> None:
+    answers = KeptAnswers()
+    made = answers.begin(b"k", ClientWait(RULE, Attempt(AnswerSpec("r", "chat"), RULE)))
+    made.wait.leave()
+    assert answers.finish(made, outcome())
+    assert made.wait.attempt is None
+
+
 def test_it_is_dropped_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
@@ -164,6 +187,7 @@ OTHERS = {
     "SNI": changed(client_conn__sni="other"),
     "page": changed(metadata={"force_stream.origin": "app://other"}),
     "proxy user": changed(metadata={"proxyauth": ("user", "password")}),
+    "certificate": changed(client_conn__certificate_list=[Mock(**{"fingerprint.return_value": b"other"})]),
     "key": with_headers(authorization="Bearer other"),
     "cookie": with_headers(cookie="a=b"),
     "organization": with_headers(openai_organization="other"),
@@ -181,12 +205,13 @@ def test_a_key_is_that_of_one_rule_as_it_is() -> None:
     assert key_of(flow_with(), RULE) != key_of(flow_with(), Rule("r", ("h",), keep_answers=300, timeout=1))
 
 
-@pytest.mark.parametrize("names_a_key", [True, False])
-def test_without_a_key_in_its_headers_a_request_is_that_of_one_address(names_a_key: bool) -> None:
+@pytest.mark.parametrize(("key", "names_a_key"), [("Bearer k", True), ("", False), (None, False)])
+def test_without_a_key_in_its_headers_a_request_is_that_of_one_address(key: str | None, names_a_key: bool) -> None:
     here, there = flow_with(), changed(client_conn__peername=("10.0.0.2", 1))
     for flow in (here, there):
-        if not names_a_key:
-            del flow.request.headers["authorization"]
+        del flow.request.headers["authorization"]
+        if key is not None:
+            flow.request.headers["authorization"] = key
     assert (key_of(here, RULE) == key_of(there, RULE)) == names_a_key
 
 

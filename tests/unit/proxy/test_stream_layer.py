@@ -441,6 +441,41 @@ def test_an_answer_that_is_kept_is_read_to_its_end_without_the_client(
     assert not player.flow.live
 
 
+def test_an_answer_that_nobody_keeps_any_more_is_stopped_when_the_client_leaves(play: Callable[..., Player]) -> None:
+    player = play(keep_answers=300)
+    player.upstream_sends(HEAD, BEGIN)
+    assert player.flow is not None
+    wait = player.wait_of(player.flow)
+    assert wait is not None
+    wait.kept = Mock(**{"done.return_value": True})  # the addon was loaded again
+    player.client_leaves()
+    assert player.hooks[-1] == "error"
+
+
+@pytest.mark.parametrize("is_woken", [True, False], ids=["mitmproxy wakes it", "nobody wakes it"])
+def test_a_timer_of_a_client_that_left_wakes_its_stream_once(monkeypatch: pytest.MonkeyPatch, is_woken: bool) -> None:
+    async def test() -> None:
+        layer = stream_layer.StreamLayerAddon(lambda _: None, AsyncMock())
+        pings = asyncio.create_task(asyncio.sleep(58))
+        timer, client, kept = commands.RequestWakeup(0.001), Mock(), asyncio.get_running_loop().create_future()
+        stream, handler = Mock(timers=[timer], kept=kept), Mock(client=client, transports={}, wakeup_timer={pings})
+        stream.context.client = client
+        handler.server_event = AsyncMock(side_effect=lambda _: kept.set_result(None))
+        monkeypatch.setattr(stream_layer, "_handlers", lambda: [handler])
+        layer._orphans.add(stream)
+        leaving = asyncio.create_task(layer.client_disconnected(client))
+        await asyncio.sleep(0)
+        if is_woken:
+            stream.timers.remove(timer)
+            kept.set_result(None)
+        await leaving
+        assert [each.args[0].command for each in handler.server_event.await_args_list] == [timer] * (not is_woken)
+        await asyncio.sleep(0)
+        assert pings.cancelled(), "it would hold all of this"
+
+    asyncio.run(test())
+
+
 def test_nothing_is_asked_of_the_clock_once_the_client_has_its_answer(play: Callable[..., Player]) -> None:
     player = play(timeout=60, heartbeat=5)
     player.upstream_sends(HEAD, piece(STREAM), END)
