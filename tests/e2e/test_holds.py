@@ -32,6 +32,8 @@ PROBE: Final = SCRIPTS / "probe.py"
 # Seconds. A shorter hold is none, whatever mitmproxy alone does with the body: 10 ms were measured, and a busy machine
 # shows more.
 NOTICED: Final = 0.05
+# How often a hold is measured again that is too long: what the code does shows each time, what else the machine does not.
+TRIES: Final = 4
 
 
 def bomb(size: int) -> bytes:
@@ -152,13 +154,15 @@ def test_a_body_holds_the_loop_and_takes_memory_hardly_more_than_in_mitmproxy_al
         return proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON, PROBE], options=options, remote=True)
 
     meter = Meter(start, upstream, case)
-    alone, forced = meter.measure("/alone", 200), meter.measure(case.path, case.status)
-    times = (forced.memory - alone.memory) / case.kept
-    print(
-        f"\n{name}: {1000 * forced.hold:.1f} ms, {1000 * alone.hold:.1f} alone; memory {times:.1f} times what is kept"
-    )
-    assert forced.hold <= max(3 * alone.hold, NOTICED)
-    assert times <= case.memory
+    for _ in range(TRIES):
+        alone, forced = meter.measure("/alone", 200), meter.measure(case.path, case.status)
+        times = (forced.memory - alone.memory) / case.kept
+        held = f"{1000 * forced.hold:.1f} ms, {1000 * alone.hold:.1f} alone"
+        print(f"\n{name}: {held}; memory {times:.1f} times what is kept")
+        assert times <= case.memory
+        if forced.hold <= max(3 * alone.hold, NOTICED):
+            return
+    pytest.fail(f"held for {held}")
 
 
 def test_neither_does_a_command_that_reads_a_saved_body_again(
@@ -169,9 +173,14 @@ def test_neither_does_a_command_that_reads_a_saved_body_again(
     with Http1Client(proxy.url, timeout=120) as client:
         upstream.answer(Head(), Data(b"data:{}\n\n" * (MEGABYTE // 9) + STREAM), End())
         assert client.post(CHAT, request()).status == 200
-    since = proxy.mark()
-    proxy.command("probe.start")
-    proxy.command("force_stream.aggregate", flows_of(None))
-    proxy.wait_for_log("finish stop", since=since)
-    hold, _ = proxy.command("probe.stop")
-    assert float(hold) < NOTICED
+    holds = []
+    while len(holds) < TRIES:
+        since = proxy.mark()
+        proxy.command("probe.start")
+        proxy.command("force_stream.aggregate", flows_of(None))
+        proxy.wait_for_log("finish stop", since=since)
+        hold, _ = proxy.command("probe.stop")
+        if float(hold) < NOTICED:
+            return
+        holds.append(hold)
+    pytest.fail(f"held for {holds} seconds")
