@@ -32,7 +32,7 @@ PROBE: Final = SCRIPTS / "probe.py"
 # Seconds. A shorter hold is none, whatever mitmproxy alone does with the body: 10 ms were measured, and a busy machine
 # shows more.
 NOTICED: Final = 0.05
-# How often a hold is measured again that is too long: what the code does shows each time, what else the machine does not.
+# How often a hold that is too long is measured again: what the code does shows each time, what else runs does not.
 TRIES: Final = 4
 
 
