@@ -13,7 +13,7 @@ from mitmproxy import http
 
 def test_however_many_bodies_are_read_the_loops_own_threads_look_up_names() -> None:
     request = http.Request.make("POST", "http://llm.test/", gzip.compress(b"{}"), {"Content-Encoding": "gzip"})
-    gate = threading.Event()
+    all_busy, gate = threading.Event(), threading.Event()
     count, most = 0, 0
     lock = threading.Lock()
 
@@ -22,6 +22,8 @@ def test_however_many_bodies_are_read_the_loops_own_threads_look_up_names() -> N
         with lock:
             count += 1
             most = max(most, count)
+            if count == aside.MOST:
+                all_busy.set()
         gate.wait(30)
         with lock:
             count -= 1
@@ -30,8 +32,7 @@ def test_however_many_bodies_are_read_the_loops_own_threads_look_up_names() -> N
         reading = [asyncio.ensure_future(bodies.read(request, work)) for _ in range(100)]
         try:
             async with asyncio.timeout(10):
-                while count < aside.MOST:
-                    await asyncio.sleep(0.001)
+                await asyncio.to_thread(all_busy.wait, 10)
                 assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
         finally:
             gate.set()
