@@ -7,16 +7,17 @@ hook, and nothing that is logged or kept on a flow holds a credential.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 
+from ..answer.cause import plainly
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
@@ -44,6 +45,7 @@ from ..wire.encodings import MissingDecoder, TooLarge, decode
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
+from .in_flight import LOOK_EVERY, Observer, SilenceWatch, figures
 from .options import add_options, eager_warning, unknown_options
 from .retries import Retries
 from .rules_watcher import RulesWatcher
@@ -103,6 +105,7 @@ class ForceStream:
         self._retries = Retries(self.send_attempt, lambda: self.rules)
         self._kept = KeptAnswers()
         self._counting: set[asyncio.Future[Outcome]] = set()
+        self._silence_watch: asyncio.Task[None] | None = None
         self._stream_layer: StreamLayerAddon | None = None
         # The rules that have been warned of requests whose bodies mitmproxy streams.
         self._warned: set[str] = set()
@@ -126,12 +129,15 @@ class ForceStream:
         for line in unknown_options(ctx.options):
             logger.warning(line)
         self.rules_watcher.start()
+        self._silence_watch = asyncio.get_running_loop().create_task(self._watch_silence())
         self.can_send = self._stream_layer is not None
 
     def done(self) -> None:
         contentview.unregister()
         self.rules_watcher.stop()
         self._kept.clear()
+        if self._silence_watch is not None:
+            self._silence_watch.cancel()
         if self._stream_layer is not None and self._stream_layer in ctx.master.addons.chain:
             ctx.master.addons.remove(self._stream_layer)
 
@@ -169,6 +175,28 @@ class ForceStream:
     def enabled(self) -> bool:
         """Whether the master switch is on."""
         return bool(ctx.options.force_stream)
+
+    def in_flight(self) -> list[dict[str, Any]]:
+        """The figures of the flows that are under way, the newest first."""
+        return figures(self._observed())
+
+    def _observed(self) -> Iterator[tuple[http.HTTPFlow, Observer]]:
+        """The flows under way, each with what observes it."""
+        for flow, role in list(self._roles.items()):
+            if isinstance(role, LiveCopy):
+                yield flow, role
+            elif role.wait is not None and role.wait.attempt is not None and not role.wait.retrying:
+                yield flow, role.wait.attempt
+
+    async def _watch_silence(self) -> None:
+        watch = SilenceWatch()
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                for line in watch.lines(self._observed()):
+                    logger.warning(line)
+            except Exception as error:
+                _log_fault("silent flows are not told of", error)
 
     async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
@@ -241,13 +269,18 @@ class ForceStream:
 
     def error(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
-        if role is None or not flow.error:
+        if not flow.error:
             return
         try:
-            if isinstance(role, LiveCopy):
-                self._count_own_stream(flow, role, flow.error.msg)
+            if role is None:
+                if why := explain.why_nowhere(flow):
+                    logger.warning(why)
+            elif isinstance(role, LiveCopy):
+                message = plainly(flow.error.msg) if flow.client_conn.connected else "the client gave up"
+                self._count_own_stream(flow, role, message)
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
-                logger.warning(summary.describe_error(flow, attempt, flow.error.msg))
+                gone = role.wait.client_gone or not flow.client_conn.connected
+                logger.warning(summary.describe_error(flow, attempt, flow.error.msg, gone=gone))
                 self.stats.add(flow_record.of_no_answer(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)
@@ -388,7 +421,8 @@ class ForceStream:
         is_changed = not is_upstreams or (attempt.observed and not response.is_as_received(flow.response, attempt))
         if is_changed and not (is_upstreams and attempt.plain) and not response.streams(flow.response):
             if not isinstance(role, Watched):
-                logger.info(summary.describe_as_it_is(flow, attempt, "answered by another addon"))
+                line = summary.describe_as_it_is(flow, attempt, "answered by another addon")
+                logger.log(_level(flow), line)
             return
         if is_changed and attempt.observed:
             await response.read_instead(flow.response, attempt)
@@ -399,7 +433,8 @@ class ForceStream:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            logger.info(summary.describe_as_it_is(flow, attempt, "sent plain"))
+            line = summary.describe_as_it_is(flow, attempt, "sent plain")
+            logger.log(_level(flow), line)
             asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
         if isinstance(role, Own) or not is_upstreams:
             return
@@ -439,7 +474,8 @@ class ForceStream:
         else:
             response.pass_through(flow, attempt)
         try:
-            logger.info(summary.summarize(flow, attempt))
+            line = summary.summarize(flow, attempt)
+            logger.log(_level(flow), line)
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
         else:
@@ -495,6 +531,11 @@ class ForceStream:
         self._counting.discard(task)
         if not task.cancelled():
             self._count(task.result)
+
+
+def _level(flow: http.HTTPFlow) -> int:
+    """A flow that is marked is worth a look."""
+    return logging.WARNING if flow.marked else logging.INFO
 
 
 def _share(flow: http.HTTPFlow) -> None:

@@ -11,7 +11,7 @@ from mitmproxy import http
 
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
-from ..answer.report import JSON_TYPE, Reply
+from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE, Reply
 from ..errors import InternalError, OversizedStream, UpstreamUnreachable
 from ..wire import jsontext
 from ..wire.text import printable
@@ -41,7 +41,6 @@ from .retry_policy import is_retried
 MARK: Final = ":warning:"
 # RFC 9110, section 6.4.1.
 WITHOUT_BODY: Final = (204, 304)
-EVENT_STREAM_TYPE: Final = "text/event-stream"
 _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # How an event stream begins that is an API's: perhaps with comments, and with an event whose data is JSON.
 _EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n|(?:event|id|retry):[^\n]*\n)*data:\s*[{\[]")
@@ -138,7 +137,8 @@ def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
     if response.raw_content is None:
         return False
     content_type = response.headers.get("content-type", "")
-    attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response))
+    fields = response.headers.fields
+    attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response), fields=fields)
     attempt.receive(response.raw_content)
     attempt.end()
     return True
@@ -147,8 +147,12 @@ def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
 def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> None:
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
-        raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
-        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": printable(content_type)})
+        raw, headers = attempt.body() if body is None else body, flow.response.headers
+        head = [
+            [name.decode(errors="replace"), value] for name, value in headers.fields if name.lower() != b"set-cookie"
+        ]
+        content_type = printable(headers.get("content-type", ""))
+        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type, "head": head})
 
 
 def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:

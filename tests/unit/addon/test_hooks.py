@@ -283,10 +283,10 @@ def test_a_flow_without_an_answer_is_marked_and_told_of(run: Callable, caplog: p
         await ours.request(flow)
         flow.error = tflow.terr()
         ours.error(flow)
-        assert (flow.marked, flow.comment) == (":warning:", "private-vllm: chat m, no answer")
+        assert (flow.marked, flow.comment) == (":warning:", "no answer: error; private-vllm: chat m")
         assert flow.metadata["force_stream.error"] == "no_answer"
         (line,) = lines(caplog, logging.WARNING)
-        assert re.fullmatch(r"private-vllm: chat m, no answer: error, \d+\.\d s", line)
+        assert re.fullmatch(r"no answer: error; private-vllm: chat m, \d+\.\d s", line)
         other = flow_with(request("other"))
         other.error = tflow.terr()
         before = other.get_state()
@@ -580,7 +580,10 @@ def test_a_stream_that_nobody_asked_for_is_aggregated_and_remembered(
         assert flow.response.json() == DOCUMENT
         assert flow.metadata["force_stream.sse"] == STREAM
         assert ours.learned == ["learned: 127.0.0.1 m (chat) must stream"]
-        (line,) = lines(caplog, logging.WARNING)
+        *marked, line = lines(caplog, logging.WARNING)
+        assert [each.partition(";")[0] for each in marked] == [
+            f"odd: an event stream labelled {content_type}" for _ in range(content_type == "application/json")
+        ]
         assert "hears: 127.0.0.1 answers m only as a stream" in line
         again = flow_with()
         await ours.request(again)

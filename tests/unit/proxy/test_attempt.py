@@ -391,7 +391,7 @@ async def play(one: Attempt, body: list[bytes], *, ends: bool) -> dict[str, Any]
             await asyncio.sleep(0.01)
             one.poll()
     reply = await one.finish_aside()
-    assert one.answered
+    assert one.answered, one.fault
     assert reply is not None
     document: dict[str, Any] = json.loads(reply.body)
     return document
@@ -494,10 +494,10 @@ def test_not_all_garbage_is_looked_for_while_a_thread_reads_or_makes_the_answer(
     def watched(name: str) -> None:
         work = getattr(AnswerReader, name)
 
-        def noted(*of_what: Any) -> Any:
+        def noted(*of_what: Any, **how: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
                 seen[name] = gc.get_threshold()[2]
-            return work(*of_what)
+            return work(*of_what, **how)
 
         monkeypatch.setattr(AnswerReader, name, noted)
 

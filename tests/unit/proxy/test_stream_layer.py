@@ -461,7 +461,7 @@ def test_a_timer_of_a_client_that_left_wakes_its_stream_once(monkeypatch: pytest
         stream, handler = Mock(timers=[timer], kept=kept), Mock(client=client, transports={}, wakeup_timer={pings})
         stream.context.client = client
         handler.server_event = AsyncMock(side_effect=lambda _: kept.set_result(None))
-        monkeypatch.setattr(stream_layer, "_handlers", lambda: [handler])
+        monkeypatch.setattr(stream_layer, "_connections", lambda: {client.id: handler})
         layer._orphans.add(stream)
         leaving = asyncio.create_task(layer.client_disconnected(client))
         await asyncio.sleep(0)
