@@ -334,7 +334,7 @@ class ForceStream:
             return Waiting(wait, self._kept.begin(key, wait))
         # It needs no connection, so that mitmproxy comes to its `response` hook at once.
         wait.attempt, wait.retrying = None, True
-        flow.response = response.unreachable("the answer under way to the same request was ended")
+        flow.response = response.ended()
         return Joined(wait, kept)
 
     def _finish(self, flow: http.HTTPFlow, role: Role | None) -> None:
@@ -354,6 +354,8 @@ class ForceStream:
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
         outcome = await role.kept.outcome
+        if outcome is kept_answers.NOTHING:
+            flow.response = response.ended(", because the addon was reloaded")
         if role.wait.client_gone or outcome.response is None:
             return
         flow.response = outcome.response.copy()

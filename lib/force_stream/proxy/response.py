@@ -5,14 +5,14 @@ Knows mitmproxy's responses and the outcome of an attempt; must not know events,
 
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from mitmproxy import http
 
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import JSON_TYPE, Reply
-from ..errors import InternalError, OversizedStream, UpstreamUnreachable
+from ..errors import InternalError, OversizedStream, UpstreamUnreachable, error_body
 from ..wire import jsontext
 from ..wire.text import printable
 from . import bodies, cors
@@ -227,9 +227,18 @@ def fault() -> Reply:
 
 
 def unreachable(reason: str) -> http.Response:
-    """The response to a page that could not read mitmproxy's own, or to a client that waits for another flow's."""
-    error = UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}")
-    return http.Response.make(error.status_hint, jsontext.dumps(error.body()), {"Content-Type": JSON_TYPE})
+    """The response to a page that could not read mitmproxy's own."""
+    return _no_response(UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}").body())
+
+
+def ended(why: str = "") -> http.Response:
+    """The response to a client that waits for another flow's, which was ended."""
+    message = f"the answer under way to the same request was ended{why}. Send the request again."
+    return _no_response(error_body(message, UpstreamUnreachable.code))
+
+
+def _no_response(error: dict[str, Any]) -> http.Response:
+    return http.Response.make(UpstreamUnreachable.status_hint, jsontext.dumps(error), {"Content-Type": JSON_TYPE})
 
 
 # Another attempt
