@@ -204,8 +204,9 @@ KEYS: Final[Mapping[str, Key]] = {
     "keep_answers": Key(
         parse.or_null(parse.seconds),
         "When the application gives up while its forced answer is under way, read the answer to its end, and keep it "
-        "for this many seconds: the very same request, sent again, gets it, once. `null`: the upstream is stopped. See "
-        "[kept answers](failures.md#kept-answers).",
+        "for this many seconds: the very same request, sent again, gets it, once. Without the application, a `timeout` "
+        "of `null` stands for an hour, an `idle_timeout` of `null` for 540 seconds. `null`: the upstream is stopped. "
+        "See [kept answers](failures.md#kept-answers).",
         example="300",
     ),
     "inject": Key(
