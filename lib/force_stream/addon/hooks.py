@@ -94,14 +94,14 @@ class ForceStream:
 
     def __init__(self, default_rules: Path) -> None:
         """`default_rules`: the rules file where the option names no other; it may be missing."""
-        self.rules_watcher = RulesWatcher(default_rules)
+        self.rules_watcher = RulesWatcher(default_rules, lambda: self._kept.drop_unmatched())
         self.change_rule = self.rules_watcher.change
         self.flow_counts: Counter[str] = Counter()
         self.stats = Stats()
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
         self._retries = Retries(self.send_attempt, lambda: self.rules)
-        self._kept = KeptAnswers()
+        self._kept = KeptAnswers(lambda: self.rules)
         self._counting: set[asyncio.Future[Outcome]] = set()
         self._stream_layer: StreamLayerAddon | None = None
         # The rules that have been warned of requests whose bodies mitmproxy streams.
@@ -283,16 +283,17 @@ class ForceStream:
             return
         rule, endpoint = match
         self.flow_counts[rule.name] += 1
+        in_force = rule
         if not self._retries.all_learned.is_empty:
             rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
         if rule.force_upstream_stream or must_stream:
             key = b""
             if rule.keep_answers is not None and flow.is_replay is None:
-                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, rule))
+                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force))
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)
             if key and isinstance(role, Waiting):
-                role = self._join_or_keep(flow, role.wait, key)
+                role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
                 self._roles[flow] = role
         elif rule.learn and body.asks_plain:
@@ -328,10 +329,10 @@ class ForceStream:
 
     # Answers whose clients gave up
 
-    def _join_or_keep(self, flow: http.HTTPFlow, wait: ClientWait, key: bytes) -> Role:
+    def _join_or_keep(self, flow: http.HTTPFlow, wait: ClientWait, key: bytes, rule: Rule) -> Role:
         kept = self._kept.join(key, wait)
         if kept is None:
-            return Waiting(wait, self._kept.begin(key, wait))
+            return Waiting(wait, self._kept.begin(key, rule, wait))
         # It needs no connection, so that mitmproxy comes to its `response` hook at once.
         wait.attempt, wait.retrying = None, True
         flow.response = response.ended()

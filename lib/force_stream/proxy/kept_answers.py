@@ -6,6 +6,7 @@ hashes.
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
@@ -76,9 +77,11 @@ NOTHING: Final = Outcome("", "", "", None, None)
 
 @dataclass(eq=False)
 class KeptAnswer:
-    """An answer under way, or one that waits for its request to come again. `wait`: the client that it is for."""
+    """An answer under way, or one that waits for its request to come again. `rule`: as it is in force; `wait`: the
+    client that it is for."""
 
     key: bytes
+    rule: Rule
     wait: ClientWait
     outcome: asyncio.Future[Outcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     size: int = 0
@@ -86,7 +89,9 @@ class KeptAnswer:
 
 
 class KeptAnswers:
-    def __init__(self, most: int = MOST_BYTES) -> None:
+    def __init__(self, rules: Callable[[], Sequence[Rule]], most: int = MOST_BYTES) -> None:
+        """`rules`: those in force; what was kept under others is forgotten."""
+        self._rules = rules
         self._most = most
         self._answers: list[KeptAnswer] = []
         # Their flows hold these: a flow may end without a word when its client leaves while it gets its connection.
@@ -99,9 +104,15 @@ class KeptAnswers:
         while self._under_way:
             self._under_way.pop().outcome.set_result(NOTHING)
 
-    def begin(self, key: bytes, wait: ClientWait) -> KeptAnswer:
+    def drop_unmatched(self) -> None:
+        """Forget those whose rules are in force no more: no request can match them."""
+        for kept in list(self._answers):
+            if kept.rule not in self._rules():
+                self._drop(kept, "its rule has changed")
+
+    def begin(self, key: bytes, rule: Rule, wait: ClientWait) -> KeptAnswer:
         """An answer that will be kept if its client gives up."""
-        kept = KeptAnswer(key, wait)
+        kept = KeptAnswer(key, rule, wait)
         wait.kept = kept.outcome
         self._under_way.add(kept)
         return kept
@@ -122,21 +133,22 @@ class KeptAnswers:
             return False
         kept.outcome.set_result(outcome)
         self._under_way.discard(kept)
-        if outcome.failed or outcome.response is None or not kept.wait.client_gone:
+        if outcome.failed or outcome.response is None or not kept.wait.client_gone or kept.rule not in self._rules():
             return False
         kept.size = len(outcome.response.raw_content or b"")
         kept.wait.attempt = None  # it has the event stream, which is many times as large
         self._answers.append(kept)
-        seconds = kept.wait.rule.keep_answers
+        seconds = kept.rule.keep_answers
         assert seconds is not None
-        kept.timer = asyncio.get_running_loop().call_later(seconds, self._drop, kept, f"for {seconds:g} s")
+        why = f"nobody asked for it for {seconds:g} s"
+        kept.timer = asyncio.get_running_loop().call_later(seconds, self._drop, kept, why)
         while sum(each.size for each in self._answers) > self._most:
-            self._drop(self._answers[0], f"until {self._most:,} bytes were kept")
+            self._drop(self._answers[0], f"nobody asked for it until {self._most:,} bytes were kept")
         return kept in self._answers
 
-    def _drop(self, kept: KeptAnswer, how_long: str) -> None:
+    def _drop(self, kept: KeptAnswer, why: str) -> None:
         self._forget(kept)
-        logger.info(f"{kept.wait.rule.name}: a kept answer was dropped: nobody asked for it {how_long}")
+        logger.info(f"{kept.rule.name}: a kept answer was dropped: {why}")
 
     def _forget(self, kept: KeptAnswer) -> None:
         assert kept.timer is not None

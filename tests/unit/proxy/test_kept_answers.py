@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 from weakref import ref
@@ -24,8 +25,13 @@ def outcome(size: int = 2, **values: Any) -> Outcome:
     return Outcome(**given | {"failed": None} | values)
 
 
+def keeping(**limits: int) -> KeptAnswers:
+    """Of one rule that stays as it is."""
+    return KeptAnswers(lambda: (RULE,), **limits)
+
+
 def begun(answers: KeptAnswers, key: bytes = b"k") -> KeptAnswer:
-    return answers.begin(key, ClientWait(RULE))
+    return answers.begin(key, RULE, ClientWait(RULE))
 
 
 def kept(answers: KeptAnswers, key: bytes = b"k", size: int = 2) -> KeptAnswer:
@@ -45,7 +51,7 @@ def in_loop(test: Callable[[], None]) -> Callable[[], None]:
 
 @in_loop
 def test_it_is_given_once_and_to_the_same_request_alone() -> None:
-    answers = KeptAnswers()
+    answers = keeping()
     made = kept(answers)
     assert answers.join(b"other", ClientWait(RULE)) is None
     assert answers.join(b"k", ClientWait(RULE)) is made
@@ -55,7 +61,7 @@ def test_it_is_given_once_and_to_the_same_request_alone() -> None:
 
 @in_loop
 def test_one_that_is_under_way_has_one_client_at_a_time() -> None:
-    answers = KeptAnswers()
+    answers = keeping()
     made, second = begun(answers), ClientWait(RULE)
     assert answers.join(b"k", second) is None, "the first client is there"
     made.wait.leave()
@@ -77,7 +83,7 @@ def test_one_that_is_under_way_has_one_client_at_a_time() -> None:
 def test_a_whole_answer_whose_client_is_gone_is_kept(gone: bool, values: dict[str, Any], is_kept: bool) -> None:
     @in_loop
     def test() -> None:
-        answers = KeptAnswers()
+        answers = keeping()
         made = begun(answers)
         if gone:
             made.wait.leave()
@@ -91,7 +97,7 @@ def test_a_whole_answer_whose_client_is_gone_is_kept(gone: bool, values: dict[st
 
 @in_loop
 def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
-    answers = KeptAnswers(most=10)
+    answers = keeping(most=10)
     under_way = begun(answers, b"0")
     kept(answers, b"1", 4)
     second = kept(answers, b"2", 4)
@@ -106,7 +112,7 @@ def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
 
 @in_loop
 def test_one_whose_flow_ends_without_a_word_is_forgotten() -> None:
-    answers = KeptAnswers()
+    answers = keeping()
     made = ref(begun(answers))
     gc.collect()
     assert made() is None
@@ -115,8 +121,8 @@ def test_one_whose_flow_ends_without_a_word_is_forgotten() -> None:
 
 @in_loop
 def test_nothing_is_kept_of_the_event_stream() -> None:
-    answers = KeptAnswers()
-    made = answers.begin(b"k", ClientWait(RULE, Attempt(AnswerSpec("r", "chat"), RULE)))
+    answers = keeping()
+    made = answers.begin(b"k", RULE, ClientWait(RULE, Attempt(AnswerSpec("r", "chat"), RULE)))
     made.wait.leave()
     assert answers.finish(made, outcome())
     assert made.wait.attempt is None
@@ -132,7 +138,7 @@ def test_it_is_dropped_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) ->
 
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(loop, "call_later", call_later)
-        answers = KeptAnswers()
+        answers = keeping()
         kept(answers)
         [(seconds, callback, given)] = timers
         assert (seconds, len(answers.lines())) == (300, 1)
@@ -144,7 +150,7 @@ def test_it_is_dropped_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) ->
 
 @in_loop
 def test_nothing_is_left_when_the_addon_ends() -> None:
-    answers = KeptAnswers()
+    answers = keeping()
     finished, under_way = kept(answers), begun(answers)
     under_way.wait.leave()
     answers.clear()
@@ -152,6 +158,22 @@ def test_nothing_is_left_when_the_addon_ends() -> None:
     assert finished.timer is not None
     assert finished.timer.cancelled()
     assert under_way.outcome.result() is NOTHING
+    assert not answers.finish(under_way, outcome())
+
+
+@in_loop
+def test_they_are_dropped_when_their_rule_changes() -> None:
+    in_force = [RULE]
+    answers = KeptAnswers(lambda: in_force)
+    dropped, under_way = kept(answers), begun(answers, b"2")
+    answers.drop_unmatched()
+    assert len(answers.lines()) == 1
+    in_force[:] = [replace(RULE, timeout=1)]
+    answers.drop_unmatched()
+    assert answers.lines() == []
+    assert dropped.timer is not None
+    assert dropped.timer.cancelled()
+    under_way.wait.leave()
     assert not answers.finish(under_way, outcome())
 
 
