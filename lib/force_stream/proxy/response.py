@@ -256,12 +256,15 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
-def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
+def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
     outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
-    flow.response = retried.response.copy()
+    before, flow.response = flow.response, retried.response.copy()
+    if before is not None and not attempt.response_started:
+        # The upstream has said in an earlier response which web pages may read this one.
+        flow.response.headers.fields += tuple(field for field in before.headers.fields if _CORS.match(field[0]))
     flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK
     save_notes(flow, {"answered_by": retried.id})
