@@ -28,7 +28,6 @@ from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
     LEFT_ALONE,
-    ORIGIN,
     SSE,
     UnreadableFlow,
     noted,
@@ -143,7 +142,7 @@ class ForceStream:
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
-        if isinstance(role, LiveCopy) or (role is None and noted(ORIGIN, flow)):
+        if isinstance(role, LiveCopy) or (role is None and cors.page_of(flow)):
             # No limits, but its upstream's interim responses and GOAWAYs are read as any other's, and a page of another
             # origin can read why there is no response.
             return ClientWait(UNLIMITED)
@@ -501,7 +500,7 @@ class ForceStream:
 
 
 def _share(flow: http.HTTPFlow) -> None:
-    if flow.live and flow.response and noted(ORIGIN, flow):
+    if flow.live and flow.response:
         cors.share(flow, flow.response)
 
 

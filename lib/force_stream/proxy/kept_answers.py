@@ -18,9 +18,10 @@ from mitmproxy import http
 
 from ..rules.rule import Rule
 from ..wire.text import counted
+from . import cors
 from .attempt import Attempt
 from .client_wait import ClientWait
-from .notes import ORIGIN, proxy_user
+from .notes import proxy_user
 from .request import KEYS
 
 logger = logging.getLogger("force_stream")
@@ -53,7 +54,7 @@ def key_of(flow: http.HTTPFlow, rule: Rule) -> bytes:
     asked = (
         *(rule, request.scheme, request.host, request.port, request.host_header, request.method, request.path),
         *(client.sni, [each.fingerprint() for each in client.certificate_list]),
-        *(client.proxy_mode.full_spec, proxy_user(flow), ORIGIN.of(flow), compared),
+        *(client.proxy_mode.full_spec, proxy_user(flow), cors.page_of(flow), compared),
         None if has_key or not client.peername else client.peername[0],
     )
     digest = blake2b(repr(asked).encode(errors="replace"), digest_size=32, key=_SALT)
