@@ -65,10 +65,12 @@ class Waiting(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Its client waits for the answer to the very same request, whose own client gave up."""
+    """Its client waits for the answer to the very same request, whose own client gave up. `stand_in`: its response
+    until then."""
 
     wait: ClientWait
     kept: KeptAnswer
+    stand_in: http.Response
 
 
 class Watched(NamedTuple):
@@ -289,7 +291,9 @@ class ForceStream:
         if rule.force_upstream_stream or must_stream:
             key = b""
             if rule.keep_answers is not None and flow.is_replay is None:
-                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force))
+                # mitmproxy puts that in place of the client's own.
+                own = getattr(ctx.options, "upstream_auth", None) is None
+                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)
             if key and isinstance(role, Waiting):
                 role = self._join_or_keep(flow, role.wait, key, in_force)
@@ -335,7 +339,7 @@ class ForceStream:
         # It needs no connection, so that mitmproxy comes to its `response` hook at once.
         wait.attempt, wait.retrying = None, True
         flow.response = response.ended()
-        return Joined(wait, kept)
+        return Joined(wait, kept, flow.response)
 
     def _finish(self, flow: http.HTTPFlow, role: Role | None) -> None:
         if not isinstance(role, Waiting) or role.kept is None:
@@ -353,6 +357,8 @@ class ForceStream:
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
+        if flow.response is not role.stand_in:
+            return  # another addon's
         outcome = await role.kept.outcome
         if outcome is kept_answers.NOTHING:
             flow.response = response.ended(", because the addon was reloaded")

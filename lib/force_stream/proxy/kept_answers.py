@@ -5,6 +5,7 @@ hashes.
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from .request import KEYS
 
 logger = logging.getLogger("force_stream")
 
-# Bytes of all finished answers; the oldest goes first.
+# Bytes of all finished answers with their headers; the oldest goes first.
 MOST_BYTES: Final = 256 * 1024**2
 _SALT: Final = token_bytes(16)
 # Headers by which a request that is sent again may differ: those of the connection, and of tracing.
@@ -40,9 +41,10 @@ _NOT_COMPARED: Final = frozenset(
 _NOT_COMPARED_PREFIXES: Final = (b"x-b3-", b"x-datadog-")
 
 
-def key_of(flow: http.HTTPFlow, rule: Rule) -> bytes:
+def key_of(flow: http.HTTPFlow, rule: Rule, *, has_own_keys: bool = True) -> bytes:
     """A hash of all that makes a request the very same as another one, under a rule that is the same too. Where nothing
-    in its headers says for whose account it is, the client's address is part of that."""
+    in its headers says for whose account it is, the client's address is part of that. `has_own_keys`: what says so is
+    the client's word, and not this proxy's."""
     request, client = flow.request, flow.client_conn
     fields = [(name.lower(), value) for name, value in request.headers.fields]
     compared = [
@@ -50,12 +52,13 @@ def key_of(flow: http.HTTPFlow, rule: Rule) -> bytes:
         for name, value in sorted(fields, key=itemgetter(0))
         if name not in _NOT_COMPARED and not name.startswith(_NOT_COMPARED_PREFIXES)
     ]
-    has_key = any(request.headers.get(name) for name in KEYS)
+    has_key = has_own_keys and any(request.headers.get(name) for name in KEYS)
+    address = client.peername[0] if client.peername else flow.id
     asked = (
         *(rule, request.scheme, request.host, request.port, request.host_header, request.method, request.path),
         *(client.sni, [each.fingerprint() for each in client.certificate_list]),
         *(client.proxy_mode.full_spec, proxy_user(flow), cors.page_of(flow), compared),
-        None if has_key or not client.peername else client.peername[0],
+        None if has_key else address,
     )
     digest = blake2b(repr(asked).encode(errors="replace"), digest_size=32, key=_SALT)
     digest.update(request.raw_content or b"")
@@ -136,7 +139,8 @@ class KeptAnswers:
         self._under_way.discard(kept)
         if outcome.failed or outcome.response is None or not kept.wait.client_gone or kept.rule not in self._rules():
             return False
-        kept.size = len(outcome.response.raw_content or b"")
+        response = outcome.response
+        kept.size = len(response.raw_content or b"") + sum(map(len, itertools.chain(*response.headers.fields)))
         kept.wait.attempt = None  # it has the event stream, which is many times as large
         self._answers.append(kept)
         seconds = kept.rule.keep_answers

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,13 +16,16 @@ from force_stream.proxy.client_wait import ClientWait
 from force_stream.proxy.kept_answers import NOTHING, KeptAnswer, KeptAnswers, Outcome, key_of
 from force_stream.rules.rule import Rule
 from harness.master import flow_with
+from harness.samples import SECRET, request
 from mitmproxy import http
 
 RULE = Rule("r", ("h",), keep_answers=300)
 
 
 def outcome(size: int = 2, **values: Any) -> Outcome:
-    given = {"flow_id": "1", "comment": "", "marked": "", "response": http.Response.make(200, b"x" * size)}
+    response = http.Response.make(200, b"x" * size)
+    response.headers.clear()
+    given = {"flow_id": "1", "comment": "", "marked": "", "response": response}
     return Outcome(**given | {"failed": None} | values)
 
 
@@ -111,6 +115,16 @@ def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
 
 
 @in_loop
+def test_headers_take_space_too() -> None:
+    answers = keeping(most=10)
+    made = begun(answers)
+    made.wait.leave()
+    large = http.Response.make(200, b"xx")
+    large.headers = http.Headers(a="x" * 10)
+    assert not answers.finish(made, outcome(response=large))
+
+
+@in_loop
 def test_one_whose_flow_ends_without_a_word_is_forgotten() -> None:
     answers = keeping()
     made = ref(begun(answers))
@@ -196,6 +210,7 @@ SAME = {
     "another port of the client": changed(client_conn__peername=("127.0.0.1", 2)),
     "traces": with_headers(traceparent="1", x_request_id="2", x_b3_traceid="3", x_datadog_trace_id="4"),
     "a counted try": with_headers(x_stainless_retry_count="1"),
+    "the spelling of a header's name": with_headers(AUTHORIZATION=f"Bearer {SECRET}"),
     "its framing": with_headers(connection="close", content_length="1"),
 }
 OTHERS = {
@@ -206,6 +221,7 @@ OTHERS = {
     "path": changed(request__path="/other/chat/completions"),
     "query": changed(request__path="/v1/chat/completions?key=2"),
     "body": changed(request__raw_content=b"{}"),
+    "order of the body's members": changed(request__raw_content=json.dumps(dict([*request().items()][::-1])).encode()),
     "SNI": changed(client_conn__sni="other"),
     "page": changed(metadata={"force_stream.origin": "app://other"}),
     "proxy user": changed(metadata={"proxyauth": ("user", "password")}),
@@ -235,6 +251,20 @@ def test_without_a_key_in_its_headers_a_request_is_that_of_one_address(key: str 
         if key is not None:
             flow.request.headers["authorization"] = key
     assert (key_of(here, RULE) == key_of(there, RULE)) == names_a_key
+
+
+def test_a_key_that_the_proxy_itself_has_set_says_nothing_of_the_client() -> None:
+    here, there = flow_with(), changed(client_conn__peername=("10.0.0.2", 1))
+    assert key_of(here, RULE) == key_of(there, RULE)
+    assert key_of(here, RULE, has_own_keys=False) != key_of(there, RULE, has_own_keys=False)
+
+
+def test_a_client_without_a_key_or_an_address_has_no_other_requests() -> None:
+    here, there = (changed(client_conn__peername=None) for _ in range(2))
+    for flow in (here, there):
+        del flow.request.headers["authorization"]
+    assert key_of(here, RULE) == key_of(here, RULE)
+    assert key_of(here, RULE) != key_of(there, RULE)
 
 
 def test_a_key_holds_nothing_of_the_request() -> None:
