@@ -54,6 +54,7 @@ RULES = "rules:\n" + "".join(
         "stalled": ["keep_answers: 300", "inject: {stall: 2}"],
         "retried": ["keep_answers: 300", "retries: 1"],
         "partial": ["keep_answers: 300", "on_truncated: partial"],
+        "rejecting": ["keep_answers: 300"],
         "brief": ["keep_answers: 0.5"],
         "changed": ["keep_answers: 300"],
         "not-kept": ["keep_answers: null"],
@@ -365,6 +366,24 @@ def test_a_try_under_way_goes_on_as_well(proxy: Proxy, upstream: Upstream, heade
     assert len(upstream.requests) == 2
 
 
+def test_what_was_learned_meanwhile_makes_the_same_request_no_other_one(
+    proxy: Proxy, upstream: Upstream, headers: Any
+) -> None:
+    since, scripted = proxy.mark(), None
+    upstream.answer(document({"error": {"message": "Unknown parameter: 'stream_options'."}}, status=400))
+    scripted = Scripted(upstream)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, headers, body_of("rejecting"))
+        scripted.begun.wait()
+    proxy.wait_for_log(GAVE_UP, since=since)
+    scripted.gate.open()
+    proxy.wait_for_log("rejecting: .* rejects stream_options", since=since)
+    proxy.wait_for_log("rejecting: the client gave up; kept for 300 s", since=since)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        assert client.request("POST", CHAT, headers, body_of("rejecting")).json() == DOCUMENT
+    assert len(upstream.requests) == 2
+
+
 @pytest.mark.parametrize("model", ["brief", "changed"])
 def test_a_kept_answer_is_forgotten(proxy: Proxy, upstream: Upstream, headers: Any, model: str) -> None:
     since, gate = proxy.mark(), gone(proxy, upstream, headers, model, Data(sse(*EVENTS[2:])), End())
@@ -375,6 +394,7 @@ def test_a_kept_answer_is_forgotten(proxy: Proxy, upstream: Upstream, headers: A
     else:
         assert any(re.match(r"kept: \d+ answers? of clients that gave up", line) for line in rules_of(proxy))
         proxy.command("force_stream.set", "changed", "timeout", "100")
+        proxy.wait_for_log("changed: a kept answer was dropped: its rule has changed", since=since)
     upstream.answer(GOOD)
     with Http1Client(proxy.urls[HTTP]) as client:
         assert client.request("POST", CHAT, headers, body_of(model)).json() == DOCUMENT

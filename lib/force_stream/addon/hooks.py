@@ -29,7 +29,6 @@ from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
     LEFT_ALONE,
-    ORIGIN,
     SSE,
     UnreadableFlow,
     noted,
@@ -68,10 +67,12 @@ class Waiting(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Its client waits for the answer to the very same request, whose own client gave up."""
+    """Its client waits for the answer to the very same request, whose own client gave up. `stand_in`: its response
+    until then."""
 
     wait: ClientWait
     kept: KeptAnswer
+    stand_in: http.Response
 
 
 class Watched(NamedTuple):
@@ -96,14 +97,14 @@ class ForceStream:
 
     def __init__(self, default_rules: Path) -> None:
         """`default_rules`: the rules file where the option names no other; it may be missing."""
-        self.rules_watcher = RulesWatcher(default_rules)
+        self.rules_watcher = RulesWatcher(default_rules, lambda: self._kept.drop_unmatched())
         self.change_rule = self.rules_watcher.change
         self.flow_counts: Counter[str] = Counter()
         self.stats = Stats()
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
         self._retries = Retries(self.send_attempt, lambda: self.rules)
-        self._kept = KeptAnswers()
+        self._kept = KeptAnswers(lambda: self.rules)
         self._counting: set[asyncio.Future[Outcome]] = set()
         self._silence_watch: asyncio.Task[None] | None = None
         self._stream_layer: StreamLayerAddon | None = None
@@ -149,7 +150,7 @@ class ForceStream:
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
-        if isinstance(role, LiveCopy) or (role is None and noted(ORIGIN, flow)):
+        if isinstance(role, LiveCopy) or (role is None and cors.page_of(flow)):
             # No limits, but its upstream's interim responses and GOAWAYs are read as any other's, and a page of another
             # origin can read why there is no response.
             return ClientWait(UNLIMITED)
@@ -316,16 +317,19 @@ class ForceStream:
             return
         rule, endpoint = match
         self.flow_counts[rule.name] += 1
+        in_force = rule
         if not self._retries.all_learned.is_empty:
             rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
         if rule.force_upstream_stream or must_stream:
             key = b""
             if rule.keep_answers is not None and flow.is_replay is None:
-                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, rule))
+                # mitmproxy puts that in place of the client's own.
+                own = getattr(ctx.options, "upstream_auth", None) is None
+                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)
             if key and isinstance(role, Waiting):
-                role = self._join_or_keep(flow, role.wait, key)
+                role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
                 self._roles[flow] = role
         elif rule.learn and body.asks_plain:
@@ -361,14 +365,14 @@ class ForceStream:
 
     # Answers whose clients gave up
 
-    def _join_or_keep(self, flow: http.HTTPFlow, wait: ClientWait, key: bytes) -> Role:
+    def _join_or_keep(self, flow: http.HTTPFlow, wait: ClientWait, key: bytes, rule: Rule) -> Role:
         kept = self._kept.join(key, wait)
         if kept is None:
-            return Waiting(wait, self._kept.begin(key, wait))
+            return Waiting(wait, self._kept.begin(key, rule, wait))
         # It needs no connection, so that mitmproxy comes to its `response` hook at once.
         wait.attempt, wait.retrying = None, True
-        flow.response = response.unreachable("the answer under way to the same request was ended")
-        return Joined(wait, kept)
+        flow.response = response.ended()
+        return Joined(wait, kept, flow.response)
 
     def _finish(self, flow: http.HTTPFlow, role: Role | None) -> None:
         if not isinstance(role, Waiting) or role.kept is None:
@@ -386,7 +390,11 @@ class ForceStream:
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
+        if flow.response is not role.stand_in:
+            return  # another addon's
         outcome = await role.kept.outcome
+        if outcome is kept_answers.NOTHING:
+            flow.response = response.ended(", because the addon was reloaded")
         if role.wait.client_gone or outcome.response is None:
             return
         flow.response = outcome.response.copy()
@@ -539,7 +547,7 @@ def _level(flow: http.HTTPFlow) -> int:
 
 
 def _share(flow: http.HTTPFlow) -> None:
-    if flow.live and flow.response and noted(ORIGIN, flow):
+    if flow.live and flow.response:
         cors.share(flow, flow.response)
 
 

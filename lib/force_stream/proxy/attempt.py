@@ -24,6 +24,8 @@ from ..wire.text import printable
 from .aside import run as run_aside
 from .inject import Injection
 
+# Seconds. The longest answer that is read for a client that gave up, where the rule has no timeout.
+LONGEST_UNWAITED: Final = 3600.0
 # Characters. mitmproxy's message about a broken response may quote all of it.
 LONGEST_REASON: Final = 200
 
@@ -185,6 +187,7 @@ class Attempt:
         self._started = self._last_byte = self._last_change = clock()
         self._ended: float | None = None
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
+        self._idle_timeout = rule.idle_timeout
 
     # Events
 
@@ -194,6 +197,13 @@ class Attempt:
         self._started = self._last_byte = self._last_change = self._started + held
         if self.deadline is not None:
             self.deadline += held
+
+    def outlive_client(self) -> None:
+        """Nobody waits any more, and no one's patience ends what the rule leaves without a limit."""
+        if self.deadline is None:
+            self.deadline = self.clock() + LONGEST_UNWAITED
+        if self._idle_timeout is None:
+            self._idle_timeout = IDLE_TIMEOUT
 
     def start_response(self, status: int, content_type: str, *, encoded: bool = False, fields: Fields = ()) -> None:
         """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end. `fields`:
@@ -410,10 +420,12 @@ class Attempt:
         elif self.state is State.ENDING:
             yield self._last_change + PATIENCE[self.state], ""
         if self.deadline is not None:
-            yield self.deadline, f"the upstream's answer had no end within {self.rule.timeout:g} s"
-        if self.rule.idle_timeout is not None:
+            timeout, what = self.rule.timeout, "the upstream's answer had no end within"
+            left = f"{what} {LONGEST_UNWAITED:g} s after its client gave up"
+            yield self.deadline, left if timeout is None else f"{what} {timeout:g} s"
+        if self._idle_timeout is not None:
             # What does not stream is silent until all of its answer is there.
-            idle = max(self.rule.idle_timeout, IDLE_TIMEOUT if self.plain else 0)
+            idle = max(self._idle_timeout, IDLE_TIMEOUT if self.plain else 0)
             yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
 
     # The outcome

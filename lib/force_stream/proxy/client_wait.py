@@ -46,7 +46,11 @@ class ClientWait:
     def leave(self) -> None:
         """The client is gone; another attempt that is under way is given up, so that its upstream stops billing."""
         self.client_gone = True
-        if self.retrying and self.attempt is not None and not self.is_kept:
+        if self.attempt is None:
+            return
+        if self.is_kept:
+            self.attempt.outlive_client()
+        elif self.retrying:
             self.attempt.fail(ClientGone("the client is gone"))
 
     @property

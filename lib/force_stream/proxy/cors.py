@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
@@ -22,6 +23,8 @@ _APPS: Final = re.compile(
 )
 # Seconds for which a browser need not ask again.
 _MAX_AGE: Final = 600
+# The pages whose requests are under way. A flow's note says the same, and outlives a reload; but a script may clear it.
+_pages: Final[WeakKeyDictionary[http.HTTPFlow, str]] = WeakKeyDictionary()
 
 
 def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
@@ -34,6 +37,7 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
         return
     if not any(_covers(rule, origin) and rule.is_for_host(hosts_of(flow)) for rule in rules):
         return
+    _pages[flow] = origin
     save_notes(flow, {"origin": origin})
     if is_preflight(flow.request):
         flow.response = _preflight(headers)
@@ -43,6 +47,11 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
     del headers["origin"]
     # It tells of another origin too, and some servers look at it first (Go's http.CrossOriginProtection).
     headers.pop("sec-fetch-site", None)
+
+
+def page_of(flow: http.HTTPFlow) -> str | None:
+    """The origin of the page that sent a flow's request, if a rule covers it."""
+    return _pages.get(flow) or ORIGIN.of(flow)
 
 
 def is_preflight(request: http.Request) -> bool:
@@ -65,7 +74,7 @@ def why_refused(flow: http.HTTPFlow, rules: Sequence[Rule]) -> str:
 def share(flow: http.HTTPFlow, response: http.Response) -> None:
     """Let the page that sent a flow's request, if a rule covers it, read a response: all of its headers, but nothing
     that its user's cookies would give it."""
-    origin = ORIGIN.of(flow)
+    origin = page_of(flow)
     if origin is None:
         return
     headers = response.headers

@@ -5,14 +5,14 @@ Knows mitmproxy's responses and the outcome of an attempt; must not know events,
 
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from mitmproxy import http
 
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE, Reply
-from ..errors import InternalError, OversizedStream, UpstreamUnreachable
+from ..errors import InternalError, OversizedStream, UpstreamUnreachable, error_body
 from ..wire import jsontext
 from ..wire.text import printable
 from . import bodies, cors
@@ -231,9 +231,18 @@ def fault() -> Reply:
 
 
 def unreachable(reason: str) -> http.Response:
-    """The response to a page that could not read mitmproxy's own, or to a client that waits for another flow's."""
-    error = UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}")
-    return http.Response.make(error.status_hint, jsontext.dumps(error.body()), {"Content-Type": JSON_TYPE})
+    """The response to a page that could not read mitmproxy's own."""
+    return _no_response(UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}").body())
+
+
+def ended(why: str = "") -> http.Response:
+    """The response to a client that waits for another flow's, which was ended."""
+    message = f"the answer under way to the same request was ended{why}. Send the request again."
+    return _no_response(error_body(message, UpstreamUnreachable.code))
+
+
+def _no_response(error: dict[str, Any]) -> http.Response:
+    return http.Response.make(UpstreamUnreachable.status_hint, jsontext.dumps(error), {"Content-Type": JSON_TYPE})
 
 
 # Another attempt
@@ -251,12 +260,15 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
-def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
+def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
     outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
-    flow.response = retried.response.copy()
+    before, flow.response = flow.response, retried.response.copy()
+    if before is not None and not attempt.response_started:
+        # The upstream has said in an earlier response which web pages may read this one.
+        flow.response.headers.fields += tuple(field for field in before.headers.fields if _CORS.match(field[0]))
     flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK
     save_notes(flow, {"answered_by": retried.id})

@@ -33,13 +33,12 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
-from . import bodies
+from . import bodies, cors
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
-from .notes import ORIGIN, noted
 from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
 from .response import fault as reply_of_fault
 
@@ -497,7 +496,7 @@ class ObservedStream(http_layers.HttpStream):
         elif self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
         elif self._attempt is None:
-            if self.flow.response or self.client_state != self.state_done or not noted(ORIGIN, self.flow):
+            if self.flow.response or self.client_state != self.state_done or not cors.page_of(self.flow):
                 yield from super().handle_protocol_error(event)
                 return
             self.flow.response = unreachable(event.message)

@@ -62,6 +62,14 @@ def sets_the_status(flow: http.HTTPFlow) -> None:
     flow.response.status_code = 403
 
 
+def clears_the_metadata(flow: http.HTTPFlow) -> None:
+    flow.metadata.clear()
+
+
+def replaces_the_metadata(flow: http.HTTPFlow) -> None:
+    flow.metadata = {"by": "a script"}
+
+
 def takes_the_response_away(flow: http.HTTPFlow) -> None:
     flow.response = None
 
@@ -146,6 +154,10 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
     "answers at response with an error": {"response": error},
     "answers at response with text": {"response": text},
     "answers at response with events": {"response": events},
+    "clears the metadata at request": {"request": clears_the_metadata},
+    "clears the metadata at responseheaders": {"responseheaders": clears_the_metadata},
+    "clears the metadata at response": {"response": clears_the_metadata},
+    "replaces the metadata at request": {"request": replaces_the_metadata},
     "takes the response away at responseheaders": {"responseheaders": takes_the_response_away},
     "takes the response away at response": {"response": takes_the_response_away},
     "kills at requestheaders": {"requestheaders": kills},

@@ -688,3 +688,42 @@ def test_whatever_a_client_sends_for_false_is_forced(run: Callable, false: Any) 
         assert json.loads(flow.request.content)["stream"] is True
 
     run(test)
+
+
+async def _joined(ours: addon.ForceStream, address: str = "127.0.0.1") -> http.HTTPFlow | None:
+    """A flow with the same request as one whose client has just gone, if it waits for the answer to that."""
+    ours.change_rule("private-vllm", {"keep_answers": "300"})
+    first, second = flow_with(), flow_with()
+    second.client_conn.peername = (address, 1)
+    await ours.request(first)
+    wait = ours._wait_of(first)
+    assert wait is not None
+    wait.leave()
+    await ours.request(second)
+    assert isinstance(ours._roles[first], addon.Waiting)
+    return second if second.response is not None else None
+
+
+def test_what_another_addon_answers_to_a_request_that_waits_for_a_kept_answer_stays(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = await _joined(ours)
+        assert flow is not None
+        flow.response = http.Response.make(403, b"no")
+        await asyncio.wait_for(ours.response(flow), 10)
+        assert (flow.response.status_code, flow.response.content) == (403, b"no")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("upstream_auth", "address", "joins"),
+    [(None, "10.0.0.2", True), ("user:word", "10.0.0.2", False), ("user:word", "127.0.0.1", True)],
+)
+def test_where_the_proxy_sets_the_key_a_kept_answer_is_for_one_address(
+    run: Callable, upstream_auth: str | None, address: str, joins: bool
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        context.options.add_option("upstream_auth", str | None, upstream_auth, "")
+        assert (await _joined(ours, address) is not None) == joins
+
+    run(test)

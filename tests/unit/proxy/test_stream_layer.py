@@ -441,6 +441,28 @@ def test_an_answer_that_is_kept_is_read_to_its_end_without_the_client(
     assert not player.flow.live
 
 
+@pytest.mark.parametrize(("silence", "seconds"), [(1000, 540), (60, 3600)], ids=["silent", "keep-alives for ever"])
+def test_an_answer_without_limits_that_is_kept_is_not_read_for_ever_without_the_client(
+    play: Callable[..., Player], silence: int, seconds: int
+) -> None:
+    player = play(keep_answers=300, idle_timeout=None)
+    player.upstream_sends(HEAD, BEGIN)
+    player.wait(1000)
+    assert not player.closed
+    player.upstream_sends(piece(b": keep-alive\n\n"))
+    player.client_leaves()
+    for waited in range(0, seconds - 1, silence):
+        player.wait(min(silence, seconds - 1 - waited))
+        if silence < seconds:
+            player.upstream_sends(piece(b": keep-alive\n\n"))
+    assert player.closed == ["client"]
+    player.wait(2)
+    assert player.closed == ["client", "upstream"]
+    assert player.flow is not None
+    assert player.flow.response is not None
+    assert player.flow.response.status_code == 504
+
+
 def test_an_answer_that_nobody_keeps_any_more_is_stopped_when_the_client_leaves(play: Callable[..., Player]) -> None:
     player = play(keep_answers=300)
     player.upstream_sends(HEAD, BEGIN)
