@@ -68,7 +68,7 @@ _keys = (f"kept-{number}" for number in itertools.count(1))
 def proxy(shared_proxy: Callable[..., Proxy], shared_rules: Callable[..., Any], upstream: Upstream) -> Iterator[Proxy]:
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "https", "h2")]
     options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
-    scripts = [ADDON, SCRIPTS / "quick_retries.py", H2_UPSTREAM]
+    scripts = [ADDON, SCRIPTS / "quick_retries.py", H2_UPSTREAM, SCRIPTS / "neighbours.py"]
     proxy = shared_proxy(*modes, "regular", scripts=scripts, options=options, remote=True)
     since = proxy.mark()
     yield proxy
@@ -348,6 +348,29 @@ def wait_until_joined(proxy: Proxy, headers: Any) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("the second request did not come")
+
+
+@pytest.mark.parametrize(
+    ("act", "status"),
+    [
+        ("sets an interim status", 502),
+        ("sets a wrong length", 200),
+        ("takes the body away", 200),
+        ("adds trailers", 200),
+    ],
+)
+def test_whatever_a_script_does_a_client_that_has_joined_gets_one_response(
+    proxy: Proxy, upstream: Upstream, headers: Any, act: str, status: int
+) -> None:
+    gate = gone(proxy, upstream, headers, "kept", Data(sse(*EVENTS[2:])), End())
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, [*headers, ("x-request-id", act)], body_of("kept"))
+        wait_until_joined(proxy, headers)
+        gate.open()
+        response = client.receive("POST")
+    assert (response.status, response.ended) == (status, "complete")
+    assert response.header("content-type") == "application/json"
+    assert status == 502 or response.body == b"" or response.json() == DOCUMENT
 
 
 def test_a_try_under_way_goes_on_as_well(proxy: Proxy, upstream: Upstream, headers: Any) -> None:

@@ -585,7 +585,7 @@ class ObservedStream(http_layers.HttpStream):
     def _check_reply(self) -> Commands:
         """Whatever other addons do, a client that waits for a document gets no raw events, and is not left waiting."""
         is_killed = self.flow.error is not None and not self.flow.live
-        if self._attempt is None or self._wait is None or is_killed:
+        if self._wait is None or is_killed or (self._attempt is None and not self._wait.retrying):
             return
         response = self.flow.response
         if response is None:
