@@ -200,6 +200,28 @@ def test_the_same_request_joins_an_answer_under_way_whenever_its_client_gave_up(
     assert first["comment"].startswith("beating: chat beating, 200, finish stop")
 
 
+@pytest.mark.parametrize("origin", [[], [("origin", "https://page.example")]], ids=["a program", "a web page"])
+def test_heartbeats_of_a_client_that_joins_begin_with_the_upstreams_head(
+    proxy: Proxy, upstream: Upstream, headers: Any, origin: list[tuple[str, str]]
+) -> None:
+    since, begun, gate = proxy.mark(), Gate(), Gate()
+    upstream.answer(Head(headers={"x-request-id": "u1"}), Signal(begun), WaitFor(gate), Data(STREAM), End())
+    for _ in range(2):
+        with Http1Client(proxy.urls[HTTP]) as client:
+            client.start("POST", CHAT, [*headers, *origin], body_of("beating"))
+            begun.wait()
+            wait_for_heartbeat(client)
+        proxy.wait_for_log("client disconnect", since=since)
+        since = proxy.mark()
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, [*headers, *origin], body_of("beating"))
+        receive = wait_for_heartbeat(client)
+        gate.open()
+        response = receive()
+    assert (response.header("x-request-id"), response.json()) == ("u1", DOCUMENT)
+    assert len(upstream.requests) == 1
+
+
 @pytest.mark.parametrize("joins", [True, False], ids=["joins", "is late"])
 def test_openais_client_gets_the_answer_when_it_tries_again_after_its_timeout(
     proxy: Proxy, upstream: Upstream, certs: Certs, joins: bool

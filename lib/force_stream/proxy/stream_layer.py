@@ -555,7 +555,7 @@ class ObservedStream(http_layers.HttpStream):
         if self.flow.request.http_version == "HTTP/1.0":
             return  # it knows no chunks
         if not wait.headers_sent:
-            head = early_head(self.flow, wait.attempt)
+            head = early_head(self.flow, wait.awaited)
             if head is None:
                 return
             wait.headers_sent = True
