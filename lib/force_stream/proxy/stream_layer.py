@@ -33,7 +33,7 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
-from . import bodies
+from . import bodies, cors
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
@@ -599,6 +599,7 @@ class ObservedStream(http_layers.HttpStream):
             return
         self.flow.response = _stand_in()
         set_reply(self.flow, reply_of_fault())
+        cors.share(self.flow, self.flow.response)
         yield commands.Log(f"force-stream: another addon {lost}; the client gets an error", logging.ERROR)
 
     def _send_after_heartbeat(self) -> Commands:
