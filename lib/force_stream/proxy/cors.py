@@ -65,10 +65,15 @@ def why_refused(flow: http.HTTPFlow, rules: Sequence[Rule]) -> str:
     origin, response, hosts = flow.request.headers["origin"], flow.response, hosts_of(flow)
     if response is None or not any(rule.is_for_host(hosts) for rule in rules):
         return ""
+    with_what = ""
     if 200 <= response.status_code < 300 and response.headers.get("access-control-allow-origin") in ("*", origin):
-        return ""
+        granted = _names(response.headers, "access-control-allow-headers")
+        missing = _names(flow.request.headers, "access-control-request-headers") - granted
+        if not missing or "*" in granted:
+            return ""
+        with_what = f" with headers such as {min(missing)}"
     value = "true" if _APPS.fullmatch(origin) else json.dumps([origin])
-    return f"the upstream does not let the page {origin} ask it; cors: {value} in a rule for this host would"
+    return f"the upstream does not let the page {origin} ask it{with_what}; cors: {value} in a rule for this host would"
 
 
 def share(flow: http.HTTPFlow, response: http.Response) -> None:
@@ -84,6 +89,11 @@ def share(flow: http.HTTPFlow, response: http.Response) -> None:
     vary = headers.get("vary", "")
     if not {"*", "origin"} & {name.strip().lower() for name in vary.split(",")}:
         headers["vary"] = f"{vary}, Origin" if vary else "Origin"
+
+
+def _names(headers: http.Headers, field: str) -> set[str]:
+    """What a header lists, in lower case."""
+    return {name for each in headers.get(field, "").lower().split(",") if (name := each.strip())}
 
 
 def _covers(rule: Rule, origin: str) -> bool:

@@ -125,6 +125,7 @@ class KeptAnswers:
         """The answer to the same request that nobody waits for; from now on it is this client's."""
         for kept in (*self._answers, *self._under_way):
             if kept.key == key and kept.wait.client_gone:
+                wait.joined = kept.wait.joined or kept.wait
                 kept.wait = wait
                 if kept.outcome.done():
                     self._forget(kept)
@@ -141,7 +142,7 @@ class KeptAnswers:
             return False
         response = outcome.response
         kept.size = len(response.raw_content or b"") + sum(map(len, itertools.chain(*response.headers.fields)))
-        kept.wait.attempt = None  # it has the event stream, which is many times as large
+        (kept.wait.joined or kept.wait).attempt = None  # it has the event stream, which is many times as large
         self._answers.append(kept)
         seconds = kept.rule.keep_answers
         assert seconds is not None

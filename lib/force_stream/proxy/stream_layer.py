@@ -565,7 +565,7 @@ class ObservedStream(http_layers.HttpStream):
         if self.flow.request.http_version == "HTTP/1.0":
             return  # it knows no chunks
         if not wait.headers_sent:
-            head = early_head(self.flow, wait.attempt)
+            head = early_head(self.flow, wait.awaited)
             if head is None:
                 return
             wait.headers_sent = True
@@ -595,7 +595,7 @@ class ObservedStream(http_layers.HttpStream):
     def _check_reply(self) -> Commands:
         """Whatever other addons do, a client that waits for a document gets no raw events, and is not left waiting."""
         is_killed = self.flow.error is not None and not self.flow.live
-        if self._attempt is None or self._wait is None or is_killed:
+        if self._wait is None or is_killed or (self._attempt is None and not self._wait.retrying):
             return
         response = self.flow.response
         if response is None:
@@ -609,6 +609,7 @@ class ObservedStream(http_layers.HttpStream):
             return
         self.flow.response = _stand_in()
         set_reply(self.flow, reply_of_fault())
+        cors.share(self.flow, self.flow.response)
         yield commands.Log(f"force-stream: another addon {lost}; the client gets an error", logging.ERROR)
 
     def _send_after_heartbeat(self) -> Commands:

@@ -1,4 +1,5 @@
-"""A mitmproxy script that does to a flow what other people's scripts do: the act that its x-answer header begins with.
+"""A mitmproxy script that does to a flow what other people's scripts do: the act that its x-answer header begins with,
+or its x-request-id header, by which a request may differ from the very same one.
 
 An act is a function for each hook in which it does something.
 """
@@ -202,11 +203,12 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
 
 
 async def _act(hook: str, flow: http.HTTPFlow) -> None:
-    name = flow.request.headers.get("x-answer", "").partition("/")[0]
-    act = ACTS.get(name, {}).get(hook)
-    done: Any = None if act is None else act(flow)
-    if done is not None:
-        await done
+    for header in ("x-answer", "x-request-id"):
+        name = flow.request.headers.get(header, "").partition("/")[0]
+        act = ACTS.get(name, {}).get(hook)
+        done: Any = None if act is None else act(flow)
+        if done is not None:
+            await done
 
 
 async def requestheaders(flow: http.HTTPFlow) -> None:

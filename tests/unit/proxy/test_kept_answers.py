@@ -142,6 +142,20 @@ def test_nothing_is_kept_of_the_event_stream() -> None:
     assert made.wait.attempt is None
 
 
+@in_loop
+def test_a_client_that_joins_awaits_the_attempt_under_way_until_it_has_ended() -> None:
+    answers, attempt = KeptAnswers(), Attempt(AnswerSpec("r", "chat"), RULE)
+    first, second, third = ClientWait(RULE, attempt), ClientWait(RULE), ClientWait(RULE)
+    made = answers.begin(b"k", first)
+    for leaves, joins in ((first, second), (second, third)):
+        leaves.leave()
+        assert answers.join(b"k", joins) is made
+        assert joins.awaited is attempt
+    third.leave()
+    assert answers.finish(made, outcome())
+    assert [each.awaited for each in (first, second, third)] == [None, None, None], "it has the event stream"
+
+
 def test_it_is_dropped_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []

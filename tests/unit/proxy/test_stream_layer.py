@@ -14,6 +14,7 @@ from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.chunked import LONGEST_HEAD
 from force_stream.proxy.client_wait import ClientWait
+from force_stream.proxy.notes import save_notes
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, REQUEST, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
@@ -541,8 +542,11 @@ def test_a_client_whose_response_no_hook_made_gets_an_error_and_no_events(monkey
     monkeypatch.setattr(ClientWait, "reply_made", property(lambda _: False, lambda *_: None), raising=False)
     player = Player(monkeypatch, Rule(**FORCED))
     player.ask()
+    assert player.flow is not None
+    save_notes(player.flow, {"origin": "app://x"})
     player.upstream_sends(HEAD, piece(STREAM), END)
     assert code_of(player) == (502, "force_stream_error")
+    assert player.answer.headers["access-control-allow-origin"] == "app://x"
     assert player.log[-1] == (
         "force-stream: another addon has kept this one from making the response; the client gets an error"
     )
