@@ -21,6 +21,7 @@ from .notes import (
     ANSWERED_BY,
     CHOICES,
     ENDPOINT,
+    INJECTED,
     RULE,
     SSE,
     SSE_STATUS,
@@ -253,6 +254,7 @@ def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> 
     if retried.response is None:
         return
     flow.response = retried.response.copy()
-    flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
+    injected = "; FAULT INJECTED in the first try" if noted(INJECTED, flow) else ""
+    flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}") + injected
     flow.marked = flow.marked or MARK
     save_notes(flow, {"answered_by": retried.id})
