@@ -21,6 +21,7 @@ from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
 from ..answer.forcing import Refusal
+from ..errors import UpstreamError
 from ..proxy import aside, bodies, explain, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.notes import UnreadableFlow, was_made_to_stream
@@ -280,10 +281,12 @@ def _why(error: Exception) -> str:
 def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> list[str]:
     """What the direct answer and the aggregated one mean, then what differs, the plain one's value first, and then the
     rule's line that gives forced answers the constants of direct ones."""
-    rule = attempt.rule
-    one, other = _side(plain, rule), _side(forced, rule, getattr(attempt.report, "cause", ""))
+    rule, report = attempt.rule, attempt.report
+    # An error of the upstream's own is told in its words, as on the plain side.
+    is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
+    one, other = _side(plain, rule), _side(forced, rule, "" if is_upstreams else report.cause)
     if not one.ok or not other.ok:
-        return [compare.verdict(one, other, 0)]
+        return [request.without_credentials(plain, compare.verdict(one, other, 0))]
     differing = list(compare.differences(one.document, other.document))
     fill = compare.constants(one.document, other.document)
     line = f"fill: {jsontext.dumps({**rule.fill, **fill}).decode()}"

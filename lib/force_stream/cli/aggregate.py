@@ -11,7 +11,7 @@ from typing import Final
 from ..answer.events import EventReader
 from ..answer.quirks import QUIRKS
 from ..answer.reader import AnswerSpec
-from ..answer.report import JSON_TYPE, Reply, Report
+from ..answer.report import Reply, Report
 from ..endpoints import ENDPOINTS, api_of
 from ..errors import MalformedStream
 from ..view import timeline, timeline_text
@@ -68,20 +68,20 @@ def _aggregate(name: str, options: argparse.Namespace) -> int:
     spec = AnswerSpec(
         rule="(command line)", endpoint=options.endpoint, on_truncated=options.on_truncated, quirks=options.quirks
     )
-    # A file has no content type that could be wrong.
-    answer = spec.read(content_type=JSON_TYPE)
+    answer = spec.read(content_type=None)
     answer.feed(body)
     reply = answer.finish() or Reply(200, body)
     failed = reply.status >= 400
-    notes = [] if options.verbose else list(answer.report.odd)
-    notes += _advice(body, answer.report, options.endpoint)
+    report = answer.report
+    # The cause first, unless it is just what is odd.
+    notes = [report.cause] if report.cause and not report.cause.startswith("odd: ") else []
+    notes += _advice(body, report, options.endpoint)
+    notes += [] if options.verbose else report.odd
     notes += [f"an error: the client would get status {reply.status}"] if failed else []
-    named = len(options.files) > 1
-    if options.verbose:
-        heading = f"{shown}:\n" if named else ""
-        print(heading + _timeline(body, answer.report, options.endpoint), end="", file=sys.stderr)
     for note in notes:
-        print(f"{shown}: {note}" if named else note, file=sys.stderr)
+        print(f"{shown}: {note}" if len(options.files) > 1 else note, file=sys.stderr)
+    if options.verbose:
+        print(_timeline(body, report, options.endpoint), file=sys.stderr)
     document = jsontext.printable(reply.body.rstrip(b"\n"))
     sys.stdout.buffer.write((jsontext.indented(document) if options.pretty else document) + b"\n")
     sys.stdout.flush()

@@ -3,11 +3,11 @@
 Knows which members differ in any two answers; must not know mitmproxy.
 """
 
-import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+from ..answer.cause import words_of_page
 from ..answer.fill import is_path
 from ..errors.words import words_in
 from ..wire import jsontext
@@ -21,9 +21,6 @@ _LONGEST: Final = 120
 _LONGEST_LINE: Final = 1000
 _LONGEST_WORDS: Final = 100
 _LONGEST_CAUSE: Final = 200
-# Characters of a page in which words are looked for.
-_LONGEST_PAGE: Final = 4096
-_MARKUP: Final = re.compile(r"<(style|script)\b.*?(?:</\1>|\Z)|<[^>]*>?", re.IGNORECASE | re.DOTALL)
 # Statuses of a state that passes, and says nothing about streaming.
 _PASSING: Final = (408, 409, 425, 429, 503, 529)
 
@@ -46,8 +43,8 @@ class Side(NamedTuple):
         try:
             document = jsontext.loads(text)
         except ValueError:
-            page = " ".join(_MARKUP.sub(" ", text[:_LONGEST_PAGE]).split())
-            return cls(status, words=page, cause=cause or f"not JSON: {_quoted(page)}", refuses=refuses)
+            words = words_of_page(text)
+            return cls(status, words=words, cause=cause or f"not JSON: {_quoted(words)}", refuses=refuses)
         if 200 <= status < 300:
             return cls(status, ok=True, document=document, cause=cause)
         return cls(status, document=document, words=words_in(document), cause=cause, refuses=refuses)
