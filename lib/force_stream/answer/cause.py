@@ -138,7 +138,7 @@ def of_error(
     if isinstance(error, StreamTimeout):
         return f"{error}" + (f", after event {report.events:,}" if report.events else ", before the first event")
     if type(error) is MalformedStream and head and not report.events:
-        return f"{_kind(head, label)} in place of events{_quoted(_text(head))}"
+        return f"{_kind(head, label)} in place of events{_quoted(words_of_page(head))}"
     return f"{error}"
 
 
@@ -158,7 +158,7 @@ def of_response(status: int, label: str, body: bytes, retry_after: str = "") -> 
     try:
         value = jsontext.loads(text)
     except (ValueError, RecursionError):
-        return of_status(status, None, retry_after) + _quoted(_text(text))
+        return of_status(status, None, retry_after) + _quoted(words_of_page(text))
     return of_status(status, error_in(value) or value if isinstance(value, dict) else value, retry_after)
 
 
@@ -197,7 +197,8 @@ def _kind(head: str, label: str) -> str:
     return f"{kind} ({printable(label)})" if label else kind
 
 
-def _text(page: str) -> str:
+def words_of_page(page: str) -> str:
+    """What the beginning of a web page says to a person."""
     return " ".join(unescape(_MARKUP.sub(" ", page[:_LONGEST_PAGE])).split())
 
 

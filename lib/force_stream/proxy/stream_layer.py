@@ -38,7 +38,7 @@ from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
-from .inject import Cut, Deliver, Step
+from .inject import Cut, Deliver, Injections, Respond, Step
 from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
 from .response import fault as reply_of_fault
 
@@ -118,6 +118,7 @@ class ObservedStream(http_layers.HttpStream):
     wait_of: WaitOf
     orphans: WeakSet[http_layers.HttpStream]
     warn_of_streaming: Callable[[Attempt], None]
+    injections: Injections
     receiver: Attempt | None = None
 
     _wait: ClientWait | None = None
@@ -325,13 +326,21 @@ class ObservedStream(http_layers.HttpStream):
             if not self._attempt.observed:
                 self._attempt.observed = True
                 self._attempt.begin()
-            if self._attempt.injection is not None:
-                self._attempt.injected = self._attempt.rule.inject
+                self._choose_faults(self._attempt)
             yield from self._wait_on(Deadline.NOTHING)
+            injection = self._attempt.injection
+            if injection is not None and injection.replaces_upstream:
+                yield from self._inject(self._attempt, injection.begin())
+                return False
         self._connected = yield from connecting
         if self._connected:
             self._claim_client()
         return self._connected
+
+    def _choose_faults(self, attempt: Attempt) -> None:
+        attempt.injection = None if attempt.plain else self.injections.next(attempt.rule)
+        if attempt.injection is not None:
+            attempt.injected = attempt.injection.injected
 
     def _leave_to_mitmproxy(self) -> None:
         """Be one of mitmproxy's own streams from now on, so that a flow that nobody observes has no overhead."""
@@ -400,16 +409,16 @@ class ObservedStream(http_layers.HttpStream):
             yield from self.send_response()
             return
         injection = attempt.injection
-        if injection is not None and injection.content_type is not None:
-            response.headers["content-type"] = injection.content_type
         content_type = response.headers.get("content-type", "")
+        if injection is not None and (wanted := injection.content_type(content_type)) != content_type:
+            content_type = response.headers["content-type"] = wanted
         fields = response.headers.fields
         encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
         attempt.start_response(status, content_type, encoded=encoded, fields=fields)
         if injection is None:
             self.receiver = attempt
         else:
-            yield from self._inject(attempt, injection.check_limit())
+            yield from self._inject(attempt, injection.begin())
 
     def start_response_stream(self) -> Commands:
         if self._attempt is None:
@@ -469,11 +478,22 @@ class ObservedStream(http_layers.HttpStream):
             elif isinstance(step, Cut):
                 attempt.cut("cut off by the rule's inject")
                 yield from self._answer()
+            elif isinstance(step, Respond):
+                yield from self._respond_instead(attempt, step)
             else:
                 self._stalled_until = self._now() + step.seconds
                 self._steps = steps
                 yield commands.RequestWakeup(step.seconds)
                 return
+
+    def _respond_instead(self, attempt: Attempt, made: Respond) -> Commands:
+        """Go on as if the upstream had sent this."""
+        self.flow.response = response = http.Response.make(made.status, made.body, made.headers)
+        response.timestamp_start = time.time()
+        attempt.start_response(made.status, response.headers["content-type"], fields=response.headers.fields)
+        attempt.receive(made.body)
+        attempt.end()
+        yield from self._answer()
 
     def _go_on(self, attempt: Attempt) -> Commands:
         """Handle what was held back while the answer stalled."""
@@ -676,6 +696,7 @@ class StreamLayerAddon:
         ours = {
             "wait_of": staticmethod(wait_of),
             "warn_of_streaming": staticmethod(self._warn_of_streaming),
+            "injections": Injections(),
             "orphans": self._orphans,
         }
         stream = type("ObservedStream", (ObservedStream,), ours)
