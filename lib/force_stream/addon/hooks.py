@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
+from mitmproxy.hooks import UpdateHook
 
 from ..answer.cause import plainly
 from ..answer.forcing import Refusal
@@ -28,6 +29,7 @@ from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
+    CUT_BY,
     LEFT_ALONE,
     SSE,
     UnreadableFlow,
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("force_stream")
 
+
+# How a stream ended that its client did not read to its end.
+_CLIENT_LEFT: Final = "the client gave up"
 
 # What a flow is to the addon, until it has its response or an error.
 
@@ -277,7 +282,7 @@ class ForceStream:
                 if why := explain.why_nowhere(flow):
                     logger.warning(why)
             elif isinstance(role, LiveCopy):
-                message = plainly(flow.error.msg) if flow.client_conn.connected else "the client gave up"
+                message = plainly(flow.error.msg) if flow.client_conn.connected else _CLIENT_LEFT
                 self._count_own_stream(flow, role, message)
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
                 gone = role.wait.client_gone or not flow.client_conn.connected
@@ -530,6 +535,8 @@ class ForceStream:
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
+        if cut:
+            save_notes(flow, {"cut_by": cut})
         if not copy.is_empty:
             task = aside.run(partial(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut))
             self._counting.add(task)
@@ -537,8 +544,24 @@ class ForceStream:
 
     def _count_when_read(self, task: asyncio.Future[Outcome]) -> None:
         self._counting.discard(task)
-        if not task.cancelled():
-            self._count(task.result)
+        if task.cancelled():
+            return
+        self._count(task.result)
+        try:
+            self._tell_of_own_stream(task.result())
+        except Exception as error:
+            _log_fault("the flow has no comment", error)
+
+    def _tell_of_own_stream(self, outcome: Outcome) -> None:
+        flow = outcome.flow()
+        if flow is None or not outcome.cause:
+            return
+        # A client that closes its own stream has often enough.
+        marked = CUT_BY.of(flow) != _CLIENT_LEFT
+        about = f"{outcome.rule}: {outcome.endpoint} {outcome.model}".rstrip()
+        line = summary.describe_own_stream(flow, about, outcome.cause, marked=marked)
+        logger.log(logging.WARNING if marked else logging.INFO, line)
+        ctx.master.addons.trigger(UpdateHook([flow]))
 
 
 def _level(flow: http.HTTPFlow) -> int:
