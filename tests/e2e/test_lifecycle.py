@@ -107,7 +107,9 @@ def test_what_happened_is_in_the_log_on_the_flow_and_in_the_flow_file_and_no_cre
         "error": ":warning:",
     }
     assert re.fullmatch(r"private-vllm: chat m, 200, finish stop, \d+\.\d s", flows["ok"].comment)
-    assert re.fullmatch(r"private-vllm: chat m, 502, stream_truncated, \d+\.\d s; odd: .*", flows["truncated"].comment)
+    cause, comment = flows["truncated"].comment.split("; ", 1)
+    assert cause == "cut off after event 3 (the upstream ended it)"
+    assert re.fullmatch(r"private-vllm: chat m, 502, stream_truncated, \d+\.\d s; odd: .*", comment)
 
     note = flows["ok"].metadata
     assert all(key.startswith("force_stream.") for key in note)
