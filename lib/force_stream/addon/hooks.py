@@ -73,11 +73,12 @@ class Waiting(NamedTuple):
 
 class Joined(NamedTuple):
     """Its client waits for the answer to the very same request, whose own client gave up. `stand_in`: its response
-    until then."""
+    until then; `attempt` reads one that another addon puts in its place."""
 
     wait: ClientWait
     kept: KeptAnswer
     stand_in: http.Response
+    attempt: Attempt | None
 
 
 class Watched(NamedTuple):
@@ -375,9 +376,9 @@ class ForceStream:
         if kept is None:
             return Waiting(wait, self._kept.begin(key, rule, wait))
         # It needs no connection, so that mitmproxy comes to its `response` hook at once.
-        wait.attempt, wait.retrying = None, True
+        attempt, wait.attempt, wait.retrying = wait.attempt, None, True
         flow.response = response.ended()
-        return Joined(wait, kept, flow.response)
+        return Joined(wait, kept, flow.response, attempt)
 
     def _finish(self, flow: http.HTTPFlow, role: Role | None) -> None:
         if not isinstance(role, Waiting) or role.kept is None:
@@ -395,8 +396,12 @@ class ForceStream:
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
-        if flow.response is not role.stand_in:
-            return  # another addon's
+        given, stand_in = flow.response, role.stand_in
+        if given and given is not stand_in and given.raw_content != stand_in.raw_content:
+            # Another addon's. One that has only been copied, or reverted, is the same.
+            role.wait.attempt = role.attempt
+            await self._answer_as(flow, Waiting(role.wait))
+            return
         outcome = await role.kept.outcome
         if outcome is kept_answers.NOTHING:
             flow.response = response.ended(", because the addon was reloaded")
