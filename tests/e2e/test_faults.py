@@ -203,6 +203,7 @@ def test_a_client_that_goes_away_ends_the_upstream_request(client: str, over: st
     with bench.connect(client, over) as connection:
         connection.start("POST", CHAT, headers_of(key), body_of(f"plain/{key}"))
         begun.wait()
+        bench.proxy.settle()
     bench.proxy.wait_for_log(rf"plain: chat plain/{key}, no answer: ")
     request = next(request for request in bench.upstream.requests if request.header("x-answer") == key)
     assert request.wait_closed() in ("closed", "reset", "rst_stream 2", "rst_stream 8")
@@ -220,6 +221,7 @@ def test_a_stream_that_the_client_cancels_is_cancelled_upstream(over: str, bench
     with bench.connect("HTTP/2", over) as client:
         stream = client.start("POST", CHAT, headers_of(key), body_of(f"plain/{key}"))
         begun.wait()
+        bench.proxy.settle()
         client.rst_stream(stream)
         assert verdict(ask(client, CHAT, "next", "plain/next")) == "200"
         request = next(request for request in bench.upstream.requests if request.header("x-answer") == key)

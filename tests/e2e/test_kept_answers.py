@@ -479,7 +479,7 @@ def test_the_rules_clocks_go_on_without_the_client(
         proxy.wait_for_log(f"{model}: {GAVE_UP}", since=since)
         proxy.wait_for_log(line, since=since)
     if model == "hurried":
-        assert upstream.requests[0].wait_closed(5)
+        assert upstream.requests[0].wait_closed()
 
 
 def test_the_page_says_which_clients_gave_up_and_mitmproxy_stops_at_once_while_an_answer_goes_on(

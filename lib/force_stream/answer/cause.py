@@ -59,7 +59,10 @@ _PLAINLY: Final[Sequence[tuple[re.Pattern[str], str]]] = [
             "its name has no address",
         ),
         (r".*certificate verify failed:? ?(.*)", r"its certificate could not be verified: \1"),
-        (r".*(?:wrong version number|record layer failure|packet length too long).*", "it does not speak TLS there"),
+        (
+            r".*(?:not speak TLS|wrong version number|record layer failure|packet length too long).*",
+            "it does not speak TLS there",
+        ),
         (r"http/[123](?:\.\d)? protocol error: (.*)", r"\1"),
     )
 ]
@@ -88,8 +91,9 @@ def plainly(reason: str) -> str:
     """How the transport says that it ended, in plain words."""
     for pattern, plain in _PLAINLY:
         if match := pattern.fullmatch(reason[:_LONGEST_REASON]):
-            return match.expand(plain).strip().removesuffix(":")
-    return reason
+            reason = match.expand(plain)
+            break
+    return reason.strip().rstrip(".:")
 
 
 def advice_for(reason: str) -> str:

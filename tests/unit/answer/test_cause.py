@@ -118,6 +118,7 @@ PLAIN = {
     "[Errno 113] No route to host": "the network or host is unreachable",
     "Certificate verify failed: self-signed certificate": UNVERIFIED,
     "TLS handshake failed. OpenSSL Error([('SSL routines', '', 'wrong version number')])": NO_TLS,
+    "The remote server does not speak TLS.": NO_TLS,
     "HTTP/2 protocol error: received request from server": "received request from server",
     "something else": "something else",
 }
