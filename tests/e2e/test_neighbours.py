@@ -222,6 +222,7 @@ OUTCOMES: dict[str, tuple[Outcome, Outcome]] = {
     "sets headers at response": (DOCUMENT, DOCUMENT),
     "sets the status at responseheaders": (("403 Hello", [SUCCESS]), ("403 Hello", [SUCCESS])),
     "sets the status at response": (("403 Hello", [SUCCESS]), ("403 Hello", [SUCCESS])),
+    "copies the response": (DOCUMENT, DOCUMENT),
     "compresses": (DOCUMENT, DOCUMENT),
     "asks for plain": (DOCUMENT, ("200 plain", ["200, 0 events"])),
     "adds a member": (DOCUMENT, DOCUMENT),

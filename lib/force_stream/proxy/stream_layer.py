@@ -411,7 +411,7 @@ class ObservedStream(http_layers.HttpStream):
         response, attempt = self.flow.response, self._attempt
         if attempt is None or response is None or self.server_state != self.state_consume_response_body:
             return
-        if response is not received:
+        if response is not received and response.raw_content is not None:
             # Another addon answers in the upstream's place; mitmproxy would put the upstream's body into that.
             yield from self._leave_upstream()
             yield from self.send_response()
