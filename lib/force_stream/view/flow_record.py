@@ -3,8 +3,11 @@
 Knows flows. Must not know events, rules or the page.
 """
 
+import re
 import time
 from collections.abc import Sequence
+from typing import Final
+from weakref import ref
 
 from mitmproxy import http
 
@@ -12,26 +15,31 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import RETRY_OF, TIMES, TRY
-from ..proxy.request import name_of
+from ..proxy.notes import CUT_AT, ENDED, HEAD, RETRY_OF, SSE, TIMES, TRY
+from ..proxy.request import name_of, without_credentials
 from ..rules.hosts import with_port
 from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
+# What a person wants to see of an upstream's head, and how much of each.
+_SHOWN: Final = re.compile(
+    r"content-type|content-encoding|retry-after|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
+)
+_MOST_SHOWN: Final = 12
+
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """What came of a forced flow that was answered and logged."""
     body = b"" if attempt.encoded else attempt.body()
-    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, bool(attempt.injected))
+    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """What came of a forced flow that ended without an answer: its status is 0."""
-    code = "no_answer" if flow.client_conn.connected else "client_gone"
-    seen = attempt.report
-    report = Report(events=seen.events, bytes=seen.bytes, code=code, odd=seen.odd)
-    return _outcome(flow, attempt.spec, report, attempt.body(), attempt.times, bool(attempt.injected))
+    return _outcome(
+        flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
+    )
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = "") -> Outcome:
@@ -43,13 +51,22 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
+    # Where not all of it was kept, its end is not known.
+    is_whole = CUT_AT.of(flow) is None and len(body) < limit
+    answer.report.cause = without_credentials(flow, answer.report.cause) if is_whole else ""
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
-    return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or ())
+    return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or (), ENDED.of(flow))
 
 
 def _outcome(
-    flow: http.HTTPFlow, spec: AnswerSpec, report: Report, body: bytes, times: Sequence[float], injected: bool = False
+    flow: http.HTTPFlow,
+    spec: AnswerSpec,
+    report: Report,
+    body: bytes,
+    times: Sequence[float],
+    ended: float | None,
+    injected: bool = False,
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
@@ -66,7 +83,7 @@ def _outcome(
         finish_reason=report.finish_reason,
         inferred=report.inferred,
         truncated=report.truncated,
-        code=report.code,
+        code=report.error,
         seconds=max(0.0, time.time() - start),
         first_event=times[0] if times else None,
         first_content=first_content(body, times),
@@ -75,4 +92,28 @@ def _outcome(
         injected=injected,
         retry_of=RETRY_OF.of(flow) or "",
         number=TRY.of(flow) or 1,
+        cause=report.cause,
+        ended=ended,
+        head=head_of(flow),
+        flow=ref(flow),
+        weight=sum(len(body or b"") for body in (flow.request.raw_content, SSE.of(flow), _raw(flow))),
     )
+
+
+def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:
+    """What matters of the upstream's own head: names in lower case, and values."""
+    noted = HEAD.of(flow)
+    fields: Sequence[tuple[str | bytes, str | bytes]] = noted or ()
+    if noted is None and flow.response is not None:
+        fields = flow.response.headers.fields
+    texts = ((_decoded(name).lower(), _decoded(value)) for name, value in fields)
+    found = [(name, printable(value)) for name, value in texts if _SHOWN.fullmatch(name)]
+    return tuple(found[:_MOST_SHOWN])
+
+
+def _decoded(text: str | bytes) -> str:
+    return text if isinstance(text, str) else text.decode(errors="replace")
+
+
+def _raw(flow: http.HTTPFlow) -> bytes | None:
+    return None if flow.response is None else flow.response.raw_content

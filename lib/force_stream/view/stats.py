@@ -16,6 +16,9 @@ MOST_FLOWS: Final = 200
 MOST_ROWS: Final = 1000
 OTHERS: Final = ("(others)", "(others)")
 MOST_ARRIVALS: Final = 2000
+# Bytes of the bodies of flows that are kept for somebody to look at: mitmdump itself keeps none.
+MOST_HELD: Final = 32 * 1024 * 1024
+_NOT_PLAIN: Final = ("arrivals", "flow", "weight")
 # Seconds. A longer silence stands out.
 LONG_GAP: Final = 1.0
 
@@ -23,8 +26,10 @@ LONG_GAP: Final = 1.0
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
-    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came. `retry_of`:
-    the first try's id, for another try of its request, and `number` which one it is.
+    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came; `ended`:
+    when it was over. `cause`: why it is not simply whole, in a line; `head`: what matters of the upstream's own head.
+    `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`: returns the
+    flow while somebody still has it; `weight`: the bytes of its bodies.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
@@ -50,6 +55,11 @@ class Outcome:
     injected: bool = False
     retry_of: str = ""
     number: int = 1
+    cause: str = ""
+    ended: float | None = None
+    head: tuple[tuple[str, str], ...] = ()
+    flow: Callable[[], Any] = lambda: None
+    weight: int = 0
 
     @property
     def ok(self) -> bool:
@@ -57,8 +67,9 @@ class Outcome:
 
     @cached_property
     def longest_gap(self) -> float | None:
-        """The longest silence between two pieces; None where there are not two."""
-        return max(map(sub, self.arrivals[1:], self.arrivals), default=None)
+        """The longest silence between two pieces, or between the last and the end; None where nothing came."""
+        times = self.arrivals if self.ended is None else (*self.arrivals, self.ended)
+        return max(map(sub, times[1:], times), default=None)
 
     @property
     def event_rate(self) -> float | None:
@@ -69,7 +80,7 @@ class Outcome:
     @cached_property
     def figures(self) -> Mapping[str, Any]:
         """Plain values, for JSON, without the arrivals, which are nearly all of it."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "arrivals"}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NOT_PLAIN}
         return values | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
 
 
@@ -136,6 +147,8 @@ class Stats:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], Row] = {}
         self._latest: deque[Outcome] = deque(maxlen=MOST_FLOWS)
+        self._held: deque[tuple[Any, int]] = deque()
+        self._weight = 0
 
     def add(self, outcome: Outcome) -> None:
         key = outcome.upstream, outcome.model
@@ -143,6 +156,10 @@ class Stats:
             key = OTHERS
         self._rows.setdefault(key, Row(*key)).add(outcome)
         self._latest.append(outcome)
+        self._held.append((outcome.flow(), outcome.weight))
+        self._weight += outcome.weight
+        while self._weight > MOST_HELD or len(self._held) > MOST_FLOWS:
+            self._weight -= self._held.popleft()[1]
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each upstream and model, in alphabetical order."""

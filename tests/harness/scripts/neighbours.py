@@ -1,4 +1,5 @@
-"""A mitmproxy script that does to a flow what other people's scripts do: the act that its x-answer header begins with.
+"""A mitmproxy script that does to a flow what other people's scripts do: the act that its x-answer header begins with,
+or its x-request-id header, by which a request may differ from the very same one.
 
 An act is a function for each hook in which it does something.
 """
@@ -62,6 +63,14 @@ def sets_the_status(flow: http.HTTPFlow) -> None:
     flow.response.status_code = 403
 
 
+def clears_the_metadata(flow: http.HTTPFlow) -> None:
+    flow.metadata.clear()
+
+
+def replaces_the_metadata(flow: http.HTTPFlow) -> None:
+    flow.metadata = {"by": "a script"}
+
+
 def takes_the_response_away(flow: http.HTTPFlow) -> None:
     flow.response = None
 
@@ -76,6 +85,10 @@ def sets_an_interim_status(flow: http.HTTPFlow) -> None:
 
 def sets_a_wrong_length(flow: http.HTTPFlow) -> None:
     flow.response.headers["content-length"] = "5"
+
+
+def copies_the_response(flow: http.HTTPFlow) -> None:
+    flow.response = flow.response.copy()
 
 
 def takes_the_body_away(flow: http.HTTPFlow) -> None:
@@ -146,6 +159,10 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
     "answers at response with an error": {"response": error},
     "answers at response with text": {"response": text},
     "answers at response with events": {"response": events},
+    "clears the metadata at request": {"request": clears_the_metadata},
+    "clears the metadata at responseheaders": {"responseheaders": clears_the_metadata},
+    "clears the metadata at response": {"response": clears_the_metadata},
+    "replaces the metadata at request": {"request": replaces_the_metadata},
     "takes the response away at responseheaders": {"responseheaders": takes_the_response_away},
     "takes the response away at response": {"response": takes_the_response_away},
     "kills at requestheaders": {"requestheaders": kills},
@@ -171,6 +188,7 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
     "sets a status without a body": {"response": sets_a_status_without_a_body},
     "sets an interim status": {"response": sets_an_interim_status},
     "sets a wrong length": {"response": sets_a_wrong_length},
+    "copies the response": {"responseheaders": copies_the_response, "response": copies_the_response},
     "takes the body away": {"response": takes_the_body_away},
     "adds trailers": {"response": adds_trailers},
     "compresses": {"response": compresses},
@@ -190,11 +208,12 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
 
 
 async def _act(hook: str, flow: http.HTTPFlow) -> None:
-    name = flow.request.headers.get("x-answer", "").partition("/")[0]
-    act = ACTS.get(name, {}).get(hook)
-    done: Any = None if act is None else act(flow)
-    if done is not None:
-        await done
+    for header in ("x-answer", "x-request-id"):
+        name = flow.request.headers.get(header, "").partition("/")[0]
+        act = ACTS.get(name, {}).get(hook)
+        done: Any = None if act is None else act(flow)
+        if done is not None:
+            await done
 
 
 async def requestheaders(flow: http.HTTPFlow) -> None:

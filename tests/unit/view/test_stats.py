@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import pytest
 from force_stream.view.stats import (
     MOST_ARRIVALS,
     MOST_FLOWS,
+    MOST_HELD,
     MOST_ROWS,
     OTHERS,
     Outcome,
@@ -84,13 +86,30 @@ def test_gap_and_rate_are_those_of_the_arrivals(
     assert (outcome.longest_gap, outcome.event_rate) == (gap, rate)
 
 
+def test_silence_at_the_end_counts_as_a_gap() -> None:
+    stalled = replace(FINE, arrivals=(0.5, 1.0), ended=6.0)
+    assert (stalled.longest_gap, stalled.event_rate) == (5.0, 20.0)
+
+
+def test_of_the_latest_flows_no_more_are_held_than_the_limit_allows() -> None:
+    class Flow:
+        pass
+
+    stats, flows = Stats(), [Flow() for _ in range(4)]
+    found = [ref(flow) for flow in flows]
+    for each in found:
+        stats.add(replace(FINE, flow=each, weight=MOST_HELD // 2))
+    flows.clear()
+    assert [each() is not None for each in found] == [False, False, True, True]
+
+
 def test_one_event_has_no_rate() -> None:
     assert replace(FINE, events=1).event_rate is None
 
 
 def test_a_flow_is_plain_values_for_json_worked_out_once() -> None:
     values = FINE.figures
-    assert jsontext.loads(jsontext.dumps(values).decode()) == {**values, "odd": []}
+    assert jsontext.loads(jsontext.dumps(values).decode()) == {**values, "odd": [], "head": []}
     assert (values["ok"], values["longest_gap"], values["event_rate"]) == (True, 1.5, 5.0)
     assert "arrivals" not in values
     assert FINE.figures is values
