@@ -1,0 +1,140 @@
+import json
+from typing import Any
+
+import pytest
+from force_stream import ENDPOINTS, aggregate
+from force_stream.answer.unfold import failure, silence, unfold
+from force_stream.errors import MalformedStream
+
+CHAT = ENDPOINTS["chat"]
+HEAD = {"id": "c1", "object": "chat.completion", "created": 7, "model": "m"}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def chunks(document: Any, endpoint: str = "chat", *, with_usage: bool = False) -> list[Any]:
+    stream = unfold(json.dumps(document).encode(), ENDPOINTS[endpoint], with_usage=with_usage)
+    *events, last, empty = stream.decode().split("\n\n")
+    assert (last, empty) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def deltas(message: dict[str, Any], **choice: Any) -> list[Any]:
+    document = HEAD | {"choices": [{"index": 0, "message": message, "finish_reason": "stop", **choice}]}
+    return [chunk["choices"][0]["delta"] for chunk in chunks(document)]
+
+
+def test_a_chat_answer_begins_with_the_role_and_ends_with_the_finish_reason() -> None:
+    message = {"role": "assistant", "content": "Hi", "refusal": None}
+    document = HEAD | {"choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]}
+    head = HEAD | {"object": "chat.completion.chunk"}
+    choice = {"index": 0, "logprobs": None, "finish_reason": None}
+    assert chunks(document) == [
+        head | {"choices": [choice | {"delta": {"role": "assistant", "content": "", "refusal": None}}]},
+        head | {"choices": [choice | {"delta": {"content": "Hi"}}]},
+        head | {"choices": [choice | {"delta": {}, "finish_reason": "stop"}]},
+    ]
+
+
+def test_usage_comes_last_and_only_if_asked_for() -> None:
+    document = HEAD | {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": USAGE}
+    assert not any("usage" in chunk for chunk in chunks(document))
+    *before, last = chunks(document, with_usage=True)
+    assert (last["choices"], last["usage"]) == ([], USAGE)
+    assert all(chunk["usage"] is None for chunk in before)
+
+
+def test_reasoning_comes_before_content_and_content_before_calls() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"content": "Hi", "tool_calls": [call], "reasoning_content": "Hm", "annotations": [1]}
+    assert [next(iter(delta), "") for delta in deltas(message)] == [
+        *("role", "reasoning_content", "content", "tool_calls", "tool_calls", "annotations", "")
+    ]
+
+
+def test_a_call_begins_with_its_name_and_id_and_its_arguments_follow_in_pieces() -> None:
+    arguments = json.dumps({"city": "Oslo", "unit": "celsius", "days": 3})
+    calls = [{"id": name, "type": "function", "function": {"name": name, "arguments": arguments}} for name in "fg"]
+    said = [delta["tool_calls"][0] for delta in deltas({"content": None, "tool_calls": calls})[1:-1]]
+    for index, name in enumerate("fg"):
+        first, *rest = [each for each in said if each["index"] == index]
+        start = {"index": index, "id": name, "type": "function", "function": {"name": name, "arguments": ""}}
+        assert first == start
+        assert len(rest) > 1
+        assert "".join(each["function"]["arguments"] for each in rest) == arguments
+
+
+def test_the_input_of_a_custom_call_follows_in_pieces() -> None:
+    call = {"id": "a", "type": "custom", "custom": {"name": "f", "input": "select 1"}}
+    _, begin, piece, _ = deltas({"content": None, "tool_calls": [call]})
+    assert begin == {"tool_calls": [{"index": 0, **call, "custom": {"name": "f", "input": ""}}]}
+    assert piece == {"tool_calls": [{"index": 0, "custom": {"input": "select 1"}}]}
+
+
+def test_each_token_has_its_own_logprobs() -> None:
+    tokens = [{"token": text, "logprob": -0.5, "bytes": list(text.encode())} for text in ("Hel", "lo")]
+    choice = {"index": 0, "message": {"content": "Hello"}, "logprobs": {"content": tokens}, "finish_reason": "stop"}
+    said = [chunk["choices"][0] for chunk in chunks(HEAD | {"choices": [choice]})]
+    assert [each["logprobs"] for each in said] == [None, {"content": tokens[:1]}, {"content": tokens[1:]}, None]
+
+
+def test_every_choice_is_there() -> None:
+    choices = [{"index": n, "message": {"content": "Hi"}, "finish_reason": "stop"} for n in (1, 0)]
+    assert [chunk["choices"][0]["index"] for chunk in chunks(HEAD | {"choices": choices})] == [1, 1, 1, 0, 0, 0]
+
+
+def test_a_member_that_nobody_knows_comes_once() -> None:
+    choice = {"index": 0, "message": {"content": "Hi", "mood": "good"}, "finish_reason": "stop", "seed": 1}
+    said = chunks(HEAD | {"choices": [choice], "citations": ["a"]})
+    assert [chunk.get("citations") for chunk in said] == [None, None, None, ["a"]]
+    assert [chunk["choices"][0].get("seed") for chunk in said] == [None, None, None, 1]
+    assert said[2]["choices"][0]["delta"] == {"mood": "good"}
+
+
+def test_a_legacy_answer_is_cut_at_its_tokens() -> None:
+    logprobs = {"tokens": ["Hi", " you"], "token_logprobs": [-1.5, -2.5], "top_logprobs": None, "text_offset": [0, 2]}
+    choice = {"text": "Hi you", "index": 0, "logprobs": logprobs, "finish_reason": "length"}
+    said = [chunk["choices"][0] for chunk in chunks({"object": "text_completion", "choices": [choice]}, "completions")]
+    assert [(each["text"], each["finish_reason"]) for each in said] == [("Hi", None), (" you", None), ("", "length")]
+    assert said[1]["logprobs"] == {"tokens": [" you"], "token_logprobs": [-2.5], "text_offset": [2]}
+
+
+@pytest.mark.parametrize("number", ["0.10", "1E400", "-0", "12345678901234567890123"])
+def test_numbers_keep_their_spelling(number: str) -> None:
+    document = '{"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}],"x":@}'.replace("@", number)
+    assert f'"x":{number}'.encode() in unfold(document.encode(), CHAT, with_usage=False)
+
+
+def test_a_lone_surrogate_stays() -> None:
+    document = rb'{"choices":[{"index":0,"message":{"content":"a\ud83d"},"finish_reason":"stop"}]}'
+    assert rb"a\ud83d" in unfold(document, CHAT, with_usage=False)
+
+
+@pytest.mark.parametrize("document", ["", "[]", "7", "null", "{}", '{"choices":[]}', '{"choices":[1]}', "[" * 100_000])
+@pytest.mark.parametrize("endpoint", [name for name, each in ENDPOINTS.items() if each.events_of is not None])
+def test_what_is_no_answer_of_the_api_has_no_events(document: str, endpoint: str) -> None:
+    with pytest.raises(MalformedStream, match=f"plain answer is not one of the {endpoint} API"):
+        unfold(document.encode(), ENDPOINTS[endpoint], with_usage=False)
+
+
+ERROR = {"message": "Too many", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
+@pytest.mark.parametrize("body", [json.dumps({"error": ERROR}), '{"error":"Too many"}'])
+def test_a_failure_is_an_error_event_that_reads_as_one(endpoint: str, body: str) -> None:
+    event = failure(body.encode(), ENDPOINTS[endpoint])
+    reply = aggregate(silence(ENDPOINTS[endpoint]) * 2 + event, endpoint)
+    assert reply.status >= 400
+    assert json.loads(reply.body)["error"]["message"] == "Too many"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error":7}'])
+def test_a_failure_that_cannot_be_read_is_an_error_event_too(body: bytes) -> None:
+    assert b'data: {"error":{"message":"' in failure(body, CHAT)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
+def test_silence_says_nothing(endpoint: str) -> None:
+    said = silence(ENDPOINTS[endpoint])
+    assert said.endswith(b"\n\n")
+    assert said.startswith(b"event: ping\n" if endpoint == "messages" else b":")
