@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from force_stream import ENDPOINTS, aggregate
-from force_stream.answer.unfold import unfold
+from force_stream.answer.unfold import Asked, unfold
 from harness.golden import CASES, Number, parse
 
 BOTH = [name for name, endpoint in ENDPOINTS.items() if endpoint.events_of is not None]
@@ -118,7 +118,7 @@ def carried(document: Any, endpoint: str) -> Any:
 @pytest.mark.parametrize(("endpoint", "path"), [*answers(), *recorded()])
 def test_a_plain_answer_becomes_events_that_become_the_same_answer(endpoint: str, path: Path) -> None:
     document = path.read_bytes()
-    stream = unfold(document, ENDPOINTS[endpoint], with_usage=True)
+    stream = unfold(document, Asked(ENDPOINTS[endpoint], with_usage=True)).stream
     reply = aggregate(stream, endpoint)
     if path.stem in FAILED:
         assert reply.status >= 400

@@ -5,26 +5,56 @@ knows. Must not know mitmproxy, rules or requests. `aggregate` makes the same do
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from ..endpoints.endpoint import Endpoint
-from ..errors import ERROR_TYPE, MalformedStream
+from ..errors import ERROR_TYPE, MalformedStream, UpstreamError
+from ..errors.events import error_in
 from ..wire import jsontext
+from ..wire.text import printable
 
-_DONE = b"data: [DONE]\n\n"
+_DONE: Final = b"data: [DONE]\n\n"
+# Where the answers of each API say why they ended.
+_REASONS: Final = ("finish_reason", "stop_reason", "stop_type", "status")
 
 
-def unfold(document: bytes, endpoint: Endpoint, *, with_usage: bool) -> bytes:
-    """The event stream of a document. Raises `MalformedStream` where it is none of this API."""
-    events = None
+class Asked(NamedTuple):
+    """What a client asked for whose request is sent plain: the events of an API, and whether those have the usage."""
+
+    endpoint: Endpoint
+    with_usage: bool = False
+
+
+class Unfolded(NamedTuple):
+    """The event stream of a plain answer, and what the answer says of itself."""
+
+    stream: bytes
+    finish_reason: str
+    usage: Any
+
+
+def unfold(document: bytes, asked: Asked) -> Unfolded:
+    """The event stream of a document. Raises `UpstreamError` where that is an error, and `MalformedStream` where it is
+    none of this API."""
+    endpoint = asked.endpoint
     try:
-        if endpoint.events_of is not None:
-            events = endpoint.events_of(jsontext.loads(document.decode("utf-8-sig", errors="replace")), with_usage)
+        value = jsontext.loads(document.decode("utf-8-sig", errors="replace"))
+        events = None if endpoint.events_of is None else endpoint.events_of(value, asked.with_usage)
         if events is not None:
-            return b"".join(_written(events, endpoint))
+            usage = value.get("usage") if isinstance(value, dict) else None
+            return Unfolded(b"".join(_written(events, endpoint)), _finish_reason(value), usage)
+        error = error_in(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
-        pass  # deeper than Python's parser goes
+        error = None  # deeper than Python's parser goes
+    if error is not None:
+        raise UpstreamError(error)
     raise MalformedStream(f"the upstream's plain answer is not one of the {endpoint.name} API")
+
+
+def _finish_reason(value: Any) -> str:
+    places = (value.get("choices") if isinstance(value, dict) else value) or [value]
+    found = (place.get(name) for place in places if isinstance(place, dict) for name in _REASONS)
+    return printable(", ".join(dict.fromkeys(reason for reason in found if isinstance(reason, str))))
 
 
 def _written(events: Iterator[dict[str, Any]], endpoint: Endpoint) -> Iterator[bytes]:

@@ -3,16 +3,16 @@ from typing import Any
 
 import pytest
 from force_stream import ENDPOINTS, aggregate
-from force_stream.answer.unfold import failure, silence, unfold
-from force_stream.errors import MalformedStream
+from force_stream.answer.unfold import Asked, failure, silence, unfold
+from force_stream.errors import MalformedStream, UpstreamError
 
-CHAT = ENDPOINTS["chat"]
+CHAT = Asked(ENDPOINTS["chat"])
 HEAD = {"id": "c1", "object": "chat.completion", "created": 7, "model": "m"}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
 def chunks(document: Any, endpoint: str = "chat", *, with_usage: bool = False) -> list[Any]:
-    stream = unfold(json.dumps(document).encode(), ENDPOINTS[endpoint], with_usage=with_usage)
+    stream = unfold(json.dumps(document).encode(), Asked(ENDPOINTS[endpoint], with_usage)).stream
     *events, last, empty = stream.decode().split("\n\n")
     assert (last, empty) == ("data: [DONE]", "")
     return [json.loads(event.removeprefix("data: ")) for event in events]
@@ -101,19 +101,31 @@ def test_a_legacy_answer_is_cut_at_its_tokens() -> None:
 @pytest.mark.parametrize("number", ["0.10", "1E400", "-0", "12345678901234567890123"])
 def test_numbers_keep_their_spelling(number: str) -> None:
     document = '{"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}],"x":@}'.replace("@", number)
-    assert f'"x":{number}'.encode() in unfold(document.encode(), CHAT, with_usage=False)
+    assert f'"x":{number}'.encode() in unfold(document.encode(), CHAT).stream
 
 
 def test_a_lone_surrogate_stays() -> None:
     document = rb'{"choices":[{"index":0,"message":{"content":"a\ud83d"},"finish_reason":"stop"}]}'
-    assert rb"a\ud83d" in unfold(document, CHAT, with_usage=False)
+    assert rb"a\ud83d" in unfold(document, CHAT).stream
 
 
 @pytest.mark.parametrize("document", ["", "[]", "7", "null", "{}", '{"choices":[]}', '{"choices":[1]}', "[" * 100_000])
 @pytest.mark.parametrize("endpoint", [name for name, each in ENDPOINTS.items() if each.events_of is not None])
 def test_what_is_no_answer_of_the_api_has_no_events(document: str, endpoint: str) -> None:
     with pytest.raises(MalformedStream, match=f"plain answer is not one of the {endpoint} API"):
-        unfold(document.encode(), ENDPOINTS[endpoint], with_usage=False)
+        unfold(document.encode(), Asked(ENDPOINTS[endpoint]))
+
+
+def test_an_error_in_place_of_an_answer_is_an_error() -> None:
+    with pytest.raises(UpstreamError) as raised:
+        unfold(b'{"error":{"message":"No","code":"rate_limit_exceeded"}}', CHAT)
+    assert raised.value.status_hint == 429
+
+
+def test_why_the_answer_ended_is_known_and_its_usage() -> None:
+    choices = [{"message": {"content": "Hi"}, "finish_reason": reason} for reason in ("stop", "length", "stop")]
+    made = unfold(json.dumps({"choices": choices, "usage": USAGE}).encode(), CHAT)
+    assert (made.finish_reason, made.usage) == ("stop, length", USAGE)
 
 
 ERROR = {"message": "Too many", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
@@ -130,7 +142,7 @@ def test_a_failure_is_an_error_event_that_reads_as_one(endpoint: str, body: str)
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error":7}'])
 def test_a_failure_that_cannot_be_read_is_an_error_event_too(body: bytes) -> None:
-    assert b'data: {"error":{"message":"' in failure(body, CHAT)
+    assert b'data: {"error":{"message":"' in failure(body, CHAT.endpoint)
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
