@@ -33,7 +33,7 @@ from harness import (
     refused_port,
 )
 from harness.paths import ADDON
-from harness.samples import CHAT, COMPLETIONS, STREAM, USAGE, request
+from harness.samples import CHAT, COMPLETIONS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
 from harness.steps import Step
 
 RULES = """\
@@ -156,6 +156,57 @@ def test_legacy_completions_have_their_own_events(proxy: Proxy, upstream: Upstre
     assert json.loads(aggregate(response.body, "completions").body) == answer
 
 
+MESSAGE_ANSWER = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [
+        {"type": "text", "text": "Hi"},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"city": "Graz"}},
+    ],
+    "stop_reason": "tool_use",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}
+TYPED = {"messages": ("/v1/messages", MESSAGE_ANSWER), "responses": (RESPONSES, RESPONSE)}
+
+
+@pytest.mark.parametrize("endpoint", TYPED)
+def test_the_other_apis_have_their_own_events(proxy: Proxy, upstream: Upstream, endpoint: str) -> None:
+    path, answer = TYPED[endpoint]
+    upstream.answer(document(answer))
+    response = ask(proxy, {"model": "m", "stream": True}, path=path)
+    assert response.header("content-type") == "text/event-stream"
+    assert response.body.startswith(
+        b"event: message_start\n" if endpoint == "messages" else b"event: response.created\n"
+    )
+    assert json.loads(aggregate(response.body, endpoint).body) == answer
+    assert upstream.wait_request().body == b'{"model": "m"}'
+
+
+@pytest.mark.parametrize(("endpoint", "beat"), [("messages", b"event: ping\n"), ("responses", b": waiting")])
+def test_the_other_apis_have_their_own_heartbeats_and_errors(
+    proxy: Proxy, upstream: Upstream, certs: Certs, endpoint: str, beat: bytes
+) -> None:
+    gate = Gate()
+    upstream.answer(WaitFor(gate), document(ERROR, status=429))
+    asked = {"model": "slow", "stream": True}
+    response = beaten(proxy, certs, Http1Client, gate, asked, path=TYPED[endpoint][0])
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.chunks[0].startswith(beat)
+    assert b"event: error\n" in response.body
+    assert b"Too many" in response.body
+    assert aggregate(response.body, endpoint).status >= 400
+
+
+def test_a_background_response_is_left_as_it_came(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(event_stream(RESPONSE_STREAM))
+    body = b'{"model":"m","background":true,"stream":true}'
+    assert ask(proxy, body, path=RESPONSES).body == RESPONSE_STREAM
+    assert upstream.wait_request().body == body
+
+
 def test_an_endpoint_without_the_other_direction_is_left_as_it_came(proxy: Proxy, upstream: Upstream) -> None:
     upstream.answer(event_stream(STREAM))
     since = len(proxy.log_lines)
@@ -208,6 +259,15 @@ def test_the_accumulator_of_openai_python_makes_the_answer_again(
         call["function"]["arguments"] for call in CALLS
     ]
     assert made.usage.total_tokens == 5
+
+
+def test_openai_python_reads_a_response(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    upstream.answer(document(RESPONSE))
+    with openai_client(f"{proxy.url}/v1", certs) as client, client.responses.stream(model="m", input="Hi") as stream:
+        texts = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        made = stream.get_final_response()
+    assert "".join(texts) == made.output_text
+    assert made.id == RESPONSE["id"]
 
 
 def test_openai_python_raises_the_error_of_the_upstream(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
@@ -294,17 +354,19 @@ def test_a_failure_behind_heartbeats_is_an_error_event(
     assert aggregate(response.body).status == 429
 
 
-def beaten(proxy: Proxy, certs: Certs, client_class: Callable[..., Any], gate: Gate, body: Any) -> Response:
+def beaten(
+    proxy: Proxy, certs: Certs, client_class: Callable[..., Any], gate: Gate, body: Any, path: str = CHAT
+) -> Response:
     """An answer whose upstream waits until there has been a heartbeat."""
     raw = json.dumps(body).encode()
     if client_class is Http2Client:
         with Http2Client(proxy.urls[REVERSE].replace("http:", "https:"), certs) as client:
-            stream = client.start("POST", CHAT, PLAIN, raw)
+            stream = client.start("POST", path, PLAIN, raw)
             client.receive_some(stream)
             gate.open()
             return client.receive(stream)
     with Http1Client(proxy.url) as client:
-        client.start("POST", CHAT, PLAIN, raw)
+        client.start("POST", path, PLAIN, raw)
         incoming = client.begin("POST")
         incoming.read_piece()
         gate.open()

@@ -3,6 +3,7 @@
 Numbers are compared by their spelling, strings by their value; white space and the order of keys do not count.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from force_stream import ENDPOINTS, aggregate
-from force_stream.answer.unfold import Asked, unfold
+from force_stream.answer.unfold import Asked, event_of, unfold
 from harness.golden import CASES, Number, parse
 
 BOTH = [name for name, endpoint in ENDPOINTS.items() if endpoint.events_of is not None]
@@ -90,6 +91,8 @@ NEVER_CARRIED: dict[str, dict[str, Callable[[Any], None]]] = {
         "that a choice has no index": count_choices,
         "that there is no finish reason: [DONE] says so": say_stop,
     },
+    "messages": {},
+    "responses": {},
 }
 # Recorded answers that hold an error, and must become one again.
 FAILED = {"chat-openrouter-object-basic-json-69605907b1"}
@@ -124,6 +127,20 @@ def test_a_plain_answer_becomes_events_that_become_the_same_answer(endpoint: str
         assert reply.status >= 400
         return
     assert (reply.status, parse(reply.body)) == (200, carried(parse(document), endpoint))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"), [each for each in (*answers(), *recorded()) if each.values[0] == "responses"]
+)
+def test_the_items_of_a_response_are_in_its_events_too(endpoint: str, path: Path) -> None:
+    """The last event has the whole answer; it is the same without the output there."""
+    document, events_of = json.loads(path.read_bytes()), ENDPOINTS[endpoint].events_of
+    assert events_of is not None
+    *events, last = events_of(document, True) or ()
+    last = last | {"response": last["response"] | {"output": []}}
+    reply = aggregate(b"".join(event_of(event, ENDPOINTS[endpoint]) for event in (*events, last)), endpoint)
+    # What is no list has no items.
+    assert json.loads(reply.body)["output"] == (document["output"] if isinstance(document["output"], list) else [])
 
 
 @pytest.mark.parametrize("endpoint", BOTH)

@@ -34,7 +34,7 @@ from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
 from ..wire.text import printable
 from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request, fewer_than
-from .pieces import base64_pieces, by_tokens, pieces
+from .pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 
 
 class Base64(Pieces):
@@ -381,7 +381,7 @@ def _cannot_stream(request: Request) -> str | None:
 # What each chunk has of the document, and what comes once and in its own place; all else comes once, in the last one
 # that has a choice.
 _IN_EACH_CHUNK: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
-_IN_ITS_PLACE: Final = frozenset((*_IN_EACH_CHUNK, "choices", "usage"))
+_IN_ITS_PLACE: Final = frozenset(("object", "choices", "usage"))
 _OF_A_CHOICE: Final = frozenset(("index", "message", "logprobs", "finish_reason"))
 # What a model says before its content, the members of a message that are texts, and those that have their own way.
 _BEFORE_CONTENT: Final = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking_blocks")
@@ -400,9 +400,11 @@ def chunks_of(
     """The chunks of a document with choices. `name`: their `object`; `of_choice`: those of a choice, given its place.
 
     With usage they have it as null, but for the last, which has no choice (API reference, `stream_options`)."""
-    each: dict[str, Any] = {key: document[key] for key in _IN_EACH_CHUNK if key in document}
+    each: dict[str, Any] = {
+        key: document[key] for key in _IN_EACH_CHUNK if key in document and may_be_said_again(document[key])
+    }
     each["object"] = name
-    once = {key: value for key, value in document.items() if key not in _IN_ITS_PLACE}
+    once = {key: value for key, value in document.items() if key not in _IN_ITS_PLACE and key not in each}
     usage = {"usage": None} if with_usage else {}
     chunks = (chunk for index, choice in enumerate(document["choices"]) for chunk in of_choice(index, choice))
     last = next(chunks)
@@ -428,7 +430,7 @@ def chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str
     message = message if isinstance(message, dict) else {}
     logprobs = choice.get("logprobs")
     left = dict(logprobs) if isinstance(logprobs, dict) else {}
-    no_tokens = dict.fromkeys(left)
+    no_tokens = {key: None for key in ("content", "refusal") if key in left}
     # A skeleton, which has no tokens either, stays one.
     without = {"logprobs": no_tokens if left and left == no_tokens else None} if "logprobs" in choice else {}
 

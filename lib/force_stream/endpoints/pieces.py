@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ..wire import jsontext
+
 # Characters of a piece: a word or two, as a screen gets them from a real server; and how many pieces a text has at
 # most, so that a long one costs no more than its length.
 _PIECE: Final = 24
@@ -22,6 +24,10 @@ _GOES_ON: Final = re.compile(
 )
 _JOINERS: Final = "\u200d\u094d"
 _BLANK: Final = " \t\n"
+# Bytes in UTF-8.
+_LONGEST_CHARACTER: Final = 4
+# Bytes of what every event says again. An answer may have a name of any length, and any number of events.
+_MOST_SAID_AGAIN: Final = 256
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -37,6 +43,11 @@ def pieces(text: str) -> Iterator[str]:
                 end += 1
         yield text[at:end]
         at = end
+
+
+def may_be_said_again(value: Any) -> bool:
+    """Whether each of an answer's events can have this value."""
+    return len(jsontext.dumps(value)) <= _MOST_SAID_AGAIN
 
 
 def base64_pieces(text: str) -> Iterator[str]:
@@ -59,7 +70,9 @@ def by_tokens(text: str, tokens: list[Any]) -> list[tuple[str, list[Any]]] | Non
         together.append(token)
         try:
             piece = bytes_so_far.decode()
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            if len(bytes_so_far) - error.start >= _LONGEST_CHARACTER:
+                return None
             continue
         if not text.startswith(piece, at):
             return None

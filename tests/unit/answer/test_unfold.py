@@ -98,6 +98,112 @@ def test_a_legacy_answer_is_cut_at_its_tokens() -> None:
     assert said[1]["logprobs"] == {"tokens": [" you"], "token_logprobs": [-2.5], "text_offset": [2]}
 
 
+def typed(document: Any, endpoint: str) -> list[Any]:
+    """The events, each with its type as its name, and nothing after the last."""
+    *events, empty = unfold(json.dumps(document).encode(), Asked(ENDPOINTS[endpoint])).stream.decode().split("\n\n")
+    assert empty == ""
+    found = []
+    for event in events:
+        name, data = event.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found
+
+
+def test_a_message_has_its_blocks_in_order() -> None:
+    content = [
+        {"type": "thinking", "thinking": "Hm", "signature": "c2ln"},
+        {"type": "text", "text": "Hi", "citations": [{"cited_text": "a"}]},
+        {"type": "tool_use", "id": "t1", "name": "f", "input": {"days": 1.50}},
+        {"type": "redacted_thinking", "data": "x"},
+    ]
+    usage = {"input_tokens": 3, "output_tokens": 2}
+    document = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": content}
+    document |= {"stop_reason": "tool_use", "stop_sequence": None, "usage": usage}
+    events = typed(document, "messages")
+    assert events[0] == {
+        "type": "message_start",
+        "message": document | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 0}},
+    }
+    delta = {"stop_reason": "tool_use", "stop_sequence": None}
+    assert events[-2:] == [{"type": "message_delta", "delta": delta, "usage": usage}, {"type": "message_stop"}]
+    started = [each["content_block"] for each in events if each["type"] == "content_block_start"]
+    assert started == [
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "text", "text": "", "citations": []},
+        content[2] | {"input": {}},
+        content[3],
+    ]
+    deltas = [(each["index"], each["delta"]["type"]) for each in events if each["type"] == "content_block_delta"]
+    assert deltas == [
+        (0, "thinking_delta"),
+        (0, "signature_delta"),
+        (1, "citations_delta"),
+        (1, "text_delta"),
+        (2, "input_json_delta"),
+        (2, "input_json_delta"),
+    ]
+
+
+def test_a_response_has_every_typed_event_in_its_order_and_its_number() -> None:
+    part = {"type": "output_text", "text": "Hi", "annotations": [{"type": "url_citation"}], "logprobs": []}
+    output = [
+        {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]},
+        {"id": "ws_1", "type": "web_search_call", "status": "completed"},
+        {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]},
+        {"id": "fc_1", "type": "function_call", "status": "completed", "name": "f", "call_id": "c", "arguments": "{}"},
+    ]
+    document = {"id": "resp_1", "object": "response", "status": "completed", "output": output, "usage": {"x": 1}}
+    events = typed(document, "responses")
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        *("created", "in_progress"),
+        *("output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta"),
+        *("reasoning_summary_text.done", "reasoning_summary_part.done", "output_item.done"),
+        *("output_item.added", "web_search_call.in_progress", "web_search_call.searching"),
+        *("web_search_call.completed", "output_item.done"),
+        *("output_item.added", "content_part.added", "output_text.delta", "output_text.annotation.added"),
+        *("output_text.done", "content_part.done", "output_item.done"),
+        *("output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"),
+        "completed",
+    ]
+    assert events[0]["response"] == document | {"status": "in_progress", "output": [], "usage": None}
+    added = [event["item"] for event in events if event["type"] == "response.output_item.added"]
+    assert added == [
+        output[0] | {"summary": []},
+        output[1] | {"status": "in_progress"},
+        output[2] | {"status": "in_progress", "content": []},
+        output[3] | {"status": "in_progress", "arguments": ""},
+    ]
+    assert events[-1]["response"] == document
+
+
+@pytest.mark.parametrize("status", ["incomplete", "failed"])
+def test_a_response_that_is_not_complete_says_so_in_its_last_event(status: str) -> None:
+    assert (
+        typed({"object": "response", "status": status, "output": []}, "responses")[-1]["type"] == f"response.{status}"
+    )
+
+
+LONG = "x" * 100_000
+WIDE = {
+    "chat": {"id": LONG, "choices": [{"message": {"content": LONG}, "finish_reason": "stop", "logprobs": None}]},
+    "completions": {"model": LONG, "choices": [{"text": LONG, "finish_reason": "stop"}]},
+    "messages": {"id": LONG, "content": [{"type": "text", "text": LONG}], "stop_reason": "end_turn"},
+    "responses": {
+        "id": LONG,
+        "output": [{"id": LONG, "type": "function_call", "arguments": LONG}],
+        "status": "completed",
+    },
+}
+
+
+@pytest.mark.parametrize("endpoint", WIDE)
+def test_the_events_of_a_large_answer_are_not_much_larger(endpoint: str) -> None:
+    document = json.dumps(WIDE[endpoint]).encode()
+    assert len(unfold(document, Asked(ENDPOINTS[endpoint])).stream) < 6 * len(document)
+
+
 @pytest.mark.parametrize("number", ["0.10", "1E400", "-0", "12345678901234567890123"])
 def test_numbers_keep_their_spelling(number: str) -> None:
     document = '{"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}],"x":@}'.replace("@", number)

@@ -1,5 +1,5 @@
 import pytest
-from force_stream.endpoints.pieces import base64_pieces, by_tokens, pieces
+from force_stream.endpoints.pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +54,11 @@ def test_each_piece_of_base64_can_be_decoded() -> None:
     assert "".join(cut) == text
 
 
+@pytest.mark.parametrize(("value", "may"), [("gpt-4o", True), (7, True), ("x" * 300, False), ([1] * 300, False)])
+def test_what_is_long_is_not_said_again(value: object, may: bool) -> None:
+    assert may_be_said_again(value) is may
+
+
 def test_a_text_is_cut_where_its_tokens_are() -> None:
     tokens = [{"token": "Hi", "bytes": [72, 105]}, {"token": " you", "bytes": None}]
     assert by_tokens("Hi you", tokens) == [("Hi", tokens[:1]), (" you", tokens[1:])]
@@ -76,6 +81,7 @@ def test_tokens_that_share_a_character_stay_together() -> None:
         ("Hello", [{"bytes": [300]}]),
         ("Hello", [{"bytes": 10**12}]),
         ("é", [{"bytes": [195]}]),
+        ("Hello", [{"bytes": [255]}] * 5),
     ],
 )
 def test_tokens_that_are_not_those_of_the_text_cut_nothing(text: str, tokens: list[object]) -> None:
