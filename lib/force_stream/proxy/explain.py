@@ -31,8 +31,9 @@ def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> lis
     lines, decided = _mismatches(flow, rules)
     if decided is not None:
         lines.append(f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}")
-    elif was_made_to_stream(flow):
-        lines.append(f"{_named(flow)} took it, as the rules were then; its request was forced")
+    elif was_made_to_stream(flow) or was_made_plain(flow):
+        how = "forced" if was_made_to_stream(flow) else "sent plain"
+        lines.append(f"{_named(flow)} took it, as the rules were then; its request was {how}")
     return [printable(f"{_about(flow)}: {line}", _LONGEST_LINE) for line in lines or ["there are no rules"]]
 
 
