@@ -1,6 +1,7 @@
 """`force-stream report`: which files it reads and writes, and what it says."""
 
 import io
+import json
 import os
 import sys
 import threading
@@ -92,6 +93,25 @@ def test_a_pipe_is_read_once() -> None:
     assert main(["report", "pipe", "-o", "page.html"]) == 0
     writer.join()
     assert "finish stop" in Path("page.html").read_text()
+
+
+def test_a_har_file_is_read_too() -> None:
+    headers = [{"name": "Authorization", "value": f"Bearer {KEY}"}]
+    asked = {"method": "POST", "url": f"https://llm.example.com/v1/models?key={KEY}", "httpVersion": "HTTP/1.1"}
+    content = {"mimeType": "application/json", "text": json.dumps({"echo": KEY}), "size": 1}
+    answer = {"status": 200, "statusText": "OK", "httpVersion": "HTTP/1.1", "headers": [], "content": content}
+    entry = {
+        "startedDateTime": "2026-01-01T00:00:00.000Z",
+        "time": 1000,
+        "request": {**asked, "headers": headers, "cookies": [], "headersSize": 0, "bodySize": 0},
+        "response": {**answer, "cookies": [], "redirectURL": "", "headersSize": 0, "bodySize": 0},
+        "timings": {"send": 1, "receive": 1, "wait": 1, "connect": 1, "ssl": 1},
+    }
+    Path("a.har").write_text(json.dumps({"log": {"entries": [entry]}}))
+    assert main(["report", "a.har"]) == 0
+    page = Path("a.har.html").read_text()
+    assert "llm.example.com" in page
+    assert KEY not in page
 
 
 @pytest.mark.parametrize(
