@@ -394,4 +394,9 @@ def _member(name: Any, value: Any, change: _Change) -> Any:
 
 def _uncompressed(data: bytes) -> bytes:
     """A note of bytes that are compressed, though nothing says so."""
-    return encodings.decode(data, "gzip", _LONGEST_DECODED) if data[:2] == b"\x1f\x8b" else data
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return encodings.decode(data, "gzip", _LONGEST_DECODED)
+    except encodings.TooLarge:
+        return _UNREADABLE % len(data)

@@ -13,6 +13,7 @@ from urllib.parse import quote, quote_plus
 
 import brotli
 import pytest
+from force_stream.view import masking
 from force_stream.view.masking import STAND_IN, Masker
 from harness.certs import Certs
 from harness.samples import STREAM
@@ -377,6 +378,13 @@ def test_a_body_that_cannot_be_decoded_is_left_out(coding: str) -> None:
     (after,) = masked(flow)
     assert b"(9 bytes" in after["response"]["content"]
     assert b"secret" not in after["response"]["content"]
+
+
+def test_a_note_that_is_compressed_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = flow_with(metadata={"force_stream.sse": gzip.compress(AROUND.encode())})
+    assert masked(flow)[0]["metadata"]["force_stream.sse"].startswith(b"what stands before ***1")
+    monkeypatch.setattr(masking, "_LONGEST_DECODED", 10)
+    assert b"left out" in masked(flow)[0]["metadata"]["force_stream.sse"]
 
 
 def test_a_text_that_is_labelled_as_compressed_is_masked_too() -> None:
