@@ -23,7 +23,7 @@ from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
 from ..proxy import aside, bodies, cors, explain, kept_answers, request, response, summary
-from ..proxy.attempt import Attempt
+from ..proxy.attempt import LONGEST_REASON, Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
@@ -283,7 +283,9 @@ class ForceStream:
                 if why := explain.why_nowhere(flow):
                     logger.warning(why)
             elif isinstance(role, LiveCopy):
-                message = plainly(flow.error.msg) if flow.client_conn.connected else _CLIENT_LEFT
+                message = (
+                    printable(plainly(flow.error.msg), LONGEST_REASON) if flow.client_conn.connected else _CLIENT_LEFT
+                )
                 self._count_own_stream(flow, role, message)
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
                 gone = role.wait.client_gone or not flow.client_conn.connected
