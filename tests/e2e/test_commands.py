@@ -371,7 +371,7 @@ def test_aggregate_goes_by_the_rules_as_they_are_now_and_can_be_reverted(
         assert (only["message"]["content"], only["finish_reason"]) == ("Hello", "length")
         assert flow.metadata["force_stream.times"] == times
         assert [record.getMessage().partition(", 3 events")[0] for record in caplog.records] == [
-            "all: chat m, 200, finish length (inferred), truncated"
+            "cut off after event 3 (the upstream ended it); all: chat m, 200, finish length (inferred), truncated"
         ]
         flow.revert()
         assert flow.response.status_code == 502
@@ -455,11 +455,12 @@ def test_a_saved_flow_file_is_aggregated_again(
     again = tmp_path / "again"
     arguments = ["-s", str(ADDON), "--set", f"force_stream_rules={rules_file}", "--set", "force_stream_aggregate=true"]
     log = mitmdump(certs, tmp_path, "-n", "-r", str(tmp_path / "flows"), "-w", str(again), *arguments)
-    told = [line.rpartition(", ")[0] for line in log if line.startswith("all: ")]
-    size = len(STREAM)
+    told = [line.rpartition(", ")[0] for line in log if "all: chat m, " in line]
+    size, cut_size = len(STREAM), len(sse(*EVENTS[:3], done=False))
     assert told == [
         f"all: chat m, 200, finish stop, 5 events, {size:,} bytes, 3 in + 2 out tokens",
-        f"all: chat m, 200, finish length (inferred), truncated, 3 events, {len(sse(*EVENTS[:3], done=False)):,} bytes",
+        "cut off after event 3 (connection closed); "
+        f"all: chat m, 200, finish length (inferred), truncated, 3 events, {cut_size:,} bytes",
         f"all: chat m, 200, finish stop, 5 events, {size:,} bytes, 3 in + 2 out tokens",
     ]
     flows = {flow.request.headers["x-answer"]: flow for flow in read_flows(again)}

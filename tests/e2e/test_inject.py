@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import openai
 import pytest
 from harness import (
     H2_UPSTREAM,
@@ -163,6 +164,17 @@ def test_an_application_that_tries_again_is_tested_without_asking_the_upstream(
     assert responses[0].header("retry-after") == "0"
     assert len(upstream.requests) == 2
     assert ["FAULT" in flow["comment"] for flow in counting_proxy.flows()] == [True, True, False, False]
+
+
+def test_openais_client_gets_through_two_injected_failures_by_itself(counting_proxy: Proxy, upstream: Upstream) -> None:
+    """As docs/failures.md says of it."""
+    upstream.answer_always(event_stream(STREAM))
+    direct = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(base_url=f"{counting_proxy.url}/v1", api_key="k", http_client=direct) as client:
+        answer = client.chat.completions.create(model="twice", messages=[{"role": "user", "content": "Hi"}])
+    assert answer.choices[0].message.content == "Hello"
+    assert len(upstream.requests) == 1
+    assert len(counting_proxy.flows()) == 3
 
 
 def test_the_addons_own_retry_counts_as_a_try(counting_proxy: Proxy, upstream: Upstream) -> None:

@@ -87,7 +87,7 @@ def test_the_page_counts_forced_flows_and_streams_of_the_clients_own(serve: Call
     failed, own, cut = sorted(said, key=lambda flow: flow["at"], reverse=True)
     assert (cut["truncated"], cut["code"], cut["status"]) == (True, "stream_truncated", 502)
     assert (own["ok"], own["events"], own["finish_reason"]) == (True, 5, "stop")
-    assert (failed["ok"], failed["truncated"], failed["code"]) == (False, False, "upstream_error")
+    assert (failed["ok"], failed["truncated"], failed["code"]) == (False, False, "rate_limit_exceeded")
     for flow in (failed, own, cut):
         assert flow["upstream"] == upstream.url().removeprefix("http://")
         assert 0 <= flow["first_event"] <= flow["seconds"]

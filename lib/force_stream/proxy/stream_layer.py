@@ -38,7 +38,7 @@ from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
-from .inject import Cut, Deliver, Injections, Respond, Step
+from .inject import Cut, Deliver, Injection, Injections, Respond, Step
 from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
 from .response import fault as reply_of_fault
 
@@ -164,12 +164,15 @@ class ObservedStream(http_layers.HttpStream):
         yield _fault_line("the client's answer ends short", fault)
         if not self._hooked:
             # Whoever waits for this flow to have an outcome, such as the flow that it is another try of.
-            self.flow.response = None
-            self.flow.error = mitmflow.Error("a fault of the addon")
-            ended = _hooks.HttpErrorHook(self.flow)
-            ended.blocking = False
-            yield ended
+            yield from self._tell_error("a fault of the addon")
         yield from self._end_short()
+
+    def _tell_error(self, message: str) -> Commands:
+        self.flow.response = None
+        self.flow.error = mitmflow.Error(message)
+        ended = _hooks.HttpErrorHook(self.flow)
+        ended.blocking = False
+        yield ended
 
     def _give_up_waiting(self) -> None:
         if self._paused is not None:
@@ -328,14 +331,19 @@ class ObservedStream(http_layers.HttpStream):
                 self._attempt.begin()
                 self._choose_faults(self._attempt)
             yield from self._wait_on(Deadline.NOTHING)
-            injection = self._attempt.injection
-            if injection is not None and injection.replaces_upstream:
-                yield from self._inject(self._attempt, injection.begin())
+            if self._made_up is not None:
+                yield from self._inject(self._attempt, self._made_up.begin())
                 return False
         self._connected = yield from connecting
         if self._connected:
             self._claim_client()
         return self._connected
+
+    @property
+    def _made_up(self) -> Injection | None:
+        """What makes the response up, if the upstream is not asked."""
+        injection = None if self._attempt is None else self._attempt.injection
+        return injection if injection is not None and injection.replaces_upstream else None
 
     def _choose_faults(self, attempt: Attempt) -> None:
         attempt.injection = None if attempt.plain else self.injections.next(attempt.rule)
@@ -403,7 +411,7 @@ class ObservedStream(http_layers.HttpStream):
         response, attempt = self.flow.response, self._attempt
         if attempt is None or response is None or self.server_state != self.state_consume_response_body:
             return
-        if response is not received:
+        if response is not received and response.raw_content is not None:
             # Another addon answers in the upstream's place; mitmproxy would put the upstream's body into that.
             yield from self._leave_upstream()
             yield from self.send_response()
@@ -513,6 +521,10 @@ class ObservedStream(http_layers.HttpStream):
         ):
             self._sendings += 1
             yield from self._send_again(request)
+        elif self._made_up is not None and not self._is_over:
+            # The client has left. mitmproxy would tell the upstream, but none was asked.
+            yield from self._tell_error(event.message)
+            yield from self._end_short()
         elif self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
         elif self._attempt is None:

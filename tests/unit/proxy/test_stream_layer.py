@@ -590,6 +590,28 @@ def test_a_made_up_status_asks_no_upstream_and_comes_after_its_delay(play: Calla
     assert player.is_asleep
 
 
+@pytest.mark.parametrize("keeps", [None, 300], ids=["left", "kept"])
+def test_a_client_that_leaves_before_a_made_up_status_gets_nothing(
+    play: Callable[..., Player], keeps: float | None
+) -> None:
+    player = play(inject={"status": 429, "delay": 3}, keep_answers=keeps)
+    player.client_leaves()
+    player.wait(4)
+    assert player.flow is not None
+    assert player.ends[player.flow.id] == ["error" if keeps is None else "response"]
+    assert (player.to_client, player.opened) == (b"", 0)
+    assert player.is_asleep
+
+
+def test_heartbeats_go_on_until_a_made_up_status_which_ends_the_answer_short(play: Callable[..., Player]) -> None:
+    player = play(inject={"status": 429, "delay": 3}, heartbeat=1)
+    player.wait(2.5)
+    assert player.to_client.endswith(b"1\r\n \r\n1\r\n \r\n")
+    player.wait(1)
+    assert player.closed == ["client"]
+    assert not player.to_client.endswith(END)
+
+
 def test_a_delay_is_silence_and_counts_for_idle_timeout(play: Callable[..., Player]) -> None:
     player = play(inject={"delay": 4}, idle_timeout=3)
     player.upstream_sends(HEAD, piece(STREAM), END)
