@@ -182,7 +182,11 @@ def test_a_person_presses_m_and_sees_where_a_stream_stopped(
 
 @pytest.mark.parametrize("option", ["force_stream_view_first=true", "console_default_contentview=upstream sse"])
 def test_an_option_shows_the_cause_as_soon_as_a_person_opens_the_response(
-    option: str, console: Callable[..., Console], tmp_path: Path, upstream: Upstream, proxy_factory: Callable[..., Proxy]
+    option: str,
+    console: Callable[..., Console],
+    tmp_path: Path,
+    upstream: Upstream,
+    proxy_factory: Callable[..., Proxy],
 ) -> None:
     rules, path = tmp_path / "rules.yaml", tmp_path / "flows.mitm"
     rules.write_text(RULES)

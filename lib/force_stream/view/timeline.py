@@ -372,7 +372,7 @@ class _Reader:
         if event.kind is Kind.DONE:
             self._push("[DONE]", at)
             return None
-        if timeline.first_event is None:
+        if timeline.first_event is None and event.number:
             timeline.first_event = at
         if event.kind is Kind.CHUNK:
             self._api = self._api or api_of(event.value, event.name) or ""

@@ -139,6 +139,12 @@ def test_however_the_network_cuts_a_stream_each_event_has_its_time(cuts: list[in
     assert [entry.at for entry in entries(STREAM, times)] == expected
 
 
+def test_a_page_has_no_first_event() -> None:
+    page = b"<!DOCTYPE html>\n<p>Please log in</p>\n"
+    read = timeline.read(page, [0.1, len(page)])
+    assert (read.events, read.first_event, read.ended) == (0, None, 0.1)
+
+
 def test_a_comment_has_the_time_of_its_own_line() -> None:
     body = b": one\n" + b'data: {"a":1}\n\n'
     assert [entry.at for entry in entries(body, [1.0, 6, 2.0, len(body)])] == [1.0, 2.0]
@@ -386,7 +392,9 @@ def test_the_first_content_is_looked_for_near_the_begin_alone() -> None:
     ],
 )
 def test_what_was_said_is_joined_from_the_beginning_on(body: bytes, endpoint: str, said: str) -> None:
-    assert [each.text for each in timeline.read(body, endpoint=endpoint).said] == [said]
+    read = timeline.read(body, endpoint=endpoint)
+    assert [each.text for each in read.said] == [said]
+    assert read.looked_at < 100, "most of many events are not parsed"
 
 
 def test_what_was_said_stops_where_events_are_left_out() -> None:
