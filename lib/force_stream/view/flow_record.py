@@ -4,7 +4,9 @@ Knows flows. Must not know events, rules or the page.
 """
 
 import time
+import weakref
 from collections.abc import Sequence
+from typing import Final
 
 from mitmproxy import http
 
@@ -12,12 +14,16 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import RETRY_OF, TIMES, TRY
+from ..proxy.notes import RETRY_OF, SSE, TIMES, TRY
 from ..proxy.request import name_of
 from ..rules.hosts import with_port
 from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
+
+# Bytes of memory, about: of a flow without its bodies, and of each number that is noted of a piece.
+_WITHOUT_BODIES: Final = 20_000
+_OF_A_TIME: Final = 32
 
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
@@ -75,4 +81,12 @@ def _outcome(
         injected=injected,
         retry_of=RETRY_OF.of(flow) or "",
         number=TRY.of(flow) or 1,
+        flow=weakref.ref(flow),
+        weight=_weight(flow) + _OF_A_TIME * len(times),
     )
+
+
+def _weight(flow: http.HTTPFlow) -> int:
+    """About how many bytes of memory a flow takes, but for the times of its pieces."""
+    bodies = flow.request.raw_content, flow.response and flow.response.raw_content, SSE.of(flow)
+    return _WITHOUT_BODIES + sum(map(len, filter(None, bodies)))

@@ -3,19 +3,23 @@
 Knows figures and time; must not know mitmproxy, JSON or events.
 """
 
+import secrets
+from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import sub
 from typing import Any, Final
 
+from .histogram import Histogram
+
 # How many flows are remembered one by one, and how many arrivals of each.
-MOST_FLOWS: Final = 200
+MOST_FLOWS: Final = 2000
 # How many upstreams and models have a row of their own: a client may make up any number of names.
 MOST_ROWS: Final = 1000
 OTHERS: Final = ("(others)", "(others)")
-MOST_ARRIVALS: Final = 2000
+MOST_ARRIVALS: Final = 1000
 # Seconds. A longer silence stands out.
 LONG_GAP: Final = 1.0
 
@@ -24,7 +28,8 @@ LONG_GAP: Final = 1.0
 class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
     nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came. `retry_of`:
-    the first try's id, for another try of its request, and `number` which one it is.
+    the first try's id, for another try of its request, and `number` which one it is. `flow`: the flow itself, while
+    somebody keeps it, and `weight` about how many bytes of memory it takes.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
@@ -45,11 +50,16 @@ class Outcome:
     seconds: float
     first_event: float | None
     first_content: float | None
-    arrivals: tuple[float, ...]
+    arrivals: Sequence[float]
     odd: tuple[str, ...] = ()
     injected: bool = False
     retry_of: str = ""
     number: int = 1
+    cause: str = ""
+    ended: float | None = None
+    head: tuple[tuple[str, str], ...] = ()
+    flow: Callable[[], Any] | None = None
+    weight: int = 0
 
     @property
     def ok(self) -> bool:
@@ -69,21 +79,30 @@ class Outcome:
     @cached_property
     def figures(self) -> Mapping[str, Any]:
         """Plain values, for JSON, without the arrivals, which are nearly all of it."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "arrivals"}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NO_FIGURES}
         return values | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
 
+    @cached_property
+    def words(self) -> str:
+        """All that can be searched for, in lower case."""
+        said = self.cause, self.upstream, self.model, self.rule, self.endpoint, f"{self.status}", self.code
+        return "\n".join((*said, self.finish_reason, self.id, *self.odd)).lower()
 
-def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
+
+_NO_FIGURES: Final = ("arrivals", "head", "flow", "weight")
+
+
+def thinned(arrivals: Sequence[float]) -> Sequence[float]:
     """At most `MOST_ARRIVALS` of these times, the first and the last among them; one that is left out is less than the
-    whole time divided by that number away from one that is kept."""
+    whole time divided by that number away from one that is kept. In little memory, for there are many flows."""
     if len(arrivals) <= MOST_ARRIVALS:
-        return tuple(arrivals)
+        return array("d", arrivals)
     step = (arrivals[-1] - arrivals[0]) / (MOST_ARRIVALS - 2)
     kept = [arrivals[0]]
     for arrival in arrivals[1:-1]:
         if arrival - kept[-1] > step:
             kept.append(arrival)
-    return (*kept, arrivals[-1])
+    return array("d", [*kept, arrivals[-1]])
 
 
 @dataclass(slots=True)
@@ -101,7 +120,7 @@ class _Mean:
 
 @dataclass
 class Row:
-    """One upstream and model. Times in seconds: means over its flows, but for the longest gap."""
+    """One upstream and model. `first_event`, `gap`, `duration`: over its flows, in seconds; of each the longest gap."""
 
     upstream: str
     model: str
@@ -110,9 +129,10 @@ class Row:
     inferred: int = 0
     truncated: int = 0
     errors: int = 0
-    time_to_first_event: _Mean = field(default_factory=_Mean)
+    first_event: Histogram = field(default_factory=Histogram)
+    gap: Histogram = field(default_factory=Histogram)
+    duration: Histogram = field(default_factory=Histogram)
     events_per_second: _Mean = field(default_factory=_Mean)
-    longest_gap: float | None = None
 
     def add(self, outcome: Outcome) -> None:
         self.flows += 1
@@ -120,22 +140,43 @@ class Row:
         self.inferred += outcome.inferred
         self.truncated += outcome.truncated
         self.errors += not outcome.ok and not outcome.truncated
-        self.time_to_first_event.add(outcome.first_event)
+        self.first_event.add(outcome.first_event)
+        self.gap.add(outcome.longest_gap)
+        self.duration.add(outcome.seconds)
         self.events_per_second.add(outcome.event_rate)
-        gaps = [gap for gap in (self.longest_gap, outcome.longest_gap) if gap is not None]
-        self.longest_gap = max(gaps, default=None)
+
+    def include(self, other: "Row") -> None:
+        """Add the counts and durations of another one."""
+        for name in ("flows", "ok", "inferred", "truncated", "errors"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("first_event", "gap", "duration"):
+            getattr(self, name).include(getattr(other, name))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; None where nothing was timed."""
-        return {name: value.value if isinstance(value, _Mean) else value for name, value in vars(self).items()}
+        """Plain values, for JSON, with percentiles, the means and the longest gap; None where nothing was timed."""
+        return {
+            **{name: value for name, value in vars(self).items() if isinstance(value, (int, str))},
+            "time_to_first_event": self.first_event.mean,
+            "events_per_second": self.events_per_second.value,
+            "longest_gap": self.gap.most,
+            **{name: getattr(self, name).percentiles for name in ("first_event", "gap", "duration")},
+        }
 
 
 class Stats:
-    """All flows since the start."""
+    """All flows since the start. `started` tells one start from another, and `count` is the number of flows since.
+
+    `most_held`: how many bytes of flows are kept in memory, the latest ones, so that they can still be looked at where
+    nobody else keeps them.
+    """
 
     def __init__(self) -> None:
+        self.started = secrets.token_hex(4)
+        self.count = self.most_held = 0
         self._rows: dict[tuple[str, str], Row] = {}
         self._latest: deque[Outcome] = deque(maxlen=MOST_FLOWS)
+        self._held: deque[tuple[Any, int]] = deque()
+        self._held_size = 0
 
     def add(self, outcome: Outcome) -> None:
         key = outcome.upstream, outcome.model
@@ -143,14 +184,36 @@ class Stats:
             key = OTHERS
         self._rows.setdefault(key, Row(*key)).add(outcome)
         self._latest.append(outcome)
+        self.count += 1
+        self._held.append((outcome.flow and outcome.flow(), outcome.weight))
+        self._held_size += outcome.weight
+        while self._held_size > self.most_held or len(self._held) > MOST_FLOWS:
+            self._held_size -= self._held.popleft()[1]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One for each upstream and model, in alphabetical order."""
-        return [row.as_dict() for _, row in sorted(self._rows.items())]
+    def rows(self, most: int | None = None) -> list[dict[str, Any]]:
+        """One for each upstream and model, in alphabetical order; at most so many, those with the most flows."""
+        chosen = self._rows.values() if most is None else sorted(self._rows.values(), key=lambda row: -row.flows)[:most]
+        return [row.as_dict() for row in sorted(chosen, key=lambda row: (row.upstream, row.model))]
 
-    def latest(self) -> list[Outcome]:
-        """The latest flows, the newest first."""
-        return list(reversed(self._latest))
+    def first_rows(self, most: int) -> Iterator[Row]:
+        """The rows in the order in which they began, the ones after so many in one: a row's counts never go down."""
+        rest = Row(*OTHERS)
+        for number, (key, row) in enumerate(self._rows.items()):
+            if key == OTHERS or number >= most:
+                rest.include(row)
+            else:
+                yield row
+        if rest.flows:
+            yield rest
+
+    def latest(self, after: int = 0) -> list[Outcome]:
+        """The latest flows, the newest first; of those that came after so many."""
+        newer = max(0, min(self.count - after, len(self._latest)))
+        return [self._latest[-number] for number in range(1, newer + 1)]
+
+    def find(self, id: str) -> Outcome | None:
+        """One of the latest flows, by its id."""
+        return next((outcome for outcome in reversed(self._latest) if outcome.id == id), None)
 
 
 count: Final = "{:,}".format
