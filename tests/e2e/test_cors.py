@@ -14,6 +14,7 @@ import pytest
 from harness import (
     Answer,
     Certs,
+    Close,
     CutChunk,
     Data,
     End,
@@ -195,6 +196,19 @@ def test_a_page_that_no_rule_covers_reads_what_the_upstream_lets_it(
         assert ask(browser, proxy, CHAT, request()) == [502, "1"]
         assert json.loads(text_of(browser))["error"]["code"] == "stream_truncated"
         assert upstream.requests[-1].header("origin") == upstream.url()
+
+
+def test_a_page_reads_that_the_last_try_of_its_request_got_no_response(
+    proxy_with: Callable[..., Proxy], upstream: Upstream
+) -> None:
+    allowed = {"Access-Control-Allow-Origin": upstream.url(), "Vary": "Origin"}
+    upstream.answer(document({"error": {"message": "busy"}}, status=503, headers=allowed | IDENTIFIED))
+    upstream.answer(Close())
+    with Http1Client(proxy_with("no cors").url) as client:
+        answer = client.post(CHAT, request("again"), [("Origin", upstream.url())])
+    assert (answer.status, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
+    assert {name: answer.header(name) for name in allowed} == allowed
+    assert answer.header("x-request-id") is None, "that was another response's"
 
 
 def test_an_extension_reads_answers_where_cors_is_true(

@@ -60,6 +60,14 @@ def test_an_event_stream_that_nobody_asked_for_has_the_line_too(
     proxy.wait_for_log("answered with an event stream, and not forced: rule r: host ")
 
 
+def test_an_application_that_has_a_regular_proxy_as_its_base_url_is_told_of_reverse_mode(
+    proxy_factory: Callable[..., Proxy],
+) -> None:
+    proxy = proxy_factory("regular", scripts=[ADDON], options={"connection_strategy": "lazy"})
+    assert ask(proxy).status == 502
+    proxy.wait_for_log(r"this is the proxy itself, and not an upstream\. .* --mode reverse:https://llm\.example\.com")
+
+
 def test_all_other_traffic_has_no_such_line(start: Callable[..., Proxy], upstream: Upstream) -> None:
     proxy = start(forcing("name: r, hosts: [a.example]"))
     for answer, path, body, method in (

@@ -54,6 +54,7 @@ RULES = "rules:\n" + "".join(
         "stalled": ["keep_answers: 300", "inject: {stall: 2}"],
         "retried": ["keep_answers: 300", "retries: 1"],
         "partial": ["keep_answers: 300", "on_truncated: partial"],
+        "rejecting": ["keep_answers: 300"],
         "brief": ["keep_answers: 0.5"],
         "changed": ["keep_answers: 300"],
         "not-kept": ["keep_answers: null"],
@@ -68,7 +69,7 @@ _keys = (f"kept-{number}" for number in itertools.count(1))
 def proxy(shared_proxy: Callable[..., Proxy], shared_rules: Callable[..., Any], upstream: Upstream) -> Iterator[Proxy]:
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "https", "h2")]
     options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
-    scripts = [ADDON, SCRIPTS / "quick_retries.py", H2_UPSTREAM]
+    scripts = [ADDON, SCRIPTS / "quick_retries.py", H2_UPSTREAM, SCRIPTS / "neighbours.py"]
     proxy = shared_proxy(*modes, "regular", scripts=scripts, options=options, remote=True)
     since = proxy.mark()
     yield proxy
@@ -198,6 +199,28 @@ def test_the_same_request_joins_an_answer_under_way_whenever_its_client_gave_up(
     assert last["metadata"]["force_stream.answered_by"] == first["id"]
     assert last["comment"].endswith("; kept from the same request, whose client gave up")
     assert first["comment"].startswith("beating: chat beating, 200, finish stop")
+
+
+@pytest.mark.parametrize("origin", [[], [("origin", "https://page.example")]], ids=["a program", "a web page"])
+def test_heartbeats_of_a_client_that_joins_begin_with_the_upstreams_head(
+    proxy: Proxy, upstream: Upstream, headers: Any, origin: list[tuple[str, str]]
+) -> None:
+    since, begun, gate = proxy.mark(), Gate(), Gate()
+    upstream.answer(Head(headers={"x-request-id": "u1"}), Signal(begun), WaitFor(gate), Data(STREAM), End())
+    for _ in range(2):
+        with Http1Client(proxy.urls[HTTP]) as client:
+            client.start("POST", CHAT, [*headers, *origin], body_of("beating"))
+            begun.wait()
+            wait_for_heartbeat(client)
+        proxy.wait_for_log("client disconnect", since=since)
+        since = proxy.mark()
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, [*headers, *origin], body_of("beating"))
+        receive = wait_for_heartbeat(client)
+        gate.open()
+        response = receive()
+    assert (response.header("x-request-id"), response.json()) == ("u1", DOCUMENT)
+    assert len(upstream.requests) == 1
 
 
 @pytest.mark.parametrize("joins", [True, False], ids=["joins", "is late"])
@@ -350,6 +373,29 @@ def wait_until_joined(proxy: Proxy, headers: Any) -> None:
     raise AssertionError("the second request did not come")
 
 
+@pytest.mark.parametrize(
+    ("act", "status"),
+    [
+        ("sets an interim status", 502),
+        ("sets a wrong length", 200),
+        ("takes the body away", 200),
+        ("adds trailers", 200),
+    ],
+)
+def test_whatever_a_script_does_a_client_that_has_joined_gets_one_response(
+    proxy: Proxy, upstream: Upstream, headers: Any, act: str, status: int
+) -> None:
+    gate = gone(proxy, upstream, headers, "kept", Data(sse(*EVENTS[2:])), End())
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, [*headers, ("x-request-id", act)], body_of("kept"))
+        wait_until_joined(proxy, headers)
+        gate.open()
+        response = client.receive("POST")
+    assert (response.status, response.ended) == (status, "complete")
+    assert response.header("content-type") == "application/json"
+    assert status == 502 or response.body == b"" or response.json() == DOCUMENT
+
+
 def test_a_try_under_way_goes_on_as_well(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
     since, scripted = proxy.mark(), None
     upstream.answer(CUT)
@@ -365,6 +411,24 @@ def test_a_try_under_way_goes_on_as_well(proxy: Proxy, upstream: Upstream, heade
     assert len(upstream.requests) == 2
 
 
+def test_what_was_learned_meanwhile_makes_the_same_request_no_other_one(
+    proxy: Proxy, upstream: Upstream, headers: Any
+) -> None:
+    since, scripted = proxy.mark(), None
+    upstream.answer(document({"error": {"message": "Unknown parameter: 'stream_options'."}}, status=400))
+    scripted = Scripted(upstream)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        client.start("POST", CHAT, headers, body_of("rejecting"))
+        scripted.begun.wait()
+    proxy.wait_for_log(GAVE_UP, since=since)
+    scripted.gate.open()
+    proxy.wait_for_log("rejecting: .* rejects stream_options", since=since)
+    proxy.wait_for_log("rejecting: the client gave up; kept for 300 s", since=since)
+    with Http1Client(proxy.urls[HTTP]) as client:
+        assert client.request("POST", CHAT, headers, body_of("rejecting")).json() == DOCUMENT
+    assert len(upstream.requests) == 2
+
+
 @pytest.mark.parametrize("model", ["brief", "changed"])
 def test_a_kept_answer_is_forgotten(proxy: Proxy, upstream: Upstream, headers: Any, model: str) -> None:
     since, gate = proxy.mark(), gone(proxy, upstream, headers, model, Data(sse(*EVENTS[2:])), End())
@@ -375,6 +439,7 @@ def test_a_kept_answer_is_forgotten(proxy: Proxy, upstream: Upstream, headers: A
     else:
         assert any(re.match(r"kept: \d+ answers? of clients that gave up", line) for line in rules_of(proxy))
         proxy.command("force_stream.set", "changed", "timeout", "100")
+        proxy.wait_for_log("changed: a kept answer was dropped: its rule has changed", since=since)
     upstream.answer(GOOD)
     with Http1Client(proxy.urls[HTTP]) as client:
         assert client.request("POST", CHAT, headers, body_of(model)).json() == DOCUMENT

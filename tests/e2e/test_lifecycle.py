@@ -30,6 +30,7 @@ from harness import (
     sse,
 )
 from harness.paths import ADDON, ROOT, SCRIPTS
+from harness.record import wait_until
 from harness.samples import CHAT, DOCUMENT, EVENTS, RULES, SECRET, STREAM, request
 from harness.steps import Step
 from mitmproxy import flowfilter
@@ -349,6 +350,32 @@ def test_a_flow_in_flight_that_fails_after_a_reload_gets_its_error(
     proxy = start(addon=copied_addon)
     response = _reload_in_flight(proxy, copied_addon, here, gate)
     assert (response.status, response.json()["error"]["code"]) == (502, code)
+    assert "Traceback" not in proxy.log
+
+
+@pytest.mark.parametrize("begun", [(), (Head(), Data(STREAM[:300]))], ids=["before the head", "in the body"])
+def test_who_waits_for_an_answer_under_way_to_the_same_request_is_told_of_a_reload(
+    start: Callable[..., Proxy], upstream: Upstream, copied_addon: Path, rules_file: Path, begun: tuple[Step, ...]
+) -> None:
+    rules_file.write_text(
+        RULES.replace("    force_upstream_stream: true", "    force_upstream_stream: true\n    keep_answers: 9")
+    )
+    here, gate = Gate(), Gate()
+    upstream.answer(*begun, Signal(here), WaitFor(gate), Reset(), key="slow")
+    proxy = start(addon=copied_addon, remote=True)
+    asked = ("POST", CHAT, [("Content-Type", "application/json"), ("x-answer", "slow")], json.dumps(request()).encode())
+    with Http1Client(proxy.url) as client:
+        client.start(*asked)
+        here.wait()
+    proxy.wait_for_log("the client gave up")
+    with Http1Client(proxy.url) as client:
+        client.start(*asked)
+        wait_until(proxy.changed, lambda: len(proxy.flows("slow")) == 2, 10, "the second request")
+        _touch(copied_addon)
+        response = client.receive("POST")
+    gate.open()
+    assert (response.status, response.ended) == (502, "complete")
+    assert response.json()["error"]["message"].endswith("because the addon was reloaded. Send the request again.")
     assert "Traceback" not in proxy.log
 
 

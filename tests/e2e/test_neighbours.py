@@ -45,7 +45,7 @@ RULES = json.dumps(
         "rules": [
             {"name": name, "hosts": ["127.0.0.1"], "models": [f"{name}/*"]} | keys
             for name, keys in {
-                "silent": {"force_upstream_stream": True},
+                "silent": {"force_upstream_stream": True, "cors": True},
                 "beating": {"force_upstream_stream": True, "heartbeat": 0.1},
                 "trying": {"force_upstream_stream": True, "retries": 1},
                 "learning": {"learn": True},
@@ -214,6 +214,10 @@ OUTCOMES: dict[str, tuple[Outcome, Outcome]] = {
     "takes its time at responseheaders": (DOCUMENT, DOCUMENT),
     "takes its time at response": (DOCUMENT, DOCUMENT),
     "edits the words": (("200 Wello", [SUCCESS]), ("200 Wello", [SUCCESS])),
+    "clears the metadata at request": (DOCUMENT, DOCUMENT),
+    "clears the metadata at responseheaders": (DOCUMENT, DOCUMENT),
+    "clears the metadata at response": (DOCUMENT, DOCUMENT),
+    "replaces the metadata at request": (DOCUMENT, DOCUMENT),
     "sets headers at responseheaders": (DOCUMENT, DOCUMENT),
     "sets headers at response": (DOCUMENT, DOCUMENT),
     "sets the status at responseheaders": (("403 Hello", [SUCCESS]), ("403 Hello", [SUCCESS])),
@@ -256,6 +260,9 @@ ON_TRYING: dict[str, tuple[Outcome, Outcome]] = {
     "answers at response": (("200 by a script", [ANSWERED]), ("200 by a script", [TRUNCATED, SUCCESS])),
     "edits the words": (("200 Wello", [TRUNCATED, SUCCESS]), ("200 Wello", [TRUNCATED, SUCCESS])),
     "takes its time at response": (TRIED, TRIED),
+    "clears the metadata at request": (TRIED, TRIED),
+    "replaces the metadata at request": (TRIED, TRIED),
+    "clears the metadata at response": (TRIED, TRIED),
 }
 ON_LEARNING: dict[str, tuple[Outcome, Outcome]] = {
     "streams": (DOCUMENT, DOCUMENT),
@@ -311,6 +318,18 @@ def test_what_a_neighbour_says_is_not_learned(play: Play) -> None:
 
 def test_beside_a_neighbour_that_fails_the_client_gets_one_response(play: Play) -> None:
     assert problems(play, FAULTY, "silent", "beating") == []
+
+
+@pytest.mark.parametrize("act", [act for act in OUTCOMES if "the metadata" in act])
+def test_a_covered_page_reads_errors_whatever_a_neighbour_does_to_the_metadata(play: Play, act: str) -> None:
+    origin = "app://obsidian.md"
+    cut, none = Answer.of(Head(), HEL, Close()), Answer.of(Close())
+    play.upstream.handle(lambda request: cut if request.path == CHAT else none)
+    with Http1Client(play.proxy.url) as client:
+        for path in (CHAT, "/v1/models"):
+            headers = [("Origin", origin), ("x-answer", f"{act}/page")]
+            response = client.post(path, {"model": "silent/page", "messages": []}, headers)
+            assert (response.status, response.header("access-control-allow-origin")) == (502, origin)
 
 
 # mitmproxy's own addons

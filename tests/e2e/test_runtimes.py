@@ -26,7 +26,6 @@ FOLDER = TESTS / "runtimes"
 HOSTS = ("llm.test", "localhost")
 START_TIMEOUT = 120.0
 CUT = Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), Reset())
-# Hands its environment to the test, and ends with its input.
 # Hands its environment and its arguments to the test, and ends with its input.
 COMMAND = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:]]), flush=True); sys.stdin.read()"
 

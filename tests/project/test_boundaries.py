@@ -40,7 +40,17 @@ MAY_KNOW_MITMPROXY = {
     "page/server",
     *(
         f"addon/{name}"
-        for name in ("__init__", "certificates", "commands", "hooks", "mitmweb", "options", "retries", "rules_watcher")
+        for name in (
+            "__init__",
+            "certificates",
+            "commands",
+            "hooks",
+            "in_flight",
+            "mitmweb",
+            "options",
+            "retries",
+            "rules_watcher",
+        )
     ),
     "addon.py",
     "cli/mitmproxy_tools",

@@ -7,16 +7,17 @@ hook, and nothing that is logged or kept on a flow holds a credential.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 
+from ..answer.cause import plainly
 from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
@@ -28,7 +29,6 @@ from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
     LEFT_ALONE,
-    ORIGIN,
     SSE,
     UnreadableFlow,
     noted,
@@ -44,6 +44,7 @@ from ..wire.encodings import MissingDecoder, TooLarge, decode
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
+from .in_flight import LOOK_EVERY, Observer, SilenceWatch, figures
 from .options import add_options, eager_warning, unknown_options
 from .retries import Retries
 from .rules_watcher import RulesWatcher
@@ -66,10 +67,12 @@ class Waiting(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Its client waits for the answer to the very same request, whose own client gave up."""
+    """Its client waits for the answer to the very same request, whose own client gave up. `stand_in`: its response
+    until then."""
 
     wait: ClientWait
     kept: KeptAnswer
+    stand_in: http.Response
 
 
 class Watched(NamedTuple):
@@ -94,15 +97,16 @@ class ForceStream:
 
     def __init__(self, default_rules: Path) -> None:
         """`default_rules`: the rules file where the option names no other; it may be missing."""
-        self.rules_watcher = RulesWatcher(default_rules)
+        self.rules_watcher = RulesWatcher(default_rules, lambda: self._kept.drop_unmatched())
         self.change_rule = self.rules_watcher.change
         self.flow_counts: Counter[str] = Counter()
         self.stats = Stats()
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
         self._retries = Retries(self.send_attempt, lambda: self.rules)
-        self._kept = KeptAnswers()
+        self._kept = KeptAnswers(lambda: self.rules)
         self._counting: set[asyncio.Future[Outcome]] = set()
+        self._silence_watch: asyncio.Task[None] | None = None
         self._stream_layer: StreamLayerAddon | None = None
         # The rules that have been warned of requests whose bodies mitmproxy streams.
         self._warned: set[str] = set()
@@ -126,12 +130,15 @@ class ForceStream:
         for line in unknown_options(ctx.options):
             logger.warning(line)
         self.rules_watcher.start()
+        self._silence_watch = asyncio.get_running_loop().create_task(self._watch_silence())
         self.can_send = self._stream_layer is not None
 
     def done(self) -> None:
         contentview.unregister()
         self.rules_watcher.stop()
         self._kept.clear()
+        if self._silence_watch is not None:
+            self._silence_watch.cancel()
         if self._stream_layer is not None and self._stream_layer in ctx.master.addons.chain:
             ctx.master.addons.remove(self._stream_layer)
 
@@ -143,7 +150,7 @@ class ForceStream:
 
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
-        if isinstance(role, LiveCopy) or (role is None and noted(ORIGIN, flow)):
+        if isinstance(role, LiveCopy) or (role is None and cors.page_of(flow)):
             # No limits, but its upstream's interim responses and GOAWAYs are read as any other's, and a page of another
             # origin can read why there is no response.
             return ClientWait(UNLIMITED)
@@ -169,6 +176,28 @@ class ForceStream:
     def enabled(self) -> bool:
         """Whether the master switch is on."""
         return bool(ctx.options.force_stream)
+
+    def in_flight(self) -> list[dict[str, Any]]:
+        """The figures of the flows that are under way, the newest first."""
+        return figures(self._observed())
+
+    def _observed(self) -> Iterator[tuple[http.HTTPFlow, Observer]]:
+        """The flows under way, each with what observes it."""
+        for flow, role in list(self._roles.items()):
+            if isinstance(role, LiveCopy):
+                yield flow, role
+            elif role.wait is not None and role.wait.attempt is not None and not role.wait.retrying:
+                yield flow, role.wait.attempt
+
+    async def _watch_silence(self) -> None:
+        watch = SilenceWatch()
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                for line in watch.lines(self._observed()):
+                    logger.warning(line)
+            except Exception as error:
+                _log_fault("silent flows are not told of", error)
 
     async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
@@ -241,13 +270,18 @@ class ForceStream:
 
     def error(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
-        if role is None or not flow.error:
+        if not flow.error:
             return
         try:
-            if isinstance(role, LiveCopy):
-                self._count_own_stream(flow, role, flow.error.msg)
+            if role is None:
+                if why := explain.why_nowhere(flow):
+                    logger.warning(why)
+            elif isinstance(role, LiveCopy):
+                message = plainly(flow.error.msg) if flow.client_conn.connected else "the client gave up"
+                self._count_own_stream(flow, role, message)
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
-                logger.warning(summary.describe_error(flow, attempt, flow.error.msg))
+                gone = role.wait.client_gone or not flow.client_conn.connected
+                logger.warning(summary.describe_error(flow, attempt, flow.error.msg, gone=gone))
                 self.stats.add(flow_record.of_no_answer(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)
@@ -283,16 +317,19 @@ class ForceStream:
             return
         rule, endpoint = match
         self.flow_counts[rule.name] += 1
+        in_force = rule
         if not self._retries.all_learned.is_empty:
             rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
         if rule.force_upstream_stream or must_stream:
             key = b""
             if rule.keep_answers is not None and flow.is_replay is None:
-                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, rule))
+                # mitmproxy puts that in place of the client's own.
+                own = getattr(ctx.options, "upstream_auth", None) is None
+                key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
             role = self._forced(flow, body, rule, endpoint, replayed=replayed)
             if key and isinstance(role, Waiting):
-                role = self._join_or_keep(flow, role.wait, key)
+                role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
                 self._roles[flow] = role
         elif rule.learn and body.asks_plain:
@@ -328,14 +365,14 @@ class ForceStream:
 
     # Answers whose clients gave up
 
-    def _join_or_keep(self, flow: http.HTTPFlow, wait: ClientWait, key: bytes) -> Role:
+    def _join_or_keep(self, flow: http.HTTPFlow, wait: ClientWait, key: bytes, rule: Rule) -> Role:
         kept = self._kept.join(key, wait)
         if kept is None:
-            return Waiting(wait, self._kept.begin(key, wait))
+            return Waiting(wait, self._kept.begin(key, rule, wait))
         # It needs no connection, so that mitmproxy comes to its `response` hook at once.
         wait.attempt, wait.retrying = None, True
-        flow.response = response.unreachable("the answer under way to the same request was ended")
-        return Joined(wait, kept)
+        flow.response = response.ended()
+        return Joined(wait, kept, flow.response)
 
     def _finish(self, flow: http.HTTPFlow, role: Role | None) -> None:
         if not isinstance(role, Waiting) or role.kept is None:
@@ -353,7 +390,11 @@ class ForceStream:
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
+        if flow.response is not role.stand_in:
+            return  # another addon's
         outcome = await role.kept.outcome
+        if outcome is kept_answers.NOTHING:
+            flow.response = response.ended(", because the addon was reloaded")
         if role.wait.client_gone or outcome.response is None:
             return
         flow.response = outcome.response.copy()
@@ -388,7 +429,8 @@ class ForceStream:
         is_changed = not is_upstreams or (attempt.observed and not response.is_as_received(flow.response, attempt))
         if is_changed and not (is_upstreams and attempt.plain) and not response.streams(flow.response):
             if not isinstance(role, Watched):
-                logger.info(summary.describe_as_it_is(flow, attempt, "answered by another addon"))
+                line = summary.describe_as_it_is(flow, attempt, "answered by another addon")
+                logger.log(_level(flow), line)
             return
         if is_changed and attempt.observed:
             await response.read_instead(flow.response, attempt)
@@ -399,7 +441,8 @@ class ForceStream:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            logger.info(summary.describe_as_it_is(flow, attempt, "sent plain"))
+            line = summary.describe_as_it_is(flow, attempt, "sent plain")
+            logger.log(_level(flow), line)
             asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
         if isinstance(role, Own) or not is_upstreams:
             return
@@ -439,7 +482,8 @@ class ForceStream:
         else:
             response.pass_through(flow, attempt)
         try:
-            logger.info(summary.summarize(flow, attempt))
+            line = summary.summarize(flow, attempt)
+            logger.log(_level(flow), line)
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
         else:
@@ -497,8 +541,13 @@ class ForceStream:
             self._count(task.result)
 
 
+def _level(flow: http.HTTPFlow) -> int:
+    """A flow that is marked is worth a look."""
+    return logging.WARNING if flow.marked else logging.INFO
+
+
 def _share(flow: http.HTTPFlow) -> None:
-    if flow.live and flow.response and noted(ORIGIN, flow):
+    if flow.live and flow.response:
         cors.share(flow, flow.response)
 
 

@@ -58,7 +58,7 @@ class _Tries:
 
     def take(self, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:
         """Make a try's outcome the client's."""
-        response.copy_outcome(self.flow, retried, why)
+        response.copy_outcome(self.flow, retried, attempt, why)
         self.latest, self.attempt = retried, attempt
 
 

@@ -6,7 +6,7 @@ Knows mitmproxy's options and its log; must not know flows, or what a rule does.
 import asyncio
 import logging
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,8 +26,10 @@ INTERVAL: Final = 0.5
 class RulesWatcher:
     """`rules`: those in force, in their order."""
 
-    def __init__(self, default_file: Path) -> None:
-        """`default_file`: where the option names no other; it may be missing."""
+    def __init__(self, default_file: Path, changed: Callable[[], None] = lambda: None) -> None:
+        """`default_file`: where the option names no other; it may be missing. `changed` is called when other rules have
+        come into force."""
+        self._changed = changed
         self.rules: tuple[Rule, ...] = ()
         self._default_file = default_file
         self._file_rules: tuple[Rule, ...] | None = None
@@ -97,6 +99,7 @@ class RulesWatcher:
         for line in lines:
             logger.log(ALERT, line)  # like the outcome of any command
         self.rules = rules
+        self._changed()
         return lines
 
     @property
@@ -132,6 +135,7 @@ class RulesWatcher:
         for line in () if first else changes(self.rules, rules):
             logger.info(line)
         self.rules = rules
+        self._changed()
         if not any(rule.force_upstream_stream or rule.learn for rule in rules):
             # The default file came with the addon, and an update would overwrite what was edited in it.
             own = self._file if self._file != self._default_file else None

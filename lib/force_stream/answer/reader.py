@@ -27,12 +27,13 @@ from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import counted, printable
+from . import cause
 from .events import REPLACED, Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
 from .quirks import chosen, patch_document
-from .report import Reply, Report
+from .report import EVENT_STREAM_TYPE, JSON_TYPE, Reply, Report
 
 # Bytes. Scalar JSON bodies are short.
 _LONGEST_SCALAR: Final = 1024
@@ -88,8 +89,9 @@ class AnswerSpec:
         object.__setattr__(self, "rule", printable(self.rule))
         object.__setattr__(self, "model", printable(self.model))
 
-    def read(self, status: int = 200, content_type: str = "") -> "AnswerReader":
-        """A reader for an answer with this status and content type."""
+    def read(self, status: int = 200, content_type: str | None = "") -> "AnswerReader":
+        """A reader for an answer with this status and content type; None for a file, which has none that could be
+        wrong."""
         return AnswerReader(self, status, content_type)
 
 
@@ -101,13 +103,14 @@ class AnswerReader:
     `in_large_event`: the event that has begun is so large that the rest of it should be read off the event loop.
     """
 
-    def __init__(self, spec: AnswerSpec, status: int, content_type: str) -> None:
+    def __init__(self, spec: AnswerSpec, status: int, content_type: str | None) -> None:
         self.done = self.ended = self.finished = self.answered = self.in_large_event = self._is_closed = False
         self.early = 0
         self._report = Report()
         self._spec = spec
         self._status = status
-        self._content_type = content_type.partition(";")[0].strip().lower()
+        self._is_file = content_type is None
+        self._content_type = JSON_TYPE if content_type is None else content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
         self._quirks = chosen(spec.quirks) if spec.quirks else []
         self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
@@ -129,6 +132,8 @@ class AnswerReader:
         self._scalar = b""
         self._too_deep = False
         self._open = self._looked_at = 0
+        self._cut = self._retry_after = ""
+        self._silence = 0.0
 
     @property
     def report(self) -> Report:
@@ -235,19 +240,27 @@ class AnswerReader:
         self.ended = self.done or self._aggregator.ended or self._error is not None or self._too_deep
         self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
-    def finish(self, cut: str = "") -> Reply | None:
+    def finish(self, cut: str = "", *, silence: float = 0.0, retry_after: str = "") -> Reply | None:
         """The reply to the client; None where it gets the answer as it came.
 
-        `cut`: how the transport ended the body too early, in words, if it did.
+        `cut`: how the transport ended the body too early, in words, if it did; `silence`: seconds from the last byte to
+        that; `retry_after`: the upstream's header.
         """
+        self._cut, self._silence, self._retry_after = cut, silence, retry_after
         reply = self._finish(cut)
         self._report.status = self._status if reply is None else reply.status
+        if reply is None and self._status >= 400:
+            body = b"".join(self._json) or self._scalar
+            self._report.cause = cause.of_response(self._status, self._content_type, body, retry_after)
         if reply is None:
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
         elif not self._is_json:
             self._reader.conclude(inferred=self._report.inferred)
+            if self._has_chunks and not self._is_file and self._content_type not in ("", EVENT_STREAM_TYPE):
+                self._reader.odd.add(f"an event stream labelled {printable(self._content_type)}")
         self._is_closed = True
         self._update_report()
+        self._report.cause = self._report.cause or cause.of_odd(self._report.odd)
         return reply
 
     def _finish(self, cut: str) -> Reply | None:
@@ -293,6 +306,18 @@ class AnswerReader:
         except RecursionError:
             return self.failure(_too_deep())
         report.code = error.code
+        report.own_code = cause.own_code(error.said) if isinstance(error, UpstreamError) else ""
+        report.cause = cause.of_error(
+            error,
+            report,
+            status=self._status,
+            cut=self._cut,
+            silence=self._silence,
+            retry_after=self._retry_after,
+            head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
+            or self._scalar.decode(errors="replace"),
+            label=self._content_type,
+        )
         return Reply(status, body, headers)
 
     # A body that is JSON
@@ -427,9 +452,10 @@ class AnswerReader:
         wants_partial = self._spec.on_truncated == "partial"
         try:
             aggregated = self._whole(cut)
-        except CorruptedStream:
+        except CorruptedStream as error:
             if not wants_partial:
                 raise
+            self._report.cause = f"{error}"
             aggregated = self._aggregator.result(done=self.done, partial=True)
         except (IncompleteStream, EmptyStream) as error:
             if self._others and 2 * self._others >= self._latest:
@@ -441,6 +467,7 @@ class AnswerReader:
             self._report.truncated = True
             if not wants_partial:
                 raise IncompleteStream(_with_reason(f"{error}", cut)) from None
+            self._report.cause = cause.cut_off(self._reader.count, cut or cause.NO_END, self._silence)
             aggregated = self._aggregator.result(partial=True)
         if aggregated.inferred and self._words is not None and not self._report.truncated:
             raise UpstreamError(error_from_words(self._words))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 JSON_TYPE: Final = "application/json"
+EVENT_STREAM_TYPE: Final = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class Reply:
 
 @dataclass(slots=True)
 class Report:
-    """What came, in figures and in words. `code` is the error's, "" for a success; `finish_reason` has those of all
+    """What came, in figures and in words. `cause`: why the answer is not simply whole, "" where it is; `code` is the
+    error's, "" for a success, and `own_code` the one that the upstream gave it; `finish_reason` has those of all
     choices, each once."""
 
     events: int = 0
@@ -31,5 +33,12 @@ class Report:
     inferred: bool = False
     truncated: bool = False
     code: str = ""
+    own_code: str = ""
+    cause: str = ""
     usage: Any = None
     odd: list[str] = field(default_factory=list)
+
+    @property
+    def error(self) -> str:
+        """The error's code as people know it: the upstream's own where it gave one."""
+        return self.own_code or self.code

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from ..answer.reader import AnswerSpec
-from ..answer.report import JSON_TYPE, Reply
+from ..answer.report import Reply
 from ..endpoints import ENDPOINTS
 from ..wire import jsontext
 from ..wire.text import printable
@@ -33,8 +33,7 @@ def _aggregate(name: str, endpoint: str, *, named: bool) -> int:
     except OSError as error:
         print(f"{shown}: {reason(error)}", file=sys.stderr)
         return 2
-    # A file has no content type that could be wrong.
-    answer = AnswerSpec(rule="(command line)", endpoint=endpoint).read(content_type=JSON_TYPE)
+    answer = AnswerSpec(rule="(command line)", endpoint=endpoint).read(content_type=None)
     answer.feed(body)
     reply = answer.finish() or Reply(200, body)
     notes = list(answer.report.odd)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..rules.describe import describe
+from ..rules.describe import describe, in_words
 from ..rules.file import RulesError, check_rules, read_file
 from ..wire.text import printable
 from .exits import Failed
@@ -25,6 +25,8 @@ def run(options: argparse.Namespace) -> int:
         return 1
     for rule in rules:
         print(describe(rule))
-    if not any(rule.force_upstream_stream or rule.learn for rule in rules):
+        for line in in_words(rule):
+            print(f"  {line}")
+    if not any(rule.force_upstream_stream or rule.learn or rule.cors for rule in rules):
         print(f"{name}: no rule forces anything; a rule needs force_upstream_stream: true for that", file=sys.stderr)
     return 0

@@ -90,7 +90,7 @@ def proxied(
 
 
 def chromium_arguments(proxy_url: str, authority: Path, hosts: Sequence[str]) -> list[str]:
-    """What Chromium and Electron need instead: they read no variable, and trust no file."""
+    """What Chromium and Electron need: on most systems they read no variables, and they trust no file."""
     key = x509.load_pem_x509_certificate(_certificate(authority)).public_key()
     digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
     trust = f"--ignore-certificate-errors-spki-list={base64.b64encode(digest).decode()}"

@@ -28,7 +28,7 @@ class StreamError(Exception):
     code: ClassVar[str] = "stream_error"
     status_hint: int = 502
     retryable: ClassVar[bool] = True
-    advice: ClassVar[str] = ""
+    advice: str = ""
 
     def body(self, context: str = "") -> dict[str, Any]:
         """The JSON for the client; `context` says which rule it was and how much arrived."""
@@ -123,7 +123,8 @@ class UpstreamError(StreamError):
     def __init__(self, said: dict[str, Any]) -> None:
         super().__init__("the upstream reported an error inside its event stream")
         self.said = said
-        self.status_hint = status_named(said) or 502
+        self.named_status = status_named(said)
+        self.status_hint = self.named_status or 502
 
     def body(self, context: str = "") -> dict[str, Any]:
         return self.said

@@ -14,6 +14,7 @@ from functools import cached_property
 from io import BytesIO
 from typing import Any, Final
 
+from ..answer.cause import advice_for, plainly
 from ..answer.reader import AnswerReader, AnswerSpec
 from ..answer.report import Reply, Report
 from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
@@ -23,6 +24,8 @@ from ..wire.text import printable
 from .aside import run as run_aside
 from .inject import Injection
 
+# Seconds. The longest answer that is read for a client that gave up, where the rule has no timeout.
+LONGEST_UNWAITED: Final = 3600.0
 # Characters. mitmproxy's message about a broken response may quote all of it.
 LONGEST_REASON: Final = 200
 
@@ -128,6 +131,11 @@ class KeptBody:
         """For each piece: when it came, and the bytes so far; flat."""
         return self._times.tolist()
 
+    @property
+    def first(self) -> float | None:
+        """When the first piece came; None where none has."""
+        return self._times[0] if self._times else None
+
     def whole(self) -> bytes:
         """All of it. Every call returns the same object, so the body is in memory once."""
         return self._body.getvalue()
@@ -139,7 +147,7 @@ class Attempt:
     `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
     `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
     `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response, once it has
-    begun.
+    begun. `cut_by`: how the transport ended the answer too early, in words.
     `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
     stream, so a document may be of any size, and no faults are put in.
     """
@@ -172,12 +180,14 @@ class Attempt:
         self._aside: list[bytes] = []
         self._reading: asyncio.Future[None] | None = None
         self._failure: StreamError | None = None
-        self._cut = ""
+        self.cut_by = ""
         self._early = 0
         self._span_began = self._spent = 0.0
         self._span_size = 0
         self._started = self._last_byte = self._last_change = clock()
+        self._ended: float | None = None
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
+        self._idle_timeout = rule.idle_timeout
 
     # Events
 
@@ -187,6 +197,13 @@ class Attempt:
         self._started = self._last_byte = self._last_change = self._started + held
         if self.deadline is not None:
             self.deadline += held
+
+    def outlive_client(self) -> None:
+        """Nobody waits any more, and no one's patience ends what the rule leaves without a limit."""
+        if self.deadline is None:
+            self.deadline = self.clock() + LONGEST_UNWAITED
+        if self._idle_timeout is None:
+            self._idle_timeout = IDLE_TIMEOUT
 
     def start_response(self, status: int, content_type: str, *, encoded: bool = False, fields: Fields = ()) -> None:
         """The response has begun. `encoded`: its pieces need decoding, so they are only kept until the end. `fields`:
@@ -307,9 +324,11 @@ class Attempt:
 
     def cut(self, reason: str) -> None:
         """The transport ended the answer too early, before or within the response."""
-        self._cut = self._cut or printable(reason, LONGEST_REASON)
+        self.cut_by = self.cut_by or printable(plainly(reason), LONGEST_REASON)
         if not self.response_started:
-            self._failure = self._failure or UpstreamUnreachable(f"the upstream gave no response: {self._cut}")
+            error = UpstreamUnreachable(f"the upstream gave no response: {self.cut_by}")
+            error.advice = advice_for(self.cut_by) or error.advice
+            self._failure = self._failure or error
         self._on(Signal.BROKEN)
 
     def fail(self, error: StreamError) -> None:
@@ -327,11 +346,39 @@ class Attempt:
         state = _TRANSITIONS[self.state].get(signal)
         if state is None:
             return False
-        self.state = state
+        before, self.state = self.state, state
         self.is_final = not _TRANSITIONS[state]
         self.complete = state is State.COMPLETE
         self._last_change = self._last_byte
+        if self.is_final:
+            # A connection that lingers after the last event is no silence of the answer's.
+            self._ended = self._last_byte if before is State.ENDING else self.clock()
         return True
+
+    @property
+    def ended(self) -> float:
+        """When the answer was over, or now: seconds since the request went out."""
+        return (self.clock() if self._ended is None else self._ended) - self._started
+
+    @property
+    def silence(self) -> float:
+        """Seconds from the last byte to that."""
+        return self.ended - (self._last_byte - self._started)
+
+    @property
+    def size(self) -> int:
+        """The bytes so far."""
+        return self._size
+
+    @property
+    def first_byte(self) -> float | None:
+        """When it came: seconds since the request went out."""
+        return self._body.first
+
+    @property
+    def limit(self) -> str:
+        """Which limit ended it, in words; "" if none did."""
+        return f"{self._failure}" if isinstance(self._failure, (StreamTimeout, OversizedStream)) else ""
 
     # Deadlines
 
@@ -373,10 +420,12 @@ class Attempt:
         elif self.state is State.ENDING:
             yield self._last_change + PATIENCE[self.state], ""
         if self.deadline is not None:
-            yield self.deadline, f"the upstream's answer had no end within {self.rule.timeout:g} s"
-        if self.rule.idle_timeout is not None:
+            timeout, what = self.rule.timeout, "the upstream's answer had no end within"
+            left = f"{what} {LONGEST_UNWAITED:g} s after its client gave up"
+            yield self.deadline, left if timeout is None else f"{what} {timeout:g} s"
+        if self._idle_timeout is not None:
             # What does not stream is silent until all of its answer is there.
-            idle = max(self.rule.idle_timeout, IDLE_TIMEOUT if self.plain else 0)
+            idle = max(self._idle_timeout, IDLE_TIMEOUT if self.plain else 0)
             yield self._last_byte + idle, f"the upstream sent no byte for {idle:g} s"
 
     # The outcome
@@ -408,6 +457,9 @@ class Attempt:
         """The body as it came. Every call returns the same object, so the body is in memory once."""
         return self._body.whole()
 
+    def _header(self, name: bytes) -> str:
+        return next((value.decode(errors="replace") for key, value in self.fields if key.lower() == name), "")
+
     def finish(self, decoded: bytes | None = None) -> Reply | None:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
         answer. Never raises."""
@@ -420,7 +472,7 @@ class Attempt:
                 if decoded is not None:
                     self._feed([decoded])
                     self.report.bytes = self._size
-                reply = self._reader.finish(self._cut)
+                reply = self._reader.finish(self.cut_by, silence=self.silence, retry_after=self._header(b"retry-after"))
                 self.answered = self._reader.answered
                 return reply
         except Exception as fault:

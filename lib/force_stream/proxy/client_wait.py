@@ -26,7 +26,7 @@ class ClientWait:
     """`attempt`: the current one; None for a client that only gets what comes. `headers_sent`: a heartbeat has
     committed to 200. `client_gone`: nobody waits any more. `retrying`: another attempt is under way or follows a pause.
     `kept`: the outcome, for a client whose answer is read to its end even when it is gone.
-    `reply_made`: the addon's `response` hook has run.
+    `reply_made`: the addon's `response` hook has run. `joined`: a client that gave up, whose answer this one gets.
     """
 
     def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,6 +35,7 @@ class ClientWait:
         self.heartbeat: Final = rule.heartbeat
         self.headers_sent = self.client_gone = self.retrying = self.reply_made = False
         self.kept: asyncio.Future[Any] | None = None
+        self.joined: ClientWait | None = None
         self.clock = clock
         self._last_sign = clock()
 
@@ -46,13 +47,22 @@ class ClientWait:
     def leave(self) -> None:
         """The client is gone; another attempt that is under way is given up, so that its upstream stops billing."""
         self.client_gone = True
-        if self.retrying and self.attempt is not None and not self.is_kept:
+        if self.attempt is None:
+            return
+        if self.is_kept:
+            self.attempt.outlive_client()
+        elif self.retrying:
             self.attempt.fail(ClientGone("the client is gone"))
 
     @property
     def is_kept(self) -> bool:
         """Whether somebody keeps what comes of it, even when the client is gone; after a reload nobody does."""
         return self.kept is not None and not self.kept.done()
+
+    @property
+    def awaited(self) -> Attempt | None:
+        """The attempt whose answer it gets as things stand, which may be that of the client that it has joined."""
+        return self.joined.attempt if self.attempt is None and self.joined else self.attempt
 
     @property
     def needs_head(self) -> bool:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
@@ -22,6 +23,8 @@ _APPS: Final = re.compile(
 )
 # Seconds for which a browser need not ask again.
 _MAX_AGE: Final = 600
+# The pages whose requests are under way. A flow's note says the same, and outlives a reload; but a script may clear it.
+_pages: Final[WeakKeyDictionary[http.HTTPFlow, str]] = WeakKeyDictionary()
 
 
 def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
@@ -34,6 +37,7 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
         return
     if not any(_covers(rule, origin) and rule.is_for_host(hosts_of(flow)) for rule in rules):
         return
+    _pages[flow] = origin
     save_notes(flow, {"origin": origin})
     if is_preflight(flow.request):
         flow.response = _preflight(headers)
@@ -43,6 +47,11 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
     del headers["origin"]
     # It tells of another origin too, and some servers look at it first (Go's http.CrossOriginProtection).
     headers.pop("sec-fetch-site", None)
+
+
+def page_of(flow: http.HTTPFlow) -> str | None:
+    """The origin of the page that sent a flow's request, if a rule covers it."""
+    return _pages.get(flow) or ORIGIN.of(flow)
 
 
 def is_preflight(request: http.Request) -> bool:
@@ -56,16 +65,21 @@ def why_refused(flow: http.HTTPFlow, rules: Sequence[Rule]) -> str:
     origin, response, hosts = flow.request.headers["origin"], flow.response, hosts_of(flow)
     if response is None or not any(rule.is_for_host(hosts) for rule in rules):
         return ""
+    with_what = ""
     if 200 <= response.status_code < 300 and response.headers.get("access-control-allow-origin") in ("*", origin):
-        return ""
+        granted = _names(response.headers, "access-control-allow-headers")
+        missing = _names(flow.request.headers, "access-control-request-headers") - granted
+        if not missing or "*" in granted:
+            return ""
+        with_what = f" with headers such as {min(missing)}"
     value = "true" if _APPS.fullmatch(origin) else json.dumps([origin])
-    return f"the upstream does not let the page {origin} ask it; cors: {value} in a rule for this host would"
+    return f"the upstream does not let the page {origin} ask it{with_what}; cors: {value} in a rule for this host would"
 
 
 def share(flow: http.HTTPFlow, response: http.Response) -> None:
     """Let the page that sent a flow's request, if a rule covers it, read a response: all of its headers, but nothing
     that its user's cookies would give it."""
-    origin = ORIGIN.of(flow)
+    origin = page_of(flow)
     if origin is None:
         return
     headers = response.headers
@@ -75,6 +89,11 @@ def share(flow: http.HTTPFlow, response: http.Response) -> None:
     vary = headers.get("vary", "")
     if not {"*", "origin"} & {name.strip().lower() for name in vary.split(",")}:
         headers["vary"] = f"{vary}, Origin" if vary else "Origin"
+
+
+def _names(headers: http.Headers, field: str) -> set[str]:
+    """What a header lists, in lower case."""
+    return {name for each in headers.get(field, "").lower().split(",") if (name := each.strip())}
 
 
 def _covers(rule: Rule, origin: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 
 from mitmproxy import http
 
+from ..answer.cause import NOWHERE, TO_REVERSE
 from ..answer.forcing import Refusal
 from ..endpoints import endpoint_for
 from ..rules.rule import Rule
@@ -53,6 +54,13 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
     what = f"{response.status_code}" if response.status_code >= 400 else "an event stream"
     why = _why(flow, rules, enabled=enabled)
     return printable(f"{_about(flow)}: answered with {what}, and not forced: {why}", _LONGEST_LINE)
+
+
+def why_nowhere(flow: http.HTTPFlow) -> str:
+    """One line for the log about a flow whose request names this proxy as its upstream; "" for any other."""
+    if flow.error is None or NOWHERE not in flow.error.msg or endpoint_for(flow.request.path, {}) is None:
+        return ""
+    return printable(f"{_about(flow)}: this is the proxy itself, and not an upstream. {TO_REVERSE}", _LONGEST_LINE)
 
 
 def _about(flow: http.HTTPFlow) -> str:

@@ -21,13 +21,30 @@ class LiveCopy:
         self.spec = spec
         self._body = KeptBody()
         self._is_whole = True
-        self._started = time.monotonic()  # this object is made when the request goes out
+        # This object is made when the request goes out.
+        self._started = self._last_byte = time.monotonic()
+
+    @property
+    def size(self) -> int:
+        """The bytes so far, as many as are kept."""
+        return self._body.size
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last byte."""
+        return time.monotonic() - self._last_byte
+
+    @property
+    def first_byte(self) -> float | None:
+        """When it came: seconds since the request went out."""
+        return self._body.first
 
     @property
     def is_empty(self) -> bool:
         return not self._body.size
 
     def __call__(self, data: bytes) -> bytes:
+        self._last_byte = time.monotonic()
         if data and self._is_whole and self._body.size + len(data) <= self.limit:
             self._body.add(data, time.monotonic() - self._started)
         elif data:
@@ -38,4 +55,8 @@ class LiveCopy:
         """Store the copy as the body of the flow's response."""
         if flow.response is not None and flow.response.raw_content is None and not self.is_empty:
             flow.response.raw_content = self._body.whole()
-            save_notes(flow, {"times": self._body.times} | ({} if self._is_whole else {"cut_at": self._body.size}))
+            save_notes(
+                flow,
+                {"times": self._body.times, "ended": time.monotonic() - self._started}
+                | ({} if self._is_whole else {"cut_at": self._body.size}),
+            )

@@ -12,10 +12,13 @@ not be guessed raises `UnreadableFlow` instead. Must not know how a request or a
     force_stream.answered_by                the try whose answer the client got, where it is not this flow's own
     force_stream.origin                     the web page that sent the request, where the rule's cors covers it
     force_stream.left_alone                 why a matched request went out as it came
-    force_stream.sse                        the upstream's body, decoded; .sse_status and .sse_type go with it
+    force_stream.sse                        the upstream's body, decoded; .sse_status, .sse_type and .head go with it
     force_stream.times                      for each piece of the body: seconds since the request, bytes so far; flat
+    force_stream.ended                      when the answer was over: seconds since the request
+    force_stream.cut_by, .limit             how the transport, or a limit of the rule's, ended it too early, in words
     force_stream.cut_at                     how many bytes were kept of a client's own stream, where that is not all
     force_stream.injected                   the rule's inject, as JSON, where it made the flow fail on purpose
+    force_stream.cause                      why the answer is not simply whole, in a line
     force_stream.status, .events, .bytes, .finish_reason, .inferred, .truncated, .error, .usage, .odd    what came
                                             in this flow's own try, whoever it is answered by
 """
@@ -90,6 +93,10 @@ def _positive(value: object) -> int | None:
 
 def _status(value: object) -> int | None:
     return status if (status := _count(value)) is not None and status < 1000 else None
+
+
+def _seconds(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and type(value) is not bool and 0 <= value < _LARGEST else None
 
 
 def _texts(value: object) -> list[str] | None:
@@ -170,9 +177,14 @@ LEFT_ALONE: Final = Note("left_alone", _text)
 SSE: Final = Note("sse", _bytes)
 SSE_STATUS: Final = Note("sse_status", _status)
 SSE_TYPE: Final = Note("sse_type", _text)
+HEAD: Final = Note("head", _fields)
 TIMES: Final = Note("times", _times)
+ENDED: Final = Note("ended", _seconds)
+CUT_BY: Final = Note("cut_by", _text)
+LIMIT: Final = Note("limit", _text)
 CUT_AT: Final = Note("cut_at", _count)
 INJECTED: Final = Note("injected", _text)
+CAUSE: Final = Note("cause", _text)
 STATUS: Final = Note("status", _status)
 EVENTS: Final = Note("events", _count)
 BYTES: Final = Note("bytes", _count)

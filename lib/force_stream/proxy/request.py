@@ -3,6 +3,7 @@
 Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,6 +46,9 @@ _CREDENTIALS: Final = (*KEYS, "openai-organization", "openai-project")
 # Characters. RFC 1035, section 2.3.4, has no longer names; and the longest name of a model that is remembered.
 _LONGEST_HOST: Final = 255
 _LONGEST_MODEL: Final = 200
+# Names of query parameters that hold a key, and how much of one tells it apart.
+_NAMES_A_SECRET: Final = re.compile(r"key|token|secret|password|sig|code", re.IGNORECASE)
+_SHORTEST_SECRET: Final = 8
 
 
 # Reading it
@@ -109,6 +113,19 @@ def credentials_of(flow: http.HTTPFlow) -> bytes:
     request = flow.request
     named = [value for name in _CREDENTIALS for value in (name, *request.headers.get_all(name))]
     return hash_of([*named, request.path.partition("?")[2]])
+
+
+def without_credentials(flow: http.HTTPFlow, text: str) -> str:
+    """A text of the upstream's without the request's credentials: an error may quote them, and may be cut short within
+    one."""
+    request = flow.request
+    given = [part for name in _CREDENTIALS for value in request.headers.get_all(name) for part in value.split()]
+    given += [value for name, value in request.query.items(multi=True) if _NAMES_A_SECRET.search(name)]
+    for secret in given:
+        if len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
+            size = next(size for size in range(len(secret), 0, -1) if secret[:size] in text)
+            text = text.replace(secret[:size], "***")
+    return text
 
 
 def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Asked:

@@ -5,14 +5,14 @@ Knows mitmproxy's responses and the outcome of an attempt; must not know events,
 
 import re
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from mitmproxy import http
 
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
-from ..answer.report import JSON_TYPE, Reply
-from ..errors import InternalError, OversizedStream, UpstreamUnreachable
+from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE, Reply
+from ..errors import InternalError, OversizedStream, UpstreamUnreachable, error_body
 from ..wire import jsontext
 from ..wire.text import printable
 from . import bodies, cors
@@ -41,7 +41,6 @@ from .retry_policy import is_retried
 MARK: Final = ":warning:"
 # RFC 9110, section 6.4.1.
 WITHOUT_BODY: Final = (204, 304)
-EVENT_STREAM_TYPE: Final = "text/event-stream"
 _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # How an event stream begins that is an API's: perhaps with comments, and with an event whose data is JSON.
 _EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n|(?:event|id|retry):[^\n]*\n)*data:\s*[{\[]")
@@ -138,7 +137,8 @@ def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
     if response.raw_content is None:
         return False
     content_type = response.headers.get("content-type", "")
-    attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response))
+    fields = response.headers.fields
+    attempt.start_response(response.status_code, content_type, encoded=bodies.is_encoded(response), fields=fields)
     attempt.receive(response.raw_content)
     attempt.end()
     return True
@@ -147,8 +147,12 @@ def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
 def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> None:
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
-        raw, content_type = attempt.body() if body is None else body, flow.response.headers.get("content-type", "")
-        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": printable(content_type)})
+        raw, headers = attempt.body() if body is None else body, flow.response.headers
+        head = [
+            [name.decode(errors="replace"), value] for name, value in headers.fields if name.lower() != b"set-cookie"
+        ]
+        content_type = printable(headers.get("content-type", ""))
+        save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type, "head": head})
 
 
 def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
@@ -227,9 +231,18 @@ def fault() -> Reply:
 
 
 def unreachable(reason: str) -> http.Response:
-    """The response to a page that could not read mitmproxy's own, or to a client that waits for another flow's."""
-    error = UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}")
-    return http.Response.make(error.status_hint, jsontext.dumps(error.body()), {"Content-Type": JSON_TYPE})
+    """The response to a page that could not read mitmproxy's own."""
+    return _no_response(UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}").body())
+
+
+def ended(why: str = "") -> http.Response:
+    """The response to a client that waits for another flow's, which was ended."""
+    message = f"the answer under way to the same request was ended{why}. Send the request again."
+    return _no_response(error_body(message, UpstreamUnreachable.code))
+
+
+def _no_response(error: dict[str, Any]) -> http.Response:
+    return http.Response.make(UpstreamUnreachable.status_hint, jsontext.dumps(error), {"Content-Type": JSON_TYPE})
 
 
 # Another attempt
@@ -247,12 +260,15 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
     return flow.response.headers.get("retry-after") if flow.response is not None else None
 
 
-def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, why: str = "") -> None:
+def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
     outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
     if retried.response is None:
         return
-    flow.response = retried.response.copy()
+    before, flow.response = flow.response, retried.response.copy()
+    if before is not None and not attempt.response_started:
+        # The upstream has said in an earlier response which web pages may read this one.
+        flow.response.headers.fields += tuple(field for field in before.headers.fields if _CORS.match(field[0]))
     flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
     flow.marked = flow.marked or MARK
     save_notes(flow, {"answered_by": retried.id})

@@ -11,11 +11,13 @@ from functools import partial
 from mitmproxy import http
 
 from ..answer.fill import spelled
+from ..answer.reader import AnswerSpec
+from ..errors import OversizedStream, StreamTimeout
 from ..rules.rule import UNLIMITED, Rule
 from ..wire.text import printable
 from . import bodies, response, summary
-from .attempt import Attempt
-from .notes import UnreadableFlow, save_notes
+from .attempt import LONGEST_REASON, Attempt
+from .notes import CUT_BY, ENDED, ERROR, HEAD, LIMIT, TIMES, UnreadableFlow, save_notes
 
 logger = logging.getLogger("force_stream")
 
@@ -29,10 +31,7 @@ async def aggregate_again(
     rule = next((rule for rule in rules if rule.name == spec.rule), None)
     if rule is not None:
         spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated, fill=spelled(rule.fill))
-    attempt = Attempt(spec, UNLIMITED)
-    attempt.start_response(status, content_type)
-    attempt.receive(stream)
-    attempt.end()
+    attempt = _replayed(flow, spec, status, content_type, stream)
     reply = await attempt.finish_aside()
     if attempt.fault is not None:
         logger.debug("force-stream: the fault's traceback", exc_info=attempt.fault)
@@ -43,3 +42,26 @@ async def aggregate_again(
     if reply is not None:
         response.set_reply(flow, reply)
     logger.log(level, summary.summarize(flow, attempt, from_kept=True))
+
+
+def _replayed(flow: http.HTTPFlow, spec: AnswerSpec, status: int, content_type: str, stream: bytes) -> Attempt:
+    """An attempt to which all of this has come, when it came, and that has ended as the flow's own has."""
+    times, now = TIMES.of(flow) or [0.0], 0.0
+    attempt = Attempt(spec, UNLIMITED, clock=lambda: now)
+    fields = tuple(
+        (name.encode(errors="replace"), value if isinstance(value, bytes) else value.encode(errors="replace"))
+        for name, value in HEAD.of(flow) or ()
+    )
+    attempt.start_response(status, content_type, fields=fields)
+    now = times[-2] if len(times) > 1 else 0.0
+    attempt.receive(stream)
+    now = max(now, ENDED.of(flow) or now)
+    limit, cut_by = LIMIT.of(flow), CUT_BY.of(flow)
+    if limit:
+        kind = OversizedStream if ERROR.of(flow) == OversizedStream.code else StreamTimeout
+        attempt.fail(kind(printable(limit, LONGEST_REASON)))
+    elif cut_by:
+        attempt.cut(cut_by)
+    else:
+        attempt.end()
+    return attempt

@@ -13,12 +13,12 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, Final
-from weakref import WeakSet, ref
+from weakref import WeakSet, WeakValueDictionary, ref
 
 from mitmproxy import ctx, http
 from mitmproxy import flow as mitmflow
@@ -33,13 +33,12 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
-from . import bodies
+from . import bodies, cors
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
 from .inject import Cut, Deliver, Step
-from .notes import ORIGIN, noted
 from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
 from .response import fault as reply_of_fault
 
@@ -54,6 +53,8 @@ SHORTEST_SLEEP: Final = 0.005
 _UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
 # How often a request is sent that upstreams do not take because they are going away.
 MOST_SENDINGS: Final = 10
+# The handlers of requests that the addon sends itself, by their clients' ids.
+_REPLAYS: Final[WeakValueDictionary[str, ConnectionHandler]] = WeakValueDictionary()
 
 type WaitOf = Callable[[http.HTTPFlow], ClientWait | None]
 type Commands = Generator[commands.Command, Any, Any]
@@ -82,7 +83,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
     commands: "CloseConnection Log RequestWakeup",
     events: "CommandCompleted DataReceived Event Wakeup",
     layer: "NextLayer Paused",
-    server: "ConnectionHandler.server_event ConnectionIO.handler",
+    server: "ConnectionHandler.server_event ConnectionIO.handler ConnectionIO.reader",
     clientplayback: "ReplayHandler.replay",
 }
 
@@ -495,7 +496,7 @@ class ObservedStream(http_layers.HttpStream):
         elif self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
         elif self._attempt is None:
-            if self.flow.response or self.client_state != self.state_done or not noted(ORIGIN, self.flow):
+            if self.flow.response or self.client_state != self.state_done or not cors.page_of(self.flow):
                 yield from super().handle_protocol_error(event)
                 return
             self.flow.response = unreachable(event.message)
@@ -504,8 +505,17 @@ class ObservedStream(http_layers.HttpStream):
             self._held.append(event)
         else:
             self._connected = False
-            self._attempt.cut(event.message)
+            self._attempt.cut(self._why_closed() or event.message)
             yield from self._answer()
+
+    def _why_closed(self) -> str:
+        """That the upstream has reset its connection, which mitmproxy does not tell from a close; "" if it has not."""
+        client, connection = self.context.client, self.context.server
+        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
+        reader = handler.transports[connection].reader if handler and connection in handler.transports else None
+        # A stream over UDP has no such thing.
+        error = reader.exception() if isinstance(reader, asyncio.StreamReader) else None
+        return "connection reset" if isinstance(error, ConnectionResetError) else ""
 
     def _send_again(self, request: http.Request) -> Commands:
         if (yield from self.make_server_connection()):
@@ -555,7 +565,7 @@ class ObservedStream(http_layers.HttpStream):
         if self.flow.request.http_version == "HTTP/1.0":
             return  # it knows no chunks
         if not wait.headers_sent:
-            head = early_head(self.flow, wait.attempt)
+            head = early_head(self.flow, wait.awaited)
             if head is None:
                 return
             wait.headers_sent = True
@@ -585,7 +595,7 @@ class ObservedStream(http_layers.HttpStream):
     def _check_reply(self) -> Commands:
         """Whatever other addons do, a client that waits for a document gets no raw events, and is not left waiting."""
         is_killed = self.flow.error is not None and not self.flow.live
-        if self._attempt is None or self._wait is None or is_killed:
+        if self._wait is None or is_killed or (self._attempt is None and not self._wait.retrying):
             return
         response = self.flow.response
         if response is None:
@@ -599,6 +609,7 @@ class ObservedStream(http_layers.HttpStream):
             return
         self.flow.response = _stand_in()
         set_reply(self.flow, reply_of_fault())
+        cors.share(self.flow, self.flow.response)
         yield commands.Log(f"force-stream: another addon {lost}; the client gets an error", logging.ERROR)
 
     def _send_after_heartbeat(self) -> Commands:
@@ -701,7 +712,7 @@ class StreamLayerAddon:
         # mitmproxy has stopped a gone client's timers, and closes the connections to its upstreams when this returns.
         orphans = [stream for stream in self._orphans if stream.context.client is client]
         if orphans:
-            handler = next(each for each in _handlers() if each.client is client)
+            handler = next(each for each in _connections().values() if each.client is client)
             timers = [asyncio.create_task(_wake(handler, each, timer)) for each in orphans for timer in each.timers]
             await asyncio.wait([*timers, *(stream.kept for stream in orphans)])
             # A connection that is being closed would stay open if mitmproxy cancelled its handler once more.
@@ -716,7 +727,7 @@ class StreamLayerAddon:
         """Have connections that are already open make observed streams too: those from before a reload would otherwise
         keep using the old addon. Returns the flows whose clients are waiting there."""
         waiting: dict[http.HTTPFlow, ClientWait] = {}
-        layers: list[Any] = [handler.layer for handler in _handlers()]
+        layers: list[Any] = [handler.layer for handler in _connections().values()]
         while layers:
             made = layers.pop()
             if isinstance(made, http_layers.HttpLayer):
@@ -732,6 +743,7 @@ class StreamLayerAddon:
         has its response, or an error."""
         handler = clientplayback.ReplayHandler(flow, _options_for(flow, options))
         handler.layer.__class__ = self._layer
+        _REPLAYS[handler.client.id] = handler
         server = handler.layer.context.server
         if flow.server_conn.address == server.address:
             # As mitmproxy's HttpLayer has it, and not the Host header, which is the client's word.
@@ -751,10 +763,11 @@ async def _wake(handler: ConnectionHandler, stream: ObservedStream, timer: comma
         await handler.server_event(events.Wakeup(timer))
 
 
-def _handlers() -> Iterable[ConnectionHandler]:
-    """Those of all clients' connections."""
-    proxyserver = ctx.master.addons.get("proxyserver")  # type: ignore[no-untyped-call]
-    handlers: Iterable[ConnectionHandler] = getattr(proxyserver, "connections", {}).values()
+def _connections() -> Mapping[tuple[Any, ...] | str, ConnectionHandler]:
+    """The handlers of all clients' connections, by the clients' ids."""
+    master = getattr(ctx, "master", None)
+    proxyserver = None if master is None else master.addons.get("proxyserver")
+    handlers: Mapping[tuple[Any, ...] | str, ConnectionHandler] = getattr(proxyserver, "connections", {})
     return handlers
 
 

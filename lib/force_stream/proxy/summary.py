@@ -8,17 +8,19 @@ from typing import Any, Final
 
 from mitmproxy import http
 
+from ..answer.cause import gave_up, of_response, plainly
 from ..answer.oddities import in_brief
 from ..answer.report import Report
 from ..wire import jsontext
 from ..wire.text import counted, printable
 from .attempt import LONGEST_REASON, Attempt
 from .notes import TRY, save_notes
-from .response import MARK
+from .request import without_credentials
+from .response import MARK, retry_after, store_answer
 
 _LONGEST_COUNT: Final = 20
 # What is noted of a report, by the same names.
-_NOTED: Final = ("status", "events", "bytes", "finish_reason", "inferred", "truncated")
+_NOTED: Final = ("status", "events", "bytes", "finish_reason", "inferred", "truncated", "error", "cause", "odd")
 
 
 def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False) -> str:
@@ -26,9 +28,10 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     kept stream, whose times are already noted."""
     spec, report, injected = attempt.spec, attempt.report, attempt.injected
     finish = report.finish_reason
-    notes = {key: getattr(report, key) for key in _NOTED} | {"error": report.code, "odd": report.odd}
+    report.cause = without_credentials(flow, report.cause)
+    notes = {key: getattr(report, key) for key in _NOTED} | {"cut_by": attempt.cut_by, "limit": attempt.limit}
     if not from_kept:
-        notes["times"] = attempt.times
+        notes |= {"times": attempt.times, "ended": attempt.ended}
     if report.usage is not None:
         notes["usage"] = jsontext.dumps(report.usage).decode()
     if injected:
@@ -39,43 +42,65 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
         f"{report.status}",
         "FAULT INJECTED" if injected else "",
         finish and f"finish {finish}" + (" (inferred)" if report.inferred else ""),
-        report.code or ("truncated" if report.truncated else ""),
+        report.error or ("truncated" if report.truncated else ""),
     ]
     figures = [counted(report.events, "event"), counted(report.bytes, "byte"), _tokens(report.usage)]
-    odd = _odd(report)
-    end = f"{_seconds(flow):.1f} s{odd}"
-    flow.comment = ", ".join(filter(None, [*short, end]))
-    if odd or report.truncated or report.code or report.status >= 400 or injected:
+    end = f"{_seconds(flow):.1f} s{_odd(report)}"
+    flow.comment = _caused(report.cause, ", ".join(filter(None, [*short, end])))
+    if report.cause or report.odd or report.truncated or report.code or report.status >= 400 or injected:
         flow.marked = flow.marked or MARK
-    return ", ".join(filter(None, [*short, *figures, end])) + _try(flow)
+    return _caused(report.cause, ", ".join(filter(None, [*short, *figures, end])) + _try(flow))
 
 
 def describe_as_it_is(flow: http.HTTPFlow, attempt: Attempt, how: str) -> str:
     """Comment and mark for a flow whose answer stays as it is; returns the line for the log. `how` it was had."""
-    assert flow.response is not None
-    spec, status = attempt.spec, flow.response.status_code
-    attempt.report.status, attempt.report.bytes = status, len(flow.response.raw_content or b"")
-    flow.comment = f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip() + f", {status}, {how}, {_seconds(flow):.1f} s"
+    response = flow.response
+    assert response is not None
+    spec, report, status, body = attempt.spec, attempt.report, response.status_code, response.raw_content or b""
+    report.status, report.bytes = status, len(body)
     if status >= 400:
+        cause = of_response(status, response.headers.get("content-type", ""), body, retry_after(flow) or "")
+        report.cause = without_credentials(flow, cause)
         flow.marked = flow.marked or MARK
+    said = f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip() + f", {status}, {how}, {_seconds(flow):.1f} s"
+    flow.comment = _caused(report.cause, said)
     return f"{flow.comment}{_try(flow)}"
 
 
-def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str) -> str:
-    """Comment, mark and metadata for a flow that got no answer; returns the line for the log."""
+def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str, *, gone: bool) -> str:
+    """Comment, mark and metadata for a flow that got no answer; returns the line for the log. `gone`: because its
+    client did not wait. What has come is the flow's body from now on."""
     spec, report = attempt.spec, attempt.report
-    notes: dict[str, Any] = {"error": "no_answer", "odd": report.odd}
-    if attempt.response_started:
-        notes |= {"sse": attempt.body(), "times": attempt.times}
+    began, silence = attempt.response_started, attempt.silence
+    if gone:
+        cause = gave_up(attempt.ended, report.events, silence, began=began)
+    else:
+        cause = f"no answer: {printable(plainly(message), LONGEST_REASON)}"
+    report.cause, report.code = cause, "client_gone" if gone else "no_answer"
+    notes: dict[str, Any] = {"error": report.code, "cause": cause, "odd": report.odd, "ended": attempt.ended}
+    if began:
+        notes |= {"events": report.events, "times": attempt.times, "cut_by": "the client gave up" if gone else cause}
+        response = flow.response
+        if response is not None and not response.raw_content:
+            response.raw_content = attempt.body()
+        if not attempt.encoded:
+            store_answer(flow, attempt, None)
     save_notes(flow, notes)
-    said, odd = f"{spec.rule}: {spec.endpoint} {spec.model}, no answer", _odd(report)
-    flow.comment = said + odd
+    said = f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip()
+    odd = _odd(report)
+    flow.comment = _caused(cause, said + odd)
     flow.marked = flow.marked or MARK
-    return f"{said}: {printable(message, LONGEST_REASON)}, {_seconds(flow):.1f} s{odd}{_try(flow)}"
+    return _caused(cause, f"{said}, {_seconds(flow):.1f} s{odd}{_try(flow)}")
+
+
+def _caused(cause: str, said: str) -> str:
+    """A line whose cause comes first."""
+    return f"{cause}; {said}" if cause else said
 
 
 def _odd(report: Report) -> str:
-    return f"; odd: {in_brief(report.odd)}" if report.odd else ""
+    """What was odd, unless it is the cause."""
+    return f"; odd: {in_brief(report.odd)}" if report.odd and not report.cause.startswith("odd: ") else ""
 
 
 def _try(flow: http.HTTPFlow) -> str:

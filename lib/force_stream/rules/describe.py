@@ -32,6 +32,21 @@ def describe(rule: Rule) -> str:
     return "; ".join([f"{rule.name}: {force}", f"hosts {', '.join(rule.hosts)}", *rest])
 
 
+def in_words(rule: Rule) -> Iterator[str]:
+    """What those keys do here whose values do not say it, a line each."""
+    if rule.keep_answers is not None and (rule.force_upstream_stream or rule.learn):
+        limit = "an hour at most" if rule.timeout is None else f"within {rule.timeout:g} s"
+        yield (
+            f"when an application gives up, its answer is read to its end ({limit}) and kept for "
+            f"{rule.keep_answers:g} s, for the very same request"
+        )
+    elif rule.keep_answers is not None:
+        yield "keep_answers does nothing here: the rule does not force anything"
+    if rule.cors:
+        pages = ", ".join(rule.cors) if isinstance(rule.cors, tuple) else "applications and browser extensions"
+        yield f"web pages may read what comes from these hosts, at every path: {pages}"
+
+
 def _differing(old: Rule, new: Rule) -> Iterator[tuple[str, str, str]]:
     for name, key in KEYS.items():
         was, now = getattr(old, name), getattr(new, name)

@@ -57,22 +57,10 @@ def _name(node: parse.Node) -> str:
     return name
 
 
-def _phrases(node: parse.Node) -> bool | tuple[str, ...]:
-    """True, false, or a list of phrases."""
-    phrases: tuple[str, ...] = parse.list_of(parse.text)(node) if parse.kind_of(node) == "list" else ()
-    return phrases or parse.flag(node)
-
-
 def _origin(node: parse.Node) -> str:
     # `null` is an origin too, that of a file and of a sandboxed page.
     origin: str = "null" if parse.kind_of(node) == "null" and node.value == "null" else _ORIGIN(node)
     return origin
-
-
-def _origins(node: parse.Node) -> bool | tuple[str, ...]:
-    """True, false, or a list of origins."""
-    origins: tuple[str, ...] = parse.list_of(_origin)(node) if parse.kind_of(node) == "list" else ()
-    return origins or parse.flag(node)
 
 
 class Key(NamedTuple):
@@ -184,13 +172,13 @@ KEYS: Final[Mapping[str, Key]] = {
         spell=lambda count: f"{count >> 20}MiB" if count % 2**20 == 0 else str(count),
     ),
     "cors": Key(
-        _origins,
+        parse.flag_or_list_of(_origin, "origins"),
         "Which [web pages](#web-pages) may read what comes from these hosts. `true`: applications and browser "
         "extensions. Or a list of origins.",
         example="true",
     ),
     "learn": Key(
-        _phrases,
+        parse.flag_or_list_of(parse.text, "phrases"),
         "In a rule that does not force: start forcing when the upstream says that it must stream, or streams unasked. "
         "A list is the same, and has further phrases by which this upstream says so. See [learn](failures.md#learn).",
     ),
@@ -204,8 +192,9 @@ KEYS: Final[Mapping[str, Key]] = {
     "keep_answers": Key(
         parse.or_null(parse.seconds),
         "When the application gives up while its forced answer is under way, read the answer to its end, and keep it "
-        "for this many seconds: the very same request, sent again, gets it, once. `null`: the upstream is stopped. See "
-        "[kept answers](failures.md#kept-answers).",
+        "for this many seconds: the very same request, sent again, gets it, once. Without the application, a `timeout` "
+        "of `null` stands for an hour, an `idle_timeout` of `null` for 540 seconds. `null`: the upstream is stopped. "
+        "See [kept answers](failures.md#kept-answers).",
         example="300",
     ),
     "inject": Key(

@@ -212,9 +212,8 @@ def or_null(parse: Parser, null: Callable[[], Any] = lambda: None) -> Parser:
 
 
 def items(node: Node) -> Sequence[Node]:
-    kind = kind_of(node)
-    if kind != "list":
-        raise expected("a list", node, f"; write [{quoted(node.value)}]" if kind == "text" else "")
+    if kind_of(node) != "list":
+        raise expected("a list", node, _as_list(node))
     return tuple(node.value)
 
 
@@ -225,6 +224,31 @@ def list_of(parse: Parser, *, empty: bool = False) -> Parser:
         return tuple(map(parse, items(node)))
 
     return parse_list
+
+
+def flag_or_list_of(parse: Parser, what: str) -> Parser:
+    """True, false, or a list."""
+
+    def parse_either(node: Node) -> bool | tuple[Any, ...]:
+        kind = kind_of(node)
+        if kind == "list":
+            return tuple(list_of(parse)(node))
+        if kind == "bool":
+            return flag(node)
+        hint = ""
+        with suppress(MistakeError):
+            parse(node)  # one in a list would be right
+            hint = _as_list(node)
+        if kind == "text" and node.value.lower() in _FLAGS:
+            hint = "; remove the quotes"
+        raise expected(f"true, false or a list of {what}", node, hint)
+
+    return parse_either
+
+
+def _as_list(node: Node) -> str:
+    """How to write a text of which a list was meant."""
+    return f"; write [{quoted(node.value)}]" if kind_of(node) == "text" else ""
 
 
 def pairs(node: Node) -> Iterator[tuple[str, Node, Node]]:

@@ -9,8 +9,8 @@ from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.flow import Flow
 
+from ..answer.report import EVENT_STREAM_TYPE
 from ..proxy import notes
-from ..proxy.response import EVENT_STREAM_TYPE
 from . import timeline, timeline_text
 from .timeline_text import About
 

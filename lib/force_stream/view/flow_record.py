@@ -3,10 +3,11 @@
 Knows flows. Must not know events, rules or the page.
 """
 
+import re
 import time
-import weakref
 from collections.abc import Sequence
 from typing import Final
+from weakref import ref
 
 from mitmproxy import http
 
@@ -14,13 +15,18 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import RETRY_OF, SSE, TIMES, TRY
+from ..proxy.notes import ENDED, HEAD, RETRY_OF, SSE, TIMES, TRY, save_notes
 from ..proxy.request import name_of
 from ..rules.hosts import with_port
 from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
+# What a person wants to see of an upstream's head, and how much of each.
+_SHOWN: Final = re.compile(
+    r"content-type|content-encoding|retry-after|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
+)
+_MOST_SHOWN: Final = 12
 # Bytes of memory, about: of a flow without its bodies, and of each number that is noted of a piece.
 _WITHOUT_BODIES: Final = 20_000
 _OF_A_TIME: Final = 32
@@ -29,15 +35,14 @@ _OF_A_TIME: Final = 32
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """What came of a forced flow that was answered and logged."""
     body = b"" if attempt.encoded else attempt.body()
-    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, bool(attempt.injected))
+    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """What came of a forced flow that ended without an answer: its status is 0."""
-    code = "no_answer" if flow.client_conn.connected else "client_gone"
-    seen = attempt.report
-    report = Report(events=seen.events, bytes=seen.bytes, code=code, odd=seen.odd)
-    return _outcome(flow, attempt.spec, report, attempt.body(), attempt.times, bool(attempt.injected))
+    return _outcome(
+        flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
+    )
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = "") -> Outcome:
@@ -49,13 +54,20 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
+    save_notes(flow, {"cause": answer.report.cause, "cut_by": cut})
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
-    return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or ())
+    return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or (), ENDED.of(flow))
 
 
 def _outcome(
-    flow: http.HTTPFlow, spec: AnswerSpec, report: Report, body: bytes, times: Sequence[float], injected: bool = False
+    flow: http.HTTPFlow,
+    spec: AnswerSpec,
+    report: Report,
+    body: bytes,
+    times: Sequence[float],
+    ended: float | None,
+    injected: bool = False,
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
@@ -72,7 +84,7 @@ def _outcome(
         finish_reason=report.finish_reason,
         inferred=report.inferred,
         truncated=report.truncated,
-        code=report.code,
+        code=report.error,
         seconds=max(0.0, time.time() - start),
         first_event=times[0] if times else None,
         first_content=first_content(body, times),
@@ -81,12 +93,30 @@ def _outcome(
         injected=injected,
         retry_of=RETRY_OF.of(flow) or "",
         number=TRY.of(flow) or 1,
-        flow=weakref.ref(flow),
+        cause=report.cause,
+        ended=ended,
+        head=head_of(flow),
+        flow=ref(flow),
         weight=_weight(flow) + _OF_A_TIME * len(times),
     )
+
+
+def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:
+    """What matters of the upstream's own head: names in lower case, and values."""
+    noted = HEAD.of(flow)
+    fields: Sequence[tuple[str | bytes, str | bytes]] = noted or ()
+    if noted is None and flow.response is not None:
+        fields = flow.response.headers.fields
+    texts = ((_decoded(name).lower(), _decoded(value)) for name, value in fields)
+    found = [(name, printable(value)) for name, value in texts if _SHOWN.fullmatch(name)]
+    return tuple(found[:_MOST_SHOWN])
+
+
+def _decoded(text: str | bytes) -> str:
+    return text if isinstance(text, str) else text.decode(errors="replace")
 
 
 def _weight(flow: http.HTTPFlow) -> int:
     """About how many bytes of memory a flow takes, but for the times of its pieces."""
     bodies = flow.request.raw_content, flow.response and flow.response.raw_content, SSE.of(flow)
-    return _WITHOUT_BODIES + sum(map(len, filter(None, bodies)))
+    return _WITHOUT_BODIES + sum(len(body or b"") for body in bodies)

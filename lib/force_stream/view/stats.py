@@ -20,6 +20,9 @@ MOST_FLOWS: Final = 2000
 MOST_ROWS: Final = 1000
 OTHERS: Final = ("(others)", "(others)")
 MOST_ARRIVALS: Final = 1000
+# Bytes of the flows that are kept for somebody to look at: mitmdump itself keeps none.
+MOST_HELD: Final = 32 * 1024 * 1024
+_NOT_PLAIN: Final = ("arrivals", "flow", "weight")
 # Seconds. A longer silence stands out.
 LONG_GAP: Final = 1.0
 
@@ -27,9 +30,10 @@ LONG_GAP: Final = 1.0
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
-    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came. `retry_of`:
-    the first try's id, for another try of its request, and `number` which one it is. `flow`: the flow itself, while
-    somebody keeps it, and `weight` about how many bytes of memory it takes.
+    nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came; `ended`:
+    when it was over. `cause`: why it is not simply whole, in a line; `head`: what matters of the upstream's own head.
+    `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`: returns the
+    flow while somebody still has it; `weight`: about how many bytes of memory that takes.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
@@ -58,7 +62,7 @@ class Outcome:
     cause: str = ""
     ended: float | None = None
     head: tuple[tuple[str, str], ...] = ()
-    flow: Callable[[], Any] | None = None
+    flow: Callable[[], Any] = lambda: None
     weight: int = 0
 
     @property
@@ -67,8 +71,9 @@ class Outcome:
 
     @cached_property
     def longest_gap(self) -> float | None:
-        """The longest silence between two pieces; None where there are not two."""
-        return max(map(sub, self.arrivals[1:], self.arrivals), default=None)
+        """The longest silence between two pieces, or between the last and the end; None where nothing came."""
+        times = self.arrivals if self.ended is None else (*self.arrivals, self.ended)
+        return max(map(sub, times[1:], times), default=None)
 
     @property
     def event_rate(self) -> float | None:
@@ -79,7 +84,7 @@ class Outcome:
     @cached_property
     def figures(self) -> Mapping[str, Any]:
         """Plain values, for JSON, without the arrivals, which are nearly all of it."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NO_FIGURES}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NOT_PLAIN}
         return values | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
 
     @cached_property
@@ -87,9 +92,6 @@ class Outcome:
         """All that can be searched for, in lower case."""
         said = self.cause, self.upstream, self.model, self.rule, self.endpoint, f"{self.status}", self.code
         return "\n".join((*said, self.finish_reason, self.id, *self.odd)).lower()
-
-
-_NO_FIGURES: Final = ("arrivals", "head", "flow", "weight")
 
 
 def thinned(arrivals: Sequence[float]) -> Sequence[float]:
@@ -164,19 +166,15 @@ class Row:
 
 
 class Stats:
-    """All flows since the start. `started` tells one start from another, and `count` is the number of flows since.
-
-    `most_held`: how many bytes of flows are kept in memory, the latest ones, so that they can still be looked at where
-    nobody else keeps them.
-    """
+    """All flows since the start. `started` tells one start from another, and `count` is the number of flows since."""
 
     def __init__(self) -> None:
         self.started = secrets.token_hex(4)
-        self.count = self.most_held = 0
+        self.count = 0
         self._rows: dict[tuple[str, str], Row] = {}
         self._latest: deque[Outcome] = deque(maxlen=MOST_FLOWS)
         self._held: deque[tuple[Any, int]] = deque()
-        self._held_size = 0
+        self._weight = 0
 
     def add(self, outcome: Outcome) -> None:
         key = outcome.upstream, outcome.model
@@ -185,10 +183,10 @@ class Stats:
         self._rows.setdefault(key, Row(*key)).add(outcome)
         self._latest.append(outcome)
         self.count += 1
-        self._held.append((outcome.flow and outcome.flow(), outcome.weight))
-        self._held_size += outcome.weight
-        while self._held_size > self.most_held or len(self._held) > MOST_FLOWS:
-            self._held_size -= self._held.popleft()[1]
+        self._held.append((outcome.flow(), outcome.weight))
+        self._weight += outcome.weight
+        while self._weight > MOST_HELD or len(self._held) > MOST_FLOWS:
+            self._weight -= self._held.popleft()[1]
 
     def rows(self, most: int | None = None) -> list[dict[str, Any]]:
         """One for each upstream and model, in alphabetical order; at most so many, those with the most flows."""

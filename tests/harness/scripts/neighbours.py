@@ -1,4 +1,5 @@
-"""A mitmproxy script that does to a flow what other people's scripts do: the act that its x-answer header begins with.
+"""A mitmproxy script that does to a flow what other people's scripts do: the act that its x-answer header begins with,
+or its x-request-id header, by which a request may differ from the very same one.
 
 An act is a function for each hook in which it does something.
 """
@@ -60,6 +61,14 @@ def sets_headers(flow: http.HTTPFlow) -> None:
 
 def sets_the_status(flow: http.HTTPFlow) -> None:
     flow.response.status_code = 403
+
+
+def clears_the_metadata(flow: http.HTTPFlow) -> None:
+    flow.metadata.clear()
+
+
+def replaces_the_metadata(flow: http.HTTPFlow) -> None:
+    flow.metadata = {"by": "a script"}
 
 
 def takes_the_response_away(flow: http.HTTPFlow) -> None:
@@ -146,6 +155,10 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
     "answers at response with an error": {"response": error},
     "answers at response with text": {"response": text},
     "answers at response with events": {"response": events},
+    "clears the metadata at request": {"request": clears_the_metadata},
+    "clears the metadata at responseheaders": {"responseheaders": clears_the_metadata},
+    "clears the metadata at response": {"response": clears_the_metadata},
+    "replaces the metadata at request": {"request": replaces_the_metadata},
     "takes the response away at responseheaders": {"responseheaders": takes_the_response_away},
     "takes the response away at response": {"response": takes_the_response_away},
     "kills at requestheaders": {"requestheaders": kills},
@@ -190,11 +203,12 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
 
 
 async def _act(hook: str, flow: http.HTTPFlow) -> None:
-    name = flow.request.headers.get("x-answer", "").partition("/")[0]
-    act = ACTS.get(name, {}).get(hook)
-    done: Any = None if act is None else act(flow)
-    if done is not None:
-        await done
+    for header in ("x-answer", "x-request-id"):
+        name = flow.request.headers.get(header, "").partition("/")[0]
+        act = ACTS.get(name, {}).get(hook)
+        done: Any = None if act is None else act(flow)
+        if done is not None:
+            await done
 
 
 async def requestheaders(flow: http.HTTPFlow) -> None:

@@ -283,10 +283,10 @@ def test_a_flow_without_an_answer_is_marked_and_told_of(run: Callable, caplog: p
         await ours.request(flow)
         flow.error = tflow.terr()
         ours.error(flow)
-        assert (flow.marked, flow.comment) == (":warning:", "private-vllm: chat m, no answer")
+        assert (flow.marked, flow.comment) == (":warning:", "no answer: error; private-vllm: chat m")
         assert flow.metadata["force_stream.error"] == "no_answer"
         (line,) = lines(caplog, logging.WARNING)
-        assert re.fullmatch(r"private-vllm: chat m, no answer: error, \d+\.\d s", line)
+        assert re.fullmatch(r"no answer: error; private-vllm: chat m, \d+\.\d s", line)
         other = flow_with(request("other"))
         other.error = tflow.terr()
         before = other.get_state()
@@ -580,7 +580,10 @@ def test_a_stream_that_nobody_asked_for_is_aggregated_and_remembered(
         assert flow.response.json() == DOCUMENT
         assert flow.metadata["force_stream.sse"] == STREAM
         assert ours.learned == ["learned: 127.0.0.1 m (chat) must stream"]
-        (line,) = lines(caplog, logging.WARNING)
+        *marked, line = lines(caplog, logging.WARNING)
+        assert [each.partition(";")[0] for each in marked] == [
+            f"odd: an event stream labelled {content_type}" for _ in range(content_type == "application/json")
+        ]
         assert "hears: 127.0.0.1 answers m only as a stream" in line
         again = flow_with()
         await ours.request(again)
@@ -683,5 +686,44 @@ def test_whatever_a_client_sends_for_false_is_forced(run: Callable, false: Any) 
         flow = flow_with(request(stream=false))
         await ours.request(flow)
         assert json.loads(flow.request.content)["stream"] is True
+
+    run(test)
+
+
+async def _joined(ours: addon.ForceStream, address: str = "127.0.0.1") -> http.HTTPFlow | None:
+    """A flow with the same request as one whose client has just gone, if it waits for the answer to that."""
+    ours.change_rule("private-vllm", {"keep_answers": "300"})
+    first, second = flow_with(), flow_with()
+    second.client_conn.peername = (address, 1)
+    await ours.request(first)
+    wait = ours._wait_of(first)
+    assert wait is not None
+    wait.leave()
+    await ours.request(second)
+    assert isinstance(ours._roles[first], addon.Waiting)
+    return second if second.response is not None else None
+
+
+def test_what_another_addon_answers_to_a_request_that_waits_for_a_kept_answer_stays(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = await _joined(ours)
+        assert flow is not None
+        flow.response = http.Response.make(403, b"no")
+        await asyncio.wait_for(ours.response(flow), 10)
+        assert (flow.response.status_code, flow.response.content) == (403, b"no")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("upstream_auth", "address", "joins"),
+    [(None, "10.0.0.2", True), ("user:word", "10.0.0.2", False), ("user:word", "127.0.0.1", True)],
+)
+def test_where_the_proxy_sets_the_key_a_kept_answer_is_for_one_address(
+    run: Callable, upstream_auth: str | None, address: str, joins: bool
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        context.options.add_option("upstream_auth", str | None, upstream_auth, "")
+        assert (await _joined(ours, address) is not None) == joins
 
     run(test)

@@ -28,6 +28,40 @@ def test_each_rule_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            "force_upstream_stream: true, keep_answers: 300",
+            "when an application gives up, its answer is read to its end (an hour at most) and kept for 300 s, for the "
+            "very same request",
+        ),
+        (
+            "learn: true, keep_answers: 0.5, timeout: 90",
+            "when an application gives up, its answer is read to its end (within 90 s) and kept for 0.5 s, for the "
+            "very same request",
+        ),
+        ("cors: true, keep_answers: 300", "keep_answers does nothing here: the rule does not force anything"),
+        (
+            "cors: true",
+            "web pages may read what comes from these hosts, at every path: applications and browser extensions",
+        ),
+        (
+            "cors: [app://obsidian.md, null]",
+            "web pages may read what comes from these hosts, at every path: app://obsidian.md, null",
+        ),
+    ],
+)
+def test_keys_are_put_in_words_whose_values_do_not_say_what_they_do(
+    keys: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rules.yaml").write_text(f"rules:\n- {{name: a, hosts: [x], {keys}}}\n")
+    assert main(["check"]) == 0
+    said, warned = capsys.readouterr()
+    assert f"  {words}" in said.splitlines()
+    assert warned == ""
+
+
+@pytest.mark.parametrize(
     ("text", "code", "said"),
     [
         (b"rules: []\n", 0, "rules.yaml: no rule forces anything"),

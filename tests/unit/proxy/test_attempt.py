@@ -211,6 +211,33 @@ def test_a_plain_request_may_wait_in_silence_for_as_long_as_without_a_rule_that_
     assert clock.until(one.next_deadline()) == IDLE_TIMEOUT * 1000
 
 
+@pytest.mark.parametrize(
+    ("limits", "silence", "words"),
+    [
+        ({}, 540, "sent no byte for 540 s"),
+        ({}, 60, "no end within 3600 s after its client gave up"),
+        ({"idle_timeout": 700}, 700, "sent no byte for 700 s"),
+        ({"timeout": 7200}, 60, "no end within 7200 s"),
+    ],
+)
+def test_what_a_rule_leaves_without_a_limit_has_one_once_the_client_is_gone(
+    limits: dict[str, float], silence: int, words: str
+) -> None:
+    clock = Clock()
+    one = attempt(clock, **{"idle_timeout": None, "timeout": None} | limits)
+    one.start_response(200, "text/event-stream")
+    one.outlive_client()
+    one.outlive_client()
+    for _ in range(200):
+        clock.advance(silence * 1000)
+        if one.poll():
+            break
+        one.receive(b": keep-alive\n\n")
+    reply = one.finish()
+    assert reply is not None
+    assert (reply.status, words in reply.body.decode()) == (504, True)
+
+
 def test_another_attempt_keeps_the_deadline_of_the_first() -> None:
     clock = Clock()
     first = attempt(clock, idle_timeout=None)
@@ -391,7 +418,7 @@ async def play(one: Attempt, body: list[bytes], *, ends: bool) -> dict[str, Any]
             await asyncio.sleep(0.01)
             one.poll()
     reply = await one.finish_aside()
-    assert one.answered
+    assert one.answered, one.fault
     assert reply is not None
     document: dict[str, Any] = json.loads(reply.body)
     return document
@@ -494,10 +521,10 @@ def test_not_all_garbage_is_looked_for_while_a_thread_reads_or_makes_the_answer(
     def watched(name: str) -> None:
         work = getattr(AnswerReader, name)
 
-        def noted(*of_what: Any) -> Any:
+        def noted(*of_what: Any, **how: Any) -> Any:
             if threading.current_thread() is not threading.main_thread():
                 seen[name] = gc.get_threshold()[2]
-            return work(*of_what)
+            return work(*of_what, **how)
 
         monkeypatch.setattr(AnswerReader, name, noted)
 

@@ -4,11 +4,12 @@ import re
 from typing import Any
 
 import pytest
-from force_stream.proxy.explain import why_not_forced
+from force_stream.proxy.explain import why_not_forced, why_nowhere
 from force_stream.rules.file import parse_rules
 from harness.master import flow_with
 from harness.samples import request
 from mitmproxy import http
+from mitmproxy.flow import Error
 
 
 def forcing(keys: str) -> str:
@@ -96,3 +97,38 @@ def test_the_line_says_how_to_let_a_page_in_that_the_upstream_refused(
     said = rf"OPTIONS 127\.0\.0\.1/v1/models: the upstream does not let the page {origin} ask it; cors: {value} in a .*"
     assert re.fullmatch(said if value else "", line)
     assert why_not_forced(flow, (), enabled=True) == ""
+
+
+def test_a_request_to_the_proxy_itself_is_told_of_reverse_mode() -> None:
+    flow = flow_with()
+    flow.error = Error("Connection killed: Request destination unknown. Unable to figure out where")
+    line = why_nowhere(flow)
+    assert "this is the proxy itself" in line
+    assert "--mode reverse:https://" in line
+    flow.request.path = "/index.html"
+    assert not why_nowhere(flow)
+    other = flow_with()
+    other.error = Error("Client disconnected.")
+    assert not why_nowhere(other)
+
+
+@pytest.mark.parametrize(
+    ("granted", "missing"),
+    [
+        ("Authorization, content-type, X-Stainless-OS, x-stainless-arch", None),
+        ("*", None),
+        ("Authorization,Content-Type,X-Stainless-OS", "x-stainless-arch"),
+        ("", "authorization"),
+    ],
+)
+def test_the_line_names_a_header_that_the_upstream_does_not_let_a_page_send(granted: str, missing: str | None) -> None:
+    flow = flow_with(method="OPTIONS", path="/v1/models")
+    asks = {"origin": "app://obsidian.md", "access-control-request-method": "GET"}
+    flow.request.headers.update(asks)
+    flow.request.headers["access-control-request-headers"] = "authorization,x-stainless-arch,x-stainless-os"
+    headers = {"access-control-allow-origin": "app://obsidian.md", "access-control-allow-headers": granted}
+    flow.response = http.Response.make(204, b"", headers)
+    rules = parse_rules("rules:\n- {name: r, hosts: ['127.0.0.1']}\n", "rules.yaml")
+    line = why_not_forced(flow, rules, enabled=True)
+    assert (f" ask it with headers such as {missing}; cors: true in a rule " in line) is bool(missing)
+    assert bool(line) is bool(missing)

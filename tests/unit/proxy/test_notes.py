@@ -113,12 +113,17 @@ READ: dict[str, tuple[list[Any], list[Any]]] = {
     "sse": ([b"", b"data: 1\n\n"], ["data: 1\n\n", [b"data: 1\n\n"]]),
     "sse_status": ([200, 0], [-200, 1000, 200.0, "200", True]),
     "sse_type": (["", "text/event-stream"], [b"text/event-stream"]),
+    "head": ([[], [["retry-after", b"20"]]], [[["retry-after"]], "retry-after"]),
     "times": (
         [[], [0.5, 10.0, 0.75, 20], [1, 1]],
         [[1.0], [2.0, 1, 1.0, 2], [1.0, 2, 2.0, 1], [float("nan"), 1], [1.0, float("inf")], [-1.0, 1], [True, 1]],
     ),
+    "ended": ([0, 1.5], [-1.0, True, "1.5", float("nan"), float("inf")]),
+    "cut_by": (["", "connection reset"], [b"reset"]),
+    "limit": (["no byte for 9 s"], [9]),
     "cut_at": ([0, 9], [-1]),
     "injected": (["{}"], [{}]),
+    "cause": (["", "cut off after event 10"], [["cut off"]]),
     "status": ([200], [2000]),
     "events": ([0], [-1, 10**16]),
     "bytes": ([0], [0.0]),
@@ -142,7 +147,7 @@ def test_a_value_is_known_only_if_this_version_writes_it(what: notes.Note[Any]) 
     for value in good:
         save_notes(flow, {what.name: value})
         read = what.of(flow)
-        assert (list(map(list, read)) if what.name in ("undo", "headers_undo") else read) == (
+        assert (list(map(list, read)) if what.name in ("undo", "headers_undo", "head") else read) == (
             tuple(value) if what.name == "quirks" else value
         )
         check_notes(flow)

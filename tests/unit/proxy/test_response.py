@@ -247,14 +247,33 @@ def test_the_outcome_of_another_attempt_becomes_the_flows_and_is_marked() -> Non
     flow, again = answered(), answered(retry_after="3")
     again.comment = "r: chat m, 200"
     save_notes(again, {"try": 2})
-    copy_outcome(flow, again)
+    attempt = Attempt(SPEC, UNLIMITED)
+    attempt.start_response(200, "")
+    copy_outcome(flow, again, attempt)
     assert (flow.comment, flow.marked) == ("r: chat m, 200, try 2", ":warning:")
     assert retry_after(flow) == "3"
-    copy_outcome(flow, again, "sent plain: so it is")
+    copy_outcome(flow, again, attempt, "sent plain: so it is")
     assert flow.comment == "r: chat m, 200, try 2; sent plain: so it is"
     again.response = None
-    copy_outcome(flow, again)
+    copy_outcome(flow, again, attempt)
     assert flow.response is not None
+
+
+@pytest.mark.parametrize("has_response", [True, False])
+def test_a_try_without_a_response_leaves_what_says_which_pages_may_read_it(has_response: bool) -> None:
+    flow, again, attempt = (
+        answered(access_control_allow_origin="*", vary="Origin", x="1"),
+        answered(),
+        Attempt(SPEC, UNLIMITED),
+    )
+    save_notes(again, {"try": 2})
+    if has_response:
+        attempt.start_response(200, "")
+    for _ in range(2):
+        copy_outcome(flow, again, attempt)
+    assert flow.response is not None
+    left = {name: value for name, value in flow.response.headers.items() if not name.lower().startswith("content-")}
+    assert left == ({} if has_response else {"access-control-allow-origin": "*", "vary": "Origin"})
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,47 @@ def test_the_rule_that_took_it_decides_as_it_is_now(name: str, status: int) -> N
     assert flow.response.status_code == status
 
 
+# How an answer ended, as its flow says, and what is said of it when it is made again.
+ENDS: dict[str, tuple[dict[str, Any], int, str, str]] = {
+    "a silence": (
+        {"error": "stream_timeout", "limit": "the upstream sent no byte for 9 s", "ended": 10.0},
+        504,
+        "stream_timeout",
+        "the upstream sent no byte for 9 s, after event 2",
+    ),
+    "too large": (
+        {"error": "stream_too_large", "limit": "the upstream's answer is larger than 9 bytes"},
+        502,
+        "stream_too_large",
+        "the upstream's answer is larger than 9 bytes",
+    ),
+    "a reset": (
+        {"error": "stream_truncated", "cut_by": "connection reset", "times": [1.0, len(CUT)], "ended": 6.1},
+        502,
+        "stream_truncated",
+        "cut off after event 2 (connection reset), 5.1 s after the last byte",
+    ),
+    "a client that gave up": (
+        {"error": "client_gone", "cut_by": "the client gave up"},
+        502,
+        "stream_truncated",
+        "cut off after event 2 (the client gave up)",
+    ),
+    "nothing known of it": ({}, 502, "stream_truncated", "cut off after event 2 (the upstream ended it)"),
+}
+
+
+@pytest.mark.parametrize(("notes", "status", "code", "cause"), ENDS.values(), ids=list(ENDS))
+def test_a_failure_made_again_stays_what_it_was(notes: dict[str, Any], status: int, code: str, cause: str) -> None:
+    flow = saved(**notes)
+    for _ in range(2):
+        assert again(flow, CUT)["error"]["code"] == code
+        assert flow.response is not None
+        assert flow.response.status_code == status
+        assert flow.metadata["force_stream.cause"] == cause
+        assert flow.comment.startswith(f"{cause}; ")
+
+
 @pytest.mark.parametrize("backup", [True, False])
 def test_it_can_be_reverted_where_that_is_wanted(backup: bool) -> None:
     flow = saved()

@@ -14,6 +14,7 @@ from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.chunked import LONGEST_HEAD
 from force_stream.proxy.client_wait import ClientWait
+from force_stream.proxy.notes import save_notes
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, REQUEST, Player, piece
 from harness.samples import DOCUMENT, EVENTS, STREAM
@@ -441,6 +442,28 @@ def test_an_answer_that_is_kept_is_read_to_its_end_without_the_client(
     assert not player.flow.live
 
 
+@pytest.mark.parametrize(("silence", "seconds"), [(1000, 540), (60, 3600)], ids=["silent", "keep-alives for ever"])
+def test_an_answer_without_limits_that_is_kept_is_not_read_for_ever_without_the_client(
+    play: Callable[..., Player], silence: int, seconds: int
+) -> None:
+    player = play(keep_answers=300, idle_timeout=None)
+    player.upstream_sends(HEAD, BEGIN)
+    player.wait(1000)
+    assert not player.closed
+    player.upstream_sends(piece(b": keep-alive\n\n"))
+    player.client_leaves()
+    for waited in range(0, seconds - 1, silence):
+        player.wait(min(silence, seconds - 1 - waited))
+        if silence < seconds:
+            player.upstream_sends(piece(b": keep-alive\n\n"))
+    assert player.closed == ["client"]
+    player.wait(2)
+    assert player.closed == ["client", "upstream"]
+    assert player.flow is not None
+    assert player.flow.response is not None
+    assert player.flow.response.status_code == 504
+
+
 def test_an_answer_that_nobody_keeps_any_more_is_stopped_when_the_client_leaves(play: Callable[..., Player]) -> None:
     player = play(keep_answers=300)
     player.upstream_sends(HEAD, BEGIN)
@@ -461,7 +484,7 @@ def test_a_timer_of_a_client_that_left_wakes_its_stream_once(monkeypatch: pytest
         stream, handler = Mock(timers=[timer], kept=kept), Mock(client=client, transports={}, wakeup_timer={pings})
         stream.context.client = client
         handler.server_event = AsyncMock(side_effect=lambda _: kept.set_result(None))
-        monkeypatch.setattr(stream_layer, "_handlers", lambda: [handler])
+        monkeypatch.setattr(stream_layer, "_connections", lambda: {client.id: handler})
         layer._orphans.add(stream)
         leaving = asyncio.create_task(layer.client_disconnected(client))
         await asyncio.sleep(0)
@@ -519,8 +542,11 @@ def test_a_client_whose_response_no_hook_made_gets_an_error_and_no_events(monkey
     monkeypatch.setattr(ClientWait, "reply_made", property(lambda _: False, lambda *_: None), raising=False)
     player = Player(monkeypatch, Rule(**FORCED))
     player.ask()
+    assert player.flow is not None
+    save_notes(player.flow, {"origin": "app://x"})
     player.upstream_sends(HEAD, piece(STREAM), END)
     assert code_of(player) == (502, "force_stream_error")
+    assert player.answer.headers["access-control-allow-origin"] == "app://x"
     assert player.log[-1] == (
         "force-stream: another addon has kept this one from making the response; the client gets an error"
     )

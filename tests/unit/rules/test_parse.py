@@ -38,9 +38,26 @@ BAD_VALUES = {
     "merge key": ("<<: {a: 1}", "unknown key '<<'; known are name, hosts"),
     "key that is a list": ("? [a]\n    : 1", "expected a key, found a list"),
     "key given twice": ("hosts: [b.example]", "the key 'hosts' appears twice, first in line 3"),
-    "bool as text": ('learn: "true"', "learn: expected true or false, found the text 'true'"),
+    "bool as text": ('tools: "true"', "tools: expected true or false, found the text 'true'"),
+    "bool as text where a list is right too": (
+        'learn: "true"',
+        "learn: expected true, false or a list of phrases, found the text 'true'; remove the quotes",
+    ),
+    "a phrase alone": (
+        "learn: sse please",
+        "learn: expected true, false or a list of phrases, found the text 'sse please'; write ['sse please']",
+    ),
+    "an origin alone": (
+        "cors: app://obsidian.md",
+        "cors: expected true, false or a list of origins, found the text 'app://obsidian.md'; write "
+        "['app://obsidian.md']",
+    ),
+    "no origin": ('cors: "*"', "cors: expected true, false or a list of origins, found the text '*'"),
+    "a number for a list": ("cors: 1", "cors: expected true, false or a list of origins, found the number 1"),
+    "null for a list": ("cors: null", "cors: expected true, false or a list of origins, found null"),
+    "a mapping for a list": ("cors: {a: b}", "cors: expected true, false or a list of origins, found a mapping"),
     "bool as number": ("force_upstream_stream: 1", "force_upstream_stream: expected true or false, found the number 1"),
-    "bool as nothing": ("learn:", "learn: expected true or false, found nothing"),
+    "bool as nothing": ("learn:", "learn: expected true, false or a list of phrases, found nothing"),
     "phrases that are none": ("learn: []", "learn: an empty list would match nothing"),
     "phrases with a number": ("learn: [a, 1]", "learn: expected text, found the number 1; put it in quotes"),
     "bool by tag": ("learn: !!bool perhaps", "learn: expected true or false, found perhaps"),

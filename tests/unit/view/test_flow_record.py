@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Report
 from force_stream.view import flow_record
@@ -28,6 +27,7 @@ class Attempt:
     encoded: bool = False
     injected: dict[str, Any] = field(default_factory=dict)
     spec: AnswerSpec = SPEC
+    ended: float = 2.5
 
     def body(self) -> bytes:
         return self.pieces
@@ -47,6 +47,8 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     assert (outcome.status, outcome.events, outcome.bytes, outcome.finish_reason) == (200, 5, len(STREAM), "stop")
     assert (outcome.first_event, outcome.first_content, outcome.arrivals) == (0.25, 0.5, (0.25, 0.5, 1.5))
     assert (outcome.ok, outcome.odd, outcome.injected) == (True, ("no [DONE]",), True)
+    assert (outcome.ended, outcome.longest_gap, outcome.flow().response.status_code) == (2.5, 1.0, 200)
+    assert outcome.weight >= len(STREAM)
     assert outcome.seconds >= 0
 
 
@@ -68,15 +70,11 @@ def test_many_arrivals_are_thinned() -> None:
     assert len(flow_record.of_answer(answered(), Attempt(times=times)).arrivals) <= MOST_ARRIVALS
 
 
-@pytest.mark.parametrize(("connected", "code"), [(True, "no_answer"), (False, "client_gone")])
-def test_a_flow_without_an_answer_has_no_status_and_says_who_left(connected: bool, code: str) -> None:
-    flow = flow_with()
-    if not connected:
-        flow.client_conn.timestamp_end = 1.0
-        flow.client_conn.state = flow.client_conn.state.CLOSED
-    seen = Report(events=2, bytes=10, status=200, odd=["no [DONE]"])
+def test_a_flow_without_an_answer_has_no_status_and_says_why() -> None:
+    flow, why = flow_with(), "the client gave up after 30.0 s"
+    seen = Report(events=2, bytes=10, code="client_gone", cause=why, odd=["no [DONE]"])
     outcome = flow_record.of_no_answer(flow, Attempt(seen, times=[0.5, 10]))
-    assert (outcome.status, outcome.code, outcome.ok) == (0, code, False)
+    assert (outcome.status, outcome.code, outcome.cause, outcome.ok) == (0, "client_gone", why, False)
     assert (outcome.events, outcome.bytes, outcome.odd, outcome.first_event) == (2, 10, ("no [DONE]",), 0.5)
 
 
@@ -99,3 +97,26 @@ def test_an_ipv6_upstream_is_named_in_brackets() -> None:
     flow.request.host, flow.request.headers["host"] = "::1", "[::1]:22"
     flow.client_conn.sni = None
     assert flow_record.of_answer(flow, Attempt()).upstream == "[::1]:22"
+
+
+def test_of_the_upstreams_head_only_what_explains_an_answer_is_shown() -> None:
+    flow = answered()
+    flow.metadata["force_stream.head"] = [
+        ["Content-Type", b"text/html"],
+        ["Retry-After", b"20"],
+        ["X-Request-Id", b"req-\x1b1"],
+        ["Set-Cookie", b"a=b"],
+        ["Server", b"nginx"],
+    ]
+    assert flow_record.head_of(flow) == (
+        ("content-type", "text/html"),
+        ("retry-after", "20"),
+        ("x-request-id", "req-\\x1b1"),
+    )
+
+
+def test_without_a_note_the_head_is_the_responses_own() -> None:
+    flow = answered()
+    assert ("content-type", "text/event-stream") in flow_record.head_of(flow)
+    flow.response = None
+    assert flow_record.head_of(flow) == ()

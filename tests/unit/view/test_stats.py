@@ -1,13 +1,14 @@
 """The sums over what upstreams did, and the table of them."""
 
-import weakref
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import pytest
 from force_stream.view.stats import (
     MOST_ARRIVALS,
     MOST_FLOWS,
+    MOST_HELD,
     MOST_ROWS,
     OTHERS,
     Outcome,
@@ -85,13 +86,30 @@ def test_gap_and_rate_are_those_of_the_arrivals(
     assert (outcome.longest_gap, outcome.event_rate) == (gap, rate)
 
 
+def test_silence_at_the_end_counts_as_a_gap() -> None:
+    stalled = replace(FINE, arrivals=(0.5, 1.0), ended=6.0)
+    assert (stalled.longest_gap, stalled.event_rate) == (5.0, 20.0)
+
+
+def test_of_the_latest_flows_no_more_are_held_than_the_limit_allows() -> None:
+    class Flow:
+        pass
+
+    stats, flows = Stats(), [Flow() for _ in range(4)]
+    found = [ref(flow) for flow in flows]
+    for each in found:
+        stats.add(replace(FINE, flow=each, weight=MOST_HELD // 2))
+    flows.clear()
+    assert [each() is not None for each in found] == [False, False, True, True]
+
+
 def test_one_event_has_no_rate() -> None:
     assert replace(FINE, events=1).event_rate is None
 
 
 def test_a_flow_is_plain_values_for_json_worked_out_once() -> None:
     values = FINE.figures
-    assert jsontext.loads(jsontext.dumps(values).decode()) == {**values, "odd": []}
+    assert jsontext.loads(jsontext.dumps(values).decode()) == {**values, "odd": [], "head": []}
     assert (values["ok"], values["longest_gap"], values["event_rate"]) == (True, 1.5, 5.0)
     assert "arrivals" not in values
     assert FINE.figures is values
@@ -222,23 +240,6 @@ def test_rows_after_the_first_are_one_row_whose_counts_are_theirs() -> None:
     assert [row.model for row in stats.first_rows(3)] == ["c", "b", "a"]
     *_, rest = stats.first_rows(2)
     assert rest.duration.count == 2
-
-
-class Kept:
-    """What stands for a flow."""
-
-
-@pytest.mark.parametrize(("most", "alive"), [(0, 0), (99, 0), (100, 1), (250, 2), (1000, 3)])
-def test_the_latest_flows_stay_in_memory_within_a_limit(most: int, alive: int) -> None:
-    stats = Stats()
-    stats.most_held = most
-    flows = [Kept() for _ in range(3)]
-    for flow in flows:
-        stats.add(replace(FINE, flow=weakref.ref(flow), weight=100))
-    del flows, flow
-    assert [outcome.flow and outcome.flow() is not None for outcome in stats.latest()] == [
-        number < alive for number in range(3)
-    ]
 
 
 def test_all_that_is_said_of_a_flow_can_be_searched_for() -> None:

@@ -1,0 +1,152 @@
+"""Why an answer is not simply whole, in one line."""
+
+from typing import Any
+
+import pytest
+from force_stream.answer import cause
+from force_stream.answer.reader import AnswerSpec
+from harness.samples import EVENTS, STREAM
+from harness.steps import sse
+
+TWO = sse(*EVENTS[:2], done=False)
+LIMITED = b'data: {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}\n\n'
+SIGN_IN = b"<!doctype html><html><head><title>Acme SSO</title><style>a{}</style></head><body>Please log in &amp; go on"
+
+# What came, with which status, label, headers and end; and the line.
+CASES: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
+    "whole": (STREAM, {}, {}, ""),
+    "cut by the transport": (
+        TWO,
+        {},
+        {"cut": "connection reset", "silence": 5.13},
+        "cut off after event 2 (connection reset), 5.1 s after the last byte",
+    ),
+    "cut at once": (TWO, {}, {"cut": "connection closed"}, "cut off after event 2 (connection closed)"),
+    "cut before the first event": (
+        b"",
+        {},
+        {"cut": "connection closed"},
+        "cut off before the first event (connection closed)",
+    ),
+    "ended by the upstream": (TWO, {}, {}, "cut off after event 2 (the upstream ended it)"),
+    "an error inside, with a known code": (
+        LIMITED,
+        {},
+        {"retry_after": "20"},
+        'rate limited by the upstream (429, rate_limit_exceeded, retry after 20 s): "slow down"',
+    ),
+    "an error after events": (
+        TWO + LIMITED,
+        {},
+        {},
+        'rate limited by the upstream after event 2 (429, rate_limit_exceeded): "slow down"',
+    ),
+    "an error without a status": (
+        b'data: {"error": {"message": "boom"}}\n\n',
+        {},
+        {},
+        'the upstream failed: "boom"',
+    ),
+    "an error status": (
+        b'{"error": {"message": "slow down", "type": "tokens"}}',
+        {"status": 429, "content_type": "application/json"},
+        {"retry_after": "Wed, 21 Oct 2026 07:28:00 GMT"},
+        'rate limited by the upstream (429, tokens, retry after Wed, 21 Oct 2026 07:28:00 GMT): "slow down"',
+    ),
+    "an error page": (
+        b"<html><title>502 Bad Gateway</title></html>",
+        {"status": 502, "content_type": "text/html"},
+        {},
+        'the upstream failed (502): "502 Bad Gateway"',
+    ),
+    "a sign-in page": (
+        SIGN_IN,
+        {"content_type": "text/html; charset=utf-8"},
+        {},
+        'a sign-in page (text/html) in place of events: "Acme SSO Please log in & go on"',
+    ),
+    "another page": (
+        b"<html><body>Under <b>maintenance</b>",
+        {"content_type": "text/html"},
+        {},
+        'a web page (text/html) in place of events: "Under maintenance"',
+    ),
+    "nothing": (b"", {}, {}, "the upstream's event stream was empty"),
+    "a label that lies": (STREAM, {"content_type": "text/plain"}, {}, "odd: an event stream labelled text/plain"),
+    "no label": (STREAM, {"content_type": ""}, {}, ""),
+    "a file": (STREAM, {"content_type": None}, {}, ""),
+}
+
+
+@pytest.mark.parametrize(("body", "head", "end", "line"), CASES.values(), ids=list(CASES))
+def test_the_cause_is_one_line(body: bytes, head: dict[str, Any], end: dict[str, Any], line: str) -> None:
+    answer = AnswerSpec("r", "chat").read(**{"content_type": "text/event-stream"} | head)
+    answer.feed(body)
+    answer.finish(**end)
+    assert answer.report.cause == line
+
+
+def test_a_partial_answer_has_the_cause_of_what_is_missing() -> None:
+    answer = AnswerSpec("r", "chat", on_truncated="partial").read(content_type="text/event-stream")
+    answer.feed(TWO)
+    reply = answer.finish("connection reset", silence=5.0)
+    assert reply is not None
+    assert reply.status == 200
+    assert answer.report.cause == "cut off after event 2 (connection reset), 5.0 s after the last byte"
+
+
+UNVERIFIED = "its certificate could not be verified: self-signed certificate"
+NO_TLS = "it does not speak TLS there"
+PLAIN = {
+    "HTTP/1 protocol error: peer closed connection without sending complete message body (incomplete chunked read)": (
+        "connection closed"
+    ),
+    "HTTP/1 protocol error: peer closed connection without sending complete message body "
+    "(received 5 bytes, expected 9)": "connection closed after 5 of 9 bytes",
+    "server closed connection": "connection closed",
+    "stream reset by client (CANCEL)": "stream reset (CANCEL)",
+    "[Errno 111] Connect call failed ('127.0.0.1', 1)": "connection refused",
+    "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1, 0, 0), [Errno 111] Connect call failed": (
+        "connection refused"
+    ),
+    "[Errno 61] Connect call failed ('127.0.0.1', 1)": "connection refused",
+    "[WinError 1225] The remote computer refused the network connection": "connection refused",
+    "[Errno 104] Connection reset by peer": "connection reset",
+    "[Errno -2] Name or service not known": "its name has no address",
+    "[Errno 8] nodename nor servname provided, or not known": "its name has no address",
+    "[Errno 11001] getaddrinfo failed": "its name has no address",
+    "[Errno 113] No route to host": "the network or host is unreachable",
+    "Certificate verify failed: self-signed certificate": UNVERIFIED,
+    "TLS handshake failed. OpenSSL Error([('SSL routines', '', 'wrong version number')])": NO_TLS,
+    "The remote server does not speak TLS.": NO_TLS,
+    "HTTP/2 protocol error: received request from server": "received request from server",
+    "something else": "something else",
+}
+
+
+@pytest.mark.parametrize(("said", "plain"), PLAIN.items())
+def test_the_end_of_a_transport_is_said_in_plain_words(said: str, plain: str) -> None:
+    assert cause.plainly(said) == plain
+    assert cause.plainly(plain) == plain
+
+
+def test_where_something_can_be_done_the_advice_says_what() -> None:
+    advised = {plain: cause.advice_for(plain) for plain in PLAIN.values()}
+    assert "ssl_verify_upstream_trusted_ca" in advised[UNVERIFIED]
+    assert "http://" in advised[NO_TLS]
+    assert "DNS" in advised["its name has no address"]
+    assert advised["something else"] == ""
+
+
+def test_a_client_that_gave_up_is_said_with_what_it_had_waited_for() -> None:
+    assert cause.gave_up(30.04, 12, 3.21, began=True) == "the client gave up after 30.0 s, 3.2 s after event 12"
+    assert cause.gave_up(30.0, 0, 30.0, began=True) == "the client gave up after 30.0 s, before the first event"
+    assert (
+        cause.gave_up(30.0, 0, 30.0, began=False) == "the client gave up after 30.0 s, before the upstream's response"
+    )
+
+
+def test_a_hostile_page_takes_no_long_time_and_cannot_break_a_line() -> None:
+    line = cause.of_response(502, "text/html", b"<script" * 9000 + b"\x1b[2J\n\xe2\x80\xae")
+    assert line.isprintable()
+    assert len(line) < 300
