@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.chunked import is_overlong, read_chunks
+from force_stream.view.masking import Masker
 from force_stream.wire.json_body import read_body
 from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
@@ -269,3 +270,37 @@ def test_no_line_between_chunks_is_kept_without_an_end(beginning: bytes) -> None
         assert reader(buffer) is None
         buffer += b"x" * 1000
         assert len(buffer) < 20_000
+
+
+MASKED: Final[dict[str, bytes]] = {
+    "events": b'data: {"choices":[{"index":0,"delta":{"content":"Hel"}}]}\n\n',
+    "the learned secret in pieces": b'data: {"content":"sk-live-01"}\n\ndata: {"content":"23456789ab"}\n\n',
+    "how the learned secret begins": b"sk-live-",
+    "base64": b"QUJDeyJhbGci",
+    "how a token begins": b"eyJ",
+    "how a key begins": b"sk-",
+    "names": b'key="',
+    "names and blanks": b"key=  ",
+    "names in a string of JSON": b'\\"key\\":\\"',
+    "URLs": b"://",
+    "users": b"a:b@://",
+    "fields of a form": b'form-data; name="key"\r\n',
+    "private keys": b"-----BEGIN PRIVATE KEY-----",
+    "backslashes": b"\\",
+    "percent": b"%25",
+}
+
+
+@pytest.mark.parametrize("shape", MASKED)
+def test_masking_takes_time_in_proportion_to_its_length(shape: str) -> None:
+    def work(size: int) -> Callable[[], object]:
+        text = MASKED[shape] * (size // len(MASKED[shape]))
+
+        def mask() -> None:
+            masker = Masker()
+            masker.learn([b"sk-live-0123456789abcdef", text])
+            masker.mask(text)
+
+        return mask
+
+    check(work, 20_000)

@@ -96,6 +96,16 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(add("aggregate", "turn event streams into JSON documents", "curl -sN … | force-stream aggregate"))
     check = add("check", "list all mistakes in a rules file, or say what its rules do", "force-stream check rules.yaml")
     check.add_argument("file", metavar="FILE", nargs="?", default="rules.yaml", help="default: rules.yaml")
+    report = add(
+        "report",
+        "make a page of a flow file that can be sent to others: credentials masked, what failed first",
+        "force-stream report flows -o report.html",
+    )
+    report.add_argument("source", metavar="FLOWS", help="a flow file, as mitmproxy's -w writes it; -: stdin")
+    report.add_argument(
+        "-o", metavar="FILE.html", dest="page", help="the page, replaced if it exists; -: stdout (default: FLOWS.html)"
+    )
+    report.add_argument("--flows", metavar="FILE", help="also write the flows, masked the same way, to a flow file")
     add("path", "print the path of the addon's script, for mitmproxy's -s", 'mitmdump -s "$(force-stream path)"')
     install = add("install", "let every mitmproxy load the addon, by its config.yaml", "force-stream install --remove")
     install.add_argument("--remove", action="store_true", help="take it out again")

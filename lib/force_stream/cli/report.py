@@ -1,0 +1,184 @@
+"""`force-stream report`: a flow file as a page, or as a flow file, that can be sent to others.
+
+Knows files and the order of flows; must not know HTML, or what a secret is. The file is read twice: first for what has
+to be masked anywhere in it, then flow by flow.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from io import BufferedReader, BytesIO, FileIO
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from .. import __version__
+from ..view.masking import Masker
+from ..wire.text import counted, printable
+from .exits import Failed, reason
+
+# Flows of which the page has more than their number: those that failed or are odd come first.
+SHOWN: Final = 1000
+_LONGEST_NAME: Final = 200
+_EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::|data:|event:|id:)")
+_ABOUT: Final = (
+    "Credentials and addresses are masked: ***1 stands for the same one wherever it is. "
+    "Prompts and answers are as they were. Made by force-stream {version} on {day}."
+)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page, and the flow file where one is asked for."""
+    try:
+        from mitmproxy import http
+        from mitmproxy.io import FlowWriter
+
+        from .report_page import end, head, heading, section
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("mitmproxy"):
+            raise
+        raise Failed("reading flow files needs mitmproxy; pip install mitmproxy") from error
+
+    with (
+        _opened(options.source) as file,
+        tempfile.TemporaryFile() as first,
+        tempfile.TemporaryFile() as rest,
+        tempfile.TemporaryFile() as flows,
+    ):
+        source = _Source(
+            file, "stdin" if options.source == "-" else printable(Path(options.source).name, _LONGEST_NAME)
+        )
+        page = _page(options)
+        _check_different(options.source, page, options.flows)
+        masker, types = Masker(), Counter[str]()
+        for state in source:
+            types[state["type"]] += 1
+            masker.learn(state)
+        if not types:
+            raise Failed(source.problem or f"{source.name}: there are no flows in it")
+
+        write_flow: Callable[[Any], None] = FlowWriter(flows).add  # type: ignore[no-untyped-call]
+        kinds = Counter[str]()
+        for state in source:
+            if state["type"] != "http":
+                continue
+            flow: Any = http.HTTPFlow.from_state(masker.mask(state))
+            if options.flows:
+                write_flow(flow)
+            shown = section(flow, opened=types["http"] == 1)
+            kinds[shown.kind] += 1
+            part, count = (rest, kinds["good"]) if shown.kind == "good" else (first, kinds.total() - kinds["good"])
+            if count <= SHOWN:
+                part.write(shown.html.encode())
+
+        summary = _summary(kinds, types.total() - types["http"], source.problem)
+        about = _ABOUT.format(version=__version__, day=time.strftime("%d %B %Y", time.gmtime()))
+        parts: list[BinaryIO] = [
+            BytesIO(head(source.name, summary, about).encode()),
+            first,
+            rest,
+            BytesIO(end().encode()),
+        ]
+        if kinds["good"] not in (0, kinds.total()):
+            parts[1:3] = [BytesIO(heading("Failed or odd").encode()), first, BytesIO(heading("Others").encode()), rest]
+        _write(page, parts)
+        if options.flows:
+            _write(options.flows, [flows])
+    for output in filter(None, (page, options.flows)):
+        if output != "-":
+            print(f"{printable(output, _LONGEST_NAME)}: {summary}")
+    if source.problem:
+        print(f"force-stream report: {source.problem}", file=sys.stderr)
+    return 1 if source.problem else 0
+
+
+def _page(options: argparse.Namespace) -> str:
+    """Where the page goes: a file that was not asked for by name replaces none."""
+    if options.page is not None or options.source == "-":
+        return options.page or "-"
+    page = f"{options.source}.html"
+    if Path(page).exists():
+        raise Failed(f"{page} exists; -o {page} replaces it")
+    return page
+
+
+def _check_different(source: str, *outputs: str | None) -> None:
+    named = [each for each in (source, *outputs) if each not in (None, "-")]
+    if len({os.path.realpath(each) for each in named}) < len(named):
+        raise Failed("FLOWS, the page and the masked flows need a file each")
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[BinaryIO]:
+    """A file to read twice, as what is not a file cannot be: stdin, a pipe."""
+    try:
+        file = sys.stdin.buffer if source == "-" else BufferedReader(FileIO(source))
+    except OSError as error:
+        raise Failed(f"{printable(source, _LONGEST_NAME)}: {reason(error)}") from error
+    with file:
+        if source != "-" and file.seekable():
+            yield file
+            return
+        with tempfile.TemporaryFile() as kept:
+            shutil.copyfileobj(file, kept)
+            yield kept
+
+
+class _Source:
+    """The states of the flows in a file, each time from its beginning. `problem`: why they end before the file does."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.name = name
+        self.problem = ""
+        self._file = file
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        from mitmproxy.io import FlowReader
+
+        self._file.seek(0)
+        count = 0
+        try:
+            for flow in FlowReader(self._file).stream():
+                yield flow.get_state()
+                count += 1
+        except Exception as error:  # a damaged file may lead to any
+            self.problem = self._advice(count, error)
+
+    def _advice(self, count: int, error: Exception) -> str:
+        if count:
+            return f"{self.name}: damaged or cut off after {counted(count, 'flow')}; the report has what comes before"
+        self._file.seek(0)
+        if _EVENTS.match(self._file.read(1000)):
+            return f"{self.name}: an event stream, not a flow file; force-stream aggregate reads it"
+        newer = f" ({error})" if "version" in str(error) else ""
+        return f"{self.name}: not a flow file of this mitmproxy{newer}; mitmdump -w FLOWS writes one"
+
+
+def _summary(kinds: Counter[str], others: int, problem: str) -> str:
+    said = [counted(kinds.total(), "flow")]
+    said += [f"{kinds[kind]:,} {word}" for kind, word in (("fault", "failed"), ("odd", "odd")) if kinds[kind]]
+    hidden = max(0, kinds["good"] - SHOWN) + max(0, kinds["fault"] + kinds["odd"] - SHOWN)
+    said += [f"{hidden:,} too many to be shown"] if hidden else []
+    said += [f"left out: {counted(others, 'flow')} that are not HTTP"] if others else []
+    said += ["the flow file is damaged after these"] if problem else []
+    return ", ".join(said)
+
+
+def _write(name: str, parts: Iterable[BinaryIO]) -> None:
+    """Write a file, from what was put together before: one that fails on the way replaces none."""
+    try:
+        with nullcontext(sys.stdout.buffer) if name == "-" else open(name, "wb") as file:
+            for part in parts:
+                part.seek(0)
+                shutil.copyfileobj(part, file)
+            file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Failed(f"{printable(name, _LONGEST_NAME)}: {reason(error)}") from error

@@ -1,0 +1,362 @@
+"""The page of `force-stream report`: flows as HTML, each in a section of its own.
+
+Knows flows, what the addon notes on them, and HTML; must not know files, or what is masked. Whatever others sent is
+made printable and escaped.
+"""
+
+import base64
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
+from html import escape
+from pkgutil import get_data
+from typing import Any, Final, NamedTuple
+
+from mitmproxy import http
+from mitmproxy.contentviews import Metadata
+
+from ..answer.forcing import at_path
+from ..answer.oddities import MOST_ODD
+from ..answer.reader import AnswerSpec
+from ..answer.report import Reply, Report
+from ..endpoints import ENDPOINTS
+from ..page.plot import describe, plot
+from ..proxy import notes
+from ..proxy.bodies import decoded
+from ..proxy.request import name_of
+from ..proxy.response import streams
+from ..rules.hosts import with_port
+from ..view import timeline, timeline_text
+from ..view.contentview import view
+from ..view.masking import STAND_IN
+from ..view.stats import Outcome, cut_off, thinned
+from ..view.timeline_text import About
+from ..wire import jsontext
+from ..wire.text import counted, printable
+
+# Characters: of a line of ours, of a line in a body, of a body (its beginning and its end).
+_LONGEST: Final = 300
+_LONGEST_LINE: Final = 4_000
+_SHOWN_FIRST: Final = 16_000
+_SHOWN_LAST: Final = 4_000
+# Lines of a timeline.
+_LINES_FIRST: Final = 400
+_LINES_LAST: Final = 100
+# Members of a document with something that the model said.
+_SAID: Final = ("reasoning_content", "reasoning", "thinking", "content", "text", "refusal", "arguments", "transcript")
+_DEEPEST: Final = 12
+
+_STYLE: Final = (get_data(__package__, "report.css") or b"").decode()
+_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY: Final = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'"
+_HEAD: Final = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{summary}</p>
+<p class="quiet">{about}</p>
+<main>
+"""
+_END: Final = "</main>\n</body>\n</html>\n"
+
+
+class Section(NamedTuple):
+    """One flow on the page. `kind`: "fault", "odd" or "good"."""
+
+    kind: str
+    html: str
+
+
+def head(title: str, summary: str, about: str) -> str:
+    words = {"title": title, "summary": summary, "about": about}
+    return _HEAD.format(policy=_POLICY, style=_STYLE, **{name: _text(text) for name, text in words.items()})
+
+
+def heading(text: str) -> str:
+    return f"<h2>{_text(text)}</h2>\n"
+
+
+def end() -> str:
+    return _END
+
+
+def section(flow: http.HTTPFlow, *, opened: bool = False) -> Section:
+    """A flow: its cause first, then figures, what was said, the timeline, and what was sent."""
+    seen = _Seen(flow)
+    label = f"{seen.status or 'no answer'}"
+    clock = time.strftime("%H:%M:%S", time.gmtime(flow.request.timestamp_start))
+    place = f"{flow.request.method} {seen.outcome.upstream}{flow.request.path.partition('?')[0]}"
+    summary = (
+        f'<span class="label {seen.kind}">{_text(label)}</span> <strong>{_text(seen.cause or seen.success)}</strong> '
+        f'<span class="quiet">{_text(f"{clock} UTC · {seen.outcome.model or 'no model'} · {place}")}</span>'
+    )
+    body = "\n".join(_parts(flow, seen))
+    is_open = " open" if opened else ""
+    return Section(
+        seen.kind, f'<details class="flow"{is_open}><summary>{summary}</summary>\n<div>\n{body}\n</div></details>\n'
+    )
+
+
+class _Seen:
+    """What is known of a flow: from its notes, and, where they do not say, from its event stream read again."""
+
+    def __init__(self, flow: http.HTTPFlow) -> None:
+        response = flow.response
+        self.stream = notes.SSE.of(flow)
+        if self.stream is None and response is not None and streams(response):
+            self.stream = decoded(response)
+        self.status = response.status_code if response is not None else 0
+        self.reply, self.report = _read_again(flow, self.stream)
+        self.truncated = notes.TRUNCATED.of(flow) or (notes.STATUS.of(flow) is None and self.report.truncated)
+        odd = notes.ODD.of(flow)
+        self.odd = self.report.odd if odd is None else odd
+        self.cause = printable(_cause(flow, self), _LONGEST)
+        self.outcome = _outcome(flow, self)
+        failed = self.status >= 400 or not self.status or self.truncated or flow.error is not None
+        self.kind = "fault" if failed else "odd" if self.cause or self.odd or flow.marked else "good"
+
+    @property
+    def success(self) -> str:
+        finish = self.outcome.finish_reason
+        return f"finish {finish}" + (" (inferred)" if self.outcome.inferred else "") if finish else "answered"
+
+
+def _read_again(flow: http.HTTPFlow, stream: bytes | None) -> tuple[Reply | None, Report]:
+    """What the event stream comes to, as far as it goes; nothing where there is none."""
+    endpoint = notes.ENDPOINT.of(flow)
+    spec = AnswerSpec("", endpoint) if endpoint in ENDPOINTS and endpoint else at_path(flow.request.path)
+    if stream is None or spec is None:
+        return None, Report()
+    answer = replace(spec, quirks=notes.QUIRKS_NOTED.of(flow) or ()).read(notes.SSE_STATUS.of(flow) or 200)
+    answer.feed(stream)
+    return answer.finish(), answer.report
+
+
+def _cause(flow: http.HTTPFlow, seen: _Seen) -> str:
+    """Why the answer is not simply whole; "" for a plain success."""
+    noted = getattr(notes, "CAUSE", None)
+    if noted is not None and (cause := noted.of(flow)):
+        return str(cause)
+    if flow.response is not None and seen.status >= 400:
+        said = _error_in(decoded(flow.response) or b"")
+        return f"{seen.status}: {said}" if said else f"{seen.status} {flow.response.reason}".rstrip()
+    if flow.error is not None:
+        return flow.error.msg
+    if notes.STATUS.of(flow) is None and seen.reply is not None and seen.reply.status >= 400:
+        return _error_in(seen.reply.body)
+    if seen.truncated:
+        return cut_off(seen.report.events)
+    return "" if flow.response is not None else "no answer"
+
+
+def _error_in(body: bytes) -> str:
+    """The message of an error, in JSON or as the text that it is."""
+    text = body[:_SHOWN_FIRST].decode("utf-8", "replace")
+    try:
+        error = jsontext.loads(body.decode("utf-8-sig")) if len(body) <= _SHOWN_FIRST else None
+    except ValueError:
+        error = None
+    for key in ("error", "message", "detail"):
+        if isinstance(error, dict) and key in error:
+            error = error[key]
+    return error if isinstance(error, str) else " ".join(text.split())
+
+
+def _outcome(flow: http.HTTPFlow, seen: _Seen) -> Outcome:
+    request, response, report = flow.request, flow.response, seen.report
+    start = request.timestamp_end or request.timestamp_start
+    times = notes.TIMES.of(flow) or []
+    ended = getattr(notes, "ENDED", None)
+    over = ended.of(flow) if ended is not None else None
+    if over is None:
+        over = max(((response.timestamp_end if response else None) or start) - start, *times[-2:-1], 0.0)
+    events = notes.EVENTS.of(flow)
+    values: dict[str, Any] = {
+        "id": flow.id,
+        "at": start,
+        "upstream": with_port(printable(name_of(flow)), request.port),
+        "rule": notes.RULE.of(flow) or "",
+        "endpoint": notes.ENDPOINT.of(flow) or "",
+        "model": notes.MODEL.of(flow) or _model(flow),
+        "status": seen.status,
+        "events": report.events if events is None else events,
+        "bytes": len(seen.stream or (response.raw_content if response else None) or b""),
+        "finish_reason": notes.FINISH_REASON.of(flow) or report.finish_reason,
+        "inferred": notes.INFERRED.of(flow) or (events is None and report.inferred),
+        "truncated": bool(seen.truncated),
+        "code": notes.ERROR.of(flow) or "",
+        "seconds": over,
+        "first_event": times[0] if times else None,
+        "first_content": timeline.first_content(seen.stream or b"", times),
+        "arrivals": thinned(times[::2]),
+        "odd": tuple(seen.odd),
+        "injected": bool(notes.INJECTED.of(flow)),
+        "cause": seen.cause,
+        "ended": over if times else None,
+    }
+    return Outcome(**{each.name: values[each.name] for each in fields(Outcome) if each.name in values})
+
+
+def _model(flow: http.HTTPFlow) -> str:
+    body = decoded(flow.request) or b""
+    try:
+        members = jsontext.loads(body.decode()) if body[:1] == b"{" else None
+    except ValueError:
+        members = None
+    model = members.get("model") if isinstance(members, dict) else None
+    return printable(model) if isinstance(model, str) else ""
+
+
+# The parts of a section
+
+
+def _parts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[str]:
+    outcome, request, response = seen.outcome, flow.request, flow.response
+    yield _list(_facts(flow, seen))
+    if seen.stream is not None:
+        yield plot(outcome)
+    if seen.odd:
+        lines = "".join(f"<li>{_text(line)}</li>" for line in seen.odd[:MOST_ODD])
+        yield f"<h2>Odd</h2>\n<ul>{lines}</ul>"
+    for name, text in _said(seen):
+        yield f"<h2>{_text(name)}</h2>\n{_pre(text)}"
+    if seen.stream is not None:
+        yield _folded("Timeline", "<pre>" + _escaped(_timeline(flow, seen.stream)) + "</pre>")
+    yield _folded("The request", _message(f"{request.method} {request.url} {request.http_version}", request))
+    if seen.stream is not None and notes.SSE.of(flow) is not None:
+        yield _folded(f"What the upstream sent ({counted(len(seen.stream), 'byte')})", _body(seen.stream, ""))
+    if response is not None:
+        first = f"{response.http_version} {response.status_code} {response.reason}"
+        yield _folded("What the client got", _message(first, response))
+
+
+def _facts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[tuple[str, str]]:
+    outcome = seen.outcome
+    upstream, number, retries = notes.SSE_STATUS.of(flow), notes.TRY.of(flow), notes.RETRIED_AS.of(flow)
+    yield "cause", seen.cause
+    yield "request", f"{flow.request.method} {flow.request.url}"
+    yield "upstream", f"status {upstream}" if upstream and upstream != seen.status else ""
+    yield "rule", outcome.rule
+    yield "endpoint", outcome.endpoint
+    yield "model", outcome.model
+    yield "what came", describe(outcome)
+    yield "usage", notes.USAGE.of(flow) or ""
+    yield "try", f"{number}" if number else f"1 of {len(retries) + 1}" if retries else ""
+    yield "not forced", notes.LEFT_ALONE.of(flow) or ""
+    yield "fault injected", notes.INJECTED.of(flow) or ""
+    yield "comment", flow.comment
+    for name, value in _upstreams_head(flow):
+        yield f"upstream's {name}", value
+
+
+def _upstreams_head(flow: http.HTTPFlow) -> list[tuple[str, str]]:
+    noted = getattr(notes, "HEAD", None)
+    pairs = noted.of(flow) if noted is not None else None
+    return [(f"{name}", _decoded(value)) for name, value in pairs or []]
+
+
+def _decoded(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _said(seen: _Seen) -> Iterator[tuple[str, str]]:
+    """What the model said, joined: a name and a text each."""
+    if seen.stream is None or seen.reply is None:
+        return
+    body = seen.reply.body
+    try:
+        document = jsontext.loads(body.decode())
+    except ValueError:
+        return
+    yield from _texts(document, "", 0)
+
+
+def _texts(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    if depth > _DEEPEST or path == "error":
+        return
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        place = f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}".removeprefix(".")
+        if isinstance(member, str) and key in _SAID and member:
+            yield place, member
+        else:
+            yield from _texts(member, place, depth + 1)
+
+
+def _timeline(flow: http.HTTPFlow, stream: bytes) -> str:
+    response = flow.response
+    if response is None:
+        text = timeline_text.text(timeline.read(stream, notes.TIMES.of(flow)), About())
+    else:
+        about = Metadata(flow=flow, http_message=response, content_type=response.headers.get("content-type"))
+        text = view.prettify(stream, about)
+    lines = text.rstrip().split("\n")
+    left_out = len(lines) - _LINES_FIRST - _LINES_LAST
+    if left_out > 0:
+        lines[_LINES_FIRST:-_LINES_LAST] = [f"  … {left_out:,} lines left out …"]
+    return "\n".join(lines)
+
+
+def _message(first: str, message: http.Message) -> str:
+    fields = [
+        f"{name.decode(errors='replace')}: {value.decode(errors='replace')}" for name, value in message.headers.fields
+    ]
+    lines = [first, *fields]
+    heading = f'<pre class="wrapped">{_escaped("\n".join(printable(line, _LONGEST_LINE) for line in lines))}</pre>'
+    raw = message.raw_content
+    if raw is None:
+        return f'{heading}\n<p class="quiet">The body is not in the flow file.</p>'
+    body = decoded(message)
+    content_type = message.headers.get("content-type", "")
+    return heading + "\n" + _body(raw if body is None else body, content_type) if raw else heading
+
+
+def _body(body: bytes, content_type: str) -> str:
+    if b"\0" in body[:1024] or content_type.startswith(("image/", "audio/", "video/")):
+        return f'<p class="quiet">{_text(f"{counted(len(body), 'byte')}, not text: {content_type}")}</p>'
+    return _pre_of(body)
+
+
+def _pre_of(body: bytes) -> str:
+    if len(body) <= _SHOWN_FIRST + _SHOWN_LAST:
+        return _pre(body.decode(errors="replace"))
+    left_out = len(body) - _SHOWN_FIRST - _SHOWN_LAST
+    parts = body[:_SHOWN_FIRST].decode(errors="replace"), body[-_SHOWN_LAST:].decode(errors="replace")
+    return _pre(f"{parts[0]}\n\n… {counted(left_out, 'byte')} left out …\n\n{parts[1]}")
+
+
+def _pre(text: str) -> str:
+    """A text of others, its lines as they are."""
+    if len(text) > _SHOWN_FIRST + 2 * _SHOWN_LAST:
+        left_out = len(text) - _SHOWN_FIRST - _SHOWN_LAST
+        text = f"{text[:_SHOWN_FIRST]}\n\n… {left_out:,} characters left out …\n\n{text[-_SHOWN_LAST:]}"
+    lines = text.replace("\r\n", "\n").replace("\t", "    ").split("\n")
+    return f'<pre class="wrapped">{_escaped("\n".join(printable(line, 2 * _SHOWN_FIRST) for line in lines))}</pre>'
+
+
+def _folded(title: str, inside: str) -> str:
+    return f"<details><summary>{_text(title)}</summary>\n{inside}\n</details>"
+
+
+def _list(facts: Iterable[tuple[str, str]]) -> str:
+    rows = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>\n" for name, value in facts if value)
+    return f"<dl>\n{rows}</dl>"
+
+
+def _text(text: str) -> str:
+    return _escaped(printable(text, _LONGEST_LINE))
+
+
+def _escaped(text: str) -> str:
+    """HTML. A stand-in is as long as what it stands for, which nobody needs to see here."""
+    return escape(STAND_IN.sub(r"***\1", text))
