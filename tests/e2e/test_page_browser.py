@@ -84,10 +84,10 @@ def test_a_rule_is_switched_and_a_cut_flow_is_seen(browse: Callable, proxy: Prox
         assert "qwen3-32b chat" in browser("text", "#flows li:first-child")
         assert "cut off" in browser("text", "#flows li:first-child")
         assert "qwen3-32b" in browser("text", "#stats")
-        picture = browser("evaluate", "document.querySelector('#flows img').src")
-        assert browser("evaluate", f"fetch({json.dumps(picture)}).then(a => a.text())").count('class="cut"') == 1
-        drawn = "[...document.images].every(picture => picture.complete && picture.naturalWidth > 0)"
-        browser("evaluate", f"new Promise(done => setInterval(() => {drawn} && done(), 20))")
+        browser("click", "#flows li:first-child button")
+        browser("wait", "#flows li:first-child svg")
+        assert browser("evaluate", "document.querySelectorAll('svg .cut').length") == 1
+        assert "word 67" in browser("text", ".opened pre")
         browser.picture("page.png")
 
         browser("click", "[data-rule=private-vllm]")
@@ -117,9 +117,13 @@ def test_what_an_upstream_sends_runs_no_script(browse: Callable, proxy: Proxy, u
         browser("wait", "#flows li:nth-child(2)")
         browser("goto", page_of(proxy))
         assert HOSTILE in browser("text", "#flows")
-        picture = browser("evaluate", "document.querySelector('#flows li:last-child img').src")
-        # As a document of its own, too, where an SVG may run scripts.
-        assert browser("goto", picture) == 200
+        for number in (1, 2):
+            browser("click", f"#flows li:nth-child({number}) button")
+            browser("wait", f"#flows li:nth-child({number}) svg")
+        place = browser("evaluate", "document.querySelector('#flows li:last-child button').dataset.place")
+        # As documents of their own, too, where an SVG may run scripts.
+        for kind in ("svg", "html"):
+            assert browser("goto", f"{page_of(proxy)}/flows/{place}.{kind}") == 200
         assert browser("complaints") == []
 
 

@@ -292,6 +292,13 @@ class AnswerReader:
         except RecursionError:
             return self.failure(_too_deep())
 
+    def so_far(self) -> Any:
+        """The document of what has come, once that is finished and whatever ended it; None where none of it is."""
+        try:
+            return self._aggregator.result(done=True, partial=True).document
+        except (StreamError, RecursionError):
+            return None
+
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report

@@ -5,7 +5,9 @@ from itertools import accumulate
 from typing import Final
 
 # Seconds: ten buckets for each power of ten, from a millisecond to hours. None is wider than a third of its start.
-BOUNDS: Final = tuple(float(f"{step}e{power}") for power in range(-3, 5) for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+BOUNDS: Final = tuple(
+    float(f"{step}e{power}") for power in range(-3, 5) for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+)
 _SHARES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 

@@ -69,6 +69,11 @@ class Outcome:
     def ok(self) -> bool:
         return 0 < self.status < 400 and not self.truncated
 
+    @property
+    def is_odd(self) -> bool:
+        """Whether there is more to say of it than whether it is whole."""
+        return bool(self.odd) or self.inferred or self.injected
+
     @cached_property
     def longest_gap(self) -> float | None:
         """The longest silence between two pieces, or between the last and the end; None where nothing came."""
@@ -187,6 +192,10 @@ class Stats:
         self._weight += outcome.weight
         while self._weight > MOST_HELD or len(self._held) > MOST_FLOWS:
             self._weight -= self._held.popleft()[1]
+
+    @property
+    def row_count(self) -> int:
+        return len(self._rows)
 
     def rows(self, most: int | None = None) -> list[dict[str, Any]]:
         """One for each upstream and model, in alphabetical order; at most so many, those with the most flows."""

@@ -301,14 +301,14 @@ def test_a_person_gets_a_sentence_and_a_program_gets_json() -> None:
     client = client_of(Shelf())
     person = client.get("/nothing", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (person.status, person.type) == (404, "text/plain")
-    assert person.text == "There is no such page. There are /, /rules, /stats, /flows and /health.\n"
+    assert person.text == "There is no such page. There are /, /rules, /stats, /metrics, /flows, /events and /health.\n"
     program = client.get("/nothing")
     assert program.json == {"error": person.text.strip()}
 
 
 def test_a_fault_of_the_page_tells_no_message(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Stats):
-        def rows(self) -> list[dict[str, Any]]:
+        def rows(self, most: int | None = None) -> list[dict[str, Any]]:
             raise RuntimeError(SECRET)
 
     addon = Shelf()

@@ -22,7 +22,9 @@ def text_of(*outcomes: Outcome, in_flight: int = 0) -> str:
 
 def test_requests_are_counted_by_what_came_of_them() -> None:
     cut = replace(OUTCOME, status=502, truncated=True)
-    lines = text_of(OUTCOME, replace(OUTCOME, inferred=True), cut, replace(OUTCOME, status=429), in_flight=3).split("\n")
+    lines = text_of(OUTCOME, replace(OUTCOME, inferred=True), cut, replace(OUTCOME, status=429), in_flight=3).split(
+        "\n"
+    )
     label = 'upstream="llm.example.com:443",model="qwen3-8b"'
     for line in (
         "force_stream_in_flight 3",
@@ -55,7 +57,7 @@ def test_every_line_is_one_of_the_format_whatever_names_there_are() -> None:
 
 def test_a_histogram_only_grows_from_bucket_to_bucket() -> None:
     text = text_of(*[replace(OUTCOME, seconds=float(seconds)) for seconds in (0, 1, 9, 5000)])
-    counts = [int(count) for count in re.findall('duration_seconds_bucket{.*} (.*)', text)]
+    counts = [int(count) for count in re.findall("duration_seconds_bucket{.*} (.*)", text)]
     assert counts == sorted(counts)
     assert len(counts) == len(BUCKETS) + 1
     assert counts[-2:] == [3, 4]
