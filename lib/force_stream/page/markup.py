@@ -15,7 +15,7 @@ from urllib.parse import quote
 from ..view.opened import Opened
 from ..view.said import Said
 from ..view.stats import LONG_GAP, Outcome, Stats, cells, count, duration, rate
-from ..view.timeline import Entry, Timeline
+from ..view.timeline import Entry
 from ..wire.text import counted, printable
 from .choice import Choice
 from .plot import describe, ending, plot
@@ -212,11 +212,11 @@ def opened(flow: Outcome, inside: Opened | None, why_not: str = "") -> str:
 
 def _inside(flow: Outcome, inside: Opened) -> _Html:
     place = quote(flow.id, safe="", errors="replace")
-    kinds = [kind for kind in _EXPORTS if inside.timeline is not None or kind != "sse"]
+    kinds = [kind for kind in _EXPORTS if inside.about or kind != "sse"]
     return _fill(
         "inside",
         said=_join(_said(*each) for each in inside.said),
-        timeline="" if inside.timeline is None else _timeline(inside, inside.timeline),
+        timeline=_timeline(inside) if inside.about else "",
         explained=_join(_fill("line", line=line) for line in inside.explained),
         exports=_join(_fill("export", place=place, kind=kind, name=_EXPORTS[kind]) for kind in kinds),
     )
@@ -228,15 +228,12 @@ def _said(said: Said, size: int) -> _Html:
     return _fill("said", kind=said.kind.capitalize(), name=printable(said.name), text=_shown(said.text), rest=more)
 
 
-def _timeline(inside: Opened, timeline: Timeline) -> _Html:
+def _timeline(inside: Opened) -> _Html:
     left_out = [_fill("left out", count=counted(inside.left_out, "line"))] if inside.left_out else []
-    about = [counted(timeline.events, "event")]
-    about += [counted(timeline.comments, "comment line")] if timeline.comments else []
-    about += ["then [DONE]"] if timeline.dones else []
     rest = inside.size - len(inside.raw)
     raw = _shown(inside.raw.decode(errors="replace")) + (f"\n… {count(rest)} bytes more" if rest > 0 else "")
     entries = _join([*map(_entry, inside.first), *left_out, *map(_entry, inside.last)])
-    return _fill("timeline", about=", ".join(about), entries=entries, raw=raw)
+    return _fill("timeline", about=inside.about, entries=entries, raw=raw)
 
 
 def _entry(entry: Entry) -> _Html:

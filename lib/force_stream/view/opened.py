@@ -19,6 +19,7 @@ from ..proxy.notes import CHOICES, ENDPOINT, QUIRKS_NOTED, TIMES, UnreadableFlow
 from ..rules.hosts import with_port
 from ..rules.rule import Rule
 from ..wire import jsontext
+from ..wire.text import counted
 from . import said, timeline
 from .masking import Masker
 from .said import Said
@@ -46,12 +47,12 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Opened(NamedTuple):
-    """`said`: each with the length that its text has in whole. `entries`: of the event stream, if there is one, with
-    how many are `left_out` after the first ones; `raw` is how its `size` bytes begin. `explained`: which rule took the
-    flow, or for each rule why it did not."""
+    """`said`: each with the length that its text has in whole. `about`: the event stream in a few words, "" where there
+    is none; `first`, `last`: its entries, with how many are `left_out` between them; `raw`: how its `size` bytes begin.
+    `explained`: which rule took the flow, or for each rule why it did not."""
 
     said: Sequence[tuple[Said, int]]
-    timeline: Timeline | None
+    about: str
     first: Sequence[Entry]
     last: Sequence[Entry]
     left_out: int
@@ -72,7 +73,7 @@ def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bo
             first, last = first[:FIRST_ENTRIES], [*first[FIRST_ENTRIES:], *last][-LAST_ENTRIES:]
     return Opened(
         said=[(each._replace(text=mask.text(text)), len(each.text)) for each, text in _shown(spoken, whole=whole)],
-        timeline=read,
+        about="" if read is None else _about(read),
         first=[entry._replace(added=mask.text(entry.added)) for entry in first],
         last=[entry._replace(added=mask.text(entry.added)) for entry in last],
         left_out=0 if read is None else read.left_out + len(read.first) + len(read.last) - len(first) - len(last),
@@ -80,6 +81,13 @@ def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bo
         size=len(stream or b""),
         explained=explain.explain(flow, rules, enabled=enabled),
     )
+
+
+def _about(read: Timeline) -> str:
+    about = [counted(read.events, "event")]
+    about += [counted(read.comments, "comment line")] if read.comments else []
+    about += ["then [DONE]"] if read.dones else []
+    return ", ".join(about)
 
 
 def _shown(spoken: Sequence[Said], *, whole: bool) -> Iterator[tuple[Said, str]]:
