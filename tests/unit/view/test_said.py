@@ -91,7 +91,6 @@ NAMES = [
     "function",
     "summary",
     "name",
-    "arguments",
 ]
 KINDS = st.sampled_from(["text", "message", "function_call"])
 
