@@ -87,7 +87,7 @@ def test_a_rule_is_switched_and_a_cut_flow_is_seen(browse: Callable, proxy: Prox
         browser("click", "#flows li:first-child button")
         browser("wait", "#flows li:first-child svg")
         assert browser("evaluate", "document.querySelectorAll('svg .cut').length") == 1
-        assert "word 67" in browser("text", ".opened pre")
+        assert "word 59 word 0 word 1" in browser("text", ".opened pre")
         browser.picture("page.png")
 
         browser("click", "[data-rule=private-vllm]")
