@@ -68,8 +68,11 @@ class Request(NamedTuple):
 
     @property
     def query(self) -> dict[str, str]:
-        """The parameters, of several with one name the first. ValueError where there are very many."""
-        pairs = parse_qsl(self.target.partition("?")[2], keep_blank_values=True, max_num_fields=100)
+        """The parameters; of several with one name, the first."""
+        try:
+            pairs = parse_qsl(self.target.partition("?")[2], keep_blank_values=True, max_num_fields=100)
+        except ValueError:
+            raise _Failure(400, "The address has too many parameters.") from None
         return dict(reversed(pairs))
 
 

@@ -77,7 +77,9 @@ class Outcome:
     @cached_property
     def longest_gap(self) -> float | None:
         """The longest silence between two pieces, or between the last and the end; None where nothing came."""
-        times = self.arrivals if self.ended is None else (*self.arrivals, self.ended)
+        last = self.arrivals[-1:]
+        # One clock says when the last piece came, and another one when it was over.
+        times = self.arrivals if self.ended is None else (*self.arrivals, max(0.0, self.ended, *last))
         return max(map(sub, times[1:], times), default=None)
 
     @property
