@@ -57,7 +57,9 @@ def test_a_flow_that_is_still_in_memory_opens_and_can_be_saved() -> None:
     opened = client.get("/flows/f-1").json
     assert opened["said"] == [{"kind": "text", "name": "", "text": HOSTILE}]
     assert [entry["type"] for entry in opened["timeline"]] == ["chunk", "[DONE]"]
-    assert opened["explained"] == [f"POST 127.0.0.1{CHAT}: rule private-vllm: host 127.0.0.1 is not among its hosts"]
+    assert opened["explained"] == [
+        f"POST 127.0.0.1{CHAT}: rule private-vllm: host 127.0.0.1:22 is not among llm.example.com"
+    ]
     page = client.get("/flows/f-1.html").text
     assert "<script" not in page
     assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;\\u202e\\x00</pre>" in page
@@ -70,7 +72,7 @@ def test_a_flow_that_is_still_in_memory_opens_and_can_be_saved() -> None:
 
 
 def test_a_file_has_a_name_that_no_id_can_spoil() -> None:
-    flow, hostile = answered(), '../"\r\nX: y; é'
+    flow, hostile = answered(), '.."\r\nX: y; é'
     client = client_of(Shelf(dataclasses.replace(OUTCOME, id=hostile, flow=lambda: flow)))
     answer = client.get(f"/flows/{quote(hostile, safe='')}.sse")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="Xy.sse"'
@@ -79,10 +81,8 @@ def test_a_file_has_a_name_that_no_id_can_spoil() -> None:
 def test_of_a_flow_that_is_gone_the_page_says_so() -> None:
     client = client_of(Shelf(OUTCOME))
     opened = client.get("/flows/f-1").json
-    assert (opened["closed"], "said" in opened) == (
-        "The flow itself is no longer in memory: only its figures are.",
-        False,
-    )
+    assert opened["closed"] == "The flow itself is no longer in memory: only its figures are."
+    assert "said" not in opened
     assert "no longer in memory" in client.get("/flows/f-1.html").text
     assert {client.get(f"/flows/f-1.{kind}").status for kind in ("sse", "json", "curl")} == {404}
 
