@@ -393,6 +393,41 @@ def test_a_client_that_does_not_read_its_answer_does_not_keep_it_in_memory(monke
     run(test)
 
 
+def test_an_answer_that_goes_on_ends_with_a_fault_or_with_a_reader_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "_LOOK", 0.01)
+    pieces: list[bytes] = []
+
+    def news() -> bytes:
+        if len(pieces) == 2 and pieces[0]:  # what nobody reads
+            monkeypatch.setattr(server, "_PATIENCE", 0.1)
+        return pieces.pop(0) if pieces else 1 / 0  # type: ignore[return-value]
+
+    async def answer(*_: object) -> Response:
+        return Response(b"first", "text/event-stream", headers={"Content-Length": "5"}, news=news)
+
+    monkeypatch.setattr(server, "respond", answer)
+
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            pieces[:] = [b"", b"second"]
+            came = await ask(port, b"GET /events HTTP/1.0\r\nHost: x\r\n\r\n")
+            assert came.partition(b"\r\n\r\n")[2] == b"firstsecond"
+            assert b"Content-Length" not in came
+            assert "a fault of the page: ZeroDivisionError" in caplog.text
+            pieces[:] = [b"x" * 30_000_000] * 2
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEALTH)
+            while len(pieces) == 2 or any("_Port._serve" in repr(task) for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.01)
+            writer.transport.abort()
+            assert len(pieces) == 1, "it was given up on before the next piece"
+
+    run(test)
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_requests_in_a_row_get_one_answer(version: str) -> None:
     async def test() -> None:
