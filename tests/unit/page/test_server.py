@@ -398,10 +398,12 @@ def test_an_answer_that_goes_on_ends_with_a_fault_or_with_a_reader_that_reads_no
 ) -> None:
     monkeypatch.setattr(server, "_LOOK", 0.01)
     pieces: list[bytes] = []
+    unread = asyncio.Event()
 
     def news() -> bytes:
-        if len(pieces) == 2 and pieces[0]:  # what nobody reads
+        if len(pieces) == 2 and pieces[0]:
             monkeypatch.setattr(server, "_PATIENCE", 0.1)
+            unread.set()
         return pieces.pop(0) if pieces else 1 / 0  # type: ignore[return-value]
 
     async def answer(*_: object) -> Response:
@@ -420,8 +422,8 @@ def test_an_answer_that_goes_on_ends_with_a_fault_or_with_a_reader_that_reads_no
             pieces[:] = [b"x" * 30_000_000] * 2
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(HEALTH)
-            while len(pieces) == 2 or any("_Port._serve" in repr(task) for task in asyncio.all_tasks()):
-                await asyncio.sleep(0.01)
+            await unread.wait()
+            await asyncio.wait([task for task in asyncio.all_tasks() if "_Port._serve" in repr(task)])
             writer.transport.abort()
             assert len(pieces) == 1, "it was given up on before the next piece"
 
