@@ -119,6 +119,18 @@ def test_the_flow_of_a_client_that_gave_up_has_the_events_that_came(
     assert flow["response"]["body"] == flow["metadata"]["force_stream.sse"]
 
 
+def test_a_clients_own_stream_that_was_cut_is_told_of(start: Callable[..., Proxy], upstream: Upstream) -> None:
+    proxy = start(upstream.url())
+    upstream.answer(Head(), TWO, Reset(), key="own")
+    with Http1Client(proxy.url) as client:
+        client.post(CHAT, request(stream=True), [("x-answer", "own")])
+    told = r"cut off after event 2 \(connection .*\); r: chat m, the client's own stream"
+    proxy.wait_for_log(rf"{told}, \d+\.\d s$")
+    (flow,) = proxy.flows("own")
+    assert re.fullmatch(told, flow["comment"])
+    assert flow["marked"] == ":warning:"
+
+
 class PlainServer(socketserver.BaseRequestHandler):
     """What servers without TLS say to a TLS client."""
 

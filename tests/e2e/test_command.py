@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from force_stream.cli import main
-from harness import Certs, Http1Client, Upstream, event_stream, refused_port
+from harness import Certs, Http1Client, Upstream, event_stream, refused_port, sse
 from harness.paths import ROOT
 from harness.record import TIMEOUT
-from harness.samples import CHAT, DOCUMENT, STREAM, request
+from harness.samples import CHAT, DOCUMENT, STREAM, choice, chunk, request
 
 COMMAND = [sys.executable, "-m", "force_stream.cli"]
 START_TIMEOUT = 120.0
@@ -269,3 +269,38 @@ def test_a_mitmdump_after_install_has_the_addon_without_being_told(tmp_path: Pat
     assert "force_stream_hosts" in options
     assert main(["install", "--remove", "--confdir", str(config)]) == 0
     assert (config / "config.yaml").read_text() == ""
+
+
+# aggregate
+
+
+@pytest.mark.parametrize("module", [["force_stream"], ["force_stream.cli", "aggregate"]], ids=["module", "command"])
+def test_a_reader_that_has_read_enough_makes_no_traceback(module: list[str], tmp_path: Path) -> None:
+    """As with `| head -c 1`: more than a pipe holds is still to be written."""
+    (tmp_path / "stream.sse").write_bytes(sse(chunk(choice(content="x" * 2**20, finish_reason="stop"))))
+    words = [sys.executable, "-m", *module, *["stream.sse"] * 3]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(1) == b"{"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(TIMEOUT) == 141
+
+
+def test_aggregate_reads_a_pipe_and_files(tmp_path: Path) -> None:
+    (tmp_path / "stream.sse").write_bytes(STREAM)
+    done = subprocess.run(
+        [sys.executable, "-m", "force_stream", "-v", "--pretty", "-", "stream.sse"],
+        input=STREAM,
+        capture_output=True,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        timeout=START_TIMEOUT,
+        check=True,
+    )
+    first, _, second = done.stdout.decode().partition("}\n{")
+    assert json.loads(first + "}") == json.loads("{" + second) == DOCUMENT
+    assert len(re.findall(r"(?m)^finish reason +stop$", done.stderr.decode())) == 2

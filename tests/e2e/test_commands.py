@@ -371,7 +371,7 @@ def test_aggregate_goes_by_the_rules_as_they_are_now_and_can_be_reverted(
         assert (only["message"]["content"], only["finish_reason"]) == ("Hello", "length")
         assert flow.metadata["force_stream.times"] == times
         assert [record.getMessage().partition(", 3 events")[0] for record in caplog.records] == [
-            "all: chat m, 200, finish length (inferred), truncated"
+            "cut off after event 3 (the upstream ended it); all: chat m, 200, finish length (inferred), truncated"
         ]
         flow.revert()
         assert flow.response.status_code == 502
@@ -455,11 +455,12 @@ def test_a_saved_flow_file_is_aggregated_again(
     again = tmp_path / "again"
     arguments = ["-s", str(ADDON), "--set", f"force_stream_rules={rules_file}", "--set", "force_stream_aggregate=true"]
     log = mitmdump(certs, tmp_path, "-n", "-r", str(tmp_path / "flows"), "-w", str(again), *arguments)
-    told = [line.rpartition(", ")[0] for line in log if line.startswith("all: ")]
-    size = len(STREAM)
+    told = [line.rpartition(", ")[0] for line in log if "all: chat m, " in line]
+    size, cut_size = len(STREAM), len(sse(*EVENTS[:3], done=False))
     assert told == [
         f"all: chat m, 200, finish stop, 5 events, {size:,} bytes, 3 in + 2 out tokens",
-        f"all: chat m, 200, finish length (inferred), truncated, 3 events, {len(sse(*EVENTS[:3], done=False)):,} bytes",
+        "cut off after event 3 (connection closed); "
+        f"all: chat m, 200, finish length (inferred), truncated, 3 events, {cut_size:,} bytes",
         f"all: chat m, 200, finish stop, 5 events, {size:,} bytes, 3 in + 2 out tokens",
     ]
     flows = {flow.request.headers["x-answer"]: flow for flow in read_flows(again)}
@@ -551,7 +552,8 @@ def test_compare_sends_the_request_both_ways_and_logs_what_differs(shared: Proxy
         r'force_stream\.compare /v1/chat/completions: \$\.object: "x" vs "chat\.completion"', since=since
     )
     shared.wait_for_log(r'force_stream\.compare /v1/chat/completions: \$\.usage: nothing vs \{"prompt_', since=since)
-    shared.wait_for_log("force_stream.compare /v1/chat/completions: 2 differences; the log has them", since=since)
+    verdict = "force_stream.compare /v1/chat/completions: plain: 200; forced: 200: 2 differences; the log has them"
+    shared.wait_for_log(verdict, since=since)
     assert len([line for line in shared.log_lines[since:] if "force_stream.compare" in line]) == 3
     _, *sent = upstream.requests
     assert sorted(seen.body for seen in sent) == sorted([json.dumps(request()).encode(), upstream.requests[0].body])
@@ -580,7 +582,7 @@ def test_compare_says_when_both_answers_are_the_same(shared: Proxy, upstream: Up
     ask(shared, key)
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
-    shared.wait_for_log("the plain answer and the forced one are the same, but for ids and times", since=since)
+    shared.wait_for_log("plain and forced give the same answer, but for ids and times", since=since)
 
 
 def test_compare_takes_a_flow_that_no_rule_forced(shared: Proxy, upstream: Upstream, key: str) -> None:
@@ -588,7 +590,7 @@ def test_compare_takes_a_flow_that_no_rule_forced(shared: Proxy, upstream: Upstr
     ask(shared, key, request("unforced"))
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
-    shared.wait_for_log("the plain answer and the forced one are the same, but for ids and times", since=since)
+    shared.wait_for_log("plain and forced give the same answer, but for ids and times", since=since)
     assert ["stream" in seen.json() for seen in upstream.requests].count(True) == 1
 
 
@@ -613,21 +615,65 @@ def test_compare_says_why_there_is_nothing_to_compare(shared: Proxy, upstream: U
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize(
-    ("forced", "said"),
-    [
-        pytest.param(document({"error": {}}, status=503), "status: 200, and 503", id="an error"),
-        pytest.param(Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), CutChunk()), None, id="cut"),
-    ],
-)
-def test_compare_shows_a_forced_request_that_fails(
-    shared: Proxy, upstream: Upstream, key: str, forced: Answer, said: str | None
-) -> None:
-    upstream.handle(lambda seen: forced if seen.json().get("stream") else document(DOCUMENT))
+def failure(status: int, message: str) -> Answer:
+    return document({"error": {"message": message}}, status=status)
+
+
+CUT_OFF = Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), CutChunk())
+VERDICTS: dict[str, tuple[Answer, Answer, str]] = {
+    "only streams": (
+        failure(400, "This model only support stream mode"),
+        event_stream(STREAM),
+        r'plain: 400 "This model only support stream mode"; forced: 200: this upstream only streams',
+    ),
+    "streams unasked": (
+        event_stream(STREAM),
+        event_stream(STREAM),
+        r"plain: 200 \(an event stream that nobody asked for\); forced: 200: this upstream only streams",
+    ),
+    "plain fails": (
+        Answer.of(Head(504, {"Content-Type": "text/html"}), Data(b"<h1>504 Gateway Time-out</h1>"), End()),
+        event_stream(STREAM),
+        r'plain: 504 \(not JSON: "504 Gateway Time-out"\); forced: 200: only streaming works here',
+    ),
+    "cannot stream": (
+        document(DOCUMENT),
+        failure(400, "Streaming is not supported for this model"),
+        r"plain: 200; forced: 400 .*: this upstream does not stream this request",
+    ),
+    "cut off": (
+        document(DOCUMENT),
+        CUT_OFF,
+        r"plain: 200; forced: 502 \(cut off after event 2 \(.*\)\): streaming is what fails here",
+    ),
+    "a rate limit": (
+        document(DOCUMENT),
+        failure(429, "Rate limit reached"),
+        r'plain: 200; forced: 429 "Rate limit reached": that may pass, so compare again later',
+    ),
+    "a wrong key": (
+        failure(401, f"Incorrect API key: {SECRET}"),
+        failure(401, f"Incorrect API key: {SECRET}"),
+        r'plain and forced fail the same way: 401 "Incorrect API key: \*\*\*"',
+    ),
+    "each in its way": (
+        failure(500, "out of memory"),
+        CUT_OFF,
+        r'plain: 500 "out of memory"; forced: 502 .*: both fail',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_compare_says_first_what_a_failure_means(shared: Proxy, upstream: Upstream, key: str, case: str) -> None:
+    plain, forced, said = VERDICTS[case]
+    upstream.answer_always(document(DOCUMENT))
     ask(shared, key, request("unforced"))
+    upstream.handle(lambda seen: forced if seen.json().get("stream") else plain)
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
-    shared.wait_for_log(rf"force_stream\.compare /v1/chat/completions: {said or 'status: 200, and 502'}", since=since)
+    shared.wait_for_log(rf"force_stream\.compare /v1/chat/completions: {said}", since=since)
+    assert len([line for line in shared.log_lines[since:] if "force_stream.compare" in line]) == 1
 
 
 def test_a_mitmproxy_unknown_below_its_hooks_cannot_compare(run: Callable) -> None:

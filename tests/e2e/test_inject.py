@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import openai
 import pytest
 from harness import (
     H2_UPSTREAM,
@@ -30,6 +31,7 @@ RULE = """\
   models: ["{name}"]
   force_upstream_stream: true
   idle_timeout: {idle}
+  retries: {retries}
   inject: {{{inject}}}
 """
 INJECT = {
@@ -41,7 +43,14 @@ INJECT = {
     "long-stall": "stall: 60",
     "split": "split_utf8: true",
     "labelled": "content_type: text/html",
+    "refused": "status: 429, retry_after: 20",
+    "garbage": "garbage: 2",
+    "delay": "delay: 0.6",
+    "empty": "empty: true",
     "several": "stall: 0.1, cut_after: 2, content_type: text/plain",
+    "twice": "status: 503, retry_after: 0, times: 2",
+    "once": "cut_after: 1, times: 1",
+    "never": "cut_after: 9",
     "none": "",
 }
 SPLIT_STREAM = sse(chunk(choice(content="Grüße, 世界 🙂")), chunk(choice(finish_reason="stop")))
@@ -51,7 +60,8 @@ SPLIT_STREAM = sse(chunk(choice(content="Grüße, 世界 🙂")), chunk(choice(f
 def rules_of_inject(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("inject") / "rules.yaml"
     rules = (
-        RULE.format(name=name, inject=inject, idle=1 if name == "long-stall" else 30) for name, inject in INJECT.items()
+        RULE.format(name=name, inject=inject, idle=1 if name == "long-stall" else 30, retries=int(name == "once"))
+        for name, inject in INJECT.items()
     )
     path.write_text("rules:\n" + "".join(rules))
     return path
@@ -62,6 +72,13 @@ def proxy(shared_proxy: Callable[..., Proxy], upstream: Upstream, rules_of_injec
     modes = [f"reverse:{upstream.url(listener)}" for listener in ("http", "h2")]
     options = {"force_stream_rules": rules_of_inject, "connection_strategy": "lazy"}
     return shared_proxy(*modes, scripts=[ADDON, H2_UPSTREAM], options=options, remote=True)
+
+
+@pytest.fixture
+def counting_proxy(proxy_factory: Callable[..., Proxy], upstream: Upstream, rules_of_inject: Path) -> Proxy:
+    """One that has not failed yet: for rules with `times`."""
+    options = {"force_stream_rules": rules_of_inject, "connection_strategy": "lazy"}
+    return proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON], options=options, remote=True)
 
 
 @pytest.fixture(params=["h1", "h2"])
@@ -79,16 +96,19 @@ def ask(proxy: Proxy, certs: Certs, request: pytest.FixtureRequest) -> Callable[
     return ask
 
 
+# Those that have tests of their own.
+APART = ("none", "never", "split", "empty", "twice", "once")
 OUTCOMES: dict[str, tuple[int, str]] = {
     "cut": (502, "stream_truncated"),
     "cut-at-once": (502, "stream_truncated"),
     "error": (502, "injected"),
     "long-stall": (504, "stream_timeout"),
+    "refused": (429, "injected"),
     "several": (502, "stream_truncated"),
 }
 
 
-@pytest.mark.parametrize("name", [name for name in INJECT if name != "none"])
+@pytest.mark.parametrize("name", [name for name in INJECT if name not in APART])
 def test_an_injected_fault_is_what_a_real_one_is_and_says_so(
     proxy: Proxy, upstream: Upstream, ask: Callable[..., Response], name: str
 ) -> None:
@@ -124,11 +144,64 @@ def test_a_rule_that_injects_nothing_says_nothing_of_it(
     assert "force_stream.injected" not in flow["metadata"]
 
 
+def test_a_fault_that_did_not_come_to_pass_is_not_said(
+    proxy: Proxy, upstream: Upstream, ask: Callable[..., Response]
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    assert ask("never").json() == DOCUMENT
+    flow = proxy.flows("never")[-1]
+    assert "FAULT" not in flow["comment"]
+    assert "force_stream.injected" not in flow["metadata"]
+
+
+def test_an_application_that_tries_again_is_tested_without_asking_the_upstream(
+    counting_proxy: Proxy, upstream: Upstream
+) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    with Http1Client(counting_proxy.url) as client:
+        responses = [client.post(CHAT, request("twice")) for _ in range(4)]
+    assert [response.status for response in responses] == [503, 503, 200, 200]
+    assert responses[0].header("retry-after") == "0"
+    assert len(upstream.requests) == 2
+    assert ["FAULT" in flow["comment"] for flow in counting_proxy.flows()] == [True, True, False, False]
+
+
+def test_openais_client_gets_through_two_injected_failures_by_itself(counting_proxy: Proxy, upstream: Upstream) -> None:
+    """As docs/failures.md says of it."""
+    upstream.answer_always(event_stream(STREAM))
+    direct = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(base_url=f"{counting_proxy.url}/v1", api_key="k", http_client=direct) as client:
+        answer = client.chat.completions.create(model="twice", messages=[{"role": "user", "content": "Hi"}])
+    assert answer.choices[0].message.content == "Hello"
+    assert len(upstream.requests) == 1
+    assert len(counting_proxy.flows()) == 3
+
+
+def test_the_addons_own_retry_counts_as_a_try(counting_proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer_always(event_stream(STREAM))
+    with Http1Client(counting_proxy.url) as client:
+        assert client.post(CHAT, request("once"), [("x-answer", "retried")]).json() == DOCUMENT
+    assert len(upstream.requests) == 2
+    flow = next(flow for flow in counting_proxy.flows("retried") if "force_stream.retried_as" in flow["metadata"])
+    assert flow["comment"].endswith(", try 2; FAULT INJECTED in the first try")
+    assert json.loads(flow["metadata"]["force_stream.injected"]) == {"cut_after": 1}
+
+
+def test_an_empty_stream_is_followed_by_the_plain_request(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(DOCUMENT), key="emptied")
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request("empty"), [("x-answer", "emptied")]).json() == DOCUMENT
+    flow = next(flow for flow in proxy.flows("emptied") if "force_stream.retried_as" in flow["metadata"])
+    assert json.loads(flow["metadata"]["force_stream.injected"]) == {"empty": True}
+
+
 def test_split_characters_come_whole(proxy: Proxy, upstream: Upstream, ask: Callable[..., Response]) -> None:
     upstream.answer(event_stream(SPLIT_STREAM), key="split")
     upstream.answer_always(event_stream(STREAM))
     assert ask("split").json()["choices"][0]["message"]["content"] == "Grüße, 世界 🙂"
-    pieces = proxy.flows("split")[-1]["metadata"]["force_stream.times"][1::2]
+    flow = proxy.flows("split")[-1]
+    assert "split: chat split, 200, FAULT INJECTED, " in flow["comment"]
+    pieces = flow["metadata"]["force_stream.times"][1::2]
     # Each byte of the event with those characters came by itself.
     assert pieces[:20] == list(range(1, 21))
 

@@ -380,6 +380,7 @@ def wait_until_joined(proxy: Proxy, headers: Any) -> None:
         ("sets a wrong length", 200),
         ("takes the body away", 200),
         ("adds trailers", 200),
+        ("copies the response", 200),
     ],
 )
 def test_whatever_a_script_does_a_client_that_has_joined_gets_one_response(
@@ -394,6 +395,22 @@ def test_whatever_a_script_does_a_client_that_has_joined_gets_one_response(
     assert (response.status, response.ended) == (status, "complete")
     assert response.header("content-type") == "application/json"
     assert status == 502 or response.body == b"" or response.json() == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("act", "answer"),
+    [("answers at request", "by a script"), ("answers at request with events", "scripted")],
+)
+def test_a_script_may_answer_a_client_that_has_joined(
+    proxy: Proxy, upstream: Upstream, headers: Any, act: str, answer: str
+) -> None:
+    gate = gone(proxy, upstream, headers, "kept", Close())
+    with Http1Client(proxy.urls[HTTP]) as client:
+        response = client.request("POST", CHAT, [*headers, ("x-request-id", act)], body_of("kept"))
+    gate.open()
+    assert (response.status, response.header("content-type")) == (200, "application/json")
+    document = response.json()
+    assert answer in (document.get("answered"), document.get("choices", [{"message": {}}])[0]["message"].get("content"))
 
 
 def test_a_try_under_way_goes_on_as_well(proxy: Proxy, upstream: Upstream, headers: Any) -> None:
@@ -479,7 +496,7 @@ def test_the_rules_clocks_go_on_without_the_client(
         proxy.wait_for_log(f"{model}: {GAVE_UP}", since=since)
         proxy.wait_for_log(line, since=since)
     if model == "hurried":
-        assert upstream.requests[0].wait_closed(5)
+        assert upstream.requests[0].wait_closed()
 
 
 def test_the_page_says_which_clients_gave_up_and_mitmproxy_stops_at_once_while_an_answer_goes_on(

@@ -22,6 +22,7 @@ from harness import (
     Proxy,
     Request,
     Response,
+    Signal,
     Upstream,
     WaitFor,
     document,
@@ -190,10 +191,13 @@ def test_an_answer_to_a_plain_request_gets_no_heartbeats(proxy: Proxy, upstream:
 
 @pytest.mark.parametrize("model", ["gone", "beating-4"])
 def test_a_client_that_leaves_ends_the_forced_request(proxy: Proxy, upstream: Upstream, model: str) -> None:
-    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), Linger())
+    begun = Gate()
+    refused_then(upstream, Head(), Data(sse(EVENTS[0], done=False)), Signal(begun), Linger())
     with Http1Client(proxy.url) as client:
         client.start("POST", CHAT, [("content-type", "application/json")], b'{"model": "%s"}' % model.encode())
         forced = upstream.wait_request(2)
+        begun.wait()
+        proxy.settle()
         client.close()
         assert forced.wait_closed()
     assert forced.abandoned

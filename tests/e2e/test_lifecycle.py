@@ -85,8 +85,12 @@ def test_what_happened_is_in_the_log_on_the_flow_and_in_the_flow_file_and_no_cre
     line = r"private-vllm: chat m, 200, finish stop, 5 events, [\d,]+ bytes, 3 in \+ 2 out tokens, \d+\.\d s$"
     proxy.wait_for_log(line)
     odd = r"; odd: no finish reason for choice 0; no \[DONE\]$"
-    proxy.wait_for_log(r"private-vllm: chat m, 502, stream_truncated, 3 events, [\d,]+ bytes, \d+\.\d s" + odd)
-    proxy.wait_for_log(r"private-vllm: chat m, 429, upstream_error, 1 event, \d+ bytes, \d+\.\d s; odd: .*$")
+    cut, limited = (
+        r"cut off after event 3 \(the upstream ended it\); ",
+        r'rate limited by the upstream \(429\): "Slow."; ',
+    )
+    proxy.wait_for_log(cut + r"private-vllm: chat m, 502, stream_truncated, 3 events, [\d,]+ bytes, \d+\.\d s" + odd)
+    proxy.wait_for_log(limited + r"private-vllm: chat m, 429, upstream_error, 1 event, \d+ bytes, \d+\.\d s; odd: .*$")
     assert proxy.stop() == 0
     told = [line for line in proxy.log_lines if "private-vllm: chat" in line]
     assert len(told) == 3, "one line a forced flow"
@@ -107,7 +111,8 @@ def test_what_happened_is_in_the_log_on_the_flow_and_in_the_flow_file_and_no_cre
         "error": ":warning:",
     }
     assert re.fullmatch(r"private-vllm: chat m, 200, finish stop, \d+\.\d s", flows["ok"].comment)
-    assert re.fullmatch(r"private-vllm: chat m, 502, stream_truncated, \d+\.\d s; odd: .*", flows["truncated"].comment)
+    said = cut + r"private-vllm: chat m, 502, stream_truncated, \d+\.\d s; odd: .*"
+    assert re.fullmatch(said, flows["truncated"].comment)
 
     note = flows["ok"].metadata
     assert all(key.startswith("force_stream.") for key in note)

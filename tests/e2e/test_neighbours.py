@@ -182,7 +182,7 @@ type Outcome = tuple[str, list[str]]
 DOCUMENT: Outcome = ("200 Hello", ["200, finish stop"])
 KILLED: Outcome = ("no answer", [])
 NOT_FORCED: Outcome = ("200 plain", [])
-NO_ANSWER = "no answer: Connection killed."
+NO_ANSWER = "no answer: Connection killed"
 SUCCESS, ANSWERED = "200, finish stop", "answered by another addon"
 
 # By act: beside a script that is loaded before ours, and after it. The acts are in neighbours.py.
@@ -222,6 +222,7 @@ OUTCOMES: dict[str, tuple[Outcome, Outcome]] = {
     "sets headers at response": (DOCUMENT, DOCUMENT),
     "sets the status at responseheaders": (("403 Hello", [SUCCESS]), ("403 Hello", [SUCCESS])),
     "sets the status at response": (("403 Hello", [SUCCESS]), ("403 Hello", [SUCCESS])),
+    "copies the response": (DOCUMENT, DOCUMENT),
     "compresses": (DOCUMENT, DOCUMENT),
     "asks for plain": (DOCUMENT, ("200 plain", ["200, 0 events"])),
     "adds a member": (DOCUMENT, DOCUMENT),

@@ -120,17 +120,21 @@ def test_all_who_tell_what_is_odd_say_the_same_in_the_same_words(
     assert flow.metadata["force_stream.odd"] == expected
     assert on_page == expected
     assert seen_in_view(flow) == expected
-    told = f"; odd: {'; '.join(expected)}" if expected else ""
-    log = [line.getMessage() for line in caplog.records if line.getMessage().startswith("private-vllm: chat m, ")]
+    told, cause = "; ".join(expected), flow.metadata["force_stream.cause"]
+    log = [line.getMessage() for line in caplog.records if "private-vllm: chat m, " in line.getMessage()]
     for line in (*log, flow.comment):
-        assert line.endswith(f" s{told}")
+        assert line.startswith(f"{cause}; private-vllm: chat m, " if cause else "private-vllm: chat m, ")
+        assert cause == f"odd: {told}" or line.endswith(f" s; odd: {told}" if told else " s")
     assert len(log) == 1
     assert flow.marked == (":warning:" if expected else "")
 
     (tmp_path / "stream.sse").write_bytes(body)
     main([str(tmp_path / "stream.sse")])
     on_stderr = capsys.readouterr().err.splitlines()
-    assert [line for line in on_stderr if not line.startswith("an error: the client would get status")] == expected
+    first = [cause] if cause and not cause.startswith("odd: ") else []
+    assert [
+        line for line in on_stderr if not line.startswith("an error: the client would get status")
+    ] == first + expected
 
 
 @pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, (body, _) in STREAMS.items() if body])

@@ -27,6 +27,7 @@ from harness import (
     Response,
     RstStream,
     ShortLength,
+    Signal,
     Upstream,
     WaitFor,
     document,
@@ -527,11 +528,17 @@ def test_a_client_that_left_during_the_pause_is_not_tried_for(
     assert len(upstream.requests) == 1
 
 
-def test_a_client_that_leaves_ends_the_try_that_is_under_way(upstream: Upstream, connect: Callable[..., Any]) -> None:
-    script(upstream, status(503), Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), Linger()), GOOD)
+def test_a_client_that_leaves_ends_the_try_that_is_under_way(
+    proxy: Proxy, upstream: Upstream, connect: Callable[..., Any]
+) -> None:
+    begun = Gate()
+    held = Answer.of(Head(), Data(sse(*EVENTS[:2], done=False)), Signal(begun), Linger())
+    script(upstream, status(503), held, GOOD)
     client, leave, _ = connect("thrice")
     with client:
         second = upstream.wait_request(2)
+        begun.wait()
+        proxy.settle()
         leave()
         assert second.wait_closed()
     assert second.abandoned

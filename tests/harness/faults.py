@@ -523,7 +523,7 @@ def _other() -> Iterator[Fault]:
     yield fault(
         "response.failed",
         [Head(), CREATED, FAILED, End()],
-        Outcome(429, error="upstream_error"),
+        Outcome(429, error="rate_limit_exceeded"),
         path=RESPONSES,
         without_layer="429 rate_limit_exceeded",
     )
@@ -987,6 +987,14 @@ def _said(path: str, body: dict[str, Any]) -> tuple[str, str]:
     return choice["text"] if path == COMPLETIONS else choice["message"]["content"], choice["finish_reason"]
 
 
+def _named(outcome: Outcome) -> str:
+    """The code of an error as people know it: of one that the upstream reported, its own."""
+    error = outcome.body.get("error") if outcome.error == "upstream_error" and isinstance(outcome.body, dict) else None
+    names = [error.get("code"), error.get("type")] if isinstance(error, dict) else []
+    own = [name for name in names if isinstance(name, str) and name not in ("", "upstream_error", "error")]
+    return (own or [outcome.error])[0]
+
+
 def check_flow(row: Row, flow: dict[str, Any] | None) -> Iterator[str]:
     """What the person at the proxy sees."""
     if flow is None:
@@ -998,17 +1006,20 @@ def check_flow(row: Row, flow: dict[str, Any] | None) -> Iterator[str]:
     wanted: dict[str, Any] = {
         "rule": row.rule,
         "status": outcome.status,
-        "error": outcome.error,
+        "error": _named(outcome),
         "truncated": outcome.truncated,
         "inferred": outcome.inferred,
     }
     got = {name: note.get(f"force_stream.{name}") for name in wanted}
     if got != wanted:
         yield f"metadata {got}, not {wanted}"
-    start = f"{row.rule}: {ENDPOINTS[row.fault.path]} {row.model}, {outcome.status}"
-    if not flow["comment"].startswith(start) or outcome.error not in flow["comment"]:
-        yield f"comment {flow['comment']!r}"
     odd = bool(outcome.status >= 400 or outcome.error or outcome.truncated or note.get("force_stream.odd"))
+    cause = note.get("force_stream.cause")
+    if bool(cause) != odd:
+        yield f"cause {cause!r}"
+    start = f"{f'{cause}; ' if cause else ''}{row.rule}: {ENDPOINTS[row.fault.path]} {row.model}, {outcome.status}"
+    if not flow["comment"].startswith(start) or _named(outcome) not in flow["comment"]:
+        yield f"comment {flow['comment']!r}"
     if (flow["marked"] == ":warning:") != odd:
         yield f"marked {flow['marked']!r}"
     kept = note.get("force_stream.sse")

@@ -218,6 +218,15 @@ class Proxy:
         """
         return self.command("flows", key)
 
+    def settle(self) -> None:
+        """Wait until the process has read and handled what has arrived at its sockets.
+
+        A client that leaves before that is not always passed on: between a response's head and the data after it,
+        mitmproxy (12.0.1 to 12.3.1) may cancel the task of the upstream's connection while that waits for the lock of
+        `server_event`. The socket then stays open until Python's garbage collection.
+        """
+        self.command("settle")
+
     def saved_flows(self) -> list[flow.Flow]:
         """What is in the flow file, once the process has stopped."""
         assert self.flow_file

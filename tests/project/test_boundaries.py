@@ -53,7 +53,7 @@ MAY_KNOW_MITMPROXY = {
         )
     ),
     "addon.py",
-    "cli/mitmproxy_tools",
+    *(f"cli/{name}" for name in ("mitmproxy_tools", "report", "report_page")),
     "cli/mitmproxy_script/overrides",
 }
 # mitmproxy's own dependencies, which its standalone binaries have too. tornado is not one: mitmweb alone brings it.

@@ -14,6 +14,8 @@ import pytest
 from harness import Http1Client, Proxy, ProxyExitedError, Upstream, document, event_stream
 from harness.paths import ROOT
 from harness.samples import CHAT, DOCUMENT, STREAM, request
+from mitmproxy.io import FlowWriter
+from mitmproxy.test import tflow
 
 TIMEOUT = 300.0
 BIN = "Scripts" if os.name == "nt" else "bin"
@@ -79,6 +81,10 @@ def test_the_wheel_works_in_an_empty_environment_with_the_locked_versions(
     assert script.is_relative_to(environment)
     assert script.is_file()
     assert command("check", f"{script.with_name('rules.yaml')}") == ""
+    flows = home / "flows"
+    with open(flows, "wb") as file:
+        FlowWriter(file).add(tflow.tflow(resp=True))
+    assert "--fault: #" in command("report", f"{flows}", "-o", "-")
     ask = (
         "import sys, urllib.request; "
         f"ask = urllib.request.Request('{upstream.url()}{CHAT}', b'{{}}', {{'Content-Type': 'application/json'}}); "

@@ -498,10 +498,13 @@ def test_a_bare_mitmdump_makes_502_of_every_cut(
 
 
 def test_a_client_that_goes_away_is_seen_by_the_upstream(bare: Proxy, upstream: Upstream) -> None:
-    upstream.answer(Head(), Data(b"abc"), Linger())
+    begun = Gate()
+    upstream.answer(Head(), Data(b"abc"), Signal(begun), Linger())
     with Http1Client(bare.url) as client:
         client.start("GET", "/x")
-        request = upstream.wait_request()
+        begun.wait()
+        bare.settle()
+    request = upstream.wait_request()
     assert request.wait_closed() in {"closed", "reset"}
     assert request.abandoned
 

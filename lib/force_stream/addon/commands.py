@@ -21,9 +21,10 @@ from mitmproxy.hooks import UpdateHook
 from mitmproxy.log import ALERT
 
 from ..answer.forcing import Refusal
-from ..proxy import aside, bodies, explain, request, response
+from ..errors import UpstreamError
+from ..proxy import aside, bodies, explain, refusals, request, response
 from ..proxy.attempt import Attempt
-from ..proxy.notes import UnreadableFlow
+from ..proxy.notes import UnreadableFlow, was_made_to_stream
 from ..proxy.saved import aggregate_again
 from ..rules.describe import describe
 from ..rules.file import RulesError
@@ -175,7 +176,7 @@ class Commands:
 
     @command.command("force_stream.compare")
     def compare(self, flows: Sequence[flow.Flow]) -> None:
-        """Send the same request upstream both ways, as it came and forced, and log what differs."""
+        """Send the same request upstream both ways, as it came and forced; say what it means, and log what differs."""
         if not self._addon.can_send:
             raise exceptions.CommandError("this mitmproxy is unknown below its hooks; see the warning at the start")
         for each in _http(flows):
@@ -198,13 +199,10 @@ class Commands:
                 return
             attempt = Attempt(spec, replace(match[0], inject={}))
             await asyncio.gather(self._addon.send_attempt(plain, None), self._addon.send_attempt(forced, attempt))
-            lines = await aside.run(partial(_compared, plain, forced))
-            for line in lines:
-                logger.log(ALERT if len(lines) == 1 else logging.INFO, f"{name}: {line}")
-            if len(lines) > 1:
-                logger.log(ALERT, f"{name}: {len(lines)} differences; the log has them")
-            if line := await aside.run(partial(_fill_to_paste, plain, forced, match[0])):
-                logger.log(ALERT, f"{name}: for rule {match[0].name}, what its direct answers have besides: {line}")
+            verdict, *details = await aside.run(partial(_compared, plain, forced, attempt))
+            logger.log(ALERT, f"{name}: {verdict}")
+            for line in details:
+                logger.info(f"{name}: {line}")
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")
         except UnreadableFlow as why:
@@ -280,30 +278,30 @@ def _why(error: Exception) -> str:
     return f"of a fault of the addon: {type(error).__name__}"
 
 
-def _fill_to_paste(plain: http.HTTPFlow, forced: http.HTTPFlow, rule: Rule) -> str:
-    """The rule's line that gives forced answers the constants of direct ones; "" if there is nothing to add."""
-    answers = plain.response, forced.response
-    if any(answer is None or answer.status_code != 200 for answer in answers):
-        return ""
-    try:
-        left, right = (jsontext.loads(response.text_of(answer)) for answer in answers if answer is not None)
-    except ValueError:
-        return ""
-    found = compare.constants(left, right)
-    return f"fill: {jsontext.dumps({**rule.fill, **found}).decode()}" if found else ""
+def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> list[str]:
+    """What the direct answer and the aggregated one mean, then what differs, the plain one's value first, and then the
+    rule's line that gives forced answers the constants of direct ones."""
+    rule, report = attempt.rule, attempt.report
+    # An error of the upstream's own is told in its words, as on the plain side.
+    is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
+    one, other = _side(plain, rule), _side(forced, rule, "" if is_upstreams else report.cause)
+    if not one.ok or not other.ok:
+        return [request.without_credentials(plain, compare.verdict(one, other, 0))]
+    differing = list(compare.differences(one.document, other.document))
+    fill = compare.constants(one.document, other.document)
+    line = f"fill: {jsontext.dumps({**rule.fill, **fill}).decode()}"
+    to_paste = [f"for rule {rule.name}, what its direct answers have besides: {line}"] if fill else []
+    return [compare.verdict(one, other, len(differing)), *differing, *to_paste]
 
 
-def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow) -> list[str]:
-    """What differs between the direct answer and the aggregated one; the plain one's value first."""
-    one, other = plain.response, forced.response
-    if one is None or other is None:
-        return [f"no answer to the {'plain' if one is None else 'forced'} request"]
-    lines = []
-    if one.status_code != other.status_code:
-        lines.append(f"status: {one.status_code}, and {other.status_code}")
-    try:
-        left, right = (jsontext.loads(response.text_of(answer)) for answer in (one, other))
-    except ValueError:
-        return [*lines, "one of the two answers is not JSON"]
-    lines += compare.differences(left, right)
-    return lines or ["the plain answer and the forced one are the same, but for ids and times"]
+def _side(sent: http.HTTPFlow, rule: Rule, cause: str = "") -> compare.Side:
+    """One of the two answers that are compared."""
+    answer, is_forced = sent.response, was_made_to_stream(sent)
+    if answer is None:
+        return compare.Side(None, words=sent.error.msg if sent.error else "")
+    if not is_forced and response.streams(answer):
+        return compare.Side(answer.status_code, cause="an event stream that nobody asked for", refuses=True)
+    phrases = rule.learn if isinstance(rule.learn, tuple) else ()
+    body = bodies.decoded(answer, refusals.LONGEST_ERROR) or b""
+    demand = refusals.demand_of(answer.status_code, body, streamed=is_forced, phrases=phrases)
+    return compare.Side.of(answer.status_code, response.text_of(answer), cause, refuses=demand is not None)

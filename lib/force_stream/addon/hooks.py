@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
+from mitmproxy.hooks import UpdateHook
 
 from ..answer.cause import plainly
 from ..answer.forcing import Refusal
@@ -28,6 +29,7 @@ from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
+    CUT_BY,
     LEFT_ALONE,
     SSE,
     UnreadableFlow,
@@ -55,6 +57,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("force_stream")
 
 
+# How a stream ended that its client did not read to its end.
+_CLIENT_LEFT: Final = "the client gave up"
+
 # What a flow is to the addon, until it has its response or an error.
 
 
@@ -68,11 +73,12 @@ class Waiting(NamedTuple):
 
 class Joined(NamedTuple):
     """Its client waits for the answer to the very same request, whose own client gave up. `stand_in`: its response
-    until then."""
+    until then; `attempt` reads one that another addon puts in its place."""
 
     wait: ClientWait
     kept: KeptAnswer
     stand_in: http.Response
+    attempt: Attempt | None
 
 
 class Watched(NamedTuple):
@@ -277,7 +283,7 @@ class ForceStream:
                 if why := explain.why_nowhere(flow):
                     logger.warning(why)
             elif isinstance(role, LiveCopy):
-                message = plainly(flow.error.msg) if flow.client_conn.connected else "the client gave up"
+                message = plainly(flow.error.msg) if flow.client_conn.connected else _CLIENT_LEFT
                 self._count_own_stream(flow, role, message)
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
                 gone = role.wait.client_gone or not flow.client_conn.connected
@@ -370,9 +376,9 @@ class ForceStream:
         if kept is None:
             return Waiting(wait, self._kept.begin(key, rule, wait))
         # It needs no connection, so that mitmproxy comes to its `response` hook at once.
-        wait.attempt, wait.retrying = None, True
+        attempt, wait.attempt, wait.retrying = wait.attempt, None, True
         flow.response = response.ended()
-        return Joined(wait, kept, flow.response)
+        return Joined(wait, kept, flow.response, attempt)
 
     def _finish(self, flow: http.HTTPFlow, role: Role | None) -> None:
         if not isinstance(role, Waiting) or role.kept is None:
@@ -390,8 +396,12 @@ class ForceStream:
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
-        if flow.response is not role.stand_in:
-            return  # another addon's
+        given, stand_in = flow.response, role.stand_in
+        if given and given is not stand_in and given.raw_content != stand_in.raw_content:
+            # Another addon's. One that has only been copied, or reverted, is the same.
+            role.wait.attempt = role.attempt
+            await self._answer_as(flow, Waiting(role.wait))
+            return
         outcome = await role.kept.outcome
         if outcome is kept_answers.NOTHING:
             flow.response = response.ended(", because the addon was reloaded")
@@ -530,6 +540,8 @@ class ForceStream:
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
         copy.store(flow)
+        if cut:
+            save_notes(flow, {"cut_by": cut})
         if not copy.is_empty:
             task = aside.run(partial(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut))
             self._counting.add(task)
@@ -537,8 +549,24 @@ class ForceStream:
 
     def _count_when_read(self, task: asyncio.Future[Outcome]) -> None:
         self._counting.discard(task)
-        if not task.cancelled():
-            self._count(task.result)
+        if task.cancelled():
+            return
+        self._count(task.result)
+        try:
+            self._tell_of_own_stream(task.result())
+        except Exception as error:
+            _log_fault("the flow has no comment", error)
+
+    def _tell_of_own_stream(self, outcome: Outcome) -> None:
+        flow = outcome.flow()
+        if flow is None or not outcome.cause:
+            return
+        # A client that closes its own stream has often enough.
+        marked = CUT_BY.of(flow) != _CLIENT_LEFT
+        about = f"{outcome.rule}: {outcome.endpoint} {outcome.model}".rstrip()
+        line = summary.describe_own_stream(flow, about, outcome.cause, marked=marked)
+        logger.log(logging.WARNING if marked else logging.INFO, line)
+        ctx.master.addons.trigger(UpdateHook([flow]))
 
 
 def _level(flow: http.HTTPFlow) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import unescape
 from typing import Any, Final
 
-from ..errors import ERROR_TYPE, IncompleteStream, MalformedStream, StreamError, StreamTimeout, UpstreamError
+from ..errors import ERROR_TYPE, MALFORMED, IncompleteStream, MalformedStream, StreamError, StreamTimeout, UpstreamError
 from ..errors.events import error_in
 from ..errors.words import words_in
 from ..wire import jsontext
@@ -48,8 +48,9 @@ _PLAINLY: Final[Sequence[tuple[re.Pattern[str], str]]] = [
         (r".*\(received (\d+) bytes, expected (\d+)\).*", r"connection closed after \1 of \2 bytes"),
         (r".*peer closed connection.*|.*server closed connection.*", "connection closed"),
         (r".*stream reset by client \((.*)\).*", r"stream reset (\1)"),
+        (r".*unexpected server response: .*", "connection closed within the head of the response"),
         (r"connection killed: (.*)", r"\1"),
-        (r".*(?:errno 111\b|errno 61\b|winerror 1225\b|winerror 10061\b|refused).*", "connection refused"),
+        (r".*(?:errno 111\b|errno 61\b|winerror 1225\b|winerror 10061\b|connection refused).*", "connection refused"),
         (r".*(?:errno 104\b|errno 54\b|winerror 10054\b|connection reset).*", "connection reset"),
         (r".*(?:errno 110\b|errno 60\b|winerror 10060\b|winerror 121\b).*", "the connection attempt timed out"),
         (r".*(?:errno 113\b|errno 101\b|errno 65\b|errno 51\b|unreachable).*", "the network or host is unreachable"),
@@ -101,9 +102,12 @@ def advice_for(reason: str) -> str:
     return next((advice for words, advice in _ADVICE if words in reason), "")
 
 
-def cut_off(events: int, why: str = "", silence: float = 0.0) -> str:
-    """The line of a stream that stopped too early. `silence`: seconds between its last byte and its end."""
-    place = f"cut off after event {events:,}" if events else "cut off before the first event"
+def cut_off(events: int, why: str = "", silence: float = 0.0, *, inside: bool = False) -> str:
+    """The line of a stream that stopped too early. `silence`: seconds between its last byte and its end; `inside`: the
+    last of its events came only in part."""
+    place = (
+        f"cut off {'inside' if inside else 'after'} event {events:,}" if events else "cut off before the first event"
+    )
     return f"{place}{f' ({why})' if why else ''}{_after(silence)}"
 
 
@@ -123,22 +127,24 @@ def of_error(
     status: int,
     cut: str = "",
     silence: float = 0.0,
+    inside: bool = False,
+    after: int = 0,
     retry_after: str = "",
     head: str = "",
     label: str = "",
 ) -> str:
-    """The line of a failure. `status`: the upstream's own, 0 where its head says nothing; `head`: how a body begins
-    that could not be read, `label` its content type."""
+    """The line of a failure. `status`: the upstream's own, 0 where its head says nothing; `after`: how many events came
+    before the one that reports the error; `head`: how a body begins that could not be read, `label` its content type.
+    """
     if isinstance(error, UpstreamError):
         named = status if status >= 400 else error.named_status or 0
-        # The event that has the error is none of the answer.
-        return of_status(named, error.said, retry_after, after=0 if status >= 400 else report.events - 1)
+        return of_status(named, error.said, retry_after, after=0 if status >= 400 else after)
     if isinstance(error, IncompleteStream):
-        return cut_off(report.events, cut or NO_END, silence)
+        return cut_off(report.events, cut or NO_END, silence, inside=inside)
     if isinstance(error, StreamTimeout):
         return f"{error}" + (f", after event {report.events:,}" if report.events else ", before the first event")
     if type(error) is MalformedStream and head and not report.events:
-        return f"{_kind(head, label)} in place of events{_quoted(_text(head))}"
+        return f"{_kind(head, label)} in place of events{_quoted(words_of_page(head))}"
     return f"{error}"
 
 
@@ -147,7 +153,12 @@ def of_status(status: int, said: Any = None, retry_after: str = "", *, after: in
     events came before it."""
     what = _STATUSES.get(status) or ("the upstream failed" if not 400 <= status < 500 else _STATUSES[400])
     place = f" after event {after:,}" if after > 0 else ""
-    named = [f"{status}" if status else "", own_code(said), retry_after and f"retry after {_wait(retry_after)}"]
+    code = own_code(said)
+    named = [
+        f"{status}" if status else "",
+        code if code != MALFORMED else "",
+        retry_after and f"retry after {_wait(retry_after)}",
+    ]
     details = ", ".join(dict.fromkeys(filter(None, named)))
     return f"{what}{place}{f' ({details})' if details else ''}{_quoted(words_in(said))}"
 
@@ -158,7 +169,7 @@ def of_response(status: int, label: str, body: bytes, retry_after: str = "") -> 
     try:
         value = jsontext.loads(text)
     except (ValueError, RecursionError):
-        return of_status(status, None, retry_after) + _quoted(_text(text))
+        return of_status(status, None, retry_after) + _quoted(words_of_page(text))
     return of_status(status, error_in(value) or value if isinstance(value, dict) else value, retry_after)
 
 
@@ -197,7 +208,8 @@ def _kind(head: str, label: str) -> str:
     return f"{kind} ({printable(label)})" if label else kind
 
 
-def _text(page: str) -> str:
+def words_of_page(page: str) -> str:
+    """What the beginning of a web page says to a person."""
     return " ".join(unescape(_MARKUP.sub(" ", page[:_LONGEST_PAGE])).split())
 
 

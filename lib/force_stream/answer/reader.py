@@ -122,6 +122,7 @@ class AnswerReader:
         self._may_be_lines, self._has_line = True, False
         self._has_chunks = False
         self._error: dict[str, Any] | None = None
+        self._error_at = 0
         self._words: Any = None
         self._other_api = ""
         self._others = 0
@@ -320,6 +321,8 @@ class AnswerReader:
             status=self._status,
             cut=self._cut,
             silence=self._silence,
+            inside=self._is_cut_off,
+            after=max(0, (self._error_at or self._reader.count) - 1),
             retry_after=self._retry_after,
             head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
             or self._scalar.decode(errors="replace"),
@@ -393,6 +396,7 @@ class AnswerReader:
             if self._is_spoken(event):
                 self._has_chunks = True
             else:
+                self._error_at = self._error_at or event.number
                 self._error = self._error or event.error
         elif event.kind is Kind.CHUNK:
             self._merge_chunk(event)
@@ -474,7 +478,9 @@ class AnswerReader:
             self._report.truncated = True
             if not wants_partial:
                 raise IncompleteStream(_with_reason(f"{error}", cut)) from None
-            self._report.cause = cause.cut_off(self._reader.count, cut or cause.NO_END, self._silence)
+            self._report.cause = cause.cut_off(
+                self._reader.count, cut or cause.NO_END, self._silence, inside=self._is_cut_off
+            )
             aggregated = self._aggregator.result(partial=True)
         if aggregated.inferred and self._words is not None and not self._report.truncated:
             raise UpstreamError(error_from_words(self._words))

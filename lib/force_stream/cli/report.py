@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -23,7 +23,8 @@ from ..view.masking import Masker
 from ..wire.text import counted, printable
 from .exits import Failed, reason
 
-# Flows of which the page has more than their number: those that failed or are odd come first.
+# The kinds of flows, in the order of the page, and how many of each it shows.
+_TITLES: Final = {"fault": "Failed", "odd": "Odd", "good": "Whole"}
 SHOWN: Final = 1000
 _LONGEST_NAME: Final = 200
 _EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::|data:|event:|id:)")
@@ -45,54 +46,52 @@ def run(options: argparse.Namespace) -> int:
             raise
         raise Failed("reading flow files needs mitmproxy; pip install mitmproxy") from error
 
+    name = "stdin" if options.source == "-" else printable(Path(options.source).name, _LONGEST_NAME)
     with (
         _opened(options.source) as file,
-        tempfile.TemporaryFile() as first,
-        tempfile.TemporaryFile() as rest,
+        tempfile.TemporaryFile() as fault,
+        tempfile.TemporaryFile() as odd,
+        tempfile.TemporaryFile() as good,
         tempfile.TemporaryFile() as flows,
     ):
-        source = _Source(
-            file, "stdin" if options.source == "-" else printable(Path(options.source).name, _LONGEST_NAME)
-        )
-        page = _page(options)
+        source, page = _Source(file, name), _page(options)
         _check_different(options.source, page, options.flows)
         masker, types = Masker(), Counter[str]()
         for state in source:
             types[state["type"]] += 1
-            masker.learn(state)
+            with suppress(RecursionError):  # then it cannot be masked either
+                masker.learn(state)
         if not types:
-            raise Failed(source.problem or f"{source.name}: there are no flows in it")
+            raise Failed(source.problem or f"{name}: there are no flows in it")
 
         write_flow: Callable[[Any], None] = FlowWriter(flows).add  # type: ignore[no-untyped-call]
-        kinds = Counter[str]()
+        kinds, parts = Counter[str](), {"fault": fault, "odd": odd, "good": good}
         for state in source:
             if state["type"] != "http":
                 continue
-            flow: Any = http.HTTPFlow.from_state(masker.mask(state))
+            try:
+                flow: Any = http.HTTPFlow.from_state(masker.mask(state))
+                shown = section(flow, opened=types["http"] == 1)
+            except Exception:  # somebody edited it: no reason to have no report of the others
+                kinds["unreadable"] += 1
+                continue
             if options.flows:
                 write_flow(flow)
-            shown = section(flow, opened=types["http"] == 1)
             kinds[shown.kind] += 1
-            part, count = (rest, kinds["good"]) if shown.kind == "good" else (first, kinds.total() - kinds["good"])
-            if count <= SHOWN:
-                part.write(shown.html.encode())
+            if kinds[shown.kind] <= SHOWN:
+                parts[shown.kind].write(shown.html.encode())
 
         summary = _summary(kinds, types.total() - types["http"], source.problem)
         about = _ABOUT.format(version=__version__, day=time.strftime("%d %B %Y", time.gmtime()))
-        parts: list[BinaryIO] = [
-            BytesIO(head(source.name, summary, about).encode()),
-            first,
-            rest,
-            BytesIO(end().encode()),
-        ]
-        if kinds["good"] not in (0, kinds.total()):
-            parts[1:3] = [BytesIO(heading("Failed or odd").encode()), first, BytesIO(heading("Others").encode()), rest]
-        _write(page, parts)
+        written: list[BinaryIO] = [BytesIO(head(name, summary, about).encode())]
+        for kind, title in _TITLES.items():
+            if kinds[kind]:
+                written += [BytesIO(heading(title).encode()), parts[kind]]
+        _write(page, [*written, BytesIO(end().encode())])
         if options.flows:
             _write(options.flows, [flows])
-    for output in filter(None, (page, options.flows)):
-        if output != "-":
-            print(f"{printable(output, _LONGEST_NAME)}: {summary}")
+    if page != "-":
+        print(f"{printable(page, _LONGEST_NAME)}: {summary}")
     if source.problem:
         print(f"force-stream report: {source.problem}", file=sys.stderr)
     return 1 if source.problem else 0
@@ -161,12 +160,13 @@ class _Source:
 
 
 def _summary(kinds: Counter[str], others: int, problem: str) -> str:
-    said = [counted(kinds.total(), "flow")]
+    said = [counted(kinds.total() - kinds["unreadable"], "flow")]
     said += [f"{kinds[kind]:,} {word}" for kind, word in (("fault", "failed"), ("odd", "odd")) if kinds[kind]]
-    hidden = max(0, kinds["good"] - SHOWN) + max(0, kinds["fault"] + kinds["odd"] - SHOWN)
+    hidden = sum(max(0, kinds[kind] - SHOWN) for kind in _TITLES)
     said += [f"{hidden:,} too many to be shown"] if hidden else []
-    said += [f"left out: {counted(others, 'flow')} that are not HTTP"] if others else []
-    said += ["the flow file is damaged after these"] if problem else []
+    said += [f"{kinds['unreadable']:,} unreadable and left out"] if kinds["unreadable"] else []
+    said += [f"{others:,} not HTTP and left out"] if others else []
+    said += ["the file is damaged or cut off after these"] if problem else []
     return ", ".join(said)
 
 

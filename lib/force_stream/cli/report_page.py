@@ -8,7 +8,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from html import escape
 from pkgutil import get_data
 from typing import Any, Final, NamedTuple
@@ -16,21 +16,22 @@ from typing import Any, Final, NamedTuple
 from mitmproxy import http
 from mitmproxy.contentviews import Metadata
 
+from ..answer import cause
 from ..answer.forcing import at_path
 from ..answer.oddities import MOST_ODD
-from ..answer.reader import AnswerSpec
-from ..answer.report import Reply, Report
-from ..endpoints import ENDPOINTS
+from ..answer.report import Report
 from ..page.plot import describe, plot
 from ..proxy import notes
 from ..proxy.bodies import decoded
+from ..proxy.notes import UnreadableFlow
 from ..proxy.request import name_of
-from ..proxy.response import streams
+from ..proxy.response import kept_answer, streams
 from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
+from ..view.flow_record import head_of
 from ..view.masking import STAND_IN
-from ..view.stats import Outcome, cut_off, thinned
+from ..view.stats import Outcome, thinned
 from ..view.timeline_text import About
 from ..wire import jsontext
 from ..wire.text import counted, printable
@@ -108,103 +109,92 @@ def section(flow: http.HTTPFlow, *, opened: bool = False) -> Section:
 
 
 class _Seen:
-    """What is known of a flow: from its notes, and, where they do not say, from its event stream read again."""
+    """What is known of a flow: from its notes, and, where they do not say, from its body read again."""
 
     def __init__(self, flow: http.HTTPFlow) -> None:
         response = flow.response
+        self.status = response.status_code if response is not None else 0
         self.stream = notes.SSE.of(flow)
         if self.stream is None and response is not None and streams(response):
             self.stream = decoded(response)
-        self.status = response.status_code if response is not None else 0
-        self.reply, self.report = _read_again(flow, self.stream)
-        self.truncated = notes.TRUNCATED.of(flow) or (notes.STATUS.of(flow) is None and self.report.truncated)
+        self.document, self.report = _read_again(flow, self.stream)
+        is_noted = notes.STATUS.of(flow) is not None or notes.CAUSE.of(flow) is not None
+        self.truncated = bool(notes.TRUNCATED.of(flow)) if is_noted else self.report.truncated
         odd = notes.ODD.of(flow)
         self.odd = self.report.odd if odd is None else odd
-        self.cause = printable(_cause(flow, self), _LONGEST)
+        noted = notes.CAUSE.of(flow)
+        self.cause = printable(_cause(flow, self.report) if noted is None else noted, _LONGEST)
         self.outcome = _outcome(flow, self)
         failed = self.status >= 400 or not self.status or self.truncated or flow.error is not None
         self.kind = "fault" if failed else "odd" if self.cause or self.odd or flow.marked else "good"
 
     @property
     def success(self) -> str:
+        """What is said first where nothing is wrong."""
         finish = self.outcome.finish_reason
         return f"finish {finish}" + (" (inferred)" if self.outcome.inferred else "") if finish else "answered"
 
 
-def _read_again(flow: http.HTTPFlow, stream: bytes | None) -> tuple[Reply | None, Report]:
-    """What the event stream comes to, as far as it goes; nothing where there is none."""
-    endpoint = notes.ENDPOINT.of(flow)
-    spec = AnswerSpec("", endpoint) if endpoint in ENDPOINTS and endpoint else at_path(flow.request.path)
-    if stream is None or spec is None:
-        return None, Report()
-    answer = replace(spec, quirks=notes.QUIRKS_NOTED.of(flow) or ()).read(notes.SSE_STATUS.of(flow) or 200)
-    answer.feed(stream)
-    return answer.finish(), answer.report
-
-
-def _cause(flow: http.HTTPFlow, seen: _Seen) -> str:
-    """Why the answer is not simply whole; "" for a plain success."""
-    noted = getattr(notes, "CAUSE", None)
-    if noted is not None and (cause := noted.of(flow)):
-        return str(cause)
-    if flow.response is not None and seen.status >= 400:
-        said = _error_in(decoded(flow.response) or b"")
-        return f"{seen.status}: {said}" if said else f"{seen.status} {flow.response.reason}".rstrip()
-    if flow.error is not None:
-        return flow.error.msg
-    if notes.STATUS.of(flow) is None and seen.reply is not None and seen.reply.status >= 400:
-        return _error_in(seen.reply.body)
-    if seen.truncated:
-        return cut_off(seen.report.events)
-    return "" if flow.response is not None else "no answer"
-
-
-def _error_in(body: bytes) -> str:
-    """The message of an error, in JSON or as the text that it is."""
-    text = body[:_SHOWN_FIRST].decode("utf-8", "replace")
+def _read_again(flow: http.HTTPFlow, stream: bytes | None) -> tuple[bytes, Report]:
+    """The document that an answer is or becomes, as far as it goes, and its report; nothing where none is known."""
+    response = flow.response
     try:
-        error = jsontext.loads(body.decode("utf-8-sig")) if len(body) <= _SHOWN_FIRST else None
-    except ValueError:
-        error = None
-    for key in ("error", "message", "detail"):
-        if isinstance(error, dict) and key in error:
-            error = error[key]
-    return error if isinstance(error, str) else " ".join(text.split())
+        spec, status, content_type = kept_answer(flow)
+    except UnreadableFlow:
+        known = at_path(flow.request.path)
+        if known is None:
+            return b"", Report()
+        spec, status, content_type = known, notes.SSE_STATUS.of(flow) or 200, notes.SSE_TYPE.of(flow) or ""
+    if stream is None:
+        return (decoded(response) or b"" if response is not None else b""), Report()
+    answer = replace(spec, on_truncated="partial").read(status, content_type)
+    answer.feed(stream)
+    times, ended = notes.TIMES.of(flow) or [], notes.ENDED.of(flow)
+    reply = answer.finish(notes.CUT_BY.of(flow) or "", silence=ended - times[-2] if times and ended else 0.0)
+    return stream if reply is None else reply.body, answer.report
+
+
+def _cause(flow: http.HTTPFlow, report: Report) -> str:
+    """Why the answer is not simply whole, where no note says it; "" for a plain success."""
+    response = flow.response
+    if response is not None and response.status_code >= 400:
+        label, retry_after = response.headers.get("content-type", ""), response.headers.get("retry-after", "")
+        return cause.of_response(response.status_code, label, decoded(response) or b"", retry_after)
+    if flow.error is not None:
+        return f"no answer: {cause.plainly(flow.error.msg)}"
+    return report.cause if response is not None else "no answer"
 
 
 def _outcome(flow: http.HTTPFlow, seen: _Seen) -> Outcome:
     request, response, report = flow.request, flow.response, seen.report
     start = request.timestamp_end or request.timestamp_start
-    times = notes.TIMES.of(flow) or []
-    ended = getattr(notes, "ENDED", None)
-    over = ended.of(flow) if ended is not None else None
-    if over is None:
-        over = max(((response.timestamp_end if response else None) or start) - start, *times[-2:-1], 0.0)
-    events = notes.EVENTS.of(flow)
-    values: dict[str, Any] = {
-        "id": flow.id,
-        "at": start,
-        "upstream": with_port(printable(name_of(flow)), request.port),
-        "rule": notes.RULE.of(flow) or "",
-        "endpoint": notes.ENDPOINT.of(flow) or "",
-        "model": notes.MODEL.of(flow) or _model(flow),
-        "status": seen.status,
-        "events": report.events if events is None else events,
-        "bytes": len(seen.stream or (response.raw_content if response else None) or b""),
-        "finish_reason": notes.FINISH_REASON.of(flow) or report.finish_reason,
-        "inferred": notes.INFERRED.of(flow) or (events is None and report.inferred),
-        "truncated": bool(seen.truncated),
-        "code": notes.ERROR.of(flow) or "",
-        "seconds": over,
-        "first_event": times[0] if times else None,
-        "first_content": timeline.first_content(seen.stream or b"", times),
-        "arrivals": thinned(times[::2]),
-        "odd": tuple(seen.odd),
-        "injected": bool(notes.INJECTED.of(flow)),
-        "cause": seen.cause,
-        "ended": over if times else None,
-    }
-    return Outcome(**{each.name: values[each.name] for each in fields(Outcome) if each.name in values})
+    body, times, events = seen.stream or b"", notes.TIMES.of(flow) or [], notes.EVENTS.of(flow)
+    ended = notes.ENDED.of(flow)
+    received = response.timestamp_end - start if response is not None and response.timestamp_end else 0.0
+    return Outcome(
+        id=flow.id,
+        at=start,
+        upstream=with_port(printable(name_of(flow)), request.port),
+        rule=notes.RULE.of(flow) or "",
+        endpoint=notes.ENDPOINT.of(flow) or "",
+        model=notes.MODEL.of(flow) or _model(flow),
+        status=seen.status,
+        events=report.events if events is None else events,
+        bytes=len(body or (response.raw_content if response is not None else None) or b""),
+        finish_reason=notes.FINISH_REASON.of(flow) or report.finish_reason,
+        inferred=notes.INFERRED.of(flow) or (events is None and report.inferred),
+        truncated=seen.truncated,
+        code=notes.ERROR.of(flow) or "",
+        seconds=max(received, *times[-2:-1], ended or 0.0),
+        first_event=times[0] if times else None,
+        first_content=timeline.first_content(body, times),
+        arrivals=thinned(times[::2]),
+        odd=tuple(seen.odd),
+        injected=bool(notes.INJECTED.of(flow)),
+        cause=seen.cause,
+        ended=ended,
+        head=head_of(flow),
+    )
 
 
 def _model(flow: http.HTTPFlow) -> str:
@@ -228,7 +218,7 @@ def _parts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[str]:
     if seen.odd:
         lines = "".join(f"<li>{_text(line)}</li>" for line in seen.odd[:MOST_ODD])
         yield f"<h2>Odd</h2>\n<ul>{lines}</ul>"
-    for name, text in _said(seen):
+    for name, text in _said(seen.document):
         yield f"<h2>{_text(name)}</h2>\n{_pre(text)}"
     if seen.stream is not None:
         yield _folded("Timeline", "<pre>" + _escaped(_timeline(flow, seen.stream)) + "</pre>")
@@ -244,6 +234,7 @@ def _facts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[tuple[str, str]]:
     outcome = seen.outcome
     upstream, number, retries = notes.SSE_STATUS.of(flow), notes.TRY.of(flow), notes.RETRIED_AS.of(flow)
     yield "cause", seen.cause
+    yield "what to try", cause.advice_for(seen.cause)
     yield "request", f"{flow.request.method} {flow.request.url}"
     yield "upstream", f"status {upstream}" if upstream and upstream != seen.status else ""
     yield "rule", outcome.rule
@@ -255,30 +246,16 @@ def _facts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[tuple[str, str]]:
     yield "not forced", notes.LEFT_ALONE.of(flow) or ""
     yield "fault injected", notes.INJECTED.of(flow) or ""
     yield "comment", flow.comment
-    for name, value in _upstreams_head(flow):
-        yield f"upstream's {name}", value
+    yield "upstream's head", ", ".join(f"{name}: {value}" for name, value in outcome.head)
 
 
-def _upstreams_head(flow: http.HTTPFlow) -> list[tuple[str, str]]:
-    noted = getattr(notes, "HEAD", None)
-    pairs = noted.of(flow) if noted is not None else None
-    return [(f"{name}", _decoded(value)) for name, value in pairs or []]
-
-
-def _decoded(value: str | bytes) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _said(seen: _Seen) -> Iterator[tuple[str, str]]:
+def _said(document: bytes) -> Iterator[tuple[str, str]]:
     """What the model said, joined: a name and a text each."""
-    if seen.stream is None or seen.reply is None:
-        return
-    body = seen.reply.body
     try:
-        document = jsontext.loads(body.decode())
+        value = jsontext.loads(document.decode())
     except ValueError:
         return
-    yield from _texts(document, "", 0)
+    yield from _texts(value, "", 0)
 
 
 def _texts(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:

@@ -165,7 +165,7 @@ class Attempt:
         self.rule = rule
         self.clock = clock
         self.plain = plain
-        self.injection = Injection(rule.inject) if rule.inject and not plain else None
+        self.injection: Injection | None = None
         self.state = State.WAITING
         self.observed = self.response_started = self.encoded = False
         self.injected: Mapping[str, Any] = {}

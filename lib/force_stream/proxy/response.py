@@ -21,6 +21,7 @@ from .notes import (
     ANSWERED_BY,
     CHOICES,
     ENDPOINT,
+    INJECTED,
     RULE,
     SSE,
     SSE_STATUS,
@@ -269,6 +270,7 @@ def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, attempt: Attempt, 
     if before is not None and not attempt.response_started:
         # The upstream has said in an earlier response which web pages may read this one.
         flow.response.headers.fields += tuple(field for field in before.headers.fields if _CORS.match(field[0]))
-    flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}")
+    injected = "; FAULT INJECTED in the first try" if noted(INJECTED, flow) else ""
+    flow.comment = f"{retried.comment}, try {TRY.of(retried)}" + (why and f"; {why}") + injected
     flow.marked = flow.marked or MARK
     save_notes(flow, {"answered_by": retried.id})

@@ -38,7 +38,7 @@ from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_h2
-from .inject import Cut, Deliver, Step
+from .inject import Cut, Deliver, Injection, Injections, Respond, Step
 from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
 from .response import fault as reply_of_fault
 
@@ -118,6 +118,7 @@ class ObservedStream(http_layers.HttpStream):
     wait_of: WaitOf
     orphans: WeakSet[http_layers.HttpStream]
     warn_of_streaming: Callable[[Attempt], None]
+    injections: Injections
     receiver: Attempt | None = None
 
     _wait: ClientWait | None = None
@@ -163,12 +164,15 @@ class ObservedStream(http_layers.HttpStream):
         yield _fault_line("the client's answer ends short", fault)
         if not self._hooked:
             # Whoever waits for this flow to have an outcome, such as the flow that it is another try of.
-            self.flow.response = None
-            self.flow.error = mitmflow.Error("a fault of the addon")
-            ended = _hooks.HttpErrorHook(self.flow)
-            ended.blocking = False
-            yield ended
+            yield from self._tell_error("a fault of the addon")
         yield from self._end_short()
+
+    def _tell_error(self, message: str) -> Commands:
+        self.flow.response = None
+        self.flow.error = mitmflow.Error(message)
+        ended = _hooks.HttpErrorHook(self.flow)
+        ended.blocking = False
+        yield ended
 
     def _give_up_waiting(self) -> None:
         if self._paused is not None:
@@ -325,13 +329,26 @@ class ObservedStream(http_layers.HttpStream):
             if not self._attempt.observed:
                 self._attempt.observed = True
                 self._attempt.begin()
-            if self._attempt.injection is not None:
-                self._attempt.injected = self._attempt.rule.inject
+                self._choose_faults(self._attempt)
             yield from self._wait_on(Deadline.NOTHING)
+            if self._made_up is not None:
+                yield from self._inject(self._attempt, self._made_up.begin())
+                return False
         self._connected = yield from connecting
         if self._connected:
             self._claim_client()
         return self._connected
+
+    @property
+    def _made_up(self) -> Injection | None:
+        """What makes the response up, if the upstream is not asked."""
+        injection = None if self._attempt is None else self._attempt.injection
+        return injection if injection is not None and injection.replaces_upstream else None
+
+    def _choose_faults(self, attempt: Attempt) -> None:
+        attempt.injection = None if attempt.plain else self.injections.next(attempt.rule)
+        if attempt.injection is not None:
+            attempt.injected = attempt.injection.injected
 
     def _leave_to_mitmproxy(self) -> None:
         """Be one of mitmproxy's own streams from now on, so that a flow that nobody observes has no overhead."""
@@ -394,22 +411,22 @@ class ObservedStream(http_layers.HttpStream):
         response, attempt = self.flow.response, self._attempt
         if attempt is None or response is None or self.server_state != self.state_consume_response_body:
             return
-        if response is not received:
+        if response is not received and response.raw_content is not None:
             # Another addon answers in the upstream's place; mitmproxy would put the upstream's body into that.
             yield from self._leave_upstream()
             yield from self.send_response()
             return
         injection = attempt.injection
-        if injection is not None and injection.content_type is not None:
-            response.headers["content-type"] = injection.content_type
         content_type = response.headers.get("content-type", "")
+        if injection is not None and (wanted := injection.content_type(content_type)) != content_type:
+            content_type = response.headers["content-type"] = wanted
         fields = response.headers.fields
         encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
         attempt.start_response(status, content_type, encoded=encoded, fields=fields)
         if injection is None:
             self.receiver = attempt
         else:
-            yield from self._inject(attempt, injection.check_limit())
+            yield from self._inject(attempt, injection.begin())
 
     def start_response_stream(self) -> Commands:
         if self._attempt is None:
@@ -469,11 +486,22 @@ class ObservedStream(http_layers.HttpStream):
             elif isinstance(step, Cut):
                 attempt.cut("cut off by the rule's inject")
                 yield from self._answer()
+            elif isinstance(step, Respond):
+                yield from self._respond_instead(attempt, step)
             else:
                 self._stalled_until = self._now() + step.seconds
                 self._steps = steps
                 yield commands.RequestWakeup(step.seconds)
                 return
+
+    def _respond_instead(self, attempt: Attempt, made: Respond) -> Commands:
+        """Go on as if the upstream had sent this."""
+        self.flow.response = response = http.Response.make(made.status, made.body, made.headers)
+        response.timestamp_start = time.time()
+        attempt.start_response(made.status, response.headers["content-type"], fields=response.headers.fields)
+        attempt.receive(made.body)
+        attempt.end()
+        yield from self._answer()
 
     def _go_on(self, attempt: Attempt) -> Commands:
         """Handle what was held back while the answer stalled."""
@@ -493,6 +521,10 @@ class ObservedStream(http_layers.HttpStream):
         ):
             self._sendings += 1
             yield from self._send_again(request)
+        elif self._made_up is not None and not self._is_over:
+            # The client has left. mitmproxy would tell the upstream, but none was asked.
+            yield from self._tell_error(event.message)
+            yield from self._end_short()
         elif self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
         elif self._attempt is None:
@@ -676,6 +708,7 @@ class StreamLayerAddon:
         ours = {
             "wait_of": staticmethod(wait_of),
             "warn_of_streaming": staticmethod(self._warn_of_streaming),
+            "injections": Injections(),
             "orphans": self._orphans,
         }
         stream = type("ObservedStream", (ObservedStream,), ours)

@@ -93,6 +93,16 @@ def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str, *, gone:
     return _caused(cause, f"{said}, {_seconds(flow):.1f} s{odd}{_try(flow)}")
 
 
+def describe_own_stream(flow: http.HTTPFlow, about: str, cause: str, *, marked: bool) -> str:
+    """Comment and mark for an event stream that its client asked for, and that has a cause to be looked at; returns the
+    line for the log. `about`: its rule, endpoint and model."""
+    save_notes(flow, {"cause": cause})
+    flow.comment = flow.comment or _caused(cause, f"{about}, the client's own stream")
+    if marked:
+        flow.marked = flow.marked or MARK
+    return f"{_caused(cause, about)}, the client's own stream, {_seconds(flow):.1f} s"
+
+
 def _caused(cause: str, said: str) -> str:
     """A line whose cause comes first."""
     return f"{cause}; {said}" if cause else said

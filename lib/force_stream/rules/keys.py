@@ -78,15 +78,73 @@ class Key(NamedTuple):
     spell: Callable[[Any], str] = partial(json.dumps, ensure_ascii=False)
 
 
+def _events_or_flag(node: parse.Node) -> bool | int:
+    """True, false, or a number of events."""
+    return parse.flag(node) if parse.kind_of(node) == "bool" else _COUNT(node)
+
+
+def _probability(node: parse.Node) -> float:
+    value = parse.number(node)
+    if value is None or not 0 < value <= 1:
+        raise parse.expected("a number above 0, at most 1", node)
+    return value
+
+
 # What `inject` takes.
 FAULTS: Final[Mapping[str, Key]] = {
+    "status": Key(
+        parse.whole(400, 599),
+        "The answer is an error with this status, in OpenAI's shape. The upstream is not asked, so it costs nothing.",
+        "429",
+    ),
+    "retry_after": Key(_COUNT, "The header `Retry-After` of that error, in seconds.", "20"),
+    "empty": Key(
+        parse.flag,
+        "The answer is an event stream without an event, with status 200. As after a real one, the addon then asks for "
+        "the plain answer.",
+        "true",
+    ),
+    "delay": Key(parse.seconds, "This many seconds of silence before the first event.", "8"),
     "cut_after": Key(_COUNT, "The connection breaks after this many events, not counting comments and `[DONE]`.", "3"),
     "error_after": Key(_COUNT, "An error event comes after this many events, and nothing more.", "3"),
     "drop_done": Key(parse.flag, "`[DONE]` does not come.", "true"),
     "stall": Key(parse.seconds, "This many seconds of silence after the first event.", "20"),
     "split_utf8": Key(parse.flag, "Events with multi-byte characters arrive one byte at a time.", "true"),
+    "garbage": Key(
+        _events_or_flag,
+        "A line that is not an event, and not even UTF-8, comes after this many events; `true`: after each.",
+        "true",
+    ),
     "content_type": Key(parse.text, "The answer has this content type.", "text/html"),
+    "times": Key(
+        parse.whole(1, 10**9),
+        "Only so many answers of this rule fail, those to `retries` included. It counts from the start again when the "
+        "rules file is saved, or `inject` set again.",
+        "2",
+    ),
+    "probability": Key(_probability, "Each answer fails with this probability.", "0.2"),
 }
+# Those that are not a fault by themselves.
+MODIFIERS: Final = ("times", "probability", "retry_after")
+# What an answer that is all made up may have beside it.
+_BESIDE: Final = {"status": ("retry_after", "delay"), "empty": ("delay",)}
+
+
+def _inject(node: parse.Node) -> dict[str, Any]:
+    values = parse.read_mapping(node, {name: row.parse for name, row in FAULTS.items()})
+    wanted = [key for key, value in values.items() if value is not False]
+    faults = [key for key in wanted if key not in MODIFIERS]
+    if "retry_after" in wanted and "status" not in wanted:
+        raise parse.MistakeError("retry_after needs a status, such as 429", node)
+    if wanted and not faults:
+        raise parse.MistakeError(f"{wanted[0]} needs a fault beside it, such as status: 429", node)
+    for key in (key for key in _BESIDE if key in wanted):
+        other = next((one for one in faults if one not in (key, *_BESIDE[key])), None)
+        if other is not None:
+            raise parse.MistakeError(f"{key} excludes {other}: the upstream is not asked, so there are no events", node)
+    return values
+
+
 # In the order of `Rule` and of the documentation.
 KEYS: Final[Mapping[str, Key]] = {
     "name": Key(_name, "Appears in the log, in comments and in commands. Must be unique.", example="private-vllm"),
@@ -198,7 +256,7 @@ KEYS: Final[Mapping[str, Key]] = {
         example="300",
     ),
     "inject": Key(
-        parse.or_null(lambda node: parse.read_mapping(node, {name: row.parse for name, row in FAULTS.items()}), dict),
+        parse.or_null(_inject, dict),
         "Make this rule's answers fail on purpose. See [inject faults](failures.md#inject-faults).",
         names={name: fault.help for name, fault in FAULTS.items()},
     ),

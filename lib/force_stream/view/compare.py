@@ -1,12 +1,17 @@
-"""Two JSON documents side by side. Knows which members differ in any two answers; must not know mitmproxy."""
+"""A plain answer and a forced one side by side: what that means, and what differs.
+
+Knows which members differ in any two answers; must not know mitmproxy.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from ..answer.cause import words_of_page
 from ..answer.fill import is_path
+from ..errors.words import words_in
 from ..wire import jsontext
-from ..wire.text import printable
+from ..wire.text import counted, printable
 
 # Ids, times and cache counters are new in every answer.
 SET_ASIDE: Final = frozenset(
@@ -14,6 +19,69 @@ SET_ASIDE: Final = frozenset(
 )
 _LONGEST: Final = 120
 _LONGEST_LINE: Final = 1000
+_LONGEST_WORDS: Final = 100
+_LONGEST_CAUSE: Final = 200
+# Statuses of a state that passes, and says nothing about streaming.
+_PASSING: Final = (408, 409, 425, 429, 503, 529)
+
+
+class Side(NamedTuple):
+    """One of the two answers. `status`: None if there was none. `document`: what it says, if that is JSON. `words`: why
+    it failed, in the words of the one who answered, and `cause`, in ours. `refuses`: it says that the request has to be
+    sent the other way."""
+
+    status: int | None
+    ok: bool = False
+    document: Any = None
+    words: str = ""
+    cause: str = ""
+    refuses: bool = False
+
+    @classmethod
+    def of(cls, status: int, text: str, cause: str = "", *, refuses: bool = False) -> "Side":
+        """`text`: the answer's body."""
+        try:
+            document = jsontext.loads(text)
+        except ValueError:
+            words = words_of_page(text)
+            return cls(status, words=words, cause=cause or f"not JSON: {_quoted(words)}", refuses=refuses)
+        if 200 <= status < 300:
+            return cls(status, ok=True, document=document, cause=cause)
+        return cls(status, document=document, words=words_in(document), cause=cause, refuses=refuses)
+
+    def told(self) -> str:
+        """Its status, and why it is not a plain success."""
+        status = "no answer" if self.status is None else f"{self.status}"
+        if self.cause:
+            return f"{status} ({printable(self.cause, _LONGEST_CAUSE)})"
+        return f"{status} {_quoted(self.words)}" if self.words else status
+
+
+def _quoted(words: str) -> str:
+    inside = printable(words, _LONGEST_WORDS).replace('"', "'")
+    return f'"{inside}"'
+
+
+def verdict(plain: Side, forced: Side, differing: int) -> str:
+    """What the two answers mean, in a line. `differing`: in how many places they differ."""
+    if plain.ok and forced.ok:
+        if not differing:
+            return "plain and forced give the same answer, but for ids and times"
+        return f"plain: {plain.told()}; forced: {forced.told()}: {counted(differing, 'difference')}; the log has them"
+    if not (plain.ok or forced.ok) and (plain.status, plain.words) == (forced.status, forced.words):
+        return f"plain and forced fail the same way: {plain.told()}"
+    return f"plain: {plain.told()}; forced: {forced.told()}: {_meaning(plain, forced)}"
+
+
+def _meaning(plain: Side, forced: Side) -> str:
+    if not plain.ok and not forced.ok:
+        return "both fail"
+    failed = forced if plain.ok else plain
+    if failed.status in _PASSING and not failed.refuses:
+        return "that may pass, so compare again later"
+    if failed is plain:
+        return "this upstream only streams" if plain.refuses else "only streaming works here"
+    return "this upstream does not stream this request" if forced.refuses else "streaming is what fails here"
 
 
 def differences(left: Any, right: Any) -> Iterator[str]:

@@ -15,8 +15,8 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import ENDED, HEAD, RETRY_OF, SSE, TIMES, TRY, save_notes
-from ..proxy.request import name_of
+from ..proxy.notes import CUT_AT, ENDED, HEAD, RETRY_OF, SSE, TIMES, TRY
+from ..proxy.request import name_of, without_credentials
 from ..rules.hosts import with_port
 from ..wire.text import printable
 from .stats import Outcome, thinned
@@ -54,7 +54,9 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
-    save_notes(flow, {"cause": answer.report.cause, "cut_by": cut})
+    # Where not all of it was kept, its end is not known.
+    is_whole = CUT_AT.of(flow) is None and len(body) < limit
+    answer.report.cause = without_credentials(flow, answer.report.cause) if is_whole else ""
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
     return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or (), ENDED.of(flow))

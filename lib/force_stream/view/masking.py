@@ -11,11 +11,11 @@ the length of what is searched, whatever it is.
 
 import base64
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import islice
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 from ..wire import encodings
 from . import credentials
@@ -29,15 +29,23 @@ _UNREADABLE: Final = b"(%d bytes that could not be decoded, and so not be search
 # Characters: those that are looked for first, and those of a secret that was cut short and is one still.
 _PREFIX: Final = 6
 _SHORTEST_PART: Final = 12
-_BLOCK: Final = 8
 # Of what is longer, only the beginning is compared. So much of a text is not the beginning of another.
 _LONGEST_SECRET: Final = 4096
 _NO_ADDRESS: Final = ("", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
 _MASKED_ADDRESS: Final = "0.0.0.0"
 
-# How plain characters are written in other grammars, undone.
-_ESCAPED: Final = re.compile(r"\\+u([0-9a-fA-F]{4})|\\+([\"'/\\])")
-_NAMED_IN_HTML: Final = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+# How a character is written: percent-encoded, as JSON escapes it, as HTML does, or as it is; each more than once.
+_CHARACTER: Final = re.compile(
+    rb"%(?:25){0,3}([0-9a-fA-F]{2})|\\{1,8}u([0-9a-fA-F]{4})|\\{1,8}([\"'/\\])"
+    rb"|&(?:amp;)?(?:#0{0,4}([0-9]{1,7})|#[xX]0{0,4}([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));"
+    rb"|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}|.",
+    re.DOTALL,
+)
+_PERCENT: Final = re.compile(rb"%(?:25){0,3}([89abAB][0-9a-fA-F])")
+_LOW_HALF: Final = re.compile(rb"\\{1,8}u([dD][c-fC-F][0-9a-fA-F]{2})")
+_GOES_ON: Final = re.compile(rb"[\w-]")
+_NAMES_IN_HTML: Final = {b"amp": "&", b"lt": "<", b"gt": ">", b"quot": '"', b"apos": "'"}
+_NAMED_IN_HTML: Final = {char: name for name, char in _NAMES_IN_HTML.items()}
 
 # Texts that come in pieces: members of the JSON of events, one a line. Those named here say the same in each.
 _LINE: Final = re.compile(rb"[^\r\n]+")
@@ -146,9 +154,32 @@ def _as_text(data: bytes | bytearray) -> str:
 
 
 def _plain(secret: bytes) -> bytes:
-    """A secret as it is, from how it is written in JSON or in a URL."""
-    text = _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else escape[2], _as_text(secret))
-    return unquote_to_bytes(_as_bytes(text))
+    """A secret as it is, from how it is written in JSON, in a URL or in HTML."""
+    return _as_bytes("".join(char for char, _ in _characters(secret, 0)))
+
+
+def _characters(text: bytes | bytearray, at: int) -> Iterator[tuple[str, int]]:
+    """The characters of a text from there on, in whatever way each is written, and where each ends."""
+    while found := _CHARACTER.match(text, at):
+        at = found.end()
+        byte, unit, escaped, decimal, hexadecimal, named = found.groups()
+        if byte:
+            value = bytes.fromhex(byte.decode())
+            while value[0] >= 0xC2 and len(value) < 4 and (more := _PERCENT.match(text, at)) and not _is_text(value):
+                value, at = value + bytes.fromhex(more[1].decode()), more.end()
+            yield _as_text(value), at
+        elif unit:
+            code = int(unit, 16)
+            if 0xD800 <= code < 0xDC00 and (low := _LOW_HALF.match(text, at)):
+                code, at = 0x10000 + (code - 0xD800) * 0x400 + int(low[1], 16) - 0xDC00, low.end()
+            yield chr(code), at
+        elif decimal or hexadecimal:
+            code = int(decimal) if decimal else int(hexadecimal, 16)
+            yield chr(min(code, 0x10FFFF)), at
+        elif named:
+            yield _NAMES_IN_HTML[named], at
+        else:
+            yield _as_text(escaped or found[0]), at
 
 
 def _basic(secret: bytes) -> tuple[bytes, bytes, bytes]:
@@ -183,7 +214,7 @@ def _character(char: str) -> bytes:
     escaped = b"".join(rb"\\{1,8}u(?i:%b)" % unit for unit in units)
     forms = [percent, escaped, b"&#0{0,4}%d;" % ord(char), b"(?i:&#x0{0,4}%x;)" % ord(char)]
     if char in _NAMED_IN_HTML:
-        forms.append(b"&(?:amp;)?%b;" % _NAMED_IN_HTML[char].encode())
+        forms.append(b"&(?:amp;)?%b;" % _NAMED_IN_HTML[char])
     if char in "\\\"'/":
         forms.append(rb"\\{0,8}+%b" % re.escape(raw) if char != "\\" else rb"\\{1,16}+")
     elif len(raw) > 1 and ord(char) < 256:
@@ -195,47 +226,40 @@ class _Search:
     """A search for all secrets at once: for how they begin, then for as much as is there of one that begins so."""
 
     def __init__(self, secrets: dict[str, int]) -> None:
-        beginnings: dict[str, list[str]] = {}
-        for secret in sorted(secrets, key=len, reverse=True):
-            beginnings.setdefault(secret[:_PREFIX], []).append(secret)
-        ordered = sorted(beginnings)
-        self._candidates = [beginnings[beginning] for beginning in ordered]
+        self._secrets = sorted(secrets)
         self._numbers = secrets
-        self._blocks: dict[str, list[tuple[int, re.Pattern[bytes]]]] = {}
-        self._beginnings = re.compile(_any_of(ordered)) if ordered else None
+        beginnings = list(dict.fromkeys(secret[:_PREFIX] for secret in self._secrets))
+        self._beginnings = re.compile(_any_of(beginnings)) if beginnings else None
 
     def of(self, text: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+        """Where there is one, and its number."""
         at = 0
         while self._beginnings and (begun := self._beginnings.search(text, at)):
             at = begun.start() + 1
-            for secret in self._candidates[(begun.lastindex or 0) - 1]:
-                count, end = self._matched(secret, text, begun.start())
-                if count == len(secret) or count >= _SHORTEST_PART:
-                    yield begun.start(), end, self._numbers[secret]
-                    at = end
-                    break
+            if found := self._longest(text, begun.start()):
+                at = found[0]
+                yield begun.start(), *found
 
-    def _matched(self, secret: str, text: bytes | bytearray, start: int) -> tuple[int, int]:
-        """How many characters of the secret stand there, and where they end."""
-        if secret not in self._blocks:
-            parts = (secret[place : place + _BLOCK] for place in range(0, len(secret), _BLOCK))
-            self._blocks[secret] = [(len(part), re.compile(b"".join(map(_character, part)))) for part in parts]
-        count, end = 0, start
-        for length, pattern in self._blocks[secret]:
-            if (found := pattern.match(text, end)) is None:
-                for char in secret[count : count + length]:
-                    if (one := re.compile(_character(char)).match(text, end)) is None:
-                        break
-                    count, end = count + 1, one.end()
+    def _longest(self, text: bytes | bytearray, start: int) -> tuple[int, int] | None:
+        """Where the longest one ends that stands there, and its number; of a long one, the beginning may be all."""
+        low, high, seen, found = 0, len(self._secrets), "", None
+        for char, end in _characters(text, start):
+            seen += char
+            low = bisect_left(self._secrets, seen, low, high)
+            high = bisect_left(self._secrets, f"{seen}\U0010ffff", low, high)
+            if low == high:
                 break
-            count, end = count + length, found.end()
-        return count, end
+            # What is cut short is a secret still. What goes on otherwise is another one.
+            is_cut = len(seen) >= _SHORTEST_PART and not _GOES_ON.match(text, end)
+            if is_cut or self._secrets[low] == seen:
+                found = end, self._numbers[self._secrets[low]]
+        return found
 
 
 def _any_of(beginnings: list[str]) -> bytes:
-    """A pattern for any of these texts of one length, in their order, each with a group that is empty."""
+    """A pattern for any of these texts, which have one length."""
     if beginnings == [""]:
-        return b"()"
+        return b""
     branches: dict[str, list[str]] = {}
     for beginning in beginnings:
         branches.setdefault(beginning[0], []).append(beginning[1:])

@@ -155,6 +155,35 @@ def _escaped(found: re.Match[str]) -> str:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", r"\u007f") for c in text)
 
 
+# A string, an empty list or object, a mark, anything else.
+_DOCUMENT_TOKEN: Final = re.compile(rb'(?s)"(?:[^"\\]++|\\.)*+"|[\[{]\s*[\]}]|[\[\]{},:]|[^\s\[\]{},:"]++')
+# Deeper values are indented like those of this depth.
+_DEEPEST_INDENT: Final = 50
+
+
+def indented(document: bytes) -> bytes:
+    """The same document with a line for each value; all of them are copied digit for digit."""
+    made, depth = BytesIO(), 0
+    for token in _DOCUMENT_TOKEN.findall(document):
+        if token in (b"[", b"{"):
+            depth += 1
+            made.write(token + _line_of(depth))
+        elif token in (b"]", b"}"):
+            depth -= 1
+            made.write(_line_of(depth) + token)
+        elif token == b",":
+            made.write(token + _line_of(depth))
+        elif token == b":":
+            made.write(b": ")
+        else:
+            made.write(token if token.startswith(b'"') else b"".join(token.split()))
+    return made.getvalue()
+
+
+def _line_of(depth: int) -> bytes:
+    return b"\n" + b"  " * max(0, min(depth, _DEEPEST_INDENT))
+
+
 def _encode(text: str) -> bytes:
     try:
         return text.encode()

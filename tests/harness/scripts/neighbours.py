@@ -87,6 +87,10 @@ def sets_a_wrong_length(flow: http.HTTPFlow) -> None:
     flow.response.headers["content-length"] = "5"
 
 
+def copies_the_response(flow: http.HTTPFlow) -> None:
+    flow.response = flow.response.copy()
+
+
 def takes_the_body_away(flow: http.HTTPFlow) -> None:
     flow.response.content = None
 
@@ -184,6 +188,7 @@ ACTS: Final[dict[str, dict[str, Act]]] = {
     "sets a status without a body": {"response": sets_a_status_without_a_body},
     "sets an interim status": {"response": sets_an_interim_status},
     "sets a wrong length": {"response": sets_a_wrong_length},
+    "copies the response": {"responseheaders": copies_the_response, "response": copies_the_response},
     "takes the body away": {"response": takes_the_body_away},
     "adds trailers": {"response": adds_trailers},
     "compresses": {"response": compresses},

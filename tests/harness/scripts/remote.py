@@ -51,6 +51,8 @@ class Remote:
                 return [_describe(flow) for flow in self._find(key)]
             case "options", [values]:
                 return ctx.options.update(**values)
+            case "settle", []:
+                return _turns(30)
         if any(isinstance(arg, dict) for arg in args):
             return ctx.master.commands.call(
                 command, *(self._find(a["flows"]) if isinstance(a, dict) else a for a in args)
@@ -59,6 +61,12 @@ class Remote:
 
     def _find(self, key: str | None) -> list[http.HTTPFlow]:
         return [flow for flow in self.flows if key is None or flow.request.headers.get(KEY_HEADER) == key]
+
+
+async def _turns(number: int) -> None:
+    """In each turn of the event loop, every socket is read that has something."""
+    for _ in range(number):
+        await asyncio.sleep(0)
 
 
 def _describe(flow: http.HTTPFlow) -> dict[str, Any]:

@@ -25,7 +25,9 @@ from harness.master import answer_with, counted, flow_with, lines, logged, run_w
 from harness.paths import ADDON
 from harness.samples import DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from mitmproxy import http
+from mitmproxy.connection import ConnectionState
 from mitmproxy.exceptions import CommandError
+from mitmproxy.flow import Error
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.test import taddons, tflow
 
@@ -528,6 +530,39 @@ def test_an_answer_that_decodes_to_more_than_max_body_is_never_decoded_whole(
         flow.response.raw_content = bomb
         assert await _peak(ours.response(flow)) < 4 * MEGABYTE
         assert flow.response.json()["error"]["code"] == "stream_too_large"
+
+    run(test)
+
+
+OWN_ENDS = [
+    (STREAM, "", False, ""),
+    (STREAM[:300], "server closed connection", True, "cut off inside event 2 (connection closed)"),
+    (STREAM[:300], "Client disconnected.", False, "cut off inside event 2 (the client gave up)"),
+]
+
+
+@pytest.mark.parametrize(("body", "error", "marked", "cause"), OWN_ENDS)
+def test_a_clients_own_stream_is_told_of_where_it_did_not_end(
+    run: Callable, body: bytes, error: str, marked: bool, cause: str
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(request(stream=True))
+        await ours.request(flow)
+        answer_with(flow)
+        flow.response.raw_content = None
+        ours.responseheaders(flow)
+        flow.response.stream(body)
+        if error:
+            flow.error = Error(error)
+            if error.startswith("Client"):
+                flow.client_conn.state = ConnectionState.CLOSED
+            ours.error(flow)
+        else:
+            await ours.response(flow)
+        await counted(ours)
+        about = "private-vllm: chat m, the client's own stream"
+        assert flow.comment == (f"{cause}; {about}" if cause else "")
+        assert bool(flow.marked) is marked
 
     run(test)
 

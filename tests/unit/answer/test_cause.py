@@ -22,6 +22,12 @@ CASES: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
         "cut off after event 2 (connection reset), 5.1 s after the last byte",
     ),
     "cut at once": (TWO, {}, {"cut": "connection closed"}, "cut off after event 2 (connection closed)"),
+    "cut inside an event": (
+        TWO + b'data: {"choi',
+        {},
+        {"cut": "connection closed"},
+        "cut off inside event 3 (connection closed)",
+    ),
     "cut before the first event": (
         b"",
         {},
@@ -40,6 +46,12 @@ CASES: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
         {},
         {},
         'rate limited by the upstream after event 2 (429, rate_limit_exceeded): "slow down"',
+    ),
+    "an error before the rest": (
+        LIMITED + TWO,
+        {},
+        {},
+        'rate limited by the upstream (429, rate_limit_exceeded): "slow down"',
     ),
     "an error without a status": (
         b'data: {"error": {"message": "boom"}}\n\n',
@@ -111,6 +123,8 @@ PLAIN = {
     ),
     "[Errno 61] Connect call failed ('127.0.0.1', 1)": "connection refused",
     "[WinError 1225] The remote computer refused the network connection": "connection refused",
+    "stream refused by the upstream (HTTP/2 REFUSED_STREAM)": "stream refused by the upstream (HTTP/2 REFUSED_STREAM)",
+    "unexpected server response: b'HTTP/1.1 2'": "connection closed within the head of the response",
     "[Errno 104] Connection reset by peer": "connection reset",
     "[Errno -2] Name or service not known": "its name has no address",
     "[Errno 8] nodename nor servname provided, or not known": "its name has no address",

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from force_stream.answer.events import EventReader
 from force_stream.answer.reader import AnswerSpec
-from force_stream.proxy.inject import Cut, Deliver, Injection, Stall, Step
+from force_stream.proxy.inject import Cut, Deliver, Injection, Injections, Respond, Stall, Step
+from force_stream.rules.rule import Rule
 from harness.samples import STREAM
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,12 +17,13 @@ from hypothesis import strategies as st
 
 def steps(wanted: dict[str, Any], pieces: Iterable[bytes]) -> list[Step]:
     injection = Injection(wanted)
-    made = list(injection.check_limit())
+    made = list(injection.begin())
     for piece in pieces:
         made += injection.feed(piece)
     return [*made, *injection.close()]
 
 
+GARBAGE = Deliver(b"\xff\xfe\x00 garbage that the rule injects \x80\n\n")
 ONE, TWO, DONE = b'data: {"a":1}\n\n', b'data: {"b":"\xc3\xa9"}\r\n\r\n', b"data: [DONE]\n\n"
 KINDS: dict[str, tuple[dict[str, Any], list[Step]]] = {
     "nothing": ({}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
@@ -33,6 +36,14 @@ KINDS: dict[str, tuple[dict[str, Any], list[Step]]] = {
     "stall and cut": ({"stall": 1.5, "cut_after": 1}, [Deliver(ONE), Stall(1.5), Cut()]),
     "split": ({"split_utf8": True}, [Deliver(ONE), *(Deliver(bytes([byte])) for byte in TWO), Deliver(DONE)]),
     "content type": ({"content_type": "text/html"}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
+    "delay": ({"delay": 2}, [Stall(2), Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
+    "delay and stall": ({"delay": 2, "stall": 1}, [Stall(2), Deliver(ONE), Stall(1), Deliver(TWO), Deliver(DONE)]),
+    "delay and cut": ({"delay": 2, "cut_after": 0}, [Stall(2), Cut()]),
+    "garbage": ({"garbage": True}, [Deliver(ONE), GARBAGE, Deliver(TWO), GARBAGE, Deliver(DONE)]),
+    "garbage at the beginning": ({"garbage": 0}, [GARBAGE, Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
+    "garbage once": ({"garbage": 1}, [Deliver(ONE), GARBAGE, Deliver(TWO), Deliver(DONE)]),
+    "garbage and cut": ({"garbage": 1, "cut_after": 1}, [Deliver(ONE), GARBAGE, Cut()]),
+    "no garbage": ({"garbage": False}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
     "all of it off": ({"drop_done": False, "split_utf8": False}, [Deliver(ONE), Deliver(TWO), Deliver(DONE)]),
 }
 
@@ -42,6 +53,84 @@ def test_each_key_makes_its_steps(kind: str) -> None:
     wanted, made = KINDS[kind]
     before = b": alive\n\n" if kind == "no event in a comment" else b""
     assert steps(wanted, [before + ONE + TWO + DONE]) == made
+
+
+INJECTED: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "all of it": (
+        {"delay": 1, "stall": 1, "garbage": 2, "drop_done": True, "split_utf8": True},
+        {"delay", "stall", "garbage", "drop_done", "split_utf8"},
+    ),
+    "a cut, and not what would have come after it": (
+        {"cut_after": 1, "garbage": 2, "drop_done": True, "split_utf8": True},
+        {"cut_after"},
+    ),
+    "an error": ({"error_after": 2, "cut_after": 2}, {"error_after"}),
+    "nothing after the end": ({"cut_after": 9, "error_after": 9, "garbage": 9}, set()),
+    "nothing that is off": ({"drop_done": False, "garbage": False, "split_utf8": False}, set()),
+    "no modifiers": ({"delay": 1, "times": 2, "probability": 1}, {"delay"}),
+}
+
+
+@pytest.mark.parametrize("kind", INJECTED)
+def test_what_was_done_is_listed_and_nothing_else(kind: str) -> None:
+    wanted, done = INJECTED[kind]
+    injection = Injection(wanted)
+    assert injection.injected == {}
+    list(injection.begin())
+    list(injection.feed(ONE + TWO + DONE))
+    assert injection.injected == {key: wanted[key] for key in done}
+
+
+def test_a_content_type_replaces_the_upstreams() -> None:
+    injection = Injection({"content_type": "text/html"})
+    assert injection.content_type("text/event-stream") == "text/html"
+    assert injection.injected == {"content_type": "text/html"}
+    assert Injection({"stall": 1}).content_type("text/event-stream") == "text/event-stream"
+
+
+def test_an_error_status_is_a_whole_response_that_no_upstream_is_asked_for() -> None:
+    injection = Injection({"status": 429, "retry_after": 20, "delay": 3, "times": 1})
+    assert injection.replaces_upstream
+    stall, response = injection.begin()
+    assert stall == Stall(3)
+    assert isinstance(response, Respond)
+    assert (response.status, response.headers["retry-after"]) == (429, "20")
+    assert json.loads(response.body)["error"]["code"] == "injected"
+    assert injection.injected == {"status": 429, "retry_after": 20, "delay": 3}
+
+
+def test_an_empty_stream_is_one_too() -> None:
+    injection = Injection({"empty": True})
+    assert injection.replaces_upstream
+    assert list(injection.begin()) == [Respond(200, {"content-type": "text/event-stream"}, b"")]
+    assert injection.injected == {"empty": True}
+    assert not Injection({"empty": False, "cut_after": 0}).replaces_upstream
+
+
+def failing(injections: Injections, rule: Rule, tries: int) -> list[bool]:
+    return [injections.next(rule) is not None for _ in range(tries)]
+
+
+def test_so_many_tries_fail_and_then_none() -> None:
+    injections = Injections()
+    rule = Rule("r", ("h",), inject={"status": 429, "times": 2})
+    other = Rule("other", ("h",), inject={"status": 429, "times": 1})
+    assert failing(injections, rule, 4) == [True, True, False, False]
+    assert failing(injections, other, 2) == [True, False], "each rule counts its own"
+    assert failing(injections, replace(rule, stream_options=None), 1) == [False], "the rule as the addon adapts it"
+    assert failing(injections, replace(rule, inject=dict(rule.inject)), 3) == [True, True, False], "set once more"
+    assert failing(injections, Rule("r", ("h",), inject={"status": 429}), 3) == [True] * 3
+
+
+def test_a_rule_without_faults_makes_none() -> None:
+    assert failing(Injections(), Rule("r", ("h",)), 2) == [False, False]
+
+
+def test_a_probability_decides_for_each_try_and_one_that_is_spared_does_not_count() -> None:
+    chances = iter([0.1, 0.3, 0.19, 0.2, 0.0])
+    injections = Injections(lambda: next(chances))
+    rule = Rule("r", ("h",), inject={"status": 429, "probability": 0.2, "times": 2})
+    assert failing(injections, rule, 5) == [True, False, True, False, False]
 
 
 ENDS = pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
@@ -82,6 +171,8 @@ WANTED = st.fixed_dictionaries(
         "drop_done": st.booleans(),
         "split_utf8": st.booleans(),
         "stall": st.floats(0.1, 9),
+        "delay": st.floats(0.1, 9),
+        "garbage": st.one_of(st.booleans(), st.integers(0, 4)),
     },
 )
 EVENT = st.sampled_from(
@@ -146,7 +237,7 @@ def test_the_steps_do_not_depend_on_how_the_bytes_are_split(
 
 @given(WANTED, st.lists(EVENT, max_size=6))
 def test_what_is_delivered_is_the_begin_of_what_came(wanted: dict[str, Any], events: list[bytes]) -> None:
-    wanted = {key: value for key, value in wanted.items() if key not in ("drop_done", "error_after")}
+    wanted = {key: value for key, value in wanted.items() if key not in ("drop_done", "error_after", "garbage")}
     made = steps(wanted, [b"".join(events)])
     came = b"".join(step.data for step in made if isinstance(step, Deliver))
     assert b"".join(events).startswith(came)

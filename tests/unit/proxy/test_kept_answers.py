@@ -144,9 +144,9 @@ def test_nothing_is_kept_of_the_event_stream() -> None:
 
 @in_loop
 def test_a_client_that_joins_awaits_the_attempt_under_way_until_it_has_ended() -> None:
-    answers, attempt = KeptAnswers(), Attempt(AnswerSpec("r", "chat"), RULE)
+    answers, attempt = keeping(), Attempt(AnswerSpec("r", "chat"), RULE)
     first, second, third = ClientWait(RULE, attempt), ClientWait(RULE), ClientWait(RULE)
-    made = answers.begin(b"k", first)
+    made = answers.begin(b"k", RULE, first)
     for leaves, joins in ((first, second), (second, third)):
         leaves.leave()
         assert answers.join(b"k", joins) is made

@@ -574,5 +574,63 @@ def test_faults_are_injected_only_where_the_answer_is_observed(play: Callable[..
     wait = player.client_wait
     assert wait is not None
     assert wait.attempt is not None
+    assert wait.attempt.injected == {}, "not yet"
+    player.upstream_sends(HEAD, piece(STREAM))
     assert wait.attempt.injected == {"cut_after": 1}
-    assert Attempt(wait.attempt.spec, wait.attempt.rule).injected == {}
+    assert Attempt(wait.attempt.spec, wait.attempt.rule).injection is None
+
+
+def test_a_made_up_status_asks_no_upstream_and_comes_after_its_delay(play: Callable[..., Player]) -> None:
+    player = play(inject={"status": 429, "retry_after": 20, "delay": 3})
+    player.wait(2.9)
+    assert player.to_client == b""
+    player.wait(0.2)
+    assert (player.answer.status_code, player.answer.headers["retry-after"]) == (429, "20")
+    assert player.opened == 0
+    assert player.is_asleep
+
+
+@pytest.mark.parametrize("keeps", [None, 300], ids=["left", "kept"])
+def test_a_client_that_leaves_before_a_made_up_status_gets_nothing(
+    play: Callable[..., Player], keeps: float | None
+) -> None:
+    player = play(inject={"status": 429, "delay": 3}, keep_answers=keeps)
+    player.client_leaves()
+    player.wait(4)
+    assert player.flow is not None
+    assert player.ends[player.flow.id] == ["error" if keeps is None else "response"]
+    assert (player.to_client, player.opened) == (b"", 0)
+    assert player.is_asleep
+
+
+def test_heartbeats_go_on_until_a_made_up_status_which_ends_the_answer_short(play: Callable[..., Player]) -> None:
+    player = play(inject={"status": 429, "delay": 3}, heartbeat=1)
+    player.wait(2.5)
+    assert player.to_client.endswith(b"1\r\n \r\n1\r\n \r\n")
+    player.wait(1)
+    assert player.closed == ["client"]
+    assert not player.to_client.endswith(END)
+
+
+def test_a_delay_is_silence_and_counts_for_idle_timeout(play: Callable[..., Player]) -> None:
+    player = play(inject={"delay": 4}, idle_timeout=3)
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    player.wait(3.1)
+    assert player.answer.status_code == 504
+
+
+def test_what_comes_during_a_delay_comes_after_it(play: Callable[..., Player]) -> None:
+    player = play(inject={"delay": 2}, idle_timeout=3)
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    player.wait(1.9)
+    assert player.to_client == b""
+    player.wait(0.2)
+    assert player.answer.status_code == 200
+
+
+def test_so_many_clients_get_a_fault_and_the_next_one_the_answer(play: Callable[..., Player]) -> None:
+    player = play(inject={"status": 503, "times": 1})
+    assert player.answer.status_code == 503
+    player.ask()
+    player.upstream_sends(HEAD, piece(STREAM), END)
+    assert player.answer.status_code == 200

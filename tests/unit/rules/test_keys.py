@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from force_stream.rules.keys import FAULTS, KEYS, REQUIRED, default
+from force_stream.rules.keys import FAULTS, KEYS, MODIFIERS, REQUIRED, default
 from force_stream.rules.rule import Rule
 from harness.rules import HEAD, one, refusal
 
@@ -28,7 +28,47 @@ def test_the_example_of_a_row_is_a_value_but_not_the_default(key) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_example_of_a_fault_is_a_value(fault) -> None:
-    assert one(f"inject: {{{fault}: {FAULTS[fault].example}}}").inject.keys() == {fault}
+    beside = "status: 429, " if fault in MODIFIERS else ""
+    assert one(f"inject: {{{beside}{fault}: {FAULTS[fault].example}}}").inject.keys() - {"status"} == {fault} - {
+        "status"
+    }
+
+
+@pytest.mark.parametrize(
+    ("inject", "said"),
+    [
+        ("retry_after: 20, cut_after: 3", "retry_after needs a status, such as 429"),
+        ("times: 2", "times needs a fault beside it, such as status: 429"),
+        ("probability: 0.5, drop_done: false", "probability needs a fault beside it, such as status: 429"),
+        ("status: 429, cut_after: 3", "status excludes cut_after: the upstream is not asked, so there are no events"),
+        ("status: 429, content_type: a/b", "status excludes content_type: the upstream is not asked, so there are no"),
+        ("empty: true, stall: 3", "empty excludes stall: the upstream is not asked, so there are no events"),
+        ("status: 500, empty: true", "status excludes empty: the upstream is not asked, so there are no events"),
+        ("status: 200", "status: expected a whole number from 400 to 599, found the number 200"),
+        ("garbage: often", "garbage: expected a whole number from 0 to 1000000000, found the text 'often'"),
+        ("status: 429, times: 0", "times: expected a whole number from 1 to 1000000000, found the number 0"),
+        ("status: 429, probability: 0", "probability: expected a number above 0, at most 1, found the number 0"),
+        ("status: 429, probability: 20", "probability: expected a number above 0, at most 1, found the number 20"),
+    ],
+)
+def test_faults_that_do_not_go_together_are_named(inject, said, reader) -> None:
+    assert refusal(f"{HEAD}    inject: {{{inject}}}").startswith(f"rules.yaml:4: rule x: inject: {said}")
+
+
+@pytest.mark.parametrize(
+    "inject",
+    [
+        {"status": 429, "retry_after": 20, "delay": 8, "times": 2, "probability": 1},
+        {"status": 503, "drop_done": False},
+        {"empty": True, "delay": 0.5},
+        {"delay": 1, "stall": 2, "garbage": True, "split_utf8": True, "content_type": "text/html", "cut_after": 5},
+        {"garbage": 0, "error_after": 1},
+        {"drop_done": False},
+        {},
+    ],
+)
+def test_faults_that_go_together_are_kept_as_they_are_written(inject) -> None:
+    assert one(f"inject: {json.dumps(inject)}").inject == inject
 
 
 def test_null_means_the_default_where_that_is_empty() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from force_stream.answer.fill import fill, spelled
-from force_stream.view.compare import SET_ASIDE, constants, differences
+from force_stream.view.compare import SET_ASIDE, Side, constants, differences, verdict
 from harness.samples import DOCUMENT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +106,80 @@ def test_filling_in_the_constants_leaves_only_fewer_differences(left: Any, right
     fill(filled, spelled(found))
     assert set(differences(left, filled)) <= set(before)
     assert constants(left, filled) == {}
+
+
+OK, REFUSED = Side(200, ok=True), Side(400, words="Only streams", refuses=True)
+VERDICTS: dict[str, tuple[Side, Side, int, str]] = {
+    "the same": (OK, OK, 0, "plain and forced give the same answer, but for ids and times"),
+    "one difference": (OK, OK, 1, "plain: 200; forced: 200: 1 difference; the log has them"),
+    "only streams": (REFUSED, OK, 0, 'plain: 400 "Only streams"; forced: 200: this upstream only streams'),
+    "plain fails": (Side(504, words="slow"), OK, 0, 'plain: 504 "slow"; forced: 200: only streaming works here'),
+    "never streams": (
+        OK,
+        REFUSED,
+        0,
+        'plain: 200; forced: 400 "Only streams": this upstream does not stream this request',
+    ),
+    "a stream unasked": (Side(200, refuses=True), OK, 0, "plain: 200; forced: 200: this upstream only streams"),
+    "a part of the answer": (
+        OK,
+        Side.of(200, "{}", "cut off after event 2"),
+        3,
+        "plain: 200; forced: 200 (cut off after event 2): 3 differences; the log has them",
+    ),
+    "a cut": (
+        OK,
+        Side(502, words="…", cause="cut off after event 2"),
+        0,
+        "plain: 200; forced: 502 (cut off after event 2): streaming is what fails here",
+    ),
+    "a rate limit": (Side(429), OK, 0, "plain: 429; forced: 200: that may pass, so compare again later"),
+    "a refusal with a status that passes": (
+        Side(503, refuses=True),
+        OK,
+        0,
+        "plain: 503; forced: 200: this upstream only streams",
+    ),
+    "the same failure": (
+        Side(401, words="Who?"),
+        Side(401, words="Who?", cause="authentication"),
+        0,
+        'plain and forced fail the same way: 401 "Who?"',
+    ),
+    "two failures": (Side(401), Side(502), 0, "plain: 401; forced: 502: both fail"),
+    "nobody there": (Side(None, words="refused"), Side(502), 0, 'plain: no answer "refused"; forced: 502: both fail'),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_the_verdict_says_what_two_answers_mean(case: str) -> None:
+    plain, forced, differing, said = VERDICTS[case]
+    assert verdict(plain, forced, differing) == said
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "told"),
+    [
+        (200, json.dumps(DOCUMENT), "200"),
+        (400, '{"error": {"message": "No \\"stream\\"", "code": 1}}', "400 \"No 'stream'\""),
+        (500, "{}", "500"),
+        (200, "<style>a{}</style><p>Please\n log in", '200 (not JSON: "Please log in")'),
+        (502, "", '502 (not JSON: "")'),
+        (400, '{"message": "a\\u202eb\\u001b[31m"}', r'400 "a\u202eb\x1b[31m"'),
+        (400, json.dumps({"message": "x" * 500}), f'400 "{"x" * 100}…"'),
+    ],
+)
+def test_an_answer_is_told_by_its_status_and_its_words(status: int, text: str, told: str) -> None:
+    assert Side.of(status, text).told() == told
+
+
+def test_a_cause_is_told_in_place_of_the_words() -> None:
+    assert Side.of(502, '{"message": "long"}', "cut off after event 2").told() == "502 (cut off after event 2)"
+
+
+@given(st.text(max_size=300), st.text(max_size=300), st.sampled_from([200, 400]))
+def test_what_is_told_is_printable_and_short(text: str, cause: str, status: int) -> None:
+    for body in (text, json.dumps({"message": text})):
+        for told in (Side.of(status, body).told(), Side.of(status, body, cause).told()):
+            assert told.isprintable()
+            assert len(told) < 300

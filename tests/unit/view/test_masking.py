@@ -250,6 +250,23 @@ def test_a_secret_that_was_cut_short_is_masked() -> None:
     assert STAND_IN.fullmatch(after["comment"].removeprefix("Incorrect key: ").removesuffix("…"))
 
 
+def test_secrets_that_begin_alike_are_told_apart() -> None:
+    keys = [f"sk-ant-api03-{name}{number:04}" for name in ("Qw3rTy", "Zx9cVb") for number in range(20)]
+    flows = [flow_with(comment=" ".join(keys)) for _ in keys]
+    for flow, key in zip(flows, keys, strict=True):
+        flow.request.headers["x-api-key"] = key
+    shown = masked(*flows)[0]["comment"].split(" ")
+    assert all(map(STAND_IN.fullmatch, shown))
+    assert len({*shown}) == len(keys)
+
+
+def test_another_secret_that_begins_like_a_known_one_is_not_half_masked() -> None:
+    masker = Masker()
+    masker.learn([b"x-api-key", b"sk-ant-api03-Qw3rTy0001"])
+    assert STAND_IN.fullmatch(masker.text("sk-ant-api03-Zx9cVb0002"))
+    assert masker.text("sk-ant-api03-or") == "sk-ant-api03-or"
+
+
 def test_a_secret_of_a_later_flow_is_masked_in_an_earlier_one() -> None:
     first, second = flow_with(comment="Zq4~Zq4~Zq4~Zq4~Zq4"), flow_with()
     second.request.headers["x-api-key"] = "Zq4~Zq4~Zq4~Zq4~Zq4"

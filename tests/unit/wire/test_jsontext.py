@@ -211,3 +211,28 @@ def test_a_document_for_a_terminal_is_printable_and_says_the_same(value: Any) ->
 )
 def test_only_what_a_terminal_may_obey_or_cannot_be_seen_is_escaped(document: bytes, shown: bytes) -> None:
     assert jsontext.printable(document) == shown
+
+
+@pytest.mark.parametrize(
+    ("document", "lines"),
+    [
+        ('{"a":[1.50,{"b":"x, {y}: \\"z\\\\"}],"c": {}, "d":[ ]}', ['{', '  "a": [', "    1.50,", "    {",
+         '      "b": "x, {y}: \\"z\\\\"', "    }", "  ],", '  "c": {},', '  "d": []', "}"]),
+        ("[]", ["[]"]),
+        (' "a" ', ['"a"']),
+        ('[1e400, "\u00e9\U0001f642"]', ["[", "  1e400,", '  "\u00e9\U0001f642"', "]"]),
+    ],
+)  # fmt: skip
+def test_an_indented_document_has_a_line_for_each_value(document: str, lines: list[str]) -> None:
+    assert jsontext.indented(document.encode()).decode() == "\n".join(lines)
+
+
+@given(VALUES)
+def test_an_indented_document_says_the_same(value: Any) -> None:
+    document = jsontext.dumps(value)
+    assert jsontext.dumps(jsontext.loads(jsontext.indented(document).decode())) == document
+
+
+def test_a_deep_document_is_not_indented_without_bound() -> None:
+    document = b"[" * 2000 + b"1" + b"]" * 2000
+    assert len(jsontext.indented(document)) < 500_000
