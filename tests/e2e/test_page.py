@@ -109,7 +109,7 @@ def test_a_flow_opens_and_can_be_saved(serve: Callable, upstream: Upstream) -> N
     proxy.wait_for_log("private-vllm: chat m, 200")
     (flow,) = at(port, "GET", "/flows").json()
     opened = at(port, "GET", f"/flows/{flow['id']}").json()
-    assert opened["said"] == [{"kind": "text", "name": "", "text": "Hello"}]
+    assert opened["said"] == [{"kind": "text", "text": "Hello", "name": "", "choice": None}]
     assert [entry["number"] for entry in opened["timeline"]] == [1, 2, 3, 4, 5, None]
     assert 0 < opened["timeline"][0]["at"] <= opened["timeline"][-1]["at"]
     assert opened["explained"][-1] == f"POST 127.0.0.1{CHAT}: rule private-vllm takes it; its request was forced"

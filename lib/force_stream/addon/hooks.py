@@ -42,7 +42,7 @@ from ..proxy.saved import aggregate_again
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
-from ..wire.encodings import MissingDecoder, TooLarge, decode
+from ..wire.encodings import MissingDecoder, TooLarge, decode, decoded_sizes
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
@@ -505,8 +505,14 @@ class ForceStream:
         assert flow.response is not None
         coding, limit = flow.response.headers.get("content-encoding", ""), attempt.rule.max_body
         limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
+
+        def work() -> bytes:
+            decoded = decode(attempt.body(), coding, limit)
+            attempt.decode_times(partial(decoded_sizes, attempt.body(), coding, limit))
+            return decoded
+
         try:
-            return await aside.run(lambda: decode(attempt.body(), coding, limit))
+            return await aside.run(work)
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:

@@ -294,9 +294,12 @@ class AnswerReader:
             return self.failure(_too_deep())
 
     def so_far(self) -> Any:
-        """The document of what has come, once that is finished and whatever ended it; None where none of it is."""
+        """The document of what has come, for a person: whole or not, and whatever reply that makes; None if there is
+        none. It ends the answer."""
+        self._merge(self._repeats.close())
+        self._aggregator.shows_cut = True
         try:
-            return self._aggregator.result(done=True, partial=True).document
+            return self._aggregator.result(done=self.done, partial=True).document
         except (StreamError, RecursionError):
             return None
 

@@ -262,7 +262,6 @@ def _plain(inside: Opened) -> dict[str, Any]:
     return {
         "said": [each._asdict() for each, _ in inside.said],
         "timeline": [each._asdict() for each in (*inside.first, *inside.last)],
-        "left_out": inside.left_out,
         "explained": inside.explained,
     }
 

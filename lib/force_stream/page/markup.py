@@ -12,8 +12,8 @@ from pkgutil import get_data
 from typing import Any, Final
 from urllib.parse import quote
 
+from ..view.joined import Said
 from ..view.opened import Opened
-from ..view.said import Said
 from ..view.stats import LONG_GAP, Outcome, Stats, cells, count, duration, rate
 from ..view.timeline import Entry
 from ..wire.text import counted, printable
@@ -32,6 +32,7 @@ _TEMPLATES: Final = dict(_PARTS.findall((get_data(__package__, "page.html") or b
 # What a text may not do to the page: controls that are no blanks, and what reorders the text around it.
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLUMNS: Final = ("Flows", "OK", "Inferred", "Cut off", "Errors", "Events/s", "First byte", "Longest gap", "Duration")
+_KINDS: Final = {"text": "Text", "reasoning": "Reasoning", "refusal": "Refusal", "call": "Tool call"}
 _EXPORTS: Final = {"json": "the document", "sse": "the events", "curl": "the request, for curl"}
 
 
@@ -224,8 +225,9 @@ def _inside(flow: Outcome, inside: Opened) -> _Html:
 
 def _said(said: Said, size: int) -> _Html:
     rest = size - len(said.text)
+    name = said.name if said.choice is None else f"{said.name} (choice {said.choice + 1})".strip()
     more = _fill("rest", count=count(rest)) if rest > 0 else ""
-    return _fill("said", kind=said.kind.capitalize(), name=printable(said.name), text=_shown(said.text), rest=more)
+    return _fill("said", kind=_KINDS.get(said.kind, said.kind), name=printable(name), text=_shown(said.text), rest=more)
 
 
 def _timeline(inside: Opened) -> _Html:
@@ -240,12 +242,19 @@ def _entry(entry: Entry) -> _Html:
     return _fill(
         "entry",
         silent=_Html(' class="silent"') if entry.gap is not None and entry.gap >= LONG_GAP else "",
-        number="" if entry.number is None else entry.number,
+        number=_number(entry),
         at="" if entry.at is None else duration(entry.at),
         gap="" if entry.gap is None else f"+{duration(entry.gap)}",
         type=printable(entry.type),
         added=printable(entry.added, _LONGEST_LINE),
     )
+
+
+def _number(entry: Entry) -> str:
+    """Which event an entry is, or which ones."""
+    if entry.number is None:
+        return f"{entry.times:,} times" if entry.times > 1 else ""
+    return f"{entry.number:,}" + (f" to {entry.number + entry.times - 1:,}" if entry.times > 1 else "")
 
 
 def _shown(text: str) -> str:

@@ -7,22 +7,21 @@ while for a large flow, so it is for a thread; and nothing of it shows a credent
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from mitmproxy import http
 
 from ..answer.forcing import at_path
-from ..answer.reader import AnswerSpec
 from ..proxy import bodies, explain, request, response
-from ..proxy.notes import CHOICES, ENDPOINT, QUIRKS_NOTED, TIMES, UnreadableFlow
+from ..proxy.notes import ENDED, ENDPOINT, TIMES, UnreadableFlow
 from ..rules.hosts import with_port
 from ..rules.rule import Rule
 from ..wire import jsontext
 from ..wire.text import counted
-from . import said, timeline
+from . import timeline
+from .joined import Said, said_in
 from .masking import Masker
-from .said import Said
+from .stats import LONG_GAP
 from .timeline import Entry, Timeline
 
 # What a person reads at once: characters of a text and of all texts, entries of the timeline, bytes of the raw stream.
@@ -63,24 +62,37 @@ class Opened(NamedTuple):
 
 def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bool) -> Opened:
     """Open a flow. `whole`: all of its texts and of its timeline, and not only as much as a person reads at once."""
-    mask, stream, spec, read = _Mask(flow), stream_of(flow), _spec(flow), None
-    spoken, first, last = said.in_document(_document(flow)), [], []
-    if stream is not None:
-        spoken = [] if spec is None else said.in_stream(spec, stream)
-        read = timeline.read(stream, TIMES.of(flow))
-        first, last = read.first, read.last
-        if not whole and len(first) + len(last) > FIRST_ENTRIES + LAST_ENTRIES:
-            first, last = first[:FIRST_ENTRIES], [*first[FIRST_ENTRIES:], *last][-LAST_ENTRIES:]
+    mask, stream = _Mask(flow), stream_of(flow)
+    if stream is None:
+        spoken, about, entries = said_in(_document(flow)), "", []
+    else:
+        known = at_path(flow.request.path)
+        endpoint = ENDPOINT.of(flow) or (known.endpoint if known else "")
+        read = timeline.read(stream, TIMES.of(flow), ended=ENDED.of(flow), endpoint=endpoint)
+        spoken, about, entries = read.said, _about(read), [*read.entries, *_end(read)]
+    left_out = 0 if whole else max(0, len(entries) - FIRST_ENTRIES - LAST_ENTRIES)
+    shown = [entry._replace(added=mask.text(entry.added)) for entry in _ends(entries, left_out)]
+    first = FIRST_ENTRIES if left_out else len(shown)
     return Opened(
         said=[(each._replace(text=mask.text(text)), len(each.text)) for each, text in _shown(spoken, whole=whole)],
-        about="" if read is None else _about(read),
-        first=[entry._replace(added=mask.text(entry.added)) for entry in first],
-        last=[entry._replace(added=mask.text(entry.added)) for entry in last],
-        left_out=0 if read is None else read.left_out + len(read.first) + len(read.last) - len(first) - len(last),
+        about=about,
+        first=shown[:first],
+        last=shown[first:],
+        left_out=left_out,
         raw=mask.data((stream or b"")[:MOST_RAW]),
         size=len(stream or b""),
         explained=explain.explain(flow, rules, enabled=enabled),
     )
+
+
+def _ends(entries: list[Entry], left_out: int) -> list[Entry]:
+    return entries[:FIRST_ENTRIES] + entries[FIRST_ENTRIES + left_out :]
+
+
+def _end(read: Timeline) -> Iterator[Entry]:
+    """The end, where it came after a long silence."""
+    if read.ended is not None and read.last_byte is not None and read.ended - read.last_byte >= LONG_GAP:
+        yield Entry("end", at=read.ended, gap=read.ended - read.last_byte)
 
 
 def _about(read: Timeline) -> str:
@@ -97,8 +109,6 @@ def _shown(spoken: Sequence[Said], *, whole: bool) -> Iterator[tuple[Said, str]]
         text = each.text if whole else each.text[: min(left, LONGEST_SAID)]
         left -= len(text)
         yield each, text
-        if left <= 0 and not whole:
-            return
 
 
 def stream_of(flow: http.HTTPFlow) -> bytes | None:
@@ -190,11 +200,3 @@ def _document(flow: http.HTTPFlow) -> object:
         return jsontext.loads((document_of(flow) or b"").decode(errors="replace"))
     except ValueError:
         return None
-
-
-def _spec(flow: http.HTTPFlow) -> AnswerSpec | None:
-    """How the flow's event stream is read, as far as its notes say, and whether or not it is whole."""
-    endpoint, known = ENDPOINT.of(flow), at_path(flow.request.path)
-    if endpoint is not None:
-        known = AnswerSpec("", endpoint, "", CHOICES.of(flow) or 1, quirks=QUIRKS_NOTED.of(flow) or ())
-    return None if known is None else replace(known, on_truncated="partial")

@@ -55,7 +55,7 @@ def test_a_flow_that_is_still_in_memory_opens_and_can_be_saved() -> None:
     flow = answered()
     client = client_of(Shelf(dataclasses.replace(OUTCOME, flow=lambda: flow)))
     opened = client.get("/flows/f-1").json
-    assert opened["said"] == [{"kind": "text", "name": "", "text": HOSTILE}]
+    assert opened["said"] == [{"kind": "text", "text": HOSTILE, "name": "", "choice": None}]
     assert [entry["type"] for entry in opened["timeline"]] == ["chunk", "[DONE]"]
     assert opened["explained"] == [
         f"POST 127.0.0.1{CHAT}: rule private-vllm: host 127.0.0.1:22 is not among llm.example.com"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from force_stream.rules.rule import Rule
 from force_stream.view import opened
+from force_stream.view.joined import Said
 from force_stream.view.opened import FIRST_ENTRIES, LAST_ENTRIES, LONGEST_SAID, MOST_RAW, MOST_SAID, Opened
-from force_stream.view.said import Said
 from harness import sse
 from harness.master import answer_with, flow_with
 from harness.samples import CHAT, DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
@@ -37,7 +37,7 @@ def texts(found: Opened) -> list[Said]:
 
 def test_a_forced_flow_has_what_was_said_and_its_events_and_why_its_rule_took_it() -> None:
     found = look(forced(times=[0.25, 5, 1.5, len(STREAM)]))
-    assert texts(found) == [Said("text", "", "Hello")]
+    assert texts(found) == [Said("text", "Hello")]
     assert [(entry.type, entry.at) for entry in found.first][:2] == [("chunk", 1.5), ("chunk", 1.5)]
     assert (found.last, found.left_out, found.raw, found.size) == ([], 0, STREAM, len(STREAM))
     assert found.about == "5 events, then [DONE]"
@@ -46,14 +46,14 @@ def test_a_forced_flow_has_what_was_said_and_its_events_and_why_its_rule_took_it
 
 def test_a_stream_that_was_cut_off_has_what_was_said_until_then() -> None:
     error = {"error": {"message": "stopped", "code": "stream_truncated"}}
-    assert texts(look(forced(sse(*EVENTS[:2], done=False), error))) == [Said("text", "", "Hel")]
+    assert texts(look(forced(sse(*EVENTS[:2], done=False), error))) == [Said("text", "Hel")]
 
 
 def test_a_clients_own_stream_and_a_plain_answer_are_opened_too() -> None:
     own, plain, nothing = flow_with(), flow_with(), flow_with()
     answer_with(own)
     answer_with(plain, json.dumps(DOCUMENT).encode(), "application/json")
-    assert texts(look(own)) == texts(look(plain)) == [Said("text", "", "Hello")]
+    assert texts(look(own)) == texts(look(plain)) == [Said("text", "Hello")]
     assert (look(plain).about, look(plain).raw) == ("", b"")
     assert texts(look(nothing)) == []
     assert (opened.saved_document(own), opened.saved_stream(plain)) == (None, None)
@@ -70,23 +70,25 @@ def test_notes_that_this_version_does_not_write_open_nothing_that_is_wrong(notes
 
 
 def test_of_a_long_answer_only_so_much_is_shown_unless_all_is_wanted() -> None:
-    events = [chunk(choice(content="x" * 1000)) for _ in range(300)]
+    # No two in a row are alike, or they would be one entry.
+    events = [chunk(choice(**{name: "x" * 1000})) for _ in range(300) for name in ("content", "reasoning_content")]
     tools = [chunk(choice(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "y" * 150_000}}]))]
     refusal = [chunk(choice(refusal="z"))]
     flow = forced(sse(*events, *tools, *refusal))
     found = look(flow)
     assert [(len(said.text), size) for said, size in found.said] == [
         (LONGEST_SAID, 300_000),
-        (1, 1),
-        (MOST_SAID - LONGEST_SAID - 1, 150_000),
+        (MOST_SAID - LONGEST_SAID, 300_000),
+        (0, 1),
+        (0, 150_000),
     ]
     assert (len(found.first), len(found.last)) == (FIRST_ENTRIES, LAST_ENTRIES)
-    assert found.left_out == 303 - FIRST_ENTRIES - LAST_ENTRIES
+    assert found.left_out == 603 - FIRST_ENTRIES - LAST_ENTRIES
     assert found.last[-1].type == "[DONE]"
     assert len(found.raw) == MOST_RAW
     whole = look(flow, whole=True)
-    assert sorted(len(said.text) for said in texts(whole)) == [1, 150_000, 300_000]
-    assert (len(whole.first) + len(whole.last), whole.left_out) == (303, 0)
+    assert sorted(len(said.text) for said in texts(whole)) == [1, 150_000, 300_000, 300_000]
+    assert (len(whole.first) + len(whole.last), whole.left_out) == (603, 0)
 
 
 LONG = "w " * 100_000
