@@ -4,8 +4,9 @@ keyboard alone. Needs chromium, node and `npm ci` in tests/browser."""
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -80,9 +81,13 @@ def opened(flow: http.HTTPFlow, **changes: Any) -> Outcome:
     return dataclasses.replace(OUTCOME, flow=lambda: flow, **changes)
 
 
-def answered(*texts: str, **notes: Any) -> http.HTTPFlow:
+def answered(*texts: str) -> http.HTTPFlow:
+    return with_chunks(chunk(choice(content=text)) for text in texts)
+
+
+def with_chunks(chunks: Iterable[dict[str, Any]]) -> http.HTTPFlow:
     flow = flow_with()
-    answer_with(flow, sse(*(chunk(choice(content=text)) for text in texts)))
+    answer_with(flow, sse(*chunks))
     return flow
 
 
@@ -263,7 +268,10 @@ def test_two_thousand_flows_are_a_page_of_bounded_size(browse: Callable) -> None
 
 
 def test_a_very_long_answer_is_opened_as_much_of_it_as_a_person_reads(browse: Callable) -> None:
-    flow = answered(*(f"{HOSTILE} {number:06} {'z' * 20} " for number in range(60_000)))
+    # No two in a row are alike, or they would be one row.
+    kinds = cycle(("content", "reasoning_content"))
+    texts = (f"{HOSTILE} {number:06} {'z' * 20} " for number in range(60_000))
+    flow = with_chunks(chunk(choice(**{kind: text})) for kind, text in zip(kinds, texts, strict=False))
     assert len(flow.response.raw_content) > 5_000_000
     with served(opened(flow, events=60_000)) as page, browse() as browser:
         browser("goto", page.url)
