@@ -34,20 +34,20 @@ HOSTILE = "\u202egnp.exe مرحبا\u2066\x1b[31m<img src=x onerror=alert(1)></p
 class Served:
     """The page of an addon that a test fills, on a port of its own, in a loop of its own."""
 
-    def __init__(self, addon: Shelf) -> None:
+    def __init__(self, addon: Shelf, port: int) -> None:
         self.addon = addon
-        self.url = ""
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/"
         self._ready = threading.Event()
         self._over = asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        ours, port = Serving(self.addon), refused_port()
+        ours = Serving(self.addon)
         with taddons.context(ours) as context:
-            context.configure(ours, force_stream_page_port=port)
+            context.configure(ours, force_stream_page_port=self.port)
             ours.running()
-            self.url = f"http://127.0.0.1:{port}/"
             self._ready.set()
             await self._over.wait()
             ours.done()
@@ -68,8 +68,8 @@ class Served:
 
 
 @contextmanager
-def served(*outcomes: Outcome) -> Iterator[Served]:
-    page = Served(Shelf(*outcomes))
+def served(*outcomes: Outcome, port: int = 0) -> Iterator[Served]:
+    page = Served(Shelf(*outcomes), port or refused_port())
     page.start()
     try:
         yield page
@@ -307,9 +307,14 @@ def test_a_page_that_is_not_looked_at_has_no_connection(browse: Callable) -> Non
         assert browser("complaints") == []
 
 
-def test_the_page_says_when_mitmproxy_is_gone(browse: Callable) -> None:
-    with served(OUTCOME) as page, browse() as browser:
-        browser("goto", page.url)
-        browser("wait", "#rules tr")
-        page.stop()
+def test_the_page_says_when_mitmproxy_is_gone_and_shows_the_new_one_when_it_is_back(browse: Callable) -> None:
+    with browse() as browser:
+        with served(OUTCOME) as page:
+            browser("goto", page.url)
+            browser("wait", "#rules tr")
         wait_for(browser, "document.querySelector('#message').textContent.includes('not responding')")
+        assert rows(browser) == ["f-1"]
+        with served(FAILED, port=page.port):
+            browser("wait", "[data-key=failed]")
+            assert rows(browser) == ["failed"]
+            assert browser("text", "#message") == ""
