@@ -1,100 +1,31 @@
 """The content view as a person meets it: mitmproxy's console in a terminal, keys pressed, the screen read.
 
-tmux is the terminal. Every test has a server of its own, which ends with it. FORCE_STREAM_SCREENSHOTS=1 writes
-docs/console.svg.
+Needs tmux. FORCE_STREAM_SCREENSHOTS=docs writes docs/console.svg.
 """
 
-import os
 import re
-import shlex
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from force_stream.addon import commands
-from harness import Certs, Data, End, Head, Http1Client, Pause, Proxy, Reset, needs_tool, sse
+from harness import Certs, Data, End, Head, Http1Client, Pause, Proxy, Reset, sse
+from harness.console import Console
 from harness.paths import ADDON
 from harness.samples import CHAT, EVENTS, RULES, STREAM, request, spoken
-from harness.terminal import svg
 from harness.upstream import Upstream
-
-MITMPROXY = Path(sys.executable).with_name("mitmproxy")
-TIMEOUT = 120.0
-
-
-class Console:
-    """mitmproxy in a terminal of 150 columns and 50 lines."""
-
-    def __init__(self, tmux: str, command: list[str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tmux-")  # the path of a socket has to be short
-        self._tmux = [tmux, "-u", "-S", f"{self._folder.name}/socket", "-f", os.devnull]
-        self._run("new-session", "-d", "-x", "150", "-y", "50", shlex.join(command))
-
-    def press(self, *keys: str) -> None:
-        """Keys by tmux's names for them: Enter, Tab, a."""
-        self._run("send-keys", *keys)
-
-    def type(self, text: str) -> None:
-        self._run("send-keys", "-l", text)
-
-    @property
-    def screen(self) -> str:
-        return self._run("capture-pane", "-p")
-
-    def wait_for(self, pattern: str) -> str:
-        """The screen, once the pattern is found on it."""
-        end = time.monotonic() + TIMEOUT
-        screen = self.screen
-        while not re.search(pattern, screen, re.MULTILINE):
-            assert time.monotonic() < end, f"{pattern!r} did not appear on the screen:\n{screen}"
-            time.sleep(0.05)
-            screen = self.screen
-        return screen
-
-    def picture(self, name: str, title: str, columns: int, lines: int, *, of: str) -> None:
-        """Write docs/NAME, a picture of the screen in that size once it shows `of`, if FORCE_STREAM_SCREENSHOTS is
-        set."""
-        if os.environ.get("FORCE_STREAM_SCREENSHOTS"):
-            self._run("resize-window", "-x", f"{columns}", "-y", f"{lines}")
-            self.wait_for(of)
-            (ADDON.parent / "docs" / name).write_text(svg(self._run("capture-pane", "-e", "-N", "-p"), title))
-
-    def close(self) -> None:
-        """End tmux, and mitmproxy with it, unless that has ended by itself."""
-        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
-        self._folder.cleanup()
-
-    def _run(self, *arguments: str) -> str:
-        done = subprocess.run([*self._tmux, *arguments], capture_output=True, encoding="utf-8", check=False)
-        assert done.returncode == 0, f"tmux {arguments[0]}: {done.stderr}"
-        return done.stdout
 
 
 @pytest.fixture
 def console(tmp_path: Path, certs: Certs) -> Iterator[Callable[..., Console]]:
     """`console(*arguments)`: a started mitmproxy with the addon."""
-    tmux = needs_tool("tmux")
-    opened: list[Console] = []
-
-    def start(*arguments: str) -> Console:
-        rules = tmp_path / "console-rules.yaml"
-        rules.write_text(RULES)
-        confdir = tmp_path / "confdir"
-        confdir.mkdir()
-        options = {"confdir": certs.confdir(confdir), "force_stream_rules": rules}
-        sets = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
-        environment = ["env", "-u", "PYTHONIOENCODING", "LC_ALL=C.UTF-8", "TERM=screen-256color"]
-        command = [*environment, str(MITMPROXY), "-s", str(ADDON), *sets, *arguments]
-        opened.append(Console(tmux, command))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
+    rules = tmp_path / "console-rules.yaml"
+    rules.write_text(RULES)
+    with ExitStack() as opened:
+        yield lambda *arguments: opened.enter_context(
+            Console(certs, tmp_path, {"force_stream_rules": rules}, *arguments)
+        )
 
 
 @pytest.fixture

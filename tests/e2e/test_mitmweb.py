@@ -1,6 +1,6 @@
 """mitmweb with the addon, in a real browser: what a person clicks there, and what they read.
 
-Needs chromium, node and `npm ci` in tests/browser. FORCE_STREAM_SCREENSHOTS=1 writes docs/mitmweb.png.
+Needs chromium, node and `npm ci` in tests/browser. FORCE_STREAM_SCREENSHOTS=docs writes docs/mitmweb.png.
 """
 
 import json

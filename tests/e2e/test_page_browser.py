@@ -1,6 +1,6 @@
 """The page in a real browser: it is driven as a person would, and attacked as another page would.
 
-Needs chromium, node and `npm ci` in tests/browser. FORCE_STREAM_SCREENSHOTS=1 writes docs/page.png.
+Needs chromium, node and `npm ci` in tests/browser. FORCE_STREAM_SCREENSHOTS=docs writes docs/page.png.
 """
 
 import json
