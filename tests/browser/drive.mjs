@@ -91,6 +91,8 @@ const ACTIONS = {
   click: (selector) => page.click(selector),
   fill: (selector, text) => page.fill(selector, text),
   press: (selector, key) => page.press(selector, key),
+  key: (key) => page.keyboard.press(key),
+  scheme: (name) => page.emulateMedia({ colorScheme: name }),
   wait: async (selector) => {
     await page.waitForSelector(selector, { timeout: 60_000 });
   },

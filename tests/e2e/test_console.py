@@ -67,10 +67,10 @@ def test_a_person_opens_a_saved_flow_and_sees_its_events(console: Callable[..., 
         r"^finish reason +stop *$",
         r"^comments +1 comment line \(usually a keep-alive\) *$",
         r"^Nothing odd\. *$",
-        r"^ +1 +\d+\.\d{3} +chunk +id \"chatcmpl-1\"",
+        r"^ +1 +\d+\.\d{3} +chunk +role \"assistant\" *$",
         r"^ +\d+\.\d{3} +\+\d+\.\d{3} +comment +\\x1b\[31mred\\x1b\[0m *$",
-        r"^ +2 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +choices\[0\]\.delta\.content \+\"Hel\" *$",
-        r"^ +4 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +choices\[0\]\.finish_reason \"stop\" *$",
+        r"^ +2 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +content \+\"Hel\" *$",
+        r"^ +4 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +finish_reason \"stop\" *$",
         r"^ +\d+\.\d{3} +\+\d+\.\d{3} +\[DONE\] *$",
     ):
         screen.wait_for(pattern)
@@ -100,14 +100,40 @@ def test_a_person_presses_m_and_sees_where_a_stream_stopped(
     for pattern in (
         r"^status +200 from the upstream, 502 to the client *$",
         r"^longest gap +[1-9]\d*\.\d{3} s, from \d+\.\d{3} to \d+\.\d{3} s *$",
-        r"^truncated +cut off after event 15 *$",
+        r"^cause +cut off after event 15.*$",
+        r"^text +\"Graz is the second largest city of Austria and lies on the river Mur \" *$",
         r"^client got +an error: stream_truncated *$",
         r"^ +- no finish reason for choice 0 *$",
-        r"^! +10 +\d+\.\d{3} +\+[1-9]\d*\.\d{3} +chunk +\[after [1-9]\d*\.\d s of silence\] choices\[0\]\.",
+        r"^! +10 +\d+\.\d{3} +\+[1-9]\d*\.\d{3} +chunk +\[after [1-9]\d*\.\d s of silence\] content \+",
     ):
         screen.wait_for(pattern)
     title = "mitmproxy's console with the events of an answer that was cut off"
     screen.picture("console.svg", title, 118, 49, of=r"^ +15 .*\+\"Mur \"")
+
+
+@pytest.mark.parametrize("option", ["force_stream_view_first=true", "console_default_contentview=upstream sse"])
+def test_an_option_shows_the_cause_as_soon_as_a_person_opens_the_response(
+    option: str,
+    console: Callable[..., Console],
+    tmp_path: Path,
+    upstream: Upstream,
+    proxy_factory: Callable[..., Proxy],
+) -> None:
+    rules, path = tmp_path / "rules.yaml", tmp_path / "flows.mitm"
+    rules.write_text(RULES)
+    options = {"force_stream_rules": rules}
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON], options=options, flow_file=path)
+    upstream.answer(Head(), Data(sse(*EVENTS[:3], done=False)), Reset())
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request()).status == 502
+    proxy.stop()
+    screen = console("-n", "-r", str(path), "--set", option)
+    screen.wait_for(r"POST .*/v1/chat/completions .*502")
+    screen.press("Enter")
+    screen.wait_for(r'"model": "m"')
+    screen.press("Tab")
+    screen.wait_for(r"^cause +cut off after event 3.*$")
+    screen.wait_for(r'^text +"Hello" *$')
 
 
 def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
@@ -126,7 +152,7 @@ def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
     screen.press("Tab")
     screen.wait_for(r"Upstream SSE .*\[m:auto\]")
     screen.wait_for(r"^times +not recorded *$")
-    screen.wait_for(r'^ +3 +chunk +choices\[0\]\.delta\.content \+"lo" *$')
+    screen.wait_for(r'^ +3 +chunk +content \+"lo" *$')
 
 
 def test_what_came_of_a_key_or_a_command_is_seen_at_the_foot(
