@@ -1,8 +1,8 @@
 """Twelve failures, as a person meets them: how many clicks or keys it is to the cause, and whether its words can then
 be read. In mitmweb and in mitmproxy's console; beside them mitmweb without the addon.
 
-The table in docs/looking.md is what is tested: its words are looked for on what is seen of the window or screen, after
-as many clicks as it says, and not before. Needs chromium, node, `npm ci` in tests/browser, and tmux.
+The table in docs/twelve-failures.md is what is tested: its words are looked for among what is seen of the window or the
+screen, after as many clicks as it says, and not before. Needs chromium, node, `npm ci` in tests/browser, and tmux.
 FORCE_STREAM_SCREENSHOTS=docs writes docs/failures.png and docs/failures-stock.png.
 """
 
@@ -68,7 +68,6 @@ FAILURES = {
 }
 # The flows of each list in their order: a stream without events is asked for again, plain.
 FORCED = [name for name in FAILURES for _ in range(2 if name == "an empty stream" else 1)]
-LOOKING = (ROOT / "docs" / "looking.md").read_text(encoding="utf-8")
 SCROLL = ", then scroll"
 # What mitmweb says in the tab Error.
 ERRORS = ("peer closed connection without sending complete message body", "Client disconnected.")
@@ -87,8 +86,9 @@ class Row(NamedTuple):
 
 
 def table() -> list[Row]:
-    head, rows = "| failure | force-stream says |", []
-    for line in LOOKING.partition(head)[2].partition("|\n\n")[0].splitlines()[2:]:
+    text = (ROOT / "docs" / "twelve-failures.md").read_text(encoding="utf-8")
+    rows = []
+    for line in text.partition("\n|---")[2].partition("\n\n")[0].splitlines()[1:]:
         failure, says, mitmweb, console, stock_says, stock = line.strip("| ").split(" | ")
         words = [re.search("`([^`]+)`", cell) for cell in (says, stock_says)]
         ours, theirs = (found[1] for found in words if found)
@@ -99,7 +99,7 @@ def table() -> list[Row]:
 
 ROWS = table()
 # What the docs have mitmweb show in its list.
-COLUMNS = re.findall(r"--set web_columns=(\w+)", LOOKING)
+COLUMNS = re.findall(r"web_columns=(\w+)", (ROOT / "docs" / "looking.md").read_text(encoding="utf-8"))
 
 
 def reach(words: str, clicks: int, steps: list[Callable[[], object]], seen: Callable[[], str]) -> None:
