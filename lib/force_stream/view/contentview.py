@@ -14,6 +14,7 @@ from ..answer.forcing import at_path
 from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import ClientGone
 from ..proxy import notes
+from ..proxy.response import streams
 from ..wire import encodings
 from . import flow_record, timeline, timeline_text
 from .timeline_text import About
@@ -33,14 +34,13 @@ class UpstreamSSE(Contentview):
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         response, flow = _response(metadata), metadata.flow
-        if response is None:
+        if response is None or not (self.render_priority(data, metadata) > 0 or _holds_events(flow, response)):
             return _as_usual(data, metadata)
         kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
-        is_ours = kept is not None or self.render_priority(data, metadata) > 0
         if kept is None:
             kept, times = _decoded(data, response, times)
         read = timeline.read(kept, times, ended=notes.ENDED.of(flow), endpoint=_endpoint(flow))
-        return timeline_text.text(read, _about(flow, response)) if is_ours or read.events else _as_usual(data, metadata)
+        return timeline_text.text(read, _about(flow, response))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if _response(metadata) is None:
@@ -61,6 +61,11 @@ def _response(metadata: Metadata) -> http.Response | None:
     return message if isinstance(message, http.Response) else None
 
 
+def _holds_events(flow: Flow | None, response: http.Response) -> bool:
+    """Whether there is an event stream, whatever the response's label says."""
+    return notes.SSE.of(flow) is not None or streams(response)
+
+
 def _as_usual(data: bytes, metadata: Metadata) -> str:
     """What mitmproxy's own views make of a body that is no event stream: an option of mitmproxy's may have this view
     show all there are."""
@@ -71,15 +76,15 @@ def _as_usual(data: bytes, metadata: Metadata) -> str:
 
 
 def _decoded(data: bytes, response: http.Response, times: Sequence[float] | None) -> tuple[bytes, Any]:
-    """A response's body without its content encoding, and the times of its pieces. mitmproxy decodes none that is cut
-    off."""
+    """A response's body without its content encoding, and the times of its pieces. mitmproxy does not decode every one
+    that is cut off."""
     raw, label = response.raw_content, response.headers.get("content-encoding", "")
     if not raw or not encodings.is_encoded(label):
         return data, times
     decoded = encodings.beginning(raw, label, timeline.MOST_BYTES) if data == raw else data
     if not times:
         return decoded, times
-    sizes = encodings.decoded_sizes(raw, label, len(decoded), [int(size) for size in times[1::2]])
+    sizes = encodings.decoded_sizes(raw, label, timeline.MOST_BYTES, [int(size) for size in times[1::2]])
     return decoded, [value for pair in zip(times[::2], sizes, strict=True) for value in pair]
 
 

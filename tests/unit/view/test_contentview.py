@@ -273,6 +273,7 @@ def test_a_request_has_no_event_stream() -> None:
         (b"oops", "application/json", "oops"),
         (b"<b>a</b>", "text/html", "<b>a</b>\n"),
         (b"plain", None, "plain"),
+        (b"if (a)\n{\n}\n[1]\n", "text/plain", "if (a)\n{\n}\n[1]\n"),
         (b"", None, ""),
     ],
 )
