@@ -150,7 +150,7 @@ def _check_size(node: Node, sizes: dict[int, int]) -> int:
         else:
             size = sum(_check_size(key, sizes) + _check_size(value, sizes) for key, value in node.value)
         if size >= _MOST_WITH_ALIASES:
-            raise MistakeError("too much for a rules file once its aliases are replaced by what they stand for", node)
+            raise MistakeError("too large for a rules file once its aliases are expanded", node)
         sizes[id(node)] = size + 1
     return sizes[id(node)]
 
@@ -159,7 +159,7 @@ def _check_size(node: Node, sizes: dict[int, int]) -> int:
 _HINTS: Final = {
     "alias": "put a value that starts with * in quotes",
     "'\\t'": "indent with spaces, not with tabs",
-    "mapping values": "is the line above indented as it should be, and is text with a colon in quotes?",
+    "mapping values": "is the line above indented correctly, and is text with a colon in quotes?",
     "'%'": "put a value that starts with % in quotes",
     "another document": "leave the --- out",
 }
@@ -199,7 +199,7 @@ def _read_rules(root: Node, rules: list[Rule], mistakes: list[MistakeError]) -> 
         found: list[MistakeError] = []
         values = _values(node, found)
         if not found and nodes.setdefault(values["name"], node) is not node:
-            found.append(MistakeError(f"the rule in line {line_of(nodes[values['name']])} already has this name", node))
+            found.append(MistakeError(f"the rule on line {line_of(nodes[values['name']])} already has this name", node))
         for mistake in found:
             mistake.what = f"{_label(node, number)}: {mistake.what}"
         mistakes += found

@@ -261,7 +261,7 @@ def pairs(node: Node) -> Iterator[tuple[str, Node, Node]]:
             raise expected("a key", key)
         first = seen.setdefault(key.value, key)
         if first is not key:
-            raise MistakeError(f"the key {quoted(key.value)} appears twice, first in line {line_of(first)}", key)
+            raise MistakeError(f"the key {quoted(key.value)} appears twice, first on line {line_of(first)}", key)
         yield key.value, key, value
 
 
