@@ -963,7 +963,7 @@ def _check_document(row: Row, response: Response) -> Iterator[str]:
         shape = {"type": "upstream_error", "param": None, "code": outcome.code}
         if list(body) != ["error"] or {name: error.get(name) for name in shape} != shape or len(error) != 4:
             yield f"error {body}"
-        came = re.search(r"Rule (\S+); ([\d,]+) events?, ([\d,]+) bytes? came\. ", error.get("message", ""))
+        came = re.search(r"Rule (\S+); ([\d,]+) events?, ([\d,]+) bytes? received\. ", error.get("message", ""))
         if not came or came[1] != row.rule:
             yield f"message {error.get('message')}"
         elif row.fault.kept == "all" and int(came[3].replace(",", "")) != len(row.fault.sent):

@@ -57,12 +57,12 @@ _PLAINLY: Final[Sequence[tuple[re.Pattern[str], str]]] = [
         (
             r".*(?:name or service not known|getaddrinfo failed|nodename nor servname|name resolution|no address assoc"
             r"|errno -[235]\b|errno 11001\b).*",
-            "its name has no address",
+            "its name could not be resolved",
         ),
         (r".*certificate verify failed:? ?(.*)", r"its certificate could not be verified: \1"),
         (
             r".*(?:not speak TLS|wrong version number|record layer failure|packet length too long).*",
-            "it does not speak TLS there",
+            "it does not speak TLS on that port",
         ),
         (r"http/[123](?:\.\d)? protocol error: (.*)", r"\1"),
     )
@@ -79,8 +79,11 @@ _ADVICE: Final = (
         "If the upstream has a private CA, set mitmproxy's option ssl_verify_upstream_trusted_ca to its certificate "
         "(or ssl_insecure=true to verify nothing).",
     ),
-    ("does not speak TLS there", "The upstream's port is a plain one: use http:// in its address, or another port."),
-    ("its name has no address", "Check the upstream's name, and this machine's DNS."),
+    (
+        "does not speak TLS on that port",
+        "The upstream expects plain HTTP on that port: use http:// in its address, or another port.",
+    ),
+    ("its name could not be resolved", "Check the upstream's name, and this machine's DNS."),
     (NOWHERE, TO_REVERSE),
     ("connection refused", "Check that the upstream is running, and its port."),
 )

@@ -104,7 +104,7 @@ class Oddities:
             self._names[key] = name
             return
         # Some upstreams make up a name for every chunk: it is noted once.
-        self.add(f"its {key} is not that of the events before", number)
+        self.add(f"its {key} differs from that of the events before", number)
         del self._names[key]
 
     def _check_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
@@ -113,7 +113,7 @@ class Oddities:
         reason = choice.get("finish_reason") or choice.get("finishReason")
         if isinstance(reason, str) and reason.lower() not in NO_REASONS and index in self._choices:
             if self.finish_reasons.get(index, reason) != reason:
-                self.add(f'another finish reason than before for choice {index}: "{printable(reason)}"', number)
+                self.add(f'a different finish reason than before for choice {index}: "{printable(reason)}"', number)
             self.finish_reasons[index] = reason
         delta = choice.get("delta")
         calls = delta.get("tool_calls") if isinstance(delta, dict) else None
@@ -131,7 +131,7 @@ class Oddities:
         """Note what is missing from a stream that has ended. `inferred`: its aggregator had to infer a finish
         reason."""
         if not events:
-            self.add("there is no event in the stream")
+            self.add("the stream has no events")
         missing = sorted(self._choices - self.finish_reasons.keys())
         if missing:
             self.add(f"no finish reason for choice {', '.join(map(str, missing[:MOST_NUMBERS]))}")

@@ -297,7 +297,7 @@ class AnswerReader:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
         came = f"{counted(report.events, 'event')}, {counted(report.bytes, 'byte')}"
-        context = f"Rule {self._spec.rule}; {came} came."
+        context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header tells them not to.
@@ -356,7 +356,7 @@ class AnswerReader:
     def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
         if rest.strip():
-            self._reader.odd.add("a JSON answer with the end of an event stream after it")
+            self._reader.odd.add("a JSON answer followed by the end of an event stream")
             return Reply(self._status, document.strip().encode())
         if self._is_plain_json:
             return None
@@ -366,7 +366,8 @@ class AnswerReader:
                 error = error_from_words(value)
             if error is not None:
                 raise UpstreamError(error)
-        self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
+        label = f"labelled {printable(self._content_type)}" if self._content_type else "without a content type"
+        self._reader.odd.add(f"a JSON answer {label}")
         return Reply(self._status, body)
 
     def _unreadable_body(self, body: bytes, cut: str) -> Reply | None:
@@ -435,7 +436,7 @@ class AnswerReader:
         elif "." not in str(chunk.get("type")) and words_in(chunk):
             # Whether they are an error shows at the end. Of a text, the event reader notes that it is not an object.
             self._words = self._words or chunk
-            self._reader.odd.add("words where a chunk should be", event.number)
+            self._reader.odd.add("text where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
@@ -447,7 +448,7 @@ class AnswerReader:
             return None  # a page, whatever one of its lines looks like
         if self._words is not None:
             raise UpstreamError(error_from_words(self._words))
-        text = f"The upstream answered {self._status} with an event stream and no error in it."
+        text = f"The upstream answered {self._status} with an event stream that contains no error."
         raise UpstreamError(error_body(text))
 
     def _aggregated(self, cut: str) -> Reply | None:
@@ -538,7 +539,7 @@ class AnswerReader:
 
 
 def _too_deep() -> MalformedStream:
-    return MalformedStream("the upstream's answer nests too deeply to be read")
+    return MalformedStream("the upstream's answer is nested too deeply to be read")
 
 
 def _with_reason(message: str, cut: str) -> str:

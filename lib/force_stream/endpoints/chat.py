@@ -276,7 +276,7 @@ class CompletionAggregator(Aggregator):
         if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
         if self._are_mixed and not partial:
-            raise MixedChoices("the upstream gave several choices one index, so their texts cannot be told apart")
+            raise MixedChoices("the upstream gave several choices the same index, so their texts cannot be told apart")
         # A reason that content has followed does not say why a stream stopped that was cut.
         reasons = {} if partial and not done and self.early else self._reasons
         choices = [
@@ -298,7 +298,7 @@ class CompletionAggregator(Aggregator):
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=bool(self._unfinished),
             odd=fewer_than(self._expected, len(choices))
-            + (("several choices have one index",) if self._are_mixed else ()),
+            + (("several choices have the same index",) if self._are_mixed else ()),
         )
 
     @property
@@ -371,7 +371,7 @@ def _cannot_stream(request: Request) -> str | None:
         audio_format = audio.get("format")
         if audio_format != "pcm16":
             named = printable(audio_format) if isinstance(audio_format, str) else "that it has"
-            return f"audio output in the format {named} cannot be streamed, only pcm16"
+            return f"audio output in the format {named} cannot be streamed, only pcm16 can"
     return None
 
 

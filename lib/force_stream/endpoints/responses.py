@@ -481,7 +481,7 @@ def _closed(item: Any) -> Any:
 
 def _cannot_stream(request: Request) -> str | None:
     # A background response is answered before the model starts; the application polls for it.
-    return "a background response is not waited for" if request.get("background") is True else None
+    return "the client does not wait for a background response" if request.get("background") is True else None
 
 
 RESPONSES: Final = Endpoint(

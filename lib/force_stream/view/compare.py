@@ -66,7 +66,7 @@ def verdict(plain: Side, forced: Side, differing: int) -> str:
     """What the two answers mean, in a line. `differing`: in how many places they differ."""
     if plain.ok and forced.ok:
         if not differing:
-            return "plain and forced give the same answer, but for ids and times"
+            return "plain and forced give the same answer, apart from ids and times"
         return f"plain: {plain.told()}; forced: {forced.told()}: {counted(differing, 'difference')}; the log has them"
     if not (plain.ok or forced.ok) and (plain.status, plain.words) == (forced.status, forced.words):
         return f"plain and forced fail the same way: {plain.told()}"
@@ -78,10 +78,10 @@ def _meaning(plain: Side, forced: Side) -> str:
         return "both fail"
     failed = forced if plain.ok else plain
     if failed.status in _PASSING and not failed.refuses:
-        return "that may pass, so compare again later"
+        return "that may be temporary, so compare again later"
     if failed is plain:
         return "this upstream only streams" if plain.refuses else "only streaming works here"
-    return "this upstream does not stream this request" if forced.refuses else "streaming is what fails here"
+    return "this upstream cannot stream this request" if forced.refuses else "streaming is what fails here"
 
 
 def differences(left: Any, right: Any) -> Iterator[str]:
