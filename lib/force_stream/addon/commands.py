@@ -68,7 +68,9 @@ class Commands:
     def list_rules(self) -> Sequence[str]:
         """The rules in force, a line each, with how many flows each has taken; then what upstreams have said about
         streaming."""
-        rules = [f"{describe(rule)}; flows {self._addon.flow_counts[rule.name]}" for rule in self._addon.rules]
+        rules = [
+            f"{describe(rule)}; {counted(self._addon.flow_counts[rule.name], 'flow')}" for rule in self._addon.rules
+        ]
         return rules + self._addon.learned
 
     @command.command("force_stream.rule.options")
@@ -98,7 +100,9 @@ class Commands:
     def reload(self) -> None:
         """Read the rules file again."""
         if not self._addon.rules_watcher.read():
-            raise exceptions.CommandError("the rules file has a mistake; the rules in force stay. See the log.")
+            raise exceptions.CommandError(
+                "the rules file has a mistake, so the previous rules stay in force; see the log"
+            )
         logger.log(ALERT, f"the rules file was read again: {len(self._addon.rules)} rules are in force")
 
     @command.command("force_stream.stats")
@@ -125,7 +129,7 @@ class Commands:
         for each in flows:
             if bodies.blocks_loop(each.request) and not is_late:
                 is_late = True
-                lines.append("a request is large, or compressed: the rest comes in the log once it has been read")
+                lines.append("a request is large or compressed; the rest will be in the log once it has been read")
             try:
                 found = await bodies.read(each.request, partial(explain.explain, each, rules, enabled=enabled))
             except Exception as error:
@@ -178,7 +182,7 @@ class Commands:
     def compare(self, flows: Sequence[flow.Flow]) -> None:
         """Send the same request upstream both ways, as it came and forced; say what it means, and log what differs."""
         if not self._addon.can_send:
-            raise exceptions.CommandError("this mitmproxy is unknown below its hooks; see the warning at the start")
+            raise exceptions.CommandError("not possible with this version of mitmproxy; see the warning at startup")
         for each in _http(flows):
             self._start(self._compare(each))
 
@@ -191,7 +195,7 @@ class Commands:
             found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
             match = first_match(found, body.members if body else {}, forced)
             if match is None or body is None or not body.asks_plain:
-                logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
+                logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself")
                 return
             spec = await bodies.read(forced.request, partial(request.force, forced, body, *match))
             if spec is None:
@@ -206,7 +210,7 @@ class Commands:
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")
         except UnreadableFlow as why:
-            logger.warning(f"{name}: how this request came is not known: {why}")
+            logger.warning(f"{name}: the original request is not known: {why}")
         except Exception as error:
             # Its message may quote a body.
             logger.error(f"{name}: a fault of the addon: {type(error).__name__}")
@@ -290,7 +294,7 @@ def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> 
     differing = list(compare.differences(one.document, other.document))
     fill = compare.constants(one.document, other.document)
     line = f"fill: {jsontext.dumps({**rule.fill, **fill}).decode()}"
-    to_paste = [f"for rule {rule.name}, what its direct answers have besides: {line}"] if fill else []
+    to_paste = [f"rule {rule.name}: what its direct answers have and its streams lack: {line}"] if fill else []
     return [compare.verdict(one, other, len(differing)), *differing, *to_paste]
 
 

@@ -203,7 +203,7 @@ class ForceStream:
                 for line in watch.lines(self._observed()):
                     logger.warning(line)
             except Exception as error:
-                _log_fault("silent flows are not told of", error)
+                _log_fault("silent flows are not reported", error)
 
     async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
@@ -301,7 +301,9 @@ class ForceStream:
             try:
                 request.restore(flow)  # the rules may say something else now
             except UnreadableFlow as why:
-                logger.warning(f"{_about(flow)}: sent again as it is, and not as it came: {why}")
+                logger.warning(
+                    f"{_about(flow)}: sent again as it was forced, because the original request is not known: {why}"
+                )
                 self._roles[flow] = Own(None)
                 return
         hosts, path = request.hosts_of(flow), flow.request.path
@@ -408,7 +410,7 @@ class ForceStream:
         if role.wait.client_gone or outcome.response is None:
             return
         flow.response = outcome.response.copy()
-        flow.comment = f"{outcome.comment}; kept from the same request, whose client gave up"
+        flow.comment = f"{outcome.comment}; kept from an identical request whose client gave up"
         flow.marked = outcome.marked
         save_notes(flow, {"answered_by": outcome.flow_id})
         logger.info(flow.comment)
@@ -426,9 +428,9 @@ class ForceStream:
             if stream is not None:
                 await aggregate_again(flow, stream, self.rules)
         except UnreadableFlow as why:
-            logger.warning(f"{_about(flow)}: its answer stays as it was saved: {why}")
+            logger.warning(f"{_about(flow)}: its saved answer is left unchanged: {why}")
         except Exception as error:
-            _log_fault("a saved answer stays as it was", error)
+            _log_fault("a saved answer is left unchanged", error)
 
     async def _answer_as(self, flow: http.HTTPFlow, role: Waiting | Watched | Own) -> None:
         """Make the answer the client's, or the attempt's that the flow is."""
@@ -474,8 +476,8 @@ class ForceStream:
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         if not attempt.observed and not response.observe_whole(flow, attempt):
             logger.warning(
-                f"{attempt.spec.rule} {attempt.spec.endpoint}: the answer went through as it came, because "
-                "mitmproxy streamed it. Unset the option stream_large_bodies, or raise it, and have your scripts leave "
+                f"{attempt.spec.rule} {attempt.spec.endpoint}: the answer was passed through unchanged, because "
+                "mitmproxy streamed it. Unset or raise the option stream_large_bodies, and have your scripts leave "
                 "flow.response.stream alone."
             )
             return
@@ -525,8 +527,8 @@ class ForceStream:
         if rule.name not in self._warned:
             self._warned.add(rule.name)
             logger.warning(
-                f"{rule.name}: requests whose bodies mitmproxy streams cannot be forced. Unset the option "
-                "stream_large_bodies, or raise it, and have your scripts leave flow.request.stream alone."
+                f"{rule.name}: requests whose bodies mitmproxy streams cannot be forced. Unset or raise the option "
+                "stream_large_bodies, and have your scripts leave flow.request.stream alone."
             )
 
     # Figures
@@ -535,7 +537,7 @@ class ForceStream:
         try:
             self.stats.add(outcome_of(*of_what))
         except Exception as error:
-            _log_fault("a flow is missing in the figures", error)
+            _log_fault("a flow is missing from the figures", error)
 
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
@@ -617,9 +619,9 @@ def _stream_layer(
     except (ImportError, AttributeError, TypeError) as error:
         problem = f"{error}"
     logger.warning(
-        f"force-stream: this mitmproxy is unknown below its hooks ({problem}). Answers are aggregated, but one that is "
-        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, retries, learn, keep_answers "
-        "and inject do nothing."
+        f"force-stream: this version of mitmproxy differs below its hooks ({problem}). Answers are still aggregated, "
+        "but one that is cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, retries, "
+        "learn, keep_answers and inject do nothing."
     )
     return None
 

@@ -128,12 +128,12 @@ class Retries:
                 return
             pause = delay(number, response.retry_after(tries.latest))
             if pause is None or (attempt.deadline is not None and attempt.clock() + pause >= attempt.deadline):
-                logger.info(f"{rule.name}: not tried again: there is no time for the pause before it")
+                logger.info(f"{rule.name}: not tried again: the pause before it would be too long")
                 return
             wait.retrying = True
             await asyncio.sleep(pause)
             if wait.client_gone:
-                logger.info(f"{rule.name}: not tried again: the client is gone")
+                logger.info(f"{rule.name}: not tried again: the client has disconnected")
             if wait.client_gone or not ctx.options.force_stream:
                 return
             again = request.another_attempt(flow, tries.latest)
@@ -164,7 +164,7 @@ class Retries:
         # An answer that the upstream did not give is no better than that stream.
         missing = answer is None or (useless and (attempt.report.code or not answer.raw_content))
         if missing or answer is None or _demand_in(answer, rule, streamed=False):
-            logger.info(f"{rule.name}: plain, it did no better, so the first answer stands")
+            logger.info(f"{rule.name}: the plain request fared no better, so the first answer stands")
             return
         tries.take(plain, attempt, f"sent plain: {why}")
         if not useless and answer.status_code < 400:

@@ -420,7 +420,7 @@ class Attempt:
         elif self.state is State.ENDING:
             yield self._last_change + PATIENCE[self.state], ""
         if self.deadline is not None:
-            timeout, what = self.rule.timeout, "the upstream's answer had no end within"
+            timeout, what = self.rule.timeout, "the upstream's answer did not end within"
             left = f"{what} {LONGEST_UNWAITED:g} s after its client gave up"
             yield self.deadline, left if timeout is None else f"{what} {timeout:g} s"
         if self._idle_timeout is not None:

@@ -73,7 +73,10 @@ def why_refused(flow: http.HTTPFlow, rules: Sequence[Rule]) -> str:
             return ""
         with_what = f" with headers such as {min(missing)}"
     value = "true" if _APPS.fullmatch(origin) else json.dumps([origin])
-    return f"the upstream does not let the page {origin} ask it{with_what}; cors: {value} in a rule for this host would"
+    return (
+        f"the upstream does not accept requests from the page {origin}{with_what}; "
+        f"cors: {value} in a rule for this host lets it in"
+    )
 
 
 def share(flow: http.HTTPFlow, response: http.Response) -> None:

@@ -16,7 +16,7 @@ from ..rules.rule import Rule
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 
-_ERROR: Final = jsontext.dumps(error_body("an error that the rule injects", "injected"))
+_ERROR: Final = jsontext.dumps(error_body("an error injected by the rule", "injected"))
 # A line of bytes, some of which are not UTF-8, that is no field of an event.
 _GARBAGE: Final = b"\xff\xfe\x00 garbage that the rule injects \x80\n\n"
 

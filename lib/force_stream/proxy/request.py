@@ -191,7 +191,7 @@ def _check_unsigned(request: http.Request) -> None:
     if request.headers.get("authorization", "").startswith("AWS4-"):
         signed.append("authorization")
     if signed:
-        raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
+        raise Refusal(f"the request is signed ({signed[0]}), and the signature would not match a changed body")
 
 
 def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
@@ -227,7 +227,7 @@ def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
     if len(body) != known(FORCED_SIZE, flow):
         return body
     if splices and splices[-1][1] > len(body):
-        raise UnreadableFlow("its force_stream.undo is that of another body")
+        raise UnreadableFlow("its force_stream.undo belongs to another body")
     return undo(body, splices)
 
 

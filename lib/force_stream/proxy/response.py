@@ -101,7 +101,7 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     if flow.response is None:
         return spec, SSE_STATUS.of(flow) or 200, SSE_TYPE.of(flow) or ""
     if ANSWERED_BY.of(flow) or STATUS.of(flow) not in (None, flow.response.status_code):
-        raise UnreadableFlow("its answer is not the one that its own try came to")
+        raise UnreadableFlow("its answer is not that of its own try")
     if noted(SSE, flow):
         # The response says what the client got.
         return spec, known(SSE_STATUS, flow), known(SSE_TYPE, flow)
@@ -238,7 +238,7 @@ def unreachable(reason: str) -> http.Response:
 
 def ended(why: str = "") -> http.Response:
     """The response to a client that waits for another flow's, which was ended."""
-    message = f"the answer under way to the same request was ended{why}. Send the request again."
+    message = f"the answer that this request was waiting for was stopped{why}. Send the request again."
     return _no_response(error_body(message, UpstreamUnreachable.code))
 
 
