@@ -1,5 +1,5 @@
 """`force-stream report` on the flow file of a real mitmdump: nothing of a credential is left, a person sees the cause,
-and the masked flows replay as what they were."""
+and the masked flows replay as what they were. FORCE_STREAM_SCREENSHOTS=1 writes docs/report.png."""
 
 import base64
 import gzip
@@ -144,6 +144,7 @@ def test_a_person_sees_the_cause_first(flow_file: Path, tmp_path: Path) -> None:
         shown = browser("evaluate", f"document.querySelectorAll('.flow')[{cut}].innerText")
         assert "Hel" in shown
         assert browser("evaluate", f"document.querySelectorAll('.flow')[{cut}].querySelectorAll('svg').length") == 1
+        browser.picture("report.png")
         for width in (390, 1120):
             browser("resize", width, 900)
             browser("evaluate", "document.querySelectorAll('details').forEach(each => { each.open = true })")

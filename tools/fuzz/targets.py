@@ -473,7 +473,10 @@ def check_timeline(data: bytes) -> None:
     times: Any = [value for at, size in enumerate(data) for value in (at / 7, size * at)]
     if way & 2:
         times = choices.pick([*ODD, times[:-1], [1.0, len(stream.body)], [0.0, 0, 0.5, 1 << 70]])
-    text = timeline_text.text(timeline.read(stream.body, times), About(truncated=True))
+    read = timeline.read(
+        stream.body, times, ended=choices.pick([None, 0.0, 1e9]), endpoint=choices.pick(["", *ENDPOINTS])
+    )
+    text = timeline_text.text(read, About(truncated=True))
     assert all(line.isprintable() for line in text.split("\n"))
 
 

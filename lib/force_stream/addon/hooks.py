@@ -23,7 +23,7 @@ from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
 from ..proxy import aside, bodies, cors, explain, kept_answers, request, response, summary
-from ..proxy.attempt import Attempt
+from ..proxy.attempt import LONGEST_REASON, Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
@@ -42,7 +42,7 @@ from ..proxy.saved import aggregate_again
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
-from ..wire.encodings import MissingDecoder, TooLarge, decode
+from ..wire.encodings import MissingDecoder, TooLarge, decode, decoded_sizes
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
@@ -283,7 +283,9 @@ class ForceStream:
                 if why := explain.why_nowhere(flow):
                     logger.warning(why)
             elif isinstance(role, LiveCopy):
-                message = plainly(flow.error.msg) if flow.client_conn.connected else _CLIENT_LEFT
+                message = (
+                    printable(plainly(flow.error.msg), LONGEST_REASON) if flow.client_conn.connected else _CLIENT_LEFT
+                )
                 self._count_own_stream(flow, role, message)
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
                 gone = role.wait.client_gone or not flow.client_conn.connected
@@ -507,8 +509,14 @@ class ForceStream:
         assert flow.response is not None
         coding, limit = flow.response.headers.get("content-encoding", ""), attempt.rule.max_body
         limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
+
+        def work() -> bytes:
+            decoded = decode(attempt.body(), coding, limit)
+            attempt.decode_times(partial(decoded_sizes, attempt.body(), coding, limit))
+            return decoded
+
         try:
-            return await aside.run(lambda: decode(attempt.body(), coding, limit))
+            return await aside.run(work)
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:

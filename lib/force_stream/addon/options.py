@@ -41,6 +41,12 @@ def add_options(loader: Loader, default_rules: Path) -> None:
         "Hosts whose requests are forced without a rules file, as in a rule's hosts; tried after the file's rules.",
     )
     loader.add_option(
+        "force_stream_view_first",
+        bool,
+        False,
+        "Show the content view Upstream SSE first, in place of JSON, for flows that are marked.",
+    )
+    loader.add_option(
         "force_stream_aggregate",
         bool,
         False,

@@ -61,9 +61,11 @@ def _place(oddity: Oddity) -> float:
 
 
 class Oddities:
-    """What was odd so far about one stream. `finish_reasons`: the last one of each choice."""
+    """What was odd so far about one stream. `finish_reasons`: the last one of each choice. `noted` counts all that was
+    noted, whether or not it is listed."""
 
     def __init__(self) -> None:
+        self.noted = 0
         self.finish_reasons: dict[int, str] = {}
         self._found: dict[str, Oddity] = {}
         self._names = {"id": "", "model": ""}
@@ -77,6 +79,7 @@ class Oddities:
 
     def add(self, words: str, number: int | None = None) -> None:
         """Something odd, about an event or the stream as a whole."""
+        self.noted += 1
         if words not in self._found and len(self._found) >= MOST_ODD:
             return
         oddity = self._found.setdefault(words, Oddity(words))

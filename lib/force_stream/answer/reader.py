@@ -293,6 +293,16 @@ class AnswerReader:
         except RecursionError:
             return self.failure(_too_deep())
 
+    def so_far(self) -> Any:
+        """The document of what has come, for a person: whole or not, and whatever reply that makes; None if there is
+        none. It ends the answer."""
+        self._merge(self._repeats.close())
+        self._aggregator.shows_cut = True
+        try:
+            return self._aggregator.result(done=self.done, partial=True).document
+        except (StreamError, RecursionError):
+            return None
+
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report

@@ -142,4 +142,4 @@ def _timeline(body: bytes, report: Report, endpoint: str) -> str:
         error=report.code,
         odd=report.odd,
     )
-    return timeline_text.text(timeline.read(body), about)
+    return timeline_text.text(timeline.read(body, endpoint=endpoint), about)

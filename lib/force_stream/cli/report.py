@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         masker, types = Masker(), Counter[str]()
         for state in source:
             types[state["type"]] += 1
-            with suppress(RecursionError):  # then it cannot be masked either
+            with suppress(Exception):  # somebody edited it; it cannot be masked either, and is left out below
                 masker.learn(state)
         if not types:
             raise Failed(source.problem or f"{name}: there are no flows in it")
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 flow: Any = http.HTTPFlow.from_state(masker.mask(state))
                 shown = section(flow, opened=types["http"] == 1)
-            except Exception:  # somebody edited it: no reason to have no report of the others
+            except Exception:  # no reason to have no report of the others
                 kinds["unreadable"] += 1
                 continue
             if options.flows:

@@ -34,7 +34,8 @@ class Aggregator(Protocol):
     it. `finished`: as far as is known, only usage can still be missing; it becomes false again when more content
     follows a finish reason. `early`: how many finish reasons more content has followed; where there are any, the last
     one may not be the end either, so a broken connection after it is a truncation. `ends_with_body`: nothing in the
-    stream says where it ends, so its end is that of a body that is not cut off.
+    stream says where it ends, so its end is that of a body that is not cut off. `shows_cut`: the document is for a
+    person, who wants to see what is cut off, whatever shape a client needs.
     """
 
     ended: bool = False
@@ -44,6 +45,7 @@ class Aggregator(Protocol):
     objects: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     ends_with_body: bool = False
+    shows_cut: bool = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:

@@ -95,22 +95,22 @@ class _Block:
         if isinstance(block, dict):
             self._ends.append(block)
 
-    def result(self, *, is_cut: bool) -> dict[str, Any]:
+    def result(self, *, is_cut: bool, shows_cut: bool = False) -> dict[str, Any]:
         """The block. An input that is not JSON raises `CorruptedStream`, but where it was cut off; then it is empty, as
-        in llama.cpp's own direct answer."""
+        in llama.cpp's own direct answer, or the text that came."""
         block = dict(self.started)
         if str(block.get("type")) in _INPUT_TYPES:
             block.setdefault("input", {})
         for name, added in (self._members.result() or {}).items():
             member = _IN_BLOCK.get(name, name)
-            block[member] = _joined(block.get(member), _input(added, is_cut=is_cut) if member == "input" else added)
+            block[member] = _joined(block.get(member), _input(added, is_cut, shows_cut) if member == "input" else added)
         block |= self._others.result() or {}
         for end in self._ends:
             block |= {key: value for key, value in end.items() if not is_informative(block.get(key))}
         return block
 
 
-def _input(text: Any, *, is_cut: bool) -> Any:
+def _input(text: Any, is_cut: bool, shows_cut: bool) -> Any:
     """A tool's input, an object whose JSON comes in pieces. A call without arguments has no piece; a direct answer has
     {}."""
     try:
@@ -120,7 +120,7 @@ def _input(text: Any, *, is_cut: bool) -> Any:
     if value is None or isinstance(value, dict):
         return value or {}
     if is_cut:
-        return {}
+        return value if shows_cut else {}
     raise CorruptedStream("the input of a tool call is not a JSON object")
 
 
@@ -254,7 +254,9 @@ class MessagesAggregator(Aggregator):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         is_cut = partial or stop_reason in _LIMITS
         sorted_blocks = sorted(self._blocks, key=lambda entry: entry[0])
-        blocks = _without_snapshots([block.result(is_cut=is_cut) for _, block in sorted_blocks])
+        blocks = _without_snapshots(
+            [block.result(is_cut=is_cut, shows_cut=self.shows_cut) for _, block in sorted_blocks]
+        )
         whole = self._whole or {}
         # The start of a message has null, and no usage yet, where the whole one has what came of it.
         started = {key: value for key, value in self._message.items() if value is not None or key not in whole}

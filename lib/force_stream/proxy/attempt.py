@@ -136,6 +136,10 @@ class KeptBody:
         """When the first piece came; None where none has."""
         return self._times[0] if self._times else None
 
+    def decode_sizes(self, decode: Callable[[list[int]], list[int]]) -> None:
+        """Have the sizes of the times be those of the decoded body."""
+        self._times[1::2] = array("d", decode([int(size) for size in self._times[1::2]]))
+
     def whole(self) -> bytes:
         """All of it. Every call returns the same object, so the body is in memory once."""
         return self._body.getvalue()
@@ -452,6 +456,10 @@ class Attempt:
     def times(self) -> list[float]:
         """For each piece: seconds since the request went out, and bytes so far; flat."""
         return self._body.times
+
+    def decode_times(self, decode: Callable[[list[int]], list[int]]) -> None:
+        """Have the times of an encoded answer be those of its decoded body. `decode`: the sizes."""
+        self._body.decode_sizes(decode)
 
     def body(self) -> bytes:
         """The body as it came. Every call returns the same object, so the body is in memory once."""

@@ -122,7 +122,7 @@ def without_credentials(flow: http.HTTPFlow, text: str) -> str:
     given = [part for name in _CREDENTIALS for value in request.headers.get_all(name) for part in value.split()]
     given += [value for name, value in request.query.items(multi=True) if _NAMES_A_SECRET.search(name)]
     for secret in given:
-        if len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
+        while len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
             size = next(size for size in range(len(secret), 0, -1) if secret[:size] in text)
             text = text.replace(secret[:size], "***")
     return text

@@ -27,6 +27,9 @@ _SHOWN: Final = re.compile(
     r"content-type|content-encoding|retry-after|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
 )
 _MOST_SHOWN: Final = 12
+# Bytes of memory, about: of a flow without its bodies, and of each number that is noted of a piece.
+_WITHOUT_BODIES: Final = 20_000
+_OF_A_TIME: Final = 32
 
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
@@ -96,7 +99,7 @@ def _outcome(
         ended=ended,
         head=head_of(flow),
         flow=ref(flow),
-        weight=sum(len(body or b"") for body in (flow.request.raw_content, SSE.of(flow), _raw(flow))),
+        weight=_weight(flow) + _OF_A_TIME * len(times),
     )
 
 
@@ -115,5 +118,7 @@ def _decoded(text: str | bytes) -> str:
     return text if isinstance(text, str) else text.decode(errors="replace")
 
 
-def _raw(flow: http.HTTPFlow) -> bytes | None:
-    return None if flow.response is None else flow.response.raw_content
+def _weight(flow: http.HTTPFlow) -> int:
+    """About how many bytes of memory a flow takes, but for the times of its pieces."""
+    bodies = flow.request.raw_content, flow.response and flow.response.raw_content, SSE.of(flow)
+    return _WITHOUT_BODIES + sum(len(body or b"") for body in bodies)

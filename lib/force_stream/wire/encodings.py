@@ -8,11 +8,11 @@ is never made.
 import codecs
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from io import BytesIO
-from itertools import chain
+from itertools import chain, pairwise
 from types import ModuleType
 from typing import Any, Final
 
@@ -69,6 +69,23 @@ def beginning(body: bytes, label: str, length: int) -> bytes:
     return made.getvalue()[:length]
 
 
+def decoded_sizes(body: bytes, label: str, limit: int, sizes: Sequence[int]) -> list[int]:
+    """How many bytes of the decoded body were known when so many of the encoded one had come. May take long, and never
+    raises."""
+    found: list[int] = []
+    made = 0
+
+    def pieces() -> Pieces:
+        for start, end in pairwise((0, *sizes)):
+            yield body[start:end]
+            found.append(made)  # when the next is asked for, all that this one makes is decoded
+
+    with suppress(TooLarge, MissingDecoder):
+        for piece in _undo_all(pieces(), label, limit):
+            made += len(piece)
+    return [*found, *[made] * (len(sizes) - len(found))]
+
+
 def is_encoded(label: str) -> bool:
     """Whether a header names a coding that is known here."""
     return bool(_decoders_of(label))
@@ -82,8 +99,11 @@ def _decoders_of(label: str) -> list[Callable[[Pieces], Pieces]]:
 
 
 def _decoded(body: bytes, label: str, limit: int) -> Pieces:
+    return _undo_all((body[start : start + _STEP] for start in range(0, len(body), _STEP)), label, limit)
+
+
+def _undo_all(pieces: Pieces, label: str, limit: int) -> Pieces:
     """The decoded body in pieces. The limit is each coding's: what lies between two of them may be a bomb too."""
-    pieces: Pieces = (body[start : start + _STEP] for start in range(0, len(body), _STEP))
     for decoder in _decoders_of(label):
         pieces = _undone(decoder, pieces, limit)
     return pieces

@@ -312,6 +312,17 @@ def test_each_piece_has_its_time() -> None:
     assert body.times == [0.0, 3, 0.333333, 4, 0.666667, 6]
 
 
+def test_times_of_an_encoded_answer_become_those_of_its_decoded_body() -> None:
+    clock = Clock()
+    one = attempt(clock)
+    respond(one)
+    for data in (TEXT, DONE):
+        clock.advance(100)
+        one.receive(data)
+    one.decode_times(lambda sizes: [10 * size for size in sizes])
+    assert one.times == [0.1, 10 * len(TEXT), 0.2, 10 * len(TEXT + DONE)]
+
+
 def test_times_of_very_many_pieces_become_coarser_but_none_is_off_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("force_stream.proxy.attempt._EXACT", 100)
     body, came = KeptBody(), []

@@ -45,7 +45,7 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     outcome = flow_record.of_answer(answered(), Attempt(report, TIMES, STREAM, injected={"cut_after": 3}))
     assert (outcome.upstream, outcome.rule, outcome.endpoint, outcome.model) == ("127.0.0.1:22", "r", "chat", "m")
     assert (outcome.status, outcome.events, outcome.bytes, outcome.finish_reason) == (200, 5, len(STREAM), "stop")
-    assert (outcome.first_event, outcome.first_content, outcome.arrivals) == (0.25, 0.5, (0.25, 0.5, 1.5))
+    assert (outcome.first_event, outcome.first_content, [*outcome.arrivals]) == (0.25, 0.5, [0.25, 0.5, 1.5])
     assert (outcome.ok, outcome.odd, outcome.injected) == (True, ("no [DONE]",), True)
     assert (outcome.ended, outcome.longest_gap, outcome.flow().response.status_code) == (2.5, 1.0, 200)
     assert outcome.weight >= len(STREAM)
