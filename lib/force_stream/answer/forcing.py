@@ -65,6 +65,6 @@ def _is_scalar(value: object) -> bool:
 
 
 def at_path(path: str) -> AnswerSpec | None:
-    """The spec of a stream that nobody forced, by its request's path; None if that is no endpoint's."""
+    """The spec of a stream that nobody forced, by its request's path; None if the path is not a known endpoint."""
     endpoint = endpoint_for(path, {})
     return None if endpoint is None else AnswerSpec(rule="(none)", endpoint=endpoint.name)

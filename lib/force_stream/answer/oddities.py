@@ -1,7 +1,7 @@
 """What is odd about an event stream, in words: found once while it is read, and shown the same wherever it is shown.
 
-Knows chunks as far as they can be odd; must not know how they are merged, or times. A line of the list is meant for
-log lines too: of what the upstream sent it has only names, and it is printable.
+Knows chunks as far as they can be odd; must not know how they are merged, or times. The lines of the list are also fit
+for the log: they are printable, and the only text of the upstream's in them is names.
 """
 
 from collections.abc import Sequence
@@ -73,8 +73,8 @@ class Oddities:
         self._choices: set[int] = set()
 
     def lines(self) -> list[str]:
-        """A line each, in the order of the events; the order in which they were found depends on the pieces in which
-        the stream came. What is odd about the stream as a whole is last."""
+        """One line each, in the order of the events (the order in which they were found depends on the pieces in which
+        the stream came). Whatever is odd about the stream as a whole comes last."""
         return list(map(str, sorted(self._found.values(), key=_place)))
 
     def add(self, words: str, number: int | None = None) -> None:
@@ -90,8 +90,8 @@ class Oddities:
                 oddity.numbers.append(number)
 
     def check(self, chunk: dict[str, Any], number: int) -> None:
-        """Note what in a chunk does not go with those before it. One that differs from the last in its texts alone need
-        not be looked at."""
+        """Note what in a chunk does not fit those before it. A chunk that differs from the last only in its texts need
+        not be checked."""
         for key in tuple(self._names):
             name = chunk.get(key)
             if name != self._names[key] and isinstance(name, str) and name:

@@ -1,7 +1,7 @@
 """An upstream's answer, read while it comes in, and the reply that it becomes.
 
-Joins the events, the quirks and the aggregators; knows what tells an event stream from JSON, and which failure becomes
-which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
+Brings together the events, the quirks and the aggregators; knows how an event stream differs from JSON, and which
+failure becomes which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
 """
 
 import re
@@ -73,8 +73,8 @@ _MOST_LOOKS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:
-    """A forced request: all that is needed to make an answer of its event stream. It consists of plain values, so that
-    it can travel with a flow."""
+    """A forced request: everything that is needed to turn its event stream into an answer. It consists of plain values,
+    so that it can travel with a flow."""
 
     rule: str
     endpoint: str
@@ -151,7 +151,7 @@ class AnswerReader:
         """Read these, and the last event if only its blank line is missing; or see whether a document is whole."""
         self.read_waiting()
         if self._looked_at + self.begun > _MOST_LOOKS * (self._report.bytes + LARGE):
-            return  # it comes in pieces so slow that each is followed by a look
+            return  # it comes in pieces so slowly that each is followed by a check
         self._looked_at += self.begun
         if self._is_json:
             self.ended = self.ended or self._is_whole(b"".join(self._json))
