@@ -28,8 +28,10 @@ logger = logging.getLogger("force_stream")
 
 _OPTIONS: Final = {
     "force_stream_page": "The name under which the proxy serves its own page (http://force.stream/); empty: none.",
-    "force_stream_page_port": "A port on 127.0.0.1 for the page too: in reverse mode the only way to it; 0: none.",
-    "force_stream_page_remote": "Answer clients on other machines too, under that name; they can then switch rules.",
+    "force_stream_page_port": "A port on 127.0.0.1 that also serves the page, in reverse mode the only way to reach "
+    "it; 0: none.",
+    "force_stream_page_remote": "Also serve the page to clients on other machines, under its name; they can then "
+    "switch rules.",
 }
 LOOPBACK: Final = "127.0.0.1"
 # Limits of the port: seconds for a connection's one request and its answer, connections, and bytes of a request's head.

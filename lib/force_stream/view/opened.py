@@ -147,7 +147,7 @@ def curl(flow: http.HTTPFlow) -> bytes:
             lines.append(f"-H {_quoted(mask.header(name, value))}")
     body = bodies.decoded(asked) or b""
     if b"\0" in body:
-        lines.append("--data-binary @body  # the body has NULs, which no command can have")
+        lines.append("--data-binary @body  # the body has NULs, which a command line cannot contain")
     elif body:
         lines.append(f"--data-binary {_quoted(mask.data(body).decode(errors='replace'))}")
     return " \\\n  ".join(lines).encode(errors="replace") + b"\n"
