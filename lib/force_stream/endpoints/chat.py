@@ -58,7 +58,7 @@ _CONTENT: Final = (
     *("content", "text", "refusal", "tool_calls", "function_call", "audio", "images"),
     *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking_blocks"),
 )
-# The members of these that do not.
+# The members of these that do not hold it.
 _LABELS: Final = frozenset(("id", "type", "index", "format", "role", "expires_at"))
 
 
@@ -72,7 +72,7 @@ def _says_more(choice: dict[str, Any]) -> bool:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether there is no content in a value: nothing but white space and labels."""
+    """Whether a value has no content: nothing but white space and labels."""
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, dict):
@@ -159,7 +159,7 @@ _MEMBERS: Final = frozenset(
         "obfuscation",
     )
 )
-# What says nothing by itself.
+# Members that are not content by themselves.
 _ENVELOPE: Final = frozenset(
     ("id", "model", "created", "choices", "usage", "service_tier", "system_fingerprint", "provider", "p")
 )

@@ -15,7 +15,7 @@ from .attempt import Attempt
 
 
 class Deadline(Enum):
-    """What is due when a moment has passed."""
+    """What is due once a deadline has passed."""
 
     NOTHING = "nothing"
     HEARTBEAT = "a heartbeat"

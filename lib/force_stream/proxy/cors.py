@@ -1,5 +1,4 @@
-"""Web pages of other origins, such as applications that are web pages inside: which of them may read an upstream's
-answers.
+"""Web pages of other origins, such as those that applications consist of: which of them may read an upstream's answers.
 
 Knows a rule's `cors`, and mitmproxy's requests and responses; must not know bodies, or how an answer is made. The words
 are those of the Fetch standard's section 3.3, "CORS protocol".
@@ -45,7 +44,7 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
         share(flow, flow.response)
         return
     del headers["origin"]
-    # It tells of another origin too, and some servers look at it first (Go's http.CrossOriginProtection).
+    # It also reveals another origin, and some servers check it first (Go's http.CrossOriginProtection).
     headers.pop("sec-fetch-site", None)
 
 
@@ -55,7 +54,7 @@ def page_of(flow: http.HTTPFlow) -> str | None:
 
 
 def is_preflight(request: http.Request) -> bool:
-    """Whether a browser asks for leave to send a page's request."""
+    """Whether a browser asks for permission to send a page's request."""
     names = ("origin", "access-control-request-method")
     return request.method == "OPTIONS" and all(name in request.headers for name in names)
 

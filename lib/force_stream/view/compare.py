@@ -21,7 +21,7 @@ _LONGEST: Final = 120
 _LONGEST_LINE: Final = 1000
 _LONGEST_WORDS: Final = 100
 _LONGEST_CAUSE: Final = 200
-# Statuses of a state that passes, and says nothing about streaming.
+# Statuses of a temporary state, which says nothing about streaming.
 _PASSING: Final = (408, 409, 425, 429, 503, 529)
 
 
@@ -108,7 +108,7 @@ def _differences(left: Any, right: Any, path: str) -> Iterator[str]:
         yield f"{path}: {_short(left)} vs {_short(right)}"
 
 
-# A value that says nothing. Of any other, one answer cannot show that it is the same in every answer.
+# An empty value. Any other may differ between answers, which a single one cannot show.
 _LONGEST_PATH: Final = 200
 _MOST_CONSTANTS: Final = 50
 _CONSTANTS: Final = (b"null", b"false", b'""', b"[]", b"{}")

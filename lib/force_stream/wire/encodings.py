@@ -56,7 +56,7 @@ def decode(body: bytes, label: str, limit: int) -> bytes:
     Raises `TooLarge` for more than `limit` bytes, `MissingDecoder` if this machine cannot read the coding. May take
     long: do not call it on the event loop.
     """
-    made = BytesIO()  # a list of pieces and their sum would be in memory together
+    made = BytesIO()  # a list of pieces and their concatenation would be in memory at once
     made.writelines(_decoded(body, label, limit))
     return made.getvalue()
 
@@ -92,7 +92,7 @@ def is_encoded(label: str) -> bool:
 
 
 def _decoders_of(label: str) -> list[Callable[[Pieces], Pieces]]:
-    """What undoes the codings that the header lists, in the order of undoing; nothing if one of them is unknown."""
+    """The decoders for the codings that the header lists, in the order of decoding; none if one of them is unknown."""
     names = [name for each in label.lower().split(",") if (name := each.strip()) not in ("", "identity", "none")]
     known = [_DECODERS[name] for name in reversed(names) if name in _DECODERS]
     return known if len(known) == len(names) <= _MOST_CODINGS else []
