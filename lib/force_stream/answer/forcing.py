@@ -40,7 +40,7 @@ def force_request(
             raise Refusal("this path never streams")
         return None, body.without("stream")
     if isinstance(body, Form) and not endpoint.forms:
-        raise Refusal("its body is a form, and no JSON object")
+        raise Refusal("its body is a form, not a JSON object")
     if isinstance(body, Form) and (nested := [key for key, value in extra_body.items() if not _is_scalar(value)]):
         raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
     asked = {**body.members, **extra_body}

@@ -176,7 +176,7 @@ class MessagesAggregator(Aggregator):
             effect = self._block(chunk).add(delta)
             if not self.finished:
                 return effect
-            # The stop reason did not end the message. A blank piece is no content, but others like it may be.
+            # The stop reason did not end the message. A blank piece is not content, but similar ones may be.
             self._go_on(delta)
             return CHANGED
         if kind == "message_start":

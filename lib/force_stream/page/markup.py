@@ -29,7 +29,7 @@ MOST_STATS: Final = 50
 _LONGEST_LINE: Final = 400
 _PARTS: Final = re.compile(r"^<!-- ([a-z ]+) -->\n(.*?)\n*(?=^<!--|\Z)", re.MULTILINE | re.DOTALL)
 _TEMPLATES: Final = dict(_PARTS.findall((get_data(__package__, "page.html") or b"").decode()))
-# What a text may not do to the page: controls that are no blanks, and what reorders the text around it.
+# What a text must not contain on the page: control characters other than blanks, and what reorders the text around it.
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLUMNS: Final = ("Flows", "OK", "Inferred", "Cut off", "Errors", "Events/s", "First byte", "Longest gap", "Duration")
 _KINDS: Final = {"text": "Text", "reasoning": "Reasoning", "refusal": "Refusal", "call": "Tool call"}

@@ -227,7 +227,7 @@ class Attempt:
         """The next piece of the body. True if the caller has to `poll`: the answer is ready, or a deadline has moved
         closer. Never raises: a bug of ours becomes the answer."""
         if not piece:
-            return False  # an empty DATA frame is no sign of life
+            return False  # an empty DATA frame is not a sign of life
         self._last_byte = now = self.clock()
         self._size += len(piece)
         if self._size > self.rule.max_body:

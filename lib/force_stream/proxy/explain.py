@@ -136,5 +136,5 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         forced_form(flow, body, rule, endpoint)
     except Refusal as reason:
         return f"left as it came: {reason}"
-    # What an upstream has said about streaming is no part of the rules.
+    # What an upstream has said about streaming is not part of the rules.
     return "its request would be forced now" + (f"; it was left as it came: {why}" if why else "")

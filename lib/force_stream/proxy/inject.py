@@ -17,7 +17,7 @@ from ..wire import jsontext
 from ..wire.sse import end_of_event
 
 _ERROR: Final = jsontext.dumps(error_body("an error injected by the rule", "injected"))
-# A line of bytes, some of which are not UTF-8, that is no field of an event.
+# A line of bytes, some of which are not UTF-8, that is not a field of an event.
 _GARBAGE: Final = b"\xff\xfe\x00 garbage that the rule injects \x80\n\n"
 
 
