@@ -397,7 +397,7 @@ class ForceStream:
             said = f"the client gave up; kept for {wait.rule.keep_answers:g} s"
             flow.comment += f"; {said}"
             flow.marked = flow.marked or response.MARK
-            attempt.report.odd.append(said)  # for the page, which is told of it next
+            attempt.report.odd.append(said)  # for the page, which is notified next
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:

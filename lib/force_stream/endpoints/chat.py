@@ -101,7 +101,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "reasoning_text": concat,  # GitHub Copilot
     "reasoning_details": reasoning,
     "thinking_blocks": parts,  # LiteLLM
-    "provider_specific_fields": fields(  # LiteLLM: some of them stand in the delta too
+    "provider_specific_fields": fields(  # LiteLLM: some of them are in the delta too
         {"thinking_blocks": parts, "reasoning_details": reasoning, "reasoning_content": concat, "reasoning": concat}
     ),
     "tool_calls": tool_calls,

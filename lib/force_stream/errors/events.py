@@ -248,7 +248,7 @@ def _rest(chunk: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _body(error: Any, chunk: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for an error that stands in a member of the chunk."""
+    """The body for an error in a member of the chunk."""
     rest = _rest(chunk)
     return {"error": _error_object(error, rest), **rest}
 

@@ -23,7 +23,7 @@ def normal(name: str) -> str:
     return "".join(filter(str.isalnum, name[:_LONGEST])).casefold()
 
 
-# What many APIs send as `code`, `status` or `message` when all is well, and what stands for nothing.
+# What many APIs send as `code`, `status` or `message` for success, and what they send for nothing.
 _FINE: Final = frozenset(
     (
         *("ok", "success", "successful", "succeeded", "succeed", "true", "false", "null", "none", "nil", "undefined"),

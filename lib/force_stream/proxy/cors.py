@@ -16,7 +16,7 @@ from ..rules.rule import Rule
 from .notes import ORIGIN, save_notes
 from .request import hosts_of
 
-# Origins that no web site can have: what `true` stands for.
+# Origins that no web site can have: the meaning of `true`.
 _APPS: Final = re.compile(
     r"(app|tauri|chrome-extension|moz-extension|safari-web-extension)://[!-.0-~]{1,80}|https?://tauri\.localhost"
 )

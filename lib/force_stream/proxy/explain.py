@@ -106,7 +106,7 @@ def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], 
 
 def _as_it_came(flow: http.HTTPFlow, *, readable: bool) -> http.HTTPFlow:
     """The flow as filters see it when its request comes: without its answer. One that looks at bodies has mitmproxy
-    decode them, whatever they stand for, so it gets none that could not be read within the limit."""
+    decode them, however large they become, so it gets none that could not be read within the limit."""
     came = copy(flow)
     came.response = None
     if not readable:

@@ -91,7 +91,7 @@ class Injection:
             yield from self._after_event()
 
     def feed(self, data: bytes) -> Iterator[Step]:
-        """What becomes of the upstream's next bytes."""
+        """What to deliver in place of the upstream's next bytes."""
         if self._over:
             return
         self._rest += data
@@ -102,7 +102,7 @@ class Injection:
         self._rest = self._rest[at:]
 
     def close(self) -> Iterator[Step]:
-        """What becomes of an event that has no end."""
+        """What to deliver in place of an event that has no end."""
         if not self._over and self._rest:
             yield from self._piece(self._rest, at_end=True)
 

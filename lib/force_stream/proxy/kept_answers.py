@@ -67,7 +67,7 @@ def key_of(flow: http.HTTPFlow, rule: Rule, *, has_own_keys: bool = True) -> byt
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request. `failed`: the attempt, if it did not become a whole answer."""
+    """The outcome of a request. `failed`: the attempt, if it did not become a whole answer."""
 
     flow_id: str
     comment: str

@@ -1,6 +1,6 @@
 """A flow's request: what it contains, what it becomes when it is forced, and how it is restored.
 
-Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
+Knows mitmproxy's requests, rules and bodies; must not know what happens to an answer.
 """
 
 import re

@@ -27,8 +27,8 @@ _PASSING: Final = (408, 409, 425, 429, 503, 529)
 
 class Side(NamedTuple):
     """One of the two answers. `status`: None if there was none. `document`: what it says, if that is JSON. `words`: why
-    it failed, in the words of the one who answered, and `cause`, in ours. `refuses`: it says that the request has to be
-    sent the other way."""
+    it failed, in the upstream's words, and `cause`, in ours. `refuses`: it says that the request has to be sent the
+    other way."""
 
     status: int | None
     ok: bool = False

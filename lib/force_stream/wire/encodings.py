@@ -20,7 +20,7 @@ import brotli
 
 type Pieces = Iterator[bytes]
 
-# Bytes that are decoded at a time, and that one piece of what comes of them has at most (brotli's: about as many).
+# Bytes that are decoded at a time, and the size of the largest decoded piece (brotli's: about that size).
 _STEP: Final = 16 * 1024
 _PIECE: Final = 64 * 1024
 # brotli before 1.2 cannot limit its output. Then the input is limited: 16 MiB, the most that a block of brotli stands
