@@ -59,7 +59,7 @@ def render(addon: Addon, choice: Choice, place: str) -> str:
 
 
 def parts(addon: Addon, choice: Choice) -> dict[str, _Html]:
-    """The parts of the page that are small, each by its name."""
+    """The small parts of the page, by name."""
     shown = addon.stats.rows(MOST_STATS)
     rest = addon.stats.row_count - len(shown)
     stats = [*map(_stats, shown), *([_fill("more stats", count=count(rest))] if rest else [])]
@@ -123,7 +123,7 @@ def _flying(flow: Mapping[str, Any]) -> _Html:
 
 
 def portion(stats: Stats, choice: Choice, after: str = "") -> _Html:
-    """The rows of the next flows, the newest first, and what asks for more. `after`: the id of the last one before."""
+    """The rows of the next flows, the newest first, and the button for more. `after`: the id of the last one before."""
     latest = stats.latest()
     start = next((place for place, flow in enumerate(latest, 1) if flow.id == after), 0) if after else 0
     found = list(islice(filter(choice.takes, islice(latest, start, None)), PORTION + 1))
@@ -184,7 +184,7 @@ def _clock(at: float) -> str:
 
 
 def opened(flow: Outcome, inside: Opened | None, why_not: str = "") -> str:
-    """All that there is of one flow. `why_not`: why there is nothing of what was said in it."""
+    """Everything about one flow. `why_not`: why its content is not shown."""
     facts = {
         "Status": flow.status or "no answer",
         "Model": flow.model or "no model",
