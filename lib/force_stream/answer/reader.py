@@ -1,7 +1,7 @@
 """An upstream's answer, read while it comes in, and the reply that it becomes.
 
-Joins the events, the quirks and the aggregators; knows what tells an event stream from JSON, and which failure becomes
-which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
+Brings together the events, the quirks and the aggregators; knows how an event stream differs from JSON, and which
+failure becomes which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
 """
 
 import re
@@ -76,8 +76,8 @@ _MOST_LOOKS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:
-    """A forced request: all that is needed to make an answer of its event stream. It consists of plain values, so that
-    it can travel with a flow."""
+    """A forced request: everything that is needed to turn its event stream into an answer. It consists of plain values,
+    so that it can travel with a flow."""
 
     rule: str
     endpoint: str
@@ -154,7 +154,7 @@ class AnswerReader:
         """Read these, and the last event if only its blank line is missing; or see whether a document is whole."""
         self.read_waiting()
         if self._looked_at + self.begun > _MOST_LOOKS * (self._report.bytes + LARGE):
-            return  # it comes in pieces so slow that each is followed by a look
+            return  # it comes in pieces so slowly that each is followed by a check
         self._looked_at += self.begun
         if self._is_json:
             self.ended = self.ended or self._is_whole(b"".join(self._json))
@@ -310,7 +310,7 @@ class AnswerReader:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
         came = f"{counted(report.events, 'event')}, {counted(report.bytes, 'byte')}"
-        context = f"Rule {self._spec.rule}; {came} came."
+        context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header tells them not to.
@@ -369,7 +369,7 @@ class AnswerReader:
     def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
         if rest.strip():
-            self._reader.odd.add("a JSON answer with the end of an event stream after it")
+            self._reader.odd.add("a JSON answer followed by the end of an event stream")
             return Reply(self._status, document.strip().encode())
         if self._is_plain_json:
             return None
@@ -379,7 +379,8 @@ class AnswerReader:
                 error = error_from_words(value)
             if error is not None:
                 raise UpstreamError(error)
-        self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
+        label = f"labelled {printable(self._content_type)}" if self._content_type else "without a content type"
+        self._reader.odd.add(f"a JSON answer {label}")
         return Reply(self._status, body)
 
     def _unreadable_body(self, body: bytes, cut: str) -> Reply | None:
@@ -448,7 +449,7 @@ class AnswerReader:
         elif "." not in str(chunk.get("type")) and words_in(chunk):
             # Whether they are an error shows at the end. Of a text, the event reader notes that it is not an object.
             self._words = self._words or chunk
-            self._reader.odd.add("words where a chunk should be", event.number)
+            self._reader.odd.add("text where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
@@ -460,7 +461,7 @@ class AnswerReader:
             return None  # a page, whatever one of its lines looks like
         if self._words is not None:
             raise UpstreamError(error_from_words(self._words))
-        text = f"The upstream answered {self._status} with an event stream and no error in it."
+        text = f"The upstream answered {self._status} with an event stream that contains no error."
         raise UpstreamError(error_body(text))
 
     def _aggregated(self, cut: str) -> Reply | None:
@@ -559,7 +560,7 @@ def _holds_nothing(unreadable: str) -> bool:
 
 
 def _too_deep() -> MalformedStream:
-    return MalformedStream("the upstream's answer nests too deeply to be read")
+    return MalformedStream("the upstream's answer is nested too deeply to be read")
 
 
 def _with_reason(message: str, cut: str) -> str:
