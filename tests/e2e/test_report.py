@@ -1,5 +1,5 @@
 """`force-stream report` on the flow file of a real mitmdump: nothing of a credential is left, a person sees the cause,
-and the masked flows replay as what they were. FORCE_STREAM_SCREENSHOTS=1 writes docs/report.png."""
+and the masked flows replay as what they were. FORCE_STREAM_SCREENSHOTS=docs writes docs/report.png."""
 
 import base64
 import gzip

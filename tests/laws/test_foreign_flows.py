@@ -153,7 +153,7 @@ def test_a_file_that_is_read_changes_nothing_that_it_cannot_read(flows: list[htt
             assert readable or repr(flow.get_state()) == before
         for path in ("/", "/flows", "/stats"):
             asked = Request("GET", path, {"host": "x"}, b"", "127.0.0.1")
-            assert respond(ours, asked, ["x"]).status == 200
+            assert (await respond(ours, asked, ["x"])).status == 200
 
     in_master(test, force_stream_aggregate=True)
 

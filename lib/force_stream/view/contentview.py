@@ -50,7 +50,9 @@ class UpstreamSSE(Contentview):
             return BEST
         if notes.SSE.of(metadata.flow) is None:
             return NOT_OURS
-        if getattr(metadata.flow, "marked", "") and getattr(ctx.options, "force_stream_view_first", False):
+        # There are no options where no mitmproxy runs: in `force-stream report`.
+        first = getattr(getattr(ctx, "options", None), "force_stream_view_first", False)
+        if first and getattr(metadata.flow, "marked", ""):
             return BEST
         return NEXT_TO_JSON if content_type.endswith("json") else NOT_OURS
 
