@@ -29,6 +29,7 @@ from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
+    CAUSE,
     CUT_BY,
     LEFT_ALONE,
     SSE,
@@ -283,6 +284,9 @@ class ForceStream:
             if role is None:
                 if why := explain.why_nowhere(flow):
                     logger.warning(why)
+                elif not flow.live and ctx.options.force_stream_aggregate and (cause := CAUSE.of(flow)):
+                    # It is from a file, and nobody got an answer that could be made again.
+                    logger.warning(f"{_about(flow)}: {printable(cause, LONGEST_REASON)}")
             elif isinstance(role, LiveCopy):
                 message = (
                     printable(plainly(flow.error.msg), LONGEST_REASON) if flow.client_conn.connected else _CLIENT_LEFT

@@ -567,6 +567,24 @@ def test_a_clients_own_stream_is_told_of_where_it_did_not_end(
     run(test)
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_of_a_file_a_flow_that_had_no_answer_says_why_again(
+    run: Callable, again: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        context.configure(ours, force_stream_aggregate=again)
+        flow = flow_with()
+        flow.live, flow.error = False, Error("Client disconnected.")
+        flow.metadata["force_stream.cause"] = "the client gave up after 2.0 s\x1b[2J"
+        before = flow.get_state()
+        ours.error(flow)
+        line = "/v1/chat/completions: the client gave up after 2.0 s\\x1b[2J"
+        assert lines(caplog, logging.WARNING) == ([line] if again else [])
+        assert flow.get_state() == before
+
+    run(test)
+
+
 def test_a_clients_own_stream_that_decodes_to_more_than_max_body_is_read_up_to_it(
     run: Callable, rules_file: Path
 ) -> None:
