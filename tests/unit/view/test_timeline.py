@@ -309,7 +309,7 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
         ),
         pytest.param(
             sse(*EVENTS[:3], chunk(choice(finish_reason="length")), *EVENTS[3:]),
-            ['event 5: a different finish reason than before for choice 0: "stop"'],
+            ['event 5: finish reason "stop" for choice 0, after "length"'],
             id="two finish reasons",
         ),
         pytest.param(
