@@ -36,7 +36,7 @@ MAY_KNOW_MITMPROXY = {
             "summary",
         )
     ),
-    *(f"view/{name}" for name in ("contentview", "flow_record")),
+    *(f"view/{name}" for name in ("contentview", "flow_record", "opened")),
     "page/server",
     *(
         f"addon/{name}"

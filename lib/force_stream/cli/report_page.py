@@ -217,9 +217,9 @@ def _parts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[str]:
         yield plot(outcome)
     if seen.odd:
         lines = "".join(f"<li>{_text(line)}</li>" for line in seen.odd[:MOST_ODD])
-        yield f"<h2>Odd</h2>\n<ul>{lines}</ul>"
+        yield f"<h3>Odd</h3>\n<ul>{lines}</ul>"
     for name, text in _said(seen.document):
-        yield f"<h2>{_text(name)}</h2>\n{_pre(text)}"
+        yield f"<h3>{_text(name)}</h3>\n{_pre(text)}"
     if seen.stream is not None:
         yield _folded("Timeline", "<pre>" + _escaped(_timeline(flow, seen.stream)) + "</pre>")
     yield _folded("The request", _message(f"{request.method} {request.url} {request.http_version}", request))
@@ -335,5 +335,5 @@ def _text(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """HTML. A stand-in is as long as what it stands for, which nobody needs to see here."""
+    """Text escaped for HTML. A mask is as long as the secret that it replaces; here it is shortened."""
     return escape(STAND_IN.sub(r"***\1", text))

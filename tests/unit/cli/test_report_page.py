@@ -141,7 +141,7 @@ def test_a_section_shows_what_is_known() -> None:
 
 def test_what_came_of_a_cut_answer_is_shown_joined() -> None:
     shown = report_page.section(forced({"cause": "cut off", "truncated": True}, CUT, 502)).html
-    name, text = re.findall(r"<h2>(choices.*?)</h2>\n<pre.*?>(.*?)</pre>", shown)[0]
+    name, text = re.findall(r"<h3>(choices.*?)</h3>\n<pre.*?>(.*?)</pre>", shown)[0]
     assert name == "choices[0].message.content"
     assert text
     assert DOCUMENT["choices"][0]["message"]["content"].startswith(text)
@@ -177,7 +177,7 @@ def test_a_long_stand_in_is_short_on_the_page() -> None:
     assert "Bearer ***1</pre>" in report_page.section(made).html
 
 
-TAGS = {"details", "summary", "span", "strong", "div", "dl", "dt", "dd", "h2", "ul", "li", "p", "pre"}
+TAGS = {"details", "summary", "span", "strong", "div", "dl", "dt", "dd", "h3", "ul", "li", "p", "pre"}
 DRAWN = {"svg", "title", "path", "rect", "text"}
 
 
