@@ -56,7 +56,7 @@ STREAMS: dict[str, tuple[bytes, list[str]]] = {
     ),
     "two finish reasons": (
         sse(*EVENTS[:3], chunk(choice(finish_reason="length")), *EVENTS[3:]),
-        ['event 5: a different finish reason than before for choice 0: "stop"'],
+        ['event 5: finish reason "stop" for choice 0, after "length"'],
     ),
     "an error": (sse(*EVENTS, {"error": {"message": "Overloaded"}}), ["event 6: an error"]),
     "an error in words": (b"event: error\ndata: Overloaded\n\n" + STREAM, ["event 1: an error"]),

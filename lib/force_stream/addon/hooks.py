@@ -29,6 +29,7 @@ from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
+    CAUSE,
     CUT_BY,
     LEFT_ALONE,
     SSE,
@@ -283,6 +284,9 @@ class ForceStream:
             if role is None:
                 if why := explain.why_nowhere(flow):
                     logger.warning(why)
+                elif not flow.live and ctx.options.force_stream_aggregate and (cause := CAUSE.of(flow)):
+                    # It is from a file, and nobody got an answer that could be made again.
+                    logger.warning(f"{_about(flow)}: {printable(cause, LONGEST_REASON)}")
             elif isinstance(role, LiveCopy):
                 message = (
                     printable(plainly(flow.error.msg), LONGEST_REASON) if flow.client_conn.connected else _CLIENT_LEFT
@@ -456,9 +460,7 @@ class ForceStream:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            line = summary.describe_as_it_is(flow, attempt, "sent plain")
-            logger.log(_level(flow), line)
-            asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
+            self._tell_later(flow, attempt, summary.describe_as_it_is(flow, attempt, "sent plain"))
         if isinstance(role, Own) or not is_upstreams:
             return
         if not attempt.answered and self.can_send:
@@ -498,13 +500,9 @@ class ForceStream:
         else:
             response.pass_through(flow, attempt)
         try:
-            line = summary.summarize(flow, attempt)
-            logger.log(_level(flow), line)
+            self._tell_later(flow, attempt, summary.summarize(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
-        else:
-            # Once the client has its answer: nobody waits for figures.
-            asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
 
     async def _decoded(self, flow: http.HTTPFlow, attempt: Attempt) -> bytes:
         """The body of an encoded answer, unless it is larger than the rule's max_body."""
@@ -542,6 +540,12 @@ class ForceStream:
             )
 
     # Figures
+
+    def _tell_later(self, flow: http.HTTPFlow, attempt: Attempt, line: str) -> None:
+        """Log a line and keep the figures once the client has its answer: nobody waits for them."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(logger.log, _level(flow), line)
+        loop.call_soon(self._count, flow_record.of_answer, flow, attempt)
 
     def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:

@@ -88,6 +88,8 @@ _ADVICE: Final = (
     ("connection refused", "Check that the upstream is running, and its port."),
 )
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]*>?", re.IGNORECASE | re.DOTALL)
+# What an address says beside where something is: a user, a query, a fragment.
+_BESIDE_WHERE: Final = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 _SIGN_IN: Final = re.compile(r"\b(?:sign|log)[ -]?(?:in|on)\b|\bpassword\b|\bsso\b", re.IGNORECASE)
 
 
@@ -174,6 +176,13 @@ def of_response(status: int, label: str, body: bytes, retry_after: str = "") -> 
     except (ValueError, RecursionError):
         return of_status(status, None, retry_after) + _quoted(words_of_page(text))
     return of_status(status, error_in(value) or value if isinstance(value, dict) else value, retry_after)
+
+
+def redirected(status: int, location: str) -> str:
+    """What is odd about an answer that sends the client elsewhere. Only where to: the rest of an address is between
+    the client and whoever is there."""
+    where = printable(_BESIDE_WHERE.sub("", location.strip()))
+    return f"redirected by the upstream ({status}){where and f' to {where}'}"
 
 
 def of_odd(odd: Sequence[str]) -> str:

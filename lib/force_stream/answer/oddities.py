@@ -115,8 +115,10 @@ class Oddities:
             self._choices.add(index)
         reason = choice.get("finish_reason") or choice.get("finishReason")
         if isinstance(reason, str) and reason.lower() not in NO_REASONS and index in self._choices:
-            if self.finish_reasons.get(index, reason) != reason:
-                self.add(f'a different finish reason than before for choice {index}: "{printable(reason)}"', number)
+            before = self.finish_reasons.get(index, reason)
+            if before != reason:
+                words = f'finish reason "{printable(reason)}" for choice {index}, after "{printable(before)}"'
+                self.add(words, number)
             self.finish_reasons[index] = reason
         delta = choice.get("delta")
         calls = delta.get("tool_calls") if isinstance(delta, dict) else None

@@ -244,11 +244,11 @@ class AnswerReader:
         self.ended = self.done or self._aggregator.ended or self._error is not None or self._too_deep
         self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
-    def finish(self, cut: str = "", *, silence: float = 0.0, retry_after: str = "") -> Reply | None:
+    def finish(self, cut: str = "", *, silence: float = 0.0, retry_after: str = "", location: str = "") -> Reply | None:
         """The reply to the client; None where it gets the answer as it came.
 
         `cut`: how the transport ended the body too early, in words, if it did; `silence`: seconds from the last byte to
-        that; `retry_after`: the upstream's header.
+        that; `retry_after`, `location`: the upstream's headers.
         """
         self._cut, self._silence, self._retry_after = cut, silence, retry_after
         reply = self._finish(cut)
@@ -258,6 +258,8 @@ class AnswerReader:
             self._report.cause = cause.of_response(self._status, self._content_type, body, retry_after)
         if reply is None:
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
+            if 300 <= self._status < 400:
+                self._reader.odd.add(cause.redirected(self._status, location))
         elif not self._is_json:
             self._reader.conclude(inferred=self._report.inferred)
             if self._has_chunks and not self._is_file and self._content_type not in ("", EVENT_STREAM_TYPE):
@@ -332,7 +334,7 @@ class AnswerReader:
             retry_after=self._retry_after,
             head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
             or self._scalar.decode(errors="replace"),
-            label=self._content_type,
+            label="" if self._is_file else self._content_type,
         )
         return Reply(status, body, headers)
 

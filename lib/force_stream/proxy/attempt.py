@@ -480,7 +480,12 @@ class Attempt:
                 if decoded is not None:
                     self._feed([decoded])
                     self.report.bytes = self._size
-                reply = self._reader.finish(self.cut_by, silence=self.silence, retry_after=self._header(b"retry-after"))
+                reply = self._reader.finish(
+                    self.cut_by,
+                    silence=self.silence,
+                    retry_after=self._header(b"retry-after"),
+                    location=self._header(b"location"),
+                )
                 self.answered = self._reader.answered
                 return reply
         except Exception as fault:

@@ -118,6 +118,8 @@ def credentials_of(flow: http.HTTPFlow) -> bytes:
 def without_credentials(flow: http.HTTPFlow, text: str) -> str:
     """A text of the upstream's without the request's credentials: an error may quote them, and may be cut short within
     one."""
+    if not text:
+        return text
     request = flow.request
     given = [part for name in _CREDENTIALS for value in request.headers.get_all(name) for part in value.split()]
     given += [value for name, value in request.query.items(multi=True) if _NAMES_A_SECRET.search(name)]

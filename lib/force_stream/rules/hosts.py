@@ -55,6 +55,7 @@ def canonical_host(host: str) -> str:
         return host
 
 
+@lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
     """Whether it is an IP address, not a name."""
     try:

@@ -56,6 +56,7 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     answer.finish(cut)
     # Where not all of it was kept, its end is not known.
     is_whole = CUT_AT.of(flow) is None and len(body) < limit
+    answer.report.status = response.status_code  # the client has it already, whatever came after it
     answer.report.cause = without_credentials(flow, answer.report.cause) if is_whole else ""
     answer.report.own_code = without_credentials(flow, answer.report.own_code)
     if "content-encoding" in response.headers:

@@ -42,6 +42,7 @@ _CURLS_OWN: Final = frozenset(
     host content-length transfer-encoding connection proxy-connection keep-alive content-encoding accept-encoding
     """.split()
 )
+_CURLS_GLOBS: Final = re.compile(r"[][{}]")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -141,7 +142,9 @@ def curl(flow: http.HTTPFlow) -> bytes:
     mask, asked = _Mask(flow), _as_asked(flow).request
     port = "" if _DEFAULT_PORTS.get(asked.scheme) == asked.port else f":{asked.port}"
     url = f"{asked.scheme}://{with_port(request.name_of(flow), None)}{port}{asked.path}"
-    lines = [f"curl -X {_quoted(asked.method)} {_quoted(mask.text(url))}"]
+    # Without -g, brackets and braces in an address are curl's own, and one request becomes several, or none.
+    as_it_is = "-g " if _CURLS_GLOBS.search(url) else ""
+    lines = [f"curl {as_it_is}-X {_quoted(asked.method)} {_quoted(mask.text(url))}"]
     for name, value in asked.headers.fields:
         if name.lower() not in _CURLS_OWN:
             lines.append(f"-H {_quoted(mask.header(name, value))}")

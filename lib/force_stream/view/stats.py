@@ -67,7 +67,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        return 0 < self.status < 400 and not self.truncated
+        return 0 < self.status < 400 and not self.truncated and not self.code
 
     @property
     def is_odd(self) -> bool:

@@ -9,7 +9,7 @@ estimates the rest.
 import re
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any, Final, NamedTuple
@@ -123,15 +123,18 @@ def read(body: bytes, times: object = None, *, ended: float | None = None, endpo
     return timeline
 
 
-def first_content(body: bytes, times: object) -> float | None:
-    """When the event came that began the text, as in `read`; None where there is none near the beginning."""
-    arrivals, reader = Arrivals(times, len(body)), EventReader()
-    for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]) if arrivals.fit else ():
+def first_content(body: bytes, times: Sequence[float]) -> float | None:
+    """When the event came that began the text, as in `read`; None where there is none near the beginning. `times`: as
+    an attempt has them; there may be a great many."""
+    if not times or times[-1] != len(body):
+        return None
+    reader = EventReader()
+    for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]):
         events = [*reader.feed(body[start:end])]
         if not whole and end == len(body):
             events += reader.close()
         if any(event.kind is Kind.CHUNK and has_text(event.value) for event in events):
-            return arrivals.of(end)
+            return times[2 * bisect_left(range(len(times) // 2), end, key=lambda place: int(times[2 * place + 1]))]
         if reader.count >= MOST_EVENTS_TO_CONTENT:
             break
     return None

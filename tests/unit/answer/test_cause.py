@@ -71,6 +71,19 @@ CASES: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
         {},
         'the upstream failed (502): "502 Bad Gateway"',
     ),
+    "a redirect, without the user and the query in its address": (
+        b"",
+        {"status": 302},
+        {"location": "https://me:pw@sso.example.com/login?state=s3cr3t#x"},
+        "odd: redirected by the upstream (302) to https://sso.example.com/login",
+    ),
+    "a redirect to nowhere": (b"moved", {"status": 301}, {}, "odd: redirected by the upstream (301)"),
+    "a page in a file, whose label nobody knows": (
+        SIGN_IN,
+        {"content_type": None},
+        {},
+        'a sign-in page in place of events: "Acme SSO Please log in & go on"',
+    ),
     "a sign-in page": (
         SIGN_IN,
         {"content_type": "text/html; charset=utf-8"},

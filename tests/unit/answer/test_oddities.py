@@ -70,7 +70,7 @@ def test_finish_reasons_and_call_ids_are_compared_by_choice_and_call() -> None:
     assert odd.lines() == []
     odd.check(chunk(1, "length\n", "c"), 4)
     assert odd.lines() == [
-        r'event 4: a different finish reason than before for choice 1: "length\n"',
+        r'event 4: finish reason "length\n" for choice 1, after "stop"',
         "event 4: a new id for a tool call at the same index",
     ]
 

@@ -82,7 +82,10 @@ def test_a_clients_own_stream_is_read_from_what_was_kept_of_it() -> None:
     outcome = flow_record.of_own_stream(answered(), SPEC, LIMIT)
     assert (outcome.events, outcome.finish_reason, outcome.ok, outcome.first_content) == (5, "stop", True, 0.5)
     cut = flow_record.of_own_stream(answered(STREAM[:300]), SPEC, LIMIT, "connection reset")
-    assert (cut.truncated, cut.ok) == (True, False)
+    assert (cut.status, cut.truncated, cut.ok) == (200, True, False)
+    boom = b'data: {"error": {"message": "boom", "code": "dead"}}\n\n'
+    broken = flow_record.of_own_stream(answered(boom), SPEC, LIMIT)
+    assert (broken.status, broken.code, broken.ok) == (200, "dead", False)
 
 
 def test_a_credential_that_an_error_in_a_clients_own_stream_quotes_is_not_shown() -> None:

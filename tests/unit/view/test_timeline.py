@@ -309,7 +309,7 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
         ),
         pytest.param(
             sse(*EVENTS[:3], chunk(choice(finish_reason="length")), *EVENTS[3:]),
-            ['event 5: a different finish reason than before for choice 0: "stop"'],
+            ['event 5: finish reason "stop" for choice 0, after "length"'],
             id="two finish reasons",
         ),
         pytest.param(
@@ -370,7 +370,7 @@ def test_the_first_content_is_looked_for_near_the_begin_alone() -> None:
     assert timeline.first_content(STREAM, [1.0, 5]) is None, "times of another body"
     last = event_of(b'{"b64_json":"a"}').rstrip()
     assert timeline.first_content(last, [1.0, len(last)]) == 1.0, "an event without its blank line"
-    assert timeline.first_content(STREAM[:-40][: STREAM.index(b"Hel") + 20], None) is None
+    assert timeline.first_content(STREAM[:-40][: STREAM.index(b"Hel") + 20], ()) is None
 
 
 # What was said
