@@ -13,6 +13,8 @@ import pytest
 from force_stream import ENDPOINTS, aggregate
 from force_stream.answer.unfold import Asked, event_of, unfold
 from harness.golden import CASES, Number, parse
+from hypothesis import given
+from hypothesis import strategies as st
 
 BOTH = [name for name, endpoint in ENDPOINTS.items() if endpoint.events_of is not None]
 # The kinds of the recordings that are not called as our endpoints are.
@@ -141,6 +143,37 @@ def test_the_items_of_a_response_are_in_its_events_too(endpoint: str, path: Path
     reply = aggregate(b"".join(event_of(event, ENDPOINTS[endpoint]) for event in (*events, last)), endpoint)
     # What is no list has no items.
     assert json.loads(reply.body)["output"] == (document["output"] if isinstance(document["output"], list) else [])
+
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=200) | st.text(
+    "ab \n\r\u0301\U0001f468\u200d", max_size=90
+)
+CALL = st.builds(
+    lambda name, arguments: {
+        "id": f"call_{name}",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    },
+    st.sampled_from("fgh"),
+    st.dictionaries(TEXTS, TEXTS, max_size=3).map(json.dumps),
+)
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.just("assistant"), "content": TEXTS | st.none()},
+    optional={
+        "refusal": TEXTS | st.none(),
+        "reasoning_content": TEXTS,
+        "tool_calls": st.lists(CALL, min_size=1, max_size=3, unique_by=lambda call: call["id"]),
+        "mood": TEXTS,
+    },
+)
+
+
+@given(st.lists(MESSAGE, min_size=1, max_size=3))
+def test_any_texts_come_back_as_they_were(messages: list[dict[str, Any]]) -> None:
+    choices = [{"index": at, "message": message, "finish_reason": "stop"} for at, message in enumerate(messages)]
+    document = {"id": "c", "object": "chat.completion", "created": 7, "model": "m", "choices": choices}
+    stream = unfold(json.dumps(document).encode(), Asked(ENDPOINTS["chat"])).stream
+    assert json.loads(aggregate(stream).body) == json.loads(json.dumps(document))
 
 
 @pytest.mark.parametrize("endpoint", BOTH)

@@ -391,6 +391,8 @@ _IN_ITS_OWN_WAY: Final = frozenset(
 # Where the calls of each kind have the text that comes in pieces.
 _CALLED_WITH: Final = (("function", "arguments"), ("custom", "input"))
 
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+
 type OfChoice = Callable[[int, dict[str, Any]], Iterator[dict[str, Any]]]
 
 
@@ -438,7 +440,7 @@ def chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str
         return {"index": index, "delta": delta, **said, "finish_reason": None}
 
     def texts(key: str, text: str) -> Iterator[dict[str, Any]]:
-        tokens = left.get(key)
+        tokens = left.get(key) if key in no_tokens else None
         cut = by_tokens(text, tokens) if isinstance(tokens, list) and tokens else None
         if cut is None:
             yield from (chunk({key: piece}) for piece in pieces(text))
@@ -447,21 +449,19 @@ def chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str
         for piece, of_piece in cut:
             yield chunk({key: piece}, {"logprobs": no_tokens | {key: of_piece}})
 
-    content, refusal = message.get("content"), message.get("refusal")
-    begin = {"role": message.get("role") or "assistant", "content": "" if isinstance(content, str) else None}
-    yield chunk(begin | ({"refusal": "" if refusal == "" else None} if "refusal" in message else {}))
-    for key in _BEFORE_CONTENT:
-        if isinstance(said := message.get(key), str) and said:
-            yield from (chunk({key: piece}) for piece in pieces(said))
-        elif key in message:
-            yield chunk({key: said})
-    for key, said in (("content", content), ("refusal", refusal)):
-        if isinstance(said, str):
-            yield from texts(key, said)
-        elif said is not None:
-            yield chunk({key: said})
+    # Members without anything in them come with the role, as OpenAI's refusal does.
+    begin = {key: value for key, value in message.items() if value in _EMPTY}
+    begin["role"] = message.get("role") or "assistant"
+    begin["content"] = "" if isinstance(message.get("content"), str) else None
+    if message.get("refusal"):
+        begin["refusal"] = None
+    yield chunk({key: begin[key] for key in ("role", "content", *begin)})
+    message = {key: value for key, value in message.items() if value not in _EMPTY}
+    for key in (key for key in (*_BEFORE_CONTENT, "content", "refusal") if key in message):
+        said = message[key]
+        yield from texts(key, said) if isinstance(said, str) else [chunk({key: said})]
     yield from map(chunk, _calling(message))
-    yield from map(chunk, _audible(message.get("audio")) if "audio" in message else ())
+    yield from map(chunk, _audible(message["audio"]) if "audio" in message else ())
     if rest := {key: value for key, value in message.items() if key not in _IN_ITS_OWN_WAY}:
         yield chunk(rest)
     last = {key: value for key, value in choice.items() if key not in _OF_A_CHOICE and key != "delta"}
@@ -481,8 +481,8 @@ def _calling(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from ({"function_call": {"arguments": piece}} for piece in pieces(text))
     elif "function_call" in message:
         yield {"function_call": function}
-    calls = message.get("tool_calls")
-    if "tool_calls" in message and not calls:
+    calls = message.get("tool_calls", [])
+    if not isinstance(calls, list):
         yield {"tool_calls": calls}
     for position, call in enumerate(calls if isinstance(calls, list) else ()):
         if not isinstance(call, dict):
