@@ -335,5 +335,5 @@ def _text(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """HTML. A stand-in is as long as what it stands for, which nobody needs to see here."""
+    """Text escaped for HTML. A mask is as long as the secret that it replaces; here it is shortened."""
     return escape(STAND_IN.sub(r"***\1", text))

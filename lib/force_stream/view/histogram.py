@@ -1,4 +1,4 @@
-"""Durations, added up so that their percentiles can be told without keeping them. Must not know what they are of."""
+"""Durations, counted so that their percentiles can be estimated without keeping them. Must not know what is timed."""
 
 from bisect import bisect_left
 from itertools import accumulate

@@ -91,7 +91,7 @@ def _ends(entries: list[Entry], left_out: int) -> list[Entry]:
 
 
 def _end(read: Timeline) -> Iterator[Entry]:
-    """The end, where it came after a long silence."""
+    """The end, if it came after a long silence."""
     if read.ended is not None and read.last_byte is not None and read.ended - read.last_byte >= LONG_GAP:
         yield Entry("end", at=read.ended, gap=read.ended - read.last_byte)
 
@@ -104,7 +104,7 @@ def _about(read: Timeline) -> str:
 
 
 def _shown(spoken: Sequence[Said], *, whole: bool) -> Iterator[tuple[Said, str]]:
-    """Each with as much of its text as is shown."""
+    """Each with the part of its text that is shown."""
     left = MOST_SAID
     for each in spoken:
         text = each.text if whole else each.text[: min(left, LONGEST_SAID)]
@@ -150,7 +150,7 @@ def curl(flow: http.HTTPFlow) -> bytes:
             lines.append(f"-H {_quoted(mask.header(name, value))}")
     body = bodies.decoded(asked) or b""
     if b"\0" in body:
-        lines.append("--data-binary @body  # the body has NULs, which no command can have")
+        lines.append("--data-binary @body  # the body has NULs, which a command line cannot contain")
     elif body:
         lines.append(f"--data-binary {_quoted(mask.data(body).decode(errors='replace'))}")
     return " \\\n  ".join(lines).encode(errors="replace") + b"\n"

@@ -122,7 +122,7 @@ def test_a_partial_answer_has_the_cause_of_what_is_missing() -> None:
 
 UNVERIFIED = "its certificate could not be verified: self-signed certificate"
 TO_ITSELF = "the request was for this proxy itself, without --mode reverse"
-NO_TLS = "it does not speak TLS there"
+NO_TLS = "it does not speak TLS on that port"
 PLAIN = {
     "HTTP/1 protocol error: peer closed connection without sending complete message body (incomplete chunked read)": (
         "connection closed"
@@ -140,9 +140,9 @@ PLAIN = {
     "stream refused by the upstream (HTTP/2 REFUSED_STREAM)": "stream refused by the upstream (HTTP/2 REFUSED_STREAM)",
     "unexpected server response: b'HTTP/1.1 2'": "connection closed within the head of the response",
     "[Errno 104] Connection reset by peer": "connection reset",
-    "[Errno -2] Name or service not known": "its name has no address",
-    "[Errno 8] nodename nor servname provided, or not known": "its name has no address",
-    "[Errno 11001] getaddrinfo failed": "its name has no address",
+    "[Errno -2] Name or service not known": "its name could not be resolved",
+    "[Errno 8] nodename nor servname provided, or not known": "its name could not be resolved",
+    "[Errno 11001] getaddrinfo failed": "its name could not be resolved",
     "[Errno 113] No route to host": "the network or host is unreachable",
     "Certificate verify failed: self-signed certificate": UNVERIFIED,
     "TLS handshake failed. OpenSSL Error([('SSL routines', '', 'wrong version number')])": NO_TLS,
@@ -166,7 +166,7 @@ def test_where_something_can_be_done_the_advice_says_what() -> None:
     assert "ssl_verify_upstream_trusted_ca" in advised[UNVERIFIED]
     assert "http://" in advised[NO_TLS]
     assert "--mode reverse:https://" in advised[TO_ITSELF]
-    assert "DNS" in advised["its name has no address"]
+    assert "DNS" in advised["its name could not be resolved"]
     assert advised["something else"] == ""
 
 
