@@ -41,7 +41,7 @@ _STATUSES: Final = {
     504: "the upstream timed out",
     529: "the upstream is overloaded",
 }
-# mitmproxy's error for a request that names this proxy as its upstream (addons/proxyserver.py).
+# What mitmproxy says of a request that names this proxy as its upstream (addons/proxyserver.py).
 NOWHERE: Final = "Request destination unknown"
 _TO_ITSELF: Final = "the request was for this proxy itself, without --mode reverse"
 # How transports report why they ended, and plain words for it. The first that matches counts.

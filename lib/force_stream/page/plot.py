@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
-from ..view.stats import LONG_GAP, Outcome, cut_off, duration
+from ..answer.cause import cut_off
+from ..view.stats import LONG_GAP, Outcome, duration
 from ..wire.text import counted, printable
 
 # Units of the picture; whoever shows it decides how large they are.

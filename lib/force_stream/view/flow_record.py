@@ -58,6 +58,7 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     is_whole = CUT_AT.of(flow) is None and len(body) < limit
     answer.report.status = response.status_code  # the client has it already, whatever came after it
     answer.report.cause = without_credentials(flow, answer.report.cause) if is_whole else ""
+    answer.report.own_code = without_credentials(flow, answer.report.own_code)
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
     return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or (), ENDED.of(flow))

@@ -238,10 +238,6 @@ def rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
-def cut_off(events: int) -> str:
-    return f"cut off after event {events:,}" if events else "cut off before the first event"
-
-
 # Keys of a row, each with its heading and how its values are spelled.
 _COLUMNS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     **{key: (key, count) for key in ("flows", "ok", "inferred", "truncated", "errors")},

@@ -8,11 +8,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from ..answer.cause import cut_off
 from ..answer.oddities import MOST_NUMBERS, MOST_ODD
 from ..wire.text import printable
 from .delta import LONGEST_VALUE, brief
 from .joined import Said
-from .stats import LONG_GAP, cut_off
+from .stats import LONG_GAP
 from .timeline import LONGEST_TYPE, Entry, Timeline
 
 WIDEST_TYPE: Final = 32

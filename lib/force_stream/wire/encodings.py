@@ -77,7 +77,7 @@ def decoded_sizes(body: bytes, label: str, limit: int, sizes: Sequence[int]) -> 
 
     def pieces() -> Pieces:
         for start, end in pairwise((0, *sizes)):
-            yield body[start:end]
+            yield from _steps(body, start, end)
             found.append(made)  # when the next is asked for, all that this one makes is decoded
 
     with suppress(TooLarge, MissingDecoder):
@@ -99,7 +99,12 @@ def _decoders_of(label: str) -> list[Callable[[Pieces], Pieces]]:
 
 
 def _decoded(body: bytes, label: str, limit: int) -> Pieces:
-    return _undo_all((body[start : start + _STEP] for start in range(0, len(body), _STEP)), label, limit)
+    return _undo_all(_steps(body, 0, len(body)), label, limit)
+
+
+def _steps(body: bytes, start: int, end: int) -> Pieces:
+    """A part of the body, in pieces that are not too large: decoders copy what is left of one each time."""
+    return (body[at : min(at + _STEP, end)] for at in range(start, end, _STEP))
 
 
 def _undo_all(pieces: Pieces, label: str, limit: int) -> Pieces:
