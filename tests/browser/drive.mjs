@@ -97,6 +97,7 @@ const ACTIONS = {
     await page.waitForSelector(selector, { timeout: 60_000 });
   },
   text: (selector) => page.innerText(selector),
+  scroll: (selector) => page.locator(selector).scrollIntoViewIfNeeded(),
   seen: () => page.evaluate(seen),
   evaluate: (expression) => page.evaluate(expression),
   resize: (width, height) => page.setViewportSize({ width, height }),

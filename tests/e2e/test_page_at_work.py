@@ -131,6 +131,16 @@ def test_filters_choose_flows_and_new_ones_are_chosen_too(browse: Callable) -> N
         assert browser("complaints") == []
 
 
+def test_why_the_latest_flow_failed_is_in_the_window_however_many_models_there_are(browse: Callable) -> None:
+    many = [dataclasses.replace(OUTCOME, id=f"f{number}", model=f"model-{number}") for number in range(60)]
+    with served(*many, FAILED) as page, browse() as browser:
+        browser("goto", page.url)
+        seen = browser.seen()
+        assert "rate limited by the upstream (429)" in seen
+        assert "Flows OK Inferred Cut off Errors" in seen  # and not "O K"
+        assert browser("complaints") == []
+
+
 def test_a_flow_is_opened_and_closed_by_keyboard_alone(browse: Callable) -> None:
     with served(opened(answered("Hello"), id="a"), opened(answered("Hi"), id="b")) as page, browse() as browser:
         browser("goto", page.url)

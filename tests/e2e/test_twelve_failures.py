@@ -1,9 +1,10 @@
 """Twelve failures, as a person meets them: how many clicks or keys it is to the cause, and whether its words can then
-be read. In mitmweb and in mitmproxy's console; beside them mitmweb without the addon.
+be read. In mitmweb, on the proxy's own page and in mitmproxy's console; beside them mitmweb without the addon.
 
 The table in docs/twelve-failures.md is what is tested: its words are looked for among what is seen of the window or the
 screen, after as many clicks as it says, and not before. Needs chromium, node, `npm ci` in tests/browser, and tmux.
-FORCE_STREAM_SCREENSHOTS=docs writes docs/failures.png and docs/failures-stock.png.
+FORCE_STREAM_SCREENSHOTS=docs writes docs/failures.png, docs/failures-page.png and
+docs/failures-stock.png.
 """
 
 import re
@@ -39,7 +40,8 @@ PASSWORD = "not-a-secret"
 # Seconds after which the application gives up on an upstream that says nothing.
 PATIENCE = 0.5
 TEXT = sse(*(chunk(choice(content=f"{word} ")) for word in 3 * WORDS), done=False)
-STOP = sse(chunk(choice(finish_reason="stop")), chunk(usage=USAGE))
+STOP = sse(chunk(choice(finish_reason="stop")))
+WITH_USAGE = sse(chunk(choice(finish_reason="stop")), chunk(usage=USAGE))
 TWICE = sse(*(chunk(choice(finish_reason=reason)) for reason in ("stop", "length")))
 SIGN_IN = b"<!doctype html><html><head><title>Acme SSO</title></head><body><h1>Please log in</h1></body></html>"
 BROKEN = {"error": {"message": "CUDA out of memory", "type": "server_error", "code": "engine_dead"}}
@@ -51,12 +53,13 @@ CALLS = sse(
 )
 _packer = zlib.compressobj(wbits=31)
 BEGUN = _packer.compress(TEXT[: len(TEXT) // 2]) + _packer.flush(zlib.Z_SYNC_FLUSH)
-# What the upstream does, by the name that the failure has in the table.
+# What the upstream does, by the name that the failure has in the table. No two become the same document: mitmproxy's
+# console shows one view for both then, that of the first one.
 FAILURES = {
     "cut off": Answer.of(Head(), Data(TEXT), Reset()),
     "silent in the middle": Answer.of(Head(), Data(TEXT), Linger()),
     "an error inside a 200": Answer.of(Head(), Data(TEXT + sse(BROKEN, done=False)), End()),
-    "a wrong content type": Answer.of(Head(content_type="text/plain"), Data(TEXT + STOP), End()),
+    "a wrong content type": Answer.of(Head(content_type="text/plain"), Data(TEXT + WITH_USAGE), End()),
     "a tool call without a finish reason": Answer.of(Head(), Data(CALLS), End()),
     "an HTML page": Answer.of(Head(content_type="text/html"), Data(SIGN_IN), End()),
     "gzip, and cut off": Answer.of(Head(headers={"Content-Encoding": "gzip"}), Data(BEGUN), Reset()),
@@ -68,6 +71,7 @@ FAILURES = {
 }
 # The flows of each list in their order: a stream without events is asked for again, plain.
 FORCED = [name for name in FAILURES for _ in range(2 if name == "an empty stream" else 1)]
+WITHOUT_STREAM = ("no first token", "a rate limit")
 SCROLL = ", then scroll"
 # What mitmweb says in the tab Error.
 ERRORS = ("peer closed connection without sending complete message body", "Client disconnected.")
@@ -79,6 +83,7 @@ class Row(NamedTuple):
     failure: str
     says: str
     mitmweb: int
+    page: int
     console: int
     stock_says: str
     stock: int
@@ -89,11 +94,11 @@ def table() -> list[Row]:
     text = (ROOT / "docs" / "twelve-failures.md").read_text(encoding="utf-8")
     rows = []
     for line in text.partition("\n|---")[2].partition("\n\n")[0].splitlines()[1:]:
-        failure, says, mitmweb, console, stock_says, stock = line.strip("| ").split(" | ")
+        failure, says, mitmweb, page, console, stock_says, stock = line.strip("| ").split(" | ")
         words = [re.search("`([^`]+)`", cell) for cell in (says, stock_says)]
         ours, theirs = (found[1] for found in words if found)
         clicks, scroll, _ = stock.partition(SCROLL)
-        rows.append(Row(failure, ours, int(mitmweb), int(console), theirs, int(clicks), bool(scroll)))
+        rows.append(Row(failure, ours, int(mitmweb), int(page), int(console), theirs, int(clicks), bool(scroll)))
     return rows
 
 
@@ -162,25 +167,32 @@ def clicks(browser: Browser, *selectors: str) -> list[Callable[[], object]]:
 def test_the_table_has_the_twelve() -> None:
     assert [row.failure for row in ROWS] == list(FAILURES)
     assert len({row.says for row in ROWS}) == len(FAILURES) == 12
-    assert max(max(row.mitmweb, row.console) for row in ROWS) <= 2
+    assert max(max(row.mitmweb, row.page, row.console) for row in ROWS) <= 2
 
 
-def test_in_mitmweb(mode: str, rules: Path, certs: Certs, tmp_path: Path) -> None:
-    with mitmweb(mode, certs, tmp_path, force_stream_rules=rules, web_columns=COLUMNS) as (
-        _,
-        browser,
-    ):
+def test_in_mitmweb_and_on_the_page(mode: str, rules: Path, certs: Certs, tmp_path: Path) -> None:
+    page = refused_port()
+    options = {"force_stream_rules": rules, "force_stream_page_port": page, "web_columns": COLUMNS}
+    with mitmweb(mode, certs, tmp_path, **options) as (_, browser):
         for row in ROWS:
             place = f".flow-table td.col-comment >> nth={FORCED.index(row.failure)}"
             reach(row.says, row.mitmweb, clicks(browser, place, ".flow-detail nav >> text=Comment"), browser.seen)
         browser("resize", 1120, 600)
         browser.picture("failures.png")
+        browser("resize", 1120, 900)
+        browser("goto", f"http://127.0.0.1:{page}/")
+        for row in ROWS:
+            place = f"#flows > li >> nth={len(FORCED) - 1 - FORCED.index(row.failure)}"
+            browser("scroll", place)
+            reach(row.says, row.page, clicks(browser, f"{place} >> button"), browser.seen)
+        browser.picture("failures-page.png")
 
 
 def test_in_the_console(mode: str, rules: Path, certs: Certs, tmp_path: Path) -> None:
     port = refused_port()
     options = {
         "force_stream_rules": rules,
+        "force_stream_view_first": "true",
         "connection_strategy": "lazy",
         "ssl_verify_upstream_trusted_ca": certs.ca,
     }
@@ -190,10 +202,12 @@ def test_in_the_console(mode: str, rules: Path, certs: Certs, tmp_path: Path) ->
         ask_all(f"http://127.0.0.1:{port}")
         for row in ROWS:
             console.press("g", *["Down"] * FORCED.index(row.failure))
-            steps = [partial(console.press, key) for key in ("Enter", "Left")]
-            reach(row.says, row.console, steps, lambda: " ".join(console.screen.split()))
-            console.press("Right", "q")
-            console.wait_for("^Flows")
+            # The tab Detail with the comment, and the tab Response with the view of the events, where there are any.
+            for key, back in (("Left", "Right"), ("Tab", "Left"))[: 1 if row.failure in WITHOUT_STREAM else 2]:
+                steps = [partial(console.press, each) for each in ("Enter", key)]
+                reach(row.says, row.console, steps, lambda: " ".join(console.screen.split()))
+                console.press(back, "q")
+                console.wait_for("^Flows")
 
 
 def test_beside_mitmweb_without_the_addon(mode: str, certs: Certs, tmp_path: Path) -> None:

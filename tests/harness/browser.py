@@ -15,7 +15,7 @@ DRIVER = ROOT / "tests" / "browser"
 
 
 class Browser:
-    """Each action returns what drive.mjs gives for it."""
+    """Each action returns what drive.mjs returns for it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -28,12 +28,12 @@ class Browser:
         return self._answer()
 
     def picture(self, name: str) -> None:
-        """A picture of the whole page, if somebody wants one."""
+        """Save a picture of the whole page, if a folder for pictures is set."""
         if path := picture_file(name):
             self("screenshot", str(path))
 
     def seen(self) -> str:
-        """What a person can read in the window as it is, without the text that is cut off, covered or scrolled away.
+        """What a person can read in the window as it is, without text that is cut off, covered or scrolled out of view.
         White space is one blank."""
         return self("seen")
 

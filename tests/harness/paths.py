@@ -13,6 +13,6 @@ SCRIPTS: Final = TESTS / "harness" / "scripts"
 
 
 def picture_file(name: str) -> Path | None:
-    """Where a picture goes: into the folder that FORCE_STREAM_SCREENSHOTS names; None where nobody wants one."""
+    """Where a picture is saved: in the folder that FORCE_STREAM_SCREENSHOTS names; None if that is not set."""
     folder = os.environ.get("FORCE_STREAM_SCREENSHOTS")
     return ROOT / folder / name if folder else None

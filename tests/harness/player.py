@@ -118,7 +118,7 @@ class Player:
         self._close(self.client)
 
     def wait(self, seconds: float) -> None:
-        """The clock goes on, and wakes whoever asked for it."""
+        """Advance the clock, and wake whoever asked for it."""
         until = self.now + seconds
         while self._wakeups and self._wakeups[0][0] <= until:
             self.now, _, command = heapq.heappop(self._wakeups)
@@ -248,7 +248,7 @@ class Player:
             self.play(event)
 
     def _end(self, peer: connection.Connection) -> list[events.Event]:
-        """What is heard of a connection's end, once."""
+        """The events at a connection's end, once."""
         is_kept = self.rule is not None and self.rule.keep_answers is not None
         if peer is self.client and peer.state is connection.ConnectionState.CLOSED and not is_kept:
             # mitmproxy closes all others with it, and nobody is woken any more.

@@ -305,7 +305,7 @@ def check_request(data: bytes) -> None:
     if body is None:
         assert members is None, "an object of JSON was not read"
         return
-    assert members is not None, "what is no object of JSON was read"
+    assert members is not None, "something that is not a JSON object was read"
     assert list(body.members) == list(dict(members)), "other members were read"
     for key, value in dict(members).items():
         if isinstance(body.members[key], bool) or body.members[key] is None:

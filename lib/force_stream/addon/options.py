@@ -25,7 +25,9 @@ _IF_UNREACHABLE: Final = {
 
 def add_options(loader: Loader, default_rules: Path) -> None:
     """Declare them. `default_rules`: the rules file where the option names no other."""
-    loader.add_option("force_stream", bool, True, "Force upstream streaming by the rules; off: no flow is touched.")
+    loader.add_option(
+        "force_stream", bool, True, "Force upstream streaming according to the rules; off: no flow is touched."
+    )
     loader.add_option(
         "force_stream_rules",
         str,
@@ -48,7 +50,7 @@ def add_options(loader: Loader, default_rules: Path) -> None:
         "force_stream_aggregate",
         bool,
         False,
-        "Aggregate the kept event streams of flows that are read from a file again, by the rules as they are now.",
+        "When flows are read from a file, aggregate their event streams again with the current rules.",
     )
 
 

@@ -9,7 +9,7 @@ from ..wire.text import counted
 
 type Request = Mapping[str, Any]
 
-# What upstreams send where a finish reason would stand, and have none: KoboldCpp, Google's enumeration.
+# What upstreams send in place of a finish reason if there is none: KoboldCpp, Google's enumeration.
 NO_REASONS: Final = frozenset(("null", "none", "finish_reason_unspecified"))
 
 
@@ -52,7 +52,7 @@ class Aggregator(Protocol):
         what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
 
     def add_text(self, text: str) -> bool:
-        """The data of an event that is not an object. True where this API sends its answer so."""
+        """The data of an event that is not an object. True if this API sends its answer that way."""
         return False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:

@@ -134,7 +134,7 @@ def _joined(started: Any, added: Any) -> Any:
 
 
 def _without_snapshots(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The blocks, but for a thinking that is followed by itself, signed: that one stands for both."""
+    """The blocks, without a thinking block that is followed by the same one, signed: only the signed one is kept."""
     kept: list[dict[str, Any]] = []
     for block in blocks:
         before = kept[-1] if kept else {}
@@ -176,7 +176,7 @@ class MessagesAggregator(Aggregator):
             effect = self._block(chunk).add(delta)
             if not self.finished:
                 return effect
-            # The stop reason did not end the message. A blank piece is no content, but others like it may be.
+            # The stop reason did not end the message. A blank piece is not content, but similar ones may be.
             self._go_on(delta)
             return CHANGED
         if kind == "message_start":
@@ -258,7 +258,7 @@ class MessagesAggregator(Aggregator):
             [block.result(is_cut=is_cut, shows_cut=self.shows_cut) for _, block in sorted_blocks]
         )
         whole = self._whole or {}
-        # The start of a message has null, and no usage yet, where the whole one has what came of it.
+        # The start of a message has null, and no usage yet, where the whole message has the result.
         started = {key: value for key, value in self._message.items() if value is not None or key not in whole}
         document = {"type": "message", "role": "assistant", **whole, **started}
         document["content"] = blocks or document.get("content") or []

@@ -77,7 +77,8 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """`news`: for an answer that goes on, its next bytes, as often as it is called; who cannot send them ends it."""
+    """`news`: for an answer that stays open, returns its next bytes each time it is called; whoever cannot send them
+    ends it."""
 
     body: bytes
     type: str = "application/json"
@@ -165,7 +166,7 @@ def _show_more(addon: Addon, request: Request) -> Response:
 
 
 def _html(text: str) -> Response:
-    # A model may send half a surrogate pair, and for that there is no UTF-8.
+    # A model may send a lone surrogate, which UTF-8 cannot encode.
     return Response(text.encode(errors="replace"), _HTML)
 
 
@@ -243,7 +244,7 @@ async def _show_flow(addon: Addon, request: Request, id: str, _: str | None, kin
 
 
 def _why_closed(outcome: Outcome, request: Request) -> str:
-    """Why nothing of what was said in a flow is shown; "" where it is."""
+    """Why the content of a flow is not shown; "" if it is."""
     if not request.is_local:
         return "What was said is shown on the proxy's own machine only."
     return "" if outcome.flow() is not None else "The flow itself is no longer in memory: only its figures are."

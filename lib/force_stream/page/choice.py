@@ -1,4 +1,4 @@
-"""Which flows are asked for, out of all that are remembered. Must not know how they are shown."""
+"""Which of all remembered flows are wanted. Must not know how they are shown."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
         return self._names(outcome.upstream, outcome.model) and self.text in outcome.words
 
     def takes_in_flight(self, flow: Mapping[str, Any]) -> bool:
-        """The same of one that is under way: it has neither failed yet, nor is it odd."""
+        """The same for a flow in flight, which has neither failed yet nor is odd."""
         if self.failed or self.odd or not self._names(f"{flow['upstream']}", f"{flow['model']}"):
             return False
         return not self.text or any(self.text in f"{value}".lower() for value in flow.values())

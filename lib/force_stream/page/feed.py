@@ -1,4 +1,5 @@
-"""What is new on the page, as server-sent events of its own (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+"""The updates of the page, as server-sent events of its own
+(https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 Each event is an object: names of parts of the page, with their HTML. Its id says up to where the reader knows all, so
 that one who comes back gets what was missed; there is nothing else to remember of a reader.
@@ -14,12 +15,12 @@ from .choice import Choice
 from .shown import Addon
 
 TYPE: Final = "text/event-stream"
-# Milliseconds after which a browser comes back whose answer has ended.
+# Milliseconds after which a browser reconnects when its answer has ended.
 _COME_BACK: Final = 2000
 
 
 class Feed:
-    """The news for one reader. `place`: up to where it knows all, as in the ids of the events."""
+    """The updates for one reader. `place`: how far it is up to date, as in the ids of the events."""
 
     def __init__(self, addon: Addon, choice: Choice, place: str) -> None:
         self._addon = addon
@@ -27,11 +28,11 @@ class Feed:
         self._place = place
 
     def first(self) -> bytes:
-        """How the answer begins."""
+        """The beginning of the answer."""
         return f"retry: {_COME_BACK}\n\n".encode() + self.news()
 
     def news(self) -> bytes:
-        """What is new since the last look; nothing where nothing is."""
+        """What is new since the last call; b"" if nothing is."""
         stats = self._addon.stats
         started, count, seen = _parse(self._place)
         if started != stats.started:
@@ -61,7 +62,7 @@ class Feed:
 
 
 def place_of(addon: Addon) -> str:
-    """Where a reader is whose page is written now."""
+    """The place of a reader whose page is written now."""
     return f"{addon.stats.started}.{addon.stats.count}."
 
 

@@ -29,7 +29,7 @@ MOST_STATS: Final = 50
 _LONGEST_LINE: Final = 400
 _PARTS: Final = re.compile(r"^<!-- ([a-z ]+) -->\n(.*?)\n*(?=^<!--|\Z)", re.MULTILINE | re.DOTALL)
 _TEMPLATES: Final = dict(_PARTS.findall((get_data(__package__, "page.html") or b"").decode()))
-# What a text may not do to the page: controls that are no blanks, and what reorders the text around it.
+# What a text must not contain on the page: control characters other than blanks, and what reorders the text around it.
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLUMNS: Final = ("Flows", "OK", "Inferred", "Cut off", "Errors", "Events/s", "First byte", "Longest gap", "Duration")
 _KINDS: Final = {"text": "Text", "reasoning": "Reasoning", "refusal": "Refusal", "call": "Tool call"}
@@ -59,7 +59,7 @@ def render(addon: Addon, choice: Choice, place: str) -> str:
 
 
 def parts(addon: Addon, choice: Choice) -> dict[str, _Html]:
-    """The parts of the page that are small, each by its name."""
+    """The small parts of the page, by name."""
     shown = addon.stats.rows(MOST_STATS)
     rest = addon.stats.row_count - len(shown)
     stats = [*map(_stats, shown), *([_fill("more stats", count=count(rest))] if rest else [])]
@@ -107,7 +107,7 @@ def _flight(flows: Sequence[Mapping[str, Any]]) -> _Html:
 
 def _flying(flow: Mapping[str, Any]) -> _Html:
     silent = duration(flow["silent_for"])
-    times = {"under way for": flow["seconds"], "first byte": flow["first_event"]}
+    times = {"running for": flow["seconds"], "first byte": flow["first_event"]}
     known = [f"{name} {duration(seconds)}" for name, seconds in times.items() if seconds is not None]
     spelled = {
         "came": counted(flow["bytes"], "byte") if flow["events"] is None else counted(flow["events"], "event"),
@@ -123,7 +123,7 @@ def _flying(flow: Mapping[str, Any]) -> _Html:
 
 
 def portion(stats: Stats, choice: Choice, after: str = "") -> _Html:
-    """The rows of the next flows, the newest first, and what asks for more. `after`: the id of the last one before."""
+    """The rows of the next flows, the newest first, and the button for more. `after`: the id of the last one before."""
     latest = stats.latest()
     start = next((place for place, flow in enumerate(latest, 1) if flow.id == after), 0) if after else 0
     found = list(islice(filter(choice.takes, islice(latest, start, None)), PORTION + 1))
@@ -184,7 +184,7 @@ def _clock(at: float) -> str:
 
 
 def opened(flow: Outcome, inside: Opened | None, why_not: str = "") -> str:
-    """All that there is of one flow. `why_not`: why there is nothing of what was said in it."""
+    """Everything about one flow. `why_not`: why its content is not shown."""
     facts = {
         "Status": flow.status or "no answer",
         "Model": flow.model or "no model",

@@ -27,9 +27,9 @@ def render(rows: Sequence[Row], in_flight: int) -> str:
 
 def _lines(rows: Sequence[Row], in_flight: int) -> Iterator[str]:
     labels = [_labels(upstream=row.upstream, model=row.model) for row in rows]
-    yield from _head("force_stream_in_flight", "gauge", "Requests whose answers are under way.")
+    yield from _head("force_stream_in_flight", "gauge", "Requests whose answers are in progress.")
     yield f"force_stream_in_flight {in_flight}"
-    yield from _head("force_stream_requests_total", "counter", "Requests that have ended, by what came of them.")
+    yield from _head("force_stream_requests_total", "counter", "Requests that have ended, by outcome.")
     for row, label in zip(rows, labels, strict=True):
         for outcome, count in (("ok", row.ok), ("truncated", row.truncated), ("error", row.errors)):
             yield f'force_stream_requests_total{{{label},outcome="{outcome}"}} {count}'

@@ -28,15 +28,17 @@ logger = logging.getLogger("force_stream")
 
 _OPTIONS: Final = {
     "force_stream_page": "The name under which the proxy serves its own page (http://force.stream/); empty: none.",
-    "force_stream_page_port": "A port on 127.0.0.1 for the page too: in reverse mode the only way to it; 0: none.",
-    "force_stream_page_remote": "Answer clients on other machines too, under that name; they can then switch rules.",
+    "force_stream_page_port": "A port on 127.0.0.1 that also serves the page, in reverse mode the only way to reach "
+    "it; 0: none.",
+    "force_stream_page_remote": "Also serve the page to clients on other machines, under its name; they can then "
+    "switch rules.",
 }
 LOOPBACK: Final = "127.0.0.1"
 # Limits of the port: seconds for a connection's one request and its answer, connections, and bytes of a request's head.
 _PATIENCE: Final = 30.0
 _MOST_CONNECTIONS: Final = 100
 _LARGEST_HEAD: Final = 64 * 1024
-# Connections that go on, with news of the page, and seconds between two looks for some.
+# Connections that stay open for updates of the page, and seconds between two checks for some.
 _MOST_READERS: Final = 20
 _LOOK: Final = 1.0
 
@@ -44,7 +46,7 @@ _LOOK: Final = 1.0
 class Serving:
     """An addon object that answers requests for the page, as mitmproxy does those for mitm.it.
 
-    Their flows stay out of the flow list, the terminal and flow files: an open page asks for news all the time.
+    Their flows stay out of the flow list, the terminal and flow files: an open page asks for updates all the time.
     """
 
     def __init__(self, addon: Addon) -> None:
@@ -119,10 +121,10 @@ class Serving:
         is_local, body = _is_local(flow.client_conn), request.raw_content or b""
         asked = Request(request.method, request.path, headers, body, is_local, request.scheme)
         hosts = self._hosts if self._port is None else self._hosts | self._port.hosts
-        # Of an answer that goes on there is only its beginning here, since mitmproxy holds an answer until its end.
+        # Only the beginning of an open answer is sent here, since mitmproxy holds an answer until its end.
         answer = await respond(self._addon, asked, hosts, remote=ctx.options.force_stream_page_remote)
         flow.response = http.Response.make(answer.status, answer.body)
-        # It would say how long the body is here, which to HEAD is not how long it is.
+        # It would give the length of the body here, which for HEAD is not the length of the real one.
         flow.response.headers = http.Headers([(k.encode(), v.encode()) for k, v in answer.headers.items()])
         raise exceptions.AddonHalt
 
@@ -210,7 +212,7 @@ class _Port:
             writer.transport.abort()  # `close` would wait for ever for a client that does not read its answer
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Iterator[bytes] | None:
-        """Answer the connection's request; returns the pieces of an answer that goes on."""
+        """Answer the connection's request; returns the pieces of an answer that stays open."""
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
         request = await _read_request(connection, reader)
         if request is None:
@@ -239,7 +241,7 @@ class _Port:
         return None
 
     async def _go_on(self, pieces: Iterator[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Send one piece after another until the client leaves, or reads none of it."""
+        """Send one piece after another until the client leaves, or stops reading."""
         self._readers += 1
         try:
             for piece in pieces:
@@ -248,7 +250,7 @@ class _Port:
                     await writer.drain()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK):
-                        await reader.read(1)  # a client that leaves ends it; there is nothing else to say for one
+                        await reader.read(1)  # a client that leaves ends it; it has nothing else to send
                         return
         except OSError:
             raise

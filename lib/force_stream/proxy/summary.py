@@ -1,4 +1,4 @@
-"""What is said about a forced flow: the line for the log, the comment and the mark in the flow list, what came of it.
+"""What is reported about a forced flow: the line for the log, the comment and the mark in the flow list, its outcome.
 
 Knows the figures of an answer and how people read them; must not know how a flow is forced, or read events.
 """

@@ -50,7 +50,9 @@ class UpstreamSSE(Contentview):
             return BEST
         if notes.SSE.of(metadata.flow) is None:
             return NOT_OURS
-        if getattr(metadata.flow, "marked", "") and getattr(ctx.options, "force_stream_view_first", False):
+        # There are no options if mitmproxy does not run, as in `force-stream report`.
+        first = getattr(getattr(ctx, "options", None), "force_stream_view_first", False)
+        if first and getattr(metadata.flow, "marked", ""):
             return BEST
         return NEXT_TO_JSON if content_type.endswith("json") else NOT_OURS
 
@@ -122,14 +124,14 @@ def _about(flow: Flow | None, response: http.Response) -> About:
 
 
 def _head(flow: Flow | None) -> Sequence[tuple[str, str]]:
-    """What is shown of the upstream's head. The response that a flow has may be the one that was made of it."""
+    """What is shown of the upstream's head. The flow's own response may be the aggregated one."""
     if notes.HEAD.of(flow) is None and notes.SSE.of(flow) is not None:
         return (("content-type", _text(notes.SSE_TYPE.of(flow))),)
     return flow_record.head_of(flow) if isinstance(flow, http.HTTPFlow) else ()
 
 
 def _end(flow: Flow | None) -> str:
-    """What a silence at the end ended with."""
+    """What ended a silence at the end."""
     if notes.ERROR.of(flow) == ClientGone.code:
         return "the client gave up"
     if cut_by := notes.CUT_BY.of(flow):
@@ -150,7 +152,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Take the view back. mitmproxy's registry of views has no way for that in its API."""
+    """Unregister the view. mitmproxy's registry of views has no API for that."""
     views = getattr(contentviews.registry, "_by_name", {})
     name = view.name.lower()
     if views.get(name) is view:

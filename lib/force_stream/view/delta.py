@@ -30,10 +30,10 @@ _ENDS: Final = frozenset(("finish_reason", "stop_reason", "stop_sequence"))
 # What chunks repeat, and where. Where it changes, that is odd, and listed there.
 _ENVELOPE: Final = frozenset(("id", "object", "created", "created_at", "model", "system_fingerprint"))
 _ENVELOPED: Final = ("", "response.", "message.")
-# What changes with every text, and says no more: counts of it, and (GitHub Copilot) a new id each time.
+# What changes with every text without a meaning of its own: counters, and (GitHub Copilot) a new id each time.
 _BESIDE_TEXT: Final = frozenset(("usage", "token_id", "item_id"))
 _FIRST_CHOICE: Final = "choices[0]."
-# Where the tools stand that the request offers, in an event that repeats the request.
+# Where an event that repeats the request has the tools that it offers.
 _OFFERED: Final = "tools["
 
 
@@ -109,7 +109,7 @@ class DeltaDescriber:
         return leaf.path if self._has_choices else leaf.path.removeprefix(_FIRST_CHOICE).removeprefix("delta.")
 
     def _is_news(self, leaf: "_Leaf") -> bool:
-        # Containers are compared by what is shown of them: to compare them whole may nest too deeply.
+        # Containers are compared by what is shown of them: as a whole they may be nested too deeply.
         value = brief(leaf.value) if isinstance(leaf.value, (dict, list)) else leaf.value
         if leaf.path in self._last and self._last[leaf.path] == value:
             return False

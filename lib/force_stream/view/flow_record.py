@@ -33,20 +33,20 @@ _OF_A_TIME: Final = 32
 
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """What came of a forced flow that was answered and logged."""
+    """The outcome of a forced flow that was answered and logged."""
     body = b"" if attempt.encoded else attempt.body()
     return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """What came of a forced flow that ended without an answer: its status is 0."""
+    """The outcome of a forced flow that ended without an answer: its status is 0."""
     return _outcome(
         flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
     )
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = "") -> Outcome:
-    """What came of a kept stream that the client itself asked for. Reads all of it, up to the limit. `cut`: how the
+    """The outcome of a stored stream that the client itself asked for. Reads all of it, up to the limit. `cut`: how the
     transport ended it too early, if it did."""
     response = flow.response
     assert response is not None
@@ -56,7 +56,9 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     answer.finish(cut)
     # Where not all of it was kept, its end is not known.
     is_whole = CUT_AT.of(flow) is None and len(body) < limit
+    answer.report.status = response.status_code  # the client has it already, whatever came after it
     answer.report.cause = without_credentials(flow, answer.report.cause) if is_whole else ""
+    answer.report.own_code = without_credentials(flow, answer.report.own_code)
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
     return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or (), ENDED.of(flow))

@@ -1,4 +1,4 @@
-"""Durations, added up so that their percentiles can be told without keeping them. Must not know what they are of."""
+"""Durations, counted so that their percentiles can be estimated without keeping them. Must not know what is timed."""
 
 from bisect import bisect_left
 from itertools import accumulate
@@ -38,14 +38,15 @@ class Histogram:
 
     @property
     def percentiles(self) -> dict[str, float | None]:
-        """How long at most half of them took, and 90 and 99 of a hundred: estimates, as exact as the buckets are."""
+        """How long at most half of them took, and 90 and 99 of a hundred: estimates, as exact as the buckets are. A
+        thread may ask while another one is adding a duration, which then counts or does not."""
         sums = list(accumulate(self._counts))
         return {name: self._at(share, sums) for name, share in _SHARES.items()}
 
     def _at(self, share: float, sums: list[int]) -> float | None:
-        if self.most is None:
+        if self.most is None or not sums[-1]:
             return None
-        rank = share * self.count
+        rank = share * sums[-1]
         bucket = bisect_left(sums, rank)
         if bucket == len(BOUNDS):
             return self.most

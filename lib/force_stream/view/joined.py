@@ -1,4 +1,4 @@
-"""What an answer says, all of it joined: texts, reasoning, refusals, calls.
+"""The content of an answer, joined: texts, reasoning, refusals, calls.
 
 Knows the documents that `endpoints` make of events; must not know events, times, or how it is set in lines of text.
 """
@@ -11,7 +11,7 @@ from ..answer.reader import AnswerSpec
 from ..endpoints import ENDPOINTS
 from ..wire import jsontext
 
-# How far a document is looked into.
+# How deeply a document is searched.
 MOST_SAID: Final = 1_000
 _DEEPEST: Final = 8
 
@@ -26,7 +26,7 @@ _REASONING: Final = (
 )
 # The other members with something to say, in the order in which models say it; "refusal" is a kind of its own.
 _SAYING: Final = ("summary", "content", "text", "refusal", "audio", "transcript")
-# What a call passes on.
+# The members with a call's arguments.
 _PASSED: Final = ("arguments", "input", "code", "action", "queries")
 
 

@@ -21,7 +21,7 @@ from ..wire import encodings
 from . import credentials
 from .credentials import Found
 
-# What stands for a secret; the number tells secrets apart.
+# The mask of a secret; the number tells secrets apart.
 STAND_IN: Final = re.compile(r"\*{3}(\d+)\**")
 _STAND_IN: Final = re.compile(rb"(?:\w+ )?\*{3}\d+\**|\*+")
 _LONGEST_DECODED: Final = 256 * 1024 * 1024
@@ -244,7 +244,8 @@ class _Search:
                 yield begun.start(), *found
 
     def _longest(self, text: bytes | bytearray, start: int) -> tuple[int, int] | None:
-        """Where the longest one ends that stands there, and its number; of a long one, the beginning may be all."""
+        """Where the longest secret at that place ends, and its number; of a long one, only the beginning may be
+        there."""
         low, high, seen, found = 0, len(self._secrets), "", None
         for char, end in _characters(text, start):
             if char == "\\":

@@ -42,6 +42,7 @@ _CURLS_OWN: Final = frozenset(
     host content-length transfer-encoding connection proxy-connection keep-alive content-encoding accept-encoding
     """.split()
 )
+_CURLS_GLOBS: Final = re.compile(r"[][{}]")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -90,7 +91,7 @@ def _ends(entries: list[Entry], left_out: int) -> list[Entry]:
 
 
 def _end(read: Timeline) -> Iterator[Entry]:
-    """The end, where it came after a long silence."""
+    """The end, if it came after a long silence."""
     if read.ended is not None and read.last_byte is not None and read.ended - read.last_byte >= LONG_GAP:
         yield Entry("end", at=read.ended, gap=read.ended - read.last_byte)
 
@@ -103,7 +104,7 @@ def _about(read: Timeline) -> str:
 
 
 def _shown(spoken: Sequence[Said], *, whole: bool) -> Iterator[tuple[Said, str]]:
-    """Each with as much of its text as is shown."""
+    """Each with the part of its text that is shown."""
     left = MOST_SAID
     for each in spoken:
         text = each.text if whole else each.text[: min(left, LONGEST_SAID)]
@@ -141,13 +142,15 @@ def curl(flow: http.HTTPFlow) -> bytes:
     mask, asked = _Mask(flow), _as_asked(flow).request
     port = "" if _DEFAULT_PORTS.get(asked.scheme) == asked.port else f":{asked.port}"
     url = f"{asked.scheme}://{with_port(request.name_of(flow), None)}{port}{asked.path}"
-    lines = [f"curl -X {_quoted(asked.method)} {_quoted(mask.text(url))}"]
+    # Without -g, brackets and braces in an address are curl's own, and one request becomes several, or none.
+    as_it_is = "-g " if _CURLS_GLOBS.search(url) else ""
+    lines = [f"curl {as_it_is}-X {_quoted(asked.method)} {_quoted(mask.text(url))}"]
     for name, value in asked.headers.fields:
         if name.lower() not in _CURLS_OWN:
             lines.append(f"-H {_quoted(mask.header(name, value))}")
     body = bodies.decoded(asked) or b""
     if b"\0" in body:
-        lines.append("--data-binary @body  # the body has NULs, which no command can have")
+        lines.append("--data-binary @body  # the body has NULs, which a command line cannot contain")
     elif body:
         lines.append(f"--data-binary {_quoted(mask.data(body).decode(errors='replace'))}")
     return " \\\n  ".join(lines).encode(errors="replace") + b"\n"

@@ -67,7 +67,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        return 0 < self.status < 400 and not self.truncated
+        return 0 < self.status < 400 and not self.truncated and not self.code
 
     @property
     def is_odd(self) -> bool:
@@ -236,10 +236,6 @@ def duration(seconds: float | None) -> str:
 
 def rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
-
-
-def cut_off(events: int) -> str:
-    return f"cut off after event {events:,}" if events else "cut off before the first event"
 
 
 # Keys of a row, each with its heading and how its values are spelled.

@@ -1,4 +1,4 @@
-"""An event stream as a person looks at it: when each event came, what it added, and what all of them say.
+"""An event stream for a person to read: when each event came, what it added, and what all of them say.
 
 Events that do nothing but add to the same text become one entry, and most of them are not parsed (answer/patterns.py).
 Knows what `events` reads, and the figures of an answer; must not know mitmproxy, or how it is set in lines of text.
@@ -26,11 +26,11 @@ from .delta import LONGEST_VALUE, Added, DeltaDescriber, brief, has_text, quote
 from .joined import Said, joined
 from .stats import LONG_GAP, rate
 
-# Of events in a row that are alike, those at the beginning and at the end that are entries of their own, and how many
-# between them become one.
+# Of similar events in a row, how many at the beginning and at the end are entries of their own, and how many between
+# them become one.
 FEW: Final = 3
 MOST_ALONE: Final = 4
-# Entries from the end of the stream that are looked for where not all of it is looked at.
+# Entries from the end of the stream that are shown if not all of it is read.
 SHOWN_LAST: Final = 200
 # What is looked at from the beginning on: bytes, blocks of lines between blank ones that are parsed, and what takes
 # time in them (lines, and values of JSON). 8,000 events of chat have as many.
@@ -38,14 +38,14 @@ MOST_BYTES: Final = 12 * 1024 * 1024
 MOST_BLOCKS: Final = 8_000
 MOST_WORK: Final = 120_000
 MOST_WORK_IN_BLOCK: Final = 50_000
-# How often in vain the bytes of an event may be made a template.
+# How often an event may be made a template in vain.
 _MOST_IN_VAIN: Final = 100
 # Bytes in which the last events are looked for, and work on them.
 TAIL: Final = 512 * 1024
 MOST_WORK_IN_TAIL: Final = 50_000
 LONGEST_TYPE: Final = 48
 LONGEST_COMMENT: Final = 120
-# How far the first content is looked for, in bytes and events, where nothing else is.
+# How far to look for the first content, in bytes and events, if nothing else is wanted.
 MOST_BYTES_TO_CONTENT: Final = 64 * 1024
 MOST_EVENTS_TO_CONTENT: Final = 100
 
@@ -97,13 +97,13 @@ class Timeline:
     finish_reasons: dict[str, str] = field(default_factory=dict)
     usage: Any = None
     usages: int = 0
-    # What the body is where it is not an event stream.
+    # What the body is if it is not an event stream.
     json: str = ""
     odd: list[str] = field(default_factory=list)
 
     @property
     def tokens_per_second(self) -> float | None:
-        """The tokens that came out, over the time from the first content to the end."""
+        """Output tokens per second, from the first content to the end."""
         usage = self.usage if isinstance(self.usage, dict) else {}
         tokens = usage.get("completion_tokens", usage.get("output_tokens"))
         if (
@@ -165,7 +165,7 @@ class Arrivals:
         self.silences = [int(size) for (one, other), size in pairs if other - one >= LONG_GAP] if self.fit else []
 
     def of(self, end: int) -> float | None:
-        """When the piece came that has the byte before `end` in it."""
+        """When the piece came that contains the byte before `end`."""
         if not self.fit:
             return None
         return self.seconds[min(bisect_left(self._sizes, end), len(self.seconds) - 1)]
@@ -249,7 +249,7 @@ class _Reader:
     # Events that are alike
 
     def _skip(self, at: int) -> int:
-        """Where to go on reading: after those of the next events that only add to the text to which the ones before
+        """Where to continue reading: after those of the next events that only add to the text to which the ones before
         have added, but for the last few of them."""
         body, template = self._beginning, self._template
         if template is None or len(self._run) < FEW or at < self._parsed_until:
@@ -311,7 +311,7 @@ class _Reader:
         self._in_vain += self._template is None
 
     def _end_run(self) -> None:
-        """Make entries of the latest events that are alike."""
+        """Make entries of the latest similar events."""
         run, self._run = self._run, []
         entries, middle = self._timeline.entries, run[FEW:-FEW]
         if sum(like.entry.times for like in middle) <= MOST_ALONE:
@@ -444,7 +444,7 @@ class _Reader:
             usage = part.get("usage")
             if isinstance(usage, dict) and any(count not in _EMPTY_USAGES for count in islice(usage.values(), 100)):
                 timeline.usages += choices is not None
-                # Anthropic's first event has the tokens that came in, a later one those that go out.
+                # Anthropic's first event has the input tokens, a later one the output tokens.
                 timeline.usage = usage if choices is not None else (timeline.usage or {}) | usage
                 break
 

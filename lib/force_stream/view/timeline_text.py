@@ -8,11 +8,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from ..answer.cause import cut_off
 from ..answer.oddities import MOST_NUMBERS, MOST_ODD
 from ..wire.text import printable
 from .delta import LONGEST_VALUE, brief
 from .joined import Said
-from .stats import LONG_GAP, cut_off
+from .stats import LONG_GAP
 from .timeline import LONGEST_TYPE, Entry, Timeline
 
 WIDEST_TYPE: Final = 32
@@ -22,12 +23,13 @@ _NAMES: Final = 14  # columns
 # Entries from the beginning and from the end of a timeline.
 SHOWN_FIRST: Final = 4_000
 SHOWN_LAST: Final = 200
-# Of what was said: texts and calls, lines from the beginning and from the end of each, and characters of a line.
+# How much of what was said is shown: texts and calls, lines from the beginning and the end of each, characters of a
+# line.
 MOST_SAID: Final = 20
 SAID_FIRST: Final = 8
 SAID_LAST: Final = 4
 WIDTH: Final = 84
-# mitmweb gives a line with nothing in it no height.
+# mitmweb gives an empty line no height.
 _BLANK: Final = " "
 
 
@@ -112,7 +114,7 @@ def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
 
 
 def _said(said: Said) -> Iterator[str]:
-    """What was said in lines, all but the first indented; of a long text the beginning and the end."""
+    """What was said, in lines, all but the first indented; a long text is shortened to its beginning and end."""
     shown = f"{said.name}({said.text})" if said.kind == "call" else f'"{said.text}"'
     if len(shown) <= WIDTH * (SAID_FIRST + SAID_LAST):
         first = last = _wrapped(shown)

@@ -154,7 +154,7 @@ def test_nothing_is_written_over_what_is_read(arguments: list[str], capsys: pyte
     before = written(flow())
     Path("flows").write_bytes(before)
     assert main(["report", "flows", *arguments]) == 1
-    assert "need a file each" in capsys.readouterr().err
+    assert "must be different files" in capsys.readouterr().err
     assert Path("flows").read_bytes() == before
 
 

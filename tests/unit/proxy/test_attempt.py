@@ -191,7 +191,7 @@ def test_a_finish_reason_between_parts_that_change_is_noticed_in_the_silence_aft
 
 @pytest.mark.parametrize(
     ("keys", "words"),
-    [({}, "sent no byte for 10 s"), ({"idle_timeout": None}, "no end within 30 s")],
+    [({}, "sent no byte for 10 s"), ({"idle_timeout": None}, "did not end within 30 s")],
 )
 def test_a_limit_that_passed_is_named(keys: dict[str, Any], words: str) -> None:
     clock = Clock()
@@ -215,9 +215,9 @@ def test_a_plain_request_may_wait_in_silence_for_as_long_as_without_a_rule_that_
     ("limits", "silence", "words"),
     [
         ({}, 540, "sent no byte for 540 s"),
-        ({}, 60, "no end within 3600 s after its client gave up"),
+        ({}, 60, "did not end within 3600 s after its client gave up"),
         ({"idle_timeout": 700}, 700, "sent no byte for 700 s"),
-        ({"timeout": 7200}, 60, "no end within 7200 s"),
+        ({"timeout": 7200}, 60, "did not end within 7200 s"),
     ],
 )
 def test_what_a_rule_leaves_without_a_limit_has_one_once_the_client_is_gone(

@@ -14,7 +14,7 @@ from harness.paths import ADDON
 from harness.samples import DOCUMENT, RESPONSE_STREAM, STREAM
 from hypothesis import given
 from hypothesis import strategies as st
-from mitmproxy import contentviews, http
+from mitmproxy import contentviews, ctx, http
 from mitmproxy.contentviews import Metadata
 from mitmproxy.test import taddons, tflow
 
@@ -118,6 +118,15 @@ def test_an_option_makes_this_view_the_first_of_marked_flows(
     flow = flow_with(*REWRITTEN[:2], metadata)
     flow.marked = marked
     assert seen(flow, force_stream_view_first=first)[0] == expected
+
+
+def test_a_marked_flow_is_shown_where_no_mitmproxy_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = flow_with(*REWRITTEN)
+    flow.marked = ":warning:"
+    assert flow.response
+    metadata = Metadata(flow=flow, http_message=flow.response, content_type="application/json")
+    monkeypatch.delattr(ctx, "options", raising=False)
+    assert "rule           private-vllm" in contentview.view.prettify(flow.response.content or b"", metadata)
 
 
 def test_a_rewritten_answer_shows_the_stream_behind_it() -> None:

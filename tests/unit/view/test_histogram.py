@@ -66,5 +66,19 @@ def test_two_together_are_as_one_that_had_all(first: list[float], second: list[f
     assert together.total == pytest.approx(all_at_once.total)
 
 
+@pytest.mark.parametrize("durations", [(), (0.25,)])
+def test_percentiles_can_be_asked_for_while_a_duration_is_added(durations: tuple[float, ...]) -> None:
+    found = histogram_of(*durations)
+    asked: list[object] = []
+
+    class Counts(list[int]):
+        def __setitem__(self, *new: object) -> None:
+            asked.append(found.percentiles)
+
+    found._counts = Counts(found._counts)
+    found.add(100.0)
+    assert asked == [dict.fromkeys(("p50", "p90", "p99"), *durations)]
+
+
 def test_no_bucket_is_wider_than_a_third_of_its_start() -> None:
     assert all(1 < later / earlier <= 4 / 3 + 1e-9 for earlier, later in pairwise(BOUNDS))

@@ -146,3 +146,14 @@ def test_the_command_is_the_request_as_it_came_with_the_key_from_the_environment
 
 def test_a_body_that_no_command_can_have_is_left_out() -> None:
     assert b"--data-binary @body" in opened.curl(flow_with(b"\0\1"))
+
+
+@pytest.mark.parametrize(
+    ("query", "begins"), [("x[]=1", b"curl -g -X"), ("x={a,b}", b"curl -g -X"), ("x=1", b"curl -X")]
+)
+def test_the_command_sends_one_request_whatever_curl_sees_in_its_address(query: str, begins: bytes) -> None:
+    flow = flow_with()
+    flow.request.path += f"?{query}"
+    command = opened.curl(flow)
+    assert command.startswith(begins)
+    assert query.encode() in command

@@ -275,8 +275,8 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
     [
         pytest.param(STREAM, [], id="nothing"),
         pytest.param(RESPONSE_STREAM, [], id="nothing in a Responses stream, which has no [DONE]"),
-        pytest.param(b"", ["there is no event in the stream"], id="empty"),
-        pytest.param(DONE, ["there is no event in the stream"], id="[DONE] only"),
+        pytest.param(b"", ["the stream has no events"], id="empty"),
+        pytest.param(DONE, ["the stream has no events"], id="[DONE] only"),
         pytest.param(sse(*EVENTS[:2]), ["no finish reason for choice 0"], id="unfinished"),
         pytest.param(STREAM.removesuffix(DONE), ["no [DONE]"], id="no [DONE]"),
         pytest.param(
@@ -304,12 +304,12 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
         ),
         pytest.param(
             STREAM.replace(b"chatcmpl-1", b"chatcmpl-2", 2).replace(b"chatcmpl-2", b"chatcmpl-1", 1),
-            ["event 2: its id is not that of the events before"],
+            ["event 2: its id differs from that of the events before"],
             id="another id for one event",
         ),
         pytest.param(
             sse(*EVENTS[:3], chunk(choice(finish_reason="length")), *EVENTS[3:]),
-            ['event 5: another finish reason than before for choice 0: "stop"'],
+            ['event 5: finish reason "stop" for choice 0, after "length"'],
             id="two finish reasons",
         ),
         pytest.param(
