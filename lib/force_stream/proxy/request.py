@@ -129,7 +129,7 @@ def without_credentials(flow: http.HTTPFlow, text: str) -> str:
     given += [value for name, value in request.query.items(multi=True) if _NAMES_A_SECRET.search(name)]
     for secret in given:
         while len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
-            size = next(size for size in range(len(secret), 0, -1) if secret[:size] in text)
+            size = next(size for size in range(min(len(secret), len(text)), 0, -1) if secret[:size] in text)
             text = text.replace(secret[:size], "***")
     return text
 

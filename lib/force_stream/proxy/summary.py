@@ -29,7 +29,8 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     spec, report, injected = attempt.spec, attempt.report, attempt.injected
     finish = report.finish_reason
     report.cause, report.own_code = (without_credentials(flow, text) for text in (report.cause, report.own_code))
-    notes = {key: getattr(report, key) for key in _NOTED} | {"cut_by": attempt.cut_by, "limit": attempt.limit}
+    cut_by = without_credentials(flow, attempt.cut_by)
+    notes = {key: getattr(report, key) for key in _NOTED} | {"cut_by": cut_by, "limit": attempt.limit}
     if not from_kept and attempt.asked is None:
         notes |= {"times": attempt.times, "ended": attempt.ended}
     if report.usage is not None:
@@ -77,7 +78,7 @@ def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str, *, gone:
     if gone:
         cause = gave_up(attempt.ended, report.events, silence, began=began)
     else:
-        cause = f"no answer: {printable(plainly(message), LONGEST_REASON)}"
+        cause = without_credentials(flow, f"no answer: {printable(plainly(message), LONGEST_REASON)}")
     report.cause, report.code = cause, "client_gone" if gone else "no_answer"
     notes: dict[str, Any] = {"error": report.code, "cause": cause, "odd": report.odd, "ended": attempt.ended}
     if began:
