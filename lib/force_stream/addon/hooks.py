@@ -484,7 +484,7 @@ class ForceStream:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            self._tell_later(flow, attempt, summary.describe_as_it_is(flow, attempt, "sent plain"))
+            self._log_and_count(flow, attempt, summary.describe_as_it_is(flow, attempt, "sent plain"))
         if isinstance(role, Own) or not is_upstreams:
             return
         if not attempt.answered and self.can_send:
@@ -525,7 +525,7 @@ class ForceStream:
         else:
             response.pass_through(flow, attempt)
         try:
-            self._tell_later(flow, attempt, summary.summarize(flow, attempt))
+            self._log_and_count(flow, attempt, summary.summarize(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
 
@@ -566,11 +566,10 @@ class ForceStream:
 
     # Figures
 
-    def _tell_later(self, flow: http.HTTPFlow, attempt: Attempt, line: str) -> None:
-        """Log a line and keep the figures once the client has its answer: nobody waits for them."""
-        loop = asyncio.get_running_loop()
-        loop.call_soon(logger.log, _level(flow), line)
-        loop.call_soon(self._count, flow_record.of_answer, flow, attempt)
+    def _log_and_count(self, flow: http.HTTPFlow, attempt: Attempt, line: str) -> None:
+        """Log a line, and keep the figures once the client has its answer: nobody waits for them."""
+        logger.log(_level(flow), line)
+        asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
 
     def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:
