@@ -69,6 +69,10 @@ CAUSES: dict[str, tuple[Any, str]] = {
         r'a sign-in page \(text/html\) in place of events: "Acme SSO Please log in"',
     ),
     "empty": ((Head(), Data(b""), Close()), r"cut off before the first event"),
+    "moved": (
+        document({}, status=302, headers=[("Location", f"https://sso.example.com/login?key={SECRET}")]).steps,
+        r"odd: redirected by the upstream \(302\) to https://sso\.example\.com/login",
+    ),
     "labelled": (
         event_stream(STREAM, content_type="application/json").steps,
         r"odd: an event stream labelled application/json",

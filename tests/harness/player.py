@@ -153,7 +153,12 @@ class Player:
     @property
     def is_asleep(self) -> bool:
         """Whether nobody waits for the clock."""
-        return not self._wakeups
+        return not self.wakeups
+
+    @property
+    def wakeups(self) -> int:
+        """How many that were asked for have not come yet."""
+        return len(self._wakeups)
 
     def play(self, event: events.Event) -> list[commands.Command]:
         """The commands that an event leads to, those behind the replies to blocking ones included; wakeups are not

@@ -41,10 +41,14 @@ _STATUSES: Final = {
     504: "the upstream timed out",
     529: "the upstream is overloaded",
 }
+# What mitmproxy says of a request that names this proxy as its upstream (addons/proxyserver.py).
+NOWHERE: Final = "Request destination unknown"
+_TO_ITSELF: Final = "the request was for this proxy itself, without --mode reverse"
 # How transports report why they ended, and plain words for it. The first that matches counts.
 _PLAINLY: Final[Sequence[tuple[re.Pattern[str], str]]] = [
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), plain)
     for pattern, plain in (
+        (rf".*{NOWHERE}.*", _TO_ITSELF),
         (r".*\(received (\d+) bytes, expected (\d+)\).*", r"connection closed after \1 of \2 bytes"),
         (r".*peer closed connection.*|.*server closed connection.*", "connection closed"),
         (r".*stream reset by client \((.*)\).*", r"stream reset (\1)"),
@@ -67,8 +71,6 @@ _PLAINLY: Final[Sequence[tuple[re.Pattern[str], str]]] = [
         (r"http/[123](?:\.\d)? protocol error: (.*)", r"\1"),
     )
 ]
-# mitmproxy's error for a request that names this proxy as its upstream (addons/proxyserver.py).
-NOWHERE: Final = "Request destination unknown"
 TO_REVERSE: Final = (
     "The application uses this proxy as its base URL, so start mitmproxy with --mode reverse: and the upstream's "
     "address, such as --mode reverse:https://llm.example.com."
@@ -84,7 +86,7 @@ _ADVICE: Final = (
         "The upstream expects plain HTTP on that port: use http:// in its address, or another port.",
     ),
     ("its name could not be resolved", "Check the upstream's name, and this machine's DNS."),
-    (NOWHERE, TO_REVERSE),
+    (_TO_ITSELF, TO_REVERSE),
     ("connection refused", "Check that the upstream is running, and its port."),
 )
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]*>?", re.IGNORECASE | re.DOTALL)

@@ -107,7 +107,7 @@ def _flight(flows: Sequence[Mapping[str, Any]]) -> _Html:
 
 def _flying(flow: Mapping[str, Any]) -> _Html:
     silent = duration(flow["silent_for"])
-    times = {"in flight for": flow["seconds"], "first byte": flow["first_event"]}
+    times = {"running for": flow["seconds"], "first byte": flow["first_event"]}
     known = [f"{name} {duration(seconds)}" for name, seconds in times.items() if seconds is not None]
     spelled = {
         "came": counted(flow["bytes"], "byte") if flow["events"] is None else counted(flow["events"], "event"),

@@ -102,10 +102,11 @@ class NotTaken(_events.ResponseProtocolError):
 
 class DrainingClient(_http2.Http2Client):
     """mitmproxy's connection to an HTTP/2 upstream. `observers`: its observed streams, by the numbers that they have on
-    the client's side. `going`: there has been a GOAWAY, and some of its streams have not ended yet; `reading`: what has
-    ended already may still have to be told."""
+    the client's side; `to_poll`: those that need it after what is read now. `going`: there has been a GOAWAY, and some
+    of its streams have not ended yet; `reading`: what has ended already may still have to be told."""
 
     observers: WeakValueDictionary[int, Observer]
+    to_poll: list[int]
     going = reading = False
 
     @classmethod
@@ -113,7 +114,7 @@ class DrainingClient(_http2.Http2Client):
         """Make a connection of mitmproxy's one of these."""
         client.__class__ = cls
         assert isinstance(client, cls)
-        client.observers = WeakValueDictionary()
+        client.observers, client.to_poll = WeakValueDictionary(), []
         table: Any = client.h2_conn._frame_dispatch_table
         table[GoAwayFrame] = _withhold
         if not unknown_buffer():
@@ -125,6 +126,9 @@ class DrainingClient(_http2.Http2Client):
         self.reading = self.reading or reads
         yield from super()._handle_event(event)
         self.reading = self.reading and not reads
+        # Only after the rest, which may end the stream: then there is nothing to poll for.
+        while reads and self.to_poll:
+            yield _base.ReceiveHttp(PollRequested(self.to_poll.pop()))
         if self.going and not self.reading and all(map(self.is_closed, self.streams)):
             self.streams.clear()  # those that we have ended ourselves
             yield from self.close_connection("the upstream has gone away (HTTP/2 GOAWAY)")
@@ -138,10 +142,9 @@ class DrainingClient(_http2.Http2Client):
             stream = self.observers.get(self.their_stream_id.get(event.stream_id, 0))
             if stream is None or stream.receiver is None:
                 return (yield from super().handle_h2_event(event))
-            needs_poll = hand_over(stream.receiver, event.data)
+            if hand_over(stream.receiver, event.data):
+                self.to_poll.append(stream.stream_id)
             self.h2_conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            if needs_poll and not event.stream_ended:
-                yield _base.ReceiveHttp(PollRequested(event.stream_id))
             return False
         if isinstance(event, StreamReset) and event.error_code == ErrorCodes.REFUSED_STREAM:
             if self.streams.pop(event.stream_id, None) is not None:

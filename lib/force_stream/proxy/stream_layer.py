@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
@@ -475,8 +475,14 @@ class ObservedStream(http_layers.HttpStream):
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
     def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
-        if attempt.receive(data):
+        if attempt.receive(data) and (attempt.is_final or attempt.injection is not None or not self._has_end):
             yield from self._follow_up()
+
+    @property
+    def _has_end(self) -> bool:
+        """Whether the end of the body has come too, while a hook was waited for: then nothing else has to be."""
+        waiting: Sequence[events.Event] = getattr(self, "_paused_event_queue", ())
+        return bool(waiting) and isinstance(waiting[-1], _events.ResponseEndOfMessage)
 
     def _inject(self, attempt: Attempt, steps: Iterator[Step]) -> Commands:
         """Do what a rule's `inject` makes of the upstream's bytes, on the paths that real faults take."""

@@ -121,6 +121,7 @@ def test_a_partial_answer_has_the_cause_of_what_is_missing() -> None:
 
 
 UNVERIFIED = "its certificate could not be verified: self-signed certificate"
+TO_ITSELF = "the request was for this proxy itself, without --mode reverse"
 NO_TLS = "it does not speak TLS on that port"
 PLAIN = {
     "HTTP/1 protocol error: peer closed connection without sending complete message body (incomplete chunked read)": (
@@ -147,6 +148,9 @@ PLAIN = {
     "TLS handshake failed. OpenSSL Error([('SSL routines', '', 'wrong version number')])": NO_TLS,
     "The remote server does not speak TLS.": NO_TLS,
     "HTTP/2 protocol error: received request from server": "received request from server",
+    "Connection killed: Request destination unknown. Unable to figure out where this request should be forwarded to.": (
+        TO_ITSELF
+    ),
     "something else": "something else",
 }
 
@@ -161,6 +165,7 @@ def test_where_something_can_be_done_the_advice_says_what() -> None:
     advised = {plain: cause.advice_for(plain) for plain in PLAIN.values()}
     assert "ssl_verify_upstream_trusted_ca" in advised[UNVERIFIED]
     assert "http://" in advised[NO_TLS]
+    assert "--mode reverse:https://" in advised[TO_ITSELF]
     assert "DNS" in advised["its name could not be resolved"]
     assert advised["something else"] == ""
 

@@ -489,6 +489,15 @@ def test_the_end_of_an_event_stream_is_followed_although_the_upstream_lingers(pl
     upstream.listen()
 
 
+def test_an_event_stream_that_comes_with_its_end_asks_for_no_wakeup(play: Play) -> None:
+    player, upstream = play()
+    before = player.wakeups
+    upstream.begins(b"")
+    upstream.send(*(data_frame(1, event) for event in EVENTS), data_frame(1, b"", "END_STREAM"))
+    assert player.answer.json() == DOCUMENT
+    assert player.wakeups == before
+
+
 def test_a_fault_of_ours_in_a_piece_becomes_the_answer(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     player, upstream = play()
     upstream.begins(b"")
