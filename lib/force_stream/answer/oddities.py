@@ -4,7 +4,7 @@ Knows chunks as far as they can be odd; must not know how they are merged, or ti
 log lines too: of what the upstream sent it has only names, and it is printable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -69,6 +69,11 @@ class Oddities:
         self._names = {"id": "", "model": ""}
         self._calls: dict[tuple[int, int], str] = {}
         self._choices: set[int] = set()
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The members of which a new value is odd."""
+        return self._names.keys()
 
     def lines(self) -> list[str]:
         """A line each, in the order of the events; the order in which they were found depends on the pieces in which
