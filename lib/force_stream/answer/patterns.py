@@ -358,7 +358,7 @@ _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_value, b"{": _end_of_value, 
 
 
 class Repeats:
-    """Reads events, except those that fit the template in force: these it merges itself.
+    """Reads events, except those that fit the templates in force: these it merges itself.
 
     `parsed` counts the bytes of the others. `effect`: what would change if the event that was taken last came again;
     whoever takes events sets it before the next.
@@ -414,9 +414,11 @@ class Repeats:
             end = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2
             if end < 2 or data.find(b"\r", at, end) >= 0:
                 end = end_of_event(data, at)
-            if is_last and may_wait and (end == len(data) or _UNFINISHED.fullmatch(data, end)):
-                self._waiting, self._waiting_size = [data[at:]], len(data) - at
-                return
+            if is_last and may_wait and len(data) - at <= _LONGEST_REST:
+                # With what has begun behind it.
+                if end == len(data) or _UNFINISHED.fullmatch(data, end):
+                    self._waiting, self._waiting_size = [data[at:]], len(data) - at
+                    return
             if end < 0:
                 end = len(data)
                 # Once it is whole, it is read faster, and may fit.
