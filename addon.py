@@ -32,8 +32,8 @@ def _register_package() -> str:
             spec.loader.exec_module(package)
             return ""
     return (
-        f"{HERE / 'lib' / 'force_stream'} is missing: addon.py needs it beside it. Keep the checkout together, or use "
-        "the one file force_stream.py, which needs nothing else"
+        f"{HERE / 'lib' / 'force_stream'} is missing: addon.py needs it next to itself. Keep the checkout together, or "
+        "use the single file force_stream.py, which needs nothing else"
     )
 
 

@@ -1,7 +1,7 @@
 """force-stream: plain answers from OpenAI-compatible upstreams that stream.
 
 The rooms, from the wire to the command line. A room imports from itself and from those above it, as
-tests/project/test_boundaries.py has it:
+tests/project/test_boundaries.py checks:
 
     wire/       bytes and grammars, no meaning: server-sent events, JSON text, JSON and form bodies, content encodings
     errors      what can be wrong with an answer

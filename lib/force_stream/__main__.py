@@ -8,7 +8,7 @@ from .cli.exits import exit_code
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code, as `aggregate.run` has it."""
+    """Returns the exit code of `aggregate.run`."""
     parser = argparse.ArgumentParser(
         prog="python -m force_stream",
         description="Read event streams and print the JSON document that each one makes. Anything odd goes to stderr.",

@@ -69,6 +69,10 @@ CAUSES: dict[str, tuple[Any, str]] = {
         r'a sign-in page \(text/html\) in place of events: "Acme SSO Please log in"',
     ),
     "empty": ((Head(), Data(b""), Close()), r"cut off before the first event"),
+    "moved": (
+        document({}, status=302, headers=[("Location", f"https://sso.example.com/login?key={SECRET}")]).steps,
+        r"odd: redirected by the upstream \(302\) to https://sso\.example\.com/login",
+    ),
     "labelled": (
         event_stream(STREAM, content_type="application/json").steps,
         r"odd: an event stream labelled application/json",
@@ -166,10 +170,10 @@ def test_a_certificate_that_does_not_verify_is_said_with_what_to_try(
 def test_tls_to_a_plain_port_is_said_with_what_to_try(start: Callable[..., Proxy], plain_address: str) -> None:
     proxy = start(f"https://{plain_address}", "60")
     assert "use http:// in its address" in failure_of(proxy)
-    proxy.wait_for_log(r"gave no response: it does not speak TLS there; r: chat m, 502, upstream_unreachable")
+    proxy.wait_for_log(r"gave no response: it does not speak TLS on that port; r: chat m, 502, upstream_unreachable")
 
 
 def test_a_name_without_an_address_is_said_with_what_to_try(start: Callable[..., Proxy]) -> None:
     proxy = start("https://no-such-name.invalid", "60")
     assert "Check the upstream's name" in failure_of(proxy)
-    proxy.wait_for_log(r"gave no response: its name has no address; r: chat m, 502, upstream_unreachable")
+    proxy.wait_for_log(r"gave no response: its name could not be resolved; r: chat m, 502, upstream_unreachable")

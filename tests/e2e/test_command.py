@@ -191,7 +191,7 @@ def test_run_takes_the_hosts_of_a_rules_file_and_tunnels_all_others(
 def test_run_says_that_the_proxy_did_not_start(tmp_path: Path) -> None:
     done = ran("run", "--host", "a", "--set", "listen_port=x", "--", sys.executable, home=tmp_path)
     assert (done.returncode, done.stdout) == (125, "")
-    assert "force-stream run: the proxy did not start; what it said is above" in done.stderr
+    assert "force-stream run: the proxy did not start; see its output above" in done.stderr
     assert "Traceback" not in done.stderr
 
 

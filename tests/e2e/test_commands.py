@@ -190,7 +190,7 @@ EXPLAINED: dict[str, tuple[http.HTTPFlow, list[str]]] = {
     ),
     "a client's own stream": (
         flow_with(request(stream=True)),
-        [*BEFORE_ALL, "rule all takes it; the client itself asks for a stream, which passes live"],
+        [*BEFORE_ALL, "rule all takes it; the client itself asks for a stream, which is passed on live"],
     ),
     "a request that cannot stream": (
         flow_with({"model": "m", "prompt": "Once", "best_of": 2}, path=COMPLETIONS),
@@ -491,7 +491,7 @@ def test_of_a_flow_file_of_others_every_answer_that_cannot_be_made_again_stays(
     for flow in mixed[1::2]:
         assert after[flow.id].response.content == before[flow.id].response.content
     assert len([line for line in log if line.startswith("all: chat good, 200, finish stop")]) == len(mixed) // 2
-    reasons = [line.partition("its answer stays as it was saved: its ")[2] for line in log]
+    reasons = [line.partition("its saved answer is left unchanged: its ")[2] for line in log]
     assert len([reason for reason in reasons if reason.startswith("force_stream.")]) > 0.9 * len(DAMAGES)
     assert not [line for line in log if "Traceback" in line or "fault" in line]
 
@@ -518,7 +518,11 @@ def test_of_a_flow_file_of_others_every_request_can_be_replayed(
     assert all(answered)
     assert [answers[flow.id] != STREAM for flow in flows] == [name in known for name in names]
     told = [
-        line for line in log if line.startswith(f"{CHAT}: sent again as it is, and not as it came: its force_stream.")
+        line
+        for line in log
+        if line.startswith(
+            f"{CHAT}: sent again as it was forced, because the original request is not known: its force_stream."
+        )
     ]
     assert len(told) == 3
     assert not [line for line in log if "Traceback" in line or "fault" in line]
@@ -574,7 +578,7 @@ def test_compare_ends_with_the_line_that_fills_in_what_streams_lack(
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
     line = r'fill: \{"choices\.\*\.message\.refusal":null,"x":\[\]\}'
-    shared.wait_for_log(rf"force_stream\.compare /v1/chat/completions: for rule all, .*: {line}", since=since)
+    shared.wait_for_log(rf"force_stream\.compare /v1/chat/completions: rule all: .*: {line}", since=since)
 
 
 def test_compare_says_when_both_answers_are_the_same(shared: Proxy, upstream: Upstream, key: str) -> None:
@@ -582,7 +586,7 @@ def test_compare_says_when_both_answers_are_the_same(shared: Proxy, upstream: Up
     ask(shared, key)
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
-    shared.wait_for_log("plain and forced give the same answer, but for ids and times", since=since)
+    shared.wait_for_log("plain and forced give the same answer, apart from ids and times", since=since)
 
 
 def test_compare_takes_a_flow_that_no_rule_forced(shared: Proxy, upstream: Upstream, key: str) -> None:
@@ -590,7 +594,7 @@ def test_compare_takes_a_flow_that_no_rule_forced(shared: Proxy, upstream: Upstr
     ask(shared, key, request("unforced"))
     since = shared.mark()
     shared.command("force_stream.compare", flows_of(key))
-    shared.wait_for_log("plain and forced give the same answer, but for ids and times", since=since)
+    shared.wait_for_log("plain and forced give the same answer, apart from ids and times", since=since)
     assert ["stream" in seen.json() for seen in upstream.requests].count(True) == 1
 
 
@@ -639,7 +643,7 @@ VERDICTS: dict[str, tuple[Answer, Answer, str]] = {
     "cannot stream": (
         document(DOCUMENT),
         failure(400, "Streaming is not supported for this model"),
-        r"plain: 200; forced: 400 .*: this upstream does not stream this request",
+        r"plain: 200; forced: 400 .*: this upstream cannot stream this request",
     ),
     "cut off": (
         document(DOCUMENT),
@@ -649,7 +653,7 @@ VERDICTS: dict[str, tuple[Answer, Answer, str]] = {
     "a rate limit": (
         document(DOCUMENT),
         failure(429, "Rate limit reached"),
-        r'plain: 200; forced: 429 "Rate limit reached": that may pass, so compare again later',
+        r'plain: 200; forced: 429 "Rate limit reached": that may be temporary, so compare again later',
     ),
     "a wrong key": (
         failure(401, f"Incorrect API key: {SECRET}"),
@@ -678,7 +682,7 @@ def test_compare_says_first_what_a_failure_means(shared: Proxy, upstream: Upstre
 
 def test_a_mitmproxy_unknown_below_its_hooks_cannot_compare(run: Callable) -> None:
     async def test(_: addon.ForceStream, context: taddons.context) -> None:
-        with pytest.raises(exceptions.CommandError, match="this mitmproxy is unknown below its hooks"):
+        with pytest.raises(exceptions.CommandError, match="not possible with this version of mitmproxy"):
             context.master.commands.call("force_stream.compare", [flow_with()])
 
     run(test)

@@ -1,100 +1,31 @@
 """The content view as a person meets it: mitmproxy's console in a terminal, keys pressed, the screen read.
 
-tmux is the terminal. Every test has a server of its own, which ends with it. FORCE_STREAM_SCREENSHOTS=1 writes
-docs/console.svg.
+Needs tmux. FORCE_STREAM_SCREENSHOTS=docs writes docs/console.svg.
 """
 
-import os
 import re
-import shlex
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from force_stream.addon import commands
-from harness import Certs, Data, End, Head, Http1Client, Pause, Proxy, Reset, needs_tool, sse
+from harness import Certs, Data, End, Head, Http1Client, Pause, Proxy, Reset, sse
+from harness.console import Console
 from harness.paths import ADDON
 from harness.samples import CHAT, EVENTS, RULES, STREAM, request, spoken
-from harness.terminal import svg
 from harness.upstream import Upstream
-
-MITMPROXY = Path(sys.executable).with_name("mitmproxy")
-TIMEOUT = 120.0
-
-
-class Console:
-    """mitmproxy in a terminal of 150 columns and 50 lines."""
-
-    def __init__(self, tmux: str, command: list[str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tmux-")  # the path of a socket has to be short
-        self._tmux = [tmux, "-u", "-S", f"{self._folder.name}/socket", "-f", os.devnull]
-        self._run("new-session", "-d", "-x", "150", "-y", "50", shlex.join(command))
-
-    def press(self, *keys: str) -> None:
-        """Keys by tmux's names for them: Enter, Tab, a."""
-        self._run("send-keys", *keys)
-
-    def type(self, text: str) -> None:
-        self._run("send-keys", "-l", text)
-
-    @property
-    def screen(self) -> str:
-        return self._run("capture-pane", "-p")
-
-    def wait_for(self, pattern: str) -> str:
-        """The screen, once the pattern is found on it."""
-        end = time.monotonic() + TIMEOUT
-        screen = self.screen
-        while not re.search(pattern, screen, re.MULTILINE):
-            assert time.monotonic() < end, f"{pattern!r} did not appear on the screen:\n{screen}"
-            time.sleep(0.05)
-            screen = self.screen
-        return screen
-
-    def picture(self, name: str, title: str, columns: int, lines: int, *, of: str) -> None:
-        """Write docs/NAME, a picture of the screen in that size once it shows `of`, if FORCE_STREAM_SCREENSHOTS is
-        set."""
-        if os.environ.get("FORCE_STREAM_SCREENSHOTS"):
-            self._run("resize-window", "-x", f"{columns}", "-y", f"{lines}")
-            self.wait_for(of)
-            (ADDON.parent / "docs" / name).write_text(svg(self._run("capture-pane", "-e", "-N", "-p"), title))
-
-    def close(self) -> None:
-        """End tmux, and mitmproxy with it, unless that has ended by itself."""
-        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
-        self._folder.cleanup()
-
-    def _run(self, *arguments: str) -> str:
-        done = subprocess.run([*self._tmux, *arguments], capture_output=True, encoding="utf-8", check=False)
-        assert done.returncode == 0, f"tmux {arguments[0]}: {done.stderr}"
-        return done.stdout
 
 
 @pytest.fixture
 def console(tmp_path: Path, certs: Certs) -> Iterator[Callable[..., Console]]:
     """`console(*arguments)`: a started mitmproxy with the addon."""
-    tmux = needs_tool("tmux")
-    opened: list[Console] = []
-
-    def start(*arguments: str) -> Console:
-        rules = tmp_path / "console-rules.yaml"
-        rules.write_text(RULES)
-        confdir = tmp_path / "confdir"
-        confdir.mkdir()
-        options = {"confdir": certs.confdir(confdir), "force_stream_rules": rules}
-        sets = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
-        environment = ["env", "-u", "PYTHONIOENCODING", "LC_ALL=C.UTF-8", "TERM=screen-256color"]
-        command = [*environment, str(MITMPROXY), "-s", str(ADDON), *sets, *arguments]
-        opened.append(Console(tmux, command))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
+    rules = tmp_path / "console-rules.yaml"
+    rules.write_text(RULES)
+    with ExitStack() as opened:
+        yield lambda *arguments: opened.enter_context(
+            Console(certs, tmp_path, {"force_stream_rules": rules}, *arguments)
+        )
 
 
 @pytest.fixture
@@ -136,10 +67,10 @@ def test_a_person_opens_a_saved_flow_and_sees_its_events(console: Callable[..., 
         r"^finish reason +stop *$",
         r"^comments +1 comment line \(usually a keep-alive\) *$",
         r"^Nothing odd\. *$",
-        r"^ +1 +\d+\.\d{3} +chunk +id \"chatcmpl-1\"",
+        r"^ +1 +\d+\.\d{3} +chunk +role \"assistant\" *$",
         r"^ +\d+\.\d{3} +\+\d+\.\d{3} +comment +\\x1b\[31mred\\x1b\[0m *$",
-        r"^ +2 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +choices\[0\]\.delta\.content \+\"Hel\" *$",
-        r"^ +4 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +choices\[0\]\.finish_reason \"stop\" *$",
+        r"^ +2 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +content \+\"Hel\" *$",
+        r"^ +4 +\d+\.\d{3} +\+\d+\.\d{3} +chunk +finish_reason \"stop\" *$",
         r"^ +\d+\.\d{3} +\+\d+\.\d{3} +\[DONE\] *$",
     ):
         screen.wait_for(pattern)
@@ -169,14 +100,40 @@ def test_a_person_presses_m_and_sees_where_a_stream_stopped(
     for pattern in (
         r"^status +200 from the upstream, 502 to the client *$",
         r"^longest gap +[1-9]\d*\.\d{3} s, from \d+\.\d{3} to \d+\.\d{3} s *$",
-        r"^truncated +cut off after event 15 *$",
+        r"^cause +cut off after event 15.*$",
+        r"^text +\"Graz is the second largest city of Austria and lies on the river Mur \" *$",
         r"^client got +an error: stream_truncated *$",
         r"^ +- no finish reason for choice 0 *$",
-        r"^! +10 +\d+\.\d{3} +\+[1-9]\d*\.\d{3} +chunk +\[after [1-9]\d*\.\d s of silence\] choices\[0\]\.",
+        r"^! +10 +\d+\.\d{3} +\+[1-9]\d*\.\d{3} +chunk +\[after [1-9]\d*\.\d s of silence\] content \+",
     ):
         screen.wait_for(pattern)
     title = "mitmproxy's console with the events of an answer that was cut off"
     screen.picture("console.svg", title, 118, 49, of=r"^ +15 .*\+\"Mur \"")
+
+
+@pytest.mark.parametrize("option", ["force_stream_view_first=true", "console_default_contentview=upstream sse"])
+def test_an_option_shows_the_cause_as_soon_as_a_person_opens_the_response(
+    option: str,
+    console: Callable[..., Console],
+    tmp_path: Path,
+    upstream: Upstream,
+    proxy_factory: Callable[..., Proxy],
+) -> None:
+    rules, path = tmp_path / "rules.yaml", tmp_path / "flows.mitm"
+    rules.write_text(RULES)
+    options = {"force_stream_rules": rules}
+    proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[ADDON], options=options, flow_file=path)
+    upstream.answer(Head(), Data(sse(*EVENTS[:3], done=False)), Reset())
+    with Http1Client(proxy.url) as client:
+        assert client.post(CHAT, request()).status == 502
+    proxy.stop()
+    screen = console("-n", "-r", str(path), "--set", option)
+    screen.wait_for(r"POST .*/v1/chat/completions .*502")
+    screen.press("Enter")
+    screen.wait_for(r'"model": "m"')
+    screen.press("Tab")
+    screen.wait_for(r"^cause +cut off after event 3.*$")
+    screen.wait_for(r'^text +"Hello" *$')
 
 
 def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
@@ -195,7 +152,7 @@ def test_a_stream_in_a_file_that_no_addon_wrote_is_seen_at_once(
     screen.press("Tab")
     screen.wait_for(r"Upstream SSE .*\[m:auto\]")
     screen.wait_for(r"^times +not recorded *$")
-    screen.wait_for(r'^ +3 +chunk +choices\[0\]\.delta\.content \+"lo" *$')
+    screen.wait_for(r'^ +3 +chunk +content \+"lo" *$')
 
 
 def test_what_came_of_a_key_or_a_command_is_seen_at_the_foot(

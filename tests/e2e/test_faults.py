@@ -97,7 +97,7 @@ def test_without_the_stream_layer_a_cut_gives_a_page_and_the_rest_is_the_same(ma
     ]
     assert not different, "\n".join(different)
     assert (
-        "this mitmproxy is unknown below its hooks (mitmproxy.proxy.layers.http._hooks has no HttpResponseHook)"
+        "this version of mitmproxy differs below its hooks (mitmproxy.proxy.layers.http._hooks has no HttpResponseHook)"
         in bench.proxy.log
     )
 

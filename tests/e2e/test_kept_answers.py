@@ -197,7 +197,7 @@ def test_the_same_request_joins_an_answer_under_way_whenever_its_client_gave_up(
     assert len(upstream.requests) == 1
     first, *_, last = proxy.flows(dict(headers)["x-answer"])
     assert last["metadata"]["force_stream.answered_by"] == first["id"]
-    assert last["comment"].endswith("; kept from the same request, whose client gave up")
+    assert last["comment"].endswith("; kept from an identical request whose client gave up")
     assert first["comment"].startswith("beating: chat beating, 200, finish stop")
 
 

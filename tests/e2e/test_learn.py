@@ -62,7 +62,7 @@ rules:
     models: ["plain-*"]
     force_upstream_stream: true
     idle_timeout: 0.1
-    timeout: 3
+    timeout: 6
     retries: 1
     max_body: 1KiB
   - name: hears

@@ -418,7 +418,7 @@ def test_on_a_mitmproxy_unknown_below_its_hooks_answers_are_still_aggregated(
     upstream.answer(event_stream(STREAM, size=10))
     upstream.answer(TRUNCATED)
     proxy = start(first=(SCRIPTS / "without_stream_layer.py",))
-    proxy.wait_for_log(r"unknown below its hooks \(mitmproxy\.proxy\.layers\.http\._hooks has no HttpResponseHook\)")
+    proxy.wait_for_log(r"differs below its hooks \(mitmproxy\.proxy\.layers\.http\._hooks has no HttpResponseHook\)")
     assert ask(proxy).json() == DOCUMENT
     assert ask(proxy).json()["error"]["code"] == "stream_truncated"
     assert "Traceback" not in proxy.log
@@ -442,9 +442,9 @@ def test_the_commands_list_change_and_restore_the_rules(
     upstream.answer_always(event_stream(STREAM, size=10))
     rules_file.write_text(RULE.format(models="m", force="true"))
     proxy = start(remote=True)
-    assert proxy.command("force_stream.rules") == ['one: force on; hosts 127.0.0.1; models ["m"]; flows 0']
+    assert proxy.command("force_stream.rules") == ['one: force on; hosts 127.0.0.1; models ["m"]; 0 flows']
     assert ask(proxy).json() == DOCUMENT
-    assert proxy.command("force_stream.rules")[0].endswith("; flows 1")
+    assert proxy.command("force_stream.rules")[0].endswith("; 1 flow")
 
     since = proxy.mark()
     proxy.command("force_stream.set", "one", "force_upstream_stream", "false")
@@ -462,7 +462,7 @@ def test_the_commands_list_change_and_restore_the_rules(
     proxy.wait_for_log("rule one: force_upstream_stream false -> true$", since=since)
     assert ask(proxy).json() == DOCUMENT
     rules_file.write_text("rules: 1\n")
-    with pytest.raises(RuntimeError, match="the rules file has a mistake; the rules in force stay"):
+    with pytest.raises(RuntimeError, match="the rules file has a mistake, so the previous rules stay in force"):
         proxy.command("force_stream.reload")
     assert ask(proxy).json() == DOCUMENT
 

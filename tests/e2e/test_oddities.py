@@ -46,20 +46,23 @@ STREAMS: dict[str, tuple[bytes, list[str]]] = {
     "no [DONE]": (STREAM.removesuffix(DONE), ["no [DONE]"]),
     "no finish reason": (sse(*EVENTS[:3]), ["no finish reason for choice 0"]),
     "a page behind it": (STREAM + b"<html>\n\n", ["lines that are not part of an event stream"]),
-    "another id": (sse(*EVENTS[:4], chunk(id="x"), EVENTS[4]), ["event 5: its id is not that of the events before"]),
+    "another id": (
+        sse(*EVENTS[:4], chunk(id="x"), EVENTS[4]),
+        ["event 5: its id differs from that of the events before"],
+    ),
     "two calls at one index": (
         sse(*CALLS, chunk(choice(finish_reason="tool_calls"))),
         ["event 2: a new id for a tool call at the same index"],
     ),
     "two finish reasons": (
         sse(*EVENTS[:3], chunk(choice(finish_reason="length")), *EVENTS[3:]),
-        ['event 5: another finish reason than before for choice 0: "stop"'],
+        ['event 5: finish reason "stop" for choice 0, after "length"'],
     ),
     "an error": (sse(*EVENTS, {"error": {"message": "Overloaded"}}), ["event 6: an error"]),
     "an error in words": (b"event: error\ndata: Overloaded\n\n" + STREAM, ["event 1: an error"]),
     "cut inside an event": (STREAM.removesuffix(DONE)[:-30], ["event 5: cut off", "no [DONE]"]),
     "cut": (sse(*EVENTS[:3], done=False), ["no finish reason for choice 0", "no [DONE]"]),
-    "nothing at all": (b"", ["there is no event in the stream"]),
+    "nothing at all": (b"", ["the stream has no events"]),
     "several": (
         b"data: null\n\ndata: oops\n\n" + STREAM + DONE,
         ["event 1: its data is null, not an object", "event 2: its data is not JSON", "more than one [DONE]"],
@@ -68,7 +71,7 @@ STREAMS: dict[str, tuple[bytes, list[str]]] = {
 
 # What only a reader that knows the endpoint finds.
 FORCED = STREAMS | {
-    "words in an object": (b'data: {"notice": "Busy."}\n\n' + STREAM, ["event 1: words where a chunk should be"]),
+    "words in an object": (b'data: {"notice": "Busy."}\n\n' + STREAM, ["event 1: text where a chunk should be"]),
     "another API": (
         b'data: {"type": "response.created", "response": {}}\n\n' + STREAM,
         ["event 1: an event of the responses API"],

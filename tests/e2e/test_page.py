@@ -1,20 +1,23 @@
 """The page in a real proxy: what is switched there takes effect, what came is shown, and traffic goes on."""
 
 import json
+import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Data, Gate, Head, Http1Client, Proxy, Reset, WaitFor, event_stream, refused_port, sse
+from harness import Data, End, Gate, Head, Http1Client, Proxy, Reset, WaitFor, event_stream, refused_port, sse
 from harness.page import JSON_TYPE, NAME
 from harness.paths import ADDON, ROOT, SCRIPTS
 from harness.record import TIMEOUT
 from harness.samples import CHAT, RULES, SECRET, STREAM, choice, chunk, request
-from harness.tools import own_address
+from harness.tools import needs_tool, own_address
 from harness.upstream import Upstream
 
 ORIGINAL = SCRIPTS / "original_address.py"
@@ -97,18 +100,185 @@ def test_the_page_counts_forced_flows_and_streams_of_the_clients_own(serve: Call
     assert figures == {"m": (2, 1, 1), "bare": (1, 0, 0)}
 
 
-def test_the_page_shows_no_credential_and_no_text_of_an_answer(serve: Callable, upstream: Upstream) -> None:
+def test_a_flow_opens_and_can_be_saved(serve: Callable, upstream: Upstream) -> None:
     port = refused_port()
     proxy = serve(f"reverse:{upstream.url()}", force_stream_page_port=port)
-    upstream.answer(event_stream(sse(chunk(choice(content="a private matter", finish_reason="stop")))))
+    upstream.answer(event_stream(STREAM))
     with Http1Client(proxy.url) as client:
-        client.post(f"{CHAT}?key={SECRET}", request(), [("Authorization", f"Bearer {SECRET}")])
+        got = client.post(CHAT, request())
     proxy.wait_for_log("private-vllm: chat m, 200")
     (flow,) = at(port, "GET", "/flows").json()
-    for path in ("/", "/rules", "/stats", "/flows", f"/flows/{flow['id']}", f"/flows/{flow['id']}.svg"):
-        said = at(port, "GET", path).body.decode()
-        assert SECRET not in said
-        assert "private matter" not in said
+    opened = at(port, "GET", f"/flows/{flow['id']}").json()
+    assert opened["said"] == [{"kind": "text", "text": "Hello", "name": "", "choice": None}]
+    assert [entry["number"] for entry in opened["timeline"]] == [1, 2, 3, 4, 5, None]
+    assert 0 < opened["timeline"][0]["at"] <= opened["timeline"][-1]["at"]
+    assert opened["explained"][-1] == f"POST 127.0.0.1{CHAT}: rule private-vllm takes it; its request was forced"
+    assert dict(opened["head"])["content-type"] == "text/event-stream"
+    saved = {kind: at(port, "GET", f"/flows/{flow['id']}.{kind}") for kind in ("sse", "json", "curl")}
+    assert saved["sse"].body == STREAM
+    assert saved["json"].body == got.body
+    for kind, answer in saved.items():
+        assert dict(answer.headers)["Content-Disposition"] == f'attachment; filename="{flow["id"]}.{kind}"'
+    page = at(port, "GET", f"/flows/{flow['id']}.html").body.decode()
+    assert ">Hello</pre>" in page
+
+
+def test_the_saved_command_sends_the_same_request(serve: Callable, upstream: Upstream) -> None:
+    needs_tool("curl")
+    port = refused_port()
+    proxy = serve(f"reverse:{upstream.url()}", force_stream_page_port=port)
+    upstream.answer_always(event_stream(STREAM))
+    body = json.dumps(request(user='it\'s $HOME "é"\n'), ensure_ascii=False).encode()
+    headers = [("Authorization", f"Bearer {SECRET}"), ("Content-Type", "application/json"), ("X-Team", "blue")]
+    with Http1Client(proxy.url) as client:
+        client.request("POST", f"{CHAT}?key={SECRET}", headers, body)
+    (flow,) = at(port, "GET", "/flows").json()
+    command = at(port, "GET", f"/flows/{flow['id']}.curl").body.decode()
+    environment = {"PATH": os.environ["PATH"], "API_KEY": SECRET, "NO_PROXY": "*"}
+    subprocess.run(["sh", "-c", command], env=environment, capture_output=True, check=True, timeout=TIMEOUT)
+    again = upstream.wait_request(2)
+    assert (again.method, again.path, again.body) == ("POST", f"{CHAT}?key={SECRET}", body)
+    sent = {name.lower(): value for name, value in again.headers}
+    assert (sent["authorization"], sent["x-team"]) == (f"Bearer {SECRET}", "blue")
+
+
+def test_no_credential_is_shown_anywhere(serve: Callable, upstream: Upstream) -> None:
+    port = refused_port()
+    proxy = serve(f"reverse:{upstream.url()}", force_stream_page_port=port)
+    echo = {"error": {"message": f"Incorrect API key provided: {SECRET}", "code": "invalid_api_key"}}
+    upstream.answer(event_stream(sse(chunk(choice(content=f"a private matter {SECRET}", finish_reason="stop")))))
+    upstream.answer(event_stream(sse(chunk(choice(content=SECRET)), echo)))
+    with Http1Client(proxy.url) as client:
+        for _ in range(2):
+            headers = [("Authorization", f"Bearer {SECRET}"), ("Cookie", f"session={SECRET}")]
+            client.post(f"{CHAT}?key={SECRET}", request(user=SECRET), headers)
+    proxy.wait_for_log("Incorrect API key|code|error")
+    flows = at(port, "GET", "/flows").json()
+    assert len(flows) == 2
+    pages = ["/", "/rules", "/stats", "/metrics", "/flows", "/flows.html"]
+    kinds = ("", ".svg", ".html", ".sse", ".json", ".curl")
+    pages += [f"/flows/{flow['id']}{kind}" for flow in flows for kind in kinds]
+    for path in pages:
+        answer = at(port, "GET", path)
+        assert (path, answer.status) == (path, 200)
+        assert (path, SECRET in answer.body.decode()) == (path, False)
+        # What was said is for who opens a flow.
+        assert ("private matter" in answer.body.decode()) <= path.startswith(f"/flows/{flows[1]['id']}")
+
+
+def test_what_was_said_is_for_this_machine_alone(serve: Callable, upstream: Upstream) -> None:
+    proxy = serve("regular", listen_host="0.0.0.0", force_stream_page_remote=True)
+    upstream.answer(event_stream(STREAM))
+    with Http1Client(upstream.url(), via=proxy.url) as client:
+        client.post(CHAT, request())
+    proxy.wait_for_log("private-vllm: chat m, 200")
+    for address, shown in ((own_address(), False), ("127.0.0.1", True)):
+        with Http1Client(f"http://{NAME}", via=f"http://{address}:{proxy.ports[0]}") as client:
+            (flow,) = client.get("/flows").json()
+            answer = client.get(f"/flows/{flow['id']}").json()
+            assert (answer["events"], "said" in answer, "explained" in answer) == (5, shown, shown)
+            assert (b"Hello" in client.get(f"/flows/{flow['id']}.html").body) is shown
+            for kind in ("sse", "json", "curl"):
+                assert client.get(f"/flows/{flow['id']}.{kind}").status == (200 if shown else 403)
+
+
+class Events:
+    """The page's own events, as they come at its port."""
+
+    def __init__(self, port: int, path: str = "/events") -> None:
+        with_place = re.search('data-place="([^"]*)"', at(port, "GET", "/").body.decode())
+        assert with_place
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+        head = f"GET {path}?after={with_place[1]} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n"
+        self._socket.sendall(head.encode())
+        self._came = b""
+
+    def __enter__(self) -> "Events":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def wait(self, part: str, words: str) -> str:
+        """The next time that a part of the page has these words."""
+        while True:
+            event, end, rest = self._came.partition(b"\n\n")
+            if not end:
+                data = self._socket.recv(65536)
+                assert data, "the events have ended"
+                self._came += data
+                continue
+            self._came = rest
+            _, mark, data = event.partition(b"\ndata: ")
+            html = json.loads(data).get(part, "") if mark else ""
+            if words in html:
+                return str(html)
+
+    def ended(self) -> bool:
+        """Wait until the connection is closed."""
+        while self._socket.recv(65536):
+            pass
+        return True
+
+
+def test_a_flow_in_flight_is_seen_as_it_grows_and_then_as_it_ended(serve: Callable, upstream: Upstream) -> None:
+    port = refused_port()
+    proxy = serve(f"reverse:{upstream.url()}", force_stream_page_port=port)
+    gate = Gate()
+    first, rest = STREAM.split(b"\n\n", 1)
+    upstream.answer(Head(), Data(first + b"\n\n"), WaitFor(gate), Data(rest), End())
+    with Events(port) as events, Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, JSON_TYPE.items(), json.dumps(request()).encode())
+        seen = events.wait("flight", "1 event, last byte")
+        (flow,) = at(port, "GET", "/flows").json()
+        assert (flow["in_flight"], flow["events"], flow["model"]) == (True, 1, "m")
+        assert flow["silent_for"] >= 0
+        assert at(port, "GET", f"/flows/{flow['id']}").json()["id"] == flow["id"]
+        assert "force_stream_in_flight 1" in at(port, "GET", "/metrics").body.decode()
+        assert flow["id"] in seen
+        gate.open()
+        assert client.receive().status == 200
+        assert flow["id"] in events.wait("news", "finish stop")
+        assert [each.get("in_flight", False) for each in at(port, "GET", "/flows").json()] == [False]
+
+
+def test_under_its_name_the_page_gets_its_news_by_coming_back(serve: Callable, upstream: Upstream) -> None:
+    proxy = serve("regular")
+    answer = through(proxy, "GET", "/events?after=x")
+    assert (answer.status, answer.body) == (200, b"retry: 2000\n\nevent: reload\ndata: another start\n\n")
+
+
+def test_readers_of_news_are_bounded_and_do_not_keep_mitmproxy_from_its_end(
+    serve: Callable, upstream: Upstream
+) -> None:
+    port = refused_port()
+    proxy = serve("regular", force_stream_page_port=port)
+    with ExitStack() as readers:
+        opened = [readers.enter_context(Events(port)) for _ in range(20)]
+        for events in opened:
+            events.wait("rules", "private-vllm")
+        with Events(port) as one_more:
+            one_more.wait("rules", "private-vllm")
+            assert one_more.ended(), "it has to come back"
+        assert proxy.stop() == 0
+        assert all(events.ended() for events in opened)
+    assert "Traceback" not in proxy.log
+    assert "never" not in proxy.log
+
+
+def test_metrics_are_what_prometheus_reads(serve: Callable, upstream: Upstream) -> None:
+    port = refused_port()
+    proxy = serve(f"reverse:{upstream.url()}", force_stream_page_port=port)
+    upstream.answer(event_stream(STREAM))
+    upstream.answer(Head(), Data(STREAM[:300]), Reset())
+    with Http1Client(proxy.url) as client:
+        assert [client.post(CHAT, request()).status for _ in range(2)] == [200, 502]
+    answer = at(port, "GET", "/metrics")
+    assert dict(answer.headers)["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    address = upstream.url().removeprefix("http://")
+    for outcome, count in (("ok", 1), ("truncated", 1), ("error", 0)):
+        line = f'force_stream_requests_total{{upstream="{address}",model="m",outcome="{outcome}"}} {count}'
+        assert line in answer.body.decode().splitlines()
 
 
 def test_flows_for_the_page_stay_out_of_log_and_flow_file(

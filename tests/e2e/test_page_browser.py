@@ -1,6 +1,6 @@
 """The page in a real browser: it is driven as a person would, and attacked as another page would.
 
-Needs chromium, node and `npm ci` in tests/browser. FORCE_STREAM_SCREENSHOTS=1 writes docs/page.png.
+Needs chromium, node and `npm ci` in tests/browser. FORCE_STREAM_SCREENSHOTS=docs writes docs/page.png.
 """
 
 import json
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Data, Head, Http1Client, Pause, Proxy, Reset, event_stream, refused_port, sse
+from harness import Data, End, Gate, Head, Http1Client, Pause, Proxy, Reset, WaitFor, event_stream, refused_port, sse
+from harness.page import JSON_TYPE
 from harness.paths import ROOT
 from harness.samples import CHAT, STREAM, choice, chunk, request
 from harness.upstream import Upstream
@@ -84,10 +85,10 @@ def test_a_rule_is_switched_and_a_cut_flow_is_seen(browse: Callable, proxy: Prox
         assert "qwen3-32b chat" in browser("text", "#flows li:first-child")
         assert "cut off" in browser("text", "#flows li:first-child")
         assert "qwen3-32b" in browser("text", "#stats")
-        picture = browser("evaluate", "document.querySelector('#flows img').src")
-        assert browser("evaluate", f"fetch({json.dumps(picture)}).then(a => a.text())").count('class="cut"') == 1
-        drawn = "[...document.images].every(picture => picture.complete && picture.naturalWidth > 0)"
-        browser("evaluate", f"new Promise(done => setInterval(() => {drawn} && done(), 20))")
+        browser("click", "#flows li:first-child button")
+        browser("wait", "#flows li:first-child svg")
+        assert browser("evaluate", "document.querySelectorAll('svg .cut').length") == 1
+        assert "word 59 word 0 word 1" in browser("text", ".opened pre")
         browser.picture("page.png")
 
         browser("click", "[data-rule=private-vllm]")
@@ -96,12 +97,39 @@ def test_a_rule_is_switched_and_a_cut_flow_is_seen(browse: Callable, proxy: Prox
         assert [url for url in browser("requests") if not url.startswith((page, "data:"))] == []
 
 
-def test_the_page_is_there_through_the_proxy_too(browse: Callable, proxy: Proxy) -> None:
+def test_the_page_is_there_through_the_proxy_too(browse: Callable, proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer_always(event_stream(STREAM))
     with browse(proxy.urls[1]) as browser:
         assert browser("goto", "http://force.stream/") == 200
         browser("click", "[data-rule=private-vllm]")
         browser("wait", "[data-rule=private-vllm][checked]")
         proxy.wait_for_log("rule private-vllm: force_upstream_stream false -> true")
+        ask(proxy)
+        browser("wait", "#flows button")
+        browser("click", "#flows button")
+        browser("wait", ".opened")
+        assert browser("text", ".opened pre") == "Hello"
+        assert browser("complaints") == []
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["at its port", "under its name"])
+def test_a_flow_in_flight_is_seen_live(through: bool, browse: Callable, proxy: Proxy, upstream: Upstream) -> None:
+    begun, gates = paced(5), [Gate(), Gate()]
+    end = Data(sse(chunk(choice(finish_reason="stop"))))
+    upstream.answer(Head(), *begun, WaitFor(gates[0]), *paced(3), WaitFor(gates[1]), end, End())
+    with browse(proxy.urls[1] if through else None) as browser, Http1Client(proxy.url) as client:
+        browser("goto", "http://force.stream/" if through else page_of(proxy))
+        browser("click", "[data-rule=private-vllm]")
+        browser("wait", "[data-rule=private-vllm][checked]")
+        client.start("POST", CHAT, JSON_TYPE.items(), json.dumps(request("qwen3-8b")).encode())
+        for gate, words in zip(gates, ("6 events, last byte", "10 events, last byte"), strict=True):
+            seen = f"document.querySelector('#flight').innerText.includes({json.dumps(words)})"
+            browser("evaluate", f"new Promise(done => setInterval(() => {seen} && done(), 20))")
+            gate.open()
+        assert client.receive().status == 200
+        browser("wait", "#flows button")
+        assert "finish stop" in browser("text", "#flows button")
+        browser("evaluate", "new Promise(done => setInterval(() => flight.children.length || done(), 20))")
         assert browser("complaints") == []
 
 
@@ -117,10 +145,14 @@ def test_what_an_upstream_sends_runs_no_script(browse: Callable, proxy: Proxy, u
         browser("wait", "#flows li:nth-child(2)")
         browser("goto", page_of(proxy))
         assert HOSTILE in browser("text", "#flows")
-        picture = browser("evaluate", "document.querySelector('#flows li:last-child img').src")
-        # As a document of its own, too, where an SVG may run scripts.
-        assert browser("goto", picture) == 200
-        assert browser("complaints") == []
+        for number in (1, 2):
+            browser("click", f"#flows li:nth-child({number}) button")
+            browser("wait", f"#flows li:nth-child({number}) svg")
+        place = browser("evaluate", "document.querySelector('#flows li:last-child button').dataset.place")
+        # As documents of their own, too, where an SVG may run scripts.
+        for kind in ("svg", "html"):
+            assert browser("goto", f"{page_of(proxy)}/flows/{place}.{kind}") == 200
+        assert [line for line in browser("complaints") if "favicon.ico" not in line] == []
 
 
 def test_another_page_can_neither_change_nor_read_anything(browse: Callable, proxy: Proxy) -> None:

@@ -1,5 +1,5 @@
 """`force-stream report` on the flow file of a real mitmdump: nothing of a credential is left, a person sees the cause,
-and the masked flows replay as what they were."""
+and the masked flows replay as what they were. FORCE_STREAM_SCREENSHOTS=docs writes docs/report.png."""
 
 import base64
 import gzip
@@ -95,7 +95,7 @@ def aggregated(flows: Path, folder: Path, certs: Certs) -> list[str]:
     line = [str(MITMDUMP), *settings, *rules, "-n", "-r", str(flows), "-s", str(ADDON)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=START_TIMEOUT, check=True)
     logged = [re.sub(r"^\[[\d:.]+\] |, [\d.]+ s\b", "", each) for each in done.stdout.splitlines()]
-    return [line for line in logged if "all: " in line or "stays as it was saved" in line]
+    return [line for line in logged if "all: " in line or "its saved answer is left unchanged" in line]
 
 
 def test_a_report_has_nothing_of_a_credential_and_its_flows_replay_as_what_they_were(
@@ -144,6 +144,7 @@ def test_a_person_sees_the_cause_first(flow_file: Path, tmp_path: Path) -> None:
         shown = browser("evaluate", f"document.querySelectorAll('.flow')[{cut}].innerText")
         assert "Hel" in shown
         assert browser("evaluate", f"document.querySelectorAll('.flow')[{cut}].querySelectorAll('svg').length") == 1
+        browser.picture("report.png")
         for width in (390, 1120):
             browser("resize", width, 900)
             browser("evaluate", "document.querySelectorAll('details').forEach(each => { each.open = true })")

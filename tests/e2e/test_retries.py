@@ -282,7 +282,7 @@ def test_a_pause_for_which_there_is_no_time_leaves_the_failure_to_the_client(
     response = ask(model)
     assert (response.status, response.header("retry-after")) == (429, seconds)
     assert len(upstream.requests) == 1
-    proxy.wait_for_log(f"{model}: not tried again: there is no time for the pause before it", since=since)
+    proxy.wait_for_log(f"{model}: not tried again: the pause before it would be too long", since=since)
 
 
 # Every way through
@@ -524,7 +524,7 @@ def test_a_client_that_left_during_the_pause_is_not_tried_for(
         upstream.wait_request().wait_answered()
         proxy.wait_for_log("patient: chat patient, 429", since=since)
         leave()
-        proxy.wait_for_log("patient: not tried again: the client is gone", since=since)
+        proxy.wait_for_log("patient: not tried again: the client has disconnected", since=since)
     assert len(upstream.requests) == 1
 
 

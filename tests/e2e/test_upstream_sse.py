@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from force_stream.view import contentview
-from harness import Http1Client, Proxy, event_stream, read_flows
+from harness import Data, End, Head, Http1Client, Proxy, event_stream, read_flows
 from harness.paths import ADDON
 from harness.samples import CHAT, DOCUMENT, RULES, STREAM, request
 from harness.upstream import Upstream
@@ -47,8 +48,36 @@ def test_a_flow_read_from_a_file_has_its_events_and_their_times(
         arrivals = [float(row[1]) for row in rows[:5]]
         assert arrivals == sorted(arrivals)
         assert arrivals[0] > 0
-        assert rows[1][3:] == ["chunk", 'choices[0].delta.content +"Hel"']
+        assert rows[1][3:] == ["chunk", 'content +"Hel"']
         assert any(line.startswith("first content") and line.endswith(" s") for line in lines)
+
+
+def test_a_compressed_stream_has_its_events_and_their_times(
+    upstream: Upstream, proxy_factory: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES)
+    proxy = proxy_factory(
+        f"reverse:{upstream.url()}",
+        scripts=[ADDON],
+        options={"force_stream_rules": rules},
+        flow_file=tmp_path / "flows.mitm",
+    )
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    events = [event + b"\n\n" for event in STREAM.split(b"\n\n")[:-1]]
+    packed = [packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH) for event in events]
+    packed[-1] += packer.flush()
+    with Http1Client(proxy.url) as client:
+        for asks in (False, True):
+            upstream.answer(Head(headers={"Content-Encoding": "gzip"}), *map(Data, packed), End())
+            assert client.post(CHAT, request(stream=asks)).status == 200
+    proxy.stop()
+    for flow in read_flows(proxy.flow_file):
+        lines = shown(flow).splitlines()
+        rows = [line.split(maxsplit=4) for line in lines[lines.index("Nothing odd.") + 3 :]]
+        arrivals = [float(row[1]) for row in rows[:5]]
+        assert arrivals == sorted(arrivals)
+        assert rows[1][3:] == ["chunk", 'content +"Hel"']
 
 
 def test_a_reload_of_the_addon_replaces_the_view(

@@ -1,14 +1,13 @@
 """A page of Chromium, driven by tests/browser/drive.mjs. Needs chromium, node and `npm ci` in tests/browser."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.paths import ROOT
+from harness.paths import ROOT, picture_file
 from harness.record import TIMEOUT
 from harness.tools import needs_packages, needs_tool
 
@@ -16,7 +15,7 @@ DRIVER = ROOT / "tests" / "browser"
 
 
 class Browser:
-    """Each action returns what drive.mjs gives for it."""
+    """Each action returns what drive.mjs returns for it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -29,9 +28,14 @@ class Browser:
         return self._answer()
 
     def picture(self, name: str) -> None:
-        """Write docs/NAME, a picture of the whole page, if FORCE_STREAM_SCREENSHOTS is set."""
-        if os.environ.get("FORCE_STREAM_SCREENSHOTS"):
-            self("screenshot", str(ROOT / "docs" / name))
+        """Save a picture of the whole page, if a folder for pictures is set."""
+        if path := picture_file(name):
+            self("screenshot", str(path))
+
+    def seen(self) -> str:
+        """What a person can read in the window as it is, without text that is cut off, covered or scrolled out of view.
+        White space is one blank."""
+        return self("seen")
 
     def _answer(self) -> Any:
         assert self._process.stdout

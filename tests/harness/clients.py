@@ -34,7 +34,7 @@ READ_SIZE = 1 << 16
 
 @dataclass
 class Response:
-    """What came of an answer.
+    """The outcome of a request.
 
     `status` is None if the connection ended before the head was whole. `ended` is "complete", or "closed" (FIN, and
     TLS's close_notify where there is TLS), "torn" (FIN without close_notify), "reset" (RST), "rst_stream N",
@@ -114,7 +114,7 @@ class _Client:
         try:
             self.socket.sendall(data)
         except ConnectionResetError:
-            # The kernel tells of a reset once, here or at the next read.
+            # The kernel reports a reset once, here or at the next read.
             self._was_reset = True
             raise
 
@@ -192,7 +192,7 @@ class Http1Client(_Client):
     def receive_after(
         self, heartbeats: int, method: str = "GET", then: Callable[[], object] = lambda: None
     ) -> Response:
-        """The same, where so many heartbeats come first; `then` is called when they are there."""
+        """The same, if this many heartbeats come first; `then` is called once they have arrived."""
         incoming = self.begin(method)
         came = [incoming.read_piece() for _ in range(heartbeats)]
         assert came == [b" "] * heartbeats, came
@@ -328,13 +328,13 @@ class Http2Client(_Client):
         return response
 
     def rst_stream(self, stream_id: int, error_code: int = 8) -> None:
-        """Give a request up; 8 is CANCEL."""
+        """Cancel a request; 8 is CANCEL."""
         self.h2.reset_stream(stream_id, error_code)
         self._flush()
 
     def _flush(self) -> None:
         if data := self.h2.data_to_send():
-            # How the connection ended is for the next read to tell.
+            # The next read shows how the connection ended.
             with contextlib.suppress(OSError):
                 self.send(data)
 

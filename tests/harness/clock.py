@@ -1,4 +1,5 @@
-"""A clock that stands until a test moves it. Seconds to those who ask, whole milliseconds to the test."""
+"""A clock that stands still until a test moves it. It gives seconds to the code, and takes whole milliseconds from the
+test."""
 
 
 class Clock:

@@ -57,7 +57,7 @@ from harness.steps import Step
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 ENDPOINTS: Final = {CHAT: "chat", COMPLETIONS: "completions", RESPONSES: "responses"}
-# Rows at work at the same time; more would only wait for the processor.
+# Rows played at the same time; more would only wait for the processor.
 WORKERS: Final = 16
 
 # The limits of the rules, by name; each rule takes the models of its name, once with heartbeats and once without.
@@ -556,7 +556,7 @@ def _other() -> Iterator[Fault]:
 
 
 def _asked_again() -> Iterator[Fault]:
-    """Upstreams that have to be asked otherwise."""
+    """Upstreams that demand another form of the request."""
     too_long = {"error": {"message": "the prompt is too long", "type": "invalid_request_error"} | NO_CODE}
     refused = passed(400, json.dumps(too_long).encode())
     steps = document(too_long, status=400).steps
@@ -727,7 +727,7 @@ class Bench:
     def run(self, wanted: Iterable[Row]) -> list[Seen]:
         """Play the rows, many at a time."""
         with ThreadPoolExecutor(WORKERS) as pool:
-            # Those first that take their time.
+            # The slow ones first.
             ordered = sorted(wanted, key=lambda row: row.fault.rule in ("plain", "patient", "partial", "small"))
             return list(pool.map(self.play, ordered))
 
@@ -738,7 +738,7 @@ class Bench:
         return CLIENTS[client](url if client == "HTTP/1" else url.replace("http:", "https:"), self.certs)
 
     def prepare(self, row: Row) -> Gate:
-        """Give the upstream its part; it waits for the gate if the client is to see a heartbeat first."""
+        """Give the upstream its answer; it waits for the gate if the client is to see a heartbeat first."""
         gate = Gate()
         steps = _settled(row.fault.steps) if row.over == "HTTP/2" else row.fault.steps
         answers = [Answer.of(*([WaitFor(gate)] if row.heartbeat else []), steps)]
@@ -768,7 +768,7 @@ class Bench:
     # What is wrong
 
     def problems(self, seen: Iterable[Seen]) -> list[str]:
-        """All that is not as the table has it, a line each."""
+        """Everything that differs from the table, one line each."""
         of_clients = [flow for flow in self.proxy.flows() if "force_stream.retry_of" not in flow["metadata"]]
         flows = {flow["model"]: flow for flow in map(_with_model, of_clients)}
         log = self.log
@@ -834,7 +834,7 @@ def _full_port(stack: ExitStack) -> int:
 
 
 def _door(certs: Certs, *steps: Any) -> Upstream:
-    """An upstream that does this to everybody who connects."""
+    """An upstream that does this to every connection."""
     upstream = Upstream(certs)
     upstream.at_accept(*steps, times=2000)
     return upstream
@@ -963,7 +963,7 @@ def _check_document(row: Row, response: Response) -> Iterator[str]:
         shape = {"type": "upstream_error", "param": None, "code": outcome.code}
         if list(body) != ["error"] or {name: error.get(name) for name in shape} != shape or len(error) != 4:
             yield f"error {body}"
-        came = re.search(r"Rule (\S+); ([\d,]+) events?, ([\d,]+) bytes? came\. ", error.get("message", ""))
+        came = re.search(r"Rule (\S+); ([\d,]+) events?, ([\d,]+) bytes? received\. ", error.get("message", ""))
         if not came or came[1] != row.rule:
             yield f"message {error.get('message')}"
         elif row.fault.kept == "all" and int(came[3].replace(",", "")) != len(row.fault.sent):
@@ -1042,7 +1042,7 @@ type Reporter = Callable[[str], None]
 
 
 def matrix(certs: Certs, folder: Path, say: Reporter) -> tuple[str, list[str]]:
-    """Play everything; returns the table as Markdown, and what was not as it should be."""
+    """Play everything; returns the table as Markdown, and everything that was wrong."""
     seen: dict[tuple[str, str, str], str] = {}
     problems: list[str] = []
     with Bench(certs, folder) as bench:

@@ -21,7 +21,7 @@ from harness.samples import STREAM
 from harness.samples import request as asked
 
 NAMES = [each.name for each in NOTES]
-# Values that no note has.
+# Values that a note never has.
 JUNK: list[Any] = [{}, {"a": [1]}, [[[]]], [None], -7, 10**40, float("nan"), float("-inf"), 2.5, b"\xff", [b""]]
 
 
@@ -127,7 +127,7 @@ DAMAGES: dict[str, Callable[[http.HTTPFlow], None]] = {
 
 
 def other_kinds() -> list[Flow]:
-    """Flows that are no HTTP, or have not all that one has."""
+    """Flows that are not HTTP, or that lack something."""
     no_answer, no_body, failed = flow_with(), flow_with(), flow_with()
     no_body.request.raw_content = None
     answer_with(no_body, b"")

@@ -107,7 +107,7 @@ def serve(requests: socket.socket) -> None:
 
 
 def _watch(descriptors: list[int]) -> bool:
-    """True in a child; the process itself tells its id and at last how it ended."""
+    """True in a child; the process itself reports the child's id, and in the end how it ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:

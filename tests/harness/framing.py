@@ -60,7 +60,7 @@ class BodyReader:
         return b"".join(self.pieces)
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes; returns those that belong to the next message. FramingError for chunks that are none."""
+        """Take bytes; returns those that belong to the next message. FramingError for invalid chunks."""
         if self.done:
             return data
         if self.framing == "chunked":

@@ -22,7 +22,7 @@ LINE_END = re.compile(b"\r\n|\r|\n")
 
 @dataclass(frozen=True)
 class Number:
-    """A JSON number by its spelling: 1, 1.0 and 1e0 are three of them."""
+    """A JSON number compared by its spelling: 1, 1.0 and 1e0 are different numbers."""
 
     text: str
 

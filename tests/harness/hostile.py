@@ -1,4 +1,4 @@
-"""Text that an adversary puts wherever there is any: what it is, documents and streams that are full of it, and whether
+"""Text that an adversary puts wherever text can be: what it is, documents and streams that are full of it, and whether
 it is still there in what a person sees."""
 
 import copy
@@ -25,7 +25,7 @@ KINDS: Final = {
     "not assigned": "\ue000\u0378\U0010ffff\U000e0041",
 }
 HOSTILE: Final = "".join(KINDS.values())
-# What has UTF-8.
+# The characters that can be encoded in UTF-8.
 ENCODABLE: Final = HOSTILE.replace("\ud800", "")
 LONG: Final = HOSTILE + "x" * 5_000
 # Characters of one line that a person sees.
@@ -167,7 +167,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def saved(flow: http.HTTPFlow) -> bytes:
-    """The flow as a flow file has it, which knows no half of a surrogate pair."""
+    """The flow as a flow file stores it, without lone surrogates."""
     file = io.BytesIO()
     FlowWriter(file).add(flow)
     return file.getvalue()

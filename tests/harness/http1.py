@@ -23,7 +23,7 @@ class Http1Connection:
         self._how = "closed"
 
     async def serve(self) -> None:
-        # Reading goes on while an answer is played: only so is the peer's close seen when it happens.
+        # Reading goes on while an answer is played, so that the peer's close is noticed when it happens.
         receiving = asyncio.create_task(self._receive())
         try:
             while request := await self._next_request():

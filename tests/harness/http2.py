@@ -72,7 +72,7 @@ class Http2Connection:
             for stream in self._streams.values():
                 stream.note_ended(None if self.wire.ended else how)
             self._window_moved.set()
-            # A Linger ends by itself now; whatever else still plays has nobody to play for.
+            # A Linger ends by itself now; nobody receives whatever else is still being played.
             await asyncio.sleep(0)
             playing = list(self._playing)
             for task in playing:

@@ -1,4 +1,4 @@
-"""Networks of a test's own: Linux network namespaces between which it lays cables.
+"""Networks for a single test: Linux network namespaces, connected by virtual cables.
 
     with Namespace() as client, Namespace() as router:
         cable(client, ["10.77.0.2/24"], router, ["10.77.0.1/24"])
@@ -27,7 +27,7 @@ _numbers = itertools.count()
 
 class Namespace:
     def __init__(self) -> None:
-        """A namespace that has its loopback interface only; the test skips where that may not be had."""
+        """A namespace with only a loopback interface; the test skips where that is not allowed."""
         self._ip = needs_tool("ip")
         try:
             with _back_again():

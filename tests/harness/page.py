@@ -1,12 +1,15 @@
 """The page without a proxy: an addon that has only what the page shows, and a client that asks the page itself."""
 
+import asyncio
 import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from force_stream.page.app import Addon, Request, respond
+from force_stream.page.app import Request, respond
+from force_stream.page.shown import Addon
 from force_stream.rules.rule import Rule
 from force_stream.view.stats import Outcome, Stats
 
@@ -38,17 +41,21 @@ OUTCOME = Outcome(
 class Shelf:
     """An addon of fixed things that remembers what was asked of it."""
 
-    def __init__(self, *outcomes: Outcome, rule: Rule = RULE) -> None:
-        self.rules = (rule,)
-        self.flow_counts = Counter({rule.name: 3})
+    def __init__(self, *outcomes: Outcome, rule: Rule | None = RULE) -> None:
+        self.rules = () if rule is None else (rule,)
+        self.flow_counts = Counter({"private-vllm": 3})
         self.changes: list[dict[str, str]] = []
         self.healthy = self.enabled = True
         self.stats = Stats()
+        self.flying: list[dict[str, Any]] = []
         for outcome in outcomes:
             self.stats.add(outcome)
 
+    def in_flight(self) -> list[dict[str, Any]]:
+        return self.flying
+
     def change_rule(self, name: str, values: Mapping[str, str]) -> list[str]:
-        (rule,) = self.rules
+        rule = self.rules[0]
         if name != rule.name:
             raise KeyError(name)
         if unknown := values.keys() - {"force_upstream_stream"}:
@@ -89,7 +96,10 @@ class Client:
     ) -> Answered:
         named = {"host": self.host} | {name.lower(): value for name, value in (headers or {}).items()}
         body = data.encode() if isinstance(data, str) else data
-        answer = respond(self.addon, Request(method, path, named, body, self.is_local), {NAME}, remote=self.remote)
+        asked = Request(method, path, named, body, self.is_local)
+        answering = respond(self.addon, asked, {NAME}, remote=self.remote)
+        with ThreadPoolExecutor(1) as thread:  # where a loop may run already
+            answer = thread.submit(asyncio.run, answering).result()
         assert answer.headers["Content-Length"] == f"{len(answer.body)}" or method == "HEAD"
         return Answered(answer.status, answer.headers, answer.body)
 

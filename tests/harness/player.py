@@ -118,7 +118,7 @@ class Player:
         self._close(self.client)
 
     def wait(self, seconds: float) -> None:
-        """The clock goes on, and wakes whoever asked for it."""
+        """Advance the clock, and wake whoever asked for it."""
         until = self.now + seconds
         while self._wakeups and self._wakeups[0][0] <= until:
             self.now, _, command = heapq.heappop(self._wakeups)
@@ -153,7 +153,12 @@ class Player:
     @property
     def is_asleep(self) -> bool:
         """Whether nobody waits for the clock."""
-        return not self._wakeups
+        return not self.wakeups
+
+    @property
+    def wakeups(self) -> int:
+        """How many that were asked for have not come yet."""
+        return len(self._wakeups)
 
     def play(self, event: events.Event) -> list[commands.Command]:
         """The commands that an event leads to, those behind the replies to blocking ones included; wakeups are not
@@ -243,7 +248,7 @@ class Player:
             self.play(event)
 
     def _end(self, peer: connection.Connection) -> list[events.Event]:
-        """What is heard of a connection's end, once."""
+        """The events at a connection's end, once."""
         is_kept = self.rule is not None and self.rule.keep_answers is not None
         if peer is self.client and peer.state is connection.ConnectionState.CLOSED and not is_kept:
             # mitmproxy closes all others with it, and nobody is woken any more.

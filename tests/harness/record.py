@@ -1,4 +1,4 @@
-"""What the upstream has seen of each request, to be read and waited for from the test's thread."""
+"""What the upstream has received of each request; a test's thread can read it and wait for it."""
 
 import json
 import threading

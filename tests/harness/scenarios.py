@@ -1,4 +1,4 @@
-"""What has to work in every mode of mitmproxy: the same few requests, whatever way they go.
+"""What has to work in every mode of mitmproxy: the same few requests, whichever way they take.
 
     @pytest.mark.parametrize("scenario", SCENARIOS)
     def test_every_way(scenario, upstream):

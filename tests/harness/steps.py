@@ -228,7 +228,7 @@ class GoAway:
 
 @dataclass(frozen=True)
 class Linger:
-    """Say nothing more and wait until the peer ends the connection, or in HTTP/2 the stream."""
+    """Send nothing more and wait until the peer ends the connection, or in HTTP/2 the stream."""
 
     async def play(self, exchange: Exchange) -> None:
         await exchange.linger()

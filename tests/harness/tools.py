@@ -1,4 +1,4 @@
-"""What a test needs and a developer may not have: without it a test skips, or fails where CI is set."""
+"""Tools that a test needs and a developer may not have: without them the test skips, or fails if CI is set."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def needs_npm_tool(folder: Path, package: str, program: str) -> str:
 
 
 def lacks(what: str) -> NoReturn:
-    """Skip the test, or fail it where CI is set: there nothing may be missing."""
+    """Skip the test, or fail it if CI is set, where nothing may be missing."""
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI must have it")
     pytest.skip(what)

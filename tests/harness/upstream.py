@@ -126,7 +126,7 @@ class Upstream:
         return answer
 
     def answer_always(self, *parts: Part) -> Answer:
-        """What every request gets for which there is nothing else."""
+        """The answer to every request for which there is no other."""
         return self.answer(*parts, when=lambda _: True)
 
     def handle(self, handler: Handler | None) -> None:
@@ -183,7 +183,7 @@ class Upstream:
         return document({"error": {"message": message, "code": "not_scripted"}}, status=500)
 
     async def play(self, exchange: Exchange) -> None:
-        """Play the exchange's answer and note how that went; only a cancellation gets out."""
+        """Play the exchange's answer and note the outcome; only a cancellation is raised."""
         outcome = "sent"
         try:
             for step in exchange.answer.steps:
@@ -211,7 +211,7 @@ class Upstream:
         self._accept: deque[Answer] = deque()
 
     def run(self, coroutine) -> Any:
-        """What a coroutine returns that runs in this upstream's event loop."""
+        """Run a coroutine in this upstream's event loop, and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
 
     def _note_error(self, error: str) -> None:
@@ -280,7 +280,7 @@ class Upstream:
 
 
 class _Connection:
-    """What is going on on one accepted connection."""
+    """The state of one accepted connection."""
 
     def __init__(self) -> None:
         self._http: Http1Connection | Http2Connection | None = None
@@ -337,7 +337,7 @@ def _accepted(upstream: Upstream, listener: str, context: ssl.SSLContext | None)
 
 
 def refused_port() -> int:
-    """A port on 127.0.0.1 at which nothing listens but what a test lets listen there."""
+    """A port on 127.0.0.1 at which nothing listens unless a test makes something listen."""
     port, holder = held_port()
     holder.detach()  # as long as this process lives
     return port

@@ -153,7 +153,7 @@ def test_a_file_that_is_read_changes_nothing_that_it_cannot_read(flows: list[htt
             assert readable or repr(flow.get_state()) == before
         for path in ("/", "/flows", "/stats"):
             asked = Request("GET", path, {"host": "x"}, b"", "127.0.0.1")
-            assert respond(ours, asked, ["x"]).status == 200
+            assert (await respond(ours, asked, ["x"])).status == 200
 
     in_master(test, force_stream_aggregate=True)
 
@@ -251,7 +251,7 @@ def test_a_compare_of_a_flow_that_cannot_be_put_back_says_why(caplog: pytest.Log
         outcome_of(context, "compare", [flow, *other_kinds()[4:7]])
         await asyncio.sleep(0.01)
         assert lines(caplog, logging.WARNING)[:1] == [
-            "force_stream.compare /v1/chat/completions: how this request came is not known: its force_stream.undo has "
+            "force_stream.compare /v1/chat/completions: the original request is not known: its force_stream.undo has "
             "a value that this version does not write"
         ]
         assert repr(flow.get_state()) == before

@@ -134,7 +134,7 @@ def test_the_one_file_is_the_addon_with_page_and_commands(
     proxy = proxy_factory(*modes, scripts=[one_file.name], cwd=one_file.parent, options=options, remote=True)
     with Http1Client(proxy.url) as client:
         assert client.post(CHAT, request()).json() == DOCUMENT
-    assert proxy.command("force_stream.rules") == ["force_stream_hosts: force on; hosts 127.0.0.1; flows 1"]
+    assert proxy.command("force_stream.rules") == ["force_stream_hosts: force on; hosts 127.0.0.1; 1 flow"]
     with Http1Client(proxy.urls[1]) as client:
         for path, part in (("/", "<!doctype html>"), ("/page.css", "color-scheme"), ("/page.js", "fetch")):
             answer = client.get(f"http://force.stream{path}", headers=[("Host", "force.stream")])
@@ -147,7 +147,7 @@ def test_an_edit_of_the_one_file_is_taken_up(
     upstream.answer_always(event_stream(STREAM, size=10))
     proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[one_file], options={"force_stream_hosts": "127.0.0.1"})
     text = one_file.read_text(encoding="utf-8")
-    words = "asks for a stream, which passes live"
+    words = "asks for a stream, which is passed on live"
     assert text.count(words) == 1
     one_file.write_text(text.replace(words, "has streams of its own"), encoding="utf-8")
     later = one_file.stat().st_mtime_ns + 2_000_000_000

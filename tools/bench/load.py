@@ -1,10 +1,11 @@
 """What the benchmarks of the proxy share: an upstream that streams, clients that ask, and processes that are measured.
 
-    python tools/bench/load.py upstream           an upstream on a free port of 127.0.0.1; its first line says which
+    python tools/bench/load.py upstream           an upstream on two free ports of 127.0.0.1, for HTTP/1.1 and for
+                                                  HTTP/2 over TLS; its first line says which
     python tools/bench/load.py clients JSON       a load as `Load` describes it; a line of JSON with what came of it
 
-Upstream and clients speak HTTP/1.1 over bare asyncio protocols, each in a process of its own, so that what is measured
-is the proxy between them. Times are of the monotonic clock, which all processes of a machine share.
+Upstream and clients are bare asyncio protocols, each in a process of its own, so that what is measured is the proxy
+between them. The clients speak HTTP/1.1. Times are of the monotonic clock, which all processes of a machine share.
 """
 
 import asyncio
@@ -16,8 +17,10 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,12 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Self
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+from mitmproxy.certs import CertStore
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HOST: Final = "127.0.0.1"
@@ -81,7 +90,7 @@ class LoadError(Exception):
 
 @cache
 def events(chunks: int, width: int) -> list[bytes]:
-    """A stream of chat completion chunks, as chunks of HTTP: each event is one, as upstreams send them."""
+    """A stream of chat completion chunks."""
     envelope = (
         '{"id":"chatcmpl-CHR5U1vZVQVnXTbEZqcKQVgVLWM2s","object":"chat.completion.chunk","created":1758294820,'
         '"model":"bench","service_tier":"default","system_fingerprint":"fp_f33640a400",'
@@ -97,13 +106,18 @@ def events(chunks: int, width: int) -> list[bytes]:
         envelope % ("", usage),
         "[DONE]",
     ]
-    lines = [f"data: {one}\n\n".encode() for one in data]
-    return [b"%x\r\n%b\r\n" % (len(line), line) for line in lines] + [b"0\r\n\r\n"]
+    return [f"data: {one}\n\n".encode() for one in data]
+
+
+@cache
+def framed(chunks: int, width: int) -> list[bytes]:
+    """The same as chunks of HTTP/1.1: each event is one, as upstreams send them."""
+    return [b"%x\r\n%b\r\n" % (len(event), event) for event in events(chunks, width)] + [b"0\r\n\r\n"]
 
 
 @cache
 def whole(chunks: int, width: int) -> bytes:
-    return b"".join(events(chunks, width))
+    return b"".join(framed(chunks, width))
 
 
 def document(chunks: int, width: int) -> bytes:
@@ -125,6 +139,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._received = bytearray()
         self._awaited = 0
         self._number = -1
+        self._left: deque[bytes] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -160,15 +175,24 @@ class UpstreamConnection(asyncio.Protocol):
             self._plain(document(int(chunks), int(width)))
             self._note()
         elif float(pace):
-            self._transport.write(_STREAM_HEAD)
-            self._left = deque(events(int(chunks), int(width)))
+            self._transport.write(self._head(int(chunks), int(width)))
+            self._left = deque(self._framed(int(chunks), int(width)))
             self._pace = float(pace)
             # Not all of them at the same moment: models do not keep step.
             self._next = asyncio.get_running_loop().time() + self._pace * (self._number * 0.618 % 1)
             asyncio.get_running_loop().call_at(self._next, self._say)
         else:
-            self._transport.write(_STREAM_HEAD + whole(int(chunks), int(width)))
+            self._transport.write(self._whole(int(chunks), int(width)))
             self._note()
+
+    def _head(self, _chunks: int, _width: int) -> bytes:
+        return _STREAM_HEAD
+
+    def _framed(self, chunks: int, width: int) -> list[bytes]:
+        return framed(chunks, width)
+
+    def _whole(self, chunks: int, width: int) -> bytes:
+        return _STREAM_HEAD + whole(chunks, width)
 
     def _plain(self, body: bytes) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -191,16 +215,67 @@ class UpstreamConnection(asyncio.Protocol):
             self._number = -1
 
     def resume_writing(self) -> None:
-        if self._number >= 0:
+        if self._number >= 0 and not self._left:
             UpstreamConnection.ended[self._number] = time.monotonic()
             self._number = -1
 
 
+class Http2Upstream(UpstreamConnection):
+    """The same over HTTP/2: each event is a DATA frame, as upstreams send them. One stream after another, since each
+    client of the proxy has its own connection to the upstream."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._http2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        self._http2.local_settings = h2.settings.Settings(
+            client=False, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1}
+        )
+        self._http2.initiate_connection()
+        self._http2.increment_flow_control_window(2**30)
+        self._transport.write(self._http2.data_to_send())
+
+    def data_received(self, data: bytes) -> None:
+        for event in self._http2.receive_data(data):
+            if isinstance(event, h2.events.DataReceived):
+                self._received += event.data
+                self._http2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamEnded):
+                request, self._received = bytes(self._received), bytearray()
+                self._stream_id = event.stream_id
+                self._answer(request)
+        self._transport.write(self._http2.data_to_send())
+
+    def _head(self, chunks: int, width: int) -> bytes:
+        # Real ones do not say their length; but without it mitmproxy would end a client's HTTP/1.1 connection to show
+        # the end of the stream.
+        length = str(sum(map(len, events(chunks, width))))
+        fields = {":status": "200", "content-type": "text/event-stream", "content-length": length}
+        self._http2.send_headers(self._stream_id, fields.items())
+        return self._http2.data_to_send()
+
+    def _framed(self, chunks: int, width: int) -> list[bytes]:
+        # Past h2, which takes far longer: mitmproxy's windows hold 2 GB. DATA is type 0 (RFC 9113, section 6.1).
+        kind = b"\0\0" + self._stream_id.to_bytes(4)
+        frames = [len(event).to_bytes(3) + kind + event for event in events(chunks, width)]
+        self._http2.end_stream(self._stream_id)
+        return [*frames, self._http2.data_to_send()]
+
+    def _whole(self, chunks: int, width: int) -> bytes:
+        return self._head(chunks, width) + b"".join(self._framed(chunks, width))
+
+
 async def serve() -> None:
     raise_file_limit()
-    server = await asyncio.get_running_loop().create_server(UpstreamConnection, HOST, 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        CertStore.create_store(Path(name), "bench", 2048)
+        tls.load_cert_chain(Path(name) / "bench-ca.pem")
+    tls.set_alpn_protocols(["h2"])
+    plain = await loop.create_server(UpstreamConnection, HOST, 0, backlog=1024)
+    http2 = await loop.create_server(Http2Upstream, HOST, 0, backlog=1024, ssl=tls)
+    print(*(server.sockets[0].getsockname()[1] for server in (plain, http2)), flush=True)
+    await asyncio.gather(plain.serve_forever(), http2.serve_forever())
 
 
 # The clients
@@ -392,7 +467,7 @@ class Process:
 
 
 class Upstream(Process):
-    """The upstream in a process of its own, at `port`."""
+    """The upstream in a process of its own, at `port`, and at `http2_port` over TLS."""
 
     def __init__(self, cores: set[int] | None = None) -> None:
         super().__init__([sys.executable, __file__, "upstream"], cores=cores, output=subprocess.PIPE)
@@ -400,7 +475,7 @@ class Upstream(Process):
     def __enter__(self) -> Self:
         super().__enter__()
         assert self.child.stdout is not None
-        self.port = int(self.child.stdout.readline())
+        self.port, self.http2_port = map(int, self.child.stdout.readline().split())
         return self
 
     def ended(self) -> dict[int, float]:

@@ -81,6 +81,7 @@ class Cell:
     paced: bool = False
     width: int = 0
     body: int = 0
+    http2: bool = False
 
     @property
     def pace(self) -> float:
@@ -92,7 +93,8 @@ class Cell:
             return f"a request of {self.body // MEGABYTE} MB"
         if self.width:
             return f"a stream of {self.size / MEGABYTE:.0f} MB"
-        return f"{self.chunks:,} chunks, {'paced' if self.paced else 'full speed'}, {self.clients} at once"
+        over = ", HTTP/2" if self.http2 else ""
+        return f"{self.chunks:,} chunks, {'paced' if self.paced else 'full speed'}, {self.clients} at once{over}"
 
     @property
     def size(self) -> int:
@@ -102,7 +104,8 @@ class Cell:
 
 @dataclass(slots=True)
 class Way:
-    """One of the ways; `stream`: the client has to ask for the stream itself."""
+    """One of the ways; `stream`: the client has to ask for the stream itself; `http2_port`: of the same, where its
+    upstream speaks HTTP/2."""
 
     title: str
     stream: bool
@@ -110,6 +113,7 @@ class Way:
     port: int
     ready: str = ""
     ticks: Path | None = None
+    http2_port: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def process(self, cores: set[int] | None) -> Process:
@@ -122,14 +126,22 @@ UNMATCHED: Final = "no rule matches"
 THE_OTHER: Final = "LiteLLM proxy"
 
 FULL: Final = (
+    Cell(10, 1, 200),
     *(Cell(50, clients, requests) for clients, requests in ((1, 200), (32, 10), (256, 2))),
     *(Cell(500, clients, requests) for clients, requests in ((1, 60), (32, 4), (256, 1))),
     *(Cell(5_000, clients, requests) for clients, requests in ((1, 12), (32, 1), (256, 1))),
+    *(Cell(chunks, 1, requests, http2=True) for chunks, requests in ((10, 200), (50, 200), (500, 60), (5_000, 12))),
+    *(Cell(chunks, 32, requests, http2=True) for chunks, requests in ((50, 10), (500, 4), (5_000, 1))),
 )
 PACED: Final = (
+    Cell(10, 1, 40, paced=True),
     *(Cell(50, clients, requests, paced=True) for clients, requests in ((1, 20), (32, 2), (256, 1))),
     *(Cell(500, clients, requests, paced=True) for clients, requests in ((1, 4), (32, 1), (256, 1))),
     *(Cell(5_000, clients, requests, paced=True) for clients, requests in ((1, 1), (32, 1), (256, 1))),
+    Cell(10, 1, 40, paced=True, http2=True),
+    *(Cell(50, clients, requests, paced=True, http2=True) for clients, requests in ((1, 20), (32, 2))),
+    *(Cell(500, clients, requests, paced=True, http2=True) for clients, requests in ((1, 4), (32, 1))),
+    *(Cell(5_000, clients, 1, paced=True, http2=True) for clients in (1, 32)),
 )
 HELD: Final = (
     Cell(500, 1, 20),
@@ -139,29 +151,37 @@ HELD: Final = (
     Cell(50, 1, 3, body=20 * MEGABYTE),
 )
 PEAK: Final = (Cell(4_000, 1, 1, width=1_000), Cell(5_000, 32, 1))
-QUICK_FULL: Final = (Cell(50, 1, 40), Cell(50, 32, 2), Cell(500, 1, 10), Cell(5_000, 1, 3))
-QUICK_PACED: Final = (Cell(50, 1, 4, paced=True), Cell(500, 32, 1, paced=True))
+QUICK_FULL: Final = (
+    *(Cell(10, 1, 40), Cell(50, 1, 40), Cell(50, 32, 2), Cell(500, 1, 10), Cell(5_000, 1, 3)),
+    *(Cell(50, 1, 40, http2=True), Cell(5_000, 1, 3, http2=True)),
+)
+QUICK_PACED: Final = (
+    *(Cell(50, 1, 4, paced=True), Cell(500, 32, 1, paced=True)),
+    *(Cell(50, 1, 4, paced=True, http2=True), Cell(500, 32, 1, paced=True, http2=True)),
+)
 
 type Figures = dict[Cell, dict[str, dict[str, list[float]]]]
 """By cell, way and what was measured: one figure a round."""
 
 
-def ways(folder: Path, upstream: int, litellm: str | None) -> list[Way]:
+def ways(folder: Path, upstream: Upstream, litellm: str | None) -> list[Way]:
     (folder / "forcing.yaml").write_text(FORCING)
     (folder / "other.yaml").write_text(OTHER)
-    (folder / "litellm.yaml").write_text(LITELLM.format(host=HOST, port=upstream))
+    (folder / "litellm.yaml").write_text(LITELLM.format(host=HOST, port=upstream.port))
     made = []
     for title, rules in ((ALONE, None), (FORCED, "forcing.yaml"), (UNMATCHED, "other.yaml")):
-        port = free_port()
-        command = [mitmdump(), "--mode", f"reverse:http://{HOST}:{upstream}", "--listen-host", HOST, "-p", str(port)]
-        for option in ("flow_detail=0", "connection_strategy=lazy", f"confdir={folder}"):
+        port, http2_port = free_port(), free_port()
+        command = [mitmdump(), "--listen-host", HOST, "--mode", f"reverse:http://{HOST}:{upstream.port}@{port}"]
+        command += ["--mode", f"reverse:https://{HOST}:{upstream.http2_port}@{http2_port}"]
+        for option in ("flow_detail=0", "connection_strategy=lazy", "ssl_insecure=true", f"confdir={folder}"):
             command += ["--set", option]
         if rules is not None:
             command += ["-s", str(ROOT / "addon.py"), "--set", f"force_stream_rules={folder / rules}"]
-        command += ["-s", str(ROOT / "tools" / "bench" / "loop_ticker.py")]
+        for script in ("loop_ticker.py", "offer_http2.py"):
+            command += ["-s", str(ROOT / "tools" / "bench" / script)]
         ticks = folder / f"held-{port}"
         environment = {"LOOP_TICKER_FILE": str(ticks)}
-        made.append(Way(title, rules != "forcing.yaml", command, port, ticks=ticks, environment=environment))
+        made.append(Way(title, rules != "forcing.yaml", command, port, "", ticks, http2_port, environment))
     if litellm:
         port = free_port()
         command = [litellm, "--config", str(folder / "litellm.yaml"), "--host", HOST, "--port", str(port)]
@@ -190,7 +210,7 @@ class Bench:
 
     def load(self, way: Way, cell: Cell) -> Outcome:
         load = Load(
-            way.port,
+            way.http2_port if cell.http2 else way.port,
             cell.clients,
             cell.requests,
             cell.chunks,
@@ -258,6 +278,8 @@ def under_load(bench: Bench, cells: Iterable[Cell], rounds: int) -> Figures:
         for _ in range(rounds):
             for way in bench.ways:
                 asked = cell
+                if cell.http2 and not way.http2_port:
+                    continue
                 if way.title == THE_OTHER:
                     shorter = within_patience(cell, expected.get(cell.chunks))
                     if shorter is None:
@@ -391,7 +413,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         cores = split_cores()[1]
         upstream = stack.enter_context(Upstream(cores))
-        all_ways = ways(Path(name), upstream.port, options.litellm or None)
+        all_ways = ways(Path(name), upstream, options.litellm or None)
         bench = Bench(upstream, all_ways)
         with ExitStack() as processes:
             bench.start(processes)

@@ -103,7 +103,7 @@ class Figures:
 
     @property
     def high(self) -> float:
-        """Nine of ten are no later."""
+        """Nine of ten are at most this late."""
         return statistics.quantiles(self.latencies, n=10, method="inclusive")[-1]
 
 
@@ -156,7 +156,7 @@ def carried(balancer: Balancer, upstream: Upstream, seconds: int, steps: Sequenc
             break
         share = sum(while_all_are_open(load, found))
         cost = share / clients / PACE
-        # Where answers are late, events wait and are read many at a time, which costs less and is no use to anyone.
+        # Where answers are late, events wait and are read many at a time, which costs less but helps nobody.
         if (share <= FULL and found.middle <= 1 / PACE) or not costs:
             costs[clients] = cost
         yield (

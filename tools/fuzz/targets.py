@@ -329,7 +329,7 @@ def check_request(data: bytes) -> None:
     if body is None:
         assert members is None, "an object of JSON was not read"
         return
-    assert members is not None, "what is no object of JSON was read"
+    assert members is not None, "something that is not a JSON object was read"
     assert list(body.members) == list(dict(members)), "other members were read"
     for key, value in dict(members).items():
         if isinstance(body.members[key], bool) or body.members[key] is None:
@@ -497,7 +497,10 @@ def check_timeline(data: bytes) -> None:
     times: Any = [value for at, size in enumerate(data) for value in (at / 7, size * at)]
     if way & 2:
         times = choices.pick([*ODD, times[:-1], [1.0, len(stream.body)], [0.0, 0, 0.5, 1 << 70]])
-    text = timeline_text.text(timeline.read(stream.body, times), About(truncated=True))
+    read = timeline.read(
+        stream.body, times, ended=choices.pick([None, 0.0, 1e9]), endpoint=choices.pick(["", *ENDPOINTS])
+    )
+    text = timeline_text.text(read, About(truncated=True))
     assert all(line.isprintable() for line in text.split("\n"))
 
 

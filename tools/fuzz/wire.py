@@ -692,7 +692,7 @@ def check_answer(case: Case, ours: Play, number: int) -> None:
         reset = seen is not None and ("reset" in dict(seen.headers) or case.leaves)
         assert reset or ours.client.closed, f"a client waits for ever: {seen}"
         return
-    assert seen.status >= 200, f"{seen.status} is no answer"
+    assert seen.status >= 200, f"{seen.status} is not an answer"
     assert not is_page(seen) or b"<!DOCTYPE" in seen.body, "a page of mitmproxy's"
     types = {name.lower(): value for name, value in seen.headers}
     assert seen.status != 200 or b"data: {" not in seen.body, "raw events"

@@ -41,7 +41,7 @@ class Number(str):
 
 
 def parsed(body: bytes) -> Any:
-    """The JSON, numbers by their spelling; what is no JSON, as bytes."""
+    """The JSON, numbers by their spelling; a body that is not JSON, as bytes."""
     try:
         return json.loads(body, parse_int=Number, parse_float=Number)
     except ValueError:

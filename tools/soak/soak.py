@@ -621,7 +621,7 @@ def judge_log(log: str) -> list[str]:
 
 async def soak_through(soak: Soak, options: argparse.Namespace) -> list[str]:
     port = int(soak.proxy.wait_for_log(r"soak: inside at (\d+)")[1])
-    # Modules and pools that come with the first requests are no leak.
+    # Modules and pools that come with the first requests are not a leak.
     await load(soak, 10, 1)
     await asyncio.sleep(2)
     soak.memory.clear()

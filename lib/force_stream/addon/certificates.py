@@ -1,4 +1,5 @@
-"""Says which client does not trust mitmproxy's certificate, and what helps: nothing that such a client sends is seen.
+"""Logs which client does not trust mitmproxy's certificate, and what helps: nothing that such a client sends can be
+seen.
 
 Knows mitmproxy's hooks for TLS; must not know what a rule does, or read a request.
 """
@@ -16,12 +17,13 @@ from ..wire.text import printable
 
 logger = logging.getLogger("force_stream")
 
-# How mitmproxy's words begin about a handshake that the client refused, and about one that it left.
+# How mitmproxy's messages begin about a handshake that the client refused, and about one that it abandoned.
 _REFUSED: Final = "The client does not trust"
 _LEFT: Final = ("The client disconnected during", "The client may not trust")
-# How often a client leaves before that is a hint: once, it may have been interrupted.
+# How often a client has to leave until that is a hint: once, it may just have been interrupted.
 _ENOUGH: Final = 2
-# Of a client that has sent a request. It trusts the certificate, whatever makes it leave, such as a health check.
+# Stands for a client that has sent a request: it trusts the certificate, whatever else makes it leave, such as a health
+# check.
 _TRUSTS: Final = -math.inf
 # Clients and hosts that are remembered; the oldest go first.
 _MOST: Final = 1000
@@ -43,7 +45,7 @@ class Certificates:
         self._rules = rules
         # TLS connections that have had no request yet, by their ids.
         self._silent: dict[str, _Wanted] = {}
-        # How often a client has left; it is told of at `_ENOUGH`, and never again.
+        # How often each client has left; it is reported at `_ENOUGH`, and never again.
         self._left: dict[_Wanted, float] = {}
 
     def tls_failed_client(self, data: tls.TlsData) -> None:

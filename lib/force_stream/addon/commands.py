@@ -66,9 +66,11 @@ class Commands:
 
     @command.command("force_stream.rules")
     def list_rules(self) -> Sequence[str]:
-        """The rules in force, a line each, with how many flows each has taken; then what upstreams have said about
+        """The rules in force, one line each, with how many flows each has taken; then what upstreams have said about
         streaming."""
-        rules = [f"{describe(rule)}; flows {self._addon.flow_counts[rule.name]}" for rule in self._addon.rules]
+        rules = [
+            f"{describe(rule)}; {counted(self._addon.flow_counts[rule.name], 'flow')}" for rule in self._addon.rules
+        ]
         return rules + self._addon.learned
 
     @command.command("force_stream.rule.options")
@@ -98,7 +100,9 @@ class Commands:
     def reload(self) -> None:
         """Read the rules file again."""
         if not self._addon.rules_watcher.read():
-            raise exceptions.CommandError("the rules file has a mistake; the rules in force stay. See the log.")
+            raise exceptions.CommandError(
+                "the rules file has a mistake, so the previous rules stay in force; see the log"
+            )
         logger.log(ALERT, f"the rules file was read again: {len(self._addon.rules)} rules are in force")
 
     @command.command("force_stream.stats")
@@ -113,19 +117,19 @@ class Commands:
 
     @command.command("force_stream.explain")
     def explain(self, flows: Sequence[flow.Flow]) -> Sequence[str]:
-        """For each flow: which rule took it, or for each rule the first thing that did not match. What takes long to
-        read, such as a large request, comes in the log."""
+        """For each flow: which rule took it, or for each rule the first thing that did not match. If a request takes
+        long to read, because it is large, its lines are logged."""
         lines: list[str] = []
         self._start(self._explain(_http(flows), lines))
         return lines
 
     async def _explain(self, flows: Sequence[http.HTTPFlow], lines: list[str]) -> None:
-        """Add the lines to the list; log those that are not there when this waits for the first time."""
+        """Add the lines to the list; log those that are not known by the time this first waits."""
         enabled, rules, is_late = ctx.options.force_stream, self._addon.rules, False
         for each in flows:
             if bodies.blocks_loop(each.request) and not is_late:
                 is_late = True
-                lines.append("a request is large, or compressed: the rest comes in the log once it has been read")
+                lines.append("a request is large or compressed; the rest will be in the log once it has been read")
             try:
                 found = await bodies.read(each.request, partial(explain.explain, each, rules, enabled=enabled))
             except Exception as error:
@@ -138,7 +142,7 @@ class Commands:
 
     @command.command("force_stream.sse")
     def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
-        """Write the event stream exactly as the upstream sent it. Of several flows, each gets a file with a number."""
+        """Write the event stream exactly as the upstream sent it. With several flows, each gets a numbered file."""
         self._start(self._write(_http(flows), Path(path).expanduser()))
 
     async def _write(self, flows: Sequence[http.HTTPFlow], path: Path) -> None:
@@ -157,7 +161,8 @@ class Commands:
 
     @command.command("force_stream.aggregate")
     def aggregate(self, flows: Sequence[flow.Flow]) -> None:
-        """Aggregate again from the kept event stream, by the rules as they are now; also flows read from a file."""
+        """Aggregate the stored event stream again with the current rules; this also works for flows read from a
+        file."""
         self._start(self._aggregate(_http(flows)))
 
     async def _aggregate(self, flows: Sequence[http.HTTPFlow]) -> None:
@@ -178,7 +183,7 @@ class Commands:
     def compare(self, flows: Sequence[flow.Flow]) -> None:
         """Send the same request upstream both ways, as it came and forced; say what it means, and log what differs."""
         if not self._addon.can_send:
-            raise exceptions.CommandError("this mitmproxy is unknown below its hooks; see the warning at the start")
+            raise exceptions.CommandError("not possible with this version of mitmproxy; see the warning at startup")
         for each in _http(flows):
             self._start(self._compare(each))
 
@@ -191,7 +196,7 @@ class Commands:
             found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
             match = first_match(found, body.members if body else {}, forced)
             if match is None or body is None or not body.asks_plain:
-                logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself.")
+                logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself")
                 return
             spec = await bodies.read(forced.request, partial(request.force, forced, body, *match))
             if spec is None:
@@ -206,15 +211,15 @@ class Commands:
         except Refusal as reason:
             logger.warning(f"{name}: this request cannot be forced: {reason}")
         except UnreadableFlow as why:
-            logger.warning(f"{name}: how this request came is not known: {why}")
+            logger.warning(f"{name}: the original request is not known: {why}")
         except Exception as error:
             # Its message may quote a body.
             logger.error(f"{name}: a fault of the addon: {type(error).__name__}")
             logger.debug(name, exc_info=error)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what a command asks for: before this returns, unless a body is so large that other clients would wait for
-        it. Then the log says what came of it."""
+        """Run a command's work: to its end, unless a body is so large that other clients would have to wait for it. In
+        that case the work goes on afterwards, and the log has the result."""
         task = asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
         if task.done():
             task.result()
@@ -261,7 +266,7 @@ async def _with_stream(chosen: Sequence[http.HTTPFlow]) -> tuple[list[tuple[http
 
 
 def _tell(what: str, done: int, unread: list[str]) -> None:
-    """The last line of a command that went on where it could not read a flow."""
+    """The last line of a command that skipped flows it could not read."""
     if not unread:
         return
     line = f"{counted(done, 'flow')} {what}; {len(unread):,} could not be read, the first because {unread[0]}"
@@ -279,10 +284,10 @@ def _why(error: Exception) -> str:
 
 
 def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> list[str]:
-    """What the direct answer and the aggregated one mean, then what differs, the plain one's value first, and then the
-    rule's line that gives forced answers the constants of direct ones."""
+    """What the two answers mean, then what differs (the plain one's value first), then the line that makes the rule add
+    the constants of direct answers to forced ones."""
     rule, report = attempt.rule, attempt.report
-    # An error of the upstream's own is told in its words, as on the plain side.
+    # An upstream's own error is quoted, as on the plain side.
     is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
     one, other = _side(plain, rule), _side(forced, rule, "" if is_upstreams else report.cause)
     if not one.ok or not other.ok:
@@ -290,7 +295,7 @@ def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> 
     differing = list(compare.differences(one.document, other.document))
     fill = compare.constants(one.document, other.document)
     line = f"fill: {jsontext.dumps({**rule.fill, **fill}).decode()}"
-    to_paste = [f"for rule {rule.name}, what its direct answers have besides: {line}"] if fill else []
+    to_paste = [f"rule {rule.name}: what its direct answers have and its streams lack: {line}"] if fill else []
     return [compare.verdict(one, other, len(differing)), *differing, *to_paste]
 
 

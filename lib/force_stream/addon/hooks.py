@@ -23,12 +23,13 @@ from ..answer.forcing import Refusal
 from ..endpoints.endpoint import Endpoint
 from ..errors import OversizedStream, UnreadableEncoding
 from ..proxy import aside, bodies, cors, explain, kept_answers, request, response, summary
-from ..proxy.attempt import Attempt
+from ..proxy.attempt import LONGEST_REASON, Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
     ANSWERED_BY,
+    CAUSE,
     CUT_BY,
     LEFT_ALONE,
     SSE,
@@ -42,7 +43,7 @@ from ..proxy.saved import aggregate_again
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
-from ..wire.encodings import MissingDecoder, TooLarge, decode
+from ..wire.encodings import MissingDecoder, TooLarge, decode, decoded_sizes
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
@@ -57,15 +58,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("force_stream")
 
 
-# How a stream ended that its client did not read to its end.
+# How a stream ended whose client did not read it to the end.
 _CLIENT_LEFT: Final = "the client gave up"
 
 # What a flow is to the addon, until it has its response or an error.
 
 
 class Waiting(NamedTuple):
-    """Its client waits for the document, within the rule's limits: its request was made to stream, or it is known that
-    this one cannot. `kept`: where its answer is kept if its client gives up."""
+    """Its client waits for the document, within the rule's limits: the request was made to stream, or is known not to
+    be streamable. `kept`: where its answer is kept if its client gives up."""
 
     wait: ClientWait
     kept: KeptAnswer | None = None
@@ -82,8 +83,8 @@ class Joined(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """It went out as it came, and nothing limits its answer; but one that breaks off, that is a stream, or that says
-    that the request must stream does not go to the client as it is."""
+    """It went out as it came, and nothing limits its answer. But an answer that breaks off, that is a stream, or that
+    says that the request must stream does not go to the client as it is."""
 
     wait: ClientWait
 
@@ -114,7 +115,7 @@ class ForceStream:
         self._counting: set[asyncio.Future[Outcome]] = set()
         self._silence_watch: asyncio.Task[None] | None = None
         self._stream_layer: StreamLayerAddon | None = None
-        # The rules that have been warned of requests whose bodies mitmproxy streams.
+        # The rules about which a warning was logged because mitmproxy streams the bodies of their requests.
         self._warned: set[str] = set()
         # Whether requests of our own can be sent: below the hooks, by a mitmproxy that runs.
         self.can_send = False
@@ -157,8 +158,8 @@ class ForceStream:
     def _wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
         role = self._roles.get(flow)
         if isinstance(role, LiveCopy) or (role is None and cors.page_of(flow)):
-            # No limits, but its upstream's interim responses and GOAWAYs are read as any other's, and a page of another
-            # origin can read why there is no response.
+            # It has no limits, but its upstream's interim responses and GOAWAYs are handled as usual, and a page of
+            # another origin can read why there is no response.
             return ClientWait(UNLIMITED)
         return None if role is None else role.wait
 
@@ -166,7 +167,7 @@ class ForceStream:
 
     @property
     def learned(self) -> list[str]:
-        """What upstreams have said about streaming, a line each; and how much is kept for clients that gave up."""
+        """What upstreams have said about streaming, one line each; and how much is kept for clients that gave up."""
         return self._retries.learned.lines() + self._kept.lines()
 
     @property
@@ -203,10 +204,11 @@ class ForceStream:
                 for line in watch.lines(self._observed()):
                     logger.warning(line)
             except Exception as error:
-                _log_fault("silent flows are not told of", error)
+                _log_fault("silent flows are not reported", error)
 
     async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
-        """Send a flow's request upstream; returns when it has its answer. Without an attempt it stays as it is."""
+        """Send a flow's request upstream; returns when it has its answer. Without an attempt, that answer is left
+        unchanged."""
         assert self._stream_layer is not None
         self._roles[flow] = Own(None if attempt is None else ClientWait(UNLIMITED, attempt))
         try:
@@ -241,13 +243,13 @@ class ForceStream:
         wait = None if role is None or isinstance(role, LiveCopy) else role.wait
         if wait is not None:
             wait.reply_made = True
-        # One that was killed is over; an error alone, which a script may set, keeps mitmproxy from nothing.
+        # A killed flow is over; an error alone, which a script may set, does not stop mitmproxy.
         if flow.response and (flow.live or not flow.error):
             await self._respond(flow, role, wait)
         self._finish(flow, role)
 
     async def _respond_late(self, flow: http.HTTPFlow) -> None:
-        """The same, if a script that fails in its hook has kept mitmproxy from calling ours."""
+        """The same, if mitmproxy did not call our hook because a script failed in its own."""
         if flow in self._roles:
             await self.response(flow)
 
@@ -282,8 +284,13 @@ class ForceStream:
             if role is None:
                 if why := explain.why_nowhere(flow):
                     logger.warning(why)
+                elif not flow.live and ctx.options.force_stream_aggregate and (cause := CAUSE.of(flow)):
+                    # It is from a file, and nobody got an answer that could be made again.
+                    logger.warning(f"{_about(flow)}: {printable(cause, LONGEST_REASON)}")
             elif isinstance(role, LiveCopy):
-                message = plainly(flow.error.msg) if flow.client_conn.connected else _CLIENT_LEFT
+                message = (
+                    printable(plainly(flow.error.msg), LONGEST_REASON) if flow.client_conn.connected else _CLIENT_LEFT
+                )
                 self._count_own_stream(flow, role, message)
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
                 gone = role.wait.client_gone or not flow.client_conn.connected
@@ -301,7 +308,9 @@ class ForceStream:
             try:
                 request.restore(flow)  # the rules may say something else now
             except UnreadableFlow as why:
-                logger.warning(f"{_about(flow)}: sent again as it is, and not as it came: {why}")
+                logger.warning(
+                    f"{_about(flow)}: sent again as it was forced, because the original request is not known: {why}"
+                )
                 self._roles[flow] = Own(None)
                 return
         hosts, path = request.hosts_of(flow), flow.request.path
@@ -392,7 +401,7 @@ class ForceStream:
             said = f"the client gave up; kept for {wait.rule.keep_answers:g} s"
             flow.comment += f"; {said}"
             flow.marked = flow.marked or response.MARK
-            attempt.report.odd.append(said)  # for the page, which is told of it next
+            attempt.report.odd.append(said)  # for the page, which is notified next
             logger.info(f"{wait.rule.name}: {said}, for the same request")
 
     async def _give_kept(self, flow: http.HTTPFlow, role: Joined) -> None:
@@ -408,7 +417,7 @@ class ForceStream:
         if role.wait.client_gone or outcome.response is None:
             return
         flow.response = outcome.response.copy()
-        flow.comment = f"{outcome.comment}; kept from the same request, whose client gave up"
+        flow.comment = f"{outcome.comment}; kept from an identical request whose client gave up"
         flow.marked = outcome.marked
         save_notes(flow, {"answered_by": outcome.flow_id})
         logger.info(flow.comment)
@@ -426,12 +435,12 @@ class ForceStream:
             if stream is not None:
                 await aggregate_again(flow, stream, self.rules)
         except UnreadableFlow as why:
-            logger.warning(f"{_about(flow)}: its answer stays as it was saved: {why}")
+            logger.warning(f"{_about(flow)}: its saved answer is left unchanged: {why}")
         except Exception as error:
-            _log_fault("a saved answer stays as it was", error)
+            _log_fault("a saved answer is left unchanged", error)
 
     async def _answer_as(self, flow: http.HTTPFlow, role: Waiting | Watched | Own) -> None:
-        """Make the answer the client's, or the attempt's that the flow is."""
+        """Make the answer that of the client, or of the attempt to which the flow belongs."""
         wait, attempt = role.wait, None if role.wait is None else role.wait.attempt
         if wait is None or attempt is None or flow.response is None:
             return
@@ -451,9 +460,7 @@ class ForceStream:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            line = summary.describe_as_it_is(flow, attempt, "sent plain")
-            logger.log(_level(flow), line)
-            asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
+            self._tell_later(flow, attempt, summary.describe_as_it_is(flow, attempt, "sent plain"))
         if isinstance(role, Own) or not is_upstreams:
             return
         if not attempt.answered and self.can_send:
@@ -464,7 +471,8 @@ class ForceStream:
             await self._explain(flow)
 
     async def _explain(self, flow: http.HTTPFlow) -> None:
-        """Say why a request that failed was not forced, unless that was said when it came, or another try answered."""
+        """Log why a request that failed was not forced, unless that was logged when it came, or another try answered
+        it."""
         if LEFT_ALONE.of(flow) is not None or ANSWERED_BY.of(flow):
             return
         explained = partial(explain.why_not_forced, flow, self.rules, enabled=ctx.options.force_stream)
@@ -474,8 +482,8 @@ class ForceStream:
     async def _answer(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         if not attempt.observed and not response.observe_whole(flow, attempt):
             logger.warning(
-                f"{attempt.spec.rule} {attempt.spec.endpoint}: the answer went through as it came, because "
-                "mitmproxy streamed it. Unset the option stream_large_bodies, or raise it, and have your scripts leave "
+                f"{attempt.spec.rule} {attempt.spec.endpoint}: the answer was passed through unchanged, because "
+                "mitmproxy streamed it. Unset or raise the option stream_large_bodies, and have your scripts leave "
                 "flow.response.stream alone."
             )
             return
@@ -492,21 +500,23 @@ class ForceStream:
         else:
             response.pass_through(flow, attempt)
         try:
-            line = summary.summarize(flow, attempt)
-            logger.log(_level(flow), line)
+            self._tell_later(flow, attempt, summary.summarize(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
-        else:
-            # Once the client has its answer: nobody waits for figures.
-            asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
 
     async def _decoded(self, flow: http.HTTPFlow, attempt: Attempt) -> bytes:
         """The body of an encoded answer, unless it is larger than the rule's max_body."""
         assert flow.response is not None
         coding, limit = flow.response.headers.get("content-encoding", ""), attempt.rule.max_body
         limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
+
+        def work() -> bytes:
+            decoded = decode(attempt.body(), coding, limit)
+            attempt.decode_times(partial(decoded_sizes, attempt.body(), coding, limit))
+            return decoded
+
         try:
-            return await aside.run(lambda: decode(attempt.body(), coding, limit))
+            return await aside.run(work)
         except TooLarge:
             attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
         except MissingDecoder as error:
@@ -516,8 +526,8 @@ class ForceStream:
         return b""
 
     def _note_streamed(self, flow: http.HTTPFlow, found: Sequence[Match]) -> None:
-        """Say why a request was left as it came that had been sent when it was here, where a rule might have changed
-        it; what to change, once for each rule."""
+        """Log why a request was left as it came that had been sent before it could be changed, if a rule might have
+        changed it; and once for each rule, what to do about it."""
         if (might := _might_change(found)) is None:
             return
         rule, endpoint = might
@@ -525,20 +535,26 @@ class ForceStream:
         if rule.name not in self._warned:
             self._warned.add(rule.name)
             logger.warning(
-                f"{rule.name}: requests whose bodies mitmproxy streams cannot be forced. Unset the option "
-                "stream_large_bodies, or raise it, and have your scripts leave flow.request.stream alone."
+                f"{rule.name}: requests whose bodies mitmproxy streams cannot be forced. Unset or raise the option "
+                "stream_large_bodies, and have your scripts leave flow.request.stream alone."
             )
 
     # Figures
+
+    def _tell_later(self, flow: http.HTTPFlow, attempt: Attempt, line: str) -> None:
+        """Log a line and keep the figures once the client has its answer: nobody waits for them."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(logger.log, _level(flow), line)
+        loop.call_soon(self._count, flow_record.of_answer, flow, attempt)
 
     def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:
             self.stats.add(outcome_of(*of_what))
         except Exception as error:
-            _log_fault("a flow is missing in the figures", error)
+            _log_fault("a flow is missing from the figures", error)
 
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
-        """Keep a stream that the client itself asked for, and count what came of it, once the client has it."""
+        """Keep a stream that the client itself asked for, and count its outcome, once the client has it."""
         copy.store(flow)
         if cut:
             save_notes(flow, {"cut_by": cut})
@@ -584,7 +600,7 @@ def _about(flow: http.HTTPFlow) -> str:
 
 
 def _note_undecoded(flow: http.HTTPFlow, found: Sequence[Match], limit: int) -> None:
-    """Say why an encoded request was left as it came, where a rule might have changed it."""
+    """Log why an encoded request was left as it came, if a rule might have changed it."""
     might = _might_change(found)
     if might is None or not bodies.is_encoded(flow.request):
         return
@@ -599,7 +615,7 @@ def _might_change(found: Sequence[Match]) -> Match | None:
 
 
 def _leave(flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, why: str) -> None:
-    """Say that a matched request goes out as it came."""
+    """Log and note that a matched request goes out as it came."""
     save_notes(flow, {"rule": rule.name, "endpoint": endpoint.name, "left_alone": why})
     logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
 
@@ -607,7 +623,7 @@ def _leave(flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, why: str) -> Non
 def _stream_layer(
     wait_of: Callable[[http.HTTPFlow], ClientWait | None], respond: Callable[[http.HTTPFlow], Awaitable[None]]
 ) -> "StreamLayerAddon | None":
-    """What observes answers below the hooks; None, and a warning, if this mitmproxy is not known there."""
+    """What observes answers below the hooks; None, and a warning, if this version of mitmproxy differs there."""
     try:
         from ..proxy import stream_layer
 
@@ -617,9 +633,9 @@ def _stream_layer(
     except (ImportError, AttributeError, TypeError) as error:
         problem = f"{error}"
     logger.warning(
-        f"force-stream: this mitmproxy is unknown below its hooks ({problem}). Answers are aggregated, but one that is "
-        "cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, retries, learn, keep_answers "
-        "and inject do nothing."
+        f"force-stream: this version of mitmproxy differs below its hooks ({problem}). Answers are still aggregated, "
+        "but one that is cut off gives mitmproxy's own error page, and timeout, idle_timeout, heartbeat, retries, "
+        "learn, keep_answers and inject do nothing."
     )
     return None
 

@@ -66,20 +66,21 @@ def _figures(flow: http.HTTPFlow, observer: Observer) -> InFlight:
 
 
 class SilenceWatch:
-    """Says once of each silence that it has lasted for `SILENT` seconds."""
+    """Reports each silence once, when it has lasted for `SILENT` seconds."""
 
     def __init__(self) -> None:
         self._told: dict[str, float] = {}
 
     def lines(self, flows: Iterator[tuple[http.HTTPFlow, Observer]]) -> list[str]:
-        """What there is to say now, a line a flow. An answer that does not stream is silent until it is there."""
+        """What there is to report now, one line for each flow. An answer that does not stream is silent until it is
+        complete."""
         told, self._told = self._told, {}
         found = []
         for flow, observer in flows:
             silence = observer.silence
             if silence < SILENT or (isinstance(observer, Attempt) and (observer.plain or observer.is_final)):
                 continue
-            # One that was told of already is still the same as long as it has not become shorter.
+            # A silence that was reported already is still the same one as long as it has not become shorter.
             if not (flow.id in told and told[flow.id] <= silence):
                 found.append(_line(flow, observer, silence))
             self._told[flow.id] = silence

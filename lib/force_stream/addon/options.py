@@ -25,7 +25,9 @@ _IF_UNREACHABLE: Final = {
 
 def add_options(loader: Loader, default_rules: Path) -> None:
     """Declare them. `default_rules`: the rules file where the option names no other."""
-    loader.add_option("force_stream", bool, True, "Force upstream streaming by the rules; off: no flow is touched.")
+    loader.add_option(
+        "force_stream", bool, True, "Force upstream streaming according to the rules; off: no flow is touched."
+    )
     loader.add_option(
         "force_stream_rules",
         str,
@@ -39,10 +41,16 @@ def add_options(loader: Loader, default_rules: Path) -> None:
         "Hosts whose requests are forced without a rules file, as in a rule's hosts; tried after the file's rules.",
     )
     loader.add_option(
+        "force_stream_view_first",
+        bool,
+        False,
+        "Show the content view Upstream SSE first, in place of JSON, for flows that are marked.",
+    )
+    loader.add_option(
         "force_stream_aggregate",
         bool,
         False,
-        "Aggregate the kept event streams of flows that are read from a file again, by the rules as they are now.",
+        "When flows are read from a file, aggregate their event streams again with the current rules.",
     )
 
 

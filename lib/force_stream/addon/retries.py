@@ -1,4 +1,4 @@
-"""Further attempts for a client that waits: the first one failed, or its upstream said how it has to be asked.
+"""Further attempts for a client that waits, because the first one failed, or because the upstream demands another form.
 
 Knows flows, attempts and the policy; must not know how a flow is sent, or observed below the hooks.
 """
@@ -30,14 +30,15 @@ from ..wire.text import printable
 
 logger = logging.getLogger("force_stream")
 
-# Streams in place of which a plain answer may be had.
+# Streams that may be replaced by a plain answer.
 _USELESS: Final = {
     EmptyStream.code: "the upstream's event stream was empty",
     MixedChoices.code: "the upstream's event stream mixes its choices",
 }
 # Events. A refusal inside an event stream comes first, or after events that only announce the answer.
 _MOST_BEFORE_REFUSAL: Final = 3
-# Statuses of a state that passes. Servers say 500 of what they never do (llama.cpp: "Cannot use tools with stream").
+# Statuses of a temporary state. 500 is not one: servers use it for what they never do (llama.cpp: "Cannot use tools
+# with stream").
 _PASSING: Final = frozenset((408, 409, 425, 429, 503, 504, 529))
 
 
@@ -121,19 +122,19 @@ class Retries:
         await self._heed(tries)
         for number in count(1):
             attempt = tries.attempt
-            # Of what is only watched, the rule has no retries.
+            # A request that is only watched has no retries.
             if number > attempt.rule.retries or wait.headers_sent or not attempt.is_final:
                 return
             if not response.may_retry(attempt):
                 return
             pause = delay(number, response.retry_after(tries.latest))
             if pause is None or (attempt.deadline is not None and attempt.clock() + pause >= attempt.deadline):
-                logger.info(f"{rule.name}: not tried again: there is no time for the pause before it")
+                logger.info(f"{rule.name}: not tried again: the pause before it would be too long")
                 return
             wait.retrying = True
             await asyncio.sleep(pause)
             if wait.client_gone:
-                logger.info(f"{rule.name}: not tried again: the client is gone")
+                logger.info(f"{rule.name}: not tried again: the client has disconnected")
             if wait.client_gone or not ctx.options.force_stream:
                 return
             again = request.another_attempt(flow, tries.latest)
@@ -152,7 +153,7 @@ class Retries:
                 await self._send_as_stream(tries)
 
     async def _send_plain(self, tries: _Tries) -> None:
-        """Send the request as it came, because the upstream cannot stream it, or has sent a stream that is no use."""
+        """Send the request as it came, because the upstream cannot stream it, or has sent a useless stream."""
         refusal, rule = tries.latest.response, tries.rule
         assert refusal is not None
         useless = _USELESS.get(tries.attempt.report.code, "")
@@ -161,18 +162,18 @@ class Retries:
         plain = request.plain_attempt(tries.flow, tries.attempt.spec)
         attempt = await self._send_for(tries, plain)
         answer = plain.response
-        # An answer that the upstream did not give is no better than that stream.
+        # An answer that did not come from the upstream is no better than that stream.
         missing = answer is None or (useless and (attempt.report.code or not answer.raw_content))
         if missing or answer is None or _demand_in(answer, rule, streamed=False):
-            logger.info(f"{rule.name}: plain, it did no better, so the first answer stands")
+            logger.info(f"{rule.name}: the plain request fared no better, so the first answer stands")
             return
         tries.take(plain, attempt, f"sent plain: {why}")
         if not useless and answer.status_code < 400:
             await self._learn_plain(tries, refusal)
 
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
-        """The answer to the plain request has shown that the refusal was meant so. One that may pass, as "streaming is
-        temporarily unavailable" with 503, says nothing about the next request."""
+        """The answer to the plain request has confirmed the refusal. A temporary one, such as 503 "streaming is
+        temporarily unavailable", says nothing about the next request."""
         if refusal.status_code in _PASSING:
             return
         read = await request.read_request(tries.latest)
@@ -270,7 +271,7 @@ def _demand_of(tries: _Tries) -> Demand | None:
     if answer is None or not attempt.is_final or wait.client_gone or is_late or not ctx.options.force_stream:
         return None
     report = attempt.report
-    # Of the corrupted streams, those that the next one would be like.
+    # Among corrupted streams, only those that would be corrupted again.
     if report.code in _USELESS and (report.code == EmptyStream.code or "x-should-retry" in answer.headers):
         return None if attempt.plain else Demand.PLAIN
     if report.code not in ("", UpstreamError.code):

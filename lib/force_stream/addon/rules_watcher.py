@@ -61,8 +61,8 @@ class RulesWatcher:
         return not self._is_missing and self._task is not None and not self._task.done()
 
     def read(self) -> bool:
-        """Put the file's rules in force. Where it has a mistake, one line says so and the rules in force stay; at the
-        start mitmproxy exits with that line."""
+        """Put the file's rules in force. If it has a mistake, one line says so and the previous rules stay in force; at
+        startup mitmproxy exits with that line."""
         path = self._file
         self._signature = None if path is None else _signature(path)
         self._is_missing = self._signature is None and path is not None and path != self._default_file

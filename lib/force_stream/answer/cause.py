@@ -1,8 +1,8 @@
 """Why an answer is not simply whole, in one line: what happened, where, after what.
 
-The line is said first wherever a person looks: log, comment, page, view, report, command line. Knows how failures and
-transports word what they say; must not know flows, or how an answer is read. Text that others chose is short in it, and
-printable.
+The line comes first wherever a person looks: log, comment, page, view, report, command line. Knows how failures and
+transports are worded; must not know flows, or how an answer is read. Text that others chose is shortened in it, and
+made printable.
 """
 
 import re
@@ -25,9 +25,9 @@ _LONGEST_CODE: Final = 60
 _LONGEST_REASON: Final = 1000
 # Characters of a page that are looked at.
 _LONGEST_PAGE: Final = 2048
-# Bytes. A larger body is not looked into: it is no error for a person.
+# Bytes. A larger body is not parsed: it is not an error message.
 _LARGEST_ERROR: Final = 64 * 1024
-# Why a stream is cut off that the transport did not break.
+# Why a stream is cut off if the transport did not break.
 NO_END: Final = "the upstream ended it"
 _STATUSES: Final = {
     400: "the upstream rejected the request",
@@ -41,10 +41,14 @@ _STATUSES: Final = {
     504: "the upstream timed out",
     529: "the upstream is overloaded",
 }
-# How transports word their ends, and how a person does. The first that matches counts.
+# What mitmproxy says of a request that names this proxy as its upstream (addons/proxyserver.py).
+NOWHERE: Final = "Request destination unknown"
+_TO_ITSELF: Final = "the request was for this proxy itself, without --mode reverse"
+# How transports report why they ended, and plain words for it. The first that matches counts.
 _PLAINLY: Final[Sequence[tuple[re.Pattern[str], str]]] = [
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), plain)
     for pattern, plain in (
+        (rf".*{NOWHERE}.*", _TO_ITSELF),
         (r".*\(received (\d+) bytes, expected (\d+)\).*", r"connection closed after \1 of \2 bytes"),
         (r".*peer closed connection.*|.*server closed connection.*", "connection closed"),
         (r".*stream reset by client \((.*)\).*", r"stream reset (\1)"),
@@ -57,18 +61,16 @@ _PLAINLY: Final[Sequence[tuple[re.Pattern[str], str]]] = [
         (
             r".*(?:name or service not known|getaddrinfo failed|nodename nor servname|name resolution|no address assoc"
             r"|errno -[235]\b|errno 11001\b).*",
-            "its name has no address",
+            "its name could not be resolved",
         ),
         (r".*certificate verify failed:? ?(.*)", r"its certificate could not be verified: \1"),
         (
             r".*(?:not speak TLS|wrong version number|record layer failure|packet length too long).*",
-            "it does not speak TLS there",
+            "it does not speak TLS on that port",
         ),
         (r"http/[123](?:\.\d)? protocol error: (.*)", r"\1"),
     )
 ]
-# What mitmproxy says of a request that names this proxy as its upstream (addons/proxyserver.py).
-NOWHERE: Final = "Request destination unknown"
 TO_REVERSE: Final = (
     "The application uses this proxy as its base URL, so start mitmproxy with --mode reverse: and the upstream's "
     "address, such as --mode reverse:https://llm.example.com."
@@ -79,17 +81,22 @@ _ADVICE: Final = (
         "If the upstream has a private CA, set mitmproxy's option ssl_verify_upstream_trusted_ca to its certificate "
         "(or ssl_insecure=true to verify nothing).",
     ),
-    ("does not speak TLS there", "The upstream's port is a plain one: use http:// in its address, or another port."),
-    ("its name has no address", "Check the upstream's name, and this machine's DNS."),
-    (NOWHERE, TO_REVERSE),
+    (
+        "does not speak TLS on that port",
+        "The upstream expects plain HTTP on that port: use http:// in its address, or another port.",
+    ),
+    ("its name could not be resolved", "Check the upstream's name, and this machine's DNS."),
+    (_TO_ITSELF, TO_REVERSE),
     ("connection refused", "Check that the upstream is running, and its port."),
 )
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]*>?", re.IGNORECASE | re.DOTALL)
+# What an address says beside where something is: a user, a query, a fragment.
+_BESIDE_WHERE: Final = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 _SIGN_IN: Final = re.compile(r"\b(?:sign|log)[ -]?(?:in|on)\b|\bpassword\b|\bsso\b", re.IGNORECASE)
 
 
 def plainly(reason: str) -> str:
-    """How the transport says that it ended, in plain words."""
+    """The reason that the transport gave for its end, in plain words."""
     for pattern, plain in _PLAINLY:
         if match := pattern.fullmatch(reason[:_LONGEST_REASON]):
             reason = match.expand(plain)
@@ -173,8 +180,15 @@ def of_response(status: int, label: str, body: bytes, retry_after: str = "") -> 
     return of_status(status, error_in(value) or value if isinstance(value, dict) else value, retry_after)
 
 
+def redirected(status: int, location: str) -> str:
+    """What is odd about an answer that sends the client elsewhere. Only where to: the rest of an address is between
+    the client and whoever is there."""
+    where = printable(_BESIDE_WHERE.sub("", location.strip()))
+    return f"redirected by the upstream ({status}){where and f' to {where}'}"
+
+
 def of_odd(odd: Sequence[str]) -> str:
-    """The line of an answer that is whole, and yet marked."""
+    """The line of an answer that is whole, but marked."""
     return f"odd: {in_brief(odd)}" if odd else ""
 
 
@@ -185,7 +199,7 @@ def own_code(said: Any) -> str:
         return ""
     code, kind = error.get("code"), error.get("type")
     named = [each for each in (code, kind) if isinstance(each, str) and each not in ("", ERROR_TYPE, "error")]
-    # A number says something where it is not just a status.
+    # A number is informative unless it is just a status.
     if not named and type(code) is int and not 400 <= code < 600:
         named = [f"{code}"]
     return printable(named[0], _LONGEST_CODE) if named else ""

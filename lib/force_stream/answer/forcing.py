@@ -40,7 +40,7 @@ def force_request(
             raise Refusal("this path never streams")
         return None, body.without("stream")
     if isinstance(body, Form) and not endpoint.forms:
-        raise Refusal("its body is a form, and no JSON object")
+        raise Refusal("its body is a form, not a JSON object")
     if isinstance(body, Form) and (nested := [key for key, value in extra_body.items() if not _is_scalar(value)]):
         raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
     asked = {**body.members, **extra_body}
@@ -65,6 +65,6 @@ def _is_scalar(value: object) -> bool:
 
 
 def at_path(path: str) -> AnswerSpec | None:
-    """The spec of a stream that nobody forced, by its request's path; None if that is no endpoint's."""
+    """The spec of a stream that nobody forced, by its request's path; None if the path is not a known endpoint."""
     endpoint = endpoint_for(path, {})
     return None if endpoint is None else AnswerSpec(rule="(none)", endpoint=endpoint.name)

@@ -1,7 +1,7 @@
 """What is odd about an event stream, in words: found once while it is read, and shown the same wherever it is shown.
 
-Knows chunks as far as they can be odd; must not know how they are merged, or times. A line of the list is meant for
-log lines too: of what the upstream sent it has only names, and it is printable.
+Knows chunks as far as they can be odd; must not know how they are merged, or times. The lines of the list are also fit
+for the log: they are printable, and the only text of the upstream's in them is names.
 """
 
 from collections.abc import Collection, Sequence
@@ -61,9 +61,11 @@ def _place(oddity: Oddity) -> float:
 
 
 class Oddities:
-    """What was odd so far about one stream. `finish_reasons`: the last one of each choice."""
+    """What was odd so far about one stream. `finish_reasons`: the last one of each choice. `noted` counts all that was
+    noted, whether or not it is listed."""
 
     def __init__(self) -> None:
+        self.noted = 0
         self.finish_reasons: dict[int, str] = {}
         self._found: dict[str, Oddity] = {}
         self._names = {"id": "", "model": ""}
@@ -76,12 +78,13 @@ class Oddities:
         return self._names.keys()
 
     def lines(self) -> list[str]:
-        """A line each, in the order of the events; the order in which they were found depends on the pieces in which
-        the stream came. What is odd about the stream as a whole is last."""
+        """One line each, in the order of the events (the order in which they were found depends on the pieces in which
+        the stream came). Whatever is odd about the stream as a whole comes last."""
         return list(map(str, sorted(self._found.values(), key=_place)))
 
     def add(self, words: str, number: int | None = None) -> None:
         """Something odd, about an event or the stream as a whole."""
+        self.noted += 1
         if words not in self._found and len(self._found) >= MOST_ODD:
             return
         oddity = self._found.setdefault(words, Oddity(words))
@@ -92,8 +95,8 @@ class Oddities:
                 oddity.numbers.append(number)
 
     def check(self, chunk: dict[str, Any], number: int) -> None:
-        """Note what in a chunk does not go with those before it. One that differs from the last in its texts alone need
-        not be looked at."""
+        """Note what in a chunk does not fit those before it. A chunk that differs from the last only in its texts need
+        not be checked."""
         for key in tuple(self._names):
             name = chunk.get(key)
             if name != self._names[key] and isinstance(name, str) and name:
@@ -109,7 +112,7 @@ class Oddities:
             self._names[key] = name
             return
         # Some upstreams make up a name for every chunk: it is noted once.
-        self.add(f"its {key} is not that of the events before", number)
+        self.add(f"its {key} differs from that of the events before", number)
         del self._names[key]
 
     def _check_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
@@ -117,8 +120,10 @@ class Oddities:
             self._choices.add(index)
         reason = choice.get("finish_reason") or choice.get("finishReason")
         if isinstance(reason, str) and reason.lower() not in NO_REASONS and index in self._choices:
-            if self.finish_reasons.get(index, reason) != reason:
-                self.add(f'another finish reason than before for choice {index}: "{printable(reason)}"', number)
+            before = self.finish_reasons.get(index, reason)
+            if before != reason:
+                words = f'finish reason "{printable(reason)}" for choice {index}, after "{printable(before)}"'
+                self.add(words, number)
             self.finish_reasons[index] = reason
         delta = choice.get("delta")
         calls = delta.get("tool_calls") if isinstance(delta, dict) else None
@@ -136,7 +141,7 @@ class Oddities:
         """Note what is missing from a stream that has ended. `inferred`: its aggregator had to infer a finish
         reason."""
         if not events:
-            self.add("there is no event in the stream")
+            self.add("the stream has no events")
         missing = sorted(self._choices - self.finish_reasons.keys())
         if missing:
             self.add(f"no finish reason for choice {', '.join(map(str, missing[:MOST_NUMBERS]))}")

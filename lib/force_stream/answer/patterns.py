@@ -165,12 +165,23 @@ class Template:
             del values.raw[count:]
 
 
-class Templates:
-    """Those that are in force together; and comments, which may be between events of all kinds."""
+class Run(NamedTuple):
+    """Events that fitted: where they end, how many they are and how many lines they have, whether there are replacement
+    characters in them, and whether the event behind them fits too, but is to be parsed since it is the last."""
 
-    def __init__(self, first: Template) -> None:
+    end: int
+    events: int = 0
+    lines: int = 0
+    has_replaced: bool = False
+    is_last: bool = False
+
+
+class Templates:
+    """Those that are in force together; and, where they may be between the events, comments."""
+
+    def __init__(self, first: Template, *, comments: bool = True) -> None:
         self._comment = Template(b":\n\n", [Slot(1, 1, 0, b":", None)])
-        self._templates = [first, self._comment]
+        self._templates = [first, self._comment] if comments else [first]
         self._starts: tuple[bytes, ...] = (first.first, self._comment.first)
         self._ends: tuple[bytes, ...] = (first.last,)
         self._last = self._last_chunk = first
@@ -193,11 +204,11 @@ class Templates:
         """Whether these bytes start and end as one or more events do that fit."""
         return data.startswith(self._starts) and data.endswith(self._ends)
 
-    def match_run(self, data: bytes, at: int, reader: EventReader) -> tuple[int, bool]:
-        """Where the run of events that fit ends, from `at` on, and whether the event that starts there fits too, but is
-        to be parsed since it is the last. The texts of the others are appended, and `reader` counts them."""
-        most = _FIRST_RUN
+    def match_run(self, data: bytes, at: int) -> Run:
+        """The run of events that fit, from `at` on. Their texts are appended to where they belong."""
+        run, most = Run(at), _FIRST_RUN
         while True:
+            at = run.end
             end, is_last = self._fit(data, at, at + most), False
             if self._in_order and self._last_chunk.count:
                 end = self._last_chunk.last_start
@@ -207,7 +218,7 @@ class Templates:
                     self._comment.cut(self._comments)
             fitted = [template for template in self._templates if template.count]
             if not fitted:
-                return at, False
+                return run
             if not all(values.are_valid() for template in fitted for values in template.values):
                 # What comes before the first that is not valid is matched again.
                 most, is_last = (self._last.last_start - at + 1) // 2, False
@@ -216,15 +227,17 @@ class Templates:
             else:
                 for template in fitted:
                     template.append()
-                if any(values.replaced for template in fitted for values in template.values):
-                    reader.look_for_replaced(data[at:end])
-                reader.count += sum(template.count for template in fitted if template is not self._comment)
-                reader.decoder.lines += sum(template.count * template.lines for template in fitted)
-                at, most = end, 2 * most
+                run = Run(
+                    end,
+                    run.events + sum(template.count for template in fitted if template is not self._comment),
+                    run.lines + sum(template.count * template.lines for template in fitted),
+                    run.has_replaced or any(values.replaced for template in fitted for values in template.values),
+                )
+                most = 2 * most if self._in_order or end - at >= most else 0
             for template in fitted:
                 template.cut(0)
             if not most:
-                return at, is_last
+                return run._replace(is_last=is_last)
 
     def _fit(self, data: bytes, at: int, until: int) -> int:
         """Where the events end whose bytes fit a template each, or are a comment."""
@@ -235,8 +248,7 @@ class Templates:
             end = template.fit(data, at, until)
             if end == at:
                 for template in self._templates:
-                    end = template.fit(data, at, until)
-                    if end > at:
+                    if template is not last.next and (end := template.fit(data, at, until)) > at:
                         break
                 else:
                     break
@@ -414,11 +426,10 @@ class Repeats:
             end = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2
             if end < 2 or data.find(b"\r", at, end) >= 0:
                 end = end_of_event(data, at)
-            if is_last and may_wait and len(data) - at <= _LONGEST_REST:
-                # With what has begun behind it.
-                if end == len(data) or _UNFINISHED.fullmatch(data, end):
-                    self._waiting, self._waiting_size = [data[at:]], len(data) - at
-                    return
+            waits = is_last and may_wait and len(data) - at <= _LONGEST_REST
+            if waits and (end == len(data) or _UNFINISHED.fullmatch(data, end)):
+                self._waiting, self._waiting_size = [data[at:]], len(data) - at
+                return
             if end < 0:
                 end = len(data)
                 # Once it is whole, it is read faster, and may fit.
@@ -480,10 +491,13 @@ class Repeats:
         self._templates = None if made is None else Templates(made)
 
     def _match_run(self, templates: Templates, data: bytes, start: int) -> tuple[int, bool]:
-        before = self._reader.count
-        end, is_last = templates.match_run(data, start, self._reader)
-        self._has_matched = self._has_matched or is_last or self._reader.count > before
-        return end, is_last
+        run = templates.match_run(data, start)
+        self._has_matched = self._has_matched or run.events > 0 or run.is_last
+        if run.has_replaced:
+            self._reader.look_for_replaced(data[start : run.end])
+        self._reader.count += run.events
+        self._decoder.lines += run.lines
+        return run.end, run.is_last
 
     def _parse(self, piece: bytes, *, starts: bool) -> list[Event] | Iterator[Event]:
         """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""

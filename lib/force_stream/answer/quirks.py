@@ -219,25 +219,25 @@ _ALL: Final = (
     Quirk(
         "choice_index_counts_chunks",
         "microsoft/foundry-local#144",
-        "The index of the only choice goes up with every chunk (foundry-local).",
+        "The index of the only choice increases with every chunk (foundry-local).",
         _choice_index_counts_chunks,
     ),
     Quirk(
         "think_tags",
         "BerriAI/litellm#15233, decolua/9router#2231",
-        "The text begins with thinking in `<think>` tags; a plain answer has it as `reasoning_content` (MiniMax).",
+        "The text begins with reasoning in `<think>` tags; a plain answer has it as `reasoning_content` (MiniMax).",
         _think_tags,
     ),
     Quirk(
         "content_never_null",
         "llama.cpp",
-        'Where there is no text, a plain answer has `""` and the stream has null or nothing (llama.cpp).',
+        'Where there is no text, a plain answer has `""`, but the stream has null or nothing (llama.cpp).',
         patch_message=_content_never_null,
     ),
     Quirk(
         "empty_content_is_null",
         "vLLM, LiteLLM",
-        'Beside tool calls, a plain answer has the content null and the stream has `""` (vLLM, LiteLLM).',
+        'With tool calls, the content of a plain answer is null, but the stream has `""` (vLLM, LiteLLM).',
         patch_message=_empty_content_is_null,
     ),
     Quirk(
@@ -256,7 +256,7 @@ _ALL: Final = (
     Quirk(
         "streams_any_audio_format",
         "Qwen-Omni",
-        "Audio can be streamed in any format, not only in pcm16 (Qwen-Omni, which streams `wav`).",
+        "Audio can be streamed in any format, not only pcm16 (Qwen-Omni, which streams `wav`).",
         lifts="audio",
     ),
 )

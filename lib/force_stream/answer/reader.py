@@ -1,7 +1,7 @@
 """An upstream's answer, read while it comes in, and the reply that it becomes.
 
-Joins the events, the quirks and the aggregators; knows what tells an event stream from JSON, and which failure becomes
-which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
+Brings together the events, the quirks and the aggregators; knows how an event stream differs from JSON, and which
+failure becomes which reply. Must not know mitmproxy, rules files, or how repeated events are read. Nothing here raises.
 """
 
 import re
@@ -59,6 +59,9 @@ _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
 # Two events run together may be one without content and one with it.
 _CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
+# The types of what an unreadable event of Responses says, and those that only announce the answer.
+_TYPES: Final = re.compile(r'"type"\s*:\s*"(response\.[^"]*)"')
+_ANNOUNCING: Final = frozenset(("response.created", "response.queued", "response.in_progress"))
 # A chunk that is cut off, and plainly holds more of the answer.
 _MORE_CONTENT: Final = re.compile(
     r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
@@ -73,8 +76,8 @@ _MOST_LOOKS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:
-    """A forced request: all that is needed to make an answer of its event stream. It consists of plain values, so that
-    it can travel with a flow."""
+    """A forced request: everything that is needed to turn its event stream into an answer. It consists of plain values,
+    so that it can travel with a flow."""
 
     rule: str
     endpoint: str
@@ -151,7 +154,7 @@ class AnswerReader:
         """Read these, and the last event if only its blank line is missing; or see whether a document is whole."""
         self.read_waiting()
         if self._looked_at + self.begun > _MOST_LOOKS * (self._report.bytes + LARGE):
-            return  # it comes in pieces so slow that each is followed by a look
+            return  # it comes in pieces so slowly that each is followed by a check
         self._looked_at += self.begun
         if self._is_json:
             self.ended = self.ended or self._is_whole(b"".join(self._json))
@@ -246,11 +249,11 @@ class AnswerReader:
         self.ended = self.done or self._aggregator.ended or self._error is not None or self._too_deep
         self.finished, self.early = self._has_chunks and self._aggregator.finished, self._aggregator.early
 
-    def finish(self, cut: str = "", *, silence: float = 0.0, retry_after: str = "") -> Reply | None:
+    def finish(self, cut: str = "", *, silence: float = 0.0, retry_after: str = "", location: str = "") -> Reply | None:
         """The reply to the client; None where it gets the answer as it came.
 
         `cut`: how the transport ended the body too early, in words, if it did; `silence`: seconds from the last byte to
-        that; `retry_after`: the upstream's header.
+        that; `retry_after`, `location`: the upstream's headers.
         """
         self._cut, self._silence, self._retry_after = cut, silence, retry_after
         reply = self._finish(cut)
@@ -260,6 +263,8 @@ class AnswerReader:
             self._report.cause = cause.of_response(self._status, self._content_type, body, retry_after)
         if reply is None:
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
+            if 300 <= self._status < 400:
+                self._reader.odd.add(cause.redirected(self._status, location))
         elif not self._is_json:
             self._reader.conclude(inferred=self._report.inferred)
             if self._has_chunks and not self._is_file and self._content_type not in ("", EVENT_STREAM_TYPE):
@@ -298,11 +303,21 @@ class AnswerReader:
         except RecursionError:
             return self.failure(_too_deep())
 
+    def so_far(self) -> Any:
+        """The document of what has come, for a person: whole or not, and whatever reply that makes; None if there is
+        none. It ends the answer."""
+        self._merge(self._repeats.close())
+        self._aggregator.shows_cut = True
+        try:
+            return self._aggregator.result(done=self.done, partial=True).document
+        except (StreamError, RecursionError):
+            return None
+
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
         came = f"{counted(report.events, 'event')}, {counted(report.bytes, 'byte')}"
-        context = f"Rule {self._spec.rule}; {came} came."
+        context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
         # OpenAI's clients try a 5xx again by themselves, unless this header tells them not to.
@@ -324,7 +339,7 @@ class AnswerReader:
             retry_after=self._retry_after,
             head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
             or self._scalar.decode(errors="replace"),
-            label=self._content_type,
+            label="" if self._is_file else self._content_type,
         )
         return Reply(status, body, headers)
 
@@ -361,7 +376,7 @@ class AnswerReader:
     def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
         if rest.strip():
-            self._reader.odd.add("a JSON answer with the end of an event stream after it")
+            self._reader.odd.add("a JSON answer followed by the end of an event stream")
             return Reply(self._status, document.strip().encode())
         if self._is_plain_json:
             return None
@@ -371,7 +386,8 @@ class AnswerReader:
                 error = error_from_words(value)
             if error is not None:
                 raise UpstreamError(error)
-        self._reader.odd.add(f"a JSON answer labelled {printable(self._content_type) or 'as nothing'}")
+        label = f"labelled {printable(self._content_type)}" if self._content_type else "without a content type"
+        self._reader.odd.add(f"a JSON answer {label}")
         return Reply(self._status, body)
 
     def _unreadable_body(self, body: bytes, cut: str) -> Reply | None:
@@ -401,7 +417,7 @@ class AnswerReader:
         elif event.kind is Kind.DONE:
             self.done = True
         elif event.kind is Kind.UNREADABLE:
-            if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
+            if not _holds_nothing(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind is Kind.CUT:
             self._aggregator.ends_with_body = False  # the body did not end as it should
@@ -440,7 +456,7 @@ class AnswerReader:
         elif "." not in str(chunk.get("type")) and words_in(chunk):
             # Whether they are an error shows at the end. Of a text, the event reader notes that it is not an object.
             self._words = self._words or chunk
-            self._reader.odd.add("words where a chunk should be", event.number)
+            self._reader.odd.add("text where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
         else:
             self._has_chunks = True
@@ -452,7 +468,7 @@ class AnswerReader:
             return None  # a page, whatever one of its lines looks like
         if self._words is not None:
             raise UpstreamError(error_from_words(self._words))
-        text = f"The upstream answered {self._status} with an event stream and no error in it."
+        text = f"The upstream answered {self._status} with an event stream that contains no error."
         raise UpstreamError(error_body(text))
 
     def _aggregated(self, cut: str) -> Reply | None:
@@ -542,8 +558,16 @@ class AnswerReader:
         raise EmptyStream("the upstream's event stream was empty")
 
 
+def _holds_nothing(unreadable: str) -> bool:
+    """Whether an event that cannot be read plainly holds no part of the answer."""
+    types = _TYPES.findall(unreadable)
+    return bool(types and _ANNOUNCING.issuperset(types)) or bool(
+        _NO_CHOICES.search(unreadable) and not _CHOICES.search(unreadable)
+    )
+
+
 def _too_deep() -> MalformedStream:
-    return MalformedStream("the upstream's answer nests too deeply to be read")
+    return MalformedStream("the upstream's answer is nested too deeply to be read")
 
 
 def _with_reason(message: str, cut: str) -> str:

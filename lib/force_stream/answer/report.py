@@ -1,4 +1,4 @@
-"""What comes of an answer: the reply for the client, and the figures for logs and views.
+"""The outcome of an answer: the reply for the client, and the figures for logs and views.
 
 Must not know how an answer is read.
 """

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", metavar="FILE", nargs="?", default="rules.yaml", help="default: rules.yaml")
     report = add(
         "report",
-        "make a page of a flow file that can be sent to others: credentials masked, what failed first",
+        "turn a flow file into a page to send to others: credentials masked, failures first",
         "force-stream report flows -o report.html",
     )
     report.add_argument("source", metavar="FLOWS", help="a flow file, as mitmproxy's -w writes it; -: stdin")
@@ -107,8 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--flows", metavar="FILE", help="also write the flows, masked the same way, to a flow file")
     add("path", "print the path of the addon's script, for mitmproxy's -s", 'mitmdump -s "$(force-stream path)"')
-    install = add("install", "let every mitmproxy load the addon, by its config.yaml", "force-stream install --remove")
-    install.add_argument("--remove", action="store_true", help="take it out again")
+    install = add(
+        "install", "make every mitmproxy load the addon, through its config.yaml", "force-stream install --remove"
+    )
+    install.add_argument("--remove", action="store_true", help="undo that")
     install.add_argument("--confdir", metavar="FOLDER", default="~/.mitmproxy", help="default: ~/.mitmproxy")
     return parser
 

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-truncated",
         choices=("error", "partial"),
         default="error",
-        help="what a stream becomes that stops before its end: an error, or the document of what came (default: error)",
+        help="what to make of a stream that stops before its end: an error, or a document of what arrived "
+        "(default: error)",
     )
     parser.add_argument(
         "--quirks", type=_quirks, default=(), metavar="A,B", help=f"deviations to allow for: {', '.join(QUIRKS)}"
@@ -141,4 +142,4 @@ def _timeline(body: bytes, report: Report, endpoint: str) -> str:
         error=report.code,
         odd=report.odd,
     )
-    return timeline_text.text(timeline.read(body), about)
+    return timeline_text.text(timeline.read(body, endpoint=endpoint), about)

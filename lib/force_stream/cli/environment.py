@@ -154,8 +154,8 @@ def _java_options(folder: Path, bundle: str, proxy_url: str, direct: Iterable[st
 
 
 def covers(entry: str, host: str) -> bool:
-    """Whether any client would take an entry of NO_PROXY to mean a host of a rule; they read such entries in different
-    ways."""
+    """Whether any client would read an entry of NO_PROXY as covering a host of a rule; they read such entries in
+    different ways."""
     if entry == "*":
         return True
     named, wanted = _without_port(entry.lower()), _without_port(host.lower())

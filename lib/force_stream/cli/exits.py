@@ -14,7 +14,7 @@ type Command = Callable[[argparse.Namespace], int]
 
 
 class Failed(Exception):
-    """Why a subcommand gives up, in a line for a person, and the exit code."""
+    """A subcommand cannot do its work: why, in one line for a person, and the exit code."""
 
     def __init__(self, problem: str, code: int = 1) -> None:
         super().__init__(problem)

@@ -1,4 +1,4 @@
-"""`force-stream install`: put the addon's script into mitmproxy's config.yaml, or take it out again.
+"""`force-stream install`: put the addon's script into mitmproxy's config.yaml, or undo that.
 
 Knows that file's key `scripts`; everything else in it, comments included, stays as it is.
 """
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
         text = path.read_bytes().decode() if path.exists() else ""
         without = _without(text)
         if options.remove and without == text:
-            print(f"{path}: the addon is not in there.")
+            print(f"{path}: it does not load the addon.")
             return 0
         _write(path, without if options.remove else _with(without))
     except (OSError, ValueError) as error:
@@ -71,7 +71,7 @@ def _with(text: str) -> str:
         last, _ = scripts.lc.item(len(scripts) - 1)
         indent, dash, _ = lines[last].partition("-")
         if scripts.fa.flow_style() or not dash or indent.strip():
-            raise ValueError(f"add {script()} to the list of scripts by hand: it is written in one line")
+            raise ValueError(f"add {script()} to the list of scripts by hand: the list is on one line")
         lines.insert(last + 1, indent + entry)
     else:
         heading = next((number for number, line in enumerate(lines) if re.match("scripts *:", line)), None)
@@ -90,7 +90,7 @@ def _without(text: str) -> str:
     if not ours:
         return text
     if scripts.fa.flow_style():
-        raise ValueError(f"take {script()} out of the list of scripts by hand: it is written in one line")
+        raise ValueError(f"take {script()} out of the list of scripts by hand: the list is on one line")
     lines = text.splitlines(keepends=True)
     for number in reversed(ours):
         del lines[scripts.lc.item(number)[0]]

@@ -29,8 +29,8 @@ SHOWN: Final = 1000
 _LONGEST_NAME: Final = 200
 _EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::|data:|event:|id:)")
 _ABOUT: Final = (
-    "Credentials and addresses are masked: ***1 stands for the same one wherever it is. "
-    "Prompts and answers are as they were. Made by force-stream {version} on {day}."
+    "Credentials and addresses are masked: ***1 stands for the same one wherever it appears. "
+    "Prompts and answers are unchanged. Made by force-stream {version} on {day}."
 )
 
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         masker, types = Masker(), Counter[str]()
         for state in source:
             types[state["type"]] += 1
-            with suppress(RecursionError):  # then it cannot be masked either
+            with suppress(Exception):  # somebody edited it; it cannot be masked either, and is left out below
                 masker.learn(state)
         if not types:
             raise Failed(source.problem or f"{name}: there are no flows in it")
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 flow: Any = http.HTTPFlow.from_state(masker.mask(state))
                 shown = section(flow, opened=types["http"] == 1)
-            except Exception:  # somebody edited it: no reason to have no report of the others
+            except Exception:  # no reason to have no report of the others
                 kinds["unreadable"] += 1
                 continue
             if options.flows:
@@ -110,7 +110,7 @@ def _page(options: argparse.Namespace) -> str:
 def _check_different(source: str, *outputs: str | None) -> None:
     named = [each for each in (source, *outputs) if each not in (None, "-")]
     if len({os.path.realpath(each) for each in named}) < len(named):
-        raise Failed("FLOWS, the page and the masked flows need a file each")
+        raise Failed("FLOWS, the page and the masked flows must be different files")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html import escape
 from pkgutil import get_data
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from mitmproxy import http
 from mitmproxy.contentviews import Metadata
@@ -30,6 +30,7 @@ from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
 from ..view.flow_record import head_of
+from ..view.joined import said_in
 from ..view.masking import STAND_IN
 from ..view.stats import Outcome, thinned
 from ..view.timeline_text import About
@@ -44,9 +45,6 @@ _SHOWN_LAST: Final = 4_000
 # Lines of a timeline.
 _LINES_FIRST: Final = 400
 _LINES_LAST: Final = 100
-# Members of a document with something that the model said.
-_SAID: Final = ("reasoning_content", "reasoning", "thinking", "content", "text", "refusal", "arguments", "transcript")
-_DEEPEST: Final = 12
 
 _STYLE: Final = (get_data(__package__, "report.css") or b"").decode()
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -217,9 +215,9 @@ def _parts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[str]:
         yield plot(outcome)
     if seen.odd:
         lines = "".join(f"<li>{_text(line)}</li>" for line in seen.odd[:MOST_ODD])
-        yield f"<h2>Odd</h2>\n<ul>{lines}</ul>"
+        yield f"<h3>Odd</h3>\n<ul>{lines}</ul>"
     for name, text in _said(seen.document):
-        yield f"<h2>{_text(name)}</h2>\n{_pre(text)}"
+        yield f"<h3>{_text(name)}</h3>\n{_pre(text)}"
     if seen.stream is not None:
         yield _folded("Timeline", "<pre>" + _escaped(_timeline(flow, seen.stream)) + "</pre>")
     yield _folded("The request", _message(f"{request.method} {request.url} {request.http_version}", request))
@@ -250,24 +248,14 @@ def _facts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[tuple[str, str]]:
 
 
 def _said(document: bytes) -> Iterator[tuple[str, str]]:
-    """What the model said, joined: a name and a text each."""
+    """What the model said, joined: what it is, and its text."""
     try:
-        value = jsontext.loads(document.decode())
+        said = said_in(jsontext.loads(document.decode()))
     except ValueError:
         return
-    yield from _texts(value, "", 0)
-
-
-def _texts(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
-    if depth > _DEEPEST or path == "error":
-        return
-    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, member in members:
-        place = f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}".removeprefix(".")
-        if isinstance(member, str) and key in _SAID and member:
-            yield place, member
-        else:
-            yield from _texts(member, place, depth + 1)
+    for each in said:
+        choice = "" if each.choice is None else f" (choice {each.choice + 1})"
+        yield f"{each.kind.capitalize()} {each.name}".rstrip() + choice, each.text
 
 
 def _timeline(flow: http.HTTPFlow, stream: bytes) -> str:
@@ -335,5 +323,5 @@ def _text(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """HTML. A stand-in is as long as what it stands for, which nobody needs to see here."""
+    """Text escaped for HTML. A mask is as long as the secret that it replaces; here it is shortened."""
     return escape(STAND_IN.sub(r"***\1", text))

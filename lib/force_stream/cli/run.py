@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"force-stream: the output of {name} is in {output.name}", file=sys.stderr)
     if rules is not None and not any(rule["flows"] for rule in jsontext.loads(rules.decode())):
         print(
-            f"force-stream: no request that matches a rule came through the proxy. Does {name} use the proxy of its "
+            f"force-stream: no request that matches a rule came through the proxy. Does {name} use the proxy in its "
             "environment? Python's aiohttp needs trust_env=True, Chromium and Electron need --chromium, and Go and "
             "Ruby use no proxy for localhost; see docs/modes.md.",
             file=sys.stderr,
@@ -150,7 +150,7 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     end = time.monotonic() + _START_TIMEOUT
     while _ask(port, "/health") is None:
         if process.poll() is not None:
-            raise Failed("the proxy did not start; what it said is above", PROXY_FAILED)
+            raise Failed("the proxy did not start; see its output above", PROXY_FAILED)
         if time.monotonic() > end:
             raise Failed(f"the proxy did not start within {_START_TIMEOUT:.0f} s", PROXY_FAILED)
         time.sleep(0.05)

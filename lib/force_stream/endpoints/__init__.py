@@ -1,4 +1,4 @@
-"""The table of endpoints: how each is known by its path, and what a request asks for.
+"""The table of endpoints: how each is recognized by its path, and what a request asks for.
 
 The one module that knows all APIs; the module of each ends in its row. Must not know rules or mitmproxy.
 """

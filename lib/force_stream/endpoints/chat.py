@@ -59,7 +59,7 @@ _CONTENT: Final = (
     *("content", "text", "refusal", "tool_calls", "function_call", "audio", "images"),
     *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking_blocks"),
 )
-# The members of these that do not.
+# The members of these that do not hold it.
 _LABELS: Final = frozenset(("id", "type", "index", "format", "role", "expires_at"))
 
 
@@ -73,7 +73,7 @@ def _says_more(choice: dict[str, Any]) -> bool:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether there is no content in a value: nothing but white space and labels."""
+    """Whether a value has no content: nothing but white space and labels."""
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, dict):
@@ -102,7 +102,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "reasoning_text": concat,  # GitHub Copilot
     "reasoning_details": reasoning,
     "thinking_blocks": parts,  # LiteLLM
-    "provider_specific_fields": fields(  # LiteLLM: some of them stand in the delta too
+    "provider_specific_fields": fields(  # LiteLLM: some of them are in the delta too
         {"thinking_blocks": parts, "reasoning_details": reasoning, "reasoning_content": concat, "reasoning": concat}
     ),
     "tool_calls": tool_calls,
@@ -160,7 +160,7 @@ _MEMBERS: Final = frozenset(
         "obfuscation",
     )
 )
-# What says nothing by itself.
+# Members that are not content by themselves.
 _ENVELOPE: Final = frozenset(
     ("id", "model", "created", "choices", "usage", "service_tier", "system_fingerprint", "provider", "p")
 )
@@ -279,7 +279,7 @@ class CompletionAggregator(Aggregator):
         if self._unfinished and not done and not partial:
             raise IncompleteStream("the upstream's event stream stopped before its end")
         if self._are_mixed and not partial:
-            raise MixedChoices("the upstream gave several choices one index, so their texts cannot be told apart")
+            raise MixedChoices("the upstream gave several choices the same index, so their texts cannot be told apart")
         # A reason that content has followed does not say why a stream stopped that was cut.
         reasons = {} if partial and not done and self.early else self._reasons
         choices = [
@@ -301,7 +301,7 @@ class CompletionAggregator(Aggregator):
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=bool(self._unfinished),
             odd=fewer_than(self._expected, len(choices))
-            + (("several choices have one index",) if self._are_mixed else ()),
+            + (("several choices have the same index",) if self._are_mixed else ()),
         )
 
     @property
@@ -374,7 +374,7 @@ def _cannot_stream(request: Request) -> str | None:
         audio_format = audio.get("format")
         if audio_format != "pcm16":
             named = printable(audio_format) if isinstance(audio_format, str) else "that it has"
-            return f"audio output in the format {named} cannot be streamed, only pcm16"
+            return f"audio output in the format {named} cannot be streamed, only pcm16 can"
     return None
 
 

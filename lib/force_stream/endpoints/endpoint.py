@@ -9,7 +9,7 @@ from ..wire.text import counted
 
 type Request = Mapping[str, Any]
 
-# What upstreams send where a finish reason would stand, and have none: KoboldCpp, Google's enumeration.
+# What upstreams send in place of a finish reason if there is none: KoboldCpp, Google's enumeration.
 NO_REASONS: Final = frozenset(("null", "none", "finish_reason_unspecified"))
 
 
@@ -34,7 +34,8 @@ class Aggregator(Protocol):
     it. `finished`: as far as is known, only usage can still be missing; it becomes false again when more content
     follows a finish reason. `early`: how many finish reasons more content has followed; where there are any, the last
     one may not be the end either, so a broken connection after it is a truncation. `ends_with_body`: nothing in the
-    stream says where it ends, so its end is that of a body that is not cut off.
+    stream says where it ends, so its end is that of a body that is not cut off. `shows_cut`: the document is for a
+    person, who wants to see what is cut off, whatever shape a client needs.
     """
 
     ended: bool = False
@@ -44,13 +45,14 @@ class Aggregator(Protocol):
     objects: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     ends_with_body: bool = False
+    shows_cut: bool = False
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
         what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
 
     def add_text(self, text: str) -> bool:
-        """The data of an event that is not an object. True where this API sends its answer so."""
+        """The data of an event that is not an object. True if this API sends its answer that way."""
         return False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:

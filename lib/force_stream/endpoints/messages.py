@@ -95,22 +95,22 @@ class _Block:
         if isinstance(block, dict):
             self._ends.append(block)
 
-    def result(self, *, is_cut: bool) -> dict[str, Any]:
+    def result(self, *, is_cut: bool, shows_cut: bool = False) -> dict[str, Any]:
         """The block. An input that is not JSON raises `CorruptedStream`, but where it was cut off; then it is empty, as
-        in llama.cpp's own direct answer."""
+        in llama.cpp's own direct answer, or the text that came."""
         block = dict(self.started)
         if str(block.get("type")) in _INPUT_TYPES:
             block.setdefault("input", {})
         for name, added in (self._members.result() or {}).items():
             member = _IN_BLOCK.get(name, name)
-            block[member] = _joined(block.get(member), _input(added, is_cut=is_cut) if member == "input" else added)
+            block[member] = _joined(block.get(member), _input(added, is_cut, shows_cut) if member == "input" else added)
         block |= self._others.result() or {}
         for end in self._ends:
             block |= {key: value for key, value in end.items() if not is_informative(block.get(key))}
         return block
 
 
-def _input(text: Any, *, is_cut: bool) -> Any:
+def _input(text: Any, is_cut: bool, shows_cut: bool) -> Any:
     """A tool's input, an object whose JSON comes in pieces. A call without arguments has no piece; a direct answer has
     {}."""
     try:
@@ -120,7 +120,7 @@ def _input(text: Any, *, is_cut: bool) -> Any:
     if value is None or isinstance(value, dict):
         return value or {}
     if is_cut:
-        return {}
+        return value if shows_cut else {}
     raise CorruptedStream("the input of a tool call is not a JSON object")
 
 
@@ -134,7 +134,7 @@ def _joined(started: Any, added: Any) -> Any:
 
 
 def _without_snapshots(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The blocks, but for a thinking that is followed by itself, signed: that one stands for both."""
+    """The blocks, without a thinking block that is followed by the same one, signed: only the signed one is kept."""
     kept: list[dict[str, Any]] = []
     for block in blocks:
         before = kept[-1] if kept else {}
@@ -176,7 +176,7 @@ class MessagesAggregator(Aggregator):
             effect = self._block(chunk).add(delta)
             if not self.finished:
                 return effect
-            # The stop reason did not end the message. A blank piece is no content, but others like it may be.
+            # The stop reason did not end the message. A blank piece is not content, but similar ones may be.
             self._go_on(delta)
             return CHANGED
         if kind == "message_start":
@@ -254,9 +254,11 @@ class MessagesAggregator(Aggregator):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         is_cut = partial or stop_reason in _LIMITS
         sorted_blocks = sorted(self._blocks, key=lambda entry: entry[0])
-        blocks = _without_snapshots([block.result(is_cut=is_cut) for _, block in sorted_blocks])
+        blocks = _without_snapshots(
+            [block.result(is_cut=is_cut, shows_cut=self.shows_cut) for _, block in sorted_blocks]
+        )
         whole = self._whole or {}
-        # The start of a message has null, and no usage yet, where the whole one has what came of it.
+        # The start of a message has null, and no usage yet, where the whole message has the result.
         started = {key: value for key, value in self._message.items() if value is not None or key not in whole}
         document = {"type": "message", "role": "assistant", **whole, **started}
         document["content"] = blocks or document.get("content") or []

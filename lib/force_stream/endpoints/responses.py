@@ -125,7 +125,7 @@ class _Item:
         return self.done or self.added or {"type": self.type, "id": self.id}
 
     def _adds_nothing_to(self, item: dict[str, Any]) -> bool:
-        """Whether what was streamed stands in an item, as it nearly always does."""
+        """Whether an item already contains what was streamed, as it nearly always does."""
         texts = ((path, text.result()) for path, text in self.texts.items())
         said = chain(self.parts.items(), ((path, text) for path, text in texts if text))
         return not self.lists and all(_at(item, path) == value for path, value in said)
@@ -481,7 +481,7 @@ def _closed(item: Any) -> Any:
 
 def _cannot_stream(request: Request) -> str | None:
     # A background response is answered before the model starts; the application polls for it.
-    return "a background response is not waited for" if request.get("background") is True else None
+    return "the client does not wait for a background response" if request.get("background") is True else None
 
 
 RESPONSES: Final = Endpoint(

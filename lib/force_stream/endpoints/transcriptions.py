@@ -133,7 +133,7 @@ class TranscriptionsAggregator(Aggregator):
 
     def result(self, *, done: bool = False, partial: bool = False) -> Aggregated:
         if len(self._wholes) > 1 and not partial:
-            raise MalformedStream("the upstream's events have texts, but nothing says how they belong together")
+            raise MalformedStream("the upstream's events have texts, but nothing says how these fit together")
         said = (self._wholes[0] if self._wholes else {}) | self._done
         if self._chunks is not None:
             said = (self._chunks.result() or {}) | said
@@ -172,7 +172,7 @@ def _cannot_stream(request: Request) -> str | None:
     wanted = request.get("response_format") or "json"
     if wanted not in ("json", "diarized_json"):
         named = printable(wanted) if isinstance(wanted, str) else "something else"
-        return f"a transcription as {named} cannot be streamed, only as json or diarized_json"
+        return f"a transcription as {named} cannot be streamed, only json and diarized_json can"
     return None
 
 

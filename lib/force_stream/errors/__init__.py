@@ -74,7 +74,7 @@ class MixedChoices(CorruptedStream):
     """Several choices have one index, so that their texts cannot be told apart."""
 
     retryable = False
-    advice = "Ask for one choice at a time, or except such requests from the rule: without a stream they may be right."
+    advice = "Ask for one choice at a time, or exempt such requests from the rule: their plain answers may be right."
 
 
 class OversizedStream(StreamError):

@@ -1,7 +1,7 @@
 """Which HTTP status an upstream's error names: by number, by the name of its code or type, or in its words.
 
-Knows the codes of providers and gateways. A wrong 5xx makes clients try again what cannot succeed, and a wrong 4xx
-makes them give up, so only what is unambiguous counts. Must not know where an error stood in a stream.
+Knows the codes of providers and gateways. A wrong 5xx makes clients retry what cannot succeed, and a wrong 4xx keeps
+them from retrying, so only what is unambiguous counts. Must not know where an error stood in a stream.
 """
 
 import re

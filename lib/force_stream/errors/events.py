@@ -35,7 +35,7 @@ _TELLING: Final = frozenset(
     )
 )
 _FAILED: Final = frozenset(("error", "failed", "failure", "fail", "exception"))
-# How the name of an event, a type or an object ends that says it is an error.
+# How the name of an event, a type or an object ends if it denotes an error.
 _ENDINGS: Final = ("error", "Error", "ERROR", "exception", "Exception", "response.failed")
 # The Responses API's; `response.error` is an alias (ogx-ai/ogx#5224).
 _RESPONSE_FAILED: Final = frozenset(("response.failed", "response.error"))
@@ -248,7 +248,7 @@ def _rest(chunk: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _body(error: Any, chunk: Mapping[str, Any]) -> dict[str, Any]:
-    """The body for an error that stands in a member of the chunk."""
+    """The body for an error in a member of the chunk."""
     rest = _rest(chunk)
     return {"error": _error_object(error, rest), **rest}
 
@@ -286,7 +286,7 @@ def _error_object(error: Any, beside: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spelled(message: Any) -> str:
-    """A message that is no string, with all that it says (Mistral's has a list of what is wrong with the request)."""
+    """A message that is not a string, spelled out in full (Mistral's is a list of what is wrong with the request)."""
     return jsontext.dumps(message).decode() if message and _says(message) else ""
 
 

@@ -1,5 +1,5 @@
-"""Words that an upstream sends where a chunk should be: which they are, whether they plainly say that something failed,
-and which HTTP status they name.
+"""Text that an upstream sends where a chunk should be: where it is, whether it plainly says that something failed, and
+which HTTP status it names.
 
 Knows how servers and gateways word failures, in English and Chinese. Must not know codes, events or replies.
 """
@@ -13,7 +13,7 @@ from ..wire.jsontext import Number
 # Characters. Longer words are an answer or a page; what they are is said at the beginning.
 _LONGEST: Final = 2000
 _SHORT: Final = 300
-# Nested deeper than this is not words for a person.
+# Text that is nested deeper than this is not meant for a person.
 _DEPTH: Final = 4
 _BREADTH: Final = 32
 
@@ -23,7 +23,7 @@ def normal(name: str) -> str:
     return "".join(filter(str.isalnum, name[:_LONGEST])).casefold()
 
 
-# What many APIs send as `code`, `status` or `message` when all is well, and what stands for nothing.
+# What many APIs send as `code`, `status` or `message` for success, and what they send for nothing.
 _FINE: Final = frozenset(
     (
         *("ok", "success", "successful", "succeeded", "succeed", "true", "false", "null", "none", "nil", "undefined"),

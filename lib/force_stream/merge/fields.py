@@ -47,7 +47,7 @@ _MOST_SLOTS: Final = 32
 
 # The result of a field that the answer does not have.
 NOTHING: Any = object()
-# What differs from chunk to chunk and means nothing, in one API or another: padding against eavesdroppers who measure
+# What differs from chunk to chunk without a meaning, in one API or another: padding against eavesdroppers who measure
 # lengths (OpenAI's, Mistral's), and OpenAI's count of the events.
 PADDING: Final = frozenset(("obfuscation", "p", "sequence_number"))
 
@@ -154,7 +154,7 @@ class Concat:
 
     def is_text(self, text: str) -> bool:
         """Whether this is all the text so far."""
-        # What begins otherwise is told apart without joining: fragments are many, and most of them ask this.
+        # A different beginning shows without joining: there are many fragments, and most of them ask this.
         return bool(self._parts) and text.startswith(self._parts[0]) and text == self.result()
 
     def result(self) -> Any:

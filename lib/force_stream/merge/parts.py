@@ -42,7 +42,7 @@ _MOST_PIECES: Final = 8
 
 
 class _Part:
-    """One part, as far as it has come."""
+    """One part, as far as it has arrived."""
 
     def __init__(self, kind: str, rules: Mapping[str, Rule]) -> None:
         self.kind = kind
@@ -102,7 +102,7 @@ class _Part:
 
 
 class _Known:
-    """The finished parts, by what nobody else has: their signature, or their encrypted data."""
+    """The finished parts, by what identifies them: their signature, or their encrypted data."""
 
     def __init__(self) -> None:
         self._by_mark: dict[tuple[str, str], _Part] = {}

@@ -44,7 +44,7 @@ def is_object(text: str) -> bool:
 
 
 def _last_snapshot(pieces: Sequence[str]) -> str:
-    """The pieces joined, where one that begins with all before it stands in place of that."""
+    """The pieces joined, where a piece that begins with everything before it replaces that."""
     parts: list[str] = []
     size = 0
     for piece in pieces:

@@ -62,7 +62,7 @@ _CALL: Rule = fields(
 
 
 class _Call:
-    """One call, as far as it has come; `before` is the call that came before it."""
+    """One call, as far as it has arrived; `before` is the call before it."""
 
     def __init__(self, index: float, before: "_Call | None") -> None:
         self.index = index

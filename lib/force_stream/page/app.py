@@ -9,18 +9,22 @@ may read anything, no script runs but the page's own, and every value is escaped
 
 import logging
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from pkgutil import get_data
-from typing import Any, Final, NamedTuple, Protocol
-from urllib.parse import parse_qs, unquote
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, unquote
 
-from ..rules.keys import KEYS
-from ..rules.rule import Rule
-from ..view.stats import Stats
+from ..proxy import aside
+from ..view import opened
+from ..view.opened import Opened
+from ..view.stats import Outcome
 from ..wire import jsontext
-from .markup import render
+from . import feed, markup, metrics
+from .choice import Choice
+from .feed import Feed
 from .plot import plot
+from .shown import Addon, rules_of
 
 logger = logging.getLogger("force_stream")
 
@@ -37,25 +41,14 @@ _HEADERS: Final = {
 _POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PAGE_POLICY: Final = f"{_POLICY}; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 _HTML: Final = "text/html; charset=utf-8"
-
-
-class Addon(Protocol):
-    """What there is to show and to change. `change_rule` sets keys of a rule, all or none, to values in YAML, and
-    returns what it logged; KeyError for an unknown rule, ValueError with a sentence for a bad key or value."""
-
-    flow_counts: Counter[str]
-    stats: Stats
-
-    @property
-    def rules(self) -> tuple[Rule, ...]: ...
-
-    @property
-    def healthy(self) -> bool: ...
-
-    @property
-    def enabled(self) -> bool: ...
-
-    def change_rule(self, name: str, values: Mapping[str, str]) -> list[str]: ...
+# How many flows a list has, unless it is asked for more.
+_FLOWS: Final = 200
+# What can be saved of a flow, by the end of its name: its type, and what makes it.
+_SAVED: Final[Mapping[str, tuple[str, Callable[[Any], bytes | None]]]] = {
+    "json": ("application/json", opened.saved_document),
+    "sse": ("text/event-stream", opened.saved_stream),
+    "curl": ("text/plain; charset=utf-8", opened.curl),
+}
 
 
 class Request(NamedTuple):
@@ -73,12 +66,25 @@ class Request(NamedTuple):
     def path(self) -> str:
         return self.target.partition("?")[0]
 
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters; of several with one name, the first."""
+        try:
+            pairs = parse_qsl(self.target.partition("?")[2], keep_blank_values=True, max_num_fields=100)
+        except ValueError:
+            raise _Failure(400, "The address has too many parameters.") from None
+        return dict(reversed(pairs))
+
 
 class Response(NamedTuple):
+    """`news`: for an answer that stays open, returns its next bytes each time it is called; whoever cannot send them
+    ends it."""
+
     body: bytes
     type: str = "application/json"
     status: int = 200
     headers: Mapping[str, str] = {}
+    news: Callable[[], bytes] | None = None
 
 
 class _Failure(Exception):
@@ -88,21 +94,19 @@ class _Failure(Exception):
         self.headers = headers
 
 
-def respond(addon: Addon, request: Request, hosts: Collection[str], *, remote: bool = False) -> Response:
+async def respond(addon: Addon, request: Request, hosts: Collection[str], *, remote: bool = False) -> Response:
     """`hosts`: those under which the page is served here, as `canonical` has them; `remote`: clients on other machines
     are answered too."""
     try:
         _check(request, hosts, remote)
-        answer = _route(addon, request)
+        answer = await _route(addon, request)
     except _Failure as failure:
         answer = _json({"error": f"{failure}"}, failure.status, failure.headers)
         accepted = request.headers.get("accept", "")
         if "text/html" in accepted and "application/json" not in accepted:  # a person with a browser
             answer = answer._replace(body=f"{failure}\n".encode(errors="replace"), type="text/plain; charset=utf-8")
     except Exception as error:
-        # Its message may quote what an upstream sent.
-        logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
-        logger.debug("force-stream: the fault's traceback", exc_info=error)
+        log_fault(error)
         answer = _json({"error": "Internal error; the log says which kind."}, 500)
     headers = {
         **answer.headers,
@@ -111,7 +115,15 @@ def respond(addon: Addon, request: Request, hosts: Collection[str], *, remote: b
         "Content-Type": answer.type,
         "Content-Length": f"{len(answer.body)}",
     }
-    return answer._replace(headers=headers, body=b"" if request.method == "HEAD" else answer.body)
+    if request.method == "HEAD":
+        return answer._replace(headers=headers, body=b"", news=None)
+    return answer._replace(headers=headers)
+
+
+def log_fault(error: Exception) -> None:
+    # Its message may quote what an upstream sent.
+    logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
+    logger.debug("force-stream: the fault's traceback", exc_info=error)
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
@@ -145,24 +157,29 @@ def canonical(host: str, scheme: str = "http") -> str:
 
 
 def _show_page(addon: Addon, request: Request) -> Response:
-    text = render(addon.enabled, _rules(addon), addon.stats.rows(), addon.stats.latest())
-    # A model may send half a surrogate pair, and for that there is no UTF-8.
+    return _html(markup.render(addon, Choice.of(request.query), feed.place_of(addon)))
+
+
+def _show_more(addon: Addon, request: Request) -> Response:
+    query = request.query
+    return _html(markup.portion(addon.stats, Choice.of(query), query.get("after", "")))
+
+
+def _html(text: str) -> Response:
+    # A model may send a lone surrogate, which UTF-8 cannot encode.
     return Response(text.encode(errors="replace"), _HTML)
+
+
+def _show_news(addon: Addon, request: Request) -> Response:
+    query = request.query
+    reader = Feed(addon, Choice.of(query), request.headers.get("last-event-id") or query.get("after", ""))
+    return Response(reader.first(), feed.TYPE, news=reader.news)
 
 
 def _show_part(addon: Addon, request: Request, kind: str) -> Response:
     types = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
     # By the package's own loader: the package need not be a folder.
     return Response(get_data(__package__, f"page.{kind}") or b"", types[kind])
-
-
-def _rules(addon: Addon) -> list[dict[str, Any]]:
-    """Every rule in force: its keys as plain JSON values, and `flows`, how many it has taken."""
-    return [
-        {key: dict(value) if isinstance(value := getattr(rule, key), Mapping) else value for key in KEYS}
-        | {"flows": addon.flow_counts[rule.name]}
-        for rule in addon.rules
-    ]
 
 
 def _change_rule(addon: Addon, request: Request, name: str) -> Response:
@@ -183,43 +200,103 @@ def _change_rule(addon: Addon, request: Request, name: str) -> Response:
         raise _Failure(400, "nested too deeply for a rule") from None
     except ValueError as mistake:
         raise _Failure(400, f"{mistake}") from None
-    return _json({"changed": lines, "rule": next((rule for rule in _rules(addon) if rule["name"] == name), None)})
+    return _json({"changed": lines, "rule": next((rule for rule in rules_of(addon) if rule["name"] == name), None)})
 
 
-def _list_flows(addon: Addon, request: Request) -> Response:
-    query = request.target.partition("?")[2]
-    limit = parse_qs(query, keep_blank_values=True).get("limit", ["200"])[0]
+async def _show_stats(addon: Addon, request: Request) -> Response:
+    return await aside.run(lambda: _json(addon.stats.rows()))
+
+
+async def _show_metrics(addon: Addon, request: Request) -> Response:
+    rows, under_way = [*addon.stats.first_rows(metrics.MOST_ROWS)], len(addon.in_flight())
+    text = await aside.run(partial(metrics.render, rows, under_way))
+    return Response(text.encode(errors="replace"), metrics.TYPE)
+
+
+async def _list_flows(addon: Addon, request: Request) -> Response:
+    query = request.query
+    limit, choice = query.get("limit", f"{_FLOWS}"), Choice.of(query)
     if not (limit.isascii() and limit.isdigit() and len(limit) < 6):
         raise _Failure(400, "The limit must be a whole number.")
-    return _json([outcome.figures for outcome in addon.stats.latest()[: int(limit)]])
+    flows = [flow for flow in addon.in_flight() if choice.takes_in_flight(flow)]
+    ended = [outcome for outcome in addon.stats.latest() if choice.takes(outcome)]
+    rows = [*flows, *(outcome.figures for outcome in ended)][: int(limit)]
+    return _json(rows) if len(rows) <= _FLOWS else await aside.run(partial(_json, rows))
 
 
-def _show_flow(addon: Addon, request: Request, id: str, as_picture: str | None) -> Response:
-    outcome = next((outcome for outcome in addon.stats.latest() if outcome.id == id), None)
+async def _show_flow(addon: Addon, request: Request, id: str, _: str | None, kind: str | None) -> Response:
+    outcome = addon.stats.find(id)
     if outcome is None:
+        under_way = next((flow for flow in addon.in_flight() if flow["id"] == id), None)
+        if under_way is not None and kind is None:
+            return _json(under_way)
         raise _Failure(404, "There is no such flow, or it is no longer kept.")
-    if as_picture:
+    if kind == "svg":
         return Response(plot(outcome).encode(), "image/svg+xml; charset=utf-8")
-    return _json({**outcome.figures, "arrivals": outcome.arrivals})
+    why_not = _why_closed(outcome, request)
+    if kind is not None and kind in _SAVED:
+        if why_not:
+            raise _Failure(403 if not request.is_local else 404, why_not)
+        return await aside.run(partial(_saved, outcome, kind))
+    return await aside.run(
+        partial(_opened, addon.rules, outcome, why_not, as_html=kind == "html", enabled=addon.enabled)
+    )
+
+
+def _why_closed(outcome: Outcome, request: Request) -> str:
+    """Why the content of a flow is not shown; "" if it is."""
+    if not request.is_local:
+        return "What was said is shown on the proxy's own machine only."
+    return "" if outcome.flow() is not None else "The flow itself is no longer in memory: only its figures are."
+
+
+def _opened(rules: Any, outcome: Outcome, why_not: str, *, as_html: bool, enabled: bool) -> Response:
+    flow = None if why_not else outcome.flow()
+    inside = None if flow is None else opened.look(flow, rules, enabled=enabled, whole=not as_html)
+    if as_html:
+        return _html(markup.opened(outcome, inside, why_not))
+    shown = {**outcome.figures, "arrivals": list(outcome.arrivals)}
+    return _json(shown | ({"closed": why_not} if inside is None else _plain(inside)))
+
+
+def _plain(inside: Opened) -> dict[str, Any]:
+    return {
+        "said": [each._asdict() for each, _ in inside.said],
+        "timeline": [each._asdict() for each in (*inside.first, *inside.last)],
+        "explained": inside.explained,
+    }
+
+
+def _saved(outcome: Outcome, kind: str) -> Response:
+    """Something of a flow as a file."""
+    content_type, content = _SAVED[kind]
+    body = content(outcome.flow())
+    if body is None:
+        raise _Failure(404, "The client got events, not a document." if kind == "json" else "There are no events.")
+    name = re.sub(r"[^\w-]", "", outcome.id, flags=re.ASCII)[:64] or "flow"
+    return Response(body, content_type, headers={"Content-Disposition": f'attachment; filename="{name}.{kind}"'})
 
 
 def _show_health(addon: Addon, request: Request) -> Response:
     return _json({"ok": addon.healthy, "enabled": addon.enabled}, 200 if addon.healthy else 503)
 
 
-_ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Response]], ...]] = (
+_ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Response | Awaitable[Response]]], ...]] = (
     ("GET", re.compile("/"), _show_page),
     ("GET", re.compile("/page[.](css|js)"), _show_part),
-    ("GET", re.compile("/rules"), lambda addon, _: _json(_rules(addon))),
+    ("GET", re.compile("/rules"), lambda addon, _: _json(rules_of(addon))),
     ("PATCH", re.compile("/rules/([^/]+)"), _change_rule),
-    ("GET", re.compile("/stats"), lambda addon, _: _json(addon.stats.rows())),
+    ("GET", re.compile("/stats"), _show_stats),
+    ("GET", re.compile("/metrics"), _show_metrics),
     ("GET", re.compile("/flows"), _list_flows),
-    ("GET", re.compile("/flows/([^/]+?)([.]svg)?"), _show_flow),
+    ("GET", re.compile("/flows[.]html"), _show_more),
+    ("GET", re.compile("/flows/([^/]+?)([.](svg|html|json|sse|curl))?"), _show_flow),
+    ("GET", re.compile("/events"), _show_news),
     ("GET", re.compile("/health"), _show_health),
 )
 
 
-def _route(addon: Addon, request: Request) -> Response:
+async def _route(addon: Addon, request: Request) -> Response:
     for method, pattern, answer in _ROUTES:
         match = pattern.fullmatch(unquote(request.path))
         if match is None:
@@ -229,5 +306,6 @@ def _route(addon: Addon, request: Request) -> Response:
             return Response(b"", "text/plain", headers={"Allow": allowed})
         if request.method not in allowed.split(", "):
             raise _Failure(405, "Method not allowed.", Allow=allowed)
-        return answer(addon, request, *match.groups())
-    raise _Failure(404, "There is no such page. There are /, /rules, /stats, /flows and /health.")
+        made = answer(addon, request, *match.groups())
+        return made if isinstance(made, Response) else await made
+    raise _Failure(404, "There is no such page. There are /, /rules, /stats, /metrics, /flows, /events and /health.")

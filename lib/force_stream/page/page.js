@@ -1,41 +1,236 @@
 "use strict";
-const PARTS = ["state", "rules", "stats", "flows"];
-const message = document.getElementById("message");
-let changes = 0;
-
 // The server writes the page, and all escaping is done there; this puts into place what is new of it.
-function enable(root) {
-  for (const box of root.querySelectorAll("input[data-rule]")) box.removeAttribute("disabled");
+
+const MOST_ROWS = 2000; // as many as the server remembers
+const PARTS = ["state", "rules", "stats", "flight"];
+const flows = document.getElementById("flows");
+const filters = document.getElementById("filters");
+const message = document.getElementById("message");
+let place = document.body.dataset.place;
+let source = null;
+let lost = 0;
+
+function parsed(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  return template.content;
 }
 
-function merge(list, fresh) {
-  for (const part of list.querySelectorAll("details[open]")) {
-    const key = part.closest("[data-key]").dataset.key;
-    [...fresh.children].find((child) => child.dataset.key === key)?.querySelector("details")?.setAttribute("open", "");
-  }
+function query() {
+  const chosen = new URLSearchParams([...new FormData(filters)].map(([name, value]) => [name, value === "on" ? "1" : value.trim()]).filter(([, value]) => value));
+  return chosen;
+}
+
+async function text(answer) {
+  if (!answer.ok) throw new Error((await answer.text()).trim());
+  return answer.text();
+}
+
+// News
+
+function merge(list, html) {
+  const fresh = parsed(html);
+  for (const box of fresh.querySelectorAll("input[data-rule]")) box.removeAttribute("disabled");
   const known = new Map([...list.children].map((child) => [child.dataset.key, child]));
   const wanted = [...fresh.children].map((child) => {
     const old = known.get(child.dataset.key);
-    return old && old.isEqualNode(child) ? old : child;
+    return old?.isEqualNode(child) ? old : child;
   });
-  if (wanted.length === list.children.length && wanted.every((child, place) => child === list.children[place])) return;
-  const focused = document.activeElement && list.contains(document.activeElement) ? document.activeElement.dataset.rule : null;
+  if (wanted.length === list.children.length && wanted.every((child, at) => child === list.children[at])) return;
+  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.rule : null;
   list.replaceChildren(...wanted);
-  if (focused) [...list.querySelectorAll("input[data-rule]")].find((box) => box.dataset.rule === focused)?.focus();
+  if (focused) list.querySelector(`[data-rule="${CSS.escape(focused)}"]`)?.focus();
 }
 
-async function refresh() {
-  const before = changes;
-  const answer = await fetch("/", { headers: { Accept: "text/html" } });
-  if (!answer.ok) throw new Error(await answer.text());
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-  if (before !== changes) return; // this is how it was before a switch was moved
-  enable(fresh);
-  for (const part of PARTS) merge(document.getElementById(part), fresh.getElementById(part));
+function rowOf(key) {
+  return [...flows.children].find((row) => row.dataset.key === key);
 }
+
+function replaceRow(old, fresh) {
+  if (old.classList.contains("open")) return; // somebody reads it
+  const focused = old.contains(document.activeElement);
+  old.replaceWith(fresh);
+  if (focused) fresh.querySelector("button")?.focus();
+}
+
+function addNews(html) {
+  rowOf("")?.matches(".quiet") && rowOf("").remove();
+  for (const fresh of [...parsed(html).children].reverse()) {
+    const old = rowOf(fresh.dataset.key);
+    if (old) replaceRow(old, fresh);
+    else flows.prepend(fresh);
+  }
+  while (flows.children.length > MOST_ROWS + 1) flows.lastElementChild.remove();
+  rove();
+}
+
+function showList(html) {
+  flows.replaceChildren(parsed(html));
+  rove();
+}
+
+function suggest(id, name) {
+  const names = new Set([...document.querySelectorAll(`#stats [data-${name}]`)].map((row) => row.dataset[name]));
+  const options = [...names].map((value) => Object.assign(document.createElement("option"), { value }));
+  document.getElementById(id).replaceChildren(...options);
+}
+
+function show(parts) {
+  for (const name of PARTS) if (name in parts) merge(document.getElementById(name), parts[name]);
+  if ("stats" in parts) {
+    suggest("upstreams", "upstream");
+    suggest("models", "model");
+  }
+  if ("flows" in parts) showList(parts.flows);
+  if ("news" in parts) addNews(parts.news);
+  for (const fresh of parsed(parts.again ?? "").children) {
+    const old = rowOf(fresh.dataset.key);
+    if (old) replaceRow(old, fresh);
+  }
+}
+
+function listen() {
+  source?.close();
+  const chosen = query();
+  chosen.set("after", place);
+  const mine = (source = new EventSource("/events?" + chosen));
+  mine.addEventListener("message", (event) => {
+    place = event.lastEventId;
+    show(JSON.parse(event.data));
+  });
+  mine.addEventListener("reload", () => location.reload());
+  mine.addEventListener("open", () => {
+    clearTimeout(lost);
+    lost = 0;
+    if (message.textContent.startsWith("mitmproxy")) message.textContent = "";
+  });
+  // A browser comes back by itself, unless it was told no.
+  mine.addEventListener("error", () => {
+    if (mine.readyState === EventSource.CLOSED) setTimeout(() => mine === source && listen(), 3000);
+    lost ||= setTimeout(() => {
+      message.textContent = "mitmproxy is not responding; this is the last known state.";
+    }, 5000);
+  });
+}
+
+// Of a page that nobody looks at, and that may be one of several, there is no connection.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    source?.close();
+    clearTimeout(lost);
+    lost = 0;
+  } else listen();
+});
+
+// Filters
+
+let typing = 0;
+
+async function choose() {
+  const chosen = query();
+  history.replaceState(null, "", chosen.size ? "?" + chosen : location.pathname);
+  source?.close();
+  try {
+    const html = await text(await fetch("/flows.html?" + chosen));
+    if (`${chosen}` !== `${query()}`) return;
+    showList(html);
+  } catch (error) {
+    message.textContent = error.message;
+  }
+  listen();
+}
+
+filters.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(choose, 200);
+});
+filters.addEventListener("submit", (event) => event.preventDefault());
+
+// Flows
+
+function rows() {
+  return [...flows.querySelectorAll("li > button")];
+}
+
+// One of the rows is in the order of Tab, and the arrow keys lead to the others.
+function rove(to = null) {
+  const all = rows();
+  const current = to ?? all.find((row) => row.tabIndex === 0 && row.dataset.roved) ?? all[0];
+  for (const row of all) {
+    row.tabIndex = row === current ? 0 : -1;
+    delete row.dataset.roved;
+  }
+  if (current) current.dataset.roved = "1";
+}
+
+function close(row) {
+  row.classList.remove("open");
+  row.querySelector("button").setAttribute("aria-expanded", "false");
+  row.querySelector(".opened")?.remove();
+}
+
+async function toggle(row) {
+  const button = row.querySelector("button");
+  const opens = !row.classList.contains("open");
+  for (const other of flows.querySelectorAll("li.open")) close(other);
+  if (!opens) return;
+  row.classList.add("open");
+  button.setAttribute("aria-expanded", "true");
+  button.setAttribute("aria-busy", "true");
+  try {
+    const html = await text(await fetch(`/flows/${button.dataset.place}.html`));
+    if (row.classList.contains("open")) row.append(parsed(html));
+  } catch (error) {
+    close(row);
+    message.textContent = error.message;
+  }
+  button.removeAttribute("aria-busy");
+}
+
+async function showMore(button) {
+  button.disabled = true;
+  const chosen = query();
+  chosen.set("after", button.dataset.more);
+  try {
+    const fresh = parsed(await text(await fetch("/flows.html?" + chosen)));
+    const first = fresh.querySelector("button");
+    button.parentElement.replaceWith(fresh);
+    rove(first);
+    first?.focus();
+  } catch (error) {
+    button.disabled = false;
+    message.textContent = error.message;
+  }
+}
+
+flows.addEventListener("click", (event) => {
+  const button = event.target.closest("li > button");
+  if (!button) return;
+  rove(button);
+  if (button.dataset.more) showMore(button);
+  else toggle(button.parentElement);
+});
+
+flows.addEventListener("keydown", (event) => {
+  const row = event.target.closest("li");
+  if (event.key === "Escape" && row?.classList.contains("open")) {
+    close(row);
+    row.querySelector("button").focus();
+    return;
+  }
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!step || !event.target.matches("li > button")) return;
+  const all = rows();
+  const next = all[all.indexOf(event.target) + step];
+  if (!next) return;
+  event.preventDefault();
+  rove(next);
+  next.focus();
+});
+
+// Rules
 
 async function change(box) {
-  changes += 1;
   try {
     const answer = await fetch("/rules/" + encodeURIComponent(box.dataset.rule), {
       method: "PATCH",
@@ -43,8 +238,7 @@ async function change(box) {
       body: JSON.stringify({ force_upstream_stream: box.checked }),
     });
     if (!answer.ok) throw new Error((await answer.json()).error);
-    changes += 1;
-    await refresh();
+    box.toggleAttribute("checked", box.checked); // as the server writes it from now on
     message.textContent = "";
   } catch (error) {
     box.checked = !box.checked;
@@ -52,19 +246,9 @@ async function change(box) {
   }
 }
 
-async function keepFresh() {
-  for (;;) {
-    await new Promise((resolve) => setTimeout(resolve, 1500));
-    if (document.hidden) continue;
-    try {
-      await refresh();
-      if (message.textContent.startsWith("mitmproxy")) message.textContent = "";
-    } catch {
-      message.textContent = "mitmproxy is not responding; this is the last known state.";
-    }
-  }
-}
-
 document.getElementById("rules").addEventListener("change", (event) => change(event.target));
-enable(document);
-keepFresh();
+for (const box of document.querySelectorAll("input[data-rule]")) box.removeAttribute("disabled");
+suggest("upstreams", "upstream");
+suggest("models", "model");
+rove();
+listen();

@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
-from ..view.stats import LONG_GAP, Outcome, cut_off, duration
+from ..answer.cause import cut_off
+from ..view.stats import LONG_GAP, Outcome, duration
 from ..wire.text import counted, printable
 
-# Units of the picture; who shows it decides how large they are.
+# Units of the picture; whoever shows it decides how large they are.
 WIDTH: Final = 720
 HEIGHT: Final = 74
 _LEFT: Final = 8
@@ -41,7 +42,7 @@ def plot(outcome: Outcome) -> str:
 
 
 def describe(outcome: Outcome) -> str:
-    """What came and when, in a line."""
+    """The figures of the flow, in one line."""
     times = {"first byte": outcome.first_event, "first content": outcome.first_content}
     times["longest gap"] = outcome.longest_gap
     known = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items() if seconds is not None)
@@ -50,8 +51,8 @@ def describe(outcome: Outcome) -> str:
 
 
 def ending(outcome: Outcome) -> str:
-    """How the flow ended, in a word or two. An upstream's own are without what XML has no way to say (Extensible Markup
-    Language 1.0, section 2.2)."""
+    """How the flow ended, in a word or two. An upstream's own words are stripped of what XML cannot represent
+    (Extensible Markup Language 1.0, section 2.2)."""
     if outcome.truncated:
         return cut_off(outcome.events)
     if outcome.code or not outcome.ok:
@@ -81,7 +82,7 @@ def _parts(outcome: Outcome) -> Iterator[str]:
             if later - earlier == outcome.longest_gap and x(later) - x(earlier) > 40:
                 yield _label((x(earlier) + x(later)) / 2, middle + 4, f"{later - earlier:.1f} s", _GAP)
 
-    # Ticks that would cover one another are one.
+    # Ticks that would overlap are drawn as one.
     ticks = "".join(f"M{place} {_BOTTOM}V{_TOP + 6}" for place in dict.fromkeys(map(x, outcome.arrivals)))
     if ticks:
         yield _line("arrivals", ticks, _ARRIVAL)

@@ -9,10 +9,11 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
+from itertools import chain
 from typing import Final
 
 import h11
@@ -20,26 +21,32 @@ from mitmproxy import connection, ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from .app import LARGEST_CHANGE, PORTS, Addon, Request, canonical, respond
+from .app import LARGEST_CHANGE, PORTS, Request, canonical, log_fault, respond
+from .shown import Addon
 
 logger = logging.getLogger("force_stream")
 
 _OPTIONS: Final = {
     "force_stream_page": "The name under which the proxy serves its own page (http://force.stream/); empty: none.",
-    "force_stream_page_port": "A port on 127.0.0.1 for the page too: in reverse mode the only way to it; 0: none.",
-    "force_stream_page_remote": "Answer clients on other machines too, under that name; they can then switch rules.",
+    "force_stream_page_port": "A port on 127.0.0.1 that also serves the page, in reverse mode the only way to reach "
+    "it; 0: none.",
+    "force_stream_page_remote": "Also serve the page to clients on other machines, under its name; they can then "
+    "switch rules.",
 }
 LOOPBACK: Final = "127.0.0.1"
 # Limits of the port: seconds for a connection's one request and its answer, connections, and bytes of a request's head.
 _PATIENCE: Final = 30.0
 _MOST_CONNECTIONS: Final = 100
 _LARGEST_HEAD: Final = 64 * 1024
+# Connections that stay open for updates of the page, and seconds between two checks for some.
+_MOST_READERS: Final = 20
+_LOOK: Final = 1.0
 
 
 class Serving:
     """An addon object that answers requests for the page, as mitmproxy does those for mitm.it.
 
-    Their flows stay out of the flow list, the terminal and flow files: an open page asks for news all the time.
+    Their flows stay out of the flow list, the terminal and flow files: an open page asks for updates all the time.
     """
 
     def __init__(self, addon: Addon) -> None:
@@ -104,7 +111,7 @@ class Serving:
 
     response = error = requestheaders
 
-    def request(self, flow: http.HTTPFlow) -> None:
+    async def request(self, flow: http.HTTPFlow) -> None:
         if flow.response or not self._is_for_page(flow):
             return
         request = flow.request
@@ -114,9 +121,10 @@ class Serving:
         is_local, body = _is_local(flow.client_conn), request.raw_content or b""
         asked = Request(request.method, request.path, headers, body, is_local, request.scheme)
         hosts = self._hosts if self._port is None else self._hosts | self._port.hosts
-        answer = respond(self._addon, asked, hosts, remote=ctx.options.force_stream_page_remote)
+        # Only the beginning of an open answer is sent here, since mitmproxy holds an answer until its end.
+        answer = await respond(self._addon, asked, hosts, remote=ctx.options.force_stream_page_remote)
         flow.response = http.Response.make(answer.status, answer.body)
-        # It would say how long the body is here, which to HEAD is not how long it is.
+        # It would give the length of the body here, which for HEAD is not the length of the real one.
         flow.response.headers = http.Headers([(k.encode(), v.encode()) for k, v in answer.headers.items()])
         raise exceptions.AddonHalt
 
@@ -176,6 +184,7 @@ class _Port:
         self._foreign = foreign
         self.hosts = {canonical(f"{name}:{number}") for name in (LOOPBACK, "localhost")}
         self._connections: set[asyncio.StreamWriter] = set()
+        self._readers = 0
         self._socket = socket.create_server((LOOPBACK, number))
         self._task = asyncio.get_running_loop().create_task(asyncio.start_server(self._serve, sock=self._socket))
 
@@ -195,23 +204,32 @@ class _Port:
                 # A client may leave, be too slow, or not speak HTTP.
                 with suppress(OSError, TimeoutError, h11.ProtocolError):
                     async with asyncio.timeout(_PATIENCE):
-                        await self._answer(reader, writer)
+                        goes_on = await self._answer(reader, writer)
+                    if goes_on is not None:
+                        await self._go_on(goes_on, reader, writer)
         finally:
             self._connections.discard(writer)
             writer.transport.abort()  # `close` would wait for ever for a client that does not read its answer
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Iterator[bytes] | None:
+        """Answer the connection's request; returns the pieces of an answer that stays open."""
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
         request = await _read_request(connection, reader)
         if request is None:
-            return
+            return None
         if writer.get_extra_info("peername")[1] in self._foreign:
             request = request._replace(is_local=False)
-        answer = respond(self._addon, request, self.hosts)
-        headers = [*answer.headers.items(), ("Date", formatdate(usegmt=True)), ("Connection", "close")]
+        answer = await respond(self._addon, request, self.hosts)
+        goes_on = answer.news if self._readers < _MOST_READERS else None
+        fields = {**answer.headers, "Date": formatdate(usegmt=True), "Connection": "close"}
+        headers = [field for field in fields.items() if goes_on is None or field[0] != "Content-Length"]
         reason = HTTPStatus(answer.status).phrase.encode()
         head = connection.send(h11.Response(status_code=answer.status, headers=headers, reason=reason))
-        writer.write((head or b"") + answer.body)
+        writer.write(head or b"")
+        if goes_on is not None:
+            news = chain([answer.body], iter(goes_on, None))
+            return (connection.send(h11.Data(data=piece)) or b"" for piece in news)
+        writer.write(answer.body)
         writer.write_eof()
         await writer.drain()
         if request.body is None:
@@ -220,6 +238,26 @@ class _Port:
                 pass
         writer.close()
         await writer.wait_closed()  # all of the answer is sent then
+        return None
+
+    async def _go_on(self, pieces: Iterator[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send one piece after another until the client leaves, or stops reading."""
+        self._readers += 1
+        try:
+            for piece in pieces:
+                writer.write(piece)
+                async with asyncio.timeout(_PATIENCE):
+                    await writer.drain()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await reader.read(1)  # a client that leaves ends it; it has nothing else to send
+                        return
+        except OSError:
+            raise
+        except Exception as fault:
+            log_fault(fault)
+        finally:
+            self._readers -= 1
 
 
 async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:

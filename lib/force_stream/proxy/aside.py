@@ -1,4 +1,4 @@
-"""Threads of the addon's own, for what takes long to read or to make.
+"""Threads of the addon's own, for work that takes long: reading and writing large bodies.
 
 The event loop's own look up host names and read files: if they were all busy with bodies, nobody could reach another
 upstream. These are few, because Python runs one at a time: each further one is another that the event loop has to wait
@@ -17,5 +17,5 @@ _THREADS: Final = ThreadPoolExecutor(MOST, "force_stream")
 
 
 def run[T](work: Callable[[], T]) -> asyncio.Future[T]:
-    """Have a thread do some work, when one is free. Raises RuntimeError where no event loop runs."""
+    """Have a thread do some work, as soon as one is free. Raises RuntimeError if no event loop is running."""
     return asyncio.get_running_loop().run_in_executor(_THREADS, old_garbage_waits()(work))

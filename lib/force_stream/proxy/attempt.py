@@ -83,11 +83,11 @@ _TRANSITIONS: Final[Mapping[State, Mapping[Signal, State]]] = {
 PATIENCE: Final = {State.FINISHING: 5.0, State.ENDING: 0.1}
 # Seconds of silence in which the blank line of an event that is whole, or the end of a document, may come.
 BLANK_LINE_PATIENCE: Final = 1.0
-# Bytes. Whether more than this is whole is seen in a thread.
+# Bytes. Whether a larger document is complete is checked in a thread.
 _MOST_LOOKED_AT: Final = 16 * 1024
 # Seconds after a finish reason that nothing but keep-alives follows.
 LONGEST_PATIENCE: Final = 30.0
-# Seconds after which is looked whether a thread has read what it was given.
+# Seconds between two checks whether a thread has read what it was given.
 _LOOK_AGAIN: Final = 0.01
 # Bytes that a thread reads in one go; the event loop reads twice as many, since nearly all of them are read fast.
 _PORTION: Final = 4096
@@ -136,6 +136,10 @@ class KeptBody:
         """When the first piece came; None where none has."""
         return self._times[0] if self._times else None
 
+    def decode_sizes(self, decode: Callable[[list[int]], list[int]]) -> None:
+        """Have the sizes of the times be those of the decoded body."""
+        self._times[1::2] = array("d", decode([int(size) for size in self._times[1::2]]))
+
     def whole(self) -> bytes:
         """All of it. Every call returns the same object, so the body is in memory once."""
         return self._body.getvalue()
@@ -144,12 +148,12 @@ class KeptBody:
 class Attempt:
     """One try to get an answer, within its rule's limits.
 
-    `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are put in then.
-    `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it properly.
-    `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response, once it has
-    begun. `cut_by`: how the transport ended the answer too early, in words.
-    `deadline`: when the rule's timeout passes, by the clock; None if it has none. `plain`: its request asked for no
-    stream, so a document may be of any size, and no faults are put in.
+    `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are then
+    injected. `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it
+    properly. `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response,
+    once it has begun. `cut_by`: how the transport ended the answer too early, in words. `deadline`: when the rule's
+    timeout passes, by the clock; None if it has none. `plain`: its request asked for no stream, so a document may be of
+    any size, and no faults are put in.
     """
 
     def __init__(
@@ -199,7 +203,7 @@ class Attempt:
             self.deadline += held
 
     def outlive_client(self) -> None:
-        """Nobody waits any more, and no one's patience ends what the rule leaves without a limit."""
+        """The client is gone, so its patience no longer limits what the rule leaves unlimited."""
         if self.deadline is None:
             self.deadline = self.clock() + LONGEST_UNWAITED
         if self._idle_timeout is None:
@@ -216,14 +220,14 @@ class Attempt:
         self._on(Signal.RESPONSE)
 
     def heard(self) -> None:
-        """The upstream has sent something that is not a piece of the body."""
+        """The upstream has sent something other than a piece of the body."""
         self._last_byte = self.clock()
 
     def receive(self, piece: bytes) -> bool:
         """The next piece of the body. True if the caller has to `poll`: the answer is ready, or a deadline has moved
         closer. Never raises: a bug of ours becomes the answer."""
         if not piece:
-            return False  # an empty DATA frame is no sign of life
+            return False  # an empty DATA frame is not a sign of life
         self._last_byte = now = self.clock()
         self._size += len(piece)
         if self._size > self.rule.max_body:
@@ -246,7 +250,7 @@ class Attempt:
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
 
     def _read(self, piece: bytes, now: float) -> bool:
-        """Read a piece on the event loop, or as much of it as takes only a moment."""
+        """Read a piece on the event loop, or as much of it as takes only a few milliseconds."""
         if self._reader.wait(piece):
             return False
         if now - self._span_began > _SPAN:
@@ -254,7 +258,7 @@ class Attempt:
         if self._size - self._span_size <= _PORTION and not self._reader.in_large_event:
             return self._reader.feed(piece) and self._notice_end()  # whatever it is
         was_read = False
-        begun = time.thread_time()  # what other processes take is not in it
+        begun = time.thread_time()  # CPU time: without what other processes take
         for at in range(0, len(piece), 2 * _PORTION):
             if self._spent > _MOST_ON_LOOP or self._reader.in_large_event:
                 is_noticed = was_read and self._notice_end()
@@ -294,7 +298,7 @@ class Attempt:
                     begun = time.thread_time()
 
     def _take_from_aside(self) -> None:
-        """Take what the thread has read, if it is ready, and give it what has come meanwhile."""
+        """Take over what the thread has read, if it has finished, and give it what has arrived meanwhile."""
         if self._reading is None or not self._reading.done():
             return
         reading, self._reading = self._reading, None
@@ -354,7 +358,7 @@ class Attempt:
         self.complete = state is State.COMPLETE
         self._last_change = self._last_byte
         if self.is_final:
-            # A connection that lingers after the last event is no silence of the answer's.
+            # If the connection lingers after the last event, that is not a silence of the answer.
             self._ended = self._last_byte if before is State.ENDING else self.clock()
         return True
 
@@ -423,7 +427,7 @@ class Attempt:
         elif self.state is State.ENDING:
             yield self._last_change + PATIENCE[self.state], ""
         if self.deadline is not None:
-            timeout, what = self.rule.timeout, "the upstream's answer had no end within"
+            timeout, what = self.rule.timeout, "the upstream's answer did not end within"
             left = f"{what} {LONGEST_UNWAITED:g} s after its client gave up"
             yield self.deadline, left if timeout is None else f"{what} {timeout:g} s"
         if self._idle_timeout is not None:
@@ -456,6 +460,10 @@ class Attempt:
         """For each piece: seconds since the request went out, and bytes so far; flat."""
         return self._body.times
 
+    def decode_times(self, decode: Callable[[list[int]], list[int]]) -> None:
+        """Have the times of an encoded answer be those of its decoded body. `decode`: the sizes."""
+        self._body.decode_sizes(decode)
+
     def body(self) -> bytes:
         """The body as it came. Every call returns the same object, so the body is in memory once."""
         return self._body.whole()
@@ -475,7 +483,12 @@ class Attempt:
                 if decoded is not None:
                     self._feed([decoded])
                     self.report.bytes = self._size
-                reply = self._reader.finish(self.cut_by, silence=self.silence, retry_after=self._header(b"retry-after"))
+                reply = self._reader.finish(
+                    self.cut_by,
+                    silence=self.silence,
+                    retry_after=self._header(b"retry-after"),
+                    location=self._header(b"location"),
+                )
                 self.answered = self._reader.answered
                 return reply
         except Exception as fault:

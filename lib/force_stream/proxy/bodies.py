@@ -1,4 +1,4 @@
-"""The one reader of bodies: a message's body without its content encoding, within a limit.
+"""The only reader of bodies: a message's body without its content encoding, within a limit.
 
 mitmproxy's own `content` and `text` decode whatever anyone sends, on the event loop and without a limit. Must not know
 what a body says.
@@ -15,7 +15,7 @@ from ..wire.encodings import MissingDecoder, TooLarge
 from ..wire.json_body import BLOCKS_LOOP
 from . import aside
 
-# Bytes of a decoded body for which no rule says how large it may be.
+# Bytes. The limit of a decoded body if no rule sets one.
 MOST_DECODED: Final = Rule("", ()).max_body
 # Bytes of a decoded body that may be decoded on the event loop.
 MOST_ON_LOOP: Final = 2 * 1024 * 1024
@@ -33,7 +33,7 @@ def blocks_loop(message: http.Message) -> bool:
 
 
 async def read[T](message: http.Message | None, work: Callable[[], T]) -> T:
-    """What some work makes of a message's body: off the event loop, if the body might block it."""
+    """The result of some work on a message's body, done off the event loop if the body might block it."""
     return await aside.run(work) if message is not None and blocks_loop(message) else work()
 
 

@@ -90,6 +90,15 @@ class Observer(Protocol):
         """Bytes of the answer's head have come."""
 
 
+def hand_over(receiver: Attempt, piece: bytes) -> bool:
+    """Give a piece of the body to who reads it. True if a poll has to follow."""
+    try:
+        return receiver.receive(piece)
+    except Exception as fault:
+        receiver.record_bug(fault)
+        return True
+
+
 class ChunkedClient(_http1.Http1Client):
     """mitmproxy's connection to an HTTP/1 upstream. While it serves an observed stream, the body goes straight to the
     stream's receiver: for one event, the way through mitmproxy's layers costs more than all of our own work."""
@@ -123,11 +132,7 @@ class ChunkedClient(_http1.Http1Client):
         piece = read_chunks(self.body_reader, self.buf) if isinstance(event, events.DataReceived) else b""
         needs_poll, receiver = False, stream.receiver
         if piece and receiver is not None:
-            try:
-                needs_poll = receiver.receive(piece)
-            except Exception as fault:
-                receiver.record_bug(fault)
-                needs_poll = True
+            needs_poll = hand_over(receiver, piece)
         elif piece:
             yield _base.ReceiveHttp(_events.ResponseData(stream.stream_id, piece))
         if self.buf or not piece:

@@ -15,7 +15,7 @@ from .attempt import Attempt
 
 
 class Deadline(Enum):
-    """What is due when a moment has passed."""
+    """What is due once a deadline has passed."""
 
     NOTHING = "nothing"
     HEARTBEAT = "a heartbeat"
@@ -56,7 +56,7 @@ class ClientWait:
 
     @property
     def is_kept(self) -> bool:
-        """Whether somebody keeps what comes of it, even when the client is gone; after a reload nobody does."""
+        """Whether its outcome is kept, even when the client is gone; after a reload it is not."""
         return self.kept is not None and not self.kept.done()
 
     @property

@@ -1,5 +1,4 @@
-"""Web pages of other origins, such as applications that are web pages inside: which of them may read an upstream's
-answers.
+"""Web pages of other origins, such as those that applications consist of: which of them may read an upstream's answers.
 
 Knows a rule's `cors`, and mitmproxy's requests and responses; must not know bodies, or how an answer is made. The words
 are those of the Fetch standard's section 3.3, "CORS protocol".
@@ -17,7 +16,7 @@ from ..rules.rule import Rule
 from .notes import ORIGIN, save_notes
 from .request import hosts_of
 
-# Origins that no web site can have: what `true` stands for.
+# Origins that no web site can have: the meaning of `true`.
 _APPS: Final = re.compile(
     r"(app|tauri|chrome-extension|moz-extension|safari-web-extension)://[!-.0-~]{1,80}|https?://tauri\.localhost"
 )
@@ -45,7 +44,7 @@ def admit(flow: http.HTTPFlow, rules: Sequence[Rule]) -> None:
         share(flow, flow.response)
         return
     del headers["origin"]
-    # It tells of another origin too, and some servers look at it first (Go's http.CrossOriginProtection).
+    # It also reveals another origin, and some servers check it first (Go's http.CrossOriginProtection).
     headers.pop("sec-fetch-site", None)
 
 
@@ -55,7 +54,7 @@ def page_of(flow: http.HTTPFlow) -> str | None:
 
 
 def is_preflight(request: http.Request) -> bool:
-    """Whether a browser asks for leave to send a page's request."""
+    """Whether a browser asks for permission to send a page's request."""
     names = ("origin", "access-control-request-method")
     return request.method == "OPTIONS" and all(name in request.headers for name in names)
 
@@ -73,7 +72,10 @@ def why_refused(flow: http.HTTPFlow, rules: Sequence[Rule]) -> str:
             return ""
         with_what = f" with headers such as {min(missing)}"
     value = "true" if _APPS.fullmatch(origin) else json.dumps([origin])
-    return f"the upstream does not let the page {origin} ask it{with_what}; cors: {value} in a rule for this host would"
+    return (
+        f"the upstream does not accept requests from the page {origin}{with_what}; "
+        f"cors: {value} in a rule for this host lets it in"
+    )
 
 
 def share(flow: http.HTTPFlow, response: http.Response) -> None:

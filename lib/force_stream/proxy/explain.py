@@ -60,7 +60,7 @@ def why_nowhere(flow: http.HTTPFlow) -> str:
     """One line for the log about a flow whose request names this proxy as its upstream; "" for any other."""
     if flow.error is None or NOWHERE not in flow.error.msg or endpoint_for(flow.request.path, {}) is None:
         return ""
-    return printable(f"{_about(flow)}: this is the proxy itself, and not an upstream. {TO_REVERSE}", _LONGEST_LINE)
+    return printable(f"{_about(flow)}: this is the proxy itself, not an upstream. {TO_REVERSE}", _LONGEST_LINE)
 
 
 def _about(flow: http.HTTPFlow) -> str:
@@ -106,7 +106,7 @@ def _mismatches(flow: http.HTTPFlow, rules: Sequence[Rule]) -> tuple[list[str], 
 
 def _as_it_came(flow: http.HTTPFlow, *, readable: bool) -> http.HTTPFlow:
     """The flow as filters see it when its request comes: without its answer. One that looks at bodies has mitmproxy
-    decode them, whatever they stand for, so it gets none that could not be read within the limit."""
+    decode them, however large they become, so it gets none that could not be read within the limit."""
     came = copy(flow)
     came.response = None
     if not readable:
@@ -131,10 +131,10 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
             f"left as it came: {why}" if why else "left as it came: only a POST with a JSON object or a form is forced"
         )
     if not body.asks_plain:
-        return "the client itself asks for a stream, which passes live"
+        return "the client itself asks for a stream, which is passed on live"
     try:
         forced_form(flow, body, rule, endpoint)
     except Refusal as reason:
         return f"left as it came: {reason}"
-    # What an upstream has said about streaming is no part of the rules.
+    # What an upstream has said about streaming is not part of the rules.
     return "its request would be forced now" + (f"; it was left as it came: {why}" if why else "")

@@ -1,4 +1,4 @@
-"""An HTTP/2 connection whose upstream is going away, used until the streams that its GOAWAY covers have ended.
+"""An HTTP/2 connection to an upstream, read for the streams that observe it, and used until all of them have ended.
 
 A server that reloads, or has answered enough requests on a connection, sends GOAWAY and finishes what it has begun (RFC
 9113, section 6.8). h2 reads nothing after a GOAWAY, and mitmproxy ends every stream with it: each answer in flight is
@@ -6,34 +6,90 @@ lost. Here h2 does not get to see the frame.
 
 What such an upstream, or one with enough streams, says that it has done nothing for may be sent again (section 8.7).
 
-Knows h2's table of frames and mitmproxy's HTTP/2 client around it; must not know flows. `unknown_h2` checks that h2 is
-what this module expects.
+Upstreams put every event into its own DATA frame. What has arrived of them becomes one frame before h2 parses it, and
+goes straight to the attempt.
+
+Knows h2's table of frames, its buffer, and mitmproxy's HTTP/2 client around it; must not know flows. `unknown_h2` and
+`unknown_buffer` check that h2 is what this module expects.
 """
 
 from collections.abc import Generator
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, StreamReset
+from h2.events import ConnectionTerminated, DataReceived, StreamReset
+from h2.frame_buffer import FrameBuffer
 from hyperframe.frame import GoAwayFrame
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import _base, _events, _http2
 
+from .chunked import Observer, PollRequested, hand_over
+
 type Commands[Result] = Generator[commands.Command, Any, Result]
 
 _GOING: Final = "the upstream was going away, and did not take the request (HTTP/2 GOAWAY)"
 _REFUSED: Final = "the upstream did not take the request (HTTP/2 REFUSED_STREAM)"
+# How a frame begins (RFC 9113, section 4.1): its length in three bytes, then what it is, its flags and its stream.
+_HEADER: Final = 9
+# DATA that is neither padded nor the last of its stream.
+_PLAIN_DATA: Final = b"\0\0"
+# Where h2 keeps what it has not parsed yet: the first name since h2 4.3.
+_UNPARSED: Final = next((name for name in ("_data", "data") if hasattr(FrameBuffer(), name)), "_data")
+
+
+def merge_data(frames: bytes) -> bytes:
+    """The same frames, but with one DATA frame for all that a stream has between two frames of any other kind. What is
+    not whole stays as it is, at the end."""
+    merged, at, size = bytearray(), 0, len(frames)
+    payloads: dict[bytes, list[bytes]] = {}
+    while at + _HEADER <= size and (end := at + _HEADER + int.from_bytes(frames[at : at + 3])) <= size:
+        what = frames[at + 3 : at + _HEADER]
+        # The first bit of a stream's number has no meaning: with it, one stream would be two here.
+        if what.startswith(_PLAIN_DATA) and what[2] < 0x80:
+            payloads.setdefault(what, []).append(frames[at + _HEADER : end])
+        else:
+            merged += _as_frames(payloads) + frames[at:end]
+            payloads.clear()
+        at = end
+    return bytes(merged + _as_frames(payloads) + frames[at:])
+
+
+def _as_frames(payloads: dict[bytes, list[bytes]]) -> bytes:
+    joined = {what: b"".join(pieces) for what, pieces in payloads.items()}
+    return b"".join(len(data).to_bytes(3) + what + data for what, data in joined.items())
+
+
+class MergingBuffer(FrameBuffer):
+    """h2's buffer of what it has received. A frame costs h2 and mitmproxy more than all of our own work."""
+
+    def add_data(self, data: Any) -> None:
+        super().add_data(data)
+        held = getattr(self, _UNPARSED)
+        # More than one frame, and together no larger than one may be.
+        if _HEADER + int.from_bytes(held[:3]) < len(held) <= self.max_frame_size:
+            setattr(self, _UNPARSED, type(held)(merge_data(bytes(held))))
 
 
 def unknown_h2() -> str:
-    """What about h2 is not as this module expects, in words; "" if everything is."""
+    """What about h2, and mitmproxy's use of it, is not as this module expects, in words; "" if everything is."""
+    for name in ("our_stream_id", "their_stream_id", "stream_queue"):
+        if name not in _http2.Http2Client.__annotations__:
+            return f"mitmproxy's Http2Client has no {name}"
     connection = H2Connection(H2Configuration())
     table = getattr(connection, "_frame_dispatch_table", {})
     known = table.get(GoAwayFrame) == getattr(connection, "_receive_goaway_frame", connection)
     return "" if known else "h2's H2Connection has no _frame_dispatch_table with its GOAWAY frame"
+
+
+def unknown_buffer() -> str:
+    """The same of what it takes to read many frames at once."""
+    buffer = getattr(H2Connection(H2Configuration()), "incoming_buffer", None)
+    known = type(buffer) is FrameBuffer and hasattr(buffer, _UNPARSED) and hasattr(buffer, "max_frame_size")
+    return "" if known else "h2's H2Connection has no incoming_buffer with its _data and max_frame_size"
 
 
 class NotTaken(_events.ResponseProtocolError):
@@ -45,23 +101,34 @@ class NotTaken(_events.ResponseProtocolError):
 
 
 class DrainingClient(_http2.Http2Client):
-    """mitmproxy's connection to an HTTP/2 upstream. `going`: there has been a GOAWAY, and some of its streams have not
-    ended yet; `reading`: what has ended already may still have to be told."""
+    """mitmproxy's connection to an HTTP/2 upstream. `observers`: its observed streams, by the numbers that they have on
+    the client's side; `to_poll`: those that need it after what is read now. `going`: there has been a GOAWAY, and some
+    of its streams have not ended yet; `reading`: what has ended already may still have to be told."""
 
+    observers: WeakValueDictionary[int, Observer]
+    to_poll: list[int]
     going = reading = False
 
     @classmethod
-    def take(cls, client: _http2.Http2Client) -> None:
+    def take(cls, client: _http2.Http2Client) -> "DrainingClient":
         """Make a connection of mitmproxy's one of these."""
         client.__class__ = cls
+        assert isinstance(client, cls)
+        client.observers, client.to_poll = WeakValueDictionary(), []
         table: Any = client.h2_conn._frame_dispatch_table
         table[GoAwayFrame] = _withhold
+        if not unknown_buffer():
+            client.h2_conn.incoming_buffer.__class__ = MergingBuffer
+        return client
 
     def _handle_event(self, event: events.Event) -> Commands[None]:
         reads = isinstance(event, events.DataReceived)
         self.reading = self.reading or reads
         yield from super()._handle_event(event)
         self.reading = self.reading and not reads
+        # Only after the rest, which may end the stream: then there is nothing to poll for.
+        while reads and self.to_poll:
+            yield _base.ReceiveHttp(PollRequested(self.to_poll.pop()))
         if self.going and not self.reading and all(map(self.is_closed, self.streams)):
             self.streams.clear()  # those that we have ended ourselves
             yield from self.close_connection("the upstream has gone away (HTTP/2 GOAWAY)")
@@ -71,6 +138,14 @@ class DrainingClient(_http2.Http2Client):
         yield from super().close_connection(msg)
 
     def handle_h2_event(self, event: Any) -> Commands[bool]:
+        if isinstance(event, DataReceived):
+            stream = self.observers.get(self.their_stream_id.get(event.stream_id, 0))
+            if stream is None or stream.receiver is None:
+                return (yield from super().handle_h2_event(event))
+            if hand_over(stream.receiver, event.data):
+                self.to_poll.append(stream.stream_id)
+            self.h2_conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            return False
         if isinstance(event, StreamReset) and event.error_code == ErrorCodes.REFUSED_STREAM:
             if self.streams.pop(event.stream_id, None) is not None:
                 # It may be sent again over this connection, as another stream.

@@ -16,8 +16,8 @@ from ..rules.rule import Rule
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 
-_ERROR: Final = jsontext.dumps(error_body("an error that the rule injects", "injected"))
-# A line of bytes, some of which are not UTF-8, that is no field of an event.
+_ERROR: Final = jsontext.dumps(error_body("an error injected by the rule", "injected"))
+# A line of bytes, some of which are not UTF-8, that is not a field of an event.
 _GARBAGE: Final = b"\xff\xfe\x00 garbage that the rule injects \x80\n\n"
 
 
@@ -53,8 +53,8 @@ type Step = Deliver | Stall | Cut | Respond
 
 
 class Injection:
-    """What a rule's `inject` makes of one answer; `rules/keys.py` says what each key means. `injected`: the part of it
-    that has been done so far."""
+    """What a rule's `inject` does to one answer; `rules/keys.py` says what each key means. `injected`: the faults that
+    were actually injected so far."""
 
     def __init__(self, wanted: Mapping[str, Any]) -> None:
         self.injected: dict[str, Any] = {}
@@ -70,7 +70,7 @@ class Injection:
 
     @property
     def replaces_upstream(self) -> bool:
-        """Whether the response is all made up, so that the upstream need not be asked."""
+        """Whether the response is entirely made up, so that the upstream need not be asked."""
         return bool(self._wanted.get("status") or self._wanted.get("empty"))
 
     def content_type(self, own: str) -> str:
@@ -91,7 +91,7 @@ class Injection:
             yield from self._after_event()
 
     def feed(self, data: bytes) -> Iterator[Step]:
-        """What becomes of the upstream's next bytes."""
+        """What to deliver in place of the upstream's next bytes."""
         if self._over:
             return
         self._rest += data
@@ -102,7 +102,7 @@ class Injection:
         self._rest = self._rest[at:]
 
     def close(self) -> Iterator[Step]:
-        """What becomes of an event that has no end."""
+        """What to deliver in place of an event that has no end."""
         if not self._over and self._rest:
             yield from self._piece(self._rest, at_end=True)
 
@@ -148,7 +148,7 @@ class Injection:
 
 
 class Injections:
-    """Which tries fail on purpose. `chance`: a number from 0 to 1, another one each time."""
+    """Which tries fail on purpose. `chance` returns a random number from 0 to 1."""
 
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
         self._chance = chance
@@ -156,11 +156,11 @@ class Injections:
         self._failed: dict[str, tuple[Mapping[str, Any], int]] = {}
 
     def next(self, rule: Rule) -> Injection | None:
-        """What becomes of a rule's next try; None if it is to be as it is."""
+        """The faults for a rule's next try; None if it is to be left alone."""
         wanted = rule.inject
         if not wanted or self._chance() >= wanted.get("probability", 1):
             return None
-        # The same object, not an equal one: who saves the file, or sets the key again, has it count from the start.
+        # The same object, not an equal one: saving the file, or setting the key again, restarts the count.
         known, failed = self._failed.get(rule.name, (None, 0))
         failed = failed if known is wanted else 0
         if failed >= wanted.get("times", failed + 1):

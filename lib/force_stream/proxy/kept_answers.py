@@ -67,7 +67,7 @@ def key_of(flow: http.HTTPFlow, rule: Rule, *, has_own_keys: bool = True) -> byt
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request. `failed`: the attempt, if it did not become a whole answer."""
+    """The outcome of a request. `failed`: the attempt, if it did not become a whole answer."""
 
     flow_id: str
     comment: str
@@ -149,7 +149,7 @@ class KeptAnswers:
         why = f"nobody asked for it for {seconds:g} s"
         kept.timer = asyncio.get_running_loop().call_later(seconds, self._drop, kept, why)
         while sum(each.size for each in self._answers) > self._most:
-            self._drop(self._answers[0], f"nobody asked for it until {self._most:,} bytes were kept")
+            self._drop(self._answers[0], f"newer answers needed its place in the {self._most:,} bytes")
         return kept in self._answers
 
     def _drop(self, kept: KeptAnswer, why: str) -> None:

@@ -19,7 +19,8 @@ _SALT: Final = token_bytes(16)
 
 
 class Asked(NamedTuple):
-    """Whom a request asks for what. `name`: what people call the host, of which one address may have several."""
+    """Which upstream a request asks for which model and endpoint. `name`: the host as people know it; one address may
+    have several."""
 
     host: str
     port: int
@@ -100,7 +101,7 @@ class Learned:
             del entries[next(iter(entries))]
 
     def lines(self) -> list[str]:
-        """All of it, a line each."""
+        """All of it, one line each."""
         plain = [(asked, named) for (asked, _), known in self._plain.items() for named in known]
         lines = [
             *(f"learned: {asked} must stream" for asked in self._streams),

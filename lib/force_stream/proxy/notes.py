@@ -58,7 +58,7 @@ class Note[T]:
 
 
 def _kept(flow: Flow | None) -> dict[Any, Any]:
-    """What mitmproxy keeps on a flow, which an edited file may have made something else than a dictionary."""
+    """A flow's metadata, which may not be a dictionary if somebody edited the file."""
     kept: object = None if flow is None else flow.metadata
     return kept if isinstance(kept, dict) else {}
 
@@ -259,7 +259,7 @@ def check_notes(flow: http.HTTPFlow) -> None:
 
 
 def known[T](what: Note[T], flow: http.HTTPFlow) -> T:
-    """A note without which there is no going on."""
+    """A note that is required: raises `UnreadableFlow` if it is missing."""
     value = what.of(flow)
     if value is None:
         problem = "has a value that this version does not write" if noted(what, flow) else "is missing"

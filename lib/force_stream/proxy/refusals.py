@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from ..errors.events import error_in
 from ..wire import jsontext
 
-# Bytes. A longer error is a web page, and what it says about streams is not about this request.
+# Bytes. A longer error is a web page; if it mentions streams, that is not about this request.
 LONGEST_ERROR: Final = 64 * 1024
 # Characters, of one text and of all. Longer ones quote something.
 _LONGEST_TEXT: Final = 4096
@@ -243,7 +243,7 @@ _STREAM: Final = re.compile(
             # Not "must be true or false".
             rf"{_S}{_KIND}? (?:must|should|needs? to|ha[sv]e? to)(?: (?:be|set|to|explicitly|always|equal)){{0,4}} "
             r"(?:true|enabled|on|used|1|specified|provided)\b(?! or|/|, ?false| ?\|)",
-            # Something else must be so, or is too large, for plain requests.
+            # For plain requests, something else is required, or something is too large.
             rf"\b(?:must|should|too large|too long|too many|exceed\w*){_W}{{0,8}}? (?:for|in|with|when|of) {_N}",
             rf"{_N}{_KIND}?{_W}{{0,3}}? (?:must|limited)\b",
             rf"{_S} (?:not|does not) support false",
@@ -294,7 +294,7 @@ _NEVER_NAMED: Final = frozenset(["model", "messages", "input", "prompt", "stream
 # Of a request's members, and characters of their names. More are not looked for in a refusal: a client may make up any.
 _MOST_MEMBERS: Final = 100
 _LONGEST_NAME: Final = 100
-# What is called otherwise than its member.
+# What refusals call by another name than the request's member.
 _CALLED: Final = {
     "tools": r"tools?|function[ -]calls?|function[ -]calling|tool[_ -]?\w*",
     "functions": r"functions?",

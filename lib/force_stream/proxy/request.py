@@ -1,6 +1,6 @@
-"""A flow's request: what it says, what it becomes when it is forced, and how it gets back to what it was.
+"""A flow's request: what it contains, what it becomes when it is forced, and how it is restored.
 
-Knows mitmproxy's requests, rules and bodies; must not know what comes of an answer.
+Knows mitmproxy's requests, rules and bodies; must not know what happens to an answer.
 """
 
 import re
@@ -39,7 +39,7 @@ from .notes import (
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
 # Headers that sign or hash the body. An upstream would reject a request that has one after its body was edited.
 _SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
-# What says for whose account a request is.
+# Headers that tell for whose account a request is.
 KEYS: Final = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
 _CREDENTIALS: Final = (*KEYS, "openai-organization", "openai-project")
 
@@ -118,18 +118,21 @@ def credentials_of(flow: http.HTTPFlow) -> bytes:
 def without_credentials(flow: http.HTTPFlow, text: str) -> str:
     """A text of the upstream's without the request's credentials: an error may quote them, and may be cut short within
     one."""
+    if not text:
+        return text
     request = flow.request
     given = [part for name in _CREDENTIALS for value in request.headers.get_all(name) for part in value.split()]
     given += [value for name, value in request.query.items(multi=True) if _NAMES_A_SECRET.search(name)]
     for secret in given:
-        if len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
+        while len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
             size = next(size for size in range(len(secret), 0, -1) if secret[:size] in text)
             text = text.replace(secret[:size], "***")
     return text
 
 
 def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Asked:
-    """Whom the request asks for what. Of a model's name without bound, which a client may make up, it has a hash."""
+    """Which upstream the request asks for which model. A model's name of unlimited length, which a client may make up,
+    is hashed."""
     if model is not None and len(model) > _LONGEST_MODEL:
         model = hash_of([model]).hex()
     return Asked(flow.request.host, flow.request.port, name_of(flow), model, endpoint.name)
@@ -191,7 +194,7 @@ def _check_unsigned(request: http.Request) -> None:
     if request.headers.get("authorization", "").startswith("AWS4-"):
         signed.append("authorization")
     if signed:
-        raise Refusal(f"the request is signed ({signed[0]}), and a changed body would not fit the signature")
+        raise Refusal(f"the request is signed ({signed[0]}), and the signature would not match a changed body")
 
 
 def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
@@ -227,7 +230,7 @@ def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
     if len(body) != known(FORCED_SIZE, flow):
         return body
     if splices and splices[-1][1] > len(body):
-        raise UnreadableFlow("its force_stream.undo is that of another body")
+        raise UnreadableFlow("its force_stream.undo belongs to another body")
     return undo(body, splices)
 
 

@@ -1,4 +1,4 @@
-"""A flow's response: what it says, and what it becomes.
+"""A flow's response: what it contains, and what it becomes.
 
 Knows mitmproxy's responses and the outcome of an attempt; must not know events, chunks or rules.
 """
@@ -101,7 +101,7 @@ def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     if flow.response is None:
         return spec, SSE_STATUS.of(flow) or 200, SSE_TYPE.of(flow) or ""
     if ANSWERED_BY.of(flow) or STATUS.of(flow) not in (None, flow.response.status_code):
-        raise UnreadableFlow("its answer is not the one that its own try came to")
+        raise UnreadableFlow("its answer is not that of its own try")
     if noted(SSE, flow):
         # The response says what the client got.
         return spec, known(SSE_STATUS, flow), known(SSE_TYPE, flow)
@@ -232,13 +232,13 @@ def fault() -> Reply:
 
 
 def unreachable(reason: str) -> http.Response:
-    """The response to a page that could not read mitmproxy's own."""
+    """The response for a page that could not read mitmproxy's own error page."""
     return _no_response(UpstreamUnreachable(f"the upstream gave no response: {reason[:LONGEST_REASON]}").body())
 
 
 def ended(why: str = "") -> http.Response:
-    """The response to a client that waits for another flow's, which was ended."""
-    message = f"the answer under way to the same request was ended{why}. Send the request again."
+    """The response for a client that was waiting for another flow's answer, which was stopped."""
+    message = f"the answer that this request was waiting for was stopped{why}. Send the request again."
     return _no_response(error_body(message, UpstreamUnreachable.code))
 
 
@@ -263,7 +263,7 @@ def retry_after(flow: http.HTTPFlow) -> str | None:
 
 def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:
     """Make the outcome of another attempt the outcome of the first flow, for its client. The first attempt's own
-    outcome stays in its metadata, beside whose answer it has. `why`: in what way the attempt was another one."""
+    outcome stays in its metadata, along with the id of the flow that answered. `why`: how the attempt differed."""
     if retried.response is None:
         return
     before, flow.response = flow.response, retried.response.copy()

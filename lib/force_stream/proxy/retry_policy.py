@@ -9,8 +9,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-# What another try can cure, by RFC 9110 and by what OpenAI's own clients retry: a timeout, a conflict, a rate limit,
-# and server errors.
+# What another try may fix, according to RFC 9110 and to what OpenAI's own clients retry: a timeout, a conflict, a rate
+# limit, and server errors.
 RETRIED: Final = frozenset((408, 409, 429))
 # Seconds.
 FIRST_DELAY: Final = 0.5

@@ -1,4 +1,4 @@
-"""Answers made again from the event streams that flows keep, such as those of a flow file.
+"""Answers made again from the event streams stored on flows, such as those of a flow file.
 
 Knows flows and their notes; must not know who asks for it, or read events.
 """

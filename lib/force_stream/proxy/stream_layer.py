@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
@@ -37,7 +37,7 @@ from . import bodies, cors
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
-from .goaway import DrainingClient, NotTaken, unknown_h2
+from .goaway import DrainingClient, NotTaken, unknown_buffer, unknown_h2
 from .inject import Cut, Deliver, Injection, Injections, Respond, Step
 from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
 from .response import fault as reply_of_fault
@@ -358,7 +358,7 @@ class ObservedStream(http_layers.HttpStream):
         self.server_state = getattr(self, self.server_state.__name__)
 
     def _claim_client(self) -> None:
-        """Make a connection hand over the pieces of the body that it reads (HTTP/1), and outlive a GOAWAY (HTTP/2)."""
+        """Make a connection hand over the pieces of the body that it reads, and outlive a GOAWAY (HTTP/2)."""
         http_layer = self._http_layer()
         connection = http_layer.connections.get(self.context.server) if http_layer is not None else None
         # Its innermost layer, found as mitmproxy's own HttpLayer does for injected messages.
@@ -367,9 +367,11 @@ class ObservedStream(http_layers.HttpStream):
             client.__class__ = ChunkedClient
             client.state = getattr(client, client.state.__name__)  # it was bound to mitmproxy's class
         elif type(client) is _http2.Http2Client and not _UNKNOWN_H2:
-            DrainingClient.take(client)
+            client = DrainingClient.take(client)
         if isinstance(client, ChunkedClient):
             client.stream = ref(self)
+        elif isinstance(client, DrainingClient):
+            client.observers[self.stream_id] = self
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
@@ -473,8 +475,14 @@ class ObservedStream(http_layers.HttpStream):
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
     def _deliver(self, attempt: Attempt, data: bytes) -> Commands:
-        if attempt.receive(data):
+        if attempt.receive(data) and (attempt.is_final or attempt.injection is not None or not self._has_end):
             yield from self._follow_up()
+
+    @property
+    def _has_end(self) -> bool:
+        """Whether the end of the body has come too, while a hook was waited for: then nothing else has to be."""
+        waiting: Sequence[events.Event] = getattr(self, "_paused_event_queue", ())
+        return bool(waiting) and isinstance(waiting[-1], _events.ResponseEndOfMessage)
 
     def _inject(self, attempt: Attempt, steps: Iterator[Step]) -> Commands:
         """Do what a rule's `inject` makes of the upstream's bytes, on the paths that real faults take."""
@@ -701,9 +709,13 @@ class StreamLayerAddon:
         longer. `respond`: what the addon's `response` hook does, unless it has run."""
         self._respond = respond
         self._warned: set[str] = set()
-        for unknown, loss in ((_UNKNOWN_H11, "an interim response ends"), (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off")):
+        for unknown, loss in (
+            (_UNKNOWN_H11, "an interim response ends an answer"),
+            (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off an answer"),
+            (unknown_buffer(), "events over HTTP/2 are read one by one"),
+        ):
             if unknown:
-                logger.warning(f"force-stream: {unknown}; so {loss} an answer, as in mitmproxy alone")
+                logger.warning(f"force-stream: {unknown}; so {loss}, as in mitmproxy alone")
         self._orphans: WeakSet[ObservedStream] = WeakSet()
         ours = {
             "wait_of": staticmethod(wait_of),

@@ -1,4 +1,4 @@
-"""What is said about a forced flow: the line for the log, the comment and the mark in the flow list, what came of it.
+"""What is reported about a forced flow: the line for the log, the comment and the mark in the flow list, its outcome.
 
 Knows the figures of an answer and how people read them; must not know how a flow is forced, or read events.
 """
@@ -28,7 +28,7 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     kept stream, whose times are already noted."""
     spec, report, injected = attempt.spec, attempt.report, attempt.injected
     finish = report.finish_reason
-    report.cause = without_credentials(flow, report.cause)
+    report.cause, report.own_code = (without_credentials(flow, text) for text in (report.cause, report.own_code))
     notes = {key: getattr(report, key) for key in _NOTED} | {"cut_by": attempt.cut_by, "limit": attempt.limit}
     if not from_kept:
         notes |= {"times": attempt.times, "ended": attempt.ended}

@@ -33,7 +33,7 @@ def describe(rule: Rule) -> str:
 
 
 def in_words(rule: Rule) -> Iterator[str]:
-    """What those keys do here whose values do not say it, a line each."""
+    """What the keys do whose values do not speak for themselves, one line each."""
     if rule.keep_answers is not None and (rule.force_upstream_stream or rule.learn):
         limit = "an hour at most" if rule.timeout is None else f"within {rule.timeout:g} s"
         yield (

@@ -23,10 +23,10 @@ from .keys import KEYS, NAME, REQUIRED
 from .parse import MistakeError, Node, expected, items, kind_of, line_of, or_null, read, read_mapping, unknown
 from .rule import Rule
 
-# Characters. A file of rules is a page or two, and the YAML readers need seconds for a mebibyte.
+# Characters. A rules file has a page or two, and the YAML readers need seconds for a mebibyte.
 LONGEST_FILE: Final = 256 * 1024
 _TOO_LONG: Final = "it is longer than 256 KiB; is this a rules file?"
-# Characters and values that a text may stand for, aliases replaced. One without aliases cannot reach it.
+# Characters and values of a text with its aliases expanded. A text without aliases cannot reach it.
 _MOST_WITH_ALIASES: Final = 2 * LONGEST_FILE
 _NO_FILES: Final = {
     stat.S_IFDIR: "a folder",
@@ -78,7 +78,7 @@ def parse_rules(text: str, filename: str) -> tuple[Rule, ...]:
 
 
 def check_rules(text: str, filename: str) -> tuple[tuple[Rule, ...], list[str]]:
-    """The rules that are right, and a line for each mistake, as `RulesError` has it, rule by rule."""
+    """The valid rules, and a line for each mistake, worded as in `RulesError`, rule by rule."""
     rules: list[Rule] = []
     mistakes: list[MistakeError] = []
     filename = printable(filename)
@@ -140,9 +140,9 @@ def _composer() -> Callable[[str], Node | None]:
 
 
 def _check_size(node: Node, sizes: dict[int, int]) -> int:
-    """How much a node stands for. `sizes`: of those that were seen, so that aliases take no time here."""
+    """How large a node is once expanded. `sizes`: of the nodes seen so far, so that aliases take no time here."""
     if id(node) not in sizes:
-        sizes[id(node)] = _MOST_WITH_ALIASES  # until it is known: one that holds itself stands for everything
+        sizes[id(node)] = _MOST_WITH_ALIASES  # until it is known: a node that contains itself is infinitely large
         if node.id == "scalar":
             size = len(node.value)
         elif node.id == "sequence":
@@ -150,7 +150,7 @@ def _check_size(node: Node, sizes: dict[int, int]) -> int:
         else:
             size = sum(_check_size(key, sizes) + _check_size(value, sizes) for key, value in node.value)
         if size >= _MOST_WITH_ALIASES:
-            raise MistakeError("too much for a rules file once its aliases are replaced by what they stand for", node)
+            raise MistakeError("too large for a rules file once its aliases are expanded", node)
         sizes[id(node)] = size + 1
     return sizes[id(node)]
 
@@ -159,7 +159,7 @@ def _check_size(node: Node, sizes: dict[int, int]) -> int:
 _HINTS: Final = {
     "alias": "put a value that starts with * in quotes",
     "'\\t'": "indent with spaces, not with tabs",
-    "mapping values": "is the line above indented as it should be, and is text with a colon in quotes?",
+    "mapping values": "is the line above indented correctly, and is text with a colon in quotes?",
     "'%'": "put a value that starts with % in quotes",
     "another document": "leave the --- out",
 }
@@ -185,7 +185,7 @@ def _problem_line(error: Exception, text: str) -> int | None:
 
 
 def _read_rules(root: Node, rules: list[Rule], mistakes: list[MistakeError]) -> None:
-    """Put the rules that are right into one list, and what is wrong with the others into the other one."""
+    """Put the valid rules into one list, and what is wrong with the others into another."""
     kind = kind_of(root)
     if kind == "null":
         return
@@ -199,7 +199,7 @@ def _read_rules(root: Node, rules: list[Rule], mistakes: list[MistakeError]) -> 
         found: list[MistakeError] = []
         values = _values(node, found)
         if not found and nodes.setdefault(values["name"], node) is not node:
-            found.append(MistakeError(f"the rule in line {line_of(nodes[values['name']])} already has this name", node))
+            found.append(MistakeError(f"the rule on line {line_of(nodes[values['name']])} already has this name", node))
         for mistake in found:
             mistake.what = f"{_label(node, number)}: {mistake.what}"
         mistakes += found

@@ -55,8 +55,9 @@ def canonical_host(host: str) -> str:
         return host
 
 
+@lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
-    """Whether it is an IP address, and not a name."""
+    """Whether it is an IP address, not a name."""
     try:
         return bool(ipaddress.ip_address(canonical_host(host)))
     except ValueError:

@@ -97,36 +97,36 @@ FAULTS: Final[Mapping[str, Key]] = {
         "The answer is an error with this status, in OpenAI's shape. The upstream is not asked, so it costs nothing.",
         "429",
     ),
-    "retry_after": Key(_COUNT, "The header `Retry-After` of that error, in seconds.", "20"),
+    "retry_after": Key(_COUNT, "The `Retry-After` header of that error, in seconds.", "20"),
     "empty": Key(
         parse.flag,
-        "The answer is an event stream without an event, with status 200. As after a real one, the addon then asks for "
+        "The answer is an event stream without events, with status 200. As with a real one, the addon then asks for "
         "the plain answer.",
         "true",
     ),
-    "delay": Key(parse.seconds, "This many seconds of silence before the first event.", "8"),
+    "delay": Key(parse.seconds, "The first event comes after this many seconds of silence.", "8"),
     "cut_after": Key(_COUNT, "The connection breaks after this many events, not counting comments and `[DONE]`.", "3"),
-    "error_after": Key(_COUNT, "An error event comes after this many events, and nothing more.", "3"),
-    "drop_done": Key(parse.flag, "`[DONE]` does not come.", "true"),
-    "stall": Key(parse.seconds, "This many seconds of silence after the first event.", "20"),
+    "error_after": Key(_COUNT, "An error event comes after this many events, and nothing after it.", "3"),
+    "drop_done": Key(parse.flag, "`[DONE]` is left out.", "true"),
+    "stall": Key(parse.seconds, "The upstream falls silent for this many seconds after the first event.", "20"),
     "split_utf8": Key(parse.flag, "Events with multi-byte characters arrive one byte at a time.", "true"),
     "garbage": Key(
         _events_or_flag,
-        "A line that is not an event, and not even UTF-8, comes after this many events; `true`: after each.",
+        "A line that is neither an event nor UTF-8 comes after this many events; `true`: after each.",
         "true",
     ),
     "content_type": Key(parse.text, "The answer has this content type.", "text/html"),
     "times": Key(
         parse.whole(1, 10**9),
-        "Only so many answers of this rule fail, those to `retries` included. It counts from the start again when the "
-        "rules file is saved, or `inject` set again.",
+        "Only this many answers fail, those to `retries` included. The count starts again when the rules file is "
+        "saved or `inject` is set.",
         "2",
     ),
-    "probability": Key(_probability, "Each answer fails with this probability.", "0.2"),
+    "probability": Key(_probability, "Each answer fails with this probability, from 0 to 1.", "0.2"),
 }
 # Those that are not a fault by themselves.
 MODIFIERS: Final = ("times", "probability", "retry_after")
-# What an answer that is all made up may have beside it.
+# What may go with an answer that is entirely made up.
 _BESIDE: Final = {"status": ("retry_after", "delay"), "empty": ("delay",)}
 
 
@@ -137,11 +137,12 @@ def _inject(node: parse.Node) -> dict[str, Any]:
     if "retry_after" in wanted and "status" not in wanted:
         raise parse.MistakeError("retry_after needs a status, such as 429", node)
     if wanted and not faults:
-        raise parse.MistakeError(f"{wanted[0]} needs a fault beside it, such as status: 429", node)
+        raise parse.MistakeError(f"{wanted[0]} needs a fault to go with it, such as status: 429", node)
     for key in (key for key in _BESIDE if key in wanted):
         other = next((one for one in faults if one not in (key, *_BESIDE[key])), None)
         if other is not None:
-            raise parse.MistakeError(f"{key} excludes {other}: the upstream is not asked, so there are no events", node)
+            why = f"with {key} the upstream is not asked"
+            raise parse.MistakeError(f"{key} and {other} cannot be combined: {why}", node)
     return values
 
 
@@ -168,7 +169,7 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "paths": Key(
         parse.or_null(_PATHS, dict),
-        'Further path endings, each with the endpoint whose format it speaks: `{"/custom/generate": chat}`.',
+        'Further path endings, each with the endpoint whose format it uses: `{"/custom/generate": chat}`.',
         example='{"/custom/generate": chat}',
     ),
     "models": Key(
@@ -220,38 +221,38 @@ KEYS: Final[Mapping[str, Key]] = {
     ),
     "retries": Key(
         parse.whole(0, 100),
-        "How often to try again when an answer failed before the application received a byte of it. See "
+        "How often to try again if an answer fails before the application has received a byte of it. See "
         "[retries](failures.md#retries).",
     ),
     "max_body": Key(
         parse.size,
-        "A larger event stream is rejected, and a compressed request that decodes to more is not forced. Bytes, or "
+        "A larger event stream is rejected, and a compressed request that decodes to more is not forced. In bytes, or "
         "with kB, MB, GB, KiB, MiB, GiB.",
         spell=lambda count: f"{count >> 20}MiB" if count % 2**20 == 0 else str(count),
     ),
     "cors": Key(
         parse.flag_or_list_of(_origin, "origins"),
-        "Which [web pages](#web-pages) may read what comes from these hosts. `true`: applications and browser "
-        "extensions. Or a list of origins.",
+        "Which [web pages](#web-pages) may read what comes from these hosts: `true` for applications and browser "
+        "extensions, or a list of origins.",
         example="true",
     ),
     "learn": Key(
         parse.flag_or_list_of(parse.text, "phrases"),
         "In a rule that does not force: start forcing when the upstream says that it must stream, or streams unasked. "
-        "A list is the same, and has further phrases by which this upstream says so. See [learn](failures.md#learn).",
+        "A list does the same, and adds phrases by which this upstream says so. See [learn](failures.md#learn).",
     ),
     "fill": Key(
         parse.or_null(_FILL, dict),
         "Constants that this upstream's direct answers have and its streams lack, by path, with `*` for every item of "
-        "a list. They are added where the path's parent is there and the member is not. `force_stream.compare` shows "
-        "the line for them.",
+        "a list. One is added where the path's parent exists and the member does not. `force_stream.compare` shows "
+        "the line to add.",
         example='{"choices.*.message.refusal": null}',
     ),
     "keep_answers": Key(
         parse.or_null(parse.seconds),
-        "When the application gives up while its forced answer is under way, read the answer to its end, and keep it "
-        "for this many seconds: the very same request, sent again, gets it, once. Without the application, a `timeout` "
-        "of `null` stands for an hour, an `idle_timeout` of `null` for 540 seconds. `null`: the upstream is stopped. "
+        "When the application gives up on a forced answer, read the answer to its end anyway, and keep it for this "
+        "many seconds: the same request, sent again, gets it, once. From then on, a `timeout` of `null` means an "
+        "hour, and an `idle_timeout` of `null` 540 seconds. `null`: the connection to the upstream is closed instead. "
         "See [kept answers](failures.md#kept-answers).",
         example="300",
     ),

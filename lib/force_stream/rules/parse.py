@@ -167,13 +167,13 @@ def plain(node: Node) -> bool | float | str:
     return value
 
 
-# Limits without which aliases could make much of little.
+# Limits, because aliases can expand a short text into a huge value.
 _MOST_VALUES: Final = 1000
 _DEEPEST: Final = 20
 
 
 def json_value(node: Node) -> Any:
-    """Any JSON value: what the rule's upstream makes of it is not known here."""
+    """Any JSON value: only the rule's upstream knows what it means."""
     count = 0
 
     def value(node: Node, depth: int) -> Any:
@@ -247,7 +247,7 @@ def flag_or_list_of(parse: Parser, what: str) -> Parser:
 
 
 def _as_list(node: Node) -> str:
-    """How to write a text of which a list was meant."""
+    """How to write a text that was meant as a list."""
     return f"; write [{quoted(node.value)}]" if kind_of(node) == "text" else ""
 
 
@@ -261,7 +261,7 @@ def pairs(node: Node) -> Iterator[tuple[str, Node, Node]]:
             raise expected("a key", key)
         first = seen.setdefault(key.value, key)
         if first is not key:
-            raise MistakeError(f"the key {quoted(key.value)} appears twice, first in line {line_of(first)}", key)
+            raise MistakeError(f"the key {quoted(key.value)} appears twice, first on line {line_of(first)}", key)
         yield key.value, key, value
 
 

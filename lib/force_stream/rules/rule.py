@@ -120,7 +120,7 @@ class Rule:
         return f"filter {self.filter} does not match"
 
 
-# For an answer that no rule limits.
+# The rule for an answer without limits.
 UNLIMITED: Final = Rule("(none)", (), idle_timeout=None, max_body=sys.maxsize)
 
 

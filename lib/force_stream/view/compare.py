@@ -21,14 +21,14 @@ _LONGEST: Final = 120
 _LONGEST_LINE: Final = 1000
 _LONGEST_WORDS: Final = 100
 _LONGEST_CAUSE: Final = 200
-# Statuses of a state that passes, and says nothing about streaming.
+# Statuses of a temporary state, which says nothing about streaming.
 _PASSING: Final = (408, 409, 425, 429, 503, 529)
 
 
 class Side(NamedTuple):
     """One of the two answers. `status`: None if there was none. `document`: what it says, if that is JSON. `words`: why
-    it failed, in the words of the one who answered, and `cause`, in ours. `refuses`: it says that the request has to be
-    sent the other way."""
+    it failed, in the upstream's words, and `cause`, in ours. `refuses`: it says that the request has to be sent the
+    other way."""
 
     status: int | None
     ok: bool = False
@@ -66,7 +66,7 @@ def verdict(plain: Side, forced: Side, differing: int) -> str:
     """What the two answers mean, in a line. `differing`: in how many places they differ."""
     if plain.ok and forced.ok:
         if not differing:
-            return "plain and forced give the same answer, but for ids and times"
+            return "plain and forced give the same answer, apart from ids and times"
         return f"plain: {plain.told()}; forced: {forced.told()}: {counted(differing, 'difference')}; the log has them"
     if not (plain.ok or forced.ok) and (plain.status, plain.words) == (forced.status, forced.words):
         return f"plain and forced fail the same way: {plain.told()}"
@@ -78,10 +78,10 @@ def _meaning(plain: Side, forced: Side) -> str:
         return "both fail"
     failed = forced if plain.ok else plain
     if failed.status in _PASSING and not failed.refuses:
-        return "that may pass, so compare again later"
+        return "that may be temporary, so compare again later"
     if failed is plain:
         return "this upstream only streams" if plain.refuses else "only streaming works here"
-    return "this upstream does not stream this request" if forced.refuses else "streaming is what fails here"
+    return "this upstream cannot stream this request" if forced.refuses else "streaming is what fails here"
 
 
 def differences(left: Any, right: Any) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _differences(left: Any, right: Any, path: str) -> Iterator[str]:
         yield f"{path}: {_short(left)} vs {_short(right)}"
 
 
-# A value that says nothing. Of any other, one answer cannot show that it is the same in every answer.
+# An empty value. Any other may differ between answers, which a single one cannot show.
 _LONGEST_PATH: Final = 200
 _MOST_CONSTANTS: Final = 50
 _CONSTANTS: Final = (b"null", b"false", b'""', b"[]", b"{}")

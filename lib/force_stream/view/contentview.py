@@ -3,15 +3,20 @@
 Knows mitmproxy's content views and the metadata that `proxy/notes` lists; must not know events, which are `timeline`'s.
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
-from mitmproxy import contentviews, http
+from mitmproxy import contentviews, ctx, http
 from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.flow import Flow
 
+from ..answer.forcing import at_path
 from ..answer.report import EVENT_STREAM_TYPE
+from ..errors import ClientGone
 from ..proxy import notes
-from . import timeline, timeline_text
+from ..proxy.response import streams
+from ..wire import encodings
+from . import flow_record, timeline, timeline_text
 from .timeline_text import About
 
 # mitmproxy's own views return 1 for what they are made for, and the raw one 0.1 for everything. For a rewritten answer,
@@ -19,6 +24,7 @@ from .timeline_text import About
 BEST: Final = 2.0
 NEXT_TO_JSON: Final = 0.5
 NOT_OURS: Final = -1.0
+_LONGEST_CAUSE: Final = 500
 
 
 class UpstreamSSE(Contentview):
@@ -27,12 +33,14 @@ class UpstreamSSE(Contentview):
     name = "Upstream SSE"
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
-        response = _response(metadata)
-        if response is None:
-            return "No event stream here: this view is for responses.\n"
-        kept = notes.SSE.of(metadata.flow)
-        read = timeline.read(data if kept is None else kept, notes.TIMES.of(metadata.flow))
-        return timeline_text.text(read, _about(metadata.flow, response))
+        response, flow = _response(metadata), metadata.flow
+        if response is None or not (self.render_priority(data, metadata) > 0 or _holds_events(flow, response)):
+            return _as_usual(data, metadata)
+        kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
+        if kept is None:
+            kept, times = _decoded(data, response, times)
+        read = timeline.read(kept, times, ended=notes.ENDED.of(flow), endpoint=_endpoint(flow))
+        return timeline_text.text(read, _about(flow, response))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if _response(metadata) is None:
@@ -40,14 +48,54 @@ class UpstreamSSE(Contentview):
         content_type = (metadata.content_type or "").lower()
         if content_type == EVENT_STREAM_TYPE:
             return BEST
-        is_json = content_type.endswith("json")
-        return NEXT_TO_JSON if is_json and notes.SSE.of(metadata.flow) is not None else NOT_OURS
+        if notes.SSE.of(metadata.flow) is None:
+            return NOT_OURS
+        # There are no options if mitmproxy does not run, as in `force-stream report`.
+        first = getattr(getattr(ctx, "options", None), "force_stream_view_first", False)
+        if first and getattr(metadata.flow, "marked", ""):
+            return BEST
+        return NEXT_TO_JSON if content_type.endswith("json") else NOT_OURS
 
 
 def _response(metadata: Metadata) -> http.Response | None:
     """The response that is looked at; None for a request, a WebSocket message and the like."""
     message = metadata.http_message
     return message if isinstance(message, http.Response) else None
+
+
+def _holds_events(flow: Flow | None, response: http.Response) -> bool:
+    """Whether there is an event stream, whatever the response's label says."""
+    return notes.SSE.of(flow) is not None or streams(response)
+
+
+def _as_usual(data: bytes, metadata: Metadata) -> str:
+    """What mitmproxy's own views make of a body that is no event stream: an option of mitmproxy's may have this view
+    show all there are."""
+    try:
+        return contentviews.registry.get_view(data, metadata).prettify(data, metadata)
+    except Exception:  # what they raise for a body that is not as its label says
+        return contentviews.registry["raw"].prettify(data, metadata)
+
+
+def _decoded(data: bytes, response: http.Response, times: Sequence[float] | None) -> tuple[bytes, Any]:
+    """A response's body without its content encoding, and the times of its pieces. mitmproxy does not decode every one
+    that is cut off."""
+    raw, label = response.raw_content, response.headers.get("content-encoding", "")
+    if not raw or not encodings.is_encoded(label):
+        return data, times
+    decoded = encodings.beginning(raw, label, timeline.MOST_BYTES) if data == raw else data
+    if not times:
+        return decoded, times
+    sizes = encodings.decoded_sizes(raw, label, timeline.MOST_BYTES, [int(size) for size in times[1::2]])
+    return decoded, [value for pair in zip(times[::2], sizes, strict=True) for value in pair]
+
+
+def _endpoint(flow: Flow | None) -> str:
+    """The endpoint of a flow, by its rule or else by its path."""
+    if (noted := notes.ENDPOINT.of(flow)) is not None or not isinstance(flow, http.HTTPFlow):
+        return noted or ""
+    spec = at_path(flow.request.path)
+    return spec.endpoint if spec is not None else ""
 
 
 def _about(flow: Flow | None, response: http.Response) -> About:
@@ -58,6 +106,7 @@ def _about(flow: Flow | None, response: http.Response) -> About:
     whose = "to the client" if number is None else "made of it"
     finish = _text(notes.FINISH_REASON.of(flow))
     return About(
+        cause=_text(notes.CAUSE.of(flow), _LONGEST_CAUSE),
         rule=_text(notes.RULE.of(flow)),
         endpoint=_text(notes.ENDPOINT.of(flow)),
         model=_text(notes.MODEL.of(flow)),
@@ -69,11 +118,29 @@ def _about(flow: Flow | None, response: http.Response) -> About:
         encoding=_text(response.headers.get("content-encoding")),
         kept=notes.CUT_AT.of(flow),
         odd=notes.ODD.of(flow),
+        head=_head(flow),
+        end=_end(flow),
     )
 
 
-def _text(value: str | None) -> str:
-    return (value or "")[:200]
+def _head(flow: Flow | None) -> Sequence[tuple[str, str]]:
+    """What is shown of the upstream's head. The flow's own response may be the aggregated one."""
+    if notes.HEAD.of(flow) is None and notes.SSE.of(flow) is not None:
+        return (("content-type", _text(notes.SSE_TYPE.of(flow))),)
+    return flow_record.head_of(flow) if isinstance(flow, http.HTTPFlow) else ()
+
+
+def _end(flow: Flow | None) -> str:
+    """What ended a silence at the end."""
+    if notes.ERROR.of(flow) == ClientGone.code:
+        return "the client gave up"
+    if cut_by := notes.CUT_BY.of(flow):
+        return f"cut off: {_text(cut_by)}"
+    return "timed out" if notes.LIMIT.of(flow) else "the end"
+
+
+def _text(value: str | None, longest: int = 200) -> str:
+    return (value or "")[:longest]
 
 
 view = UpstreamSSE()
@@ -85,7 +152,7 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Take the view back. mitmproxy's registry of views has no way for that in its API."""
+    """Unregister the view. mitmproxy's registry of views has no API for that."""
     views = getattr(contentviews.registry, "_by_name", {})
     name = view.name.lower()
     if views.get(name) is view:

@@ -56,8 +56,13 @@ _NAMED: Final = re.compile(
     + rb"(\\{0,8}[\"'])?\s{0,16}+(:|=|%3[Dd])\s{0,16}+(\[\s{0,16}+)?"
 )
 _IN_QUERY: Final = re.compile(rb"(?:^|[?&;/]|%3[Ff]|%26|%2[Ff]|\\u0026|\\u003[fF])$")
-_QUERY_VALUE: Final = re.compile(rb"(?:(?!%26|\\u0026)[^&;#\s\"'<>\\])*+")
+# In a URL that is a parameter of another, `&` and what else has a meaning is encoded too.
+_QUERY_VALUE: Final = re.compile(rb"[^&;#\s\"'<>\\]*+")
+_INNER_QUERY_VALUE: Final = re.compile(rb"(?:(?!%26)[^&;#\s\"'<>\\])*+")
 _PATH_VALUE: Final = re.compile(rb"(?:(?!%2[fF])[^/?&;#\s\"'<>\\])*+")
+# In a header that is a URL, and nothing else.
+_URLS: Final = (b"path", b"location", b"referer", b"content-location")
+_PARAMETER: Final = re.compile(rb"[?&;]([^=&;#]{1,64}+)=([^&;#]++)")
 _BARE_VALUE: Final = re.compile(rb"[^\s\"'\\,;&<>(){}\[\]]*+")
 _NUMBER: Final = re.compile(rb"\d++")
 _QUOTE: Final = re.compile(rb"(\\{0,8})([\"'])")
@@ -71,7 +76,7 @@ _STRINGS: Final = {
     for quote in (b'"', b"'")
 }
 _NEXT_IN_LIST: Final = re.compile(rb"\\{0,8}[\"']\s{0,16}+,\s{0,16}+(?=\\{0,8}[\"'])")
-_SCHEME: Final = re.compile(rb"(?i)(?:bearer|basic|token|digest|negotiate|apikey|key|aws4-hmac-sha256)(?: |%20|\+)+")
+_SCHEME: Final = re.compile(rb"(?i)(?:bearer|basic|token|digest|negotiate|apikey|key|aws4-hmac-sha256)(?: +|%20|\+)")
 _FORM_FIELD: Final = re.compile(
     rb"(?i)form-data;[^\r\n]{0,200}?name=\"?([^\"\r\n;]{1,64})\"?[^\r\n]{0,200}\r?\n(?:[^\r\n]{1,200}\r?\n){0,8}?\r?\n"
     rb"([^\r\n]+)"
@@ -131,13 +136,17 @@ def is_random(value: bytes) -> bool:
 
 
 def in_header(name: bytes, value: bytes) -> Iterator[Found]:
-    """The credentials of a header, whose name may be that of any other."""
+    """The credentials of a header, by its name, which may be any; a request's path is one too."""
     name = name.lower()
     if name in (b"cookie", b"set-cookie"):
         for count, pair in enumerate(_COOKIE.finditer(value)):
             if count == 0 or name == b"cookie":
                 everywhere = is_telling(pair[2]) if _strength(pair[1]) else is_random(pair[2])
                 yield Found(*pair.span(2), everywhere)
+    elif name in _URLS:
+        for parameter in _PARAMETER.finditer(value):
+            if _strength(parameter[1]) or parameter[1].lower() == _ONLY_IN_QUERIES:
+                yield Found(*parameter.span(2), is_telling(parameter[2]))
     elif name in _PERSONAL:
         yield Found(0, len(value), is_telling(value))
     elif strength := _strength(name):
@@ -174,7 +183,8 @@ def _value(data: bytes | bytearray, named: re.Match[bytes], strength: int) -> It
     at = named.end()
     before = _IN_QUERY.search(bytes(data[max(0, named.start() - 6) : named.start()]))
     if before and named[3] != b":" and named[0] == named[1] + named[3] and not _QUOTE.match(data, at):
-        values = _PATH_VALUE if before[0].lower() in (b"/", b"%2f") else _QUERY_VALUE
+        values = _QUERY_VALUE if named[3] == b"=" else _INNER_QUERY_VALUE
+        values = _PATH_VALUE if before[0].lower() in (b"/", b"%2f") else values
         start, end = values.match(data, at).span()  # type: ignore[union-attr]  # it matches nothing too
         yield Found(start, end, is_telling(bytes(data[start:end])))
         return

@@ -27,23 +27,26 @@ _SHOWN: Final = re.compile(
     r"content-type|content-encoding|retry-after|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
 )
 _MOST_SHOWN: Final = 12
+# Bytes of memory, about: of a flow without its bodies, and of each number that is noted of a piece.
+_WITHOUT_BODIES: Final = 20_000
+_OF_A_TIME: Final = 32
 
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """What came of a forced flow that was answered and logged."""
+    """The outcome of a forced flow that was answered and logged."""
     body = b"" if attempt.encoded else attempt.body()
     return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """What came of a forced flow that ended without an answer: its status is 0."""
+    """The outcome of a forced flow that ended without an answer: its status is 0."""
     return _outcome(
         flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
     )
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = "") -> Outcome:
-    """What came of a kept stream that the client itself asked for. Reads all of it, up to the limit. `cut`: how the
+    """The outcome of a stored stream that the client itself asked for. Reads all of it, up to the limit. `cut`: how the
     transport ended it too early, if it did."""
     response = flow.response
     assert response is not None
@@ -53,7 +56,9 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     answer.finish(cut)
     # Where not all of it was kept, its end is not known.
     is_whole = CUT_AT.of(flow) is None and len(body) < limit
+    answer.report.status = response.status_code  # the client has it already, whatever came after it
     answer.report.cause = without_credentials(flow, answer.report.cause) if is_whole else ""
+    answer.report.own_code = without_credentials(flow, answer.report.own_code)
     if "content-encoding" in response.headers:
         body = b""  # the times are those of other bytes
     return _outcome(flow, spec, answer.report, body, TIMES.of(flow) or (), ENDED.of(flow))
@@ -96,7 +101,7 @@ def _outcome(
         ended=ended,
         head=head_of(flow),
         flow=ref(flow),
-        weight=sum(len(body or b"") for body in (flow.request.raw_content, SSE.of(flow), _raw(flow))),
+        weight=_weight(flow) + _OF_A_TIME * len(times),
     )
 
 
@@ -115,5 +120,7 @@ def _decoded(text: str | bytes) -> str:
     return text if isinstance(text, str) else text.decode(errors="replace")
 
 
-def _raw(flow: http.HTTPFlow) -> bytes | None:
-    return None if flow.response is None else flow.response.raw_content
+def _weight(flow: http.HTTPFlow) -> int:
+    """About how many bytes of memory a flow takes, but for the times of its pieces."""
+    bodies = flow.request.raw_content, flow.response and flow.response.raw_content, SSE.of(flow)
+    return _WITHOUT_BODIES + sum(len(body or b"") for body in bodies)

@@ -21,7 +21,7 @@ from ..wire import encodings
 from . import credentials
 from .credentials import Found
 
-# What stands for a secret; the number tells secrets apart.
+# The mask of a secret; the number tells secrets apart.
 STAND_IN: Final = re.compile(r"\*{3}(\d+)\**")
 _STAND_IN: Final = re.compile(rb"(?:\w+ )?\*{3}\d+\**|\*+")
 _LONGEST_DECODED: Final = 256 * 1024 * 1024
@@ -41,6 +41,7 @@ _CHARACTER: Final = re.compile(
     rb"|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}|.",
     re.DOTALL,
 )
+_BACKSLASHES: Final = rb"(?:\\|%(?:25){0,3}5[cC]|\\{1,8}u005[cC]|&#92;|&#[xX]5[cC];){0,16}"
 _PERCENT: Final = re.compile(rb"%(?:25){0,3}([89abAB][0-9a-fA-F])")
 _LOW_HALF: Final = re.compile(rb"\\{1,8}u([dD][c-fC-F][0-9a-fA-F]{2})")
 _GOES_ON: Final = re.compile(rb"[\w-]")
@@ -113,7 +114,8 @@ class Masker:
         text = _as_text(plain[:_LONGEST_SECRET])
         if everywhere and len(text) >= _PREFIX and text not in self._everywhere:
             self._search = None
-            for form in (text, *_in_base64(plain[:_LONGEST_SECRET])):
+            spelled = (form for each in {plain, secret} for form in _in_base64(each[:_LONGEST_SECRET]))
+            for form in (text, *spelled):
                 self._everywhere.setdefault(form, number)
             user, colon, password = _basic(plain)
             if colon:
@@ -154,8 +156,9 @@ def _as_text(data: bytes | bytearray) -> str:
 
 
 def _plain(secret: bytes) -> bytes:
-    """A secret as it is, from how it is written in JSON, in a URL or in HTML."""
-    return _as_bytes("".join(char for char, _ in _characters(secret, 0)))
+    """A secret as it is, from how it is written in JSON, in a URL or in HTML; without its backslashes, since nobody can
+    tell those from the ones of an escape."""
+    return _as_bytes("".join(char for char, _ in _characters(secret, 0) if char != "\\"))
 
 
 def _characters(text: bytes | bytearray, at: int) -> Iterator[tuple[str, int]]:
@@ -215,10 +218,10 @@ def _character(char: str) -> bytes:
     forms = [percent, escaped, b"&#0{0,4}%d;" % ord(char), b"(?i:&#x0{0,4}%x;)" % ord(char)]
     if char in _NAMED_IN_HTML:
         forms.append(b"&(?:amp;)?%b;" % _NAMED_IN_HTML[char])
-    if char in "\\\"'/":
-        forms.append(rb"\\{0,8}+%b" % re.escape(raw) if char != "\\" else rb"\\{1,16}+")
-    elif len(raw) > 1 and ord(char) < 256:
-        forms.append(re.escape(bytes([ord(char)])))
+    if char in "\"'/":
+        forms.append(rb"\\{0,8}+%b" % re.escape(raw))
+    elif 127 < ord(char) < 256:
+        forms += [re.escape(bytes([ord(char)])), b"%%(?:25){0,3}(?i:%02x)" % ord(char)]
     return b"(?:%b)" % b"|".join([*forms, re.escape(raw)])
 
 
@@ -241,9 +244,12 @@ class _Search:
                 yield begun.start(), *found
 
     def _longest(self, text: bytes | bytearray, start: int) -> tuple[int, int] | None:
-        """Where the longest one ends that stands there, and its number; of a long one, the beginning may be all."""
+        """Where the longest secret at that place ends, and its number; of a long one, only the beginning may be
+        there."""
         low, high, seen, found = 0, len(self._secrets), "", None
         for char, end in _characters(text, start):
+            if char == "\\":
+                continue
             seen += char
             low = bisect_left(self._secrets, seen, low, high)
             high = bisect_left(self._secrets, f"{seen}\U0010ffff", low, high)
@@ -263,7 +269,8 @@ def _any_of(beginnings: list[str]) -> bytes:
     branches: dict[str, list[str]] = {}
     for beginning in beginnings:
         branches.setdefault(beginning[0], []).append(beginning[1:])
-    return b"(?:%b)" % b"|".join(_character(char) + _any_of(rest) for char, rest in branches.items())
+    rests = {char: (_BACKSLASHES if rest != [""] else b"") + _any_of(rest) for char, rest in branches.items()}
+    return b"(?:%b)" % b"|".join(_character(char) + rest for char, rest in rests.items())
 
 
 # Texts in pieces
@@ -388,4 +395,9 @@ def _member(name: Any, value: Any, change: _Change) -> Any:
 
 def _uncompressed(data: bytes) -> bytes:
     """A note of bytes that are compressed, though nothing says so."""
-    return encodings.decode(data, "gzip", _LONGEST_DECODED) if data[:2] == b"\x1f\x8b" else data
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return encodings.decode(data, "gzip", _LONGEST_DECODED)
+    except encodings.TooLarge:
+        return _UNREADABLE % len(data)

@@ -3,20 +3,24 @@
 Knows figures and time; must not know mitmproxy, JSON or events.
 """
 
+import secrets
+from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import sub
 from typing import Any, Final
 
+from .histogram import Histogram
+
 # How many flows are remembered one by one, and how many arrivals of each.
-MOST_FLOWS: Final = 200
+MOST_FLOWS: Final = 2000
 # How many upstreams and models have a row of their own: a client may make up any number of names.
 MOST_ROWS: Final = 1000
 OTHERS: Final = ("(others)", "(others)")
-MOST_ARRIVALS: Final = 2000
-# Bytes of the bodies of flows that are kept for somebody to look at: mitmdump itself keeps none.
+MOST_ARRIVALS: Final = 1000
+# Bytes of the flows that are kept for somebody to look at: mitmdump itself keeps none.
 MOST_HELD: Final = 32 * 1024 * 1024
 _NOT_PLAIN: Final = ("arrivals", "flow", "weight")
 # Seconds. A longer silence stands out.
@@ -29,7 +33,7 @@ class Outcome:
     nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came; `ended`:
     when it was over. `cause`: why it is not simply whole, in a line; `head`: what matters of the upstream's own head.
     `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`: returns the
-    flow while somebody still has it; `weight`: the bytes of its bodies.
+    flow while somebody still has it; `weight`: about how many bytes of memory that takes.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
@@ -50,7 +54,7 @@ class Outcome:
     seconds: float
     first_event: float | None
     first_content: float | None
-    arrivals: tuple[float, ...]
+    arrivals: Sequence[float]
     odd: tuple[str, ...] = ()
     injected: bool = False
     retry_of: str = ""
@@ -63,12 +67,19 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        return 0 < self.status < 400 and not self.truncated
+        return 0 < self.status < 400 and not self.truncated and not self.code
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether there is more to say of it than whether it is whole."""
+        return bool(self.odd) or self.inferred or self.injected
 
     @cached_property
     def longest_gap(self) -> float | None:
         """The longest silence between two pieces, or between the last and the end; None where nothing came."""
-        times = self.arrivals if self.ended is None else (*self.arrivals, self.ended)
+        last = self.arrivals[-1:]
+        # One clock says when the last piece came, and another one when it was over.
+        times = self.arrivals if self.ended is None else (*self.arrivals, max(0.0, self.ended, *last))
         return max(map(sub, times[1:], times), default=None)
 
     @property
@@ -83,18 +94,24 @@ class Outcome:
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NOT_PLAIN}
         return values | {"ok": self.ok, "longest_gap": self.longest_gap, "event_rate": self.event_rate}
 
+    @cached_property
+    def words(self) -> str:
+        """All that can be searched for, in lower case."""
+        said = self.cause, self.upstream, self.model, self.rule, self.endpoint, f"{self.status}", self.code
+        return "\n".join((*said, self.finish_reason, self.id, *self.odd)).lower()
 
-def thinned(arrivals: Sequence[float]) -> tuple[float, ...]:
+
+def thinned(arrivals: Sequence[float]) -> Sequence[float]:
     """At most `MOST_ARRIVALS` of these times, the first and the last among them; one that is left out is less than the
-    whole time divided by that number away from one that is kept."""
+    whole time divided by that number away from one that is kept. In little memory, for there are many flows."""
     if len(arrivals) <= MOST_ARRIVALS:
-        return tuple(arrivals)
+        return array("d", arrivals)
     step = (arrivals[-1] - arrivals[0]) / (MOST_ARRIVALS - 2)
     kept = [arrivals[0]]
     for arrival in arrivals[1:-1]:
         if arrival - kept[-1] > step:
             kept.append(arrival)
-    return (*kept, arrivals[-1])
+    return array("d", [*kept, arrivals[-1]])
 
 
 @dataclass(slots=True)
@@ -112,7 +129,7 @@ class _Mean:
 
 @dataclass
 class Row:
-    """One upstream and model. Times in seconds: means over its flows, but for the longest gap."""
+    """One upstream and model. `first_event`, `gap`, `duration`: over its flows, in seconds; of each the longest gap."""
 
     upstream: str
     model: str
@@ -121,9 +138,10 @@ class Row:
     inferred: int = 0
     truncated: int = 0
     errors: int = 0
-    time_to_first_event: _Mean = field(default_factory=_Mean)
+    first_event: Histogram = field(default_factory=Histogram)
+    gap: Histogram = field(default_factory=Histogram)
+    duration: Histogram = field(default_factory=Histogram)
     events_per_second: _Mean = field(default_factory=_Mean)
-    longest_gap: float | None = None
 
     def add(self, outcome: Outcome) -> None:
         self.flows += 1
@@ -131,20 +149,35 @@ class Row:
         self.inferred += outcome.inferred
         self.truncated += outcome.truncated
         self.errors += not outcome.ok and not outcome.truncated
-        self.time_to_first_event.add(outcome.first_event)
+        self.first_event.add(outcome.first_event)
+        self.gap.add(outcome.longest_gap)
+        self.duration.add(outcome.seconds)
         self.events_per_second.add(outcome.event_rate)
-        gaps = [gap for gap in (self.longest_gap, outcome.longest_gap) if gap is not None]
-        self.longest_gap = max(gaps, default=None)
+
+    def include(self, other: "Row") -> None:
+        """Add the counts and durations of another one."""
+        for name in ("flows", "ok", "inferred", "truncated", "errors"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("first_event", "gap", "duration"):
+            getattr(self, name).include(getattr(other, name))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; None where nothing was timed."""
-        return {name: value.value if isinstance(value, _Mean) else value for name, value in vars(self).items()}
+        """Plain values, for JSON, with percentiles, the means and the longest gap; None where nothing was timed."""
+        return {
+            **{name: value for name, value in vars(self).items() if isinstance(value, (int, str))},
+            "time_to_first_event": self.first_event.mean,
+            "events_per_second": self.events_per_second.value,
+            "longest_gap": self.gap.most,
+            **{name: getattr(self, name).percentiles for name in ("first_event", "gap", "duration")},
+        }
 
 
 class Stats:
-    """All flows since the start."""
+    """All flows since the start. `started` tells one start from another, and `count` is the number of flows since."""
 
     def __init__(self) -> None:
+        self.started = secrets.token_hex(4)
+        self.count = 0
         self._rows: dict[tuple[str, str], Row] = {}
         self._latest: deque[Outcome] = deque(maxlen=MOST_FLOWS)
         self._held: deque[tuple[Any, int]] = deque()
@@ -156,18 +189,40 @@ class Stats:
             key = OTHERS
         self._rows.setdefault(key, Row(*key)).add(outcome)
         self._latest.append(outcome)
+        self.count += 1
         self._held.append((outcome.flow(), outcome.weight))
         self._weight += outcome.weight
         while self._weight > MOST_HELD or len(self._held) > MOST_FLOWS:
             self._weight -= self._held.popleft()[1]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One for each upstream and model, in alphabetical order."""
-        return [row.as_dict() for _, row in sorted(self._rows.items())]
+    @property
+    def row_count(self) -> int:
+        return len(self._rows)
 
-    def latest(self) -> list[Outcome]:
-        """The latest flows, the newest first."""
-        return list(reversed(self._latest))
+    def rows(self, most: int | None = None) -> list[dict[str, Any]]:
+        """One for each upstream and model, in alphabetical order; at most so many, those with the most flows."""
+        chosen = self._rows.values() if most is None else sorted(self._rows.values(), key=lambda row: -row.flows)[:most]
+        return [row.as_dict() for row in sorted(chosen, key=lambda row: (row.upstream, row.model))]
+
+    def first_rows(self, most: int) -> Iterator[Row]:
+        """The rows in the order in which they began, the ones after so many in one: a row's counts never go down."""
+        rest = Row(*OTHERS)
+        for number, (key, row) in enumerate(self._rows.items()):
+            if key == OTHERS or number >= most:
+                rest.include(row)
+            else:
+                yield row
+        if rest.flows:
+            yield rest
+
+    def latest(self, after: int = 0) -> list[Outcome]:
+        """The latest flows, the newest first; of those that came after so many."""
+        newer = max(0, min(self.count - after, len(self._latest)))
+        return [self._latest[-number] for number in range(1, newer + 1)]
+
+    def find(self, id: str) -> Outcome | None:
+        """One of the latest flows, by its id."""
+        return next((outcome for outcome in reversed(self._latest) if outcome.id == id), None)
 
 
 count: Final = "{:,}".format
@@ -181,10 +236,6 @@ def duration(seconds: float | None) -> str:
 
 def rate(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
-
-
-def cut_off(events: int) -> str:
-    return f"cut off after event {events:,}" if events else "cut off before the first event"
 
 
 # Keys of a row, each with its heading and how its values are spelled.

@@ -8,11 +8,11 @@ is never made.
 import codecs
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from io import BytesIO
-from itertools import chain
+from itertools import chain, pairwise
 from types import ModuleType
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ import brotli
 
 type Pieces = Iterator[bytes]
 
-# Bytes that are decoded at a time, and that one piece of what comes of them has at most (brotli's: about as many).
+# Bytes that are decoded at a time, and the size of the largest decoded piece (brotli's: about that size).
 _STEP: Final = 16 * 1024
 _PIECE: Final = 64 * 1024
 # brotli before 1.2 cannot limit its output. Then the input is limited: 16 MiB, the most that a block of brotli stands
@@ -56,7 +56,7 @@ def decode(body: bytes, label: str, limit: int) -> bytes:
     Raises `TooLarge` for more than `limit` bytes, `MissingDecoder` if this machine cannot read the coding. May take
     long: do not call it on the event loop.
     """
-    made = BytesIO()  # a list of pieces and their sum would be in memory together
+    made = BytesIO()  # a list of pieces and their concatenation would be in memory at once
     made.writelines(_decoded(body, label, limit))
     return made.getvalue()
 
@@ -69,21 +69,46 @@ def beginning(body: bytes, label: str, length: int) -> bytes:
     return made.getvalue()[:length]
 
 
+def decoded_sizes(body: bytes, label: str, limit: int, sizes: Sequence[int]) -> list[int]:
+    """How many bytes of the decoded body were known when so many of the encoded one had come. May take long, and never
+    raises."""
+    found: list[int] = []
+    made = 0
+
+    def pieces() -> Pieces:
+        for start, end in pairwise((0, *sizes)):
+            yield from _steps(body, start, end)
+            found.append(made)  # when the next is asked for, all that this one makes is decoded
+
+    with suppress(TooLarge, MissingDecoder):
+        for piece in _undo_all(pieces(), label, limit):
+            made += len(piece)
+    return [*found, *[made] * (len(sizes) - len(found))]
+
+
 def is_encoded(label: str) -> bool:
     """Whether a header names a coding that is known here."""
     return bool(_decoders_of(label))
 
 
 def _decoders_of(label: str) -> list[Callable[[Pieces], Pieces]]:
-    """What undoes the codings that the header lists, in the order of undoing; nothing if one of them is unknown."""
+    """The decoders for the codings that the header lists, in the order of decoding; none if one of them is unknown."""
     names = [name for each in label.lower().split(",") if (name := each.strip()) not in ("", "identity", "none")]
     known = [_DECODERS[name] for name in reversed(names) if name in _DECODERS]
     return known if len(known) == len(names) <= _MOST_CODINGS else []
 
 
 def _decoded(body: bytes, label: str, limit: int) -> Pieces:
+    return _undo_all(_steps(body, 0, len(body)), label, limit)
+
+
+def _steps(body: bytes, start: int, end: int) -> Pieces:
+    """A part of the body, in pieces that are not too large: decoders copy what is left of one each time."""
+    return (body[at : min(at + _STEP, end)] for at in range(start, end, _STEP))
+
+
+def _undo_all(pieces: Pieces, label: str, limit: int) -> Pieces:
     """The decoded body in pieces. The limit is each coding's: what lies between two of them may be a bomb too."""
-    pieces: Pieces = (body[start : start + _STEP] for start in range(0, len(body), _STEP))
     for decoder in _decoders_of(label):
         pieces = _undone(decoder, pieces, limit)
     return pieces

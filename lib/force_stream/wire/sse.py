@@ -15,7 +15,7 @@ import re
 from codecs import BOM_UTF8
 from typing import Final, NamedTuple
 
-# Comments, and fields that say nothing about an answer.
+# Comments, and fields that are irrelevant to an answer.
 _IGNORED: Final = (b"", b"id", b"retry")
 _FIELDS: Final = frozenset((b"data", b"event", b"error", *_IGNORED))
 # What may stand before a field name: white space, NULs, and the bytes of a byte order mark.
@@ -27,7 +27,7 @@ _DAMAGED_DATA: Final = re.compile(rb"(?i:data|dat|dta|ata|ta|a)?:? ?(?=[{\[])")
 _DATA_AFTER_COMMENT: Final = re.compile(rb"(?<=\S)data: ?(?=\{)")
 # A field that the standard does not know. A line that begins like this one may still be words.
 _UNKNOWN_FIELD: Final = re.compile(rb"(?![\w-]*(?i:err|exception|fatal))(?:[\w-]+:|[a-z_-]+$)")
-# Lines of text without a field that are returned. A stream has few of them; a page has nothing else.
+# How many lines of text without a field are returned. A stream has few of them; a web page has nothing else.
 _MOST_BARE_TEXTS: Final = 100
 # The end of a line and a blank line. A CR at the end may be half of a CRLF. If the line ends before it have an LF, the
 # next byte decides; if they are CRs alone, waiting would be wrong: the upstream may send nothing more for a while.

@@ -1,4 +1,4 @@
-"""Text for a line of ours: what somebody else chose, made fit for it, and counts."""
+"""Text for our own lines: foreign text made printable, and counts."""
 
 from typing import Final
 

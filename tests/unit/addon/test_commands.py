@@ -23,7 +23,7 @@ def test_the_commands_list_and_change_rules(run: Callable, caplog: pytest.LogCap
         await ours.request(flow_with())
         listed = call("force_stream.rules", [])
         assert [line.partition(":")[0] for line in listed] == [rule.name for rule in ours.rules]
-        assert listed[-1] == 'private-vllm: force on; hosts 127.0.0.1; models ["m"]; flows 1'
+        assert listed[-1] == 'private-vllm: force on; hosts 127.0.0.1; models ["m"]; 1 flow'
         caplog.clear()
         call("force_stream.set", ["private-vllm", "idle_timeout", "30"])
         assert ours.rules[-1].idle_timeout == 30
@@ -60,7 +60,7 @@ def test_reload_of_a_broken_file_is_an_error_of_the_command(run: Callable, rules
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         before = ours.rules
         rules_file.write_text("rules: 1")
-        with pytest.raises(exceptions.CommandError, match="the rules in force stay"):
+        with pytest.raises(exceptions.CommandError, match="the previous rules stay in force"):
             context.master.commands.call_strings("force_stream.reload", [])
         assert ours.rules is before
 

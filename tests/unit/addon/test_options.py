@@ -15,6 +15,7 @@ def test_the_options_are_there_with_their_defaults() -> None:
         with taddons.context(addon.ForceStream(ADDON.with_name("rules.yaml"))) as context:
             assert context.options.force_stream is True
             assert context.options.force_stream_rules == str(ADDON.with_name("rules.yaml"))
+            assert context.options.force_stream_view_first is False
 
     asyncio.run(test())
 

@@ -144,7 +144,7 @@ def test_another_attempt_is_made_while_it_may_come_to_more(
 
 @pytest.mark.parametrize(
     ("keys", "why"),
-    [({"prepare": leave}, "the client is gone"), ({"timeout": 1}, "there is no time for the pause before it")],
+    [({"prepare": leave}, "the client has disconnected"), ({"timeout": 1}, "the pause before it would be too long")],
 )
 def test_the_log_says_why_there_is_no_other_attempt(
     retry: Callable, caplog: pytest.LogCaptureFixture, keys: dict[str, Any], why: str

@@ -71,6 +71,19 @@ CASES: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
         {},
         'the upstream failed (502): "502 Bad Gateway"',
     ),
+    "a redirect, without the user and the query in its address": (
+        b"",
+        {"status": 302},
+        {"location": "https://me:pw@sso.example.com/login?state=s3cr3t#x"},
+        "odd: redirected by the upstream (302) to https://sso.example.com/login",
+    ),
+    "a redirect to nowhere": (b"moved", {"status": 301}, {}, "odd: redirected by the upstream (301)"),
+    "a page in a file, whose label nobody knows": (
+        SIGN_IN,
+        {"content_type": None},
+        {},
+        'a sign-in page in place of events: "Acme SSO Please log in & go on"',
+    ),
     "a sign-in page": (
         SIGN_IN,
         {"content_type": "text/html; charset=utf-8"},
@@ -108,7 +121,8 @@ def test_a_partial_answer_has_the_cause_of_what_is_missing() -> None:
 
 
 UNVERIFIED = "its certificate could not be verified: self-signed certificate"
-NO_TLS = "it does not speak TLS there"
+TO_ITSELF = "the request was for this proxy itself, without --mode reverse"
+NO_TLS = "it does not speak TLS on that port"
 PLAIN = {
     "HTTP/1 protocol error: peer closed connection without sending complete message body (incomplete chunked read)": (
         "connection closed"
@@ -126,14 +140,17 @@ PLAIN = {
     "stream refused by the upstream (HTTP/2 REFUSED_STREAM)": "stream refused by the upstream (HTTP/2 REFUSED_STREAM)",
     "unexpected server response: b'HTTP/1.1 2'": "connection closed within the head of the response",
     "[Errno 104] Connection reset by peer": "connection reset",
-    "[Errno -2] Name or service not known": "its name has no address",
-    "[Errno 8] nodename nor servname provided, or not known": "its name has no address",
-    "[Errno 11001] getaddrinfo failed": "its name has no address",
+    "[Errno -2] Name or service not known": "its name could not be resolved",
+    "[Errno 8] nodename nor servname provided, or not known": "its name could not be resolved",
+    "[Errno 11001] getaddrinfo failed": "its name could not be resolved",
     "[Errno 113] No route to host": "the network or host is unreachable",
     "Certificate verify failed: self-signed certificate": UNVERIFIED,
     "TLS handshake failed. OpenSSL Error([('SSL routines', '', 'wrong version number')])": NO_TLS,
     "The remote server does not speak TLS.": NO_TLS,
     "HTTP/2 protocol error: received request from server": "received request from server",
+    "Connection killed: Request destination unknown. Unable to figure out where this request should be forwarded to.": (
+        TO_ITSELF
+    ),
     "something else": "something else",
 }
 
@@ -148,7 +165,8 @@ def test_where_something_can_be_done_the_advice_says_what() -> None:
     advised = {plain: cause.advice_for(plain) for plain in PLAIN.values()}
     assert "ssl_verify_upstream_trusted_ca" in advised[UNVERIFIED]
     assert "http://" in advised[NO_TLS]
-    assert "DNS" in advised["its name has no address"]
+    assert "--mode reverse:https://" in advised[TO_ITSELF]
+    assert "DNS" in advised["its name could not be resolved"]
     assert advised["something else"] == ""
 
 

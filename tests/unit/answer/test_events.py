@@ -131,7 +131,7 @@ def test_events_that_are_read_elsewhere_are_counted_and_looked_at() -> None:
 def test_a_stream_that_ended_is_concluded() -> None:
     _, reader = read(b"Not a stream\n")
     reader.conclude()
-    assert reader.odd.lines() == ["lines that are not part of an event stream", "there is no event in the stream"]
+    assert reader.odd.lines() == ["lines that are not part of an event stream", "the stream has no events"]
 
 
 def test_many_lines_that_cannot_be_read_are_not_an_event_each() -> None:

@@ -56,7 +56,7 @@ def test_a_name_that_changes_is_noted_at_its_first_change(key: str) -> None:
     odd = Oddities()
     for number, name in enumerate(["", None, "a", "a", "", "b", "c", "a"], 1):
         odd.check({key: name}, number)
-    assert odd.lines() == [f"event 6: its {key} is not that of the events before"]
+    assert odd.lines() == [f"event 6: its {key} differs from that of the events before"]
 
 
 def test_finish_reasons_and_call_ids_are_compared_by_choice_and_call() -> None:
@@ -70,7 +70,7 @@ def test_finish_reasons_and_call_ids_are_compared_by_choice_and_call() -> None:
     assert odd.lines() == []
     odd.check(chunk(1, "length\n", "c"), 4)
     assert odd.lines() == [
-        r'event 4: another finish reason than before for choice 1: "length\n"',
+        r'event 4: finish reason "length\n" for choice 1, after "stop"',
         "event 4: a new id for a tool call at the same index",
     ]
 
@@ -78,7 +78,7 @@ def test_finish_reasons_and_call_ids_are_compared_by_choice_and_call() -> None:
 @pytest.mark.parametrize(
     ("chunks", "ending", "lines"),
     [
-        ([], {"events": 0, "done": True, "inferred": False}, ["there is no event in the stream"]),
+        ([], {"events": 0, "done": True, "inferred": False}, ["the stream has no events"]),
         ([{"choices": [{}]}], {"events": 1, "done": True, "inferred": True}, ["no finish reason for choice 0"]),
         ([], {"events": 1, "done": False, "inferred": True}, ["no finish reason"]),
         ([{"choices": [{"finish_reason": "stop"}]}], {"events": 1, "done": False, "inferred": False}, ["no [DONE]"]),

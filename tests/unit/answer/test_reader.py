@@ -90,6 +90,26 @@ def test_what_blocks_the_loop_is_what_was_parsed() -> None:
     assert varied.blocks_loop
 
 
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ([], None),
+        ([chunk(delta={"content": "Hel"})], "Hel"),
+        ([chunk(delta={"content": "Hel"}), b'data: {"error": {"message": "Busy"}}\n\n'], "Hel"),
+        ([chunk(delta={"content": "Hel"}), chunk(delta={"content": "lo"})[:-2]], "Hello"),
+        ([chunk(delta={"content": "Hel"}), chunk(delta={"content": "lo"})[:-9]], "Hel"),
+        ([b"data: " + b'{"a":' * 10_000 + b"\n\n"], None),
+    ],
+    ids=["nothing", "one event", "an error after it", "one without its blank line", "half of one", "deep"],
+)
+def test_what_came_so_far_is_a_document_whatever_became_of_it(pieces: list[bytes], said: str | None) -> None:
+    answer = AnswerSpec(rule="r", endpoint="chat").read()
+    for piece in pieces:
+        answer.feed(piece)
+    document = answer.so_far()
+    assert (document and document["choices"][0]["message"]["content"]) == said
+
+
 def test_an_event_that_is_cut_by_one_without_content_leaves_a_hole() -> None:
     cut = b'data: {"choices":[{"index":0,"delta":{"content":"lo{"choices":[],"usage":{"total_tokens":9}}\n\n'
     reply = finish(chunk(delta={"content": "Hel"}), cut, chunk(delta={}, finish_reason="stop"))
@@ -260,3 +280,24 @@ def test_what_only_looks_like_a_large_document_is_read(body: str) -> None:
     reader = AnswerSpec("r", "chat").read(200, "application/json")
     reader.feed(body.encode())
     assert reader.finish() is not None
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "status"),
+    [
+        ('{"type": "response.created", "response": {"id": "r", "obj', 200),
+        ('{"type": "response.in_progress", "resp', 200),
+        ('{"type": "response.created", "resp{"type": "response.output_text.delta", "delta": "lo"}', 502),
+        ('{"type": "response.output_text.delta", "item_id": "m", "del', 502),
+        ('{"respo', 502),
+    ],
+)
+def test_an_unreadable_event_that_only_announces_an_answer_leaves_no_hole_in_it(unreadable: str, status: int) -> None:
+    item = {"type": "message", "id": "m", "role": "assistant", "content": []}
+    events = [
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.output_text.delta", "item_id": "m", "output_index": 0, "content_index": 0, "delta": "Hel"},
+        {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": []}},
+    ]
+    body = "".join(f"data: {data}\n\n" for data in (unreadable, *map(json.dumps, events)))
+    assert aggregate(body.encode(), "responses").status == status

@@ -36,7 +36,7 @@ def test_install_adds_the_script_once_and_remove_leaves_the_file_as_it_was(text:
 
 def test_remove_says_that_there_is_nothing_to_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", "--remove", "--confdir", str(tmp_path)]) == 0
-    assert "the addon is not in there" in capsys.readouterr().out
+    assert "it does not load the addon" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("empty", ["scripts:\n", "scripts: []\n", "scripts: null  # none\n"])

@@ -1,15 +1,14 @@
 """`force-stream report`: which files it reads and writes, and what it says."""
 
 import io
+import json
 import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from force_stream.cli import main, report
-from force_stream.view.masking import Masker
 from harness.samples import STREAM
 from mitmproxy import http
 from mitmproxy.io import FlowReader, FlowWriter
@@ -94,6 +93,25 @@ def test_a_pipe_is_read_once() -> None:
     assert "finish stop" in Path("page.html").read_text()
 
 
+def test_a_har_file_is_read_too() -> None:
+    headers = [{"name": "Authorization", "value": f"Bearer {KEY}"}]
+    asked = {"method": "POST", "url": f"https://llm.example.com/v1/models?key={KEY}", "httpVersion": "HTTP/1.1"}
+    content = {"mimeType": "application/json", "text": json.dumps({"echo": KEY}), "size": 1}
+    answer = {"status": 200, "statusText": "OK", "httpVersion": "HTTP/1.1", "headers": [], "content": content}
+    entry = {
+        "startedDateTime": "2026-01-01T00:00:00.000Z",
+        "time": 1000,
+        "request": {**asked, "headers": headers, "cookies": [], "headersSize": 0, "bodySize": 0},
+        "response": {**answer, "cookies": [], "redirectURL": "", "headersSize": 0, "bodySize": 0},
+        "timings": {"send": 1, "receive": 1, "wait": 1, "connect": 1, "ssl": 1},
+    }
+    Path("a.har").write_text(json.dumps({"log": {"entries": [entry]}}))
+    assert main(["report", "a.har"]) == 0
+    page = Path("a.har.html").read_text()
+    assert "llm.example.com" in page
+    assert KEY not in page
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -136,7 +154,7 @@ def test_nothing_is_written_over_what_is_read(arguments: list[str], capsys: pyte
     before = written(flow())
     Path("flows").write_bytes(before)
     assert main(["report", "flows", *arguments]) == 1
-    assert "need a file each" in capsys.readouterr().err
+    assert "must be different files" in capsys.readouterr().err
     assert Path("flows").read_bytes() == before
 
 
@@ -146,26 +164,14 @@ def test_a_page_that_cannot_be_written_gets_one_line(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "force-stream report: nowhere/page.html: No such file or directory\n"
 
 
-def test_a_flow_that_cannot_be_masked_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Strict(Masker):
-        def learn(self, state: Any) -> None:
-            if state["comment"] == "nested too deeply":
-                raise RecursionError
-            super().learn(state)
-
-        def mask(self, state: Any) -> Any:
-            self.learn(state)
-            return super().mask(state)
-
-    monkeypatch.setattr(report, "Masker", Strict)
-    nested = flow()
-    nested.comment = "nested too deeply"
-    Path("flows").write_bytes(written(nested, flow()))
+def test_a_flow_that_cannot_be_masked_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    edited = flow()
+    edited.comment = "edited by somebody"
+    edited.metadata = {"client_conn": 1, "server_conn": 2}
+    Path("flows").write_bytes(written(edited, flow()))
     assert main(["report", "flows", "--flows", "masked"]) == 0
     assert capsys.readouterr().out == "flows.html: 1 flow, 1 unreadable and left out\n"
-    assert b"nested too deeply" not in Path("masked").read_bytes()
+    assert b"edited by somebody" not in Path("masked").read_bytes()
 
 
 def test_of_very_many_flows_those_that_failed_come_first(

@@ -141,10 +141,22 @@ def test_a_section_shows_what_is_known() -> None:
 
 def test_what_came_of_a_cut_answer_is_shown_joined() -> None:
     shown = report_page.section(forced({"cause": "cut off", "truncated": True}, CUT, 502)).html
-    name, text = re.findall(r"<h2>(choices.*?)</h2>\n<pre.*?>(.*?)</pre>", shown)[0]
-    assert name == "choices[0].message.content"
+    name, text = re.findall(r"<h3>(.*?)</h3>\n<pre.*?>(.*?)</pre>", shown)[0]
+    assert name == "Text"
     assert text
     assert DOCUMENT["choices"][0]["message"]["content"].startswith(text)
+
+
+def test_a_tool_call_is_shown_by_its_name() -> None:
+    called = {"type": "function", "id": "c", "function": {"name": "find", "arguments": '{"q":1}'}}
+    choices = [{"index": i, "message": {"tool_calls": [called] * i, "content": "Hi"}} for i in range(2)]
+    shown = report_page.section(flow(json.dumps({"choices": choices}).encode(), JSON)).html
+    said = re.findall(r"<h3>(.*?)</h3>\n<pre.*?>(.*?)</pre>", shown)
+    assert said == [
+        ("Text (choice 1)", "Hi"),
+        ("Text (choice 2)", "Hi"),
+        ("Call find (choice 2)", "{&quot;q&quot;:1}"),
+    ]
 
 
 def test_a_flow_without_an_answer_shows_its_events() -> None:
@@ -177,7 +189,7 @@ def test_a_long_stand_in_is_short_on_the_page() -> None:
     assert "Bearer ***1</pre>" in report_page.section(made).html
 
 
-TAGS = {"details", "summary", "span", "strong", "div", "dl", "dt", "dd", "h2", "ul", "li", "p", "pre"}
+TAGS = {"details", "summary", "span", "strong", "div", "dl", "dt", "dd", "h3", "ul", "li", "p", "pre"}
 DRAWN = {"svg", "title", "path", "rect", "text"}
 
 

@@ -143,10 +143,10 @@ def test_choices_that_share_an_index_are_no_answer(expected: int, chunks: list[A
     for choices in chunks:
         aggregator.add({"choices": choices})
     if mixed:
-        with pytest.raises(CorruptedStream, match="one index"):
+        with pytest.raises(CorruptedStream, match="the same index"):
             aggregator.result(done=True)
     odd = aggregator.result(done=True, partial=True).odd
-    assert ("several choices have one index" in odd) is mixed
+    assert ("several choices have the same index" in odd) is mixed
     if not mixed:
         assert aggregator.result(done=True).document
 

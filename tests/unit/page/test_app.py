@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from force_stream.addon.hooks import ForceStream
 from force_stream.page.app import LARGEST_CHANGE
 from force_stream.rules.rule import Rule
 from force_stream.view.stats import Stats
+from harness import sse
+from harness.master import answer_with, flow_with
 from harness.page import JSON_TYPE, NAME, OUTCOME, Client, Shelf, client_of
-from harness.samples import RULES, SECRET
+from harness.samples import CHAT, RULES, SECRET, choice, chunk
+from mitmproxy import http
 from mitmproxy.test import taddons
 
 DEEP: dict[str, Any] = reduce(lambda inner, _: {"a": inner}, range(900), {})
@@ -36,6 +40,98 @@ def test_the_api_gives_rules_figures_and_flows() -> None:
     assert "arrivals" not in client.get("/flows").json[0]
     assert client.get("/flows/f-1").json["arrivals"] == [0.25, 0.5, 1.5]
     assert client.get("/flows/f-1").json["longest_gap"] == 1.0
+
+
+def answered() -> http.HTTPFlow:
+    flow = flow_with()
+    answer_with(flow, sse(chunk(choice(content=HOSTILE))))
+    return flow
+
+
+HOSTILE = "</pre><script>alert(1)</script>\u202e\x00"
+
+
+def test_a_flow_that_is_still_in_memory_opens_and_can_be_saved() -> None:
+    flow = answered()
+    client = client_of(Shelf(dataclasses.replace(OUTCOME, flow=lambda: flow)))
+    opened = client.get("/flows/f-1").json
+    assert opened["said"] == [{"kind": "text", "text": HOSTILE, "name": "", "choice": None}]
+    assert [entry["type"] for entry in opened["timeline"]] == ["chunk", "[DONE]"]
+    assert opened["explained"] == [
+        f"POST 127.0.0.1{CHAT}: rule private-vllm: host 127.0.0.1:22 is not among llm.example.com"
+    ]
+    page = client.get("/flows/f-1.html").text
+    assert "<script" not in page
+    assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;\\u202e\\x00</pre>" in page
+    saved = client.get("/flows/f-1.sse")
+    assert (saved.type, saved.data) == ("text/event-stream", flow.response.raw_content)
+    assert saved.headers["Content-Disposition"] == 'attachment; filename="f-1.sse"'
+    assert client.get("/flows/f-1.curl").text.startswith("curl -X POST http://127.0.0.1:22/v1/chat/completions")
+    answer = client.get("/flows/f-1.json")
+    assert (answer.status, answer.json) == (404, {"error": "The client got events, not a document."})
+
+
+def test_a_file_has_a_name_that_no_id_can_spoil() -> None:
+    flow, hostile = answered(), '.."\r\nX: y; é'
+    client = client_of(Shelf(dataclasses.replace(OUTCOME, id=hostile, flow=lambda: flow)))
+    answer = client.get(f"/flows/{quote(hostile, safe='')}.sse")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="Xy.sse"'
+
+
+def test_of_a_flow_that_is_gone_the_page_says_so() -> None:
+    client = client_of(Shelf(OUTCOME))
+    opened = client.get("/flows/f-1").json
+    assert opened["closed"] == "The flow itself is no longer in memory: only its figures are."
+    assert "said" not in opened
+    assert "no longer in memory" in client.get("/flows/f-1.html").text
+    assert {client.get(f"/flows/f-1.{kind}").status for kind in ("sse", "json", "curl")} == {404}
+
+
+def test_what_was_said_is_shown_on_this_machine_only() -> None:
+    flow = answered()
+    client = client_of(Shelf(dataclasses.replace(OUTCOME, flow=lambda: flow)), is_local=False, remote=True)
+    assert "said" not in client.get("/flows/f-1").json
+    assert "alert" not in client.get("/flows/f-1.html").text
+    assert {client.get(f"/flows/f-1.{kind}").status for kind in ("sse", "json", "curl")} == {403}
+
+
+def test_flows_are_chosen_by_what_the_address_says() -> None:
+    failed = dataclasses.replace(OUTCOME, id="f-2", status=500)
+    addon = Shelf(OUTCOME, failed, dataclasses.replace(OUTCOME, id="f-3", inferred=True))
+    addon.flying = [{"id": "f-9", "upstream": "llm", "model": "m", "in_flight": True}]
+    client = client_of(addon)
+    for query, ids in (
+        ("", ["f-9", "f-3", "f-2", "f-1"]),
+        ("?limit=2", ["f-9", "f-3"]),
+        ("?failed=1", ["f-2"]),
+        ("?failed=1&odd=1", ["f-3", "f-2"]),
+        ("?model=QWEN&limit=1", ["f-3"]),
+        ("?text=500", ["f-2"]),
+        ("?upstream=nowhere", []),
+        ("?failed=1&failed=0", ["f-2"]),
+    ):
+        assert [flow["id"] for flow in client.get(f"/flows{query}").json] == ids
+    assert client.get("/flows/f-9").json == addon.flying[0]
+    assert client.get("/flows/f-9.svg").status == 404
+
+
+def test_long_lists_are_whole() -> None:
+    client = client_of(Shelf(*[dataclasses.replace(OUTCOME, id=f"f-{number}") for number in range(500)]))
+    assert len(client.get("/flows").json) == 200
+    assert len(client.get("/flows?limit=450").json) == 450
+
+
+def test_an_address_with_very_many_parameters_is_refused() -> None:
+    client = client_of(Shelf())
+    for path in ("/", "/flows", "/flows.html", "/events"):
+        answer = client.get(f"{path}?{'a=1&' * 5000}")
+        assert (path, answer.status) == (path, 400)
+
+
+def test_metrics_have_prometheus_type() -> None:
+    answer = client_of(Shelf(OUTCOME)).get("/metrics")
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "force_stream_requests_total" in answer.text
 
 
 def test_the_plot_of_a_flow_is_a_picture_without_rights() -> None:
@@ -111,7 +207,7 @@ def test_what_a_place_allows_is_said(path: str, allowed: str) -> None:
     assert (answer.status, answer.headers["Allow"], answer.data) == (200, allowed, b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/rules", "/page.css", "/nothing"])
+@pytest.mark.parametrize("path", ["/", "/rules", "/page.css", "/events", "/nothing"])
 def test_head_is_get_without_the_body(path: str) -> None:
     client = client_of(Shelf(OUTCOME))
     head, whole = client.ask("HEAD", path), client.get(path)
@@ -230,7 +326,11 @@ def test_other_pages_may_link_here_and_nothing_more(headers: dict[str, str], sta
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/rules", "/stats", "/flows", "/flows/f-1.svg", "/health", "/nothing", "/page.js"]
+    "path",
+    [
+        *("/", "/rules", "/stats", "/metrics", "/flows", "/flows.html", "/flows/f-1", "/flows/f-1.svg"),
+        *("/flows/f-1.html", "/flows/f-1.sse", "/events", "/health", "/nothing", "/page.js"),
+    ],
 )
 def test_every_answer_forbids_what_a_browser_might_do_with_it(path: str) -> None:
     client = client_of(Shelf(OUTCOME))
@@ -301,14 +401,14 @@ def test_a_person_gets_a_sentence_and_a_program_gets_json() -> None:
     client = client_of(Shelf())
     person = client.get("/nothing", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (person.status, person.type) == (404, "text/plain")
-    assert person.text == "There is no such page. There are /, /rules, /stats, /flows and /health.\n"
+    assert person.text == "There is no such page. There are /, /rules, /stats, /metrics, /flows, /events and /health.\n"
     program = client.get("/nothing")
     assert program.json == {"error": person.text.strip()}
 
 
 def test_a_fault_of_the_page_tells_no_message(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Stats):
-        def rows(self) -> list[dict[str, Any]]:
+        def rows(self, most: int | None = None) -> list[dict[str, Any]]:
             raise RuntimeError(SECRET)
 
     addon = Shelf()

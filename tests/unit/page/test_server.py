@@ -58,27 +58,31 @@ def flow_for(
     return flow
 
 
-def status(ours: Serving, flow: http.HTTPFlow) -> int | None:
+async def status(ours: Serving, flow: http.HTTPFlow) -> int | None:
     """The status that the page gave this flow; None where it is not the page's."""
     with suppress(exceptions.AddonHalt):
-        ours.request(flow)
+        await ours.request(flow)
     return flow.response.status_code if flow.response else None
 
 
 def test_the_page_goes_by_its_name_in_any_spelling_and_by_nothing_else() -> None:
     async def test() -> None:
         async with serving() as (ours, configure):
-            assert [status(ours, flow_for(host)) for host in (NAME, "FORCE.stream.")] == [200, 200]
-            assert status(ours, flow_for(NAME, port=443, scheme="https")) == 200
-            assert status(ours, flow_for("llm.example.com")) is None
+            assert [await status(ours, flow_for(host)) for host in (NAME, "FORCE.stream.")] == [200, 200]
+            assert await status(ours, flow_for(NAME, port=443, scheme="https")) == 200
+            assert await status(ours, flow_for("llm.example.com")) is None
             # A page of whoever has the name in the DNS could come from there, and would pass for this one.
-            assert status(ours, flow_for(NAME, port=8080)) is None
-            assert status(ours, flow_for(NAME, mode="reverse:http://llm.example.com")) is None
-            assert status(ours, flow_for(NAME, method="CONNECT")) is None
+            assert await status(ours, flow_for(NAME, port=8080)) is None
+            assert await status(ours, flow_for(NAME, mode="reverse:http://llm.example.com")) is None
+            assert await status(ours, flow_for(NAME, method="CONNECT")) is None
             configure(page="Proxy.Test")
-            assert [status(ours, flow_for(host)) for host in ("proxy.test", "PROXY.TEST.", NAME)] == [200, 200, None]
+            assert [await status(ours, flow_for(host)) for host in ("proxy.test", "PROXY.TEST.", NAME)] == [
+                200,
+                200,
+                None,
+            ]
             configure(page="")
-            assert [status(ours, flow_for(host)) for host in ("proxy.test", NAME)] == [None, None]
+            assert [await status(ours, flow_for(host)) for host in ("proxy.test", NAME)] == [None, None]
 
     run(test)
 
@@ -93,9 +97,9 @@ def test_the_port_is_not_reached_through_the_proxy_as_another_client() -> None:
             page.request.headers["sec-fetch-site"] = "cross-site"
             near = flow_for("localhost", port=port)
             near.request.headers["host"] = f"localhost:{port}"
-            assert [status(ours, flow) for flow in (far, page, near)] == [403, 403, 200]
+            assert [await status(ours, flow) for flow in (far, page, near)] == [403, 403, 200]
             configure(page_port=0)
-            assert status(ours, flow_for("127.0.0.1", port=port)) is None
+            assert await status(ours, flow_for("127.0.0.1", port=port)) is None
 
     run(test)
 
@@ -103,10 +107,13 @@ def test_the_port_is_not_reached_through_the_proxy_as_another_client() -> None:
 def test_no_addon_behind_this_one_sees_a_flow_for_the_page() -> None:
     async def test() -> None:
         async with serving() as (ours, _):
-            for hook in (ours.requestheaders, ours.request, ours.response):
+            for hook in (ours.requestheaders, ours.response):
                 with pytest.raises(exceptions.AddonHalt):
                     hook(flow_for())
                 hook(flow_for("llm.example.com"))
+            with pytest.raises(exceptions.AddonHalt):
+                await ours.request(flow_for())
+            await ours.request(flow_for("llm.example.com"))
 
     run(test)
 
@@ -117,7 +124,7 @@ def test_what_others_answered_or_replay_is_not_the_pages() -> None:
             answered, replayed = flow_for(), flow_for()
             answered.response = http.Response.make(204)
             replayed.live = False
-            assert [status(ours, flow) for flow in (answered, replayed)] == [204, None]
+            assert [await status(ours, flow) for flow in (answered, replayed)] == [204, None]
 
     run(test)
 
@@ -156,7 +163,7 @@ def test_who_is_on_this_machine(mode: str, address: str, answered: bool) -> None
         async with serving() as (ours, _):
             flow = flow_for(mode=mode)
             flow.client_conn.peername = (address.replace("OWN", own_address() if "OWN" in address else ""), 1234)
-            assert status(ours, flow) == (200 if answered else 403)
+            assert await status(ours, flow) == (200 if answered else 403)
 
     run(test)
 
@@ -166,10 +173,10 @@ def test_only_this_machine_is_answered_unless_the_option_says_otherwise() -> Non
         async with serving() as (ours, configure):
             far = flow_for()
             far.client_conn.peername = ("192.168.1.20", 1234)
-            assert status(ours, far) == 403
+            assert await status(ours, far) == 403
             far.response = None
             configure(page_remote=True)
-            assert status(ours, far) == 200
+            assert await status(ours, far) == 200
 
     run(test)
 
@@ -178,7 +185,7 @@ def test_head_says_how_long_the_body_would_be() -> None:
     async def test() -> None:
         async with serving() as (ours, _):
             head, get = flow_for(method="HEAD"), flow_for()
-            assert (status(ours, head), status(ours, get)) == (200, 200)
+            assert (await status(ours, head), await status(ours, get)) == (200, 200)
             assert head.response is not None
             assert get.response is not None
             assert head.response.raw_content == b""
@@ -366,7 +373,7 @@ def test_a_client_that_does_not_read_its_answer_does_not_keep_it_in_memory(monke
     async def test() -> None:
         port, asked = refused_port(), asyncio.Event()
 
-        def answer(*_: object) -> Response:
+        async def answer(*_: object) -> Response:
             asked.set()
             return Response(large)
 
@@ -382,6 +389,43 @@ def test_a_client_that_does_not_read_its_answer_does_not_keep_it_in_memory(monke
             with suppress(ConnectionResetError):
                 assert len(await reader.read()) < len(large)
             writer.transport.abort()
+
+    run(test)
+
+
+def test_an_answer_that_goes_on_ends_with_a_fault_or_with_a_reader_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "_LOOK", 0.01)
+    pieces: list[bytes] = []
+    unread = asyncio.Event()
+
+    def news() -> bytes:
+        if len(pieces) == 2 and pieces[0]:
+            monkeypatch.setattr(server, "_PATIENCE", 0.1)
+            unread.set()
+        return pieces.pop(0) if pieces else 1 / 0  # type: ignore[return-value]
+
+    async def answer(*_: object) -> Response:
+        return Response(b"first", "text/event-stream", headers={"Content-Length": "5"}, news=news)
+
+    monkeypatch.setattr(server, "respond", answer)
+
+    async def test() -> None:
+        port = refused_port()
+        async with serving(page_port=port):
+            pieces[:] = [b"", b"second"]
+            came = await ask(port, b"GET /events HTTP/1.0\r\nHost: x\r\n\r\n")
+            assert came.partition(b"\r\n\r\n")[2] == b"firstsecond"
+            assert b"Content-Length" not in came
+            assert "a fault of the page: ZeroDivisionError" in caplog.text
+            pieces[:] = [b"x" * 30_000_000] * 2
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEALTH)
+            await unread.wait()
+            await asyncio.wait([task for task in asyncio.all_tasks() if "_Port._serve" in repr(task)])
+            writer.transport.abort()
+            assert len(pieces) == 1, "it was given up on before the next piece"
 
     run(test)
 
@@ -442,7 +486,7 @@ def test_a_port_that_cannot_be_had_is_one_line(
 
     async def test(port: int) -> None:
         async with serving(page_port=port) as (ours, _):
-            assert status(ours, flow_for()) == 200
+            assert await status(ours, flow_for()) == 200
         line = f"port {port} {reason}, so the page is not served there; choose another port"
         assert caplog.messages == [line]
 

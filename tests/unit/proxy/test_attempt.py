@@ -191,7 +191,7 @@ def test_a_finish_reason_between_parts_that_change_is_noticed_in_the_silence_aft
 
 @pytest.mark.parametrize(
     ("keys", "words"),
-    [({}, "sent no byte for 10 s"), ({"idle_timeout": None}, "no end within 30 s")],
+    [({}, "sent no byte for 10 s"), ({"idle_timeout": None}, "did not end within 30 s")],
 )
 def test_a_limit_that_passed_is_named(keys: dict[str, Any], words: str) -> None:
     clock = Clock()
@@ -215,9 +215,9 @@ def test_a_plain_request_may_wait_in_silence_for_as_long_as_without_a_rule_that_
     ("limits", "silence", "words"),
     [
         ({}, 540, "sent no byte for 540 s"),
-        ({}, 60, "no end within 3600 s after its client gave up"),
+        ({}, 60, "did not end within 3600 s after its client gave up"),
         ({"idle_timeout": 700}, 700, "sent no byte for 700 s"),
-        ({"timeout": 7200}, 60, "no end within 7200 s"),
+        ({"timeout": 7200}, 60, "did not end within 7200 s"),
     ],
 )
 def test_what_a_rule_leaves_without_a_limit_has_one_once_the_client_is_gone(
@@ -310,6 +310,17 @@ def test_each_piece_has_its_time() -> None:
     assert body.whole() is body.whole()
     assert body.size == 6
     assert body.times == [0.0, 3, 0.333333, 4, 0.666667, 6]
+
+
+def test_times_of_an_encoded_answer_become_those_of_its_decoded_body() -> None:
+    clock = Clock()
+    one = attempt(clock)
+    respond(one)
+    for data in (TEXT, DONE):
+        clock.advance(100)
+        one.receive(data)
+    one.decode_times(lambda sizes: [10 * size for size in sizes])
+    assert one.times == [0.1, 10 * len(TEXT), 0.2, 10 * len(TEXT + DONE)]
 
 
 def test_times_of_very_many_pieces_become_coarser_but_none_is_off_by_more(monkeypatch: pytest.MonkeyPatch) -> None:

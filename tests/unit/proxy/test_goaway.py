@@ -1,7 +1,8 @@
-"""An HTTP/2 upstream that goes away in the middle of answers, without sockets."""
+"""An HTTP/2 upstream, without sockets: one that goes away in the middle of answers, and frames read many at once."""
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import h2.config
@@ -9,13 +10,18 @@ import h2.connection
 import h2.events
 import pytest
 from force_stream.proxy import goaway, stream_layer
+from force_stream.proxy.attempt import Attempt
 from force_stream.rules.rule import Rule
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
 from harness.player import Player
 from harness.samples import CHAT, DOCUMENT, STREAM
 from hpack import Encoder
-from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame
+from hypothesis import given
+from hypothesis import strategies as st
+from mitmproxy.proxy.layers.http._http2 import Http2Client
 
 FORCED: dict[str, Any] = {"name": "r", "hosts": ("llm.test",), "force_upstream_stream": True}
 HEAD = [(":status", "200"), ("content-type", "text/event-stream")]
@@ -312,3 +318,222 @@ def test_a_status_that_has_no_body_brings_none_into_a_clients_connection(play: P
     upstream.send(DataFrame(1, data=b"HTTP/1.1 200 OK\r\n\r\n", flags=["END_STREAM"]))
     assert player.to_client.count(b"HTTP/1.1") == 1
     assert player.to_client.endswith(b"\r\n\r\n")
+
+
+# Many frames at once
+
+EVENTS = [event + b"\n\n" for event in STREAM.split(b"\n\n")[:-1]]
+_TRAILERS = Encoder().encode([("x-sum", "1")])
+
+
+def data_frame(stream_id: int, data: bytes, *flags: str, pad: int = 0) -> DataFrame:
+    return DataFrame(stream_id, data=data, flags=[*flags, *(["PADDED"] if pad else [])], pad_length=pad)
+
+
+STREAM_IDS = st.sampled_from((1, 3))
+DATA = st.builds(data_frame, STREAM_IDS, st.binary(max_size=20))
+FRAMES = st.lists(
+    DATA
+    | DATA
+    | st.builds(data_frame, STREAM_IDS, st.binary(max_size=20), st.just("END_STREAM"))
+    | st.builds(data_frame, STREAM_IDS, st.binary(max_size=20), pad=st.integers(1, 9))
+    | st.builds(HeadersFrame, STREAM_IDS, st.just(_TRAILERS), flags=st.just(["END_HEADERS", "END_STREAM"]))
+    | st.builds(RstStreamFrame, STREAM_IDS, error_code=st.integers(0, 9))
+    | st.just(PingFrame(0, b"12345678"))
+    | st.just(GoAwayFrame(0, last_stream_id=3)),
+    max_size=20,
+)
+
+
+def made_of(frames: bytes, cuts: list[int], *, merging: bool) -> list[Any]:
+    """What h2 makes of what a server sends on two streams: for each, and for the connection, the events in their order,
+    data that follows data joined; and what it says itself, once: data for a stream that is closed gets a RST_STREAM for
+    every frame."""
+    client = H2Connection(h2.config.H2Configuration())
+    server = H2Connection(h2.config.H2Configuration(client_side=False))
+    client.initiate_connection()
+    server.initiate_connection()
+    request = [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "llm.test")]
+    for stream_id in (1, 3):
+        client.send_headers(stream_id, request, end_stream=True)
+    server.receive_data(client.data_to_send())
+    for stream_id, length in ((1, "30"), (3, None)):
+        server.send_headers(stream_id, [*HEAD, *([("content-length", length)] if length else [])])
+    if merging:
+        client.incoming_buffer.__class__ = goaway.MergingBuffer
+    client.receive_data(server.data_to_send())
+    client.data_to_send()
+    made: dict[int, list[Any]] = {0: [], 1: [], 3: []}
+    places = [0, *sorted(cut % (len(frames) + 1) for cut in cuts), len(frames)]
+    for start, end in pairwise(places):
+        try:
+            events = client.receive_data(frames[start:end])
+        except ProtocolError as error:
+            return [made, type(error), frames_of(client.data_to_send())]
+        for event in events:
+            about = made[getattr(event, "stream_id", None) or 0]
+            if isinstance(event, h2.events.DataReceived):
+                client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                if not (about and isinstance(about[-1], list)):
+                    about.append([b"", 0])
+                about[-1][0] += event.data
+                about[-1][1] += event.flow_controlled_length
+            elif not about or about[-1] != repr(event):
+                about.append(repr(event))
+    return [made, client.inbound_flow_control_window, frames_of(client.data_to_send())]
+
+
+def frames_of(sent: bytes) -> set[bytes]:
+    frames = set()
+    while sent:
+        end = 9 + int.from_bytes(sent[:3])
+        frames.add(sent[:end])
+        sent = sent[end:]
+    return frames
+
+
+@given(FRAMES, st.lists(st.integers(0, 1000), max_size=4))
+def test_merged_frames_say_the_same(frames: list[Frame], cuts: list[int]) -> None:
+    sent = b"".join(frame.serialize() for frame in frames)
+    assert made_of(sent, cuts, merging=True) == made_of(sent, cuts, merging=False)
+
+
+@given(FRAMES, st.lists(st.integers(0, 1000), max_size=4), st.data())
+def test_a_wrong_byte_among_merged_frames_has_the_same_outcome(
+    frames: list[Frame], cuts: list[int], data: st.DataObject
+) -> None:
+    sent = bytearray(b"".join(frame.serialize() for frame in frames) or b"\0")
+    sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.sampled_from(b"\0\1\3\4\x80\xff"))
+    assert made_of(bytes(sent), cuts, merging=True) == made_of(bytes(sent), cuts, merging=False)
+
+
+def test_the_data_of_two_streams_is_merged_between_other_frames() -> None:
+    one, three = [data_frame(1, b"%d" % number).serialize() for number in range(4)], data_frame(3, b"c").serialize()
+    ping = PingFrame(0, b"12345678").serialize()
+    sent = b"".join([one[0], three, one[1], ping, one[2], one[3], three[:5]])
+    expected = [data_frame(1, b"01").serialize(), three, ping, data_frame(1, b"23").serialize(), three[:5]]
+    assert goaway.merge_data(sent) == b"".join(expected)
+
+
+def test_a_stream_whose_number_has_its_reserved_bit_set_is_not_taken_for_another_one() -> None:
+    frame = data_frame(1, b"b").serialize()
+    sent = data_frame(1, b"a").serialize() + frame[:5] + b"\x80" + frame[6:] + data_frame(1, b"c").serialize()
+    assert goaway.merge_data(sent) == sent
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The pieces that attempts have been given."""
+    pieces: list[bytes] = []
+    receive = Attempt.receive
+
+    def noted(self: Attempt, piece: bytes) -> bool:
+        pieces.append(piece)
+        return receive(self, piece)
+
+    monkeypatch.setattr(Attempt, "receive", noted)
+    return pieces
+
+
+def test_the_events_of_one_read_are_handed_over_together(play: Play, received: list[bytes]) -> None:
+    player, upstream = play()
+    upstream.begins(b"")
+    for events in (EVENTS[:3], EVENTS[3:]):
+        upstream.send(*(data_frame(1, event) for event in events))
+    upstream.ends(b"")
+    assert [piece for piece in received if piece] == [b"".join(EVENTS[:3]), b"".join(EVENTS[3:])]
+    assert player.answer.json() == DOCUMENT
+
+
+@pytest.mark.parametrize("size", [1, 7, 9, 10, 64, 10_000])
+def test_frames_may_come_in_reads_of_any_size(play: Play, size: int) -> None:
+    player, upstream = play()
+    upstream.h2.send_headers(1, HEAD)
+    end = data_frame(1, b"", "END_STREAM").serialize()
+    sent = upstream.h2.data_to_send() + b"".join(data_frame(1, event).serialize() for event in EVENTS) + end
+    player.upstream_sends(*(sent[at : at + size] for at in range(0, len(sent), size)))
+    assert (player.answer.status_code, player.answer.json()) == (200, DOCUMENT)
+    assert player.closed == []
+
+
+def test_a_body_of_many_frames_is_acknowledged_to_the_last_byte(play: Play) -> None:
+    player, upstream = play()
+    connection = player.layer.connections[player.servers[0]].context.layers[-1].h2_conn
+    before = connection.inbound_flow_control_window
+    upstream.begins(b"")
+    upstream.send(*(data_frame(1, event) for event in EVENTS))
+    manager, stream = connection._inbound_flow_control_window_manager, connection.streams[1]._inbound_window_manager
+    assert before - connection.inbound_flow_control_window == len(STREAM)
+    assert manager._bytes_processed == stream._bytes_processed == len(STREAM)
+    upstream.ends(b"")
+    assert player.answer.json() == DOCUMENT
+
+
+@pytest.mark.parametrize("how", ["cut", "reset"])
+def test_an_answer_that_breaks_off_after_frames_of_the_same_read_is_cut_off(play: Play, how: str) -> None:
+    player, upstream = play()
+    upstream.begins(b"")
+    upstream.send(*(data_frame(1, event) for event in EVENTS[:2]), *([RstStreamFrame(1, 2)] if how == "reset" else []))
+    if how == "cut":
+        assert player.to_client == b""
+        player.upstream_closes()
+    assert code_of(player) == (502, "stream_truncated")
+
+
+def test_the_end_of_an_event_stream_is_followed_although_the_upstream_lingers(play: Play) -> None:
+    player, upstream = play()
+    upstream.begins(b"")
+    upstream.send(*(data_frame(1, event) for event in EVENTS))
+    player.wait(1)
+    assert player.answer.json() == DOCUMENT
+    upstream.listen()
+
+
+def test_an_event_stream_that_comes_with_its_end_asks_for_no_wakeup(play: Play) -> None:
+    player, upstream = play()
+    before = player.wakeups
+    upstream.begins(b"")
+    upstream.send(*(data_frame(1, event) for event in EVENTS), data_frame(1, b"", "END_STREAM"))
+    assert player.answer.json() == DOCUMENT
+    assert player.wakeups == before
+
+
+def test_a_fault_of_ours_in_a_piece_becomes_the_answer(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    player, upstream = play()
+    upstream.begins(b"")
+    monkeypatch.setattr(Attempt, "receive", lambda *_: 1 / 0)
+    upstream.send(data_frame(1, EVENTS[0]))
+    assert code_of(player) == (502, "force_stream_error")
+
+
+def test_more_than_a_frame_may_hold_is_not_merged(play: Play, received: list[bytes]) -> None:
+    player, upstream = play()
+    upstream.begins(b"")
+    comment = b":" + b"x" * 65_533 + b"\n\n"
+    upstream.send(data_frame(1, comment), data_frame(1, comment), data_frame(1, STREAM, "END_STREAM"))
+    assert [len(piece) for piece in received if piece] == [len(comment), len(comment), len(STREAM)]
+    assert player.answer.json() == DOCUMENT
+
+
+def test_this_buffer_of_h2_is_known() -> None:
+    assert goaway.unknown_buffer() == ""
+
+
+def test_with_an_unknown_buffer_frames_are_read_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, play: Play, received: list[bytes]
+) -> None:
+    monkeypatch.setattr(goaway, "_UNPARSED", "_of_another_version")
+    player, upstream = play()
+    unknown = "h2's H2Connection has no incoming_buffer with its _data and max_frame_size"
+    warning = f"force-stream: {unknown}; so events over HTTP/2 are read one by one, as in mitmproxy alone"
+    assert warning in caplog.messages
+    upstream.begins(b"")
+    upstream.send(*(data_frame(1, event) for event in EVENTS))
+    upstream.ends(b"")
+    assert [piece for piece in received if piece] == EVENTS
+    assert player.answer.json() == DOCUMENT
+
+
+def test_another_mitmproxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(Http2Client.__annotations__, "their_stream_id")
+    assert goaway.unknown_h2() == "mitmproxy's Http2Client has no their_stream_id"

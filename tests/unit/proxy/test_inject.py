@@ -160,7 +160,7 @@ def test_an_error_comes_behind_so_many_events_and_nothing_behind_it(after: int) 
     assert before == [Deliver(ONE), Deliver(TWO)][:after]
     assert isinstance(last, Deliver)
     error = json.loads(last.data.removeprefix(b"data: "))["error"]
-    assert (error["message"], error["type"]) == ("an error that the rule injects", "upstream_error")
+    assert (error["message"], error["type"]) == ("an error injected by the rule", "upstream_error")
 
 
 WANTED = st.fixed_dictionaries(

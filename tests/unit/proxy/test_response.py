@@ -151,7 +151,7 @@ def test_what_an_answer_is_read_by_is_noted_or_follows_from_the_path(
         ({"sse": STREAM}, CHAT, "its force_stream.sse_status is missing"),
         ({"sse": STREAM, "sse_status": 200}, CHAT, "its force_stream.sse_type is missing"),
         ({"forced": True, "rule": "r", "endpoint": "chat"}, CHAT, "its force_stream.model is missing"),
-        ({"sse": STREAM, "status": 502}, CHAT, "its answer is not the one that its own try came to"),
+        ({"sse": STREAM, "status": 502}, CHAT, "its answer is not that of its own try"),
         ({"odd": "x"}, CHAT, "its force_stream.odd has a value that this version does not write"),
         ({"rule": "r", "endpoint": "sonnets"}, CHAT, "its force_stream.endpoint has a value that this version does .*"),
     ],

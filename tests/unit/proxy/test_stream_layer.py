@@ -634,3 +634,14 @@ def test_so_many_clients_get_a_fault_and_the_next_one_the_answer(play: Callable[
     player.ask()
     player.upstream_sends(HEAD, piece(STREAM), END)
     assert player.answer.status_code == 200
+
+
+def test_an_answer_that_comes_with_its_end_asks_for_no_wakeup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    player = Player(monkeypatch, Rule(**FORCED))
+    player.ask()
+    before = player.wakeups
+    player.upstream_sends(HEAD + piece(STREAM) + END)
+    assert player.answer.json() == DOCUMENT
+    assert player.wakeups == before

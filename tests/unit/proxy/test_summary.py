@@ -95,10 +95,12 @@ def test_one_line_says_what_came_of_a_flow_the_cause_first(
 
 def test_a_credential_that_an_upstream_quotes_is_not_said_even_in_part() -> None:
     secret = "sk-" + "Xy7" * 40
-    flow, attempt = answered(FAILED.replace(b'"no"', f'"bad key {secret}"'.encode()))
+    said = f'"bad key {secret}", "type": "{secret}"'
+    flow, attempt = answered(FAILED.replace(b'"no"', said.encode()))
     flow.request.headers["authorization"] = f"Bearer {secret}"
     line = summarize(flow, attempt)
-    assert line.startswith('rate limited by the upstream (429): "bad key ***…"; ')
+    assert line.startswith('rate limited by the upstream (429, ***…): "bad key ***…"; ')
+    assert flow.metadata["force_stream.error"] == "***…"
     assert "Xy7" not in f"{line}{flow.comment}{flow.metadata['force_stream.cause']}"
 
 

@@ -90,31 +90,31 @@ BAD_FILES = {
     "a list": ("- name: x", 1, "expected a mapping with the key 'rules', found a list; put 'rules:' above it"),
     "no rules": ("\n{}", 2, "the key 'rules' is missing"),
     "unknown key": ("rules: []\nruels: []", 2, "unknown key 'ruels', did you mean 'rules'?"),
-    "rules twice": ("rules: []\nrules: []", 2, "the key 'rules' appears twice, first in line 1"),
+    "rules twice": ("rules: []\nrules: []", 2, "the key 'rules' appears twice, first on line 1"),
     "rules a mapping": ("rules:\n  name: x", 2, "rules: expected a list, found a mapping"),
     "rule a text": ("rules:\n- x", 2, "rule number 1: expected a mapping of keys to values, found the text 'x'"),
-    "rule holds itself": ("rules: &r\n- *r", 1, "too much for a rules file once its aliases are replaced by what they"),
+    "rule holds itself": ("rules: &r\n- *r", 1, "too large for a rules file once its aliases are expanded"),
     "a mapping that holds itself": (
         "rules:\n- name: x\n  hosts: [a]\n  extra_body: &e\n    a: *e",
         4,
-        "too much for a rules file once its aliases",
+        "too large for a rules file once its aliases",
     ),
     "hosts again and again": (
         f"rules:\n- {{name: a, hosts: &h [{'a,' * 999}]}}\n"
         + "".join(f"- {{name: r{i}, hosts: *h}}\n" for i in range(999)),
         2,
-        "too much for a rules file once its aliases",
+        "too large for a rules file once its aliases",
     ),
     "one long host again and again": (
         f"rules:\n- name: a\n  hosts: [&h {'a' * 9999}{', *h' * 100}]",
         3,
-        "too much for a rules file once its aliases",
+        "too large for a rules file once its aliases",
     ),
     "billion laughs": (
         "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
         + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghij")),
         6,
-        "too much for a rules file once its aliases",
+        "too large for a rules file once its aliases",
     ),
     "a Python object": (
         "rules:\n- !!python/object/apply:os.system ['exit 1']",
@@ -147,7 +147,7 @@ BAD_FILES = {
     "name taken": (
         "rules:\n- {name: a, hosts: [a]}\n- {name: b, hosts: [a]}\n- {name: a, hosts: [a]}",
         4,
-        "rule a: the rule in line 2 already has this name",
+        "rule a: the rule on line 2 already has this name",
     ),
     "alias grown a thousandfold": (
         "rules:\n- &a [x, x]\n- &b [*a, *a]\n- &c [*b, *b]\n- &d [*c, *c]",
@@ -206,7 +206,7 @@ rules:
         "rules.yaml:6: rule bad: unknown key 'timeuot'",
         "rules.yaml:7: rule bad: retries: expected a whole number from 0 to 100",
         "rules.yaml:8: rule number 3: the key 'name' is missing",
-        "rules.yaml:9: rule good: the rule in line 2 already has this name",
+        "rules.yaml:9: rule good: the rule on line 2 already has this name",
     ]
 
 

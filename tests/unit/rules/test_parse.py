@@ -37,7 +37,7 @@ BAD_VALUES = {
     ),
     "merge key": ("<<: {a: 1}", "unknown key '<<'; known are name, hosts"),
     "key that is a list": ("? [a]\n    : 1", "expected a key, found a list"),
-    "key given twice": ("hosts: [b.example]", "the key 'hosts' appears twice, first in line 3"),
+    "key given twice": ("hosts: [b.example]", "the key 'hosts' appears twice, first on line 3"),
     "bool as text": ('tools: "true"', "tools: expected true or false, found the text 'true'"),
     "bool as text where a list is right too": (
         'learn: "true"',
@@ -138,7 +138,7 @@ BAD_VALUES = {
         "paths:\n      /ok: chat\n      /x: caht",
         "paths: '/x': unknown endpoint 'caht', did you mean 'chat'?",
     ),
-    "path twice": ("paths: {/x: chat, /x: chat}", "paths: the key '/x' appears twice, first in line 4"),
+    "path twice": ("paths: {/x: chat, /x: chat}", "paths: the key '/x' appears twice, first on line 4"),
     "stream_options as list": (
         "stream_options: []",
         "stream_options: expected a mapping of keys to values, found a list",
@@ -177,7 +177,7 @@ BAD_VALUES = {
     ),
     "extra_body with a key twice": (
         "extra_body: {a: {b: 1, b: 2}}",
-        "extra_body: 'a': the key 'b' appears twice, first in line 4",
+        "extra_body: 'a': the key 'b' appears twice, first on line 4",
     ),
     "extra_body grown a thousandfold": (
         "extra_body: {a: &a [x, x, x, x, x, x, x, x], b: &b [*a, *a, *a, *a, *a, *a, *a, *a], c: &c [*b, *b, *b, *b], "

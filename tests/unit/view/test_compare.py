@@ -110,7 +110,7 @@ def test_filling_in_the_constants_leaves_only_fewer_differences(left: Any, right
 
 OK, REFUSED = Side(200, ok=True), Side(400, words="Only streams", refuses=True)
 VERDICTS: dict[str, tuple[Side, Side, int, str]] = {
-    "the same": (OK, OK, 0, "plain and forced give the same answer, but for ids and times"),
+    "the same": (OK, OK, 0, "plain and forced give the same answer, apart from ids and times"),
     "one difference": (OK, OK, 1, "plain: 200; forced: 200: 1 difference; the log has them"),
     "only streams": (REFUSED, OK, 0, 'plain: 400 "Only streams"; forced: 200: this upstream only streams'),
     "plain fails": (Side(504, words="slow"), OK, 0, 'plain: 504 "slow"; forced: 200: only streaming works here'),
@@ -118,7 +118,7 @@ VERDICTS: dict[str, tuple[Side, Side, int, str]] = {
         OK,
         REFUSED,
         0,
-        'plain: 200; forced: 400 "Only streams": this upstream does not stream this request',
+        'plain: 200; forced: 400 "Only streams": this upstream cannot stream this request',
     ),
     "a stream unasked": (Side(200, refuses=True), OK, 0, "plain: 200; forced: 200: this upstream only streams"),
     "a part of the answer": (
@@ -133,7 +133,7 @@ VERDICTS: dict[str, tuple[Side, Side, int, str]] = {
         0,
         "plain: 200; forced: 502 (cut off after event 2): streaming is what fails here",
     ),
-    "a rate limit": (Side(429), OK, 0, "plain: 429; forced: 200: that may pass, so compare again later"),
+    "a rate limit": (Side(429), OK, 0, "plain: 429; forced: 200: that may be temporary, so compare again later"),
     "a refusal with a status that passes": (
         Side(503, refuses=True),
         OK,

@@ -43,6 +43,7 @@ IN_HEADERS = [
     ("openai-organization", "⟦acme⟧"),
     ("x-forwarded-for", "⟦203.0.113.7⟧"),
     ("Location", "/callback?code=⟦abc⟧"),
+    ("path", "/v1/chat?a=b&key=⟦it's(%26)⟧&c=d"),
     ("content-type", "application/json"),
     ("x-ratelimit-remaining-tokens", "12"),
     ("anthropic-ratelimit-tokens-limit", "12"),
@@ -67,6 +68,7 @@ def test_the_credential_of_a_header_is_found(name: str, value: str) -> None:
         # URLs
         "/v1/chat?key=⟦a⟧&b=c",
         "/v1/chat?b=c&api_key=⟦a⟧",
+        "/v1/chat?key=⟦a%26b%3Dc⟧&d=e",
         "/v1/chat?access_token=⟦a⟧#b",
         "/blob?sv=1&sig=⟦a%2Bb⟧&se=2",
         "/o?X-Amz-Credential=⟦a⟧&X-Amz-Signature=⟦b⟧&X-Amz-Date=c",

@@ -45,7 +45,7 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     outcome = flow_record.of_answer(answered(), Attempt(report, TIMES, STREAM, injected={"cut_after": 3}))
     assert (outcome.upstream, outcome.rule, outcome.endpoint, outcome.model) == ("127.0.0.1:22", "r", "chat", "m")
     assert (outcome.status, outcome.events, outcome.bytes, outcome.finish_reason) == (200, 5, len(STREAM), "stop")
-    assert (outcome.first_event, outcome.first_content, outcome.arrivals) == (0.25, 0.5, (0.25, 0.5, 1.5))
+    assert (outcome.first_event, outcome.first_content, [*outcome.arrivals]) == (0.25, 0.5, [0.25, 0.5, 1.5])
     assert (outcome.ok, outcome.odd, outcome.injected) == (True, ("no [DONE]",), True)
     assert (outcome.ended, outcome.longest_gap, outcome.flow().response.status_code) == (2.5, 1.0, 200)
     assert outcome.weight >= len(STREAM)
@@ -82,7 +82,20 @@ def test_a_clients_own_stream_is_read_from_what_was_kept_of_it() -> None:
     outcome = flow_record.of_own_stream(answered(), SPEC, LIMIT)
     assert (outcome.events, outcome.finish_reason, outcome.ok, outcome.first_content) == (5, "stop", True, 0.5)
     cut = flow_record.of_own_stream(answered(STREAM[:300]), SPEC, LIMIT, "connection reset")
-    assert (cut.truncated, cut.ok) == (True, False)
+    assert (cut.status, cut.truncated, cut.ok) == (200, True, False)
+    boom = b'data: {"error": {"message": "boom", "code": "dead"}}\n\n'
+    broken = flow_record.of_own_stream(answered(boom), SPEC, LIMIT)
+    assert (broken.status, broken.code, broken.ok) == (200, "dead", False)
+
+
+def test_a_credential_that_an_error_in_a_clients_own_stream_quotes_is_not_shown() -> None:
+    secret = "sk-" + "Xy7" * 10
+    said = '{"error": {"message": "bad key KEY", "code": "KEY"}}'.replace("KEY", secret)
+    flow = answered(f"data: {said}\n\n".encode())
+    flow.request.headers["authorization"] = f"Bearer {secret}"
+    outcome = flow_record.of_own_stream(flow, SPEC, LIMIT)
+    assert (outcome.code, "***" in outcome.cause) == ("***", True)
+    assert secret not in repr(outcome)
 
 
 def test_of_a_clients_own_compressed_stream_the_first_content_is_not_known() -> None:

@@ -138,6 +138,9 @@ def test_a_row_counts_each_kind_once_and_means_are_over_what_was_timed() -> None
         "time_to_first_event": pytest.approx((4 * 0.5 + 1.5) / 5),
         "events_per_second": pytest.approx((4 * 5.0 + 2.0) / 5),
         "longest_gap": 5.0,
+        "first_event": {"p50": 0.5, "p90": pytest.approx(1.35), "p99": pytest.approx(1.485)},
+        "gap": {"p50": 1.5, "p90": pytest.approx(4.5), "p99": pytest.approx(4.95)},
+        "duration": {"p50": 2.0, "p90": 2.0, "p99": 2.0},
     }
 
 
@@ -200,13 +203,49 @@ def test_arrivals_are_thinned_and_keep_their_ends(times: list[float], times_each
     assert len(kept) <= MOST_ARRIVALS
     assert set(kept) <= set(arrivals)
     assert list(kept) == sorted(kept)
-    assert kept[:1] + kept[-1:] == tuple(arrivals[:1] + arrivals[-1:])
+    assert [*kept[:1], *kept[-1:]] == arrivals[:1] + arrivals[-1:]
 
 
 def test_thinning_moves_no_gap_by_more_than_a_step() -> None:
     times = [number / 1000 for number in range(5000)] + [60 + number / 1000 for number in range(5000)]
     whole, thin = replace(FINE, arrivals=tuple(times)), replace(FINE, arrivals=thinned(times))
     assert thin.longest_gap == pytest.approx(whole.longest_gap, abs=2 * times[-1] / MOST_ARRIVALS)
+
+
+def test_flows_that_came_after_so_many_are_the_news() -> None:
+    stats = Stats()
+    for number in range(5):
+        stats.add(replace(FINE, id=f"{number}"))
+    assert [outcome.id for outcome in stats.latest(3)] == ["4", "3"]
+    assert stats.latest(5) == stats.latest(9) == []
+    assert len(stats.latest(-1)) == 5
+    assert stats.find("2") is stats.latest()[2]
+    assert stats.find("5") is None
+
+
+def test_the_rows_with_the_most_flows_are_chosen_and_stay_in_order() -> None:
+    stats = Stats()
+    for model, flows in (("c", 3), ("b", 1), ("a", 2)):
+        for _ in range(flows):
+            stats.add(replace(FINE, model=model))
+    assert [row["model"] for row in stats.rows(2)] == ["a", "c"]
+
+
+def test_rows_after_the_first_are_one_row_whose_counts_are_theirs() -> None:
+    stats = Stats()
+    for model in ("c", "b", "a", "a"):
+        stats.add(replace(FINE, model=model))
+    rows = [(row.upstream, row.model, row.flows) for row in stats.first_rows(2)]
+    assert rows == [(FINE.upstream, "c", 1), (FINE.upstream, "b", 1), (*OTHERS, 2)]
+    assert [row.model for row in stats.first_rows(3)] == ["c", "b", "a"]
+    *_, rest = stats.first_rows(2)
+    assert rest.duration.count == 2
+
+
+def test_all_that_is_said_of_a_flow_can_be_searched_for() -> None:
+    outcome = replace(CUT, cause="Cut off after event 10", odd=("No [DONE]",))
+    for word in ("cut off after event 10", "llm.test:443", "stream_truncated", "no [done]", "502"):
+        assert word in outcome.words
 
 
 # In words

@@ -9,8 +9,8 @@ import pytest
 from force_stream.answer.oddities import MOST_ODD
 from force_stream.answer.reader import AnswerSpec
 from force_stream.view import timeline, timeline_text
-from force_stream.view.timeline import MOST_BLOCKS, SHOWN_FIRST, SHOWN_LAST, Entry, Timeline
-from force_stream.view.timeline_text import About
+from force_stream.view.timeline import MOST_BLOCKS, MOST_WORK_IN_BLOCK, SHOWN_LAST, Entry, Timeline
+from force_stream.view.timeline_text import SHOWN_FIRST, About
 from harness import sse
 from harness.golden import CASES
 from harness.samples import (
@@ -29,8 +29,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 DONE = b"data: [DONE]\n\n"
-LONGEST = 600
+LONGEST = 2_600
 NOT_UTF8 = "not all of it is UTF-8, or the upstream put replacement characters in it"
+
+
+def event_of(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
 
 
 def show(body: bytes, times: object = None, **about: Any) -> str:
@@ -38,7 +42,7 @@ def show(body: bytes, times: object = None, **about: Any) -> str:
 
 
 def entries(body: bytes, times: object = None) -> list[Entry]:
-    return timeline.read(body, times).first
+    return timeline.read(body, times).entries
 
 
 def added(body: bytes) -> list[str]:
@@ -49,13 +53,19 @@ def odd(body: bytes) -> list[str]:
     return timeline.read(body).odd
 
 
+def numbers_of(read: Timeline) -> list[int]:
+    """The numbers of all events that the entries stand for."""
+    numbered = [(entry.number, entry.times) for entry in read.entries if entry.number is not None]
+    return [number for first, times in numbered for number in range(first, first + times)]
+
+
 def assert_harmless(body: bytes, times: object = None) -> Timeline:
     """What holds for all bytes: the text has nothing for a terminal to obey, and an end."""
     read = timeline.read(body, times)
     lines = timeline_text.text(read, About()).split("\n")
     assert all(line.isprintable() for line in lines)
-    assert max(map(len, lines)) < LONGEST * 10, "every character may have become an escape of ten"
-    assert len(lines) < SHOWN_FIRST + SHOWN_LAST + 100
+    assert max(map(len, lines)) < LONGEST
+    assert len(lines) < SHOWN_FIRST + SHOWN_LAST + 500
     assert read.looked_at <= MOST_BLOCKS + SHOWN_LAST
     return read
 
@@ -94,9 +104,8 @@ def test_golden_streams_have_the_events_that_the_log_counts() -> None:
         answer = AnswerSpec("golden", case.endpoint).read(200, "")
         answer.feed(case.stream)
         answer.finish()
-        numbers = [entry.number for entry in read.first if entry.number is not None]
         assert read.events == answer.report.events, case.path.stem
-        assert numbers == list(range(1, read.events + 1)), case.path.stem
+        assert numbers_of(read) == list(range(1, read.events + 1)), case.path.stem
 
 
 def test_recorded_streams_are_shown_without_harm(streams_dir: Path) -> None:
@@ -106,8 +115,7 @@ def test_recorded_streams_are_shown_without_harm(streams_dir: Path) -> None:
         files = files[::3]
     for file in files:
         read = assert_harmless(file.read_bytes())
-        numbers = [entry.number for entry in (*read.first, *read.last) if entry.number is not None]
-        assert numbers == list(range(1, read.events + 1)), file.name
+        assert numbers_of(read) == list(range(1, read.events + 1)), file.name
 
 
 # Times
@@ -117,7 +125,7 @@ def test_an_event_comes_with_the_piece_that_has_its_last_byte() -> None:
     first = STREAM.index(b"\n\n") + 2
     times = [0.5, first - 1, 0.75, first, 4.0, len(STREAM)]
     read = timeline.read(STREAM, times)
-    assert [(entry.at, entry.gap) for entry in read.first[:3]] == [(0.75, None), (4.0, 3.25), (4.0, 0.0)]
+    assert [(entry.at, entry.gap) for entry in read.entries[:3]] == [(0.75, None), (4.0, 3.25), (4.0, 0.0)]
     assert (read.first_event, read.first_content, read.ended) == (0.75, 4.0, 4.0)
     assert read.longest_gap == (0.75, 4.0)
 
@@ -131,6 +139,12 @@ def test_however_the_network_cuts_a_stream_each_event_has_its_time(cuts: list[in
     assert [entry.at for entry in entries(STREAM, times)] == expected
 
 
+def test_a_page_has_no_first_event() -> None:
+    page = b"<!DOCTYPE html>\n<p>Please log in</p>\n"
+    read = timeline.read(page, [0.1, len(page)])
+    assert (read.events, read.first_event, read.ended) == (0, None, 0.1)
+
+
 def test_a_comment_has_the_time_of_its_own_line() -> None:
     body = b": one\n" + b'data: {"a":1}\n\n'
     assert [entry.at for entry in entries(body, [1.0, 6, 2.0, len(body)])] == [1.0, 2.0]
@@ -138,8 +152,90 @@ def test_a_comment_has_the_time_of_its_own_line() -> None:
 
 def test_times_of_a_body_that_was_compressed_are_not_given_to_the_wrong_events() -> None:
     read = timeline.read(STREAM, [0.5, 100, 2.0, 200])
-    assert {entry.at for entry in read.first} == {None}
+    assert {entry.at for entry in read.entries} == {None}
     assert (read.longest_gap, read.ended) == ((0.5, 2.0), 2.0)
+
+
+def test_silence_at_the_end_counts() -> None:
+    times = [0.5, 10, 0.75, len(STREAM)]
+    assert timeline.read(STREAM, times).longest_gap == (0.5, 0.75)
+    read = timeline.read(STREAM, times, ended=5.75)
+    assert (read.longest_gap, read.last_byte, read.ended) == ((0.75, 5.75), 0.75, 5.75)
+    assert timeline.read(STREAM, times, ended=0.6).ended == 0.75, "a note of another clock"
+    assert timeline.read(b"", None, ended=5.0).ended is None
+
+
+# Events that are alike
+
+
+def words(count: int, **members: Any) -> list[dict[str, Any]]:
+    return [chunk(choice(content=f"w{number} "), **members) for number in range(1, count + 1)]
+
+
+def folded(body: bytes, times: object = None) -> list[tuple[int | None, int, str]]:
+    """The entries that stand for several events: the first number, how many, and what they added."""
+    return [(entry.number, entry.times, entry.added) for entry in entries(body, times) if entry.times > 1]
+
+
+def per_event(body: bytes, seconds: dict[int, float]) -> list[float]:
+    """Times of a body that comes event by event, 0.1 s apart; `seconds`: of silence before some of them."""
+    times: list[float] = []
+    at = size = 0.0
+    for number, event in enumerate(body.split(b"\n\n")[:-1], 1):
+        at, size = at + seconds.get(number, 0.1), size + len(event) + 2
+        times += [at, size]
+    return times
+
+
+def test_events_that_only_add_to_the_same_text_become_one_but_for_a_few_at_both_ends() -> None:
+    body = sse(chunk(choice(role="assistant")), *words(100), chunk(choice(finish_reason="stop")))
+    shown = ", ".join(f"w{number}" for number in range(4, 97))
+    beginning = shown.replace(", ", " ")[:80]
+    assert folded(body) == [(5, 94, f'content +370 characters: "{beginning}"…')]
+    assert folded(body, per_event(body, {})) == [(5, 94, f'content +370 characters, 10 events/s: "{beginning}"…')]
+    assert [entry.number for entry in entries(body)] == [1, 2, 3, 4, 5, 99, 100, 101, 102, None]
+    assert timeline.read(body).looked_at < 20, "nearly all of them were not even parsed"
+
+
+def test_what_is_not_like_the_others_stays_by_itself() -> None:
+    kinds = {
+        "a text in another place": chunk(choice(reasoning_content="Hm")),
+        "a usage by itself": chunk(usage=USAGE),
+        "a service tier": chunk(choice(content="a"), service_tier="flex"),
+        "a tool call": chunk(choice(tool_calls=[function_call(0, name="f", arguments="")])),
+        "a name of its own": {"type": "ping"},
+        "what is not UTF-8": chunk(choice(content="\ufffd")),
+        "another id": chunk(choice(content="a"), id="chatcmpl-2"),
+        "an error": {"error": {"message": "Busy"}},
+        "another choice": chunk(choice(1, content="b")),
+    }
+    for what, one in kinds.items():
+        body = sse(*words(50), one, *words(50))
+        assert [(number, times) for number, times, _ in folded(body)] == [(4, 44), (55, 44)], what
+        assert 51 in [entry.number for entry in entries(body)], what
+
+
+def test_a_run_ends_at_a_long_silence() -> None:
+    body = sse(*words(100), done=False)
+    times = per_event(body, {41: 5.0})
+    read = timeline.read(body, times)
+    assert [(entry.number, entry.times) for entry in read.entries if entry.times > 1] == [(4, 34), (45, 53)]
+    (late,) = [entry for entry in read.entries if entry.gap is not None and entry.gap > 1]
+    assert (late.number, late.at, late.added) == (41, pytest.approx(9.0), 'content +"w41 "')
+    assert read.longest_gap == (pytest.approx(4.0), pytest.approx(9.0))
+
+
+def test_a_usage_in_every_chunk_and_a_new_id_each_time_are_no_change() -> None:
+    body = sse(*(one | {"id": f"c{n}", "usage": {"total_tokens": n}} for n, one in enumerate(words(50), 1)))
+    assert [number for number, times, _ in folded(body)] == [6], "the other id is noted once"
+    assert timeline.read(body).usages == 50
+
+
+def test_comments_that_say_the_same_become_one() -> None:
+    body = b": busy\n\n" * 50 + b": ready\n\n" + b": busy\n\n" * 3
+    assert folded(body) == [(None, 44, "busy")]
+    assert "comment  44 times: busy\n" in show(body)
+    assert timeline.read(body).comments == 54
 
 
 # The header
@@ -179,8 +275,8 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
     [
         pytest.param(STREAM, [], id="nothing"),
         pytest.param(RESPONSE_STREAM, [], id="nothing in a Responses stream, which has no [DONE]"),
-        pytest.param(b"", ["there is no event in the stream"], id="empty"),
-        pytest.param(DONE, ["there is no event in the stream"], id="[DONE] only"),
+        pytest.param(b"", ["the stream has no events"], id="empty"),
+        pytest.param(DONE, ["the stream has no events"], id="[DONE] only"),
         pytest.param(sse(*EVENTS[:2]), ["no finish reason for choice 0"], id="unfinished"),
         pytest.param(STREAM.removesuffix(DONE), ["no [DONE]"], id="no [DONE]"),
         pytest.param(
@@ -208,12 +304,12 @@ def test_finish_reason_and_usage_are_found_where_they_stand(body: bytes, reason:
         ),
         pytest.param(
             STREAM.replace(b"chatcmpl-1", b"chatcmpl-2", 2).replace(b"chatcmpl-2", b"chatcmpl-1", 1),
-            ["event 2: its id is not that of the events before"],
+            ["event 2: its id differs from that of the events before"],
             id="another id for one event",
         ),
         pytest.param(
             sse(*EVENTS[:3], chunk(choice(finish_reason="length")), *EVENTS[3:]),
-            ['event 5: another finish reason than before for choice 0: "stop"'],
+            ['event 5: finish reason "stop" for choice 0, after "length"'],
             id="two finish reasons",
         ),
         pytest.param(
@@ -274,14 +370,39 @@ def test_the_first_content_is_looked_for_near_the_begin_alone() -> None:
     assert timeline.first_content(STREAM, [1.0, 5]) is None, "times of another body"
     last = event_of(b'{"b64_json":"a"}').rstrip()
     assert timeline.first_content(last, [1.0, len(last)]) == 1.0, "an event without its blank line"
-    assert timeline.first_content(STREAM[:-40][: STREAM.index(b"Hel") + 20], None) is None
+    assert timeline.first_content(STREAM[:-40][: STREAM.index(b"Hel") + 20], ()) is None
+
+
+# What was said
+
+
+@pytest.mark.parametrize(
+    ("body", "endpoint", "said"),
+    [
+        pytest.param(STREAM, "", "Hello", id="the events say whose they are"),
+        pytest.param(STREAM, "messages", "Hello", id="whatever the path says"),
+        pytest.param(b"data: a\n\ndata: b\n\n", "transcriptions", "ab", id="the path does where the events do not"),
+        pytest.param(STREAM[: STREAM.index(b"lo") + 2], "", "Hel", id="a stream that is cut off"),
+        pytest.param(
+            b"".join(event_of(b'{"choices":[{"delta":{"content":"%dx"}}]}' % n) for n in range(60_000)),
+            "",
+            "".join(f"{n}x" for n in range(60_000)),
+            id="60,000 events",
+        ),
+    ],
+)
+def test_what_was_said_is_joined_from_the_beginning_on(body: bytes, endpoint: str, said: str) -> None:
+    read = timeline.read(body, endpoint=endpoint)
+    assert [each.text for each in read.said] == [said]
+    assert read.looked_at < 100, "most of many events are not parsed"
+
+
+def test_what_was_said_stops_where_events_are_left_out() -> None:
+    heavy = event_of(b'{"a":[' + b"1," * MOST_WORK_IN_BLOCK + b"1]}")
+    assert [each.text for each in timeline.read(STREAM[:-14] + heavy + STREAM).said] == ["Hello"]
 
 
 # Bytes that mean harm
-
-
-def event_of(data: bytes) -> bytes:
-    return b"data: " + data + b"\n\n"
 
 
 HOSTILE: dict[str, bytes] = {
@@ -384,12 +505,11 @@ def test_chunks_of_any_shape_are_shown(chunks: list[dict[str, Any]]) -> None:
 def test_the_middle_of_a_long_stream_is_left_out_and_the_text_says_so() -> None:
     body = b"".join(event_of(b'{"n":%d}' % number) for number in range(1, SHOWN_FIRST + SHOWN_LAST + 801)) + DONE
     read = timeline.read(body)
-    assert [len(read.first), read.left_out, len(read.last)] == [SHOWN_FIRST, 801, SHOWN_LAST]
     assert (read.events, read.unread) == (SHOWN_FIRST + SHOWN_LAST + 800, 0)
-    assert [read.last[0].number, read.last[-2].number, read.last[-1].type] == [4_802, 5_000, "[DONE]"]
-    assert read.last[-2].added == "n 5000"
     lines = timeline_text.text(read, About()).splitlines()
     assert lines[-SHOWN_LAST - 1] == "  … 801 lines left out …"
+    assert [line.split()[-1] for line in lines[-SHOWN_LAST - 2 : -SHOWN_LAST + 1]] == ["4000", "…", "4802"]
+    assert [line.split() for line in lines[-2:]] == [["5000", "object", "n", "5000"], ["[DONE]"]]
 
 
 def test_what_is_odd_in_the_part_that_is_left_out_is_named() -> None:
@@ -402,11 +522,13 @@ def test_of_a_very_long_stream_the_middle_is_not_looked_at_and_the_text_says_so(
     body = event_of(b'{"n":1}') * (MOST_BLOCKS + 10_000) + event_of(b'{"n":"last"}')
     read = timeline.read(body)
     assert (read.looked_at, read.unread) == (MOST_BLOCKS + SHOWN_LAST, 10_001 - SHOWN_LAST)
-    assert read.events == read.last[-1].number == MOST_BLOCKS + 10_001
-    assert read.last[-1].added == 'n "last"'
+    assert read.events == read.entries[-1].number == MOST_BLOCKS + 10_001
+    assert read.entries[-1].added == 'n "last"'
     assert read.odd == []
-    assert "not looked at  about 9,801 events in the middle\n" in timeline_text.text(read, About())
-    assert len(read.first) + len(read.last) + read.left_out == read.events
+    text = timeline_text.text(read, About())
+    assert "not looked at  about 9,801 events in the middle\n" in text
+    assert f"  not looked at  events {MOST_BLOCKS + 1:,} to {MOST_BLOCKS + read.unread:,}\n" in text
+    assert numbers_of(read) == list(range(1, read.events + 1))
 
 
 def test_what_takes_time_is_bounded_by_more_than_the_number_of_events() -> None:

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from force_stream.view import timeline, timeline_text
-from force_stream.view.timeline_text import About
+from force_stream.view.joined import Said
+from force_stream.view.timeline_text import MOST_SAID, SAID_FIRST, SAID_LAST, WIDTH, About
 from harness import sse
-from harness.samples import EVENTS, STREAM
+from harness.samples import EVENTS, STREAM, choice, chunk
 
 DONE = b"data: [DONE]\n\n"
 
@@ -20,7 +21,7 @@ def test_a_long_silence_stands_out() -> None:
     text = show(STREAM, [0.1, first, 3.35, len(STREAM)])
     (line,) = [line for line in text.splitlines() if line.startswith("!")]
     assert line.split()[:5] == ["!", "2", "3.350", "+3.250", "chunk"]
-    assert "[after 3.2 s of silence] choices[0]" in line
+    assert '[after 3.2 s of silence] content +"Hel"' in line
     assert "longest gap    3.250 s, from 0.100 to 3.350 s" in text
     assert "Nothing odd." in text, "a silence is no one's words, and the log has none"
 
@@ -37,10 +38,10 @@ def test_a_silence_before_what_is_no_event_stands_out_too(piece: bytes) -> None:
     ids=repr,
 )
 def test_without_times_the_columns_are_blank(times: object) -> None:
-    assert [entry.at for entry in timeline.read(STREAM, times).first] == [None] * 6
+    assert [entry.at for entry in timeline.read(STREAM, times).entries] == [None] * 6
     text = show(STREAM, times)
     assert "times          not recorded" in text
-    assert "chunk   choices[0].delta.content" in " ".join(text.splitlines()[-5].split(maxsplit=1)[1:])
+    assert "chunk   content +" in " ".join(text.splitlines()[-5].split(maxsplit=1)[1:])
 
 
 def test_the_header_has_the_figures() -> None:
@@ -49,12 +50,16 @@ def test_the_header_has_the_figures() -> None:
     for number, event in enumerate(STREAM.split(b"\n\n")[:-1]):
         size += len(event) + 2
         times += [0.5 + 0.25 * number, size]
-    text = show(STREAM, times, rule="private-vllm", endpoint="chat", model="m", status="200")
+    head = (("content-type", "text/event-stream"), ("x-request-id", "req_1"))
+    text = show(STREAM, times, rule="private-vllm", endpoint="chat", model="m", status="200", head=head)
     assert text.split("\n \n")[0].splitlines() == [
+        'text           "Hello"',
         "rule           private-vllm",
         "endpoint       chat",
         "model          m (events say m-1)",
         "status         200",
+        "content-type   text/event-stream",
+        "x-request-id   req_1",
         "first event    0.500 s",
         "first content  0.750 s",
         "end            1.750 s",
@@ -103,13 +108,115 @@ def test_what_the_view_alone_knows_is_in_the_header(body: bytes, about: dict[str
     assert line in show(body, **about).split("\n \n")[0].splitlines()
 
 
-def test_the_cause_of_a_failure_comes_first() -> None:
-    lines = show(STREAM, rule="r", truncated=True, error="stream_truncated", status="502").splitlines()
-    assert lines[:3] == [
+def test_the_cause_of_a_failure_comes_first_and_then_what_was_said() -> None:
+    about = {"rule": "r", "truncated": True, "error": "stream_truncated", "status": "502"}
+    assert show(STREAM, **about).splitlines()[:4] == [
         "truncated      cut off after event 5",
         "client got     an error: stream_truncated",
+        'text           "Hello"',
         "rule           r",
     ]
+    assert show(STREAM, cause="cut off after event 5 (connection reset)", **about).splitlines()[:3] == [
+        "cause          cut off after event 5 (connection reset)",
+        "client got     an error: stream_truncated",
+        'text           "Hello"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param(
+            [Said("reasoning", "Hm."), Said("text", 'She said "no".\n\n  - a\n\tb'), Said("refusal", "No.")],
+            [
+                'reasoning      "Hm."',
+                'text           "She said "no".',
+                "                ",
+                "                 - a",
+                '                   b"',
+                'refusal        "No."',
+            ],
+            id="line by line",
+        ),
+        pytest.param(
+            [Said("call", '{"city":"Graz"}', "weather"), Said("call", "", "now")],
+            ['call           weather({"city":"Graz"})', "call           now()"],
+            id="calls",
+        ),
+        pytest.param(
+            [Said("text", "a", choice=0), Said("text", "b", choice=1)],
+            ['text [0]       "a"', 'text [1]       "b"'],
+            id="choices",
+        ),
+        pytest.param(
+            [Said("text", "word " * 20)],
+            [f'text           "{"word " * 15}word', '               word word word word " (100 characters)'],
+            id="a text that is longer than a line",
+        ),
+        pytest.param(
+            [Said("text", "\u05d0\u05d1\u202e\x1b[2J\r\nb\u2028c\u200b")],
+            ['text           "\u05d0\u05d1\\u202e\\x1b[2J', '               b\\u2028c\\u200b"'],
+            id="what a terminal would obey",
+        ),
+        pytest.param(
+            [Said("call", "{}", "f")] * (MOST_SAID + 2),
+            ["call           f({})"] * MOST_SAID + ["and            2 more"],
+            id="very many",
+        ),
+    ],
+)
+def test_what_was_said_is_at_the_head(said: list[Said], expected: list[str]) -> None:
+    read = timeline.read(STREAM)
+    read.said = said
+    lines = timeline_text.text(read, About(rule="r")).splitlines()
+    assert [line.rstrip() for line in lines[: lines.index("rule           r")]] == [line.rstrip() for line in expected]
+    assert all(lines[: lines.index("rule           r")]), "mitmweb gives an empty line no height"
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 1_000_000, "one word " * 100_000, "\n" * 500_000, "\x1b" * 100_000, "\t" * 90_000]
+)
+def test_of_a_long_text_there_are_the_beginning_and_the_end_and_its_length(text: str) -> None:
+    read = timeline.read(STREAM)
+    read.said = [Said("text", text)]
+    lines = timeline_text.text(read, About(rule="r")).splitlines()
+    said = lines[: lines.index("rule           r")]
+    assert len(said) <= SAID_FIRST + SAID_LAST + 1
+    assert said[-1].endswith(f'" ({len(text):,} characters)')
+    assert "               …" in said
+    assert max(map(len, said)) < WIDTH + 50
+
+
+def test_events_that_became_one_are_a_line() -> None:
+    body = sse(*(chunk(choice(content=f"w{number}")) for number in range(1000, 3000)))
+    sizes = [(number + 1) * (body.index(b"\n\n") + 2) for number in range(2000)]
+    times = [value for number, size in enumerate(sizes) for value in (number / 40, size)]
+    rows = show(body, [*times, 50.0, len(body)]).splitlines()[-8:]
+    expected = ", ".join(f"w{number}" for number in range(1003, 1019)).replace(", ", "")[:80]
+    assert rows == [
+        '      1     0.000            chunk   content +"w1000"',
+        '      2     0.025    +0.025  chunk   content +"w1001"',
+        '      3     0.050    +0.025  chunk   content +"w1002"',
+        "            0.075    +0.025  chunk   events 4 to 1,997: content +9,970 characters, 40 events/s: "
+        f'"{expected}"…',
+        '   1998    49.925    +0.025  chunk   content +"w2997"',
+        '   1999    49.950    +0.025  chunk   content +"w2998"',
+        '   2000    49.975    +0.025  chunk   content +"w2999"',
+        "           50.000    +0.025  [DONE]",
+    ]
+
+
+def test_a_silence_at_the_end_has_a_line_of_its_own() -> None:
+    times = [0.1, len(STREAM)]
+    read = timeline.read(STREAM, times, ended=5.2)
+    text = timeline_text.text(read, About(end="cut off: connection reset"))
+    assert (
+        text.splitlines()[-1]
+        == f"!{'5.200':>16}{'+5.100':>10}          [5.1 s of silence, then cut off: connection reset]"
+    )
+    assert "end            5.200 s\nlongest gap    5.100 s, from 0.100 to 5.200 s\n" in text
+    assert "silence" not in timeline_text.text(timeline.read(STREAM, times, ended=0.9), About())
 
 
 @pytest.mark.parametrize(("encoding", "why"), [("", ""), ("gzip", " (gzip)")])
@@ -121,7 +228,7 @@ def test_a_stream_that_was_compressed_has_no_time_per_event(encoding: str, why: 
 
 
 def test_escape_sequences_are_shown_as_text() -> None:
-    data = '{"id":"a\u202eb\u2028c\u200b","choices":[{"delta":{"content":"\x1b[2J\\u009b2J"}}]}'
+    data = '{"note":"a\u202eb\u2028c\u200b","choices":[{"delta":{"content":"\x1b[2J\\u009b2J"}}]}'
     text = show(f"event: \x1b[31m\ndata: {data}\n\n: \x1b[2J\n\n".encode(), model="\x1b[1m")
     assert all(line.isprintable() for line in text.split("\n"))
     for shown in (r"\x1b[31m", r"\x1b[2J\x9b2J", r"a\u202eb\u2028c\u200b", r"comment  ", r"\x1b[1m"):

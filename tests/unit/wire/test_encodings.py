@@ -2,17 +2,27 @@
 
 import gzip
 import os
+import random
 import subprocess
 import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
 from importlib import import_module
+from itertools import accumulate
 
 import brotli
 import pytest
 import zstandard
-from force_stream.wire.encodings import ZSTD_LIBRARIES, MissingDecoder, TooLarge, beginning, decode, is_encoded
+from force_stream.wire.encodings import (
+    ZSTD_LIBRARIES,
+    MissingDecoder,
+    TooLarge,
+    beginning,
+    decode,
+    decoded_sizes,
+    is_encoded,
+)
 from harness.paths import ROOT
 
 BODY = b"".join(b'data: {"n":%d}\n\n' % number for number in range(5_000))
@@ -185,6 +195,31 @@ def test_what_came_of_a_body_that_was_cut_off_is_its_beginning(name: str) -> Non
     part = decode(encoded[: len(encoded) // 2], coding, len(BODY))
     assert BODY.startswith(part)
     assert len(part) < len(BODY)
+
+
+@pytest.mark.parametrize("label", ["gzip", "deflate", "br"])
+def test_each_piece_that_was_flushed_is_known_to_hold_what_went_into_it(label: str) -> None:
+    packer = brotli.Compressor() if label == "br" else zlib.compressobj(9, zlib.DEFLATED, 31 if label == "gzip" else 15)
+    parts = [random.Random(at).randbytes(50).hex().encode() for at in range(10)]
+    pieces: list[bytes] = []
+    for part in parts:
+        if label == "br":
+            pieces.append(packer.process(part) + packer.flush())
+        else:
+            pieces.append(packer.compress(part) + packer.flush(zlib.Z_SYNC_FLUSH))
+    sizes, body = list(accumulate(map(len, pieces))), b"".join(pieces)
+    assert sizes[0] > 64, "what shows whether a body is text at all"
+    assert decoded_sizes(body, label, 1000, sizes) == list(range(100, 1001, 100))
+    assert decoded_sizes(body, label, 250, sizes)[:2] == [100, 200], "more than the limit is not decoded"
+    assert decoded_sizes(body[: sizes[4]], label, 1000, sizes[:5]) == [100, 200, 300, 400, 500]
+    assert decoded_sizes(b"plain text" * 20, label, 1000, [100, 200]) == [100, 200]
+    assert decoded_sizes(body, label, 1000, []) == []
+
+
+def test_sizes_of_what_cannot_be_decoded_are_known_as_far_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decoded_sizes(b"\xff" * 100, "gzip", 1000, [50, 100]) == [0, 0]
+    only_zstd(monkeypatch, None)
+    assert decoded_sizes(zstandard.ZstdCompressor().compress(BODY), "zstd", 1000, [50, 60]) == [0, 0]
 
 
 @EACH

@@ -1,0 +1,205 @@
+"""A flow that a person opens: what was said in it, its events one by one, why it was forced, and what can be saved.
+
+Knows flows, their notes and what the rest of this room makes of a body. Must not know who shows it. All of it takes a
+while for a large flow, so it is for a thread; and nothing of it shows a credential.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from mitmproxy import http
+
+from ..answer.forcing import at_path
+from ..proxy import bodies, explain, request, response
+from ..proxy.notes import ENDED, ENDPOINT, TIMES, UnreadableFlow
+from ..rules.hosts import with_port
+from ..rules.rule import Rule
+from ..wire import jsontext
+from ..wire.text import counted
+from . import timeline
+from .joined import Said, said_in
+from .masking import Masker
+from .stats import LONG_GAP
+from .timeline import Entry, Timeline
+
+# What a person reads at once: characters of a text and of all texts, entries of the timeline, bytes of the raw stream.
+LONGEST_SAID: Final = 100_000
+MOST_SAID: Final = 200_000
+FIRST_ENTRIES: Final = 150
+LAST_ENTRIES: Final = 50
+MOST_RAW: Final = 16 * 1024
+# Bytes that are searched for credentials at a time: no other thread runs while a pattern is looked for.
+_WINDOW: Final = 32 * 1024
+# Where a body may be cut into these, the best place first: not within a credential, nor between its name and it.
+_CUTS: Final = b"\n", b",", b" "
+_STAND_IN: Final = re.compile(r"\*{3}\d+\**")
+_KEY: Final = '"$API_KEY"'
+# Headers that curl makes itself, or that belong to the connection and the encoding of the body.
+_CURLS_OWN: Final = frozenset(
+    b"""
+    host content-length transfer-encoding connection proxy-connection keep-alive content-encoding accept-encoding
+    """.split()
+)
+_CURLS_GLOBS: Final = re.compile(r"[][{}]")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Opened(NamedTuple):
+    """`said`: each with the length that its text has in whole. `about`: the event stream in a few words, "" where there
+    is none; `first`, `last`: its entries, with how many are `left_out` between them; `raw`: how its `size` bytes begin.
+    `explained`: which rule took the flow, or for each rule why it did not."""
+
+    said: Sequence[tuple[Said, int]]
+    about: str
+    first: Sequence[Entry]
+    last: Sequence[Entry]
+    left_out: int
+    raw: bytes
+    size: int
+    explained: Sequence[str]
+
+
+def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bool) -> Opened:
+    """Open a flow. `whole`: all of its texts and of its timeline, and not only as much as a person reads at once."""
+    mask, stream = _Mask(flow), stream_of(flow)
+    if stream is None:
+        spoken, about, entries = said_in(_document(flow)), "", []
+    else:
+        known = at_path(flow.request.path)
+        endpoint = ENDPOINT.of(flow) or (known.endpoint if known else "")
+        read = timeline.read(stream, TIMES.of(flow), ended=ENDED.of(flow), endpoint=endpoint)
+        spoken, about, entries = read.said, _about(read), [*read.entries, *_end(read)]
+    left_out = 0 if whole else max(0, len(entries) - FIRST_ENTRIES - LAST_ENTRIES)
+    shown = [entry._replace(added=mask.text(entry.added)) for entry in _ends(entries, left_out)]
+    first = FIRST_ENTRIES if left_out else len(shown)
+    return Opened(
+        said=[(each._replace(text=mask.text(text)), len(each.text)) for each, text in _shown(spoken, whole=whole)],
+        about=about,
+        first=shown[:first],
+        last=shown[first:],
+        left_out=left_out,
+        raw=mask.data((stream or b"")[:MOST_RAW]),
+        size=len(stream or b""),
+        explained=explain.explain(flow, rules, enabled=enabled),
+    )
+
+
+def _ends(entries: list[Entry], left_out: int) -> list[Entry]:
+    return entries[:FIRST_ENTRIES] + entries[FIRST_ENTRIES + left_out :]
+
+
+def _end(read: Timeline) -> Iterator[Entry]:
+    """The end, if it came after a long silence."""
+    if read.ended is not None and read.last_byte is not None and read.ended - read.last_byte >= LONG_GAP:
+        yield Entry("end", at=read.ended, gap=read.ended - read.last_byte)
+
+
+def _about(read: Timeline) -> str:
+    about = [counted(read.events, "event")]
+    about += [counted(read.comments, "comment line")] if read.comments else []
+    about += ["then [DONE]"] if read.dones else []
+    return ", ".join(about)
+
+
+def _shown(spoken: Sequence[Said], *, whole: bool) -> Iterator[tuple[Said, str]]:
+    """Each with the part of its text that is shown."""
+    left = MOST_SAID
+    for each in spoken:
+        text = each.text if whole else each.text[: min(left, LONGEST_SAID)]
+        left -= len(text)
+        yield each, text
+
+
+def stream_of(flow: http.HTTPFlow) -> bytes | None:
+    """The event stream as the upstream sent it; None where there is none."""
+    try:
+        return response.event_stream(flow)
+    except UnreadableFlow:
+        return None
+
+
+def document_of(flow: http.HTTPFlow) -> bytes | None:
+    """The document that the client got; None where it got events, or nothing."""
+    if flow.response is None or response.is_event_stream(flow.response):
+        return None
+    return bodies.decoded(flow.response)
+
+
+def saved_stream(flow: http.HTTPFlow) -> bytes | None:
+    stream = stream_of(flow)
+    return None if stream is None else _Mask(flow).data(stream)
+
+
+def saved_document(flow: http.HTTPFlow) -> bytes | None:
+    document = document_of(flow)
+    return None if document is None else _Mask(flow).data(document)
+
+
+def curl(flow: http.HTTPFlow) -> bytes:
+    """The request as the client sent it, as a command, with `$API_KEY` in place of its credentials."""
+    mask, asked = _Mask(flow), _as_asked(flow).request
+    port = "" if _DEFAULT_PORTS.get(asked.scheme) == asked.port else f":{asked.port}"
+    url = f"{asked.scheme}://{with_port(request.name_of(flow), None)}{port}{asked.path}"
+    # Without -g, brackets and braces in an address are curl's own, and one request becomes several, or none.
+    as_it_is = "-g " if _CURLS_GLOBS.search(url) else ""
+    lines = [f"curl {as_it_is}-X {_quoted(asked.method)} {_quoted(mask.text(url))}"]
+    for name, value in asked.headers.fields:
+        if name.lower() not in _CURLS_OWN:
+            lines.append(f"-H {_quoted(mask.header(name, value))}")
+    body = bodies.decoded(asked) or b""
+    if b"\0" in body:
+        lines.append("--data-binary @body  # the body has NULs, which a command line cannot contain")
+    elif body:
+        lines.append(f"--data-binary {_quoted(mask.data(body).decode(errors='replace'))}")
+    return " \\\n  ".join(lines).encode(errors="replace") + b"\n"
+
+
+def _as_asked(flow: http.HTTPFlow) -> http.HTTPFlow:
+    try:
+        return request.restored(flow)
+    except UnreadableFlow:
+        return flow
+
+
+def _quoted(text: str) -> str:
+    """A word for a shell, in which the stand-ins of credentials are a variable."""
+    return _KEY.join(shlex.quote(part) if part else "" for part in _STAND_IN.split(text)) or "''"
+
+
+class _Mask:
+    """Hides what is a credential of the flow's request, or looks like one."""
+
+    def __init__(self, flow: http.HTTPFlow) -> None:
+        self._masker = Masker()
+        asked = flow.request
+        self._masker.learn([asked.path, *map(list, asked.headers.fields)])
+
+    def text(self, text: str) -> str:
+        return self.data(text.encode(errors="surrogatepass")).decode(errors="surrogatepass")
+
+    def header(self, name: bytes, value: bytes) -> str:
+        shown: bytes = self._masker.mask([name, value])[1]
+        return f"{name.decode(errors='replace')}: {shown.decode(errors='replace')}"
+
+    def data(self, data: bytes) -> bytes:
+        return b"".join(self._masker.mask(window) for window in _windows(data))
+
+
+def _windows(data: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        end = start + _WINDOW
+        if end < len(data):
+            places = (data.rfind(cut, start + _WINDOW // 2, end) for cut in _CUTS)
+            end = next((place for place in places if place > 0), end)
+        yield data[start:end]
+        start = end
+
+
+def _document(flow: http.HTTPFlow) -> object:
+    try:
+        return jsontext.loads((document_of(flow) or b"").decode(errors="replace"))
+    except ValueError:
+        return None
