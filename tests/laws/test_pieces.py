@@ -51,6 +51,24 @@ def test_pieces_that_take_turns_wait_too() -> None:
     assert made.report.events == 12
 
 
+def test_a_comment_may_come_byte_by_byte() -> None:
+    made = answer()
+    for piece in (
+        event("Once"),
+        event(" upon"),
+        event(" a"),
+        b":",
+        b"\n",
+        b"\n",
+        event(" time"),
+        event("", "stop"),
+        DONE,
+    ):
+        made.feed(piece)
+        made.read_waiting()
+    assert json.loads(made.finish().body)["choices"][0]["message"]["content"] == "Once upon a time"
+
+
 @pytest.mark.parametrize("size", [100, 1000, 8000])
 def test_of_events_that_take_turns_the_last_waits_with_what_has_begun_behind_it(size: int) -> None:
     body = b"".join(event(f"w{number}", index=number % 2) for number in range(400)) + event("x" * 40_000) + DONE

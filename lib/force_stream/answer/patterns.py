@@ -140,7 +140,7 @@ class Template:
             here = at + width
             for stop, part, length, append in steps:
                 end = find(stop, here, limit)
-                if data[end - 1] == _BACKSLASH:
+                if end > 0 and data[end - 1] == _BACKSLASH:
                     end = _end_of_string(data, here)
                 if not startswith(part, end):
                     self.cut(len(self.values[-1].raw))
