@@ -189,6 +189,11 @@ class Templates:
         # Whether it matters which event is the last.
         self._in_order = any(isinstance(target, Totals) for target in first.targets)
 
+    def are_near(self, event: bytes) -> bool:
+        """Whether an event may be one that can join these, as far as its beginning and its end tell."""
+        shape, masked = self._templates[0].shape, _INDEX.sub(rb"\1", event)
+        return masked.startswith(shape[0]) and masked.endswith(shape[-1])
+
     def join(self, made: Template) -> bool:
         """Whether a template may be in force beside these, which it is from now on."""
         known = {id(target) for template in self._templates for target in template.targets}
@@ -471,10 +476,11 @@ class Repeats:
 
     def _learn(self, event: Event, known: Templates | None) -> None:
         """Make the last event a template, if it can be one. `known`: those that were in force before it."""
-        if known is None:
-            self._until_attempt -= 1
+        self._until_attempt -= 1
+        is_used = known is not None and (self._has_matched or self._pause == 1)
+        is_wanted = self._until_attempt < 0 if known is None else is_used or known.are_near(self._event)
         made = None
-        if self._event and (known is not None or self._until_attempt < 0) and not self._reader.patches:
+        if is_wanted and self._event and not self._reader.patches:
             if self.effect:
                 data = event.data.encode(errors="surrogatepass")
                 made = template_of(self._event, data, self.effect, self._before, self._reader.odd.watched)
@@ -485,8 +491,9 @@ class Repeats:
             if made is not None and known.join(made):
                 self._templates = known
                 return
+            made = made if is_used else None
             self._attempted(self._has_matched)
-            made = made if self._has_matched else None
+            self._until_attempt -= 1
             self._has_matched = False
         self._templates = None if made is None else Templates(made)
 
