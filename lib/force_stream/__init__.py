@@ -7,10 +7,10 @@ tests/project/test_boundaries.py checks:
     errors      what can be wrong with an answer
     merge/      many deltas, one value: the rules of fields, tool calls
     endpoints/  one module an API, and their table
-    answer/     an answer's bytes to a reply: reading, quirks, what need not be parsed again
+    answer/     an answer's bytes to a reply: reading, quirks, what need not be parsed again, why it failed
     rules/      which request: the rule, the rules file
     proxy/      one flow in mitmproxy: below its hooks, an answer while it comes in, what is kept and said of a flow
-    view/       what a person sees: the timeline, the content view, figures
+    view/       what a person sees: the timeline, what was said, the content view, figures; no credentials
     page/       the page that the proxy serves
     addon/      mitmproxy's hooks, options and commands
     cli/        the command `force-stream`

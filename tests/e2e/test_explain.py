@@ -65,7 +65,7 @@ def test_an_application_that_has_a_regular_proxy_as_its_base_url_is_told_of_reve
 ) -> None:
     proxy = proxy_factory("regular", scripts=[ADDON], options={"connection_strategy": "lazy"})
     assert ask(proxy).status == 502
-    proxy.wait_for_log(r"this is the proxy itself, and not an upstream\. .* --mode reverse:https://llm\.example\.com")
+    proxy.wait_for_log(r"this is the proxy itself, not an upstream\. .* --mode reverse:https://llm\.example\.com")
 
 
 def test_all_other_traffic_has_no_such_line(start: Callable[..., Proxy], upstream: Upstream) -> None:

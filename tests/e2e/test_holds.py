@@ -25,6 +25,7 @@ MEGABYTE: Final = 1_000_000
 MAX_BODY: Final = 32 * 1024 * 1024
 RULES: Final = f"""\
 rules:
+  - {{name: plain, hosts: ["127.0.0.1"], models: [plain], force_upstream_plain: true, max_body: {MAX_BODY}}}
   - {{name: all, hosts: ["127.0.0.1"], force_upstream_stream: true, max_body: {MAX_BODY}}}
 """
 IMAGES: Final = "/v1/images/generations"
@@ -61,6 +62,22 @@ def terminal(size: int) -> bytes:
 
 def document(size: int) -> bytes:
     return json.dumps({"object": "chat.completion", "choices": small_values(size)}).encode()
+
+
+def streaming() -> bytes:
+    return json.dumps(request("plain", stream=True)).encode()
+
+
+def plain(**message: object) -> bytes:
+    """A plain answer, for a client that asked for a stream."""
+    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+
+
+def logprobs(size: int) -> bytes:
+    token = {"token": "word ", "logprob": -0.5, "bytes": list(b"word "), "top_logprobs": []}
+    count = size // len(json.dumps(token))
+    said = {"message": {"content": "word " * count}, "logprobs": {"content": [token] * count}, "finish_reason": "stop"}
+    return json.dumps({"choices": [said]}).encode()
 
 
 def asked(size: int) -> bytes:
@@ -104,6 +121,15 @@ CASES: Final = {
     "tiny events": Case(4, MEGABYTE, lambda: b"data:{}\n\n" * (MEGABYTE // 9) + STREAM),
     "lines in one event": Case(8, MEGABYTE, lambda: b"data:{}\n" * (MEGABYTE // 8) + b"\n" + STREAM),
     "an answer in JSON": Case(2, 20 * MEGABYTE, lambda: document(20 * MEGABYTE), content_type="application/json"),
+    "text as events": Case(
+        10, 20 * MEGABYTE, lambda: plain(content="word " * (4 * MEGABYTE)), streaming, content_type="application/json"
+    ),
+    "small values as events": Case(
+        15, 5 * MEGABYTE, lambda: plain(x=small_values(5 * MEGABYTE)), streaming, content_type="application/json"
+    ),
+    "tokens as events": Case(
+        15, 5 * MEGABYTE, lambda: logprobs(5 * MEGABYTE), streaming, content_type="application/json"
+    ),
     "a request": Case(6, 20 * MEGABYTE, request=lambda: asked(20 * MEGABYTE)),
 }
 

@@ -423,7 +423,9 @@ def test_a_request_that_mitmproxy_streams_goes_out_as_it_came_and_one_warning_sa
         assert "stream" not in json.loads(flow["request"]["body"])
         assert flow["metadata"]["force_stream.left_alone"] == "mitmproxy streamed its body"
     (warning,) = play.log_of("cannot be forced")
-    assert warning.startswith("silent: requests whose bodies mitmproxy streams cannot be forced. Unset the option ")
+    assert warning.startswith(
+        "silent: requests whose bodies mitmproxy streams cannot be forced. Unset or raise the option "
+    )
 
 
 def test_server_replay_answers_forced_requests_and_what_it_has_not_is_not_the_upstreams_answer(

@@ -21,6 +21,7 @@ from unittest.mock import Mock
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
+from force_stream.answer.unfold import Asked
 from force_stream.proxy import bodies, response
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.client_wait import ClientWait
@@ -46,7 +47,8 @@ def piece(data: bytes) -> bytes:
 
 class Player:
     """`rule`: what forces each request; None for requests that nothing forces. `live`: clients ask for the event stream
-    themselves; `bare`: mitmproxy alone; `held`: for so many seconds another addon holds each request back.
+    themselves; `asked`: they do, and each request is made plain; `bare`: mitmproxy alone; `held`: for so many seconds
+    another addon holds each request back.
 
     `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
     after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
@@ -60,12 +62,13 @@ class Player:
         http2: bool = False,
         client_http2: bool = False,
         live: bool = False,
+        asked: Asked | None = None,
         bare: bool = False,
         held: float = 0.0,
     ) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        self.rule, self.live, self._held = rule, live, held
+        self.rule, self.live, self.asked, self._held = rule, live, asked, held
         self._alpn = b"h2" if http2 else None
         self.flows: list[http.HTTPFlow] = []
         self._waits: dict[str, ClientWait] = {}
@@ -221,11 +224,15 @@ class Player:
                 self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             elif self.rule:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
-                attempt = Attempt(spec, self.rule, clock=lambda: self.now)
+                plain = self.asked is not None
+                attempt = Attempt(spec, self.rule, plain=plain, asked=self.asked, clock=lambda: self.now)
                 wait = self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
                 wait.kept = Mock(**{"done.return_value": False}) if self.rule.keep_answers else None
             self.now += self._held
-        elif isinstance(command, _hooks.HttpResponseHeadersHook) and self.live:
+        elif isinstance(command, _hooks.HttpResponseHeadersHook) and (
+            self.live or (self.asked is not None and response.is_event_stream(flow.response))
+        ):
+            self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             flow.response.stream = True
         elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:
             self.ends[flow.id].append(command.name)

@@ -16,11 +16,13 @@ from typing import Any, Final
 import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.proxy.chunked import is_overlong, read_chunks
+from force_stream.proxy.request import without_credentials
 from force_stream.view.masking import Masker
 from force_stream.wire.encodings import decoded_sizes
 from force_stream.wire.json_body import read_body
 from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
+from mitmproxy.test import tflow
 
 MOST: Final = 8.0
 ROUNDS: Final = 12
@@ -284,6 +286,9 @@ MASKED: Final[dict[str, bytes]] = {
     "how a token begins": b"eyJ",
     "how a key begins": b"sk-",
     "names": b'key="',
+    "names without an end": b"key=",
+    "secrets within secrets": b"api_key=a1",
+    "parameters within parameters": b"?key=,",
     "names and blanks": b"key=  ",
     "names in a string of JSON": b'\\"key\\":\\"',
     "URLs": b"://",
@@ -316,3 +321,12 @@ def test_so_does_finding_how_much_of_a_compressed_body_was_known_at_its_end() ->
         return lambda: decoded_sizes(body, "gzip", 2 * len(body), [len(body)])
 
     check(work, 2_000_000)
+
+
+def test_so_does_keeping_a_credential_out_of_an_error_that_quotes_how_it_begins() -> None:
+    def work(size: int) -> Callable[[], object]:
+        flow = tflow.tflow()
+        flow.request.headers["authorization"] = "Bearer sk-live-" + "0" * size
+        return lambda: without_credentials(flow, "bad key sk-live-…")
+
+    check(work, 15_000)

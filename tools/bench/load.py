@@ -175,8 +175,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._plain(document(int(chunks), int(width)))
             self._note()
         elif float(pace):
-            self._transport.write(self._head(int(chunks), int(width)))
+            head = self._head(int(chunks), int(width))
             self._left = deque(self._framed(int(chunks), int(width)))
+            self._transport.write(head)
             self._pace = float(pace)
             # Not all of them at the same moment: models do not keep step.
             self._next = asyncio.get_running_loop().time() + self._pace * (self._number * 0.618 % 1)

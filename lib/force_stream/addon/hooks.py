@@ -37,6 +37,7 @@ from ..proxy.notes import (
     noted,
     save_notes,
     spec_of,
+    was_made_plain,
     was_made_to_stream,
 )
 from ..proxy.saved import aggregate_again
@@ -233,10 +234,20 @@ class ForceStream:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         role, head = self._roles.get(flow), flow.response
+        if isinstance(role, Waiting) and head and _streams_all_the_same(role.wait, head):
+            role = self._pass_on_live(flow, role.wait)
         if isinstance(role, LiveCopy) and head and not head.stream and 200 <= head.status_code < 300:
             # mitmproxy would hold the client's own event stream back until its end.
             head.stream = role
         _share(flow)
+
+    def _pass_on_live(self, flow: http.HTTPFlow, wait: ClientWait) -> LiveCopy:
+        """Give a client the event stream that it asked for, and its upstream was not asked for."""
+        assert wait.attempt is not None
+        wait.reply_made = True  # by the upstream
+        role = self._roles[flow] = LiveCopy(wait.rule.max_body, wait.attempt.spec)
+        logger.info(f"{wait.rule.name}: asked for a plain answer, the upstream streams all the same: passed on live")
+        return role
 
     async def response(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
@@ -304,7 +315,7 @@ class ForceStream:
 
     async def _force(self, flow: http.HTTPFlow) -> None:
         replayed = flow.is_replay == "request" and was_made_to_stream(flow)
-        if replayed:
+        if replayed or (flow.is_replay == "request" and was_made_plain(flow)):
             try:
                 request.restore(flow)  # the rules may say something else now
             except UnreadableFlow as why:
@@ -347,6 +358,10 @@ class ForceStream:
                 role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
                 self._roles[flow] = role
+        elif rule.force_upstream_plain and not body.asks_plain:
+            role = self._made_plain(flow, body, rule, endpoint)
+            if role is not None:
+                self._roles[flow] = role
         elif rule.learn and body.asks_plain:
             self._roles[flow] = self._watched(body, rule, endpoint)
 
@@ -373,6 +388,15 @@ class ForceStream:
             save_notes(flow, {"left_alone": why}, spec)  # a document: what has another answer is left alone above
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
         return Waiting(ClientWait(rule, Attempt(spec, rule, plain=bool(why))))
+
+    def _made_plain(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role | None:
+        """The role of a flow whose client asks for a stream, and whose rule has its upstream asked for none."""
+        try:
+            spec, asked = request.make_plain(flow, body, rule, endpoint)
+        except Refusal as reason:
+            _leave(flow, rule, endpoint, str(reason))
+            return LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint))
+        return Waiting(ClientWait(rule, Attempt(spec, rule, plain=True, asked=asked)))
 
     def _watched(self, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Watched:
         spec, limits = request.spec_for(body, rule, endpoint), replace(UNLIMITED, max_body=rule.max_body)
@@ -454,18 +478,18 @@ class ForceStream:
         if is_changed and attempt.observed:
             await response.read_instead(flow.response, attempt)
         is_whole = attempt.complete or not attempt.observed
-        goes_through = attempt.plain and is_whole and not response.streams(flow.response)
+        goes_through = attempt.goes_through and is_whole and not response.streams(flow.response)
         if not goes_through:
-            if attempt.plain:
+            if attempt.goes_through:
                 save_notes(flow, {}, attempt.spec)
             await self._answer(flow, attempt)
         elif not isinstance(role, Watched):
-            self._tell_later(flow, attempt, summary.describe_as_it_is(flow, attempt, "sent plain"))
+            self._log_and_count(flow, attempt, summary.describe_as_it_is(flow, attempt, "sent plain"))
         if isinstance(role, Own) or not is_upstreams:
             return
         if not attempt.answered and self.can_send:
             await self._retries.retry(flow, wait)
-        elif attempt.answered and attempt.plain and not is_changed:
+        elif attempt.answered and attempt.goes_through and not is_changed:
             await self._retries.learn_stream(flow, wait.rule, attempt.spec.endpoint)
         if goes_through and isinstance(role, Watched):
             await self._explain(flow)
@@ -491,7 +515,8 @@ class ForceStream:
         reply = await attempt.finish_aside(decoded)
         if attempt.fault is not None:
             _log_fault("the client gets an error", attempt.fault)
-        response.store_answer(flow, attempt, decoded)
+        if attempt.asked is None:
+            response.store_answer(flow, attempt, decoded)
         if reply is not None:
             assert flow.response is not None
             if attempt.observed and attempt.response_started and flow.response.status_code != attempt.status:
@@ -500,7 +525,7 @@ class ForceStream:
         else:
             response.pass_through(flow, attempt)
         try:
-            self._tell_later(flow, attempt, summary.summarize(flow, attempt))
+            self._log_and_count(flow, attempt, summary.summarize(flow, attempt))
         except Exception as error:
             _log_fault("the flow has no comment", error)  # the answer is as it should be
 
@@ -541,11 +566,10 @@ class ForceStream:
 
     # Figures
 
-    def _tell_later(self, flow: http.HTTPFlow, attempt: Attempt, line: str) -> None:
-        """Log a line and keep the figures once the client has its answer: nobody waits for them."""
-        loop = asyncio.get_running_loop()
-        loop.call_soon(logger.log, _level(flow), line)
-        loop.call_soon(self._count, flow_record.of_answer, flow, attempt)
+    def _log_and_count(self, flow: http.HTTPFlow, attempt: Attempt, line: str) -> None:
+        """Log a line, and keep the figures once the client has its answer: nobody waits for them."""
+        logger.log(_level(flow), line)
+        asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
 
     def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:
@@ -590,6 +614,13 @@ def _level(flow: http.HTTPFlow) -> int:
     return logging.WARNING if flow.marked else logging.INFO
 
 
+def _streams_all_the_same(wait: ClientWait, head: http.Response) -> bool:
+    """Whether an upstream that was asked for a plain answer sends the events that its client asked for, as it gets
+    them: after a heartbeat nothing can tell the client of an encoding."""
+    is_readable = not (wait.headers_sent and bodies.is_encoded(head))
+    return wait.asked is not None and not head.stream and is_readable and response.is_event_stream(head)
+
+
 def _share(flow: http.HTTPFlow) -> None:
     if flow.live and flow.response:
         cors.share(flow, flow.response)
@@ -611,7 +642,7 @@ def _note_undecoded(flow: http.HTTPFlow, found: Sequence[Match], limit: int) -> 
 
 def _might_change(found: Sequence[Match]) -> Match | None:
     """The first of the rules that match by host and path that would change a request."""
-    return next((match for match in found if match[0].force_upstream_stream or match[0].learn), None)
+    return next((match for match in found if match[0].forces or match[0].learn), None)
 
 
 def _leave(flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, why: str) -> None:

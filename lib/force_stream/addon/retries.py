@@ -256,7 +256,7 @@ class Retries:
     async def _send_for(self, tries: _Tries, retried: http.HTTPFlow) -> Attempt:
         """Send another attempt for the client."""
         spec, is_plain = tries.attempt.spec, not was_made_to_stream(retried)
-        attempt = Attempt(spec, tries.rule, deadline=tries.attempt.deadline, plain=is_plain)
+        attempt = Attempt(spec, tries.rule, deadline=tries.attempt.deadline, plain=is_plain, asked=tries.attempt.asked)
         tries.wait.retry(attempt)
         await self._send(retried, attempt)
         if retried.response is None and attempt.fault is not None:
@@ -270,6 +270,8 @@ def _demand_of(tries: _Tries) -> Demand | None:
     is_late = attempt.deadline is not None and attempt.clock() >= attempt.deadline
     if answer is None or not attempt.is_final or wait.client_gone or is_late or not ctx.options.force_stream:
         return None
+    if attempt.asked is not None:
+        return None  # the rule says how this upstream has to be asked
     report = attempt.report
     # Among corrupted streams, only those that would be corrupted again.
     if report.code in _USELESS and (report.code == EmptyStream.code or "x-should-retry" in answer.headers):

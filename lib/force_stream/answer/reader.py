@@ -395,7 +395,9 @@ class AnswerReader:
             return None
         if cut or _stops_within(body):
             self._report.truncated = True
-            raise IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
+            error = IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
+            error.advice = "Try again."
+            raise error
         if self._other_api:
             raise self._another_api()
         raise MalformedStream("the upstream's answer is neither an event stream nor JSON")

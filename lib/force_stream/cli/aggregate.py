@@ -4,7 +4,6 @@ import argparse
 import re
 import shlex
 import sys
-import zlib
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from ..answer.report import Reply, Report
 from ..endpoints import ENDPOINTS, api_of
 from ..errors import MalformedStream
 from ..view import timeline, timeline_text
-from ..wire import jsontext
+from ..wire import encodings, jsontext
 from ..wire.text import printable
 from .exits import Failed, reason
 
@@ -108,18 +107,13 @@ def _read(name: str) -> bytes:
 
 def _gunzipped(body: bytes) -> bytes:
     """As much as can be read of a file that may be cut off."""
-    pieces, left = [], _MOST_DECODED
     try:
-        while body.startswith(_GZIP):
-            unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            pieces.append(unpack.decompress(body, left))
-            left -= len(pieces[-1])
-            if left <= 0:
-                raise Failed(f"it decompresses to more than {_MOST_DECODED >> 30} GiB")
-            body = unpack.unused_data
-    except zlib.error as error:
-        raise Failed(f"it is compressed with gzip, but broken: {error}") from None
-    return b"".join(pieces)
+        decoded = encodings.decode(body, "gzip", _MOST_DECODED)
+    except encodings.TooLarge:
+        raise Failed(f"it decompresses to more than {_MOST_DECODED >> 30} GiB") from None
+    if not decoded:
+        raise Failed("it is compressed with gzip, but broken or empty")
+    return decoded
 
 
 def _advice(body: bytes, report: Report, endpoint: str) -> list[str]:

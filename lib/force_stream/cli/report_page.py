@@ -111,7 +111,9 @@ class _Seen:
 
     def __init__(self, flow: http.HTTPFlow) -> None:
         response = flow.response
-        self.status = response.status_code if response is not None else 0
+        # The response of a client that left has what came for it.
+        was_sent = response is not None and notes.ERROR.of(flow) not in ("client_gone", "no_answer")
+        self.status = response.status_code if response is not None and was_sent else 0
         self.stream = notes.SSE.of(flow)
         if self.stream is None and response is not None and streams(response):
             self.stream = decoded(response)

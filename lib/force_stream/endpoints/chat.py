@@ -5,7 +5,7 @@ or server-sent events. https://platform.openai.com/docs/api-reference/chat-strea
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream, MixedChoices
@@ -35,6 +35,7 @@ from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
 from ..wire.text import printable
 from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request, fewer_than
+from .pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 
 
 class Base64(Pieces):
@@ -378,4 +379,150 @@ def _cannot_stream(request: Request) -> str | None:
     return None
 
 
-CHAT: Final = Endpoint("chat", ("/chat/completions",), ChatAggregator, _cannot_stream)
+# The other direction
+
+# What each chunk has of the document, and what comes once and in its own place; all else comes once, in the last one
+# that has a choice.
+_IN_EACH_CHUNK: Final = ("id", "object", "created", "model", "service_tier", "system_fingerprint")
+_IN_ITS_PLACE: Final = frozenset(("object", "choices", "usage"))
+_OF_A_CHOICE: Final = frozenset(("index", "message", "logprobs", "finish_reason"))
+# What a model says before its content, the members of a message that are texts, and those that have their own way.
+_BEFORE_CONTENT: Final = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details", "thinking_blocks")
+_IN_ITS_OWN_WAY: Final = frozenset(
+    (*_BEFORE_CONTENT, "role", "content", "refusal", "function_call", "tool_calls", "audio")
+)
+# Where the calls of each kind have the text that comes in pieces.
+_CALLED_WITH: Final = (("function", "arguments"), ("custom", "input"))
+
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+
+type OfChoice = Callable[[int, dict[str, Any]], Iterator[dict[str, Any]]]
+
+
+def chunks_of(
+    document: dict[str, Any], name: str, of_choice: OfChoice, *, with_usage: bool
+) -> Iterator[dict[str, Any]]:
+    """The chunks of a document with choices. `name`: their `object`; `of_choice`: those of a choice, given its place.
+
+    With usage they have it as null, but for the last, which has no choice (API reference, `stream_options`)."""
+    each: dict[str, Any] = {
+        key: document[key] for key in _IN_EACH_CHUNK if key in document and may_be_said_again(document[key])
+    }
+    each["object"] = name
+    once = {key: value for key, value in document.items() if key not in _IN_ITS_PLACE and key not in each}
+    usage = {"usage": None} if with_usage else {}
+    chunks = (chunk for index, choice in enumerate(document["choices"]) for chunk in of_choice(index, choice))
+    last = next(chunks)
+    for chunk in chunks:
+        yield {**each, "choices": [last], **usage}
+        last = chunk
+    yield {**each, **once, "choices": [last], **usage}
+    if with_usage and document.get("usage") is not None:
+        yield {**each, "choices": [], "usage": document["usage"]}
+
+
+def has_choices(document: Any) -> bool:
+    """Whether a document has choices that can be told."""
+    choices = document.get("choices") if isinstance(document, dict) else None
+    return isinstance(choices, list) and bool(choices) and all(isinstance(choice, dict) for choice in choices)
+
+
+def chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The chunks' one choice, over and over. `position`: its index, unless it has one."""
+    index = choice.get("index")
+    index = index if type(index) is int else position
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    logprobs = choice.get("logprobs")
+    left = dict(logprobs) if isinstance(logprobs, dict) else {}
+    no_tokens = {key: None for key in ("content", "refusal") if key in left}
+    # A skeleton, which has no tokens either, stays one.
+    without = {"logprobs": no_tokens if left and left == no_tokens else None} if "logprobs" in choice else {}
+
+    def chunk(delta: dict[str, Any], said: dict[str, Any] = without) -> dict[str, Any]:
+        return {"index": index, "delta": delta, **said, "finish_reason": None}
+
+    def texts(key: str, text: str) -> Iterator[dict[str, Any]]:
+        tokens = left.get(key) if key in no_tokens else None
+        cut = by_tokens(text, tokens) if isinstance(tokens, list) and tokens else None
+        if cut is None:
+            yield from (chunk({key: piece}) for piece in pieces(text))
+            return
+        left[key] = None
+        for piece, of_piece in cut:
+            yield chunk({key: piece}, {"logprobs": no_tokens | {key: of_piece}})
+
+    # Members without anything in them come with the role, as OpenAI's refusal does.
+    begin = {key: value for key, value in message.items() if value in _EMPTY}
+    begin["role"] = message.get("role") or "assistant"
+    begin["content"] = "" if isinstance(message.get("content"), str) else None
+    if message.get("refusal"):
+        begin["refusal"] = None
+    yield chunk({key: begin[key] for key in ("role", "content", *begin)})
+    message = {key: value for key, value in message.items() if value not in _EMPTY}
+    for key in (key for key in (*_BEFORE_CONTENT, "content", "refusal") if key in message):
+        said = message[key]
+        yield from texts(key, said) if isinstance(said, str) else [chunk({key: said})]
+    yield from map(chunk, _calling(message))
+    yield from map(chunk, _audible(message["audio"]) if "audio" in message else ())
+    if rest := {key: value for key, value in message.items() if key not in _IN_ITS_OWN_WAY}:
+        yield chunk(rest)
+    last = {key: value for key, value in choice.items() if key not in _OF_A_CHOICE and key != "delta"}
+    is_left = any(value is not None for value in left.values()) or (logprobs is not None and not left)
+    yield (
+        chunk({}, {"logprobs": left or logprobs} if is_left else without)
+        | last
+        | {"finish_reason": choice.get("finish_reason")}
+    )
+
+
+def _calling(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The deltas of a message's calls: first the name, with the id, then the arguments in pieces."""
+    function = message.get("function_call")
+    if isinstance(function, dict) and isinstance(text := function.get("arguments"), str):
+        yield {"function_call": function | {"arguments": ""}}
+        yield from ({"function_call": {"arguments": piece}} for piece in pieces(text))
+    elif "function_call" in message:
+        yield {"function_call": function}
+    calls = message.get("tool_calls", [])
+    if not isinstance(calls, list):
+        yield {"tool_calls": calls}
+    for position, call in enumerate(calls if isinstance(calls, list) else ()):
+        if not isinstance(call, dict):
+            continue
+        member, key = next(
+            ((kind, text) for kind, text in _CALLED_WITH if isinstance(call.get(kind), dict)), _CALLED_WITH[0]
+        )
+        called = call.get(member)
+        text = called.get(key) if isinstance(called, dict) else None
+        begin = call | ({member: called | {key: ""}} if isinstance(called, dict) and isinstance(text, str) else {})
+        yield {"tool_calls": [{"index": position} | begin | {"index": position}]}
+        for piece in pieces(text) if isinstance(text, str) else ():
+            yield {"tool_calls": [{"index": position, member: {key: piece}}]}
+
+
+def _audible(audio: Any) -> Iterator[dict[str, Any]]:
+    """The deltas of a message's audio: what is heard, as text and as sound, between its id and when it expires."""
+    if not isinstance(audio, dict):
+        yield {"audio": audio}
+        return
+    transcript, data = audio.get("transcript"), audio.get("data")
+    texts = {"transcript": transcript, "data": data}
+    last = {"expires_at": audio["expires_at"]} if "expires_at" in audio else {}
+    rest = {key: value for key, value in audio.items() if key not in last and not isinstance(texts.get(key), str)}
+    yield {"audio": rest | ({"transcript": ""} if isinstance(transcript, str) else {})}
+    if isinstance(transcript, str):
+        yield from ({"audio": {"transcript": piece}} for piece in pieces(transcript))
+    if isinstance(data, str):
+        yield from ({"audio": {"data": piece}} for piece in base64_pieces(data))
+    if last:
+        yield {"audio": last}
+
+
+def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+    if not has_choices(document):
+        return None
+    return chunks_of(document, "chat.completion.chunk", chunks_of_choice, with_usage=with_usage)
+
+
+CHAT: Final = Endpoint("chat", ("/chat/completions",), ChatAggregator, _cannot_stream, events_of=_events_of)

@@ -5,14 +5,24 @@ fill-in-the-middle), and llama.cpp's own. Must not know bytes, HTTP or server-se
 https://platform.openai.com/docs/api-reference/completions
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
 from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
 from ..wire.text import printable
-from .chat import ASIDE, OBJECTS, ChatAggregator, CompletionAggregator, is_blank
+from .chat import (
+    ASIDE,
+    CHAT,
+    OBJECTS,
+    ChatAggregator,
+    CompletionAggregator,
+    chunks_of,
+    has_choices,
+    is_blank,
+)
 from .endpoint import Aggregated, Aggregator, Endpoint, Request, fewer_than
+from .pieces import pieces
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
@@ -142,4 +152,65 @@ def _cannot_stream(request: Request) -> str | None:
     return None
 
 
-COMPLETIONS: Final = Endpoint("completions", ("/completions",), CompletionsAggregator, _cannot_stream)
+# The other direction
+
+_OF_A_CHOICE: Final = frozenset(("index", "text", "logprobs", "finish_reason"))
+
+
+def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+    if isinstance(document, dict) and "choices" not in document and "content" in document and "stop" in document:
+        return _fragments_of([document])
+    if (
+        isinstance(document, list)
+        and document
+        and all(isinstance(each, dict) and "content" in each for each in document)
+    ):
+        return _fragments_of(document)
+    if not has_choices(document):
+        return None
+    if any("message" in choice for choice in document["choices"]):
+        return None if CHAT.events_of is None else CHAT.events_of(document, with_usage)
+    return chunks_of(document, "text_completion", _chunks_of_choice, with_usage=with_usage)
+
+
+def _chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    index = choice.get("index")
+    index = index if type(index) is int else position
+    text, logprobs = choice.get("text"), choice.get("logprobs")
+    text = text if isinstance(text, str) else ""
+    without = {"logprobs": None} if "logprobs" in choice else {}
+    cut = _by_tokens(text, logprobs)
+    for piece, said in [(piece, without) for piece in pieces(text)] if cut is None else cut:
+        yield {"text": piece, "index": index, **said, "finish_reason": None}
+    last = {key: value for key, value in choice.items() if key not in _OF_A_CHOICE}
+    said = without if cut is not None else {"logprobs": logprobs} if "logprobs" in choice else {}
+    yield {"text": "", "index": index, **said, **last, "finish_reason": choice.get("finish_reason")}
+
+
+def _by_tokens(text: str, logprobs: Any) -> list[tuple[str, dict[str, Any]]] | None:
+    """A text cut where its tokens are, each with its share of the lists; None where they are not those of the text."""
+    tokens = logprobs.get("tokens") if isinstance(logprobs, dict) else None
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or "".join(tokens) != text:
+        return None
+    lists = {key: value for key, value in logprobs.items() if isinstance(value, list) and len(value) == len(tokens)}
+    rest = {key: value for key, value in logprobs.items() if key not in lists}
+    cut: list[tuple[str, dict[str, Any]]] = []
+    for place, token in enumerate(tokens):
+        share = {key: value[place : place + 1] for key, value in lists.items()}
+        cut.append((token, {"logprobs": share | (rest if not place else {})}))
+    return cut
+
+
+def _fragments_of(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """llama.cpp's own events."""
+    for position, document in enumerate(documents):
+        index = index_of(document)
+        index = position if index is None else index
+        for piece in pieces(content) if isinstance(content := document["content"], str) else ():
+            yield {"index": index, "content": piece, "stop": False}
+        yield {"index": index, **document, "content": "", "stop": True}
+
+
+COMPLETIONS: Final = Endpoint(
+    "completions", ("/completions",), CompletionsAggregator, _cannot_stream, events_of=_events_of
+)

@@ -1,6 +1,6 @@
 """What an API is to the table of endpoints, and what merges one of its answers. Must not know any API."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -8,6 +8,9 @@ from ..merge.fields import Slots
 from ..wire.text import counted
 
 type Request = Mapping[str, Any]
+type EventsOf = Callable[[Any, bool], Iterator[dict[str, Any]] | None]
+"""The data of the events in which a real server would have streamed a document, one by one, given whether the usage is
+asked for; None for what is no document of this API."""
 
 # What upstreams send in place of a finish reason if there is none: KoboldCpp, Google's enumeration.
 NO_REASONS: Final = frozenset(("null", "none", "finish_reason_unspecified"))
@@ -82,6 +85,8 @@ class Endpoint:
     `cannot_stream`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
     `forms`: whether its requests may be forms with files.
     `aggregator`: makes one for an answer, given the number of choices that the request asks for.
+    `events_of`: the other direction; None where there is none.
+    `names_events`: its events have names, which are their types, and no `[DONE]` follows them.
     """
 
     name: str
@@ -92,6 +97,8 @@ class Endpoint:
     not_under: tuple[str, ...] = ()
     stream_options: frozenset[str] | None = None
     forms: bool = False
+    events_of: EventsOf | None = None
+    names_events: bool = False
 
     def options_for(self, wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Those of a rule's `stream_options` that this endpoint takes."""

@@ -4,6 +4,7 @@ Knows the event types and the content blocks; must not know bytes, HTTP or serve
 https://docs.anthropic.com/en/docs/build-with-claude/streaming
 """
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ..errors import CorruptedStream, IncompleteStream
@@ -24,6 +25,7 @@ from ..merge.fields import (
 )
 from ..wire import jsontext
 from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint
+from .pieces import pieces
 
 # The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
 _MEMBERS: Final = {
@@ -288,10 +290,81 @@ def _says_something(part: Any) -> bool:
     return is_call or any(value.strip() if isinstance(value, str) else is_informative(value) for value in values)
 
 
+# The other direction
+
+# What an answer has at its end, beside the counts.
+_AT_THE_END: Final = ("stop_reason", "stop_sequence", "stop_details")
+# The kind of delta in which each text of a block comes.
+_DELTAS: Final = {"text": "text_delta", "thinking": "thinking_delta", "signature": "signature_delta"}
+
+
+def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+    """The usage is always there."""
+    blocks = document.get("content") if isinstance(document, dict) else None
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        return None
+    return _events_of_message(document, blocks)
+
+
+def _events_of_message(document: dict[str, Any], blocks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    end: dict[str, Any] = {key: document[key] for key in _AT_THE_END if key in document}
+    counts = {"usage": usage} if isinstance(usage := document.get("usage"), dict) else {}
+    begun: dict[str, Any] = {key: value for key, value in document.items() if key != "context_management"}
+    begun |= {"content": [], **dict.fromkeys(end)}
+    if "output_tokens" in counts.get("usage", ()):
+        begun["usage"] = counts["usage"] | {"output_tokens": 0}
+    yield {"type": "message_start", "message": begun}
+    for index, block in enumerate(blocks):
+        started, deltas = _started(block)
+        yield {"type": "content_block_start", "index": index, "content_block": started}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    beside = {key: document[key] for key in ("context_management",) if key in document}
+    yield {"type": "message_delta", "delta": end, **counts, **beside}
+    yield {"type": "message_stop"}
+
+
+def _started(block: dict[str, Any]) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    """What a block starts with, and its deltas; what nobody knows is there from the start."""
+    kind, started = str(block.get("type")), dict(block)
+    if kind in _INPUT_TYPES and isinstance(block.get("input"), dict):
+        started["input"] = {}
+        return started, _input_deltas(block["input"])
+    if kind == "compaction" and isinstance(block.get("content"), str):
+        started["content"] = None
+        return started, iter(({"type": "compaction_delta", "content": block["content"]},))
+    if kind not in ("text", "thinking"):
+        return started, iter(())
+    started |= {key: "" for key in _DELTAS if isinstance(block.get(key), str)}
+    if isinstance(block.get("citations"), list):
+        started["citations"] = []
+    return started, _text_deltas(block)
+
+
+def _input_deltas(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield {"type": "input_json_delta", "partial_json": ""}
+    for piece in pieces(jsontext.dumps(value).decode()) if value else ():
+        yield {"type": "input_json_delta", "partial_json": piece}
+
+
+def _text_deltas(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    citations = block.get("citations")
+    for citation in citations if isinstance(citations, list) else ():
+        yield {"type": "citations_delta", "citation": citation}
+    for key, kind in _DELTAS.items():
+        text = block.get(key)
+        if isinstance(text, str) and text:
+            # A signature is of use only whole.
+            yield from ({"type": kind, key: piece} for piece in ([text] if key == "signature" else pieces(text)))
+
+
 MESSAGES: Final = Endpoint(
     "messages",
     ("/messages",),
     MessagesAggregator,
     not_under=("/threads/",),  # the Assistants API's
     stream_options=frozenset(),
+    events_of=_events_of,
+    names_events=True,
 )

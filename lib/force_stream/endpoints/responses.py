@@ -10,7 +10,7 @@ nothing that is empty, there or in any `done` event (agentgateway/agentgateway#2
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -19,6 +19,7 @@ from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Endpoint, Request
+from .pieces import by_tokens, may_be_said_again, pieces
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
 # The members of the terminal event that are not part of the response; `timings` is llama.cpp's.
@@ -484,6 +485,112 @@ def _cannot_stream(request: Request) -> str | None:
     return "the client does not wait for a background response" if request.get("background") is True else None
 
 
+# The other direction
+
+# The last event, by the response's status.
+_LAST: Final = {"incomplete": "response.incomplete", "failed": "response.failed"}
+# What is not known of a response that has only begun.
+_NOT_YET: Final[Mapping[str, Any]] = {
+    "status": "in_progress",
+    "output": [],
+    "usage": None,
+    "completed_at": None,
+    "incomplete_details": None,
+}
+# The text of each kind of part, and how its events begin; those of an item itself.
+_OF_A_PART: Final = {
+    "output_text": ("text", "response.output_text"),
+    "refusal": ("refusal", "response.refusal"),
+    "reasoning_text": ("text", "response.reasoning_text"),
+    "summary_text": ("text", "response.reasoning_summary_text"),
+}
+_OF_AN_ITEM: Final = {
+    "function_call": ("arguments", "response.function_call_arguments"),
+    "mcp_call": ("arguments", "response.mcp_call_arguments"),
+    "custom_tool_call": ("input", "response.custom_tool_call_input"),
+    "code_interpreter_call": ("code", "response.code_interpreter_call_code"),
+}
+# What the items that tell their progress say of it: before their text, and after it.
+_PROGRESS: Final = {
+    "mcp_call": (("in_progress",), ("completed",)),
+    "mcp_list_tools": (("in_progress",), ("completed",)),
+    "code_interpreter_call": (("in_progress",), ("interpreting", "completed")),
+    "web_search_call": (("in_progress", "searching"), ("completed",)),
+    "file_search_call": (("in_progress", "searching"), ("completed",)),
+    "image_generation_call": (("in_progress", "generating"), ("completed",)),
+}
+# The lists of parts, and the events that announce one of each.
+_LISTS: Final = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
+
+
+def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+    """The usage is always there."""
+    if not isinstance(document, dict) or "output" not in document:
+        return None
+    output = document["output"] if isinstance(document["output"], list) else []
+    return ({**event, "sequence_number": number} for number, event in enumerate(_unfolded(document, output)))
+
+
+def _unfolded(document: dict[str, Any], output: list[Any]) -> Iterator[dict[str, Any]]:
+    begun = document | {key: value for key, value in _NOT_YET.items() if key in document}
+    yield {"type": "response.created", "response": begun}
+    yield {"type": "response.in_progress", "response": begun}
+    for index, item in enumerate(output):
+        yield from _events_of_item(index, item) if isinstance(item, dict) else ()
+    kind = _LAST.get(str(document.get("status")), "response.completed")
+    yield {"type": kind, "response": document}
+
+
+def _events_of_item(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    kind = str(item.get("type"))
+    item_id = item.get("id") or ""
+    place = {"item_id": item_id if may_be_said_again(item_id) else "", "output_index": index}
+    member, name = _OF_AN_ITEM.get(kind, ("", ""))
+    text = item.get(member)
+    lists = {key: parts for key in _LISTS if isinstance(parts := item.get(key), list)}
+    added = item | {key: [] for key in lists} | ({member: ""} if isinstance(text, str) else {})
+    if "status" in item:
+        added["status"] = "in_progress"
+    yield {"type": "response.output_item.added", "output_index": index, "item": added}
+    before, after = _PROGRESS.get(kind, ((), ()))
+    for state in before:
+        yield {"type": f"response.{kind}.{state}", **place}
+    for key, parts in lists.items():
+        for number, part in enumerate(parts):
+            yield from _events_of_part(key, part, place | {f"{key}_index": number})
+    if isinstance(text, str):
+        yield from ({"type": f"{name}.delta", **place, "delta": piece} for piece in pieces(text))
+        named = {"name": item["name"]} if kind == "function_call" and "name" in item else {}
+        yield {"type": f"{name}.done", **place, member: text, **named}
+    for state in after:
+        yield {"type": f"response.{kind}.{state}", **place}
+    yield {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+def _events_of_part(key: str, part: Any, place: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    member, name = _OF_A_PART.get(str(part.get("type")), ("", "")) if isinstance(part, dict) else ("", "")
+    text = part.get(member) if member else None
+    begun = part
+    tokens: Any = None
+    if isinstance(text, str):
+        tokens = part.get("logprobs")
+        emptied: dict[str, Any] = {each: [] for each in ("annotations", "logprobs") if isinstance(part.get(each), list)}
+        begun = part | {member: ""} | emptied
+    yield {"type": f"{_LISTS[key]}.added", **place, "part": begun}
+    if isinstance(text, str):
+        has_logprobs = name == "response.output_text"
+        cut = by_tokens(text, tokens) if isinstance(tokens, list) and tokens else None
+        for piece, said in [(piece, []) for piece in pieces(text)] if cut is None else cut:
+            yield {"type": f"{name}.delta", **place, "delta": piece} | ({"logprobs": said} if has_logprobs else {})
+        annotations = part.get("annotations")
+        for number, annotation in enumerate(annotations if isinstance(annotations, list) else ()):
+            which = {"annotation_index": number, "annotation": annotation}
+            yield {"type": "response.output_text.annotation.added", **place, **which}
+        whole = {"logprobs": tokens if isinstance(tokens, list) else []} if has_logprobs else {}
+        yield {"type": f"{name}.done", **place, member: text, **whole}
+    yield {"type": f"{_LISTS[key]}.done", **place, "part": part}
+
+
 RESPONSES: Final = Endpoint(
     "responses",
     ("/responses",),
@@ -492,4 +599,6 @@ RESPONSES: Final = Endpoint(
     never_streams=("/responses/compact",),
     # The API rejects include_usage here; its terminal event has the usage anyway.
     stream_options=frozenset(("include_obfuscation",)),
+    events_of=_events_of,
+    names_events=True,
 )

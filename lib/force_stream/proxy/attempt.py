@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from ..answer.cause import advice_for, plainly
 from ..answer.reader import AnswerReader, AnswerSpec
-from ..answer.report import Reply, Report
-from ..errors import InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
+from ..answer.report import EVENT_STREAM_TYPE, Reply, Report
+from ..answer.unfold import Asked, unfold
+from ..errors import EmptyStream, InternalError, OversizedStream, StreamError, StreamTimeout, UpstreamUnreachable
 from ..rules.rule import IDLE_TIMEOUT, Rule
 from ..wire.sse import has_blank_line
 from ..wire.text import printable
@@ -89,6 +90,10 @@ _MOST_LOOKED_AT: Final = 16 * 1024
 LONGEST_PATIENCE: Final = 30.0
 # Seconds between two checks whether a thread has read what it was given.
 _LOOK_AGAIN: Final = 0.01
+# RFC 9110, sections 15.3.5 and 15.3.6.
+_WITHOUT_BODY: Final = (204, 205)
+# Bytes of a plain answer whose events are made on the event loop.
+_MOST_UNFOLDED: Final = 8 * 1024
 # Bytes that a thread reads in one go; the event loop reads twice as many, since nearly all of them are read fast.
 _PORTION: Final = 4096
 # Seconds of work on what comes after the first portion in each of these spans. The rest of it is read in a thread.
@@ -153,7 +158,8 @@ class Attempt:
     properly. `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response,
     once it has begun. `cut_by`: how the transport ended the answer too early, in words. `deadline`: when the rule's
     timeout passes, by the clock; None if it has none. `plain`: its request asked for no stream, so a document may be of
-    any size, and no faults are put in.
+    any size, and no faults are put in. `asked`: the events that are made of that one for a client that asked for
+    them; it is limited as a stream is.
     """
 
     def __init__(
@@ -163,12 +169,14 @@ class Attempt:
         *,
         deadline: float | None = None,
         plain: bool = False,
+        asked: Asked | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.rule = rule
         self.clock = clock
         self.plain = plain
+        self.asked = asked
         self.injection: Injection | None = None
         self.state = State.WAITING
         self.observed = self.response_started = self.encoded = False
@@ -192,6 +200,11 @@ class Attempt:
         self._ended: float | None = None
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
         self._idle_timeout = rule.idle_timeout
+
+    @property
+    def goes_through(self) -> bool:
+        """Whether the client gets the answer as it comes, unless that is not plain."""
+        return self.plain and self.asked is None
 
     # Events
 
@@ -246,7 +259,7 @@ class Attempt:
             return True
 
     def _check_size(self) -> None:
-        if self._size > self.rule.max_body and not (self.plain and self._reader.may_be_document):
+        if self._size > self.rule.max_body and not (self.goes_through and self._reader.may_be_document):
             self.fail(OversizedStream(f"the upstream's answer is larger than {self.rule.max_body:,} bytes"))
 
     def _read(self, piece: bytes, now: float) -> bool:
@@ -446,7 +459,8 @@ class Attempt:
         """The same as `finish`, but in a thread if it might block the event loop for more than a few milliseconds."""
         if self._reading is not None:
             await asyncio.wait([self._reading])
-        if self.encoded or self._aside or self._reader.blocks_loop:
+        unfolds_much = self.asked is not None and self._size > _MOST_UNFOLDED
+        if self.encoded or self._aside or unfolds_much or self._reader.blocks_loop:
             return await run_aside(lambda: self.finish(decoded))
         return self.finish(decoded)
 
@@ -490,9 +504,27 @@ class Attempt:
                     location=self._header(b"location"),
                 )
                 self.answered = self._reader.answered
-                return reply
+                return reply if self.asked is None else self._unfolded(reply, decoded, self.asked)
         except Exception as fault:
             self.fault = fault
         self.report.bytes = self._size
         bug = InternalError("the answer could not be aggregated")
         return self._reader.failure(bug if self.fault is not None or self._failure is None else self._failure)
+
+    def _unfolded(self, reply: Reply | None, decoded: bytes | None, asked: Asked) -> Reply | None:
+        """The reply for a client that asked for events; a failure stays what it is."""
+        status = self.status if reply is None else reply.status
+        if status >= 400 and 200 <= self.status < 300 and not self._size and not self.cut_by:
+            empty = EmptyStream("the upstream's answer was empty")
+            empty.advice = "Try again."
+            return self._reader.failure(empty)
+        if not 200 <= status < 300 or (reply is None and status in _WITHOUT_BODY):
+            return reply
+        document = reply.body if reply is not None else self.body() if decoded is None else decoded
+        try:
+            made = unfold(document, asked)
+        except StreamError as error:
+            return self._reader.failure(error)
+        self.answered = True
+        self.report.finish_reason, self.report.usage = made.finish_reason, made.usage
+        return Reply(status, made.stream, {"Content-Type": EVENT_STREAM_TYPE, "Cache-Control": "no-cache"})

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
 
+from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE
+from ..answer.unfold import Asked, failure, silence
 from ..errors import ClientGone
 from ..rules.rule import Rule
 from .attempt import Attempt
@@ -38,6 +40,25 @@ class ClientWait:
         self.joined: ClientWait | None = None
         self.clock = clock
         self._last_sign = clock()
+
+    @property
+    def asked(self) -> Asked | None:
+        """The events that the client waits for; None where it waits for a document."""
+        return None if self.attempt is None else self.attempt.asked
+
+    @property
+    def content_type(self) -> str:
+        """Of the head that a heartbeat sends."""
+        return JSON_TYPE if self.asked is None else EVENT_STREAM_TYPE
+
+    @property
+    def sign_of_life(self) -> bytes:
+        """A heartbeat. JSON allows a space."""
+        return b" " if self.asked is None else silence(self.asked.endpoint)
+
+    def last_words(self, error: bytes) -> bytes:
+        """What a client that has its status 200 is sent of a failure; a document just ends short."""
+        return b"" if self.asked is None else failure(error, self.asked.endpoint)
 
     def retry(self, attempt: Attempt) -> None:
         """Wait for another attempt from now on."""

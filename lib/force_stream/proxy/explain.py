@@ -15,8 +15,8 @@ from ..endpoints import endpoint_for
 from ..rules.rule import Rule
 from ..wire.text import printable
 from .cors import is_preflight, why_refused
-from .notes import LEFT_ALONE, RULE, was_made_to_stream
-from .request import body_of, forced_form, hosts_of, name_of
+from .notes import LEFT_ALONE, RULE, was_made_plain, was_made_to_stream
+from .request import body_of, forced_form, hosts_of, name_of, plain_form
 from .response import is_event_stream
 
 # How many rules one line of the log goes through; the command has no such limit.
@@ -31,8 +31,9 @@ def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> lis
     lines, decided = _mismatches(flow, rules)
     if decided is not None:
         lines.append(f"rule {decided.name} takes it; {_verdict(flow, decided, enabled=enabled)}")
-    elif was_made_to_stream(flow):
-        lines.append(f"{_named(flow)} took it, as the rules were then; its request was forced")
+    elif was_made_to_stream(flow) or was_made_plain(flow):
+        how = "forced" if was_made_to_stream(flow) else "sent plain"
+        lines.append(f"{_named(flow)} took it, as the rules were then; its request was {how}")
     return [printable(f"{_about(flow)}: {line}", _LONGEST_LINE) for line in lines or ["there are no rules"]]
 
 
@@ -119,11 +120,15 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
     if was_made_to_stream(flow):
         took = RULE.of(flow) != rule.name
         return "its request was forced" + (f" by {_named(flow)}, as the rules were then" if took else "")
-    if not rule.force_upstream_stream:
+    if was_made_plain(flow):
+        return "its request was sent plain, and its client gets events"
+    if not rule.forces:
         learns = ", unless its upstream says that it must stream" if rule.learn else ""
         return f"it changes nothing, since force_upstream_stream is false{learns}"
     if not enabled:
         return "it changes nothing, since the option force_stream is off"
+    if rule.force_upstream_plain:
+        return _verdict_plain(flow, rule)
     body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), LEFT_ALONE.of(flow)
     if flow.request.method != "POST" or body is None or endpoint is None:
         # What was left because its body could not be decoded says so itself.
@@ -138,3 +143,16 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         return f"left as it came: {reason}"
     # What an upstream has said about streaming is not part of the rules.
     return "its request would be forced now" + (f"; it was left as it came: {why}" if why else "")
+
+
+def _verdict_plain(flow: http.HTTPFlow, rule: Rule) -> str:
+    body, endpoint = body_of(flow), rule.endpoint(flow.request.path)
+    if flow.request.method != "POST" or body is None or endpoint is None:
+        return "left as it came: only a POST with a JSON object is sent plain"
+    if body.asks_plain:
+        return "the client itself asks for a plain answer"
+    try:
+        plain_form(flow, body, rule, endpoint)
+    except Refusal as reason:
+        return f"left as it came: {reason}"
+    return "its request would be sent plain now, and its client get events"

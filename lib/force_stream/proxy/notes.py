@@ -6,6 +6,7 @@ not be guessed raises `UnreadableFlow` instead. Must not know how a request or a
 
     force_stream.rule, .endpoint, .model    which rule took the flow, and as what
     force_stream.forced                     true where the request was made to stream
+    force_stream.made_plain                 true where it was made plain, though its client asked for a stream
     force_stream.choices, .on_truncated, .quirks, .fill    what else the answer needs to be made, also after a reload
     force_stream.undo, .forced_size, .headers_undo    how to get the request back as it came
     force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
@@ -161,6 +162,7 @@ RULE: Final = Note("rule", _name)
 ENDPOINT: Final = Note("endpoint", _one_of(*ENDPOINTS))
 MODEL: Final = Note("model", _name)
 FORCED: Final = Note("forced", _flag)
+MADE_PLAIN: Final = Note("made_plain", _flag)
 CHOICES: Final = Note("choices", _positive)
 ON_TRUNCATED: Final = Note("on_truncated", _one_of("error", "partial"))
 QUIRKS_NOTED: Final = Note("quirks", _quirks)
@@ -198,7 +200,7 @@ ODD: Final = Note("odd", _texts)
 NOTES: Final[tuple[Note[Any], ...]] = tuple(each for each in list(globals().values()) if isinstance(each, Note))
 _SPEC: Final = tuple(each for each in NOTES if each.name in {field.name for field in fields(AnswerSpec)})
 # What belongs to the request, and is copied to another attempt at it.
-_OF_THE_REQUEST: Final = (*_SPEC, FORCED, UNDO, FORCED_SIZE, HEADERS_UNDO)
+_OF_THE_REQUEST: Final = (*_SPEC, FORCED, MADE_PLAIN, UNDO, FORCED_SIZE, HEADERS_UNDO)
 
 
 # Writing them
@@ -241,6 +243,11 @@ def proxy_user(flow: http.HTTPFlow) -> object:
 def was_made_to_stream(flow: http.HTTPFlow) -> bool:
     """Whether this flow's request streams because a rule said so."""
     return FORCED.of(flow) is True
+
+
+def was_made_plain(flow: http.HTTPFlow) -> bool:
+    """Whether this flow's request is plain because a rule said so, and its client gets events."""
+    return MADE_PLAIN.of(flow) is True
 
 
 def noted(what: Note[Any], flow: http.HTTPFlow) -> bool:

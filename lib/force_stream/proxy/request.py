@@ -4,7 +4,7 @@ Knows mitmproxy's requests, rules and bodies; must not know what happens to an a
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mitmproxy import http
@@ -13,7 +13,8 @@ from mitmproxy.net.check import is_valid_host
 from ..answer.fill import spelled
 from ..answer.forcing import Refusal, force_request
 from ..answer.reader import AnswerSpec
-from ..endpoints import expected_choices
+from ..answer.unfold import Asked as AskedStream
+from ..endpoints import expected_choices, never_streams
 from ..endpoints.endpoint import Endpoint
 from ..rules.hosts import canonical_host, is_address
 from ..rules.rule import Rule
@@ -32,11 +33,14 @@ from .notes import (
     remove_all_metadata,
     remove_notes,
     save_notes,
+    was_made_plain,
     was_made_to_stream,
 )
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream cannot be read until its end.
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
+# And when it asks for a plain answer: all else stays as it came.
+_PLAIN_HEADERS: Final = {"Accept": "application/json"}
 # Headers that sign or hash the body. An upstream would reject a request that has one after its body was edited.
 _SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
 # Headers that tell for whose account a request is.
@@ -125,7 +129,7 @@ def without_credentials(flow: http.HTTPFlow, text: str) -> str:
     given += [value for name, value in request.query.items(multi=True) if _NAMES_A_SECRET.search(name)]
     for secret in given:
         while len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
-            size = next(size for size in range(len(secret), 0, -1) if secret[:size] in text)
+            size = next(size for size in range(min(len(secret), len(text)), 0, -1) if secret[:size] in text)
             text = text.replace(secret[:size], "***")
     return text
 
@@ -176,15 +180,45 @@ def forced_form(
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
     """Make a flow's request stream, as `forced_form` says."""
     spec, edited = forced_form(flow, body, rule, endpoint)
-    request = flow.request
-    notes: dict[str, Any] = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
+    notes: dict[str, Any] = {}
     if spec is not None:
-        notes |= {"forced": True, "headers_undo": _ask_for_stream(request)}
-    if "content-encoding" in request.headers:
-        del request.headers["content-encoding"]  # the edited body is sent plain
-    _set_body(request, edited.body)
-    save_notes(flow, notes, spec)
+        notes = {"forced": True, "headers_undo": _set_headers(flow.request, _STREAM_HEADERS)}
+    _edit(flow, edited, notes, spec)
     return spec
+
+
+def plain_form(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> tuple[AskedStream, Edited]:
+    """The edit that makes a request for a stream a plain one, and what its client gets. Raises `Refusal` where it has
+    to go out as it came."""
+    _check_unsigned(flow.request)
+    if endpoint.events_of is None or isinstance(body, Form):
+        raise Refusal(f"a plain answer of the {endpoint.name} API cannot be given as events")
+    if endpoint.never_streams and never_streams(endpoint, flow.request.path):
+        raise Refusal("this path never streams")
+    if reason := endpoint.cannot_stream({**body.members, **rule.extra_body}):
+        raise Refusal(reason)
+    options = body.members.get("stream_options")
+    with_usage = isinstance(options, dict) and options.get("include_usage") is True
+    return AskedStream(endpoint, with_usage), body.plain(rule.extra_body)
+
+
+def make_plain(
+    flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint
+) -> tuple[AnswerSpec, AskedStream]:
+    """Make a flow's request plain, as `plain_form` says; how to read the answer, and what its client gets."""
+    asked, edited = plain_form(flow, body, rule, endpoint)
+    spec = spec_for(body, rule, endpoint)
+    headers = _set_headers(flow.request, _PLAIN_HEADERS)
+    _edit(flow, edited, {"made_plain": True, "headers_undo": headers}, spec)
+    return spec, asked
+
+
+def _edit(flow: http.HTTPFlow, edited: Edited, notes: dict[str, Any], spec: AnswerSpec | None) -> None:
+    if "content-encoding" in flow.request.headers:
+        del flow.request.headers["content-encoding"]  # the edited body is sent plain
+    _set_body(flow.request, edited.body)
+    undo_notes = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
+    save_notes(flow, undo_notes | notes, spec)
 
 
 def _check_unsigned(request: http.Request) -> None:
@@ -197,14 +231,15 @@ def _check_unsigned(request: http.Request) -> None:
         raise Refusal(f"the request is signed ({signed[0]}), and the signature would not match a changed body")
 
 
-def _ask_for_stream(request: http.Request) -> list[list[str | bytes]]:
-    """Sets the headers; returns the values they had."""
+def _set_headers(request: http.Request, wanted: Mapping[str, str]) -> list[list[str | bytes]]:
+    """Sets the headers; returns the values that all those had which either direction sets."""
     before: list[list[str | bytes]] = []
     spelling = spelling_for(request)
-    for name, value in _STREAM_HEADERS.items():
+    for name in _STREAM_HEADERS:
         # As bytes: a flow file takes no text that was not UTF-8.
         before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
-        request.headers[spelling(name)] = value
+        if name in wanted:
+            request.headers[spelling(name)] = wanted[name]
     return before
 
 
@@ -235,9 +270,9 @@ def as_it_came(flow: http.HTTPFlow, body: bytes) -> bytes:
 
 
 def restore(flow: http.HTTPFlow) -> None:
-    """Put a forced flow's request back as it came, and forget that it was forced. Raises `UnreadableFlow`, and changes
+    """Put a forced flow's request back as it came, and forget how it was forced. Raises `UnreadableFlow`, and changes
     nothing, where the notes do not say how it came."""
-    if not was_made_to_stream(flow):
+    if not (was_made_to_stream(flow) or was_made_plain(flow)):
         return
     request = flow.request
     body, headers = as_it_came(flow, request.raw_content or b""), known(HEADERS_UNDO, flow)

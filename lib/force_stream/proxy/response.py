@@ -180,7 +180,7 @@ def _of_document(fields: Fields) -> Fields:
     return tuple(field for field in fields if field[0].lower() not in _STREAM_HEADERS)
 
 
-def early_head(flow: http.HTTPFlow, attempt: Attempt | None) -> http.Response | None:
+def early_head(flow: http.HTTPFlow, attempt: Attempt | None, content_type: str = JSON_TYPE) -> http.Response | None:
     """The head for a client that cannot wait for the document any longer: with status 200, and the upstream's headers
     where they have come. None where it has to wait all the same: the upstream's status is another one, or a web page
     asks, which can read nothing without the upstream's CORS headers."""
@@ -197,7 +197,7 @@ def early_head(flow: http.HTTPFlow, attempt: Attempt | None) -> http.Response | 
         return None
     head = http.Response.make(200)
     head.headers.fields = fields
-    head.headers["Content-Type"] = JSON_TYPE
+    head.headers["Content-Type"] = content_type
     if not flow.request.is_http2 and not flow.request.is_http3:
         head.headers["Transfer-Encoding"] = "chunked"
     cors.share(flow, head)

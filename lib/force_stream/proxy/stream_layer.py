@@ -431,6 +431,14 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._inject(attempt, injection.begin())
 
     def start_response_stream(self) -> Commands:
+        wait, now = self._wait, self.wait_of(self.flow)
+        if wait is not None and wait.asked is not None and now is not None and now.attempt is None:
+            # An upstream that was asked for a plain answer, and streams all the same: its client gets that live.
+            self._wait, self._attempt = now, None
+            for command in super().start_response_stream():
+                if wait.needs_head or not _is_response_head(command):
+                    yield command
+            return
         if self._attempt is None:
             yield from super().start_response_stream()
             return
@@ -601,16 +609,16 @@ class ObservedStream(http_layers.HttpStream):
             yield http_layers.SendHttp(cancelled, self.context.server)
 
     def _heartbeat(self, wait: ClientWait) -> Commands:
-        """A space for a client that is about to lose patience; the first one commits to 200."""
+        """A sign of life for a client that is about to lose patience; the first one commits to 200."""
         if self.flow.request.http_version == "HTTP/1.0":
             return  # it knows no chunks
         if not wait.headers_sent:
-            head = early_head(self.flow, wait.awaited)
+            head = early_head(self.flow, wait.awaited, wait.content_type)
             if head is None:
                 return
             wait.headers_sent = True
             yield http_layers.SendHttp(_events.ResponseHeaders(self.stream_id, head, False), self.context.client)
-        yield http_layers.SendHttp(_events.ResponseData(self.stream_id, b" "), self.context.client)
+        yield http_layers.SendHttp(_events.ResponseData(self.stream_id, wait.sign_of_life), self.context.client)
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         if self._wait is None and (joined := self.wait_of(self.flow)) is not None and joined.retrying:
@@ -630,7 +638,7 @@ class ObservedStream(http_layers.HttpStream):
                     yield from self._check_reply()
         except StopIteration:
             return
-        yield from self._end_short() if wait.client_gone else self._send_after_heartbeat()
+        yield from self._end_short() if wait.client_gone else self._send_after_heartbeat(wait)
 
     def _check_reply(self) -> Commands:
         """Whatever other addons do, a client that waits for a document gets no raw events, and is not left waiting."""
@@ -652,12 +660,14 @@ class ObservedStream(http_layers.HttpStream):
         cors.share(self.flow, self.flow.response)
         yield commands.Log(f"force-stream: another addon {lost}; the client gets an error", logging.ERROR)
 
-    def _send_after_heartbeat(self) -> Commands:
+    def _send_after_heartbeat(self, wait: ClientWait) -> Commands:
         """For a client that already has a head, with status 200."""
         assert self.flow.response
         # The addon's `response` hook has decoded it, unless the heartbeat came after that.
         document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
-        if 200 <= self.flow.response.status_code < 300 and document:
+        if not 200 <= self.flow.response.status_code < 300:
+            document = wait.last_words(document or b"")
+        if document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()
             return

@@ -29,8 +29,9 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     spec, report, injected = attempt.spec, attempt.report, attempt.injected
     finish = report.finish_reason
     report.cause, report.own_code = (without_credentials(flow, text) for text in (report.cause, report.own_code))
-    notes = {key: getattr(report, key) for key in _NOTED} | {"cut_by": attempt.cut_by, "limit": attempt.limit}
-    if not from_kept:
+    cut_by = without_credentials(flow, attempt.cut_by)
+    notes = {key: getattr(report, key) for key in _NOTED} | {"cut_by": cut_by, "limit": attempt.limit}
+    if not from_kept and attempt.asked is None:
         notes |= {"times": attempt.times, "ended": attempt.ended}
     if report.usage is not None:
         notes["usage"] = jsontext.dumps(report.usage).decode()
@@ -40,11 +41,13 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     short = [
         f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip(),
         f"{report.status}",
+        _direction(attempt),
         "FAULT INJECTED" if injected else "",
         finish and f"finish {finish}" + (" (inferred)" if report.inferred else ""),
         report.error or ("truncated" if report.truncated else ""),
     ]
-    figures = [counted(report.events, "event"), counted(report.bytes, "byte"), _tokens(report.usage)]
+    events = counted(report.events, "event") if attempt.asked is None else ""
+    figures = [events, counted(report.bytes, "byte"), _tokens(report.usage)]
     end = f"{_seconds(flow):.1f} s{_odd(report)}"
     flow.comment = _caused(report.cause, ", ".join(filter(None, [*short, end])))
     if report.cause or report.odd or report.truncated or report.code or report.status >= 400 or injected:
@@ -75,7 +78,7 @@ def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str, *, gone:
     if gone:
         cause = gave_up(attempt.ended, report.events, silence, began=began)
     else:
-        cause = f"no answer: {printable(plainly(message), LONGEST_REASON)}"
+        cause = without_credentials(flow, f"no answer: {printable(plainly(message), LONGEST_REASON)}")
     report.cause, report.code = cause, "client_gone" if gone else "no_answer"
     notes: dict[str, Any] = {"error": report.code, "cause": cause, "odd": report.odd, "ended": attempt.ended}
     if began:
@@ -106,6 +109,13 @@ def describe_own_stream(flow: http.HTTPFlow, about: str, cause: str, *, marked: 
 def _caused(cause: str, said: str) -> str:
     """A line whose cause comes first."""
     return f"{cause}; {said}" if cause else said
+
+
+def _direction(attempt: Attempt) -> str:
+    """What is not as with a forced stream."""
+    if attempt.asked is None:
+        return ""
+    return "sent plain, given as events" if attempt.answered else "sent plain"
 
 
 def _odd(report: Report) -> str:

@@ -26,9 +26,9 @@ def changes(old: Sequence[Rule], new: Sequence[Rule]) -> list[str]:
 
 def describe(rule: Rule) -> str:
     """The rule in one line: its name, whether it forces, its hosts, and every key that is not at its default."""
-    shown = ("name", "hosts", "force_upstream_stream")
+    shown = ("name", "hosts", "force_upstream_stream", "force_upstream_plain")
     rest = [f"{key} {value}" for key, _, value in _differing(DEFAULTS, rule) if key not in shown]
-    force = f"force {'on' if rule.force_upstream_stream else 'off'}"
+    force = f"force {'on' if rule.force_upstream_stream else 'plain' if rule.force_upstream_plain else 'off'}"
     return "; ".join([f"{rule.name}: {force}", f"hosts {', '.join(rule.hosts)}", *rest])
 
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 
 from ..wire.text import printable
-from .keys import KEYS, NAME, REQUIRED
+from .keys import KEYS, NAME, REQUIRED, conflict
 from .parse import MistakeError, Node, expected, items, kind_of, line_of, or_null, read, read_mapping, unknown
 from .rule import Rule
 
@@ -98,7 +98,10 @@ def with_value(rule: Rule, key: str, text: str) -> Rule:
             raise MistakeError("the name cannot be changed, because logs and commands use it")
         if key not in KEYS:
             raise unknown("key", key, KEYS)
-        return replace(rule, **{key: read(key, KEYS[key].parse, _compose(text))})
+        changed = replace(rule, **{key: read(key, KEYS[key].parse, _compose(text))})
+        if problem := conflict({name: getattr(changed, name) for name in KEYS}):
+            raise MistakeError(problem)
+        return changed
     except MistakeError as mistake:
         raise RulesError(f"rule {rule.name}: {mistake.what}") from None
 
@@ -214,6 +217,7 @@ def _values(node: Node, mistakes: list[MistakeError]) -> dict[str, Any]:
         return {}
     given = {key.value for key, _ in node.value}
     mistakes += [MistakeError(f"the key {key!r} is missing", node) for key in REQUIRED if key not in given]
+    mistakes += [MistakeError(problem, node)] if (problem := conflict(values)) else []
     return values
 
 

@@ -219,6 +219,11 @@ KEYS: Final[Mapping[str, Key]] = {
         "application that gives up on a silent connection. The first space commits to status 200; a later failure cuts "
         "the response short. See [limits](limits.md).",
     ),
+    "force_upstream_plain": Key(
+        parse.flag,
+        "The other direction: where the application asks for a stream, ask the upstream for a plain answer, and give "
+        "the application the events. Excludes `force_upstream_stream`. See [plain upstreams](plain.md).",
+    ),
     "retries": Key(
         parse.whole(0, 100),
         "How often to try again if an answer fails before the application has received a byte of it. See "
@@ -262,6 +267,16 @@ KEYS: Final[Mapping[str, Key]] = {
         names={name: fault.help for name, fault in FAULTS.items()},
     ),
 }
+
+
+def conflict(values: Mapping[str, Any]) -> str:
+    """What is wrong with values that are right each by itself; "" if nothing is."""
+    if values.get("force_upstream_stream") is True and values.get("force_upstream_plain") is True:
+        return (
+            "force_upstream_stream and force_upstream_plain exclude each other: one asks the upstream for streams, the "
+            "other for plain answers; make two rules if it depends on the request"
+        )
+    return ""
 
 
 def default(key: str) -> str | None:

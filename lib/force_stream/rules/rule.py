@@ -51,6 +51,7 @@ class Rule:
     timeout: float | None = None
     idle_timeout: float | None = IDLE_TIMEOUT
     heartbeat: float | None = None
+    force_upstream_plain: bool = False
     retries: int = 0
     max_body: int = 64 * 1024**2
     cors: bool | tuple[str, ...] = False
@@ -65,6 +66,11 @@ class Rule:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hosts", tuple(map(compile_host, self.hosts)))
         object.__setattr__(self, "_filter", None if self.filter is None else compile_filter(self.filter))
+
+    @property
+    def forces(self) -> bool:
+        """Whether it forces requests, in either direction."""
+        return self.force_upstream_stream or self.force_upstream_plain
 
     def endpoint(self, path: str) -> Endpoint | None:
         """The endpoint of this path, by the path's end or by the rule's own `paths`."""

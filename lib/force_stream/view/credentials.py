@@ -64,6 +64,9 @@ _PATH_VALUE: Final = re.compile(rb"(?:(?!%2[fF])[^/?&;#\s\"'<>\\])*+")
 _URLS: Final = (b"path", b"location", b"referer", b"content-location")
 _PARAMETER: Final = re.compile(rb"[?&;]([^=&;#]{1,64}+)=([^&;#]++)")
 _BARE_VALUE: Final = re.compile(rb"[^\s\"'\\,;&<>(){}\[\]]*+")
+# Text that may contain names with values of their own, and of how many of those the values are looked at.
+_RUN: Final = re.compile(rb"[^&;\s\"'<>\\]*+")
+_MOST_IN_A_RUN: Final = 64
 _NUMBER: Final = re.compile(rb"\d++")
 _QUOTE: Final = re.compile(rb"(\\{0,8})([\"'])")
 # What ends a string: as many backslashes and the quote, or fewer, where the string around it ends.
@@ -78,7 +81,7 @@ _STRINGS: Final = {
 _NEXT_IN_LIST: Final = re.compile(rb"\\{0,8}[\"']\s{0,16}+,\s{0,16}+(?=\\{0,8}[\"'])")
 _SCHEME: Final = re.compile(rb"(?i)(?:bearer|basic|token|digest|negotiate|apikey|key|aws4-hmac-sha256)(?: +|%20|\+)")
 _FORM_FIELD: Final = re.compile(
-    rb"(?i)form-data;[^\r\n]{0,200}?name=\"?([^\"\r\n;]{1,64})\"?[^\r\n]{0,200}\r?\n(?:[^\r\n]{1,200}\r?\n){0,8}?\r?\n"
+    rb"(?i)form-data;[^\r\n]{0,200}?name=\"?([^\"\r\n;]{1,64}+)\"?[^\r\n]{0,200}+\r?\n(?:[^\r\n]{1,200}\r?\n){0,8}?\r?\n"
     rb"([^\r\n]+)"
 )
 # The keys of well-known services: how they begin, and what follows.
@@ -172,10 +175,15 @@ def in_text(data: bytes | bytearray) -> Iterator[Found]:
     for field in _FORM_FIELD.finditer(data):
         if _strength(field[1]):
             yield Found(*field.span(2), is_telling(field[2]) if _strength(field[1]) == 2 else is_random(field[2]))
+    end = within = 0
     for named in _NAMED.finditer(data):
         name = named[1]
         if name.lower() == _ONLY_IN_QUERIES or _strength(name):
-            yield from _value(data, named, _strength(name))
+            if named.end() >= end:
+                end, within = _RUN.match(data, named.end()).end(), 0  # type: ignore[union-attr]  # as below
+            within += 1
+            if within <= _MOST_IN_A_RUN:
+                yield from _value(data, named, _strength(name))
 
 
 def _value(data: bytes | bytearray, named: re.Match[bytes], strength: int) -> Iterator[Found]:

@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,7 @@ from ..answer.oddities import MOST_NUMBERS
 from ..answer.patterns import Templates, template_of
 from ..endpoints import api_of
 from ..merge.fields import ANY_PADDING, PADDING, Concat
+from ..wire import jsontext
 from ..wire.sse import end_of_event
 from .delta import LONGEST_VALUE, Added, DeltaDescriber, brief, has_text, quote
 from .joined import Said, joined
@@ -47,6 +49,7 @@ LONGEST_COMMENT: Final = 120
 MOST_BYTES_TO_CONTENT: Final = 64 * 1024
 MOST_EVENTS_TO_CONTENT: Final = 100
 
+_PLAIN: Final = re.compile(rb"data: (\{[^\r\n]*\})\n\n")
 _NO_LINE_END: Final = re.compile(rb"[^\r\n]")
 _COMMENT: Final = re.compile(rb"(?<![^\r\n]):([^\r\n]*)")
 _EMPTY_USAGES: Final[tuple[Any, ...]] = (None, 0, {}, [], "")
@@ -130,14 +133,22 @@ def first_content(body: bytes, times: Sequence[float]) -> float | None:
         return None
     reader = EventReader()
     for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]):
-        events = [*reader.feed(body[start:end])]
-        if not whole and end == len(body):
-            events += reader.close()
-        if any(event.kind is Kind.CHUNK and has_text(event.value) for event in events):
+        if any(map(has_text, _chunks(reader, body[start:end], at_end=not whole and end == len(body)))):
             return times[2 * bisect_left(range(len(times) // 2), end, key=lambda place: int(times[2 * place + 1]))]
         if reader.count >= MOST_EVENTS_TO_CONTENT:
             break
     return None
+
+
+def _chunks(reader: EventReader, piece: bytes, *, at_end: bool) -> list[dict[str, Any]]:
+    """The chunks in the lines up to a blank one. Those of nearly all events are read without looking what is odd."""
+    if plain := _PLAIN.fullmatch(piece):
+        with suppress(ValueError):
+            chunk: dict[str, Any] = jsontext.loads(plain[1].decode(errors="replace"))
+            reader.count += 1
+            return [chunk]
+    events = [*reader.feed(piece), *(reader.close() if at_end else ())]
+    return [event.value for event in events if event.kind is Kind.CHUNK]
 
 
 class Arrivals:

@@ -104,6 +104,14 @@ class Body:
         edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
 
+    def plain(self, extra_body: Mapping[str, object] | None = None) -> Edited:
+        """Ask for one JSON document. The extra members override the request's own whole."""
+        extra, removed = dict(extra_body or {}), {"stream", "stream_options"}
+        edits = [(span.value, span.end, _dump(extra[span.key])) for span in self._spans if span.key in extra]
+        edits += _removals(self._spans, removed)
+        edits += _insertion(self._raw.index(b"{") + 1, extra, self.members.keys() - removed)
+        return edited(self._raw, edits)
+
     def without(self, *keys: str) -> Edited:
         """Remove every top-level member with one of these names."""
         return edited(self._raw, _removals(self._spans, set(keys)))

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from force_stream import aggregate
 from force_stream.addon import hooks as addon
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
 from force_stream.proxy import request as requests
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
+from force_stream.rules.file import parse_rules
+from force_stream.rules.rule import Rule
 from harness import sse
 from harness.master import answer_with, counted, flow_with, lines, logged, run_with, upstream_answers
 from harness.paths import ADDON
@@ -63,6 +66,49 @@ def test_the_master_switch_leaves_a_flow(run: Callable) -> None:
         before = flow.get_state()
         await ours.request(flow)
         assert flow.get_state() == before
+
+    run(test)
+
+
+PLAIN = parse_rules("rules: [{name: plain, hosts: ['*'], force_upstream_plain: true}]", "rules.yaml")
+
+
+@pytest.mark.parametrize("again", [PLAIN, ()], ids=["by the same rule", "by none"])
+def test_a_request_that_was_made_plain_is_replayed_as_it_came_and_by_the_rules_then(
+    run: Callable, again: tuple[Rule, ...]
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        flow = flow_with(request(stream=True))
+        came = flow.request.raw_content
+        for number, rules in enumerate((PLAIN, again)):
+            ours.rules_watcher.rules = rules
+            if number:
+                flow.response, flow.is_replay, flow.live = None, "request", True
+            await ours.request(flow)
+            if rules is not PLAIN:
+                assert flow.request.raw_content == came
+                return
+            assert json.loads(flow.request.raw_content or b"") == request()
+            upstream_answers(ours, flow, json.dumps(DOCUMENT).encode(), "application/json")
+            ours.responseheaders(flow)
+            await ours.response(flow)
+            assert flow.response
+            assert json.loads(aggregate(flow.response.content or b"").body)["choices"] == DOCUMENT["choices"]
+            assert flow.comment.startswith("plain: chat m, 200, sent plain, given as events, finish stop")
+
+    run(test)
+
+
+def test_the_answer_of_another_addon_to_a_request_that_was_made_plain_is_left(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.rules_watcher.rules = PLAIN
+        flow = flow_with(request(stream=True))
+        await ours.request(flow)
+        answer_with(flow, b'{"mine": 1}', "application/json")
+        await ours.response(flow)
+        assert flow.response
+        assert flow.response.content == b'{"mine": 1}'
+        assert "answered by another addon" in flow.comment
 
     run(test)
 
@@ -633,8 +679,7 @@ def test_a_stream_that_nobody_asked_for_is_aggregated_and_remembered(
         assert flow.response.json() == DOCUMENT
         assert flow.metadata["force_stream.sse"] == STREAM
         assert ours.learned == ["learned: 127.0.0.1 m (chat) must stream"]
-        await asyncio.sleep(0)  # the line for the flow comes after the answer
-        line, *marked = lines(caplog, logging.WARNING)
+        *marked, line = lines(caplog, logging.WARNING)
         assert [each.partition(";")[0] for each in marked] == [
             f"odd: an event stream labelled {content_type}" for _ in range(content_type == "application/json")
         ]

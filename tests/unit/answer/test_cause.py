@@ -182,3 +182,29 @@ def test_a_hostile_page_takes_no_long_time_and_cannot_break_a_line() -> None:
     line = cause.of_response(502, "text/html", b"<script" * 9000 + b"\x1b[2J\n\xe2\x80\xae")
     assert line.isprintable()
     assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (399, "the upstream failed (399)"),
+        (400, "the upstream rejected the request (400)"),
+        (403, "the upstream refused access (403)"),
+        (418, "the upstream rejected the request (418)"),
+        (499, "the upstream rejected the request (499)"),
+        (500, "the upstream failed (500)"),
+        (529, "the upstream is overloaded (529)"),
+    ],
+)
+def test_a_status_says_who_is_at_fault(status: int, line: str) -> None:
+    assert cause.of_status(status) == line
+
+
+@pytest.mark.parametrize(("code", "own"), [(399, "399"), (400, ""), (599, ""), (600, "600"), (True, "")])
+def test_a_number_is_a_code_unless_it_is_a_status(code: int, own: str) -> None:
+    assert cause.own_code({"error": {"code": code}}) == own
+
+
+def test_a_cut_is_after_an_event_unless_it_is_known_to_be_inside() -> None:
+    assert cause.cut_off(3) == "cut off after event 3"
+    assert cause.cut_off(3, inside=True) == "cut off inside event 3"

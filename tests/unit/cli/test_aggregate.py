@@ -105,7 +105,7 @@ OTHER_FILES = {
     "flows, compressed": (gzip.compress(flows()), "this is a mitmproxy flow file; use mitmdump -n -r {name} -s "),
     "HAR": (HAR, "this is a HAR file; use mitmdump -n -r {name} -s "),
     "zstd": (b"\x28\xb5\x2f\xfd...", "it is compressed with zstd; decompress it first"),
-    "broken gzip": (gzip.compress(STREAM)[:12] + b"\xff" * 30, "it is compressed with gzip, but broken: "),
+    "broken gzip": (gzip.compress(STREAM)[:12] + b"\xff" * 30, "it is compressed with gzip, but broken or empty"),
 }
 
 

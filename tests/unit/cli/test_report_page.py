@@ -165,6 +165,13 @@ def test_a_flow_without_an_answer_shows_its_events() -> None:
     assert "data: {" in Page(report_page.section(made).html).text
 
 
+def test_what_came_for_a_client_that_gave_up_is_no_answer() -> None:
+    made = forced({"cause": "the client gave up after 3.0 s", "error": "client_gone"})
+    shown = report_page.section(made).html
+    assert "no answer" in Page(shown).text
+    assert re.search(r'class="[^"]*fault', shown)
+
+
 def test_a_long_body_is_shown_in_part() -> None:
     made = flow(b"x" * 1_000_000, {"content-type": "text/plain"}, path="/")
     shown = report_page.section(made).html

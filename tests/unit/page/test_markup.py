@@ -178,7 +178,7 @@ def test_only_so_many_flows_in_flight_are_shown() -> None:
     addon = Shelf()
     addon.flying = [FLYING | {"id": f"f-{number}"} for number in range(MOST_IN_FLIGHT + 7)]
     page = Seen(client_of(addon).get("/").text)
-    assert page.words.count("in flight for") == MOST_IN_FLIGHT
+    assert page.words.count("running for") == MOST_IN_FLIGHT
     assert "7 more are in flight." in page.words
 
 

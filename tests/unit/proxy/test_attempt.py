@@ -10,10 +10,15 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from force_stream.answer.reader import AnswerReader, AnswerSpec
+from force_stream.answer.report import Reply
+from force_stream.answer.unfold import Asked, Unfolded
+from force_stream.endpoints import ENDPOINTS
 from force_stream.errors import OversizedStream
+from force_stream.proxy import attempt as attempts
 from force_stream.proxy.attempt import _TRANSITIONS, PATIENCE, Attempt, KeptBody, Signal, State
 from force_stream.rules.rule import IDLE_TIMEOUT, Rule
 from harness import sse
@@ -382,6 +387,40 @@ def test_a_plain_document_may_be_larger_than_max_body_and_a_stream_may_not(
     reply = one.finish()
     assert (reply is not None and reply.status == 502) is is_refused
     assert (one.report.code == OversizedStream.code) is is_refused
+
+
+def test_a_document_that_becomes_events_is_limited_as_a_stream_is() -> None:
+    asked = Asked(ENDPOINTS["chat"])
+    one = Attempt(AnswerSpec("r", "chat"), Rule("r", ("h",), max_body=100), plain=True, asked=asked, clock=Clock())
+    one.start_response(200, "application/json")
+    one.receive(json.dumps(DOCUMENT).encode())
+    assert one.state is State.FAILED
+    assert one.report.code == ""
+    reply = one.finish()
+    assert reply is not None
+    assert (reply.status, one.report.code) == (502, OversizedStream.code)
+
+
+def test_a_large_document_becomes_events_off_the_loop() -> None:
+    asked, text = Asked(ENDPOINTS["chat"]), "word " * 10_000
+    document = {"choices": [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]}
+
+    async def finish() -> Reply | None:
+        one = Attempt(AnswerSpec("r", "chat"), Rule("r", ("h",)), plain=True, asked=asked)
+        one.start_response(200, "application/json")
+        one.receive(json.dumps(document).encode())
+        one.end()
+        with patch.object(attempts, "unfold", lambda document, asked: made(threading.current_thread())):
+            return await one.finish_aside()
+
+    def made(thread: threading.Thread) -> Unfolded:
+        assert thread is not threading.main_thread()
+        return Unfolded(b"data: [DONE]\n\n", "stop", None)
+
+    reply = asyncio.run(finish())
+    assert reply is not None
+    assert reply.body == b"data: [DONE]\n\n"
+    assert reply.headers["Content-Type"] == "text/event-stream"
 
 
 def test_an_encoded_body_is_read_when_it_has_been_decoded() -> None:

@@ -4,10 +4,11 @@ import re
 from typing import Any
 
 import pytest
-from force_stream.proxy.explain import why_not_forced, why_nowhere
+from force_stream.proxy.explain import explain, why_not_forced, why_nowhere
+from force_stream.proxy.request import body_of, make_plain
 from force_stream.rules.file import parse_rules
 from harness.master import flow_with
-from harness.samples import request
+from harness.samples import CHAT, request
 from mitmproxy import http
 from mitmproxy.flow import Error
 
@@ -59,6 +60,40 @@ def test_the_line_says_why_a_failed_request_was_not_forced(
     parsed = parse_rules("\n- ".join(["rules:", *rules]) + "\n", "rules.yaml")
     line = why_not_forced(failed(body), parsed, **({"enabled": True} | options))
     assert re.fullmatch(rf"POST 127\.0\.0\.1/v1/chat/completions: answered with 400, and not forced: {why}", line)
+
+
+PLAIN = "force_upstream_plain: true"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "why"),
+    [
+        (CHAT, request(stream=True), "its request would be sent plain now, and its client get events"),
+        (CHAT, request(), "the client itself asks for a plain answer"),
+        (CHAT, b"[]", "left as it came: only a POST with a JSON object is sent plain"),
+        (
+            "/v1/images/edits",
+            request(stream=True),
+            "left as it came: a plain answer of the images API cannot be given as events",
+        ),
+    ],
+    ids=["a stream", "a plain answer", "not JSON", "an endpoint without the other direction"],
+)
+def test_the_other_direction_is_explained(path: str, body: Any, why: str) -> None:
+    (rule,) = parse_rules(f"rules: [{{name: r, hosts: ['*'], {PLAIN}}}]", "rules.yaml")
+    flow = flow_with(body)
+    flow.request.path = path
+    assert explain(flow, [rule], enabled=True) == [f"POST 127.0.0.1{path}: rule r takes it; {why}"]
+
+
+def test_a_request_that_was_sent_plain_is_explained() -> None:
+    (rule,) = parse_rules(f"rules: [{{name: r, hosts: ['*'], {PLAIN}}}]", "rules.yaml")
+    flow = flow_with(request(stream=True))
+    body, endpoint = body_of(flow), rule.endpoint(flow.request.path)
+    assert body is not None
+    assert endpoint is not None
+    make_plain(flow, body, rule, endpoint)
+    assert explain(flow, [rule], enabled=True)[0].endswith("its request was sent plain, and its client gets events")
 
 
 def test_nothing_is_said_of_a_request_that_another_addon_answered() -> None:

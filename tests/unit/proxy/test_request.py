@@ -10,7 +10,7 @@ import pytest
 from force_stream.answer.forcing import Refusal
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
-from force_stream.proxy.notes import spec_of, was_made_to_stream
+from force_stream.proxy.notes import spec_of, was_made_plain, was_made_to_stream
 from force_stream.proxy.request import (
     another_attempt,
     as_it_came,
@@ -19,6 +19,7 @@ from force_stream.proxy.request import (
     credentials_of,
     force,
     hosts_of,
+    make_plain,
     model_of,
     name_of,
     plain_attempt,
@@ -235,6 +236,36 @@ def test_restoring_gives_the_request_as_it_came_in_a_new_flow(accept: bytes | No
     assert plain.is_replay == "request"
     assert plain.id != flow.id
     assert was_made_to_stream(flow)
+
+
+@pytest.mark.parametrize("accept", [None, b"text/event-stream", b"*/*; q=\xff\xc3"])
+def test_restoring_a_request_that_was_made_plain_gives_it_as_it_came(accept: bytes | None) -> None:
+    flow = flow_with(request(stream=True, stream_options={"include_usage": True}))
+    flow.request.headers["cache-control"] = "no-store"
+    if accept:
+        flow.request.headers["accept"] = accept
+    came = named(flow), flow.request.raw_content
+    body = body_of(flow)
+    assert body is not None
+    spec, asked = make_plain(flow, body, RULE, ENDPOINTS["chat"])
+    assert (spec.endpoint, asked.with_usage) == ("chat", True)
+    assert json.loads(flow.request.raw_content or b"") == request()
+    assert (flow.request.headers["accept"], flow.request.headers["cache-control"]) == ("application/json", "no-store")
+    assert was_made_plain(flow)
+    assert not was_made_to_stream(flow)
+    assert saved(flow)
+    plain = restored(flow)
+    assert (named(plain), plain.request.raw_content) == came
+
+
+def test_what_vouches_for_its_bytes_is_not_made_plain() -> None:
+    flow = flow_with(request(stream=True))
+    flow.request.headers["content-digest"] = "sha-256=:x:"
+    before, body = flow.get_state(), body_of(flow)
+    assert body is not None
+    with pytest.raises(Refusal, match="signed"):
+        make_plain(flow, body, RULE, ENDPOINTS["chat"])
+    assert flow.get_state() == before
 
 
 def test_a_body_that_a_person_edited_since_stays_as_it_is() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import pytest
+from force_stream import ENDPOINTS, aggregate
+from force_stream.answer.unfold import Asked, silence
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.chunked import LONGEST_HEAD
@@ -306,6 +308,66 @@ def test_heartbeats_come_on_time_and_the_document_is_behind_them(play: Callable[
     assert player.to_client.endswith(END)
     document = player.to_client.removeprefix(head + b"\r\n\r\n" + piece(b" ") * 3).split(b"\r\n")[1]
     assert json.loads(document) == DOCUMENT
+
+
+@pytest.fixture
+def play_plain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Player]:
+    """The same, where the client asks for a stream and its upstream for none."""
+
+    def play(**keys: Any) -> Player:
+        player = Player(monkeypatch, Rule("r", ("llm.test",), **keys), asked=Asked(ENDPOINTS["chat"], with_usage=True))
+        player.ask()
+        return player
+
+    return play
+
+
+DOCUMENT_HEAD = HEAD.replace(b"text/event-stream", b"application/json")
+BEAT = piece(silence(ENDPOINTS["chat"]))
+
+
+def test_heartbeats_are_comments_where_the_client_asked_for_events(play_plain: Callable[..., Player]) -> None:
+    player = play_plain(heartbeat=2)
+    player.wait(1.9)
+    assert player.to_client == b""
+    player.wait(4.2)
+    head, _, body = player.to_client.partition(b"\r\n\r\n")
+    assert b"Content-Type: text/event-stream\r\n" in head + b"\r\n"
+    assert body == BEAT * 3
+    player.upstream_sends(DOCUMENT_HEAD, piece(json.dumps(DOCUMENT).encode()), END)
+    assert player.to_client.endswith(b"data: [DONE]\n\n\r\n" + END)
+    events = player.to_client.removeprefix(head + b"\r\n\r\n" + BEAT * 3).partition(b"\r\n")[2]
+    assert json.loads(aggregate(events.removesuffix(b"\r\n" + END)).body) == DOCUMENT
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_a_limit_that_passes_behind_heartbeats_is_an_error_event(
+    play_plain: Callable[..., Player], began: bool
+) -> None:
+    player = play_plain(heartbeat=2, timeout=5)
+    if began:
+        player.upstream_sends(DOCUMENT_HEAD, piece(b'{"id":'))
+    player.wait(4.9)
+    assert player.to_client.endswith(BEAT)
+    player.wait(0.2)
+    error = player.to_client.rpartition(b"data: ")[2].partition(b"\n")[0]
+    assert json.loads(error)["error"]["code"] == "stream_timeout"
+    assert player.to_client.endswith(END)
+    assert b"[DONE]" not in player.to_client
+
+
+def test_an_upstream_that_streams_behind_a_heartbeat_goes_on_live_without_another_head(
+    play_plain: Callable[..., Player],
+) -> None:
+    player = play_plain(heartbeat=2, timeout=5)
+    player.wait(2.1)
+    player.upstream_sends(HEAD, BEGIN)
+    assert player.to_client.endswith(BEAT + BEGIN)
+    player.wait(60)
+    assert player.to_client.endswith(BEAT + BEGIN), "no heartbeats and no limits any more"
+    player.upstream_sends(END)
+    assert player.to_client.endswith(BEAT + BEGIN + END)
+    assert player.to_client.count(b"HTTP/1.1 200") == 1
 
 
 @pytest.mark.parametrize("size", [1, 100])

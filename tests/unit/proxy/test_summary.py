@@ -16,7 +16,9 @@ INFERRED = sse(chunk(choice(content="Hi")), done=True)
 FAILED = b'data: {"error": {"message": "no", "code": 429}}\n\n'
 
 
-def answered(body: bytes, on_truncated: str = "error", rule: Rule = UNLIMITED) -> tuple[http.HTTPFlow, Attempt]:
+def answered(
+    body: bytes, on_truncated: str = "error", rule: Rule = UNLIMITED, cut: str = ""
+) -> tuple[http.HTTPFlow, Attempt]:
     flow = flow_with()
     answer_with(flow)
     flow.request.timestamp_end, flow.live = 1000.0, False
@@ -26,6 +28,8 @@ def answered(body: bytes, on_truncated: str = "error", rule: Rule = UNLIMITED) -
     attempt.injected = rule.inject
     attempt.start_response(200, "text/event-stream")
     attempt.receive(body)
+    if cut:
+        attempt.cut(cut)
     attempt.end()
     attempt.finish()
     return flow, attempt
@@ -102,6 +106,20 @@ def test_a_credential_that_an_upstream_quotes_is_not_said_even_in_part() -> None
     assert line.startswith('rate limited by the upstream (429, ***…): "bad key ***…"; ')
     assert flow.metadata["force_stream.error"] == "***…"
     assert "Xy7" not in f"{line}{flow.comment}{flow.metadata['force_stream.cause']}"
+
+
+def test_a_credential_in_a_broken_head_is_not_said() -> None:
+    secret = "sk-" + "Xy7" * 10
+    broken = f"http/1 protocol error: Invalid header: b'x-key {secret}'"
+    flow, attempt = answered(STREAM)
+    flow.request.headers["authorization"] = f"Bearer {secret}"
+    line = describe_error(flow, attempt, broken, gone=False)
+    assert line.startswith("no answer: Invalid header: b'x-key ***'; ")
+    assert secret not in f"{line}{flow.comment}{flow.metadata['force_stream.cause']}"
+    flow, attempt = answered(STREAM[:100], cut=broken)
+    flow.request.headers["authorization"] = f"Bearer {secret}"
+    assert "cut off" in summarize(flow, attempt)
+    assert flow.metadata["force_stream.cut_by"] == "Invalid header: b'x-key ***'"
 
 
 def test_the_line_of_another_try_says_which_one_it_is() -> None:

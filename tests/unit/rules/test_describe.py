@@ -44,6 +44,7 @@ def test_a_changed_value_is_spelled_as_in_the_file(key, text, line) -> None:
 
 def test_a_rule_is_described_in_one_line() -> None:
     assert describe(one("")) == "x: force off; hosts a.example"
+    assert describe(one("force_upstream_plain: true")) == "x: force plain; hosts a.example"
     full, _ = parse_rules(FULL, "rules.yaml")
     assert describe(full) == (
         "private-vllm: force on; hosts llm.example.com, *.example.ai, 10.0.0.5:8000, [::1]:8000; "

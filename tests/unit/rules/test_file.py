@@ -149,6 +149,11 @@ BAD_FILES = {
         4,
         "rule a: the rule on line 2 already has this name",
     ),
+    "both directions": (
+        "rules:\n- {name: a, hosts: [a], force_upstream_plain: true, force_upstream_stream: true}",
+        2,
+        "rule a: force_upstream_stream and force_upstream_plain exclude each other",
+    ),
     "alias grown a thousandfold": (
         "rules:\n- &a [x, x]\n- &b [*a, *a]\n- &c [*b, *b]\n- &d [*c, *c]",
         2,
@@ -295,6 +300,11 @@ def test_a_bad_change_is_rejected_in_the_words_of_the_file(key, text, message, r
         with_value(one(""), key, text)
     assert message in str(caught.value)
     assert str(caught.value).startswith("rule x: ")
+
+
+def test_a_rule_that_forces_streams_cannot_be_changed_to_force_plain_answers_too() -> None:
+    with pytest.raises(RulesError, match=r"^rule x: force_upstream_stream and force_upstream_plain exclude each other"):
+        with_value(one("force_upstream_stream: true"), "force_upstream_plain", "true")
 
 
 # What else may have the file's name

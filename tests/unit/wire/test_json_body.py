@@ -147,6 +147,24 @@ def test_without_takes_members_and_their_commas(raw: bytes, keys: tuple[str, ...
     assert undo(edited.body, edited.undo) == raw
 
 
+PLAIN = {
+    "a stream with options": (b'{"stream":true, "a":0.10,"stream_options":{"x":1} }', {}, b'{"a":0.10 }'),
+    "a stream said twice": (b'{"stream":1,"a":1,"str\\u0065am":true}', {}, b'{"a":1}'),
+    "nothing else": (b'{ "stream":true }', {}, b"{  }"),
+    "a member is added": (b'{"stream":true,"a":1}', {"store": False}, b'{"store":false,"a":1}'),
+    "a member is added to nothing": (b'{"stream":true}', {"store": False}, b'{"store":false}'),
+    "a member is overridden where it is": (b'{"b" : 1,"stream":true}', {"b": None}, b'{"b" : null}'),
+    "no stream": (b'{"a":1}', {}, b'{"a":1}'),
+}
+
+
+@pytest.mark.parametrize(("raw", "extra", "expected"), PLAIN.values(), ids=list(PLAIN))
+def test_plain_takes_the_stream_and_its_options(raw: bytes, extra: dict[str, object], expected: bytes) -> None:
+    edited = read(raw).plain(extra)
+    assert edited.body == expected
+    assert undo(edited.body, edited.undo) == raw
+
+
 ASKS_PLAIN = {
     "absent": (b"{}", True),
     "null": (b'{"stream":null}', True),
@@ -432,6 +450,15 @@ def test_forced_means_what_it_says_and_can_be_undone(
     raw = joined(pieces)
     edited = read(raw, block).forced(options, extra)
     assert value_of(edited.body) == forced_value(value_of(raw), options, extra)
+    assert undo(edited.body, edited.undo) == raw
+
+
+@given(OBJECTS, EXTRA, TINY_BLOCKS)
+def test_plain_means_what_it_says_and_can_be_undone(pieces: list[str], extra: dict[str, object], block: int) -> None:
+    raw = joined(pieces)
+    edited = read(raw, block).plain(extra)
+    kept = {key: value for key, value in value_of(raw).items() if key not in ("stream", "stream_options")}
+    assert value_of(edited.body) == kept | value_of(json.dumps(extra).encode())
     assert undo(edited.body, edited.undo) == raw
 
 

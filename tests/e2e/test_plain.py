@@ -1,0 +1,474 @@
+"""The other direction: a client that asks for a stream gets events, and its upstream is asked for a plain answer."""
+
+import gzip
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+from force_stream import aggregate
+from harness import (
+    H2_UPSTREAM,
+    Answer,
+    Certs,
+    Close,
+    CutChunk,
+    Data,
+    End,
+    Gate,
+    Head,
+    Http1Client,
+    Http2Client,
+    Proxy,
+    Reset,
+    Response,
+    Settle,
+    ShortLength,
+    Upstream,
+    WaitFor,
+    document,
+    event_stream,
+    openai_client,
+    refused_port,
+)
+from harness.paths import ADDON
+from harness.samples import CHAT, COMPLETIONS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
+from harness.steps import Step
+
+RULES = """\
+rules:
+  - {name: slow, hosts: ["*"], models: [slow], heartbeat: 0.1, force_upstream_plain: true}
+  - {name: late, hosts: ["*"], models: [late], timeout: 0.5, force_upstream_plain: true}
+  - {name: small, hosts: ["*"], models: [small], max_body: 100, force_upstream_plain: true}
+  - {name: twice, hosts: ["*"], models: [twice], retries: 1, force_upstream_plain: true}
+  - {name: set, hosts: ["*"], models: [set], extra_body: {temperature: 0.10}, force_upstream_plain: true}
+  - {name: plain, hosts: ["*"], force_upstream_plain: true}
+"""
+CALLS = [
+    {"id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": '{"city": "Graz", "days": 3}'}}
+    for name in ("weather", "news")
+]
+MESSAGE = {"role": "assistant", "content": "Grüße aus Graz, der Stadt an der Mur", "refusal": None}
+ANSWER = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 7,
+    "model": "m",
+    "choices": [
+        {"index": 0, "message": MESSAGE, "logprobs": None, "finish_reason": "stop"},
+        {
+            "index": 1,
+            "message": {"role": "assistant", "content": None, "reasoning_content": "Hm", "tool_calls": CALLS},
+            "logprobs": None,
+            "finish_reason": "tool_calls",
+        },
+    ],
+    "usage": USAGE,
+}
+ERROR = {"error": {"message": "Too many", "type": "requests", "param": None, "code": "rate_limit_exceeded"}}
+PLAIN = [("Content-Type", "application/json")]
+REVERSE, REVERSE_H2, NOWHERE = range(3)
+CLIENTS = [pytest.param(Http1Client, id="h1-client"), pytest.param(Http2Client, id="h2-client")]
+UPSTREAMS = [pytest.param(REVERSE, id="h1-upstream"), pytest.param(REVERSE_H2, id="h2-upstream")]
+
+
+@pytest.fixture
+def proxy(shared_proxy: Callable[..., Proxy], session_upstream: Upstream, shared_rules: Callable[[str], Any]) -> Proxy:
+    modes = [f"reverse:{session_upstream.url(listener)}" for listener in ("http", "h2")]
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    nowhere = f"reverse:http://127.0.0.1:{refused_port()}"
+    return shared_proxy(*modes, nowhere, scripts=[ADDON, H2_UPSTREAM], options=options)
+
+
+def ask(
+    proxy: Proxy,
+    body: Any,
+    *,
+    certs: Certs | None = None,
+    mode: int = REVERSE,
+    path: str = CHAT,
+    client_class: Callable[..., Any] = Http1Client,
+) -> Response:
+    url = proxy.urls[mode].replace("http:", "https:") if client_class is Http2Client else proxy.urls[mode]
+    with client_class(url, certs) as client:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return client.request("POST", path, [*PLAIN, ("Content-Length", str(len(raw)))], raw)
+
+
+def streaming(model: str = "m", **members: Any) -> dict[str, Any]:
+    return request(model, stream=True, **members)
+
+
+def error_in(response: Response) -> Any:
+    return response.json()["error"]["code"]
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+@pytest.mark.parametrize("mode", UPSTREAMS)
+def test_the_client_gets_the_events_of_the_plain_answer(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any], mode: int
+) -> None:
+    upstream.answer_always(document(ANSWER, headers={"x-request-id": "9", "ETag": '"x"'}))
+    asked = streaming(n=2, stream_options={"include_usage": True})
+    response = ask(proxy, asked, certs=certs, mode=mode, client_class=client_class)
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.header("content-type") == "text/event-stream"
+    assert response.header("content-length") == str(len(response.body))
+    assert (response.header("x-request-id"), response.header("etag")) == ("9", None)
+    assert response.body.endswith(b"data: [DONE]\n\n")
+    assert json.loads(aggregate(response.body).body) == ANSWER
+    assert upstream.wait_request().json() == request(n=2)
+
+
+def test_the_request_loses_its_stream_and_not_a_byte_more(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(ANSWER))
+    body = b'{ "model":"m" ,"stream" : true, "x":0.10,"x":1E400,\n"stream_options":{"include_usage":false} }'
+    assert ask(proxy, body).status == 200
+    seen = upstream.wait_request()
+    assert seen.body == b'{ "model":"m" ,"x":0.10,"x":1E400 }'
+    assert (seen.header("accept"), seen.header("accept-encoding")) == ("application/json", None)
+
+
+def test_the_members_of_the_rule_are_in_the_request(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(ANSWER))
+    ask(proxy, b'{"stream":true,"model":"set"}')
+    assert upstream.wait_request().body == b'{"temperature":0.1,"model":"set"}'
+
+
+def test_usage_comes_only_if_asked_for(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(ANSWER))
+    assert b"usage" not in ask(proxy, streaming()).body
+
+
+def test_a_client_that_asks_for_a_plain_answer_gets_it_as_it_came(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(ANSWER))
+    body = json.dumps(request()).encode()
+    assert ask(proxy, body).json() == ANSWER
+    assert upstream.wait_request().body == body
+
+
+def test_legacy_completions_have_their_own_events(proxy: Proxy, upstream: Upstream) -> None:
+    choice = {"text": "Hi there", "index": 0, "logprobs": None, "finish_reason": "length"}
+    answer = {"id": "c1", "object": "text_completion", "created": 7, "model": "m", "choices": [choice]}
+    upstream.answer(document(answer))
+    response = ask(proxy, {"model": "m", "prompt": "Say", "stream": True}, path=COMPLETIONS)
+    assert json.loads(aggregate(response.body, "completions").body) == answer
+
+
+MESSAGE_ANSWER = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [
+        {"type": "text", "text": "Hi"},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"city": "Graz"}},
+    ],
+    "stop_reason": "tool_use",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}
+TYPED = {"messages": ("/v1/messages", MESSAGE_ANSWER), "responses": (RESPONSES, RESPONSE)}
+
+
+@pytest.mark.parametrize("endpoint", TYPED)
+def test_the_other_apis_have_their_own_events(proxy: Proxy, upstream: Upstream, endpoint: str) -> None:
+    path, answer = TYPED[endpoint]
+    upstream.answer(document(answer))
+    response = ask(proxy, {"model": "m", "stream": True}, path=path)
+    assert response.header("content-type") == "text/event-stream"
+    assert response.body.startswith(
+        b"event: message_start\n" if endpoint == "messages" else b"event: response.created\n"
+    )
+    assert json.loads(aggregate(response.body, endpoint).body) == answer
+    assert upstream.wait_request().body == b'{"model": "m"}'
+
+
+@pytest.mark.parametrize(("endpoint", "beat"), [("messages", b"event: ping\n"), ("responses", b": waiting")])
+def test_the_other_apis_have_their_own_heartbeats_and_errors(
+    proxy: Proxy, upstream: Upstream, certs: Certs, endpoint: str, beat: bytes
+) -> None:
+    gate = Gate()
+    upstream.answer(WaitFor(gate), document(ERROR, status=429))
+    asked = {"model": "slow", "stream": True}
+    response = beaten(proxy, certs, Http1Client, gate, asked, path=TYPED[endpoint][0])
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.chunks[0].startswith(beat)
+    assert b"event: error\n" in response.body
+    assert b"Too many" in response.body
+    assert aggregate(response.body, endpoint).status >= 400
+
+
+def test_a_background_response_is_left_as_it_came(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(event_stream(RESPONSE_STREAM))
+    body = b'{"model":"m","background":true,"stream":true}'
+    assert ask(proxy, body, path=RESPONSES).body == RESPONSE_STREAM
+    assert upstream.wait_request().body == body
+
+
+def test_an_endpoint_without_the_other_direction_is_left_as_it_came(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(event_stream(STREAM))
+    since = len(proxy.log_lines)
+    body = b'{"model":"m","prompt":"A cat","stream":true}'
+    response = ask(proxy, body, path="/v1/images/generations")
+    proxy.wait_for_log("left as it came: a plain answer of the images API cannot be given as events", since=since)
+    assert (response.status, response.body) == (200, STREAM)
+    assert upstream.wait_request().body == body
+
+
+def test_a_compressed_answer_is_read(proxy: Proxy, upstream: Upstream) -> None:
+    packed = gzip.compress(json.dumps(ANSWER).encode())
+    upstream.answer(Head(content_type="application/json", headers={"Content-Encoding": "gzip"}), Data(packed), End())
+    response = ask(proxy, streaming(stream_options={"include_usage": True}))
+    assert response.header("content-encoding") is None
+    assert json.loads(aggregate(response.body).body) == ANSWER
+
+
+# openai-python
+
+
+def test_openai_python_reads_every_part_of_the_answer(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    upstream.answer(document(ANSWER))
+    with openai_client(f"{proxy.url}/v1", certs) as client:
+        stream = client.chat.completions.create(**streaming(n=2, stream_options={"include_usage": True}))
+        chunks = list(stream)
+    said = [choice for chunk in chunks for choice in chunk.choices if choice.index == 0]
+    assert "".join(choice.delta.content or "" for choice in said) == MESSAGE["content"]
+    assert said[0].delta.role == "assistant"
+    assert [choice.finish_reason for choice in said if choice.finish_reason] == ["stop"]
+    assert chunks[-1].usage.total_tokens == 5
+    calls: dict[int, str] = {}
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        for call in choice.delta.tool_calls or ():
+            calls[call.index] = calls.get(call.index, "") + (call.function.arguments or "")
+    assert list(calls.values()) == [call["function"]["arguments"] for call in CALLS]
+
+
+def test_the_accumulator_of_openai_python_makes_the_answer_again(
+    proxy: Proxy, upstream: Upstream, certs: Certs
+) -> None:
+    upstream.answer(document(ANSWER))
+    asked = request(n=2, stream_options={"include_usage": True})
+    with openai_client(f"{proxy.url}/v1", certs) as client, client.chat.completions.stream(**asked) as stream:
+        made = stream.get_final_completion()
+    first, second = made.choices
+    assert (first.message.content, first.finish_reason) == (MESSAGE["content"], "stop")
+    assert [call.function.name for call in second.message.tool_calls] == ["weather", "news"]
+    assert [call.function.arguments for call in second.message.tool_calls] == [
+        call["function"]["arguments"] for call in CALLS
+    ]
+    assert made.usage.total_tokens == 5
+
+
+def test_openai_python_reads_a_response(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    upstream.answer(document(RESPONSE))
+    with openai_client(f"{proxy.url}/v1", certs) as client, client.responses.stream(model="m", input="Hi") as stream:
+        texts = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        made = stream.get_final_response()
+    assert "".join(texts) == made.output_text
+    assert made.id == RESPONSE["id"]
+
+
+def test_openai_python_raises_the_error_of_the_upstream(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    upstream.answer(document(ERROR, status=429))
+    with openai_client(f"{proxy.url}/v1", certs) as client, pytest.raises(openai.RateLimitError, match="Too many"):
+        client.chat.completions.create(**streaming())
+
+
+def test_openai_python_raises_an_error_behind_heartbeats(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    gate = Gate()
+    upstream.answer(WaitFor(gate), document(ERROR, status=429))
+    with openai_client(f"{proxy.url}/v1", certs) as client:
+        stream = client.chat.completions.create(**streaming("slow"))
+        gate.open()  # the head is there
+        with pytest.raises(openai.APIError, match="Too many"):
+            list(stream)
+
+
+# An upstream that streams all the same
+
+
+@pytest.mark.parametrize("model", ["m", "slow"])
+def test_an_upstream_that_streams_all_the_same_is_passed_on_live(proxy: Proxy, upstream: Upstream, model: str) -> None:
+    begin, gate = Gate(), Gate()
+    first, rest = b'data: {"x" :1}\r\n', b"\r\n: odd\n\ndata:  [DONE] "
+    upstream.answer(WaitFor(begin), Head(), Data(first), WaitFor(gate), Data(rest), End())
+    beats = []
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, PLAIN, json.dumps(streaming(model)).encode())
+        try:
+            if model != "slow":
+                begin.open()
+            incoming = client.begin("POST")
+            while (piece := incoming.read_piece()) != first:
+                beats.append(piece)
+                begin.open()
+        finally:
+            begin.open()
+            gate.open()
+        while incoming.read_piece() is not None:
+            pass
+        upstream.answer(document("next"))
+        assert client.post("/next", {}).json() == "next"
+    response = incoming.response
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.header("content-type") == "text/event-stream"
+    assert response.body == b"".join(beats) + first + rest
+    assert set(beats) == ({b": waiting for the answer\n\n"} if model == "slow" else set())
+
+
+def test_an_encoded_stream_behind_heartbeats_is_decoded(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    gate = Gate()
+    head = Head(headers={"Content-Encoding": "gzip"})
+    upstream.answer(WaitFor(gate), head, Data(gzip.compress(STREAM)), End())
+    response = beaten(proxy, certs, Http1Client, gate, streaming("slow"))
+    assert json.loads(aggregate(response.body).body)["choices"] == json.loads(aggregate(STREAM).body)["choices"]
+
+
+# Heartbeats
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_heartbeats_are_comments_and_the_events_follow(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any]
+) -> None:
+    gate = Gate()
+    upstream.answer(WaitFor(gate), document(ANSWER))
+    response = beaten(proxy, certs, client_class, gate, streaming("slow", stream_options={"include_usage": True}))
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.header("content-type") == "text/event-stream"
+    assert response.chunks[0] == b": waiting for the answer\n\n"
+    assert json.loads(aggregate(response.body).body) == ANSWER
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_a_failure_behind_heartbeats_is_an_error_event(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any]
+) -> None:
+    gate = Gate()
+    upstream.answer(WaitFor(gate), document(ERROR, status=429))
+    response = beaten(proxy, certs, client_class, gate, streaming("slow"))
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.body.endswith(b"\n\ndata: " + json.dumps(ERROR, separators=(",", ":")).encode() + b"\n\n")
+    assert aggregate(response.body).status == 429
+
+
+def beaten(
+    proxy: Proxy, certs: Certs, client_class: Callable[..., Any], gate: Gate, body: Any, path: str = CHAT
+) -> Response:
+    """An answer whose upstream waits until there has been a heartbeat."""
+    raw = json.dumps(body).encode()
+    if client_class is Http2Client:
+        with Http2Client(proxy.urls[REVERSE].replace("http:", "https:"), certs) as client:
+            stream = client.start("POST", path, PLAIN, raw)
+            client.receive_some(stream)
+            gate.open()
+            return client.receive(stream)
+    with Http1Client(proxy.url) as client:
+        client.start("POST", path, PLAIN, raw)
+        incoming = client.begin("POST")
+        incoming.read_piece()
+        gate.open()
+        while incoming.read_piece() is not None:
+            pass
+        return incoming.response
+
+
+# Failures
+
+HALF = json.dumps(ANSWER).encode()[:100]
+JSON = "application/json"
+FAILURES: dict[str, tuple[list[Step | Answer], int, Any]] = {
+    "an error": ([document(ERROR, status=429)], 429, "rate_limit_exceeded"),
+    "an error with status 200": ([document(ERROR)], 429, "rate_limit_exceeded"),
+    "cut within the answer": ([Head(content_type=JSON), Data(HALF), CutChunk()], 502, "stream_truncated"),
+    "shorter than its length": (
+        [Head(content_type=JSON, framing=ShortLength(10)), Data(HALF), Close()],
+        502,
+        "stream_truncated",
+    ),
+    "closed within the answer": (
+        [Head(content_type=JSON, framing="close"), Data(HALF), Close()],
+        502,
+        "stream_truncated",
+    ),
+    "reset within the answer": ([Head(content_type=JSON), Data(HALF), Settle(), Reset()], 502, "stream_truncated"),
+    "reset before the answer": ([Reset()], 502, "upstream_unreachable"),
+    "a page": ([Head(content_type="text/html"), Data(b"<html><p>Sign in</p>"), End()], 502, "stream_malformed"),
+    "a page labelled as JSON": ([Head(content_type=JSON), Data(b"<html><p>No</p>"), End()], 502, "stream_malformed"),
+    "another document": ([document({"hello": "world"})], 502, "stream_malformed"),
+    "nothing": ([Head(content_type=JSON), End()], 502, "stream_empty"),
+}
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_failure_has_its_status_and_is_json(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any], case: str
+) -> None:
+    steps, status, code = FAILURES[case]
+    upstream.answer(*steps)
+    response = ask(proxy, streaming(), certs=certs, client_class=client_class)
+    assert (response.status, response.ended) == (status, "complete")
+    assert response.header("content-type") == JSON
+    assert error_in(response) == code
+    assert "on_truncated" not in response.body.decode()
+    assert "event stream was empty" not in response.body.decode()
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_the_same_failure_behind_heartbeats_is_an_error_event(
+    proxy: Proxy, upstream: Upstream, certs: Certs, case: str
+) -> None:
+    steps, _, code = FAILURES[case]
+    gate = Gate()
+    upstream.answer(WaitFor(gate), *steps)
+    response = beaten(proxy, certs, Http1Client, gate, streaming("slow"))
+    assert (response.status, response.ended) == (200, "complete")
+    *_, last, empty = response.body.split(b"\n\n")
+    assert empty == b""
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == code
+
+
+def test_an_upstream_that_refuses_connections_is_unreachable(proxy: Proxy) -> None:
+    response = ask(proxy, streaming(), mode=NOWHERE)
+    assert (response.status, error_in(response)) == (502, "upstream_unreachable")
+
+
+def test_an_answer_that_comes_too_late_is_a_timeout(proxy: Proxy, upstream: Upstream) -> None:
+    gate = Gate()
+    upstream.answer(Head(content_type=JSON), Data(HALF), WaitFor(gate), End())
+    try:
+        response = ask(proxy, streaming("late"))
+    finally:
+        gate.open()
+    assert (response.status, error_in(response)) == (504, "stream_timeout")
+
+
+def test_an_answer_that_is_too_large_is_refused(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(ANSWER))
+    response = ask(proxy, streaming("small"))
+    assert (response.status, error_in(response)) == (502, "stream_too_large")
+
+
+def test_an_answer_that_failed_is_tried_again(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document({"error": {"message": "Busy", "code": "busy"}}, status=503, headers={"Retry-After": "0"}))
+    upstream.answer(document(ANSWER))
+    response = ask(proxy, streaming("twice", stream_options={"include_usage": True}))
+    assert json.loads(aggregate(response.body).body) == ANSWER
+    assert upstream.wait_request(2).body == upstream.wait_request().body
+
+
+# What a person sees
+
+
+def test_the_log_and_the_comment_know_the_direction(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(ANSWER))
+    since = len(proxy.log_lines)
+    ask(proxy, streaming())
+    proxy.wait_for_log(r"plain: chat m, 200, sent plain, given as events, finish stop, tool_calls, ", since=since)
+    upstream.answer(document(ERROR, status=429))
+    since = len(proxy.log_lines)
+    ask(proxy, streaming())
+    proxy.wait_for_log(r"rate limited by the upstream.*; plain: chat m, 429, sent plain, ", since=since)
