@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from force_stream.answer.events import Event
-from force_stream.answer.patterns import Repeats, Template
+from force_stream.answer.patterns import Repeats, Templates
 from force_stream.merge.fields import Rule
 from force_stream.wire.jsontext import Number
 from hypothesis import strategies as st
@@ -28,10 +28,10 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 class Never(Repeats):
     """Parses every chunk: no event becomes a template."""
 
-    def _learn(self, event: Event) -> None:
+    def _learn(self, event: Event, known: Templates | None) -> None:
         pass
 
-    def _match_run(self, template: Template, data: bytes, start: int) -> int:
+    def _match_run(self, templates: Templates, data: bytes, start: int) -> tuple[int, bool]:
         raise AssertionError("a chunk was taken by its bytes")
 
 

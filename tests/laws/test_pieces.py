@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def event(text: str | None, finish: str | None = None) -> bytes:
+def event(text: str | None, finish: str | None = None, index: int = 0) -> bytes:
     delta = {} if text is None else {"content": text}
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": [choice]}
     return b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"
 
@@ -42,6 +42,42 @@ def test_pieces_that_say_more_of_the_same_wait() -> None:
     read_at_once = [made.feed(event(word)) for word in ("", "Once", " upon", " a", " time")]
     assert read_at_once[-2:] == [False, False]
     assert made.report.events == 5
+
+
+def test_pieces_that_take_turns_wait_too() -> None:
+    made = answer()
+    pieces = [event(f"w{number}", index=number % 2) for number in range(12)]
+    assert [made.feed(piece) for piece in pieces][4:] == [False] * 8
+    assert made.report.events == 12
+
+
+def test_a_comment_may_come_byte_by_byte() -> None:
+    made = answer()
+    for piece in (
+        event("Once"),
+        event(" upon"),
+        event(" a"),
+        b":",
+        b"\n",
+        b"\n",
+        event(" time"),
+        event("", "stop"),
+        DONE,
+    ):
+        made.feed(piece)
+        made.read_waiting()
+    assert json.loads(made.finish().body)["choices"][0]["message"]["content"] == "Once upon a time"
+
+
+@pytest.mark.parametrize("size", [100, 1000, 8000])
+def test_of_events_that_take_turns_the_last_waits_with_what_has_begun_behind_it(size: int) -> None:
+    body = b"".join(event(f"w{number}", index=number % 2) for number in range(400)) + event("x" * 40_000) + DONE
+    whole, in_pieces = answer(), answer()
+    whole.feed(body)
+    for at in range(0, len(body), size):
+        in_pieces.feed(body[at : at + size])
+    assert in_pieces.finish() == whole.finish()
+    assert in_pieces.report == whole.report
 
 
 def test_pieces_that_wait_are_read_before_they_are_many() -> None:

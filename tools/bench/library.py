@@ -87,26 +87,90 @@ def logprobs(count: int) -> Iterator[Chunk]:
         yield chunk
 
 
+def in_turn(count: int) -> Iterator[Chunk]:
+    for number, chunk in enumerate(text(count)):
+        chunk["choices"][0]["index"] = number % 3
+        yield chunk
+
+
+def calls_in_turn(count: int) -> Iterator[Chunk]:
+    for index in range(3):
+        call = {"id": f"call_{index}", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
+        yield envelope({"tool_calls": [{"index": index, **call}]})
+    for number in range(count - 3):
+        piece = f'{{"city{number}": "' if number % 2 == 0 else 'Lisboa"}'
+        yield envelope({"tool_calls": [{"index": number % 3, "function": {"arguments": piece}}]})
+
+
+def usage_in_each(count: int) -> Iterator[Chunk]:
+    details = {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0}}
+    for number, chunk in enumerate(text(count), 1):
+        tokens = {"prompt_tokens": 9, "completion_tokens": number, "total_tokens": 9 + number}
+        yield chunk | {"usage": tokens | details}
+
+
+def id_for_each(count: int) -> Iterator[Chunk]:
+    for number, chunk in enumerate(text(count)):
+        yield chunk | {"id": f"chatcmpl-{number * 0x9E3779B97F4A7C15 % 2**64:016x}"}
+
+
+def reasoning_details(count: int) -> Iterator[Chunk]:
+    """As OpenRouter sends them: the same text in two places."""
+    for number in range(count):
+        word = WORDS[number % len(WORDS)]
+        details = [{"type": "reasoning.text", "text": word, "format": "unknown", "index": 0}]
+        chunk = envelope({"role": "assistant", "content": "", "reasoning": word, "reasoning_details": details})
+        chunk["choices"][0]["native_finish_reason"] = None
+        yield chunk | {"provider": "Novita"}
+
+
+def token_ids(count: int) -> Iterator[Chunk]:
+    """As vLLM sends them with `return_token_ids`."""
+    for number, chunk in enumerate(logprobs(count)):
+        chunk["choices"][0]["token_ids"] = [number * 7919 % 150_000]
+        yield chunk
+
+
+def unlike(count: int) -> Iterator[Chunk]:
+    """Chunks that no pattern fits: a member that comes in every second one has another value each time."""
+    for number, chunk in enumerate(text(count)):
+        chunk["choices"][0]["delta"]["annotations"] = [{"at": number}] * (1 + number % 2)
+        yield chunk | {f"novel_{number % 2}": {"at": [number, {"of": count}]}}
+
+
 KINDS: Final[dict[str, Callable[[int], Iterator[Chunk]]]] = {
     "text": text,
     "padding that varies": padded,
     "tool call": tool_calls,
     "logprobs": logprobs,
+    "three choices in turn": in_turn,
+    "three tool calls in turn": calls_in_turn,
+    "usage in every chunk": usage_in_each,
+    "an id for every chunk": id_for_each,
+    "`reasoning` with `reasoning_details`": reasoning_details,
+    "logprobs with token ids": token_ids,
+    "comments between the events": text,
+    "no two chunks alike": unlike,
 }
 
 
 def stream(kind: str, count: int) -> bytes:
     """A whole event stream of about `count` chunks."""
     usage = {"prompt_tokens": 9, "completion_tokens": count, "total_tokens": count + 9}
-    finish = "tool_calls" if kind == "tool call" else "stop"
+    has_calls = "tool call" in kind
+    choices = range(3 if kind == "three choices in turn" else 1)
+    ends = [envelope({}, "tool_calls" if has_calls else "stop") for _ in choices]
+    for index, end in enumerate(ends):
+        end["choices"][0]["index"] = index
     chunks = [
-        envelope({"role": "assistant", "content": None if kind == "tool call" else ""}),
+        envelope({"role": "assistant", "content": None if has_calls else ""}),
         *KINDS[kind](count),
-        envelope({}, finish),
+        *ends,
         envelope({}) | {"choices": [], "usage": usage},
     ]
     lines = [json.dumps(chunk, separators=(",", ":"), ensure_ascii=False).encode() for chunk in chunks]
-    return b"".join(b"data: %s\n\n" % line for line in [*lines, b"[DONE]"])
+    between = b": OPENROUTER PROCESSING\n\n" if kind == "comments between the events" else b""
+    return between.join(b"data: %s\n\n" % line for line in [*lines, b"[DONE]"])
 
 
 def data_lines(body: bytes) -> list[bytes]:

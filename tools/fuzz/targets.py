@@ -52,10 +52,10 @@ GOLDEN: Final = Path(__file__).resolve().parents[2] / "tests" / "golden"
 class Never(patterns.Repeats):
     """Parses every chunk: no event becomes a template."""
 
-    def _learn(self, event: Event) -> None:
+    def _learn(self, event: Event, known: patterns.Templates | None) -> None:
         pass
 
-    def _match_run(self, template: patterns.Template, data: bytes, start: int) -> int:
+    def _match_run(self, templates: patterns.Templates, data: bytes, start: int) -> tuple[int, bool]:
         raise AssertionError("a chunk was taken by its bytes")
 
 
@@ -251,6 +251,27 @@ def dumped(chunk: Any, choices: Choices) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+COMMENTS: Final = (b": still here\n\n", b": a\n: b\n\n", b': data: {"choices": []}\n\n', b":\xff\r\n\r\n")
+
+
+def vary(chunk: Any, how: int, number: int) -> None:
+    """What differs, beside a text, in chunks that are otherwise alike: whose turn it is, ids, and running totals."""
+    for container, key in list(places(chunk)):
+        value = container[key]
+        if key == "index" and how & 1:
+            container[key] = number % 3
+        elif key == "id" and how & 2 and isinstance(value, str):
+            container[key] = f"id-{number}"
+        elif key == "usage" and how & 4:
+            container[key] = {
+                "prompt_tokens": 7,
+                "completion_tokens": number,
+                "details": {"cached_tokens": number // 4},
+            }
+        elif how & 8 and isinstance(key, str) and isinstance(value, str) and container.get("reasoning") == value:
+            container["text"] = value
+
+
 def stream_by_grammar(data: bytes) -> Stream:
     choices = Choices(data)
     stream = reading(choices)
@@ -265,8 +286,11 @@ def stream_by_grammar(data: bytes) -> Stream:
         # Like chunks in a row, and one text that differs: what the short cut is for.
         changing = texts_in(chunk)
         container, key = choices.pick(changing) if changing else ({}, "")
-        for number in range(choices.pick((1, 1, 2, 4, 6))):
+        how = choices.below(256)
+        for number in range(choices.pick((1, 1, 2, 4, 6, 12))):
+            vary(chunk, how, number)
             events.append(frame.replace(b"%s", dumped(chunk, choices)))
+            events.append(COMMENTS[how >> 5 & 3] if how & 16 and number % 2 else b"")
             container[key] = choices.pick(("a", f"w{number}", *ODD_TEXTS))
     body = b"".join(events) + choices.pick(ENDS)
     if choices.below(4) == 3:

@@ -82,7 +82,11 @@ class EventReader:
     def feed(self, data: bytes) -> list[Event] | Iterator[Event]:
         """The events that these bytes complete; an iterator, to be used up before the next bytes, where they may be
         very many. Never raises."""
-        plain = _PLAIN_EVENT.fullmatch(data) if self.decoder.between_events and b"\r" not in data else None
+        is_plain = self.decoder.between_events and b"\r" not in data
+        if is_plain and data.startswith(b"data: {") and data.endswith(b"\n\n") and data.find(b"\n") == len(data) - 2:
+            self.decoder.lines += 1
+            return self._read("", data[6:-2].decode(errors="replace"))
+        plain = _PLAIN_EVENT.fullmatch(data) if is_plain else None
         if plain is None:
             raws = self.decoder.feed(data)
             return (
@@ -97,13 +101,15 @@ class EventReader:
         return [event for raw in self.decoder.close() for event in self._read_raw(raw, at_end=True)]
 
     def look_for_replaced(self, data: bytes) -> None:
-        """Note what is odd about the next events, all in `data`, which are read elsewhere: they differ from the one
-        before in their texts alone, and those can be odd in one way only."""
+        """Note what is odd about the next events, all in `data`, which are read elsewhere: they differ from ones before
+        in their texts alone, and those can be odd in one way only. There may be comments between them."""
         at, number = 0, self.count
         while 0 <= at < len(data):
-            end, number = end_of_event(data, at), number + 1
-            if REPLACED in data[at:end].decode(errors="replace"):
-                self.odd.add(_IS_REPLACED, number)
+            end = end_of_event(data, at)
+            if not data.startswith(b":", at):
+                number += 1
+                if REPLACED in data[at:end].decode(errors="replace"):
+                    self.odd.add(_IS_REPLACED, number)
             at = end
 
     def conclude(self, *, inferred: bool = False) -> None:

@@ -4,7 +4,7 @@ Knows chunks as far as they can be odd; must not know how they are merged, or ti
 for the log: they are printable, and the only text of the upstream's in them is names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -71,6 +71,11 @@ class Oddities:
         self._names = {"id": "", "model": ""}
         self._calls: dict[tuple[int, int], str] = {}
         self._choices: set[int] = set()
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The members of which a new value is odd."""
+        return self._names.keys()
 
     def lines(self) -> list[str]:
         """One line each, in the order of the events (the order in which they were found depends on the pieces in which

@@ -1,34 +1,48 @@
-"""Chunks that differ from the one before in a text alone, read without parsing them.
+"""Chunks that differ from ones before only where a pattern lets them, read without parsing them.
 
 Most of a stream repeats itself: the envelope of one chunk is that of the next, to the byte, and only a fragment of text
-is new. Once a chunk was merged, and all of it but some texts would change nothing if it came again (the effect, in
+is new. Once a chunk was merged, and all of it but some slots would change nothing if it came again (the effect, in
 `merge.fields`), its bytes are a template: an event that fits it is read by comparing bytes. Pieces that fit may wait,
 since many are read much cheaper in one go.
+
+Several templates are in force at once if they differ in an `index` alone: what an index addresses is merged by itself,
+and what they say beside it is the same. Between them, and where a slot's last value counts, it matters which event is
+the last. So that one is parsed as any other; those before it have added their texts, and nothing else.
 
 Knows JSON strings and the bytes of an event; must not know what any member means. The law: the result is always what
 parsing and merging every chunk would have given.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
-from functools import lru_cache
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target
+from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target, Totals
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 from .events import REPLACED, Event, EventReader, is_whole
 
 _BACKSLASH: Final = ord("\\")
 _NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
+_NUMBERS: Final = re.compile(rb"(?:(?:0|[1-9][0-9]*),)*")
+# A number that is not 0, in an object, with its name.
+_COUNT: Final = re.compile(rb'"[^"\\]*": ?([1-9][0-9]*)(?=[,}])')
+_COUNTS: Final = re.compile(rb"(?:[1-9][0-9]*,)*")
+# Where templates that are in force together may differ.
+_INDEX: Final = re.compile(rb'("index": ?)[0-9]+')
 # The start of an event of which nothing has ended, but for its name. (A line that reports an error is an event itself.)
 _UNFINISHED: Final = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]+")
-# Events that are matched before it is known whether their texts are valid.
-_FIRST_RUN: Final = 32
+# Bytes beyond those that are matched in one go, in which a slot's end is looked for.
+_LONGEST_SLOT: Final = 16 * 1024
+# Bytes that are matched before it is known whether the texts in them are valid; twice as many each time that they are.
+_FIRST_RUN: Final = 8 * 1024
 # Events. How many pass without an attempt after failed attempts: twice as many each time, up to this.
-_LONGEST_PAUSE: Final = 64
+_LONGEST_PAUSE: Final = 128
+# Templates in force at once: each is tried at every event that the one before does not foretell.
+_MOST_TEMPLATES: Final = 8
 # Bytes. Most events are shorter.
 _SHORT_EVENT: Final = 1024
 # Bytes. An incomplete event that is longer goes to the decoder: it must not be copied for every piece.
@@ -39,14 +53,14 @@ _MOST_WAITING: Final = 8 * 1024
 
 
 class Slot(NamedTuple):
-    """A place where the bytes may differ: the inside of a string or a list, or a number. `named`: where the member's
-    name starts; `target`: what its values are appended to."""
+    """A place where the bytes may differ: the inside of a string or a list, or a number; or all of a comment.
+    `named`: where the member's name starts; `target`: what its values are appended to, if anything."""
 
     start: int
     end: int
     named: int
     opening: bytes
-    target: Target
+    target: Target | None
 
 
 class _Values:
@@ -58,26 +72,27 @@ class _Values:
         self.replaced = False
         self._values: list[Any] = []
 
-    def check(self) -> int:
-        """How many of them, from the first on, are valid JSON for such a slot."""
+    def are_valid(self) -> bool:
+        """Whether all of them are valid for such a slot."""
         if not self.slot.opening:
-            return _leading(map(_is_number, self.raw))
+            numbers = _COUNTS if isinstance(self.slot.target, Totals) else _NUMBERS
+            return numbers.fullmatch(b"%s," % b",".join(self.raw)) is not None
         joined, opening = b"".join(self.raw), self.slot.opening
-        has_line_end = b"\n" in joined or b"\r" in joined
-        if opening == b'"' and joined.isascii() and not has_line_end and b"\\" not in joined:
+        # A line end inside a value ends the event there, by the grammar of event streams.
+        if b"\n" in joined or b"\r" in joined:
+            return False
+        if opening == b":":
+            return b"}" not in joined  # the decoder looks for an event whose line end is lost
+        if opening == b'"' and joined.isascii() and b"\\" not in joined:
             # A quote is in none of them.
             keeps_pieces = isinstance(self.slot.target, Concat) and self.slot.target.keeps_pieces
             self._values = b'"'.join(self.raw).decode("ascii").split('"') if keeps_pieces else [joined.decode("ascii")]
-            return len(self.raw)
+            return True
         # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
-        # A line end inside a value ends the event there, by the grammar of event streams.
-        values = None if has_line_end else _parse(opening, self.raw)
-        if values is None:
-            valid = (b"\n" not in one and b"\r" not in one and _parse(opening, [one]) is not None for one in self.raw)
-            return _leading(valid)
-        self._values = values
-        return len(self.raw)
+        values = _parse(opening, self.raw)
+        self._values = values or []
+        return values is not None
 
     def append(self) -> None:
         """Append all of them to their target at once."""
@@ -88,91 +103,172 @@ class _Values:
 
 
 class Template:
-    """One event's bytes, with slots."""
+    """One event's bytes, with slots. `shape`: what those in force together have in common; `lines`: how many are not
+    blank; `values`: what the events that fitted have in each slot; `last_start`: where the last of them starts."""
 
     def __init__(self, event: bytes, slots: Sequence[Slot]) -> None:
         fixed = _around(event, slots)
-        self._first, self._last = fixed[0], fixed[-1]
-        self._slots = slots
-        # How many are read at a time, twice as many after each time that all were valid: what comes after an event that
-        # is not is read again.
-        self._most = _FIRST_RUN
-        # For each slot: where it stops, and what follows it. A list ends where all that follows it starts; a string or
-        # a number where the first byte of that is.
+        self.first, self.last = fixed[0], fixed[-1]
+        self.shape = [_INDEX.sub(rb"\1", part) for part in fixed]
+        self.lines = event.count(b"\n") - 1
+        self.values = [_Values(slot) for slot in slots]
+        self.last_start = 0
+        self.next = self  # the one that was last seen after it
+        # For each slot: where it stops, what follows it, and what takes it. A list ends where all that follows it
+        # starts; a string or a number where the first byte of that is.
         self._steps = [
-            (part if slot.opening == b"[" else part[:1], part, len(part))
-            for slot, part in zip(slots, fixed[1:], strict=True)
+            (part if values.slot.opening == b"[" else part[:1], part, len(part), values.raw.append)
+            for values, part in zip(self.values, fixed[1:], strict=True)
         ]
 
-    def is_like(self, data: bytes) -> bool:
-        """Whether these bytes start and end as one or more events do that fit."""
-        return data.endswith(self._last) and data.startswith(self._first)
+    @property
+    def count(self) -> int:
+        """How many events fitted."""
+        return len(self.values[0].raw)
 
-    def match_run(self, data: bytes, start: int) -> tuple[int, int, bool]:
-        """Where the run of events that fit ends, from `start` on, how many they are, and whether they have replacement
-        characters. Their texts are appended to where they belong."""
-        at, total, has_replaced = start, 0, False
-        while data.startswith(self._first, at):
-            most = self._most
-            slots = [_Values(slot) for slot in self._slots]
-            end, count = self._fit(data, at, slots, most)
-            valid = min([values.check() for values in slots]) if count else 0
-            if valid < count:
-                # Not JSON after all: what is valid before it is matched again, and nothing else.
-                most = valid
-                slots = [_Values(slot) for slot in self._slots]
-                end, count = self._fit(data, at, slots, most)
-                for values in slots:
-                    values.check()
-            if not count:
-                break
-            for values in slots:
-                values.append()
-                has_replaced = has_replaced or values.replaced
-            at, total = end, total + count
-            if count < self._most:
-                break
-            self._most *= 2
-        return at, total, has_replaced
+    @property
+    def targets(self) -> list[Target | None]:
+        return [values.slot.target for values in self.values]
 
-    def _fit(self, data: bytes, start: int, slots: list[_Values], most: int) -> tuple[int, int]:
-        """Where the events whose bytes fit end, and how many they are; the bytes in the slots are noted."""
-        first, width = self._first, len(self._first)
+    def fit(self, data: bytes, at: int, until: int) -> int:
+        """Where the events end whose bytes fit, from `at` on; the last of them starts before `until`."""
+        first, width, steps = self.first, len(self.first), self._steps
         find, startswith = data.find, data.startswith
-        steps = [(*step, values.raw.append) for step, values in zip(self._steps, slots, strict=True)]
-        at = start
+        limit, last_start = until + _LONGEST_SLOT, self.last_start
         # This loop runs once for each event, and is where the time goes: every call in it is to C code.
-        for _ in range(most):
-            if not startswith(first, at):
-                break
+        while at < until and startswith(first, at):
             here = at + width
             for stop, part, length, append in steps:
-                end = find(stop, here)
-                if data[end - 1] == _BACKSLASH:
+                end = find(stop, here, limit)
+                if end > 0 and data[end - 1] == _BACKSLASH:
                     end = _end_of_string(data, here)
                 if not startswith(part, end):
+                    self.cut(len(self.values[-1].raw))
                     break
                 append(data[here:end])
                 here = end + length
             else:
-                at = here
+                last_start, at = at, here
                 continue
             break
-        count = len(slots[-1].raw)
-        for values in slots:
+        self.last_start = last_start
+        return at
+
+    def append(self) -> None:
+        """Append what is in the slots to where it belongs."""
+        for values in self.values:
+            values.append()
+
+    def cut(self, count: int) -> None:
+        """Forget what fitted, but for the first `count` events."""
+        for values in self.values:
             del values.raw[count:]
-        return at, count
+
+
+class Run(NamedTuple):
+    """Events that fitted: where they end, how many they are and how many lines they have, whether there are replacement
+    characters in them, and whether the event behind them fits too, but is to be parsed since it is the last."""
+
+    end: int
+    events: int = 0
+    lines: int = 0
+    has_replaced: bool = False
+    is_last: bool = False
+
+
+class Templates:
+    """Those that are in force together; and, where they may be between the events, comments."""
+
+    def __init__(self, first: Template, *, comments: bool = True) -> None:
+        self._comment = Template(b":\n\n", [Slot(1, 1, 0, b":", None)])
+        self._templates = [first, self._comment] if comments else [first]
+        self._starts: tuple[bytes, ...] = (first.first, self._comment.first)
+        self._ends: tuple[bytes, ...] = (first.last,)
+        self._last = self._last_chunk = first
+        self._comments = 0  # how many come before the last chunk
+        # Whether it matters which event is the last.
+        self._in_order = any(isinstance(target, Totals) for target in first.targets)
+
+    def are_near(self, event: bytes) -> bool:
+        """Whether an event may be one that can join these, as far as its beginning and its end tell."""
+        shape, masked = self._templates[0].shape, _INDEX.sub(rb"\1", event)
+        return masked.startswith(shape[0]) and masked.endswith(shape[-1])
+
+    def join(self, made: Template) -> bool:
+        """Whether a template may be in force beside these, which it is from now on."""
+        known = {id(target) for template in self._templates for target in template.targets}
+        own = {id(target) for target in made.targets if isinstance(target, Concat | Extend)}
+        if made.shape != self._templates[0].shape or own & known or len(self._templates) > _MOST_TEMPLATES:
+            return False
+        self._templates.insert(0, made)
+        self._starts, self._ends = (made.first, *self._starts), (made.last, *self._ends)
+        self._in_order = True
+        return True
+
+    def is_like(self, data: bytes) -> bool:
+        """Whether these bytes start and end as one or more events do that fit."""
+        return data.startswith(self._starts) and data.endswith(self._ends)
+
+    def match_run(self, data: bytes, at: int) -> Run:
+        """The run of events that fit, from `at` on. Their texts are appended to where they belong."""
+        run, most = Run(at), _FIRST_RUN
+        while True:
+            at = run.end
+            end, is_last = self._fit(data, at, at + most), False
+            if self._in_order and self._last_chunk.count:
+                end = self._last_chunk.last_start
+                is_last = end == at
+                if not is_last:
+                    self._last_chunk.cut(self._last_chunk.count - 1)
+                    self._comment.cut(self._comments)
+            fitted = [template for template in self._templates if template.count]
+            if not fitted:
+                return run
+            if not all(values.are_valid() for template in fitted for values in template.values):
+                # What comes before the first that is not valid is matched again.
+                most, is_last = (self._last.last_start - at + 1) // 2, False
+            elif is_last:
+                most = 0
+            else:
+                for template in fitted:
+                    template.append()
+                run = Run(
+                    end,
+                    run.events + sum(template.count for template in fitted if template is not self._comment),
+                    run.lines + sum(template.count * template.lines for template in fitted),
+                    run.has_replaced or any(values.replaced for template in fitted for values in template.values),
+                )
+                most = 2 * most if self._in_order or end - at >= most else 0
+            for template in fitted:
+                template.cut(0)
+            if not most:
+                return run._replace(is_last=is_last)
+
+    def _fit(self, data: bytes, at: int, until: int) -> int:
+        """Where the events end whose bytes fit a template each, or are a comment."""
+        last = self._last
+        while True:
+            # Events that take turns mostly do so in one order.
+            template = last.next
+            end = template.fit(data, at, until)
+            if end == at:
+                for template in self._templates:
+                    if template is not last.next and (end := template.fit(data, at, until)) > at:
+                        break
+                else:
+                    break
+                last.next = template
+            if template is not self._comment:
+                self._last_chunk, self._comments = template, self._comment.count
+            last, at = template, end
+        self._last = last
+        return at
 
 
 def _around(event: bytes, slots: Sequence[Slot]) -> list[bytes]:
     """The bytes before, between and after the slots."""
     cuts = [0, *(cut for slot in slots for cut in (slot.start, slot.end)), len(event)]
     return [event[start:end] for start, end in list(pairwise(cuts))[::2]]
-
-
-def _leading(flags: Iterable[bool]) -> int:
-    """How many are true before the first that is not."""
-    return sum(1 for _ in takewhile(bool, flags))
 
 
 def _end_of_string(data: bytes, start: int) -> int:
@@ -188,8 +284,8 @@ def _end_of_string(data: bytes, start: int) -> int:
     return end
 
 
-def _end_of_list(event: bytes, start: int) -> int:
-    """Where the list's closing bracket is, given where its inside starts; -1 if nowhere."""
+def _end_of_value(event: bytes, start: int) -> int:
+    """Where the closing bracket of a list or an object is, given where its inside starts; -1 if nowhere."""
     try:
         _, _, rest = jsontext.split(event[start - 1 :].decode())
     except ValueError:
@@ -201,11 +297,6 @@ def _end_of_number(event: bytes, start: int) -> int:
     """Where the whole number ends, -1 if there is none."""
     number = _NUMBER.match(event, start)
     return -1 if number is None else number.end()
-
-
-def _is_number(inside: bytes) -> bool:
-    """Whether these bytes are a whole number by JSON's grammar."""
-    return inside.isdigit() and (inside[:1] != b"0" or len(inside) == 1)
 
 
 def _parse(opening: bytes, insides: Sequence[bytes]) -> list[Any] | None:
@@ -223,18 +314,27 @@ def _parse(opening: bytes, insides: Sequence[bytes]) -> list[Any] | None:
     return values if len(values) == len(insides) and all(isinstance(one, list) and one for one in values) else None
 
 
-def template_of(event: bytes, data: bytes, slots: Slots, before: bytes = b"") -> Template | None:
-    """The template of an event with this `data`, a JSON text, of which the `slots` may differ; None if the bytes do not
-    plainly show where they are. Padding that was the same in the event `before` is assumed to stay the same: a slot
-    costs time in every event, and a wrong guess one more event parsed."""
+def template_of(
+    event: bytes, data: bytes, slots: Slots, before: bytes = b"", watched: Collection[str] = ()
+) -> Template | None:
+    """The template of an event with this `data`, a JSON text, of which the `slots` may differ, but those of `watched`
+    members; None if the bytes do not plainly show where they are. What is not a text and was the same in the event
+    `before` is assumed to stay the same: a slot costs time in every event, and a wrong guess one more event parsed."""
+    if not any(isinstance(target, Concat | Extend) for _, target in slots):
+        return None
     head, _, end = event.partition(data)
     if REPLACED.encode() in data or not _is_head(head) or end not in (b"\n\n", b"\r\n\r\n"):
         return None
-    found = [_slot(event, key, target) for key, target in slots]
-    known = sorted((slot for slot in found if slot is not None), key=lambda slot: slot.start)
-    texts = [slot for slot in known if not isinstance(slot.target, Padding)]
-    if len(known) < len(found) or not texts:
-        return None
+    texts: list[Slot] = []
+    others: list[Slot] = []
+    for key, target in slots:
+        found = _slots(event, key, target)
+        if isinstance(target, Padding | Totals):
+            others += found if key not in watched else ()
+        elif not found:
+            return None
+        texts += found if isinstance(target, Concat | Extend) else ()
+    known = sorted((*texts, *others), key=lambda slot: slot.start)
     if any(b"\\" in part for part in _around(event, known)):
         return None  # a name may be spelled with escapes there, and the bytes in a slot be another member's
     varying = [slot for slot in known if slot in texts or (before and event[slot.named : slot.end + 1] not in before)]
@@ -247,31 +347,35 @@ def _is_head(head: bytes) -> bool:
     return last in (b"data: ", b"data:") and len(named) < 2 and all(line.startswith(b"event:") for line in named)
 
 
-def _slot(event: bytes, key: str, target: Target) -> Slot | None:
-    # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they are.
-    # Where they are twice before a value of one kind, it is not clear which is meant.
-    found = list(_member(key, _TEXT if isinstance(target, Concat) else _VALUE[type(target)]).finditer(event))
+def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
+    # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they are. (One
+    # with half of a surrogate pair is spelled with an escape, so its bytes are never found.)
+    name, openings = b'"%s":' % key.encode(errors="surrogatepass"), _OPENINGS[type(target)]
+    found, named = [], event.find(name)
+    while named >= 0:
+        start = named + len(name) + event.startswith(b" ", named + len(name))
+        if event[start] in openings:
+            found.append((named, start))
+        named = event.find(name, named + 1)
     if len(found) != 1:
-        return None
-    start, opening = found[0].end(), found[0]["opening"]
+        return []  # where there are two before a value of one kind, it is not clear which is meant
+    named, start = found[0]
+    opening = event[start : start + 1].strip(b"0123456789")
+    start += len(opening)
     end = _ENDS[opening](event, start)
-    return None if end < 0 else Slot(start, end, found[0].start(), opening, target)
+    if end >= 0 and isinstance(target, Totals):
+        counts = _COUNT.finditer(event, start, end + 1)
+        return [Slot(*count.span(1), count.start(), b"", target) for count in counts]
+    return [] if end < 0 else [Slot(start, end, named, opening, target)]
 
 
-@lru_cache(maxsize=256)
-def _member(key: str, value: bytes) -> re.Pattern[bytes]:
-    # A name with half of a surrogate pair is spelled with an escape, so its bytes are never found.
-    return re.compile(b'"%s": ?%s' % (re.escape(key.encode(errors="surrogatepass")), value))
-
-
-# What opens a member's value, by its target; padding is a string or a number.
-_TEXT: Final = rb'(?P<opening>")'
-_VALUE: Final = {Extend: rb"(?P<opening>\[)", Padding: rb'(?P<opening>"|(?=[0-9]))'}
-_ENDS: Final = {b'"': _end_of_string, b"[": _end_of_list, b"": _end_of_number}
+# What opens a member's value, by its target; padding is a string or a number, and all others are texts.
+_OPENINGS: Final = defaultdict(lambda: b'"', {Extend: b"[", Padding: b'"0123456789', Totals: b"{"})
+_ENDS: Final = {b'"': _end_of_string, b"[": _end_of_value, b"{": _end_of_value, b"": _end_of_number}
 
 
 class Repeats:
-    """Reads events, except those that fit the template in force: these it merges itself.
+    """Reads events, except those that fit the templates in force: these it merges itself.
 
     `parsed` counts the bytes of the others. `effect`: what would change if the event that was taken last came again;
     whoever takes events sets it before the next.
@@ -282,7 +386,7 @@ class Repeats:
         self.effect: Slots | None = None
         self._reader = reader
         self._decoder = reader.decoder
-        self._template: Template | None = None
+        self._templates: Templates | None = None
         self._has_matched = False
         self._event = b""
         self._before = b""
@@ -292,44 +396,60 @@ class Repeats:
         self._until_attempt = 0
         self._pause = 1
 
-    def feed(self, data: bytes) -> Iterator[Event] | None:
-        """The events that these bytes complete, after what waited, but for those that fit the template. None if they
-        wait for more like them."""
-        if self._template is None or not self._template.is_like(data):
-            return self.flush(data)
+    def wait(self, data: bytes) -> bool:
+        """Whether these bytes may wait for more like them. If so, they do."""
+        if self._templates is None or not self._templates.is_like(data):
+            return False
         at_event = self._waiting or (not self._rest and self._decoder.between_events)
         if not at_event or self._waiting_size + len(data) >= _MOST_WAITING:
-            return self.flush(data)
+            return False
         self._waiting.append(data)
         self._waiting_size += len(data)
-        return None
+        return True
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that these bytes complete, after what waited, but for those that fit a template. The last of these
+        may wait for more like it."""
+        return self._read(data, may_wait=True)
 
     def flush(self, data: bytes = b"") -> Iterator[Event]:
-        """The same, whatever they are."""
+        """The same, and nothing waits."""
+        return self._read(data, may_wait=False)
+
+    def _read(self, data: bytes, *, may_wait: bool) -> Iterator[Event]:
         if self._rest or self._waiting:
             data = b"".join((self._rest, *self._waiting, data))
             self._rest, self._waiting, self._waiting_size = b"", [], 0
         at = 0
         while at < len(data):
-            starts = self._decoder.between_events
-            if starts and self._template is not None:
-                at = self._match_run(self._template, data, at)
+            starts, is_last = self._decoder.between_events, False
+            if starts and self._templates is not None:
+                at, is_last = self._match_run(self._templates, data, at)
                 if at == len(data):
                     return
             # What `end_of_event` does first, without the call: this runs once for each event that is parsed.
             end = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2
             if end < 2 or data.find(b"\r", at, end) >= 0:
                 end = end_of_event(data, at)
+            waits = is_last and may_wait and len(data) - at <= _LONGEST_REST
+            if waits and (end == len(data) or _UNFINISHED.fullmatch(data, end)):
+                self._waiting, self._waiting_size = [data[at:]], len(data) - at
+                return
             if end < 0:
                 end = len(data)
                 # Once it is whole, it is read faster, and may fit.
                 if starts and end - at <= _LONGEST_REST and _UNFINISHED.fullmatch(data, at):
                     self._rest = data[at:]
                     return
+            known = self._templates
             for event in self._parse(data[at:end], starts=starts):
-                self.effect = CHANGED
+                self.effect, self._templates = CHANGED, None
                 yield event
-                self._learn(event)
+                if is_last and self.effect is not CHANGED:
+                    self._templates = known
+                else:
+                    self._learn(event, known)
+                    known = None
             at = end
 
     @property
@@ -354,39 +474,43 @@ class Repeats:
             yield from self._parse(self._rest, starts=False)
         yield from self._reader.close()
 
-    def _learn(self, event: Event) -> None:
-        """Make the last event the template, if it can be one."""
-        if self._reader.patches or not self._event:
-            return
+    def _learn(self, event: Event, known: Templates | None) -> None:
+        """Make the last event a template, if it can be one. `known`: those that were in force before it."""
         self._until_attempt -= 1
-        if self._until_attempt >= 0:
-            return
-        if self.effect:
-            data = event.data.encode(errors="surrogatepass")
-            self._template = template_of(self._event, data, self.effect, self._before)
-        self._before = self._event
-        if self._template is None:
-            self._attempted(success=False)
+        is_used = known is not None and (self._has_matched or self._pause == 1)
+        is_wanted = self._until_attempt < 0 if known is None else is_used or known.are_near(self._event)
+        made = None
+        if is_wanted and self._event and not self._reader.patches:
+            if self.effect:
+                data = event.data.encode(errors="surrogatepass")
+                made = template_of(self._event, data, self.effect, self._before, self._reader.odd.watched)
+            self._before = self._event
+            if known is None and made is None:
+                self._attempted(success=False)
+        if known is not None:
+            if made is not None and known.join(made):
+                self._templates = known
+                return
+            made = made if is_used else None
+            self._attempted(self._has_matched)
+            self._until_attempt -= 1
+            self._has_matched = False
+        self._templates = None if made is None else Templates(made)
 
-    def _match_run(self, template: Template, data: bytes, start: int) -> int:
-        end, count, has_replaced = template.match_run(data, start)
-        if count:
-            self._has_matched = True
-            if has_replaced:
-                self._reader.look_for_replaced(data[start:end])
-            self._reader.count += count
-        return end
+    def _match_run(self, templates: Templates, data: bytes, start: int) -> tuple[int, bool]:
+        run = templates.match_run(data, start)
+        self._has_matched = self._has_matched or run.events > 0 or run.is_last
+        if run.has_replaced:
+            self._reader.look_for_replaced(data[start : run.end])
+        self._reader.count += run.events
+        self._decoder.lines += run.lines
+        return run.end, run.is_last
 
     def _parse(self, piece: bytes, *, starts: bool) -> list[Event] | Iterator[Event]:
         """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""
         self.parsed += len(piece)
         events = self._reader.feed(piece)
         self._event = piece if starts and isinstance(events, list) and len(events) == 1 else b""
-        if events and self._template is not None:
-            # What would have been no change may be one after this event.
-            self._template = None
-            self._attempted(self._has_matched)
-            self._has_matched = False
         return events
 
     def _attempted(self, success: bool) -> None:

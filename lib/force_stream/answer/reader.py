@@ -181,9 +181,17 @@ class AnswerReader:
         """Whether what has come may be a JSON document, and is no event stream so far."""
         return self._is_json is not False
 
+    def wait(self, data: bytes) -> bool:
+        """Whether the next bytes may wait for more like them: together they are read much faster. If so, they do."""
+        if not self._has_chunks or not self._repeats.wait(data):
+            return False
+        self._report.bytes += len(data)
+        return True
+
     def feed(self, data: bytes) -> bool:
-        """The next bytes of the body, in pieces of any size. True if they were read at once, False if they wait for
-        more like them: together they are read much faster."""
+        """The next bytes of the body, in pieces of any size. False if they wait."""
+        if self.wait(data):
+            return False
         self._report.bytes += len(data)
         if self._is_json is None:
             data = self._sniff(data)
@@ -194,11 +202,8 @@ class AnswerReader:
             data = self._give_back_json()
         if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
             self._scalar += data[:_LONGEST_SCALAR]
-        events = self._repeats.feed(data) if data else ()
-        if events is None:
-            return False
         before = self._reader.count
-        self._merge(events)
+        self._merge(self._repeats.feed(data))
         is_whole = self._reader.count != before or self._decoder.between_events
         self._open = 0 if is_whole else self._open + len(data)
         self.in_large_event = self._open > _LARGE_EVENT
@@ -282,7 +287,7 @@ class AnswerReader:
                 document = _document_in(body)
                 if document is not None and not self._is_events(*document):
                     return self._plain(body, *document)
-                self._merge(self._repeats.feed(self._give_back_json()) or ())
+                self._merge(self._repeats.feed(self._give_back_json()))
                 self._merge(self._repeats.close())
                 if not self._has_chunks and self._error is None and self._words is None:
                     return self._unreadable_body(body, cut)
@@ -403,14 +408,14 @@ class AnswerReader:
         if self.done:
             return  # gateways in a row send [DONE] twice, or more after it
         self._latest = event.number or self._latest
-        if event.error is not None:
+        if event.kind is Kind.CHUNK and event.error is None:
+            self._merge_chunk(event)
+        elif event.error is not None:
             if self._is_spoken(event):
                 self._has_chunks = True
             else:
                 self._error_at = self._error_at or event.number
                 self._error = self._error or event.error
-        elif event.kind is Kind.CHUNK:
-            self._merge_chunk(event)
         elif event.kind is Kind.DONE:
             self.done = True
         elif event.kind is Kind.UNREADABLE:

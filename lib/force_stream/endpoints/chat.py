@@ -12,19 +12,20 @@ from ..errors import EmptyStream, IncompleteStream, MixedChoices
 from ..merge.fields import (
     CHANGED,
     SAME,
+    TOTALS,
     Fields,
     Pieces,
     Rule,
     Slots,
     by_index,
     concat,
-    created,
     extend,
     fields,
     first,
     index_of,
     latest,
     nothing,
+    of_first,
     overlay,
     padding,
 )
@@ -129,9 +130,9 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     **ASIDE,
 }
 _CHUNK: Final[Mapping[str, Rule]] = {
-    "id": first,
+    "id": of_first,
     "object": nothing,  # "chat.completion.chunk", "", "text_completion", …: the answer has its own
-    "created": created,
+    "created": of_first,
     "model": first,
     "choices": nothing,  # and usage: they have accumulators of their own
     "usage": nothing,
@@ -204,7 +205,9 @@ class CompletionAggregator(Aggregator):
             # Many upstreams send it in every chunk, cumulative, so it is never summed: the last that counts something
             # is the answer's. Zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
             if usage and _counts(usage):
-                self._usage, slots = usage, CHANGED
+                self._usage = usage
+                is_total = place is chunk and isinstance(usage, dict)
+                slots = (*slots, ("usage", TOTALS)) if is_total and slots is not None else CHANGED
                 if not choices and self.finished:
                     self.early = 0  # nothing follows usage that has a chunk of its own
             elif usage:

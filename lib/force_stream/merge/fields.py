@@ -4,7 +4,8 @@ Knows deltas; must not know endpoints, HTTP or server-sent events. A rule makes 
 chunk says about the field, `result` returns what all of them said. Fragments are gathered in lists and joined once, in
 `result`, so that a stream costs time in proportion to its length.
 
-    first      id, model: the first informative value
+    first      model: the first informative value
+    of_first   id, time: likewise, where it may differ from chunk to chunk
     latest     usage, service tier: the last informative value
     overlay    objects that several chunks send in parts: member by member, the last wins
     concat     text in fragments; a number or a truth value among them is its own spelling
@@ -23,6 +24,7 @@ For all of them: null never overwrites a value, a field once seen is in the resu
 
 `add` returns its effect: what would change if the same value were added once more. That is SAME (nothing), CHANGED
 (something), the text or list to which the value would be appended, or, for an object, the slots of all such members.
+Padding may have any value; of totals, the last that are sent count.
 Chunks that differ in nothing but their slots need not be parsed (answer/patterns.py). An effect may be CHANGED where
 SAME would be true, never the other way round.
 """
@@ -33,7 +35,7 @@ from typing import Any, ClassVar, Final, Protocol
 from ..wire import jsontext
 from .said_again import said_once
 
-type Target = Concat | Extend | Padding
+type Target = Concat | Extend | Padding | Totals
 type Slots = tuple[tuple[str, Target], ...]
 type Effect = Slots | Target | None
 
@@ -80,11 +82,11 @@ class First(_Single):
         return SAME
 
 
-class Created(First):
-    """A time: that of the first chunk counts, and later chunks may have their own."""
+class OfFirst(First):
+    """An id or a time: that of the first chunk counts, and later chunks may have their own."""
 
     def add(self, value: Any) -> Effect:
-        return ANY_PADDING if self._value else super().add(value)
+        return ANY_PADDING.add(value) if self._value else super().add(value)
 
 
 class Latest(_Single):
@@ -270,6 +272,8 @@ class Fields:
             member = members.get(key)
             if member is None:
                 member = members[key] = self._rules.get(key, self._rest)()
+            elif item is None:
+                continue  # no member is changed by null
             effect = member.add(item)
             if effect is SAME or slots is None:
                 continue
@@ -346,10 +350,16 @@ class Padding(Nothing):
     """Differs from chunk to chunk and means nothing."""
 
     def add(self, value: Any) -> Effect:
-        return self
+        # What is neither a text nor a number has no slot, and a slot of this name would be another member's.
+        return self if type(value) in (str, int) else SAME
+
+
+class Totals:
+    """An object with running totals: the last that is sent counts, with whatever numbers but zeros."""
 
 
 ANY_PADDING: Final = Padding()
+TOTALS: Final = Totals()
 
 
 def index_of(entry: Any) -> int | None:
@@ -373,7 +383,7 @@ extend: Rule = Extend
 fragment: Rule = Fragment
 nothing: Rule = Nothing
 padding: Rule = Padding
-created: Rule = Created
+of_first: Rule = OfFirst
 
 
 def fields(rules: Mapping[str, Rule], rest: Rule = fragment) -> Rule:

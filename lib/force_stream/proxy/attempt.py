@@ -264,18 +264,21 @@ class Attempt:
 
     def _read(self, piece: bytes, now: float) -> bool:
         """Read a piece on the event loop, or as much of it as takes only a few milliseconds."""
+        if self._reader.wait(piece):
+            return False
         if now - self._span_began > _SPAN:
             self._span_began, self._span_size, self._spent = now, self._size - len(piece), 0.0
         if self._size - self._span_size <= _PORTION and not self._reader.in_large_event:
             return self._reader.feed(piece) and self._notice_end()  # whatever it is
         was_read = False
+        begun = time.thread_time()  # CPU time: without what other processes take
         for at in range(0, len(piece), 2 * _PORTION):
             if self._spent > _MOST_ON_LOOP or self._reader.in_large_event:
                 is_noticed = was_read and self._notice_end()
                 return self._set_aside(piece[at:]) or is_noticed
-            begun = time.thread_time()  # CPU time: without what other processes take
             was_read = self._reader.feed(piece[at : at + 2 * _PORTION]) or was_read
-            self._spent += time.thread_time() - begun
+            begun, before = time.thread_time(), begun
+            self._spent += begun - before
         return was_read and self._notice_end()
 
     def _set_aside(self, piece: bytes) -> bool:

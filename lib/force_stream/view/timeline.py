@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from ..answer.events import Event, EventReader, Kind
 from ..answer.oddities import MOST_NUMBERS
-from ..answer.patterns import Template, template_of
+from ..answer.patterns import Templates, template_of
 from ..endpoints import api_of
 from ..merge.fields import ANY_PADDING, PADDING, Concat
 from ..wire import jsontext
@@ -211,7 +211,7 @@ class _Reader:
         self._api = ""
         self._previous: float | None = None
         self._run: list[_Like] = []  # the latest entries, as long as they are alike
-        self._template: Template | None = None
+        self._template: Templates | None = None
         self._type = ""  # that of the template's events, and where they add to texts
         self._counts: dict[str, _Count] = {}
         self._in_vain = 0
@@ -257,7 +257,7 @@ class _Reader:
         if not self._reader.decoder.between_events or not self._is_like_run(self._type, self._counts):
             return at
         if at >= self._fits_until:
-            self._fits_until, count, is_odd = template.match_run(body, at)
+            self._fits_until, count, _, is_odd, _ = template.match_run(body, at)
             if not count:
                 self._template = None
                 self._in_vain += 1
@@ -271,7 +271,7 @@ class _Reader:
         self._parsed_until = max(end, at + 1)
         for each in self._counts.values():
             each.reset()
-        size, count, _ = template.match_run(body[at:last], 0)
+        size, count, *_ = template.match_run(body[at:last], 0)
         if count <= MOST_ALONE or size < last - at:
             return at
         self._in_vain = 0
@@ -307,7 +307,8 @@ class _Reader:
         slots = [(key, self._counts[place]) for _, place, key in added.texts]
         varying = [(key, ANY_PADDING) for key in ("created", *PADDING) if isinstance(event.value.get(key), (str, int))]
         data = event.data.encode(errors="surrogatepass")
-        self._template, self._fits_until = template_of(piece, data, (*slots, *varying), self._before), 0
+        made = template_of(piece, data, (*slots, *varying), self._before)
+        self._template, self._fits_until = None if made is None else Templates(made, comments=False), 0
         self._in_vain += self._template is None
 
     def _end_run(self) -> None:

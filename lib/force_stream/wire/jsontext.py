@@ -45,6 +45,7 @@ def _parse_int(text: str) -> int | Number:
 # strict: an unescaped control character in a string (forbidden by section 7) is not a reason to lose text.
 _decoder: Final = partial(json.JSONDecoder, parse_float=_parse_float, parse_constant=lambda _: None, strict=False)
 _DECODER: Final = _decoder()
+_scan: Final = _DECODER.scan_once  # type: ignore[attr-defined]  # what its `raw_decode` calls
 _CAREFUL_DECODER: Final = _decoder(parse_int=_parse_int)
 _NEGATIVE_ZERO: Final = re.compile(r"-0(?![0-9.eE])")
 _WHITE_SPACE: Final = " \t\n\r"
@@ -72,6 +73,14 @@ def _decode(text: str, decode: long_json.Decode = _decode_short) -> tuple[Any, i
 
 def loads(text: str) -> Any:
     """The value of a JSON text. Raises `json.JSONDecodeError`, and nothing else."""
+    if len(text) <= LONG and not ("-0" in text and _NEGATIVE_ZERO.search(text)):
+        # Nearly every text; what is wrong with another is found below.
+        try:
+            value, end = _scan(text, 0)
+        except (StopIteration, ValueError, RecursionError):
+            end = -1
+        if end == len(text):
+            return value
     return _whole(text, *_decode(text))
 
 

@@ -21,9 +21,9 @@ STREAMS = {
 class Counting(patterns.Repeats):
     matched = 0
 
-    def _match_run(self, template: patterns.Template, data: bytes, start: int) -> int:
+    def _match_run(self, templates: patterns.Templates, data: bytes, start: int) -> tuple[int, bool]:
         before = self._reader.count
-        end = super()._match_run(template, data, start)
+        end = super()._match_run(templates, data, start)
         Counting.matched += self._reader.count - before
         return end
 
@@ -73,6 +73,28 @@ def logprobs(number: int, **more: Any) -> dict[str, Any]:
     return made
 
 
+def at(index: int, made: dict[str, Any]) -> dict[str, Any]:
+    """The same chunk for another choice."""
+    made["choices"][0]["index"] = index
+    return made
+
+
+def call_at(index: int, arguments: str, **more: Any) -> dict[str, Any]:
+    made = call(arguments, **more)
+    made["choices"][0]["delta"]["tool_calls"][0]["index"] = index
+    return made
+
+
+def counted(number: int) -> dict[str, Any]:
+    details = {"cached_tokens": 0, "audio_tokens": 2 * number}
+    return {"usage": {"prompt_tokens": 7, "completion_tokens": number, "details": details, "cost": "1.5"}}
+
+
+def thought(text: str, said: str, index: int = 0) -> dict[str, Any]:
+    details = [{"type": "reasoning.text", "text": said, "format": "unknown", "index": index}]
+    return delta(role="assistant", content="", reasoning=text, reasoning_details=details)
+
+
 def event(data: object) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
@@ -91,6 +113,18 @@ LONG = {
     "logprobs": b"".join(event(logprobs(n)) for n in range(40)),
     "logprobs with padding": b"".join(event(logprobs(n, obfuscation="x" * (n % 5))) for n in range(40)),
     "a response": b"".join(typed("response.output_text.delta", n, f"w{n} ") for n in range(40)),
+    "choices in turn": b"".join(event(at(n % 3, chunk(f"w{n} "))) for n in range(40)),
+    "choices in no order": b"".join(event(at(n * n // 3 % 4, chunk(f"w{n} "))) for n in range(40)),
+    "calls in turn": b"".join(event(call_at(i, "", id=f"c{i}", type="function")) for i in range(2))
+    + b"".join(event(call_at(n % 2, f'{{"a{n}":')) for n in range(40)),
+    "usage in every chunk": b"".join(event(chunk(f"w{n} ") | counted(n)) for n in range(1, 41)),
+    "usage of choices in turn": b"".join(event(at(n % 2, chunk(f"w{n} ")) | counted(n)) for n in range(2, 42)),
+    "an id for every chunk": b"".join(event(chunk(f"w{n} ", id=f"c{n}")) for n in range(40)),
+    "one text in two places": b"".join(event(thought(f"w{n} ", f"w{n} ")) for n in range(40)),
+    "comments between": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" * (n % 3) for n in range(40)),
+    "comments between choices in turn": b"".join(
+        event(at(n % 2, chunk(f"w{n} "))) + b": still here\n\n" * (n % 3) for n in range(40)
+    ),
     "a message": b"".join(
         event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"w{n} "}})
         for n in range(40)
@@ -146,6 +180,17 @@ SPOILED = {
     "the field twice": event(chunk("a")).replace(b'"a"', b'"a","content":"b"'),
     "an error": event(chunk("a", error={"message": "no", "code": 429})),
     "a comment": b": ping\n\n",
+    "a comment with an event in it": b": pingdata: " + event(chunk("p"))[6:],
+    "a comment that ends in a CR": b": ping\r\n\n",
+    "a comment of two lines": b": ping\n: pong\n\n",
+    "a comment that is not UTF-8": b": \xff\n\n",
+    "a piece of a call without an index": event(delta(tool_calls=[{"function": {"arguments": "1"}}])),
+    "usage of nothing": event(chunk("u") | counted(0)),
+    "usage and nothing else": event({"choices": [], "id": "c"} | counted(3)),
+    "usage in a choice": event({"choices": [{"index": 0, "delta": {"content": "u"}, **counted(3)}]}),
+    "usage spelled oddly": event(chunk("u") | counted(3)).replace(b":3,", b":3.0,"),
+    "an empty id": event(chunk("i", id="")),
+    "an id that is a number": event(chunk("i") | {"id": 7}),
     "an identity": b"id: 7\n" + event(chunk("a")),
     "a name": b"event: error\n" + event(chunk("a")),
     "two lines of data": b'data: {"choices":\ndata: []}\n\n',
@@ -170,6 +215,8 @@ def test_an_odd_event_among_like_ones_is_read_as_ever(spoiled: str) -> None:
         assert_same(listed + SPOILED[spoiled] + listed, [1 << 20])
         padded = b"".join(event(chunk(f"{n}", obfuscation="x" * n)) for n in range(4))
         assert_same(padded + SPOILED[spoiled] + padded, [1 << 20])
+        for name in ("choices in turn", "calls in turn", "usage of choices in turn", "an id for every chunk"):
+            assert_same(LONG[name] + SPOILED[spoiled] + LONG[name], [1 << 20])
 
 
 MORE = st.sampled_from(
@@ -195,12 +242,27 @@ EVENTS = st.one_of(
     st.text(max_size=6).map(lambda text: event(call(text))),
     st.tuples(st.text(max_size=4), MORE).map(lambda pair: event(delta(content=pair[0], **pair[1]))),
     st.integers(0, 3).map(lambda number: event(logprobs(number))),
+    st.tuples(st.integers(0, 2), st.text(max_size=4), MORE).map(
+        lambda one: event(at(one[0], delta(content=one[1], **one[2])))
+    ),
+    st.tuples(st.integers(0, 3), st.text(max_size=4)).map(lambda pair: event(at(pair[0], chunk(pair[1])))),
+    st.tuples(st.integers(0, 3), st.text(max_size=4)).map(lambda pair: event(call_at(*pair))),
+    st.tuples(st.integers(0, 2), st.integers(0, 20)).map(
+        lambda pair: event(at(pair[0], chunk("u")) | counted(pair[1]))
+    ),
+    st.tuples(st.text("ab1", max_size=2), st.integers(0, 1)).map(
+        lambda pair: event(at(pair[1], chunk("i", id=pair[0])))
+    ),
+    st.tuples(st.text(max_size=3), st.text(max_size=3), st.integers(0, 1)).map(lambda one: event(thought(*one))),
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=4).map(
+        lambda text: f": {text}\n\n".encode()
+    ),
     st.sampled_from(sorted(SPOILED.values())),
 )
 
 
 @given(
-    st.lists(st.tuples(EVENTS, st.integers(1, 6)), max_size=8),
+    st.lists(st.tuples(st.lists(EVENTS, min_size=1, max_size=4), st.integers(1, 6)), max_size=8),
     st.lists(st.integers(1, 400), min_size=1, max_size=4),
     st.lists(
         st.tuples(st.integers(0, 4000), st.sampled_from([b"", b'"', b"\\", b"\n", b"}", b"]", b"[", b",", b"\xff"])),
@@ -208,9 +270,9 @@ EVENTS = st.one_of(
     ),
 )
 def test_any_stream_has_the_same_answer(
-    runs: list[tuple[bytes, int]], sizes: list[int], wounds: list[tuple[int, bytes]]
+    runs: list[tuple[list[bytes], int]], sizes: list[int], wounds: list[tuple[int, bytes]]
 ) -> None:
-    body = b"".join(piece * times for piece, times in runs)
+    body = b"".join(b"".join(in_turn) * times for in_turn, times in runs)
     for place, byte in wounds:
         body = body[:place] + byte + body[place + 1 :]
     assert_same(body, sizes)
@@ -220,10 +282,10 @@ def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None
     steps = 0
 
     class Steps(patterns.Repeats):
-        def _match_run(self, template: patterns.Template, data: bytes, start: int) -> int:
+        def _match_run(self, templates: patterns.Templates, data: bytes, start: int) -> tuple[int, bool]:
             nonlocal steps
             steps += 1
-            return super()._match_run(template, data, start)
+            return super()._match_run(templates, data, start)
 
     good, bad = event(chunk("a")), SPOILED["an escape that is none"]
     answer((good * 3 + bad) * 500, Steps, [1 << 20])

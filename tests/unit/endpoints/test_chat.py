@@ -192,11 +192,29 @@ def test_a_chunk_is_known_by_its_members(said: dict[str, Any], event: str, known
     assert (said.get("object") in aggregator.objects or aggregator.knows(said, event)) is known
 
 
-def test_cumulative_usage_and_several_choices_are_a_change() -> None:
+def test_several_choices_in_one_chunk_are_a_change() -> None:
     aggregator = ChatAggregator()
-    assert aggregator.add(chunk(TEXT, usage={"total_tokens": 3})) is CHANGED
     assert aggregator.add(chunk(TEXT, TEXT)) is CHANGED
     assert aggregator.add(chunk(TEXT, usage=None)) is not CHANGED
+
+
+@pytest.mark.parametrize(
+    ("usage", "keys"),
+    [
+        (None, ["content"]),
+        ({}, ["content"]),
+        ({"total_tokens": 0}, ["content"]),
+        ({"total_tokens": 3}, ["content", "usage"]),
+        (3, None),
+    ],
+)
+def test_of_cumulative_usage_the_last_counts(usage: Any, keys: list[str] | None) -> None:
+    effect = ChatAggregator().add(chunk(TEXT, usage=usage))
+    assert effect is CHANGED if keys is None else [key for key, _ in effect or SAME] == keys
+
+
+def test_usage_of_a_choice_is_a_change() -> None:
+    assert ChatAggregator().add(chunk(TEXT | {"usage": {"total_tokens": 3}})) is CHANGED
 
 
 def test_a_stream_without_choices_is_empty_only_if_it_said_done() -> None:

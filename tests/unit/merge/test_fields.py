@@ -10,7 +10,6 @@ from force_stream.merge.fields import (
     Rule,
     by_index,
     concat,
-    created,
     extend,
     fields,
     first,
@@ -19,6 +18,7 @@ from force_stream.merge.fields import (
     latest,
     name,
     nothing,
+    of_first,
     overlay,
     padding,
 )
@@ -108,8 +108,8 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "by index: entries that are no objects": (ENTRY, [["x", None, 1]], ["x", None, 1]),
     "nothing": (nothing, ["x", 1], NOTHING),
     "padding": (padding, ["x", 1], NOTHING),
-    "created: the first that says something": (created, [0, None, 7, 8], 7),
-    "created: zero where nothing else came": (created, [0, None], 0),
+    "of first: the first that says something": (of_first, [0, None, 7, 8], 7),
+    "of first: zero where nothing else came": (of_first, [0, None], 0),
 }
 
 
@@ -143,8 +143,13 @@ def test_what_has_no_index_has_none(entry: Any) -> None:
     assert index_of(entry) is None
 
 
+@pytest.mark.parametrize("value", [None, True, 1.5, ["x"], {"p": "x"}])
+def test_padding_of_another_kind_has_no_slot(value: Any) -> None:
+    assert padding().add(value) is SAME
+
+
 def test_padding_may_differ_and_so_may_every_time_after_the_first() -> None:
-    accumulator = fields({"p": padding, "created": created})()
+    accumulator = fields({"p": padding, "created": of_first})()
     slots = [accumulator.add({"p": "x", "created": time}) or SAME for time in (0, 7, 8)]
     assert [[key for key, _ in each] for each in slots] == [["p"], ["p"], ["p", "created"]]
     assert all(isinstance(target, Padding) for each in slots for _, target in each)
