@@ -1572,10 +1572,12 @@ def ended_outcome(kind: str, said: list[Event], on_truncated: str) -> Outcome:
         return Either((outcome, failed)) if outcome == Broken(("stream_corrupted",)) else failed
     if kind == "responses":
         ends = [event for event in typed(said) if event["type"] in TERMINAL]
-        # A terminal event with an output has all of what was lost, unless an item of it is empty.
+        # A terminal event with an output has all of what was lost, unless an item of it is empty, or is missing.
         outputs = [(event.get("response") or {}).get("output") for event in ends[:1]]
         items = [item for output in outputs if isinstance(output, list) for item in output if isinstance(item, dict)]
-        if hole and any("" in (item.get("arguments"), *(item.get("content") or [""])) for item in items):
+        is_empty = any("" in (item.get("arguments"), *(item.get("content") or [""])) for item in items)
+        streamed = {brief(e.get("output_index")) for e in typed(said) if e["type"].startswith("response.output_item.")}
+        if hole and items and (is_empty or len(items) < len(streamed)):
             outcome = Either((outcome, Broken(("stream_corrupted",))))
         hole = hole and not any(outputs)
     if said[-1].last and said[-1].is_piece and isinstance(outcome, Whole) and on_truncated != "partial":

@@ -59,9 +59,6 @@ _OF_A_CHUNK: Final = frozenset(("id", "object", "created", "model"))
 _NO_CHOICES: Final = re.compile(r'"choices"\s*:\s*\[\s*\]')
 # Two events run together may be one without content and one with it.
 _CHOICES: Final = re.compile(r'"choices"\s*:\s*(?!\[\s*\])')
-# The types of what an unreadable event of Responses says, and those that only announce the answer.
-_TYPES: Final = re.compile(r'"type"\s*:\s*"(response\.[^"]*)"')
-_ANNOUNCING: Final = frozenset(("response.created", "response.queued", "response.in_progress"))
 # A chunk that is cut off, and plainly holds more of the answer.
 _MORE_CONTENT: Final = re.compile(
     r'"delta"\s*:\s*\{[^}]*"(?:content|reasoning\w*|refusal|arguments|tool_calls)"\s*:\s*(?:"\s*(?![\s"\\])[^"]|\[\s*\{)'
@@ -419,7 +416,7 @@ class AnswerReader:
         elif event.kind is Kind.DONE:
             self.done = True
         elif event.kind is Kind.UNREADABLE:
-            if not _holds_nothing(event.data):
+            if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind is Kind.CUT:
             self._aggregator.ends_with_body = False  # the body did not end as it should
@@ -558,14 +555,6 @@ class AnswerReader:
         if self._unreadable:
             raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")
-
-
-def _holds_nothing(unreadable: str) -> bool:
-    """Whether an event that cannot be read plainly holds no part of the answer."""
-    types = _TYPES.findall(unreadable)
-    return bool(types and _ANNOUNCING.issuperset(types)) or bool(
-        _NO_CHOICES.search(unreadable) and not _CHOICES.search(unreadable)
-    )
 
 
 def _too_deep() -> MalformedStream:

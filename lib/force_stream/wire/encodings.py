@@ -16,7 +16,10 @@ from itertools import chain, pairwise
 from types import ModuleType
 from typing import Any, Final
 
-import brotli
+try:
+    import brotli
+except ImportError:  # mitmproxy brings it; the library and the command do without
+    brotli = None
 
 type Pieces = Iterator[bytes]
 
@@ -25,7 +28,7 @@ _STEP: Final = 16 * 1024
 _PIECE: Final = 64 * 1024
 # brotli before 1.2 cannot limit its output. Then the input is limited: 16 MiB, the most that a block of brotli stands
 # for, takes some bytes of it.
-_LIMITS_OUTPUT: Final = hasattr(brotli.Decompressor, "can_accept_more_data")
+_LIMITS_OUTPUT: Final = brotli is not None and hasattr(brotli.Decompressor, "can_accept_more_data")
 _STEP_WITHOUT_LIMIT: Final = 16
 # Codings of one body. Nobody uses more than two; each costs as much time as the limit allows.
 _MOST_CODINGS: Final = 4
@@ -165,6 +168,8 @@ def _inflated(pieces: Pieces, window: int) -> Pieces:
 
 
 def _brotli(pieces: Pieces) -> Pieces:
+    if brotli is None:
+        raise MissingDecoder("no brotli library is installed; `pip install brotli`")
     decoder = brotli.Decompressor()
     with suppress(brotli.error):
         for data in pieces:
