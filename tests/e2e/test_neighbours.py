@@ -5,11 +5,13 @@ import base64
 import gzip
 import json
 import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from harness import (
@@ -101,7 +103,17 @@ class Play:
 
         self.upstream.handle(answer)
         with ThreadPoolExecutor(WORKERS) as pool:
-            return dict(zip(wanted, pool.map(lambda row: self._ask(row, gates.get(row.key)), wanted), strict=True))
+            asked = pool.map(lambda row: self._ask(row, gates.get(row.key)), wanted)
+            responses = dict(zip(wanted, asked, strict=True))
+        self._wait_for_the_log()
+        return responses
+
+    def _wait_for_the_log(self) -> None:
+        """Its lines come through a pipe: those so far have come when that of another client has."""
+        address = urlsplit(self.proxy.url)
+        with socket.create_connection((address.hostname, address.port)) as client:
+            port = client.getsockname()[1]
+        self.proxy.wait_for_log(rf"127\.0\.0\.1:{port}\] client disconnect", since=self._since)
 
     def _ask(self, row: Row, gate: Gate | None) -> Response:
         url = self.proxy.url if row.client == "HTTP/1" else self.proxy.tls_url
