@@ -34,7 +34,7 @@ from ..merge.snapshots import snapshots
 from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
 from ..wire.text import printable
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request, fewer_than
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Request, fewer_than
 from .pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 
 
@@ -519,10 +519,10 @@ def _audible(audio: Any) -> Iterator[dict[str, Any]]:
         yield {"audio": last}
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     if not has_choices(document):
         return None
-    return chunks_of(document, "chat.completion.chunk", chunks_of_choice, with_usage=with_usage)
+    return chunks_of(document, "chat.completion.chunk", chunks_of_choice, with_usage=asked.with_usage)
 
 
-CHAT: Final = Endpoint("chat", ("/chat/completions",), ChatAggregator, _cannot_stream, events_of=_events_of)
+CHAT: Final = Endpoint("chat", ("/chat/completions",), ChatAggregator, _events_of, _cannot_stream)

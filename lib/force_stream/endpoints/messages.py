@@ -24,7 +24,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire import jsontext
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint
 from .pieces import pieces
 
 # The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
@@ -298,7 +298,7 @@ _AT_THE_END: Final = ("stop_reason", "stop_sequence", "stop_details")
 _DELTAS: Final = {"text": "text_delta", "thinking": "thinking_delta", "signature": "signature_delta"}
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     """The usage is always there."""
     blocks = document.get("content") if isinstance(document, dict) else None
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
@@ -363,8 +363,8 @@ MESSAGES: Final = Endpoint(
     "messages",
     ("/messages",),
     MessagesAggregator,
+    _events_of,
     not_under=("/threads/",),  # the Assistants API's
     stream_options=frozenset(),
-    events_of=_events_of,
-    names_events=True,
+    named=("",),
 )

@@ -18,7 +18,7 @@ from typing import Any, Final
 from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Request
 from .pieces import by_tokens, may_be_said_again, pieces
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
@@ -523,7 +523,7 @@ _PROGRESS: Final = {
 _LISTS: Final = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     """The usage is always there."""
     if not isinstance(document, dict) or "output" not in document:
         return None
@@ -595,10 +595,10 @@ RESPONSES: Final = Endpoint(
     "responses",
     ("/responses",),
     ResponsesAggregator,
+    _events_of,
     _cannot_stream,
     never_streams=("/responses/compact",),
     # The API rejects include_usage here; its terminal event has the usage anyway.
     stream_options=frozenset(("include_obfuscation",)),
-    events_of=_events_of,
-    names_events=True,
+    named=("",),
 )
