@@ -70,6 +70,17 @@ def forget_stubs(document: Any) -> None:
             del audio["data"]
 
 
+def forget_numbers(document: Any) -> None:
+    for _, choice in choices_of(document):
+        if isinstance(choice.get("logprobs"), Number):
+            choice["logprobs"] = None
+
+
+def forget_errors(document: Any) -> None:
+    if list(choices_of(document)) and not (document.get("error") or {"message": 1})["message"]:
+        del document["error"]
+
+
 def calls_of(document: Any) -> Iterator[dict[str, Any]]:
     for _, choice in choices_of(document):
         yield from choice.get("message", {}).get("tool_calls") or ()
@@ -86,6 +97,8 @@ NEVER_CARRIED: dict[str, dict[str, Callable[[Any], None]]] = {
         "the index of a call, which is its place": forget_indexes,
         "an empty delta beside a message": forget_deltas,
         "a function call without a name, and audio without sound": forget_stubs,
+        "one probability for all of the answer": forget_numbers,
+        "an error that says nothing": forget_errors,
     },
     "completions": {
         "an object of another name, or none": name_the_object,

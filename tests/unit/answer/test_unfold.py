@@ -65,8 +65,8 @@ def test_a_call_begins_with_its_name_and_id_and_its_arguments_follow_in_pieces()
 
 def test_the_input_of_a_custom_call_follows_in_pieces() -> None:
     call = {"id": "a", "type": "custom", "custom": {"name": "f", "input": "select 1"}}
-    _, begin, piece, _ = deltas({"content": None, "tool_calls": [call]})
-    assert begin == {"tool_calls": [{"index": 0, **call, "custom": {"name": "f", "input": ""}}]}
+    begin, piece, _ = deltas({"content": None, "tool_calls": [call]})
+    assert begin["tool_calls"] == [{"index": 0, **call, "custom": {"name": "f", "input": ""}}]
     assert piece == {"tool_calls": [{"index": 0, "custom": {"input": "select 1"}}]}
 
 
@@ -74,7 +74,38 @@ def test_each_token_has_its_own_logprobs() -> None:
     tokens = [{"token": text, "logprob": -0.5, "bytes": list(text.encode())} for text in ("Hel", "lo")]
     choice = {"index": 0, "message": {"content": "Hello"}, "logprobs": {"content": tokens}, "finish_reason": "stop"}
     said = [chunk["choices"][0] for chunk in chunks(HEAD | {"choices": [choice]})]
-    assert [each["logprobs"] for each in said] == [None, {"content": tokens[:1]}, {"content": tokens[1:]}, None]
+    assert [each["logprobs"] for each in said] == [
+        {"content": []},
+        {"content": tokens[:1]},
+        {"content": tokens[1:]},
+        None,
+    ]
+
+
+def test_a_number_in_place_of_logprobs_is_in_no_chunk() -> None:
+    choice = {"index": 0, "message": {"content": "Hello"}, "logprobs": -0.5, "finish_reason": "stop"}
+    assert [chunk["choices"][0]["logprobs"] for chunk in chunks(HEAD | {"choices": [choice]})] == [None] * 3
+
+
+def test_an_error_that_says_nothing_is_in_no_chunk() -> None:
+    choice = {"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}
+    assert not any("error" in chunk for chunk in chunks({"choices": [choice], "error": {"message": "", "code": None}}))
+
+
+def test_the_one_call_of_an_answer_begins_with_the_role() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    first, second, last = deltas({"content": None, "tool_calls": [call]})
+    begun = {"index": 0, **call, "function": {"name": "f", "arguments": ""}}
+    assert first == {"role": "assistant", "content": None, "tool_calls": [begun]}
+    assert (second, last) == ({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}, {})
+
+
+def test_a_refusal_begins_empty() -> None:
+    assert deltas({"content": None, "refusal": "No"}) == [
+        {"role": "assistant", "content": None, "refusal": ""},
+        {"refusal": "No"},
+        {},
+    ]
 
 
 def test_every_choice_is_there() -> None:
