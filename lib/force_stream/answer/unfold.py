@@ -4,7 +4,6 @@ Knows how events are written, and what tells an API's error and its silence; wha
 knows. Must not know mitmproxy, rules or requests. `aggregate` makes the same document of them again.
 """
 
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from ..endpoints.endpoint import Endpoint
@@ -26,11 +25,12 @@ class Asked(NamedTuple):
 
 
 class Unfolded(NamedTuple):
-    """The event stream of a plain answer, and what the answer says of itself."""
+    """The event stream of a plain answer, what the answer says of itself, and how many events there are."""
 
     stream: bytes
     finish_reason: str
     usage: Any
+    events: int
 
 
 def unfold(document: bytes, asked: Asked) -> Unfolded:
@@ -42,7 +42,9 @@ def unfold(document: bytes, asked: Asked) -> Unfolded:
         events = None if endpoint.events_of is None else endpoint.events_of(value, asked.with_usage)
         if events is not None:
             usage = value.get("usage") if isinstance(value, dict) else None
-            return Unfolded(b"".join(_written(events, endpoint)), _finish_reason(value), usage)
+            written = [event_of(event, endpoint) for event in events]
+            end = b"" if endpoint.names_events else _DONE
+            return Unfolded(b"".join([*written, end]), _finish_reason(value), usage, len(written))
         error = error_in(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
         error = None  # deeper than Python's parser goes
@@ -55,13 +57,6 @@ def _finish_reason(value: Any) -> str:
     places = (value.get("choices") if isinstance(value, dict) else value) or [value]
     found = (place.get(name) for place in places if isinstance(place, dict) for name in _REASONS)
     return printable(", ".join(dict.fromkeys(reason for reason in found if isinstance(reason, str))))
-
-
-def _written(events: Iterator[dict[str, Any]], endpoint: Endpoint) -> Iterator[bytes]:
-    for event in events:
-        yield event_of(event, endpoint)
-    if not endpoint.names_events:
-        yield _DONE
 
 
 def event_of(data: dict[str, Any], endpoint: Endpoint) -> bytes:
