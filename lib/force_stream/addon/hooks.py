@@ -455,9 +455,9 @@ class ForceStream:
         if not ctx.options.force_stream_aggregate:
             return
         try:
-            stream = await bodies.read(flow.response, partial(response.event_stream, flow))
-            if stream is not None:
-                await aggregate_again(flow, stream, self.rules)
+            body = await bodies.read(flow.response, partial(response.upstreams_body, flow))
+            if body is not None:
+                await aggregate_again(flow, body, self.rules)
         except UnreadableFlow as why:
             logger.warning(f"{_about(flow)}: its saved answer is left unchanged: {why}")
         except Exception as error:
@@ -515,8 +515,7 @@ class ForceStream:
         reply = await attempt.finish_aside(decoded)
         if attempt.fault is not None:
             _log_fault("the client gets an error", attempt.fault)
-        if attempt.asked is None:
-            response.store_answer(flow, attempt, decoded)
+        response.store_answer(flow, attempt, decoded)
         if reply is not None:
             assert flow.response is not None
             if attempt.observed and attempt.response_started and flow.response.status_code != attempt.status:

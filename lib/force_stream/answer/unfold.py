@@ -20,11 +20,12 @@ _REASONS: Final = ("finish_reason", "stop_reason", "stop_type", "status")
 
 
 class Unfolded(NamedTuple):
-    """The event stream of a plain answer, and what the answer says of itself."""
+    """The event stream of a plain answer, what the answer says of itself, and how many events there are."""
 
     stream: bytes
     finish_reason: str
     usage: Any
+    events: int
 
 
 def unfold(document: bytes, asked: Asked) -> Unfolded:
@@ -38,7 +39,7 @@ def unfold(document: bytes, asked: Asked) -> Unfolded:
             usage = value.get("usage") if isinstance(value, dict) else None
             written = [event_of(event, endpoint) for event in events]
             end = b"" if written[-1].startswith(_NAME) else _DONE
-            return Unfolded(b"".join([*written, end]), _finish_reason(value), usage)
+            return Unfolded(b"".join([*written, end]), _finish_reason(value), usage, len(written))
         error = error_in(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
         error = None  # deeper than Python's parser goes
