@@ -214,7 +214,7 @@ class Commands:
             logger.warning(f"{name}: the original request is not known: {why}")
         except Exception as error:
             # Its message may quote a body.
-            logger.error(f"{name}: a fault of the addon: {type(error).__name__}")
+            logger.error(f"{name}: a bug in the addon: {type(error).__name__}")
             logger.debug(name, exc_info=error)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -233,7 +233,7 @@ class Commands:
         if isinstance(error, exceptions.CommandError):
             logger.error(f"{error}")
         elif error is not None:
-            logger.error(f"force-stream: a fault of the addon, in a command: {type(error).__name__}")
+            logger.error(f"force-stream: a bug in the addon, in a command: {type(error).__name__}")
             logger.debug("force-stream: the fault's traceback", exc_info=error)
 
 
@@ -280,7 +280,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, UnreadableFlow):
         return f"{error}"
     logger.debug("force-stream: the fault's traceback", exc_info=error)
-    return f"of a fault of the addon: {type(error).__name__}"
+    return f"of a bug in the addon: {type(error).__name__}"
 
 
 def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> list[str]:

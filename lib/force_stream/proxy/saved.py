@@ -35,7 +35,7 @@ async def aggregate_again(
     reply = await attempt.finish_aside()
     if attempt.fault is not None:
         logger.debug("force-stream: the fault's traceback", exc_info=attempt.fault)
-        raise UnreadableFlow(f"a fault of the addon: {type(attempt.fault).__name__}")
+        raise UnreadableFlow(f"a bug in the addon: {type(attempt.fault).__name__}")
     if backup:
         flow.backup()
     save_notes(flow, {"sse": stream, "sse_status": status, "sse_type": printable(content_type)})
