@@ -100,11 +100,13 @@ class AnswerReader:
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
     follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing;
-    `in_large_event`: the event that has begun is so large that the rest of it should be read off the event loop.
+    `gives_events`: its client asked for events, of which it may have some. `in_large_event`: the event that has begun is
+    so large that the rest of it should be read off the event loop.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str | None, *, plain: bool = False) -> None:
         self.done = self.ended = self.finished = self.answered = self.in_large_event = self._is_closed = False
+        self.gives_events = False
         self.early = 0
         self._report = Report()
         self._spec = spec
@@ -314,6 +316,8 @@ class AnswerReader:
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
+        if self.gives_events and isinstance(error, IncompleteStream):
+            error.advice = "Try again."
         events = "" if self._asked_plain and not report.events else f"{counted(report.events, 'event')}, "
         came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."

@@ -68,8 +68,9 @@ def silence(endpoint: Endpoint) -> bytes:
     )
 
 
-def failure(body: bytes, endpoint: Endpoint) -> bytes:
-    """The API's own error event, for a client that has its status 200 already. `body`: the error's JSON."""
+def failure(body: bytes, endpoint: Endpoint, sequence: int = 0) -> bytes:
+    """The API's own error event, for a client that has its status 200 already. `body`: the error's JSON; `sequence`:
+    the event's number, where the API numbers them."""
     try:
         said = jsontext.loads(body.decode("utf-8-sig", errors="replace"))
     except ValueError:
@@ -82,5 +83,6 @@ def failure(body: bytes, endpoint: Endpoint) -> bytes:
         return event_of({"type": "error", "error": {"type": "api_error", "message": ""} | error}, endpoint)
     if endpoint.name == "responses":
         told = {key: error.get(key) for key in ("code", "message", "param")}
-        return event_of({"type": "error", **told, "sequence_number": 0}, endpoint)
+        # As documented; and `error` as OpenAI's servers have it, without which openai-python raises nothing.
+        return event_of({"type": "error", **told, "error": error, "sequence_number": sequence}, endpoint)
     return event_of({"error": error}, endpoint)

@@ -16,7 +16,7 @@ from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE, Reply
 from ..answer.unfold import Asked
 from ..endpoints import ENDPOINTS
 from ..errors import InternalError, OversizedStream, UpstreamUnreachable, error_body
-from ..wire import jsontext
+from ..wire import encodings, jsontext
 from ..wire.text import printable
 from . import bodies, cors
 from .attempt import LONGEST_REASON, Attempt, Fields
@@ -51,6 +51,7 @@ _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # How an event stream begins that is an API's: perhaps with comments, and with an event whose data is JSON.
 _EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n|(?:event|id|retry):[^\n]*\n)*data:\s*[{\[]")
 _LONGEST_HEAD: Final = 4096
+_BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 # Headers that described the event stream or its connection, and would be wrong for the document.
 _STREAM_HEADERS: Final = frozenset(
     b"""
@@ -80,6 +81,16 @@ def streams(response: http.Response) -> bool:
 
 def _begins_events(body: bytes) -> bool:
     return _EVENTS.match(body[:_LONGEST_HEAD]) is not None
+
+
+def may_be_document(response: http.Response, attempt: Attempt) -> bool:
+    """Whether what an attempt has received so far may be a JSON document, whatever its label says."""
+    if not attempt.encoded:
+        return attempt.may_be_document
+    if attempt.size > _LONGEST_HEAD:
+        return True  # it did not show that it is none
+    coding = response.headers.get("content-encoding", "")
+    return encodings.beginning(attempt.body(), coding, _LONGEST_HEAD).lstrip(_BLANK)[:1] in b"{["
 
 
 def text_of(response: http.Response) -> str:

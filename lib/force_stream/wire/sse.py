@@ -51,6 +51,12 @@ def end_of_event(data: bytes, start: int = 0) -> int:
         window *= 4
 
 
+def end_of_last_event(data: bytes) -> int:
+    """The end of the last blank line that is whole; 0 if there is none."""
+    found = ((data.rfind(blank), blank) for blank in (b"\n\n", b"\r\r", b"\n\r\n"))
+    return max(at + len(blank) if at >= 0 else 0 for at, blank in found)
+
+
 def has_blank_line(data: bytes) -> bool:
     """Whether an event may end in these bytes."""
     return _BLANK_LINE.search(data) is not None

@@ -403,7 +403,7 @@ def test_a_fault_in_the_response_hook_is_an_error_of_openais_shape_and_one_line(
         error = flow.response.json()["error"]
         assert (error["type"], error["param"], error["code"]) == ("upstream_error", None, "force_stream_error")
         (line,) = lines(caplog, logging.ERROR)
-        assert line.startswith("force-stream: a fault of the addon, the client gets an error: RuntimeError.")
+        assert line.startswith("force-stream: a bug in the addon, the client gets an error: RuntimeError.")
         assert SECRET not in line
         assert SECRET not in flow.response.text
 
@@ -420,7 +420,7 @@ def test_a_fault_in_the_request_hook_leaves_the_request(
         await ours.request(flow)
         assert flow.get_state() == before
         (line,) = lines(caplog, logging.ERROR)
-        assert line.startswith("force-stream: a fault of the addon, the request went out as it came: RuntimeError.")
+        assert line.startswith("force-stream: a bug in the addon, the request went out as it came: RuntimeError.")
         assert SECRET not in line
 
     run(test)
