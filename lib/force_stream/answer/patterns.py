@@ -20,9 +20,10 @@ from copy import deepcopy
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target, Totals
+from ..merge.fields import CHANGED, Concat, Extend, Listing, Padding, Slots, Target, Totals
 from ..wire import jsontext
 from ..wire.sse import end_of_event
+from . import shapes
 from .events import REPLACED, Event, EventReader, is_whole
 
 _BACKSLASH: Final = ord("\\")
@@ -71,6 +72,8 @@ class _Values:
         self.raw: list[bytes] = []
         self.replaced = False
         self._values: list[Any] = []
+        self._items = b""  # in place of values
+        self._shape: shapes.Shape | None = None
 
     def are_valid(self) -> bool:
         """Whether all of them are valid for such a slot."""
@@ -90,6 +93,11 @@ class _Values:
             return True
         # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
+        if isinstance(self.slot.target, Listing):
+            self._shape = self._shape or shapes.shape_of(self.raw[0], len(self.raw))
+            self._items = b"" if self._shape is None else shapes.written(self.raw, self._shape)
+            if self._items:
+                return True
         values = _parse(opening, self.raw)
         self._values = values or []
         return values is not None
@@ -98,6 +106,8 @@ class _Values:
         """Append all of them to their target at once."""
         if isinstance(self.slot.target, Concat):
             self.slot.target.extend(self._values)
+        elif self._items and isinstance(self.slot.target, Listing):
+            self.slot.target.extend(self._items)
         elif isinstance(self.slot.target, Extend):
             self.slot.target.add([item for items in self._values for item in items])
 
@@ -370,7 +380,7 @@ def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
 
 
 # What opens a member's value, by its target; padding is a string or a number, and all others are texts.
-_OPENINGS: Final = defaultdict(lambda: b'"', {Extend: b"[", Padding: b'"0123456789', Totals: b"{"})
+_OPENINGS: Final = defaultdict(lambda: b'"', {Extend: b"[", Listing: b"[", Padding: b'"0123456789', Totals: b"{"})
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_value, b"{": _end_of_value, b"": _end_of_number}
 
 

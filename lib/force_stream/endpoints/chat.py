@@ -24,6 +24,7 @@ from ..merge.fields import (
     first,
     index_of,
     latest,
+    listing,
     nothing,
     of_first,
     overlay,
@@ -124,8 +125,8 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": fields(_DELTA),
     "message": snapshots,
     "text": concat,
-    "logprobs": fields({"content": extend, "refusal": extend}),
-    "token_ids": extend,
+    "logprobs": fields({"content": listing, "refusal": listing}),
+    "token_ids": listing,
     "obfuscation": padding,  # Bedrock
     **ASIDE,
 }
