@@ -25,6 +25,7 @@ from ..merge.fields import (
     first,
     index_of,
     latest,
+    listing,
     nothing,
     of_first,
     overlay,
@@ -125,8 +126,8 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": fields(_DELTA),
     "message": snapshots,
     "text": concat,
-    "logprobs": fields({"content": extend, "refusal": extend}),
-    "token_ids": extend,
+    "logprobs": fields({"content": listing, "refusal": listing}),
+    "token_ids": listing,
     "obfuscation": padding,  # Bedrock
     **ASIDE,
 }

@@ -9,7 +9,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
+from ..merge.fields import (
+    CHANGED,
+    Fields,
+    Rule,
+    Slots,
+    concat,
+    extend,
+    fields,
+    index_of,
+    listing,
+    nothing,
+    padding,
+    spelled,
+)
 from ..wire.text import printable
 from .chat import (
     ASIDE,
@@ -28,8 +41,8 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
     "text": concat,
     # llama.cpp answers in the chat API's shape, which has `content`.
-    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), extend)),
-    "token_ids": extend,
+    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), listing)),
+    "token_ids": listing,
     "obfuscation": padding,
     **ASIDE,
 }
