@@ -360,28 +360,28 @@ class ForceStream:
                 # mitmproxy puts that in place of the client's own.
                 own = getattr(ctx.options, "upstream_auth", None) is None
                 key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
-            role = self._forced(flow, body, rule, endpoint, replayed=replayed)
+            role = await self._forced(flow, body, rule, endpoint, replayed=replayed)
             if key and isinstance(role, Waiting):
                 role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
                 self._roles[flow] = role
         elif not body.asks_plain and rule.watches_streams:
-            self._roles[flow] = self._streaming(flow, body, rule, endpoint)
+            self._roles[flow] = await self._streaming(flow, body, rule, endpoint)
         elif rule.learn and body.asks_plain:
             self._roles[flow] = self._watched(body, rule, endpoint)
 
-    def _forced(
+    async def _forced(
         self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint, *, replayed: bool
     ) -> Role | None:
         """The role of a flow whose rule forces it; None if it is left alone."""
         if not body.asks_plain and not replayed:
-            return self._streaming(flow, body, rule, endpoint)
+            return await self._streaming(flow, body, rule, endpoint)
         why = "" if self._retries.all_learned.is_empty else self._retries.why_plain(flow, body, endpoint)
         try:
             if why:
-                spec, _ = request.forced_form(flow, body, rule, endpoint)
+                spec, _ = await bodies.read(flow.request, partial(request.forced_form, flow, body, rule, endpoint))
             else:
-                spec = request.force(flow, body, rule, endpoint)
+                spec = await bodies.read(flow.request, partial(request.force, flow, body, rule, endpoint))
         except Refusal as reason:
             _leave(flow, rule, endpoint, str(reason))
             return self._watched(body, rule, endpoint)
@@ -392,11 +392,12 @@ class ForceStream:
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
         return Waiting(ClientWait(rule, Attempt(spec, rule, plain=bool(why))))
 
-    def _streaming(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role:
+    async def _streaming(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role:
         """The role of a flow whose client asks for a stream."""
         if self._is_to_be_plain(flow, body, rule, endpoint):
             try:
-                spec, asked = request.make_plain(flow, body, rule, endpoint)
+                made = partial(request.make_plain, flow, body, rule, endpoint)
+                spec, asked = await bodies.read(flow.request, made)
                 return Waiting(ClientWait(rule, Attempt(spec, rule, plain=True, asked=asked)))
             except Refusal as reason:
                 _leave(flow, rule, endpoint, str(reason))

@@ -286,8 +286,8 @@ class CompletionAggregator(Aggregator):
         # A reason that content has followed does not say why a stream stopped that was cut.
         reasons = {} if partial and not done and self.early else self._reasons
         choices = [
-            self._choice(index, choice.result(), reasons.get(index), done=done)
-            for index, choice in sorted(self._choices.items())
+            self._choice(index, self._choices[index].result(), reasons.get(index), done=done)
+            for index in sorted(self._choices)
         ]
         document = self._top.result()
         for choice in choices:

@@ -99,7 +99,7 @@ class LlamaCppAggregator(Aggregator):
         if not (is_whole or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, except for what comes in pieces.
-        documents = [_as_asked(self._last[index]) | merged.result() for index, merged in sorted(self._merged.items())]
+        documents = [_as_asked(self._last[index]) | self._merged[index].result() for index in sorted(self._merged)]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
         odd = fewer_than(self._expected, len(documents))
         return Aggregated(documents[0] if len(documents) == 1 else documents, reasons, odd=odd)
