@@ -5,6 +5,7 @@ Knows mitmproxy's requests, rules and bodies; must not know what happens to an a
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from mitmproxy import http
@@ -155,6 +156,11 @@ def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
     )
 
 
+def stream_spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
+    """The same where the client asks for a stream: half of one is no answer."""
+    return replace(spec_for(body, rule, endpoint), on_truncated="error")
+
+
 # Forcing it
 
 
@@ -196,12 +202,17 @@ def plain_form(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: End
     check_form(body, endpoint, rule.extra_body)
     if reason := endpoint.cannot_stream({**body.members, **rule.extra_body}):
         raise Refusal(reason)
+    asked = stream_asked_of(flow, body, endpoint)
+    return asked, body.plain(rule.extra_body, endpoint.only_streamed)
+
+
+def stream_asked_of(flow: http.HTTPFlow, body: Body | Form, endpoint: Endpoint) -> AskedStream:
+    """What a client gets whose request asks for a stream."""
     options = body.members.get("stream_options")
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
     # vLLM's transcriptions have it as an option of its own.
     with_usage = with_usage or not means_false(body.members.get("stream_include_usage"))
-    asked = AskedStream(endpoint, with_usage, flow.request.path)
-    return asked, body.plain(rule.extra_body, endpoint.only_streamed)
+    return AskedStream(endpoint, with_usage, flow.request.path)
 
 
 def make_plain(
@@ -209,7 +220,7 @@ def make_plain(
 ) -> tuple[AnswerSpec, AskedStream]:
     """Make a flow's request plain, as `plain_form` says; how to read the answer, and what its client gets."""
     asked, edited = plain_form(flow, body, rule, endpoint)
-    spec = spec_for(body, rule, endpoint)
+    spec = stream_spec_for(body, rule, endpoint)
     headers = _set_headers(flow.request, _PLAIN_HEADERS)
     _edit(flow, edited, {"made_plain": True, "headers_undo": headers}, spec)
     return spec, asked
