@@ -100,7 +100,8 @@ class AnswerReader:
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
     follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing;
-    `gives_events`: its client asked for events, of which it may have some. `in_large_event`: the event that has begun is so large that the rest of it should be read off the event loop.
+    `gives_events`: its client asked for events, of which it may have some; `in_large_event`: the event that has begun
+    is so large that the rest of it should be read off the event loop.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str | None) -> None:

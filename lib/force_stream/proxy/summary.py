@@ -115,6 +115,8 @@ def _direction(attempt: Attempt) -> str:
     """What is not as with a forced stream."""
     if attempt.asked is None:
         return ""
+    if attempt.is_own_stream:
+        return "JSON given as events" if attempt.answered and attempt.is_document else "the client's own stream"
     return "sent plain, given as events" if attempt.answered else "sent plain"
 
 
