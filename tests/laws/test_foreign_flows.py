@@ -73,7 +73,7 @@ def is_readable(flow: http.HTTPFlow) -> bool:
         response.kept_answer(flow)
     except UnreadableFlow:
         return False
-    return response.event_stream(flow) is not None
+    return response.upstreams_body(flow) is not None
 
 
 @given(changed())

@@ -402,7 +402,10 @@ class ForceStream:
                 _leave(flow, rule, endpoint, str(reason))
         else:
             save_notes(flow, {"rule": rule.name, "endpoint": endpoint.name})
-        spec, asked = request.stream_spec_for(body, rule, endpoint), request.stream_asked_of(body, endpoint)
+        spec, asked = (
+            request.stream_spec_for(body, rule, endpoint),
+            request.stream_asked_of(body, endpoint, flow.request.path),
+        )
         limits = UNLIMITED
         if rule.guard_streams:
             limits = replace(UNLIMITED, timeout=rule.timeout, idle_timeout=rule.idle_timeout, heartbeat=rule.heartbeat)
@@ -474,9 +477,9 @@ class ForceStream:
         if not ctx.options.force_stream_aggregate:
             return
         try:
-            stream = await bodies.read(flow.response, partial(response.event_stream, flow))
-            if stream is not None:
-                await aggregate_again(flow, stream, self.rules)
+            body = await bodies.read(flow.response, partial(response.upstreams_body, flow))
+            if body is not None:
+                await aggregate_again(flow, body, self.rules)
         except UnreadableFlow as why:
             logger.warning(f"{_about(flow)}: its saved answer is left unchanged: {why}")
         except Exception as error:
@@ -534,7 +537,7 @@ class ForceStream:
         reply = await attempt.finish_aside(decoded)
         if attempt.fault is not None:
             _log_bug("the client gets an error", attempt.fault)
-        if attempt.asked is None:
+        if reply is not None or not attempt.is_own_stream:
             response.store_answer(flow, attempt, decoded)
         if reply is not None:
             assert flow.response is not None
@@ -659,8 +662,9 @@ def _guard(wait: ClientWait, attempt: Attempt, head: http.Response) -> Guard | N
         return None
     if bodies.is_encoded(head) or ("content-length" in head.headers and not wait.headers_sent):
         return None
+    guard = Guard(wait, attempt, wait.asked)
     attempt.start_response(head.status_code, head.headers.get("content-type", ""), fields=head.headers.fields)
-    return Guard(wait, attempt, wait.asked)
+    return guard
 
 
 def _share(flow: http.HTTPFlow) -> None:

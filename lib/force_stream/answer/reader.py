@@ -89,10 +89,10 @@ class AnswerSpec:
         object.__setattr__(self, "rule", printable(self.rule))
         object.__setattr__(self, "model", printable(self.model))
 
-    def read(self, status: int = 200, content_type: str | None = "") -> "AnswerReader":
+    def read(self, status: int = 200, content_type: str | None = "", *, plain: bool = False) -> "AnswerReader":
         """A reader for an answer with this status and content type; None for a file, which has none that could be
-        wrong."""
-        return AnswerReader(self, status, content_type)
+        wrong. `plain`: the upstream was not asked for an event stream."""
+        return AnswerReader(self, status, content_type, plain=plain)
 
 
 class AnswerReader:
@@ -104,13 +104,14 @@ class AnswerReader:
     is so large that the rest of it should be read off the event loop.
     """
 
-    def __init__(self, spec: AnswerSpec, status: int, content_type: str | None) -> None:
+    def __init__(self, spec: AnswerSpec, status: int, content_type: str | None, *, plain: bool = False) -> None:
         self.done = self.ended = self.finished = self.answered = self.in_large_event = self._is_closed = False
         self.gives_events = False
         self.early = 0
         self._report = Report()
         self._spec = spec
         self._status = status
+        self._asked_plain = plain
         self._is_file = content_type is None
         self._content_type = JSON_TYPE if content_type is None else content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
@@ -317,7 +318,8 @@ class AnswerReader:
         report = self.report
         if self.gives_events and isinstance(error, IncompleteStream):
             error.advice = "Try again."
-        came = f"{counted(report.events, 'event')}, {counted(report.bytes, 'byte')}"
+        events = "" if self._asked_plain and not report.events else f"{counted(report.events, 'event')}, "
+        came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
@@ -341,6 +343,7 @@ class AnswerReader:
             head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
             or self._scalar.decode(errors="replace"),
             label="" if self._is_file else self._content_type,
+            plain=self._asked_plain,
         )
         return Reply(status, body, headers)
 
@@ -395,13 +398,20 @@ class AnswerReader:
         if self._status >= 400:
             return None
         if cut or _stops_within(body):
-            self._report.truncated = True
-            error = IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
-            error.advice = "Try again."
-            raise error
+            raise self._cut_document(cut)
         if self._other_api:
             raise self._another_api()
-        raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+        raise self._not_json()
+
+    def _cut_document(self, cut: str) -> IncompleteStream:
+        self._report.truncated = True
+        error = IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
+        error.advice = "Try again."
+        return error
+
+    def _not_json(self) -> MalformedStream:
+        other = "not" if self._asked_plain else "neither an event stream nor"
+        return MalformedStream(f"the upstream's answer is {other} JSON")
 
     # A body that is an event stream
 
@@ -550,12 +560,14 @@ class AnswerReader:
         if self._other_api:
             raise self._another_api()
         if cut or (self._is_cut_off and not is_page and not self._is_scalar()):
+            if self._asked_plain:
+                raise self._cut_document(cut)
             self._report.truncated = True
             raise IncompleteStream(_with_reason("the upstream's event stream stopped before its first event", cut))
         if self._is_scalar():
             return None
         if is_page:
-            raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+            raise self._not_json()
         if self._unreadable:
             raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")

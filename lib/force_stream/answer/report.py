@@ -24,7 +24,7 @@ class Reply:
 class Report:
     """What came, in figures and in words. `cause`: why the answer is not simply whole, "" where it is; `code` is the
     error's, "" for a success, and `own_code` the one that the upstream gave it; `finish_reason` has those of all
-    choices, each once."""
+    choices, each once; `given`: how many events the client gets, which were made of a plain answer."""
 
     events: int = 0
     bytes: int = 0
@@ -36,6 +36,7 @@ class Report:
     own_code: str = ""
     cause: str = ""
     usage: Any = None
+    given: int = 0
     odd: list[str] = field(default_factory=list)
 
     @property

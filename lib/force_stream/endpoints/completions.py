@@ -21,7 +21,7 @@ from .chat import (
     has_choices,
     is_blank,
 )
-from .endpoint import Aggregated, Aggregator, Endpoint, Request, fewer_than
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Request, fewer_than
 from .pieces import pieces
 
 _CHOICE: Final[Mapping[str, Rule]] = {
@@ -157,7 +157,7 @@ def _cannot_stream(request: Request) -> str | None:
 _OF_A_CHOICE: Final = frozenset(("index", "text", "logprobs", "finish_reason"))
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     if isinstance(document, dict) and "choices" not in document and "content" in document and "stop" in document:
         return _fragments_of([document])
     if (
@@ -169,8 +169,8 @@ def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | No
     if not has_choices(document):
         return None
     if any("message" in choice for choice in document["choices"]):
-        return None if CHAT.events_of is None else CHAT.events_of(document, with_usage)
-    return chunks_of(document, "text_completion", _chunks_of_choice, with_usage=with_usage)
+        return CHAT.events_of(document, asked)
+    return chunks_of(document, "text_completion", _chunks_of_choice, with_usage=asked.with_usage)
 
 
 def _chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -211,6 +211,4 @@ def _fragments_of(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {"index": index, **document, "content": "", "stop": True}
 
 
-COMPLETIONS: Final = Endpoint(
-    "completions", ("/completions",), CompletionsAggregator, _cannot_stream, events_of=_events_of
-)
+COMPLETIONS: Final = Endpoint("completions", ("/completions",), CompletionsAggregator, _events_of, _cannot_stream)

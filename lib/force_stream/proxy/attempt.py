@@ -241,8 +241,7 @@ class Attempt:
         self.status, self.fields = status, fields
         self.encoded = encoded
         self._last_byte = self.clock()
-        self._reader = self.spec.read(status, content_type)
-        self._reader.gives_events = self.asked is not None
+        self._reader = self._reader_of(status, content_type)
         self._on(Signal.RESPONSE)
 
     def heard(self) -> None:
@@ -348,7 +347,7 @@ class Attempt:
         self._reading, self._body = None, KeptBody()
         self._body.add(body, self._last_byte - self._started)
         self._size, self._aside = len(body), [] if encoded else [body]
-        self._reader = self.spec.read(status, content_type)
+        self._reader = self._reader_of(status, content_type)
 
     def end(self) -> None:
         """The body ended as its framing says it should."""
@@ -466,7 +465,12 @@ class Attempt:
     @cached_property
     def _reader(self) -> AnswerReader:
         """`start_response` sets another one; this one only makes the reply when there is no response."""
-        return self.spec.read()
+        return self._reader_of()
+
+    def _reader_of(self, status: int = 200, content_type: str = "") -> AnswerReader:
+        reader = self.spec.read(status, content_type, plain=self.asked is not None and self.plain)
+        reader.gives_events = self.asked is not None
+        return reader
 
     async def finish_aside(self, decoded: bytes | None = None) -> Reply | None:
         """The same as `finish`, but in a thread if it might block the event loop for more than a few milliseconds."""
@@ -557,6 +561,6 @@ class Attempt:
             made = unfold(document, asked)
         except StreamError as error:
             return self._reader.failure(error)
-        self.answered = True
-        self.report.finish_reason, self.report.usage = made.finish_reason, made.usage
+        self.answered, report = True, self.report
+        report.finish_reason, report.usage, report.given = made.finish_reason, made.usage, made.events
         return Reply(status, made.stream, {"Content-Type": EVENT_STREAM_TYPE, "Cache-Control": "no-cache"})

@@ -12,7 +12,7 @@ from mitmproxy import http
 from mitmproxy.net.check import is_valid_host
 
 from ..answer.fill import spelled
-from ..answer.forcing import Refusal, force_request
+from ..answer.forcing import Refusal, check_form, force_request
 from ..answer.reader import AnswerSpec
 from ..answer.unfold import Asked as AskedStream
 from ..endpoints import expected_choices, never_streams
@@ -20,7 +20,7 @@ from ..endpoints.endpoint import Endpoint
 from ..rules.hosts import canonical_host, is_address
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
-from ..wire.json_body import Body, Edited, read_body, undo
+from ..wire.json_body import Body, Edited, means_false, read_body, undo
 from . import bodies
 from .learned import Asked, hash_of
 from .notes import (
@@ -197,20 +197,21 @@ def plain_form(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: End
     """The edit that makes a request for a stream a plain one, and what its client gets. Raises `Refusal` where it has
     to go out as it came."""
     _check_unsigned(flow.request)
-    if endpoint.events_of is None or isinstance(body, Form):
-        raise Refusal(f"a plain answer of the {endpoint.name} API cannot be given as events")
     if endpoint.never_streams and never_streams(endpoint, flow.request.path):
         raise Refusal("this path never streams")
+    check_form(body, endpoint, rule.extra_body)
     if reason := endpoint.cannot_stream({**body.members, **rule.extra_body}):
         raise Refusal(reason)
-    return stream_asked_of(body, endpoint), body.plain(rule.extra_body)
+    return stream_asked_of(body, endpoint, flow.request.path), body.plain(rule.extra_body, endpoint.only_streamed)
 
 
-def stream_asked_of(body: Body | Form, endpoint: Endpoint) -> AskedStream:
+def stream_asked_of(body: Body | Form, endpoint: Endpoint, path: str) -> AskedStream:
     """What a client gets whose request asks for a stream."""
     options = body.members.get("stream_options")
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return AskedStream(endpoint, with_usage)
+    # vLLM's transcriptions have it as an option of its own.
+    with_usage = with_usage or not means_false(body.members.get("stream_include_usage"))
+    return AskedStream(endpoint, with_usage, path)
 
 
 def make_plain(

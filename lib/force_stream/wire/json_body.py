@@ -10,7 +10,7 @@ import json
 import re
 from bisect import bisect
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -104,9 +104,10 @@ class Body:
         edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
 
-    def plain(self, extra_body: Mapping[str, object] | None = None) -> Edited:
-        """Ask for one JSON document. The extra members override the request's own whole."""
-        extra, removed = dict(extra_body or {}), {"stream", "stream_options"}
+    def plain(self, extra_body: Mapping[str, object] | None = None, options: Collection[str] = ()) -> Edited:
+        """Ask for one JSON document, without these options of a stream. The extra members override the request's own
+        whole."""
+        extra, removed = dict(extra_body or {}), {"stream", *options}
         edits = [(span.value, span.end, _dump(extra[span.key])) for span in self._spans if span.key in extra]
         edits += _removals(self._spans, removed)
         edits += _insertion(self._raw.index(b"{") + 1, extra, self.members.keys() - removed)
