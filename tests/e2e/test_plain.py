@@ -49,6 +49,9 @@ rules:
   - {name: small, hosts: ["*"], models: [small], max_body: 100, force_upstream_plain: true}
   - {name: twice, hosts: ["*"], models: [twice], retries: 1, force_upstream_plain: true}
   - {name: set, hosts: ["*"], models: [set], extra_body: {temperature: 0.10}, force_upstream_plain: true}
+  - {name: fails, hosts: ["*"], models: [fails], inject: {status: 429, retry_after: 7}, force_upstream_plain: true}
+  - {name: cuts, hosts: ["*"], models: [cuts], inject: {cut_after: 0}, force_upstream_plain: true}
+  - {name: delays, hosts: ["*"], models: [delays], inject: {delay: 0.01}, force_upstream_plain: true}
   - {name: learns, hosts: ["*"], models: ["learns*"], learn: true}
   - {name: learns-too, hosts: ["*"], models: ["forced-learns*"], learn: true, force_upstream_stream: true}
   - {name: learns-back, hosts: ["*"], models: ["plain-learns*"], learn: true, force_upstream_plain: true}
@@ -729,6 +732,22 @@ def test_an_upstream_that_must_stream_is_asked_for_a_stream_again(
             pass
     assert incoming.response.body == STREAM
     assert upstream.requests[-1].json() == asked
+
+
+# Injected faults
+
+
+def test_faults_are_put_into_a_plain_answer(proxy: Proxy, upstream: Upstream) -> None:
+    since = len(proxy.log_lines)
+    response = ask(proxy, streaming("fails"))
+    assert (response.status, error_in(response), response.header("retry-after")) == (429, "injected", "7")
+    assert not upstream.requests
+    proxy.wait_for_log("fails: chat fails, 429, sent plain, FAULT INJECTED", since=since)
+    upstream.answer_always(document(ANSWER))
+    response = ask(proxy, streaming("cuts"))
+    assert (response.status, error_in(response)) == (502, "stream_truncated")
+    response = ask(proxy, streaming("delays", **USED))
+    assert json.loads(aggregate(response.body).body) == ANSWER
 
 
 # What a person sees

@@ -249,6 +249,8 @@ class ForceStream:
         wait, attempt = role.wait, role.wait.attempt
         assert attempt is not None
         wait.reply_made = True  # by the upstream
+        if isinstance(role, Waiting) and role.kept is not None:
+            self._kept.finish(role.kept, kept_answers.NOTHING)  # only what is made of a document is kept
         if attempt.plain:
             logger.info(
                 f"{wait.rule.name}: asked for a plain answer, the upstream streams all the same: passed on live"
@@ -354,28 +356,26 @@ class ForceStream:
         if not self._retries.all_learned.is_empty:
             rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
-        if rule.force_upstream_stream or must_stream:
+        is_forced = rule.force_upstream_stream or must_stream
+        if is_forced or (rule.watches_streams and not body.asks_plain):
             key = b""
             if rule.keep_answers is not None and flow.is_replay is None:
                 # mitmproxy puts that in place of the client's own.
                 own = getattr(ctx.options, "upstream_auth", None) is None
                 key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
-            role = self._forced(flow, body, rule, endpoint, replayed=replayed)
+            if is_forced and (body.asks_plain or replayed):
+                role = self._forced(flow, body, rule, endpoint)
+            else:
+                role = self._streaming(flow, body, rule, endpoint)
             if key and isinstance(role, Waiting):
                 role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
                 self._roles[flow] = role
-        elif not body.asks_plain and rule.watches_streams:
-            self._roles[flow] = self._streaming(flow, body, rule, endpoint)
         elif rule.learn and body.asks_plain:
             self._roles[flow] = self._watched(body, rule, endpoint)
 
-    def _forced(
-        self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint, *, replayed: bool
-    ) -> Role | None:
+    def _forced(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role | None:
         """The role of a flow whose rule forces it; None if it is left alone."""
-        if not body.asks_plain and not replayed:
-            return self._streaming(flow, body, rule, endpoint)
         why = "" if self._retries.all_learned.is_empty else self._retries.why_plain(flow, body, endpoint)
         try:
             if why:
@@ -649,7 +649,7 @@ def _level(flow: http.HTTPFlow) -> int:
 def _goes_on_live(wait: ClientWait, head: http.Response) -> bool:
     """Whether an upstream sends the events that its client asked for, as it gets them: after a heartbeat nothing can
     tell the client of an encoding."""
-    if wait.attempt is None or wait.asked is None:
+    if wait.attempt is None or wait.asked is None or wait.client_gone:
         return False
     if head.stream:
         return wait.attempt.is_own_stream  # another addon has it streamed

@@ -159,7 +159,7 @@ class Attempt:
     once it has begun. `cut_by`: how the transport ended the answer too early, in words. `deadline`: when the rule's
     timeout passes, by the clock; None if it has none. `plain`: its request asked for no stream, so a document may be of
     any size, and no faults are put in. `asked`: the events that are made of that one for a client that asked for
-    them; it is limited as a stream is. `is_live`: the client gets the pieces as they come. `is_document`:
+    them; it is treated as a stream is. `is_live`: the client gets the pieces as they come. `is_document`:
     what came began as JSON does, and not as an event stream.
     """
 

@@ -370,7 +370,7 @@ class ObservedStream(http_layers.HttpStream):
         return injection if injection is not None and injection.replaces_upstream else None
 
     def _choose_faults(self, attempt: Attempt) -> None:
-        attempt.injection = None if attempt.plain else self.injections.next(attempt.rule)
+        attempt.injection = None if attempt.goes_through else self.injections.next(attempt.rule)
         if attempt.injection is not None:
             attempt.injected = attempt.injection.injected
 
