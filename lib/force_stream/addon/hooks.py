@@ -364,9 +364,9 @@ class ForceStream:
                 own = getattr(ctx.options, "upstream_auth", None) is None
                 key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
             if is_forced and (body.asks_plain or replayed):
-                role = self._forced(flow, body, rule, endpoint)
+                role = await self._forced(flow, body, rule, endpoint)
             else:
-                role = self._streaming(flow, body, rule, endpoint)
+                role = await self._streaming(flow, body, rule, endpoint)
             if key and isinstance(role, Waiting):
                 role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
@@ -374,14 +374,14 @@ class ForceStream:
         elif rule.learn and body.asks_plain:
             self._roles[flow] = self._watched(body, rule, endpoint)
 
-    def _forced(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role | None:
+    async def _forced(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role | None:
         """The role of a flow whose rule forces it; None if it is left alone."""
         why = "" if self._retries.all_learned.is_empty else self._retries.why_plain(flow, body, endpoint)
         try:
             if why:
-                spec, _ = request.forced_form(flow, body, rule, endpoint)
+                spec, _ = await bodies.read(flow.request, partial(request.forced_form, flow, body, rule, endpoint))
             else:
-                spec = request.force(flow, body, rule, endpoint)
+                spec = await bodies.read(flow.request, partial(request.force, flow, body, rule, endpoint))
         except Refusal as reason:
             _leave(flow, rule, endpoint, str(reason))
             return self._watched(body, rule, endpoint)
@@ -392,20 +392,18 @@ class ForceStream:
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
         return Waiting(ClientWait(rule, Attempt(spec, rule, plain=bool(why))))
 
-    def _streaming(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role:
+    async def _streaming(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role:
         """The role of a flow whose client asks for a stream."""
         if self._is_to_be_plain(flow, body, rule, endpoint):
             try:
-                spec, asked = request.make_plain(flow, body, rule, endpoint)
+                made = partial(request.make_plain, flow, body, rule, endpoint)
+                spec, asked = await bodies.read(flow.request, made)
                 return Waiting(ClientWait(rule, Attempt(spec, rule, plain=True, asked=asked)))
             except Refusal as reason:
                 _leave(flow, rule, endpoint, str(reason))
         else:
             save_notes(flow, {"rule": rule.name, "endpoint": endpoint.name})
-        spec, asked = (
-            request.stream_spec_for(body, rule, endpoint),
-            request.stream_asked_of(body, endpoint, flow.request.path),
-        )
+        spec, asked = request.stream_spec_for(body, rule, endpoint), request.stream_asked_of(flow, body, endpoint)
         limits = UNLIMITED
         if rule.guard_streams:
             limits = replace(UNLIMITED, timeout=rule.timeout, idle_timeout=rule.idle_timeout, heartbeat=rule.heartbeat)

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -269,7 +270,8 @@ class Retries:
         if tries.attempt.asked is not None:
             return request.link(flow, again), body  # as it came, for the client itself asks for a stream
         try:
-            spec = request.force(again, body, self.adapted(rule, flow, model, endpoint), endpoint)
+            adapted = self.adapted(rule, flow, model, endpoint)
+            spec = await bodies.read(again.request, partial(request.force, again, body, adapted, endpoint))
         except Refusal as reason:
             if LEFT_ALONE.of(flow) != str(reason):  # that is in the log already
                 logger.info(

@@ -4,6 +4,7 @@ Knows how events are written, and what tells an API's error and its silence; wha
 knows. Must not know mitmproxy, rules or requests. `aggregate` makes the same document of them again.
 """
 
+from codecs import BOM_UTF8
 from typing import Any, Final, NamedTuple
 
 from ..endpoints.endpoint import Asked as Asked
@@ -11,7 +12,9 @@ from ..endpoints.endpoint import Endpoint
 from ..errors import ERROR_TYPE, MalformedStream, UpstreamError
 from ..errors.events import error_in
 from ..wire import jsontext
-from ..wire.text import printable
+from ..wire.long_json import LONG, drop
+from ..wire.text import decoded, printable
+from .report import usage_in
 
 _NAME: Final = b"event: "
 _DONE: Final = b"data: [DONE]\n\n"
@@ -31,15 +34,24 @@ class Unfolded(NamedTuple):
 def unfold(document: bytes, asked: Asked) -> Unfolded:
     """The event stream of a document. Raises `UpstreamError` where that is an error, and `MalformedStream` where it is
     none of this API."""
+    read: list[Any] = []
+    try:
+        return _unfold(document, asked, read)
+    finally:
+        drop(read)
+
+
+def _unfold(document: bytes, asked: Asked, read: list[Any]) -> Unfolded:
     endpoint = asked.endpoint
     try:
-        value = jsontext.loads(document.decode("utf-8-sig", errors="replace"))
+        value = jsontext.loads("".join(decoded(document.removeprefix(BOM_UTF8))))
+        if len(document) > LONG:
+            read.append(value)
         events = endpoint.events_of(value, asked)
         if events is not None:
-            usage = value.get("usage") if isinstance(value, dict) else None
             written = [event_of(event, endpoint) for event in events]
             end = b"" if written[-1].startswith(_NAME) else _DONE
-            return Unfolded(b"".join([*written, end]), _finish_reason(value), usage, len(written))
+            return Unfolded(b"".join([*written, end]), _finish_reason(value), usage_in(value), len(written))
         error = error_in(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
         error = None  # deeper than Python's parser goes

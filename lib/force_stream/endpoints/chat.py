@@ -25,6 +25,7 @@ from ..merge.fields import (
     first,
     index_of,
     latest,
+    listing,
     nothing,
     of_first,
     overlay,
@@ -125,8 +126,8 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": fields(_DELTA),
     "message": snapshots,
     "text": concat,
-    "logprobs": fields({"content": extend, "refusal": extend}),
-    "token_ids": extend,
+    "logprobs": fields({"content": listing, "refusal": listing}),
+    "token_ids": listing,
     "obfuscation": padding,  # Bedrock
     **ASIDE,
 }
@@ -285,8 +286,8 @@ class CompletionAggregator(Aggregator):
         # A reason that content has followed does not say why a stream stopped that was cut.
         reasons = {} if partial and not done and self.early else self._reasons
         choices = [
-            self._choice(index, choice.result(), reasons.get(index), done=done)
-            for index, choice in sorted(self._choices.items())
+            self._choice(index, self._choices[index].result(), reasons.get(index), done=done)
+            for index in sorted(self._choices)
         ]
         document = self._top.result()
         for choice in choices:

@@ -9,7 +9,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
+from ..merge.fields import (
+    CHANGED,
+    Fields,
+    Rule,
+    Slots,
+    concat,
+    extend,
+    fields,
+    index_of,
+    listing,
+    nothing,
+    padding,
+    spelled,
+)
 from ..wire.text import printable
 from .chat import (
     ASIDE,
@@ -28,8 +41,8 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
     "text": concat,
     # llama.cpp answers in the chat API's shape, which has `content`.
-    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), extend)),
-    "token_ids": extend,
+    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), listing)),
+    "token_ids": listing,
     "obfuscation": padding,
     **ASIDE,
 }
@@ -86,7 +99,7 @@ class LlamaCppAggregator(Aggregator):
         if not (is_whole or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, except for what comes in pieces.
-        documents = [_as_asked(self._last[index]) | merged.result() for index, merged in sorted(self._merged.items())]
+        documents = [_as_asked(self._last[index]) | self._merged[index].result() for index in sorted(self._merged)]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
         odd = fewer_than(self._expected, len(documents))
         return Aggregated(documents[0] if len(documents) == 1 else documents, reasons, odd=odd)

@@ -478,7 +478,9 @@ class Attempt:
             await asyncio.wait([self._reading])
         unfolds_much = self.asked is not None and self._size > _MOST_UNFOLDED
         if self.encoded or self._aside or unfolds_much or self._reader.blocks_loop:
-            return await run_aside(lambda: self.finish(decoded))
+            reply = await run_aside(lambda: self.finish(decoded))
+            run_aside(self._reader.forget)  # nobody waits for it
+            return reply
         return self.finish(decoded)
 
     @property

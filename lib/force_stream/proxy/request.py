@@ -202,16 +202,17 @@ def plain_form(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: End
     check_form(body, endpoint, rule.extra_body)
     if reason := endpoint.cannot_stream({**body.members, **rule.extra_body}):
         raise Refusal(reason)
-    return stream_asked_of(body, endpoint, flow.request.path), body.plain(rule.extra_body, endpoint.only_streamed)
+    asked = stream_asked_of(flow, body, endpoint)
+    return asked, body.plain(rule.extra_body, endpoint.only_streamed)
 
 
-def stream_asked_of(body: Body | Form, endpoint: Endpoint, path: str) -> AskedStream:
+def stream_asked_of(flow: http.HTTPFlow, body: Body | Form, endpoint: Endpoint) -> AskedStream:
     """What a client gets whose request asks for a stream."""
     options = body.members.get("stream_options")
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
     # vLLM's transcriptions have it as an option of its own.
     with_usage = with_usage or not means_false(body.members.get("stream_include_usage"))
-    return AskedStream(endpoint, with_usage, path)
+    return AskedStream(endpoint, with_usage, flow.request.path)
 
 
 def make_plain(

@@ -496,6 +496,24 @@ def test_an_encoded_answer_is_decoded_off_the_loop_for_a_client_that_has_its_hea
     run(test)
 
 
+@pytest.mark.parametrize("size", [10, 500_000])
+def test_a_large_request_is_edited_off_the_loop(run: Callable, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    forced, threads = requests.force, []
+
+    def noted(*arguments: Any) -> AnswerSpec | None:
+        threads.append(threading.current_thread())
+        return forced(*arguments)
+
+    async def test(ours: addon.ForceStream, _: taddons.context) -> None:
+        monkeypatch.setattr(requests, "force", noted)
+        flow = flow_with(request(user="a" * size))
+        await ours.request(flow)
+        assert json.loads(flow.request.raw_content or b"")["stream"] is True
+        assert [thread is threading.main_thread() for thread in threads] == [size == 10]
+
+    run(test)
+
+
 BOMB = gzip.compress(b'{"model": "m", "messages": []' + bytes(20 * 1024**2))
 LARGE_BOMB = zlib.compress(bytes(200 * 1024**2), 1)
 MEGABYTE = 1024**2
