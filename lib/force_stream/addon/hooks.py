@@ -163,8 +163,7 @@ class ForceStream:
         if isinstance(role, LiveCopy) or (role is None and cors.page_of(flow)):
             # It has no limits, but its upstream's interim responses and GOAWAYs are handled as usual, and a page of
             # another origin can read why there is no response.
-            guard = role.guard if isinstance(role, LiveCopy) else None
-            return ClientWait(UNLIMITED) if guard is None else guard.wait
+            return (isinstance(role, LiveCopy) and role.wait) or ClientWait(UNLIMITED)
         return None if role is None else role.wait
 
     # What commands and the page need
@@ -255,7 +254,8 @@ class ForceStream:
             logger.info(
                 f"{wait.rule.name}: asked for a plain answer, the upstream streams all the same: passed on live"
             )
-        copy = self._roles[flow] = LiveCopy(wait.rule.max_body, attempt.spec, _guard(wait, attempt, head))
+        wait.guard = _guard(wait, attempt, head)
+        copy = self._roles[flow] = LiveCopy(wait.rule.max_body, attempt.spec, wait if wait.guard else None)
         head.stream = head.stream or copy
 
     async def response(self, flow: http.HTTPFlow) -> None:
@@ -660,7 +660,7 @@ def _guard(wait: ClientWait, attempt: Attempt, head: http.Response) -> Guard | N
         return None
     if bodies.is_encoded(head) or ("content-length" in head.headers and not wait.headers_sent):
         return None
-    guard = Guard(wait, attempt, wait.asked)
+    guard = Guard(attempt, wait.asked, wait.rule.max_body, wait.said)
     attempt.start_response(head.status_code, head.headers.get("content-type", ""), fields=head.headers.fields)
     return guard
 

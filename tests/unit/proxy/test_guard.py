@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
@@ -18,10 +17,10 @@ from harness.samples import EVENTS, RESPONSE_STREAM, STREAM
 BEGIN, HALF = sse(*EVENTS[:2], done=False), b'data: {"id":"c'
 
 
-def guard_of(endpoint: str = "chat", **keys: Any) -> Guard:
+def guard_of(endpoint: str = "chat", limit: int = 10_000) -> Guard:
     asked = Asked(ENDPOINTS[endpoint])
     attempt = Attempt(AnswerSpec("r", endpoint), UNLIMITED, asked=asked)
-    guard = Guard(ClientWait(Rule("r", (".",), guard_streams=True, **keys), attempt), attempt, asked)
+    guard = Guard(attempt, asked, limit, lambda: None)
     attempt.start_response(200, "text/event-stream")
     return guard
 
@@ -96,7 +95,7 @@ def test_the_error_of_responses_has_the_number_after_the_last_one_that_the_clien
 
 
 def test_a_stream_that_is_too_large_goes_on_without_a_guard() -> None:
-    guard = guard_of(max_body=len(BEGIN) + 10)
+    guard = guard_of(limit=len(BEGIN) + 10)
     assert guard.pass_on(BEGIN + HALF[:5]) == BEGIN
     assert guard.pass_on(HALF[5:]) == HALF
     assert guard.pass_on(b"x") == b"x"
@@ -107,7 +106,7 @@ def test_a_piece_of_an_event_puts_no_heartbeat_off() -> None:
     now = 0.0
     attempt = Attempt(AnswerSpec("r", "chat"), Rule("r", (".",), heartbeat=5), asked=Asked(ENDPOINTS["chat"]))
     wait = ClientWait(Rule("r", (".",), heartbeat=5, guard_streams=True), attempt, lambda: now)
-    guard = Guard(wait, attempt, Asked(ENDPOINTS["chat"]))
+    guard = Guard(attempt, Asked(ENDPOINTS["chat"]), 10_000, wait.said)
     attempt.start_response(200, "text/event-stream")
     now = 2.0
     guard.pass_on(BEGIN)
