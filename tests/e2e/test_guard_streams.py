@@ -40,6 +40,7 @@ RULES = """\
 rules:
   - {name: bare, hosts: ["*"], models: [bare], heartbeat: 0.1, force_upstream_stream: true}
   - {name: slow, hosts: ["*"], models: [slow], heartbeat: 0.1, force_upstream_stream: true, guard_streams: true}
+  - {name: slow-learns, hosts: ["*"], models: [learns], heartbeat: 0.1, learn: true, guard_streams: true}
   - {name: late, hosts: ["*"], models: [late], timeout: 0.5, guard_streams: true}
   - {name: idle, hosts: ["*"], models: [idle], idle_timeout: 0.5, force_upstream_plain: true, guard_streams: true}
   - {name: small, hosts: ["*"], models: [small], max_body: 300, guard_streams: true}
@@ -271,14 +272,15 @@ def test_without_guard_streams_there_are_no_heartbeats(proxy: Proxy, upstream: U
 # Heartbeats
 
 
+@pytest.mark.parametrize("client_class", CLIENTS)
 @pytest.mark.parametrize(("path", "beat"), [(CHAT, COMMENT), (MESSAGES, PING), (RESPONSES, COMMENT)])
 def test_heartbeats_come_before_the_first_byte(
-    proxy: Proxy, upstream: Upstream, certs: Certs, path: str, beat: bytes
+    proxy: Proxy, upstream: Upstream, certs: Certs, path: str, beat: bytes, client_class: Callable[..., Any]
 ) -> None:
     gate = Gate()
     body = STREAM if path == CHAT else RESPONSE_STREAM
     upstream.answer(WaitFor(gate), *event_stream(body).steps)
-    response = after(gate, beat * 2, proxy, certs, path=path)
+    response = after(gate, beat * 2, proxy, certs, path=path, client_class=client_class)
     assert (response.status, response.ended) == (200, "complete")
     assert response.header("content-type") == "text/event-stream"
     assert response.body.startswith(beat * 2)
@@ -338,6 +340,19 @@ def test_another_answer_behind_heartbeats_is_the_error_event(proxy: Proxy, upstr
     upstream.answer(WaitFor(gate), *document({"hello": "world"}).steps)
     response = after(gate, COMMENT, proxy, certs)
     assert last_event(response.body)[1]["error"]["type"] == "upstream_error"
+
+
+def test_a_refusal_to_stream_behind_heartbeats_is_met_all_the_same(
+    proxy: Proxy, upstream: Upstream, certs: Certs
+) -> None:
+    gate = Gate()
+    refusal = {"error": {"message": "Streaming is not supported for this model."}}
+    upstream.answer(WaitFor(gate), *document(refusal, status=400).steps)
+    upstream.answer(*document(DOCUMENT).steps)
+    response = after(gate, COMMENT, proxy, certs, "learns")
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.body.endswith(b"data: [DONE]\n\n")
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None]
 
 
 # openai-python

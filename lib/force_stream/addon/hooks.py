@@ -600,7 +600,7 @@ class ForceStream:
     async def _conclude(self, flow: http.HTTPFlow, copy: LiveCopy) -> None:
         """Decide how a client's own stream ends for it, and keep and count it."""
         cut, guard = "", copy.guard
-        if guard is not None:
+        if guard is not None and flow.response is not None and flow.response.stream is copy:
             await guard.conclude()
             cut = guard.attempt.cut_by or guard.attempt.limit
             if guard.error:

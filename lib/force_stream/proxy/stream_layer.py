@@ -461,11 +461,14 @@ class ObservedStream(http_layers.HttpStream):
         wait, now = self._wait, self.wait_of(self.flow)
         if wait is not None and wait.asked is not None and now is not None and (now.attempt is None or now.guard):
             # The client gets the event stream that it asked for live, whatever the upstream was asked for.
-            self._wait, self._attempt, self._guard = now, None, now.guard
+            self._wait, self._attempt = now, None
+            assert self.flow.response is not None
+            if now.guard is not None and getattr(self.flow.response.stream, "guard", None) is now.guard:
+                self._guard = now.guard  # otherwise another addon gives the client what it gets
             for command in super().start_response_stream():
                 if wait.needs_head or not _is_response_head(command):
                     yield command
-            if now.guard is not None:
+            if self._guard is not None:
                 now.headers_sent = True
                 yield from self._wake_in(now.next_deadline())
             return
