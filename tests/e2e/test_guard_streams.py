@@ -32,7 +32,7 @@ from harness import (
     openai_client,
     sse,
 )
-from harness.paths import ADDON
+from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, EVENTS, RESPONSE_STREAM, RESPONSES, STREAM, request
 
 MESSAGES = "/v1/messages"
@@ -353,6 +353,48 @@ def test_a_refusal_to_stream_behind_heartbeats_is_met_all_the_same(
     assert (response.status, response.ended) == (200, "complete")
     assert response.body.endswith(b"data: [DONE]\n\n")
     assert [seen.json().get("stream") for seen in upstream.requests] == [True, None]
+
+
+# Beside another script
+
+NEIGHBOURS = SCRIPTS / "neighbours.py"
+# By what the script does: whether the guard still works.
+ACTS = {
+    "streams": False,
+    "streams through a function": False,
+    "takes its time at responseheaders": True,
+    "takes its time at response": True,
+    "halts at response": True,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("scripts", [[NEIGHBOURS, ADDON], [ADDON, NEIGHBOURS]], ids=["before ours", "after ours"])
+def test_another_script_may_have_the_stream(
+    shared_proxy: Callable[..., Proxy],
+    upstream: Upstream,
+    shared_rules: Callable[[str], Any],
+    scripts: list[Any],
+    act: str,
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    proxy = shared_proxy(f"reverse:{upstream.url()}", scripts=scripts, options=options)
+    upstream.answer(Head(), Data(BEGIN + HALF), End())
+    upstream.answer(*document(DOCUMENT).steps)
+    headers = [*PLAIN, ("x-request-id", act)]
+    body = json.dumps(request(stream=True)).encode()
+    with Http1Client(proxy.url) as client:
+        response = client.request("POST", CHAT, headers, body)
+    with Http1Client(proxy.url) as client:
+        instead = client.request("POST", CHAT, headers, body)
+    assert (response.status, response.ended) == (200, "complete")
+    if ACTS[act]:
+        before, error = last_event(response.body)
+        assert (before, error["error"]["code"]) == (BEGIN, "stream_truncated")
+        assert instead.body.endswith(b"data: [DONE]\n\n") or instead.json()["error"]["code"] == "force_stream_error"
+    else:
+        assert response.body == BEGIN + HALF
+        assert instead.json() == DOCUMENT
 
 
 # openai-python

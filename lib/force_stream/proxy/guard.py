@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from ..answer.report import Reply
 from ..answer.unfold import Asked, failure
 from ..errors import EmptyStream, IncompleteStream, StreamTimeout
 from ..wire.sse import end_of_last_event
@@ -20,7 +21,7 @@ _SEQUENCE_LENGTH: Final = 64
 
 
 class Guard:
-    """`attempt`: reads what the client gets. `is_on`: until the stream is too large. `error`: the error
+    """`attempt`: reads what the client gets. `is_on`: until the stream has ended, or is too large. `error`: the error
     event that the client gets at the end; b"" where the stream came to its own."""
 
     def __init__(self, attempt: Attempt, asked: Asked, limit: int, said: Callable[[], None]) -> None:
@@ -58,16 +59,20 @@ class Guard:
 
     async def conclude(self) -> None:
         """Decide how the stream ends for the client, once it has ended."""
-        if not self.is_on:
-            return
-        self.attempt.end()  # unless it was cut off
-        reply = await self.attempt.finish_aside()
+        if self.is_on:
+            self.attempt.end()  # unless it was cut off
+            self._decide(await self.attempt.finish_aside())
+
+    def _decide(self, reply: Reply | None) -> None:
+        self.is_on = False
         if reply is not None and self.attempt.report.code in _NO_END:
             self.error = failure(reply.body, self._endpoint, self._next_number())
 
-    @property
     def last_words(self) -> bytes:
-        """What the client gets before the end."""
+        """What the client gets before the end. Another addon may have kept ours from concluding it."""
+        if self.is_on:
+            self.attempt.end()
+            self._decide(self.attempt.finish())
         return self.error or bytes(self._held)
 
     def _next_number(self) -> int:

@@ -695,7 +695,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def _say_last_words(self) -> Commands:
         """What a client whose own stream is guarded gets before its end."""
-        if self._guard is not None and (words := self._guard.last_words):
+        if self._guard is not None and (words := self._guard.last_words()):
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, words), self.context.client)
 
     def _check_reply(self) -> Commands:
