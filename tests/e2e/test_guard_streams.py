@@ -44,6 +44,7 @@ rules:
   - {name: late, hosts: ["*"], models: [late], timeout: 0.5, guard_streams: true}
   - {name: idle, hosts: ["*"], models: [idle], idle_timeout: 0.5, force_upstream_plain: true, guard_streams: true}
   - {name: small, hosts: ["*"], models: [small], max_body: 300, guard_streams: true}
+  - {name: small-slow, hosts: ["*"], models: [small-slow], max_body: 300, heartbeat: 0.1, guard_streams: true}
   - {name: guarded, hosts: ["*"], force_upstream_stream: true, guard_streams: true}
 """
 PLAIN = [("Content-Type", "application/json")]
@@ -335,11 +336,48 @@ def test_a_document_behind_heartbeats_becomes_its_events(proxy: Proxy, upstream:
     assert response.body.endswith(b"data: [DONE]\n\n")
 
 
-def test_another_answer_behind_heartbeats_is_the_error_event(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+# What comes behind a heartbeat, in place of a labelled stream, and the code of the error event that it makes.
+BEHIND: dict[str, tuple[Answer, str | None]] = {
+    "another document": (document({"hello": "world"}), None),
+    "a page": (Answer.of(Head(content_type="text/html"), Data(b"<html><p>Sign in</p>"), End()), None),
+    "half a document": (
+        Answer.of(Head(content_type="application/json"), Data(b'{"a":'), CutChunk()),
+        "stream_truncated",
+    ),
+    "half a stream without a label": (Answer.of(Head(content_type=None), Data(BEGIN), CutChunk()), "stream_truncated"),
+    "a document that is too large": (document(DOCUMENT | {"padding": "x" * 300}), "stream_too_large"),
+}
+
+
+@pytest.mark.parametrize("case", BEHIND)
+def test_another_answer_behind_heartbeats_is_the_error_event(
+    proxy: Proxy, upstream: Upstream, certs: Certs, case: str
+) -> None:
+    answer, code = BEHIND[case]
     gate = Gate()
-    upstream.answer(WaitFor(gate), *document({"hello": "world"}).steps)
+    upstream.answer(WaitFor(gate), *answer.steps)
+    response = after(gate, COMMENT, proxy, certs, "small-slow" if code == "stream_too_large" else "slow")
+    before, error = last_event(response.body)
+    assert before.replace(COMMENT, b"") == b""
+    assert error["error"]["type"] == "upstream_error"
+    assert code in (None, error["error"]["code"])
+
+
+STREAMS_BEHIND = {
+    "without a label": Answer.of(Head(content_type=None), Data(STREAM[:50]), Data(STREAM[50:]), End()),
+    "encoded": Answer.of(Head(headers={"Content-Encoding": "gzip"}), Data(gzip.compress(STREAM)), End()),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS_BEHIND)
+def test_a_stream_behind_heartbeats_is_read_and_given(
+    proxy: Proxy, upstream: Upstream, certs: Certs, case: str
+) -> None:
+    gate = Gate()
+    upstream.answer(WaitFor(gate), *STREAMS_BEHIND[case].steps)
     response = after(gate, COMMENT, proxy, certs)
-    assert last_event(response.body)[1]["error"]["type"] == "upstream_error"
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.body.replace(COMMENT, b"") == STREAM
 
 
 def test_a_refusal_to_stream_behind_heartbeats_is_met_all_the_same(
