@@ -150,6 +150,17 @@ def test_a_stream_without_its_end_gets_the_error_event(
     assert "cut off" in line.string
 
 
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_a_stream_that_ends_with_its_connection_gets_the_error_event_too(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any]
+) -> None:
+    upstream.answer(Head(framing="close"), Data(BEGIN + HALF), End())
+    before, error = last_event(ask(proxy, certs, client_class=client_class).body)
+    assert (before, error["error"]["code"]) == (BEGIN, "stream_truncated")
+    upstream.answer(Head(framing="close"), Data(STREAM), End())
+    assert ask(proxy, certs, client_class=client_class).body == STREAM
+
+
 @pytest.mark.parametrize("size", [1, 7, None])
 def test_a_stream_with_its_end_is_passed_on_byte_for_byte(
     proxy: Proxy, upstream: Upstream, certs: Certs, size: int | None
