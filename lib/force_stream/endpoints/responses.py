@@ -531,6 +531,8 @@ _PROGRESS: Final = {
     "file_search_call": (("in_progress", "searching"), ("completed",)),
     "image_generation_call": (("in_progress", "generating"), ()),
 }
+# Where the annotations end that do not follow the whole text.
+_ENDS: Final = {"url_citation": "end_index", "file_citation": "index"}
 # The lists of parts, and the events that announce one of each.
 _LISTS: Final = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
 
@@ -606,6 +608,15 @@ def _events_of_operation(item: dict[str, Any], place: dict[str, Any]) -> Iterato
             yield {"type": f"{name}.added", **where, "command": ""}
             yield from ({"type": f"{name}.delta", **where, "delta": piece} for piece in pieces(command))
             yield {"type": f"{name}.done", **where, "command": command}
+    output = item.get("output") if item.get("type") == "shell_call_output" else None
+    for number, of_command in enumerate(output if isinstance(output, list) else ()):
+        where = {**place, "command_index": number}
+        name = "response.shell_call_output_content"
+        for key in ("stdout", "stderr"):
+            text = of_command.get(key) if isinstance(of_command, dict) else None
+            for piece in pieces(text) if isinstance(text, str) else ():
+                yield {"type": f"{name}.delta", **where, "delta": {key: piece}}
+        yield {"type": f"{name}.done", **where, "output": [of_command]}
     if isinstance(operation, dict) and isinstance(diff := operation.get("diff"), str):
         name = "response.apply_patch_call_operation_diff"
         yield from ({"type": f"{name}.delta", **place, "delta": piece} for piece in pieces(diff))
@@ -642,7 +653,7 @@ def _events_of_part(key: str, part: Any, place: dict[str, Any]) -> Iterator[dict
 
 def _end_of(annotation: Any) -> float:
     """Where in the text an annotation ends; it follows the piece that reaches there."""
-    end = annotation.get("end_index") if isinstance(annotation, dict) else None
+    end = annotation.get(_ENDS.get(str(annotation.get("type")), "")) if isinstance(annotation, dict) else None
     return end if isinstance(end, int) else inf
 
 

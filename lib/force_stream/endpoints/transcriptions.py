@@ -199,7 +199,8 @@ def _of_openai(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     kind = "transcript.text.segment"
     if _have_type(segments, kind):
         yield from segments
-        document = {key: value for key, value in document.items() if key != "segments"}
+        told = {"segments": segments, "task": "transcribe"}  # by the segments themselves
+        document = {key: value for key, value in document.items() if value != told.get(key, ...)}
     else:
         tokens = document.get("logprobs")
         cut = by_tokens(document["text"], tokens) if isinstance(tokens, list) and tokens else None
