@@ -225,7 +225,7 @@ def _after(silence: float) -> str:
 
 def _wait(retry_after: str) -> str:
     shown = printable(retry_after.strip(), _LONGEST_CODE)
-    return f"{shown} s" if shown.isdecimal() else shown
+    return f"{shown} s" if shown.replace(".", "", 1).isdecimal() else shown
 
 
 def _kind(head: str, label: str) -> str:

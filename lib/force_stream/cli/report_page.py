@@ -26,6 +26,7 @@ from ..proxy.bodies import decoded
 from ..proxy.notes import UnreadableFlow
 from ..proxy.request import name_of
 from ..proxy.response import kept_answer, streams
+from ..proxy.retry_policy import wait_asked
 from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
@@ -160,7 +161,7 @@ def _cause(flow: http.HTTPFlow, report: Report) -> str:
     """Why the answer is not simply whole, where no note says it; "" for a plain success."""
     response = flow.response
     if response is not None and response.status_code >= 400:
-        label, retry_after = response.headers.get("content-type", ""), response.headers.get("retry-after", "")
+        label, retry_after = response.headers.get("content-type", ""), wait_asked(response.headers.get)
         return cause.of_response(response.status_code, label, decoded(response) or b"", retry_after)
     if flow.error is not None:
         return f"no answer: {cause.plainly(flow.error.msg)}"

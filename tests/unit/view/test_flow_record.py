@@ -129,6 +129,7 @@ def test_of_the_upstreams_head_only_what_explains_an_answer_is_shown() -> None:
     flow.metadata["force_stream.head"] = [
         ["Content-Type", b"text/html"],
         ["Retry-After", b"20"],
+        ["Retry-After-Ms", b"19500"],
         ["X-Request-Id", b"req-\x1b1"],
         ["Set-Cookie", b"a=b"],
         ["Server", b"nginx"],
@@ -136,6 +137,7 @@ def test_of_the_upstreams_head_only_what_explains_an_answer_is_shown() -> None:
     assert flow_record.head_of(flow) == (
         ("content-type", "text/html"),
         ("retry-after", "20"),
+        ("retry-after-ms", "19500"),
         ("x-request-id", "req-\\x1b1"),
     )
 
