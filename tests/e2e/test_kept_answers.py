@@ -73,7 +73,9 @@ def proxy(shared_proxy: Callable[..., Proxy], shared_rules: Callable[..., Any], 
     proxy = shared_proxy(*modes, "regular", scripts=scripts, options=options, remote=True)
     since = proxy.mark()
     yield proxy
-    assert [line for line in proxy.log_lines[since:] if "Traceback" in line or "fault" in line] == []
+    assert [
+        line for line in proxy.log_lines[since:] if "Traceback" in line or "a bug in" in line or "fault" in line
+    ] == []
 
 
 @pytest.fixture

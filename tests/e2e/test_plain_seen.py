@@ -229,8 +229,9 @@ def test_the_page_and_the_figures_know_the_direction(make: Callable[..., Proxy],
     proxy.settle()
     failed, fine = at(port, "/flows").json()
     count = got.body.count(b"data: {")
-    assert (fine["ok"], fine["plain"], fine["events"], fine["first_event"]) == (True, True, count, None)
-    assert (failed["ok"], failed["plain"], failed["events"], failed["status"]) == (False, True, 0, 429)
+    assert (fine["ok"], fine["events"], fine["first_event"]) == (True, count, None)
+    assert (fine["direction"], failed["direction"]) == (f"sent plain, given as {count} events", "sent plain")
+    assert (failed["ok"], failed["events"], failed["status"]) == (False, 0, 429)
     (row,) = at(port, "/stats").json()
     assert (row["flows"], row["ok"], row["errors"], row["time_to_first_event"]) == (2, 1, 1, None)
     assert row["duration"]["p50"] is not None
@@ -387,11 +388,12 @@ def test_explain_says_why_a_stream_was_not_asked_for_plainly(make: Callable[...,
     ask(proxy, "taken")
     ask(proxy, "plain", stream=False)
     with Http1Client(proxy.url) as client:
-        client.post("/v1/images/generations", {"model": "m", "prompt": "x", "stream": True}, [("x-answer", "images")])
+        background = {"model": "m", "input": "x", "background": True, "stream": True}
+        client.post("/v1/responses", background, [("x-answer", "background")])
     for key, words in {
         "taken": "rule plain takes it; its request was sent plain, and its client gets events",
         "plain": "rule plain takes it; the client itself asks for a plain answer",
-        "images": "left as it came: a plain answer of the images API cannot be given as events",
+        "background": "left as it came: ",
     }.items():
         (line,) = [line for line in proxy.command("force_stream.explain", flows_of(key)) if "takes it" in line]
         assert words in line, key

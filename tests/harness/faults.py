@@ -867,7 +867,7 @@ class Bench:
                 *self._check_upstream(one.row),
             ]
             found += [f"{one.row.key}: {problem}" for problem in problems]
-        crashes = [line for line in log if re.search("Traceback|crashed|Addon error|a fault of", line)]
+        crashes = [line for line in log if re.search("Traceback|crashed|Addon error|a bug in", line)]
         return found + [f"in the log: {line}" for line in crashes]
 
     @property

@@ -25,15 +25,16 @@ from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, words_in
 from ..merge.fields import spelled
 from ..wire import jsontext
+from ..wire.long_json import LONG, drop
 from ..wire.sse import EventStreamDecoder
-from ..wire.text import counted, printable
+from ..wire.text import counted, decoded, printable
 from . import cause
 from .events import REPLACED, Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
 from .quirks import chosen, patch_document
-from .report import EVENT_STREAM_TYPE, JSON_TYPE, Reply, Report
+from .report import EVENT_STREAM_TYPE, JSON_TYPE, Reply, Report, usage_in
 
 # Bytes. Scalar JSON bodies are short.
 _LONGEST_SCALAR: Final = 1024
@@ -100,11 +101,13 @@ class AnswerReader:
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
     follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing;
-    `in_large_event`: the event that has begun is so large that the rest of it should be read off the event loop.
+    `gives_events`: its client asked for events, of which it may have some. `in_large_event`: the event that has begun
+    is so large that the rest of it should be read off the event loop.
     """
 
     def __init__(self, spec: AnswerSpec, status: int, content_type: str | None, *, plain: bool = False) -> None:
         self.done = self.ended = self.finished = self.answered = self.in_large_event = self._is_closed = False
+        self.gives_events = False
         self.early = 0
         self._report = Report()
         self._spec = spec
@@ -132,6 +135,8 @@ class AnswerReader:
         self._is_cut_off = False  # the body stops within its first event
         self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
+        # Large values that were read, and are no longer needed here.
+        self._left: list[Any] = []
         self._too_deep = False
         self._open = self._looked_at = 0
         self._cut = self._retry_after = ""
@@ -207,6 +212,8 @@ class AnswerReader:
             self._scalar += data[:_LONGEST_SCALAR]
         before = self._reader.count
         self._merge(self._repeats.feed(data))
+        if self._left:
+            drop(self._left)
         is_whole = self._reader.count != before or self._decoder.between_events
         self._open = 0 if is_whole else self._open + len(data)
         self.in_large_event = self._open > _LARGE_EVENT
@@ -288,6 +295,7 @@ class AnswerReader:
                 if self._is_plain_json and _is_large_document(body):
                     return None
                 document = _document_in(body)
+                self._left.append(document)
                 if document is not None and not self._is_events(*document):
                     return self._plain(body, *document)
                 self._merge(self._repeats.feed(self._give_back_json()))
@@ -306,6 +314,14 @@ class AnswerReader:
         except RecursionError:
             return self.failure(_too_deep())
 
+    def forget(self) -> None:
+        """Free what was read, in short steps; the report stays."""
+        self._left += (self._aggregator, self._repeats)
+        self._aggregator = ENDPOINTS[self._spec.endpoint].aggregator(self._spec.choices)
+        self._repeats = Repeats(self._reader)
+        self._json, self._error, self._words = [], None, None
+        drop(self._left)
+
     def so_far(self) -> Any:
         """The document of what has come, for a person: whole or not, and whatever reply that makes; None if there is
         none. It ends the answer."""
@@ -319,6 +335,8 @@ class AnswerReader:
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
+        if self.gives_events and isinstance(error, IncompleteStream):
+            error.advice = "Try again."
         events = "" if self._is_plain else f"{counted(report.events, 'event')}, "
         came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."
@@ -372,6 +390,7 @@ class AnswerReader:
     def _is_whole(self, body: bytes) -> bool:
         """Whether a body without an end is an answer or an error as one document, and not the first of several."""
         found = _document_in(body) if body[-64:].rstrip(_BLANK).endswith(b"}") else None
+        self._left.append(found)
         if found is None or found[2].strip() or not isinstance(value := found[0], dict) or _is_event(value):
             return False
         is_transcript = self._spec.endpoint == "transcriptions" and "text" in value
@@ -420,6 +439,8 @@ class AnswerReader:
         if self.done:
             return  # gateways in a row send [DONE] twice, or more after it
         self._latest = event.number or self._latest
+        if len(event.data) > LONG:
+            self._left.append(event.value)
         if event.kind is Kind.CHUNK and event.error is None:
             self._merge_chunk(event)
         elif event.error is not None:
@@ -517,7 +538,8 @@ class AnswerReader:
         # An upstream may send anything.
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
-        self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
+        self._report.usage = usage_in(aggregated.document)
+        self._left.append(aggregated)
         if self._quirks:
             patch_document(aggregated.document, self._quirks)
         if self._spec.fill:
@@ -585,7 +607,7 @@ def _with_reason(message: str, cut: str) -> str:
 def _document_in(body: bytes) -> tuple[Any, str, str] | None:
     """The JSON document that a body begins with: its value, its text, and what follows it; None if there is none."""
     try:
-        return jsontext.split(body.decode("utf-8-sig", errors="replace"))
+        return jsontext.split("".join(decoded(body.removeprefix(BOM_UTF8))))
     except ValueError:
         return None
 

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ..wire.long_json import is_long
+
 JSON_TYPE: Final = "application/json"
 EVENT_STREAM_TYPE: Final = "text/event-stream"
+# Characters, about. A usage has a few hundred, and whoever shows it writes all of it.
+_LONGEST_USAGE: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +47,9 @@ class Report:
     def error(self) -> str:
         """The error's code as people know it: the upstream's own where it gave one."""
         return self.own_code or self.code
+
+
+def usage_in(document: Any) -> Any:
+    """The usage in a document, unless that is so long that it is none."""
+    usage = document.get("usage") if isinstance(document, dict) else None
+    return None if is_long(usage, _LONGEST_USAGE) else usage

@@ -16,7 +16,7 @@ from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE, Reply
 from ..answer.unfold import Asked
 from ..endpoints import ENDPOINTS
 from ..errors import InternalError, OversizedStream, UpstreamUnreachable, error_body
-from ..wire import jsontext
+from ..wire import encodings, jsontext
 from ..wire.text import printable
 from . import bodies, cors
 from .attempt import LONGEST_REASON, Attempt, Fields
@@ -52,6 +52,7 @@ _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # How an event stream begins that is an API's: perhaps with comments, and with an event whose data is JSON.
 _EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n|(?:event|id|retry):[^\n]*\n)*data:\s*[{\[]")
 _LONGEST_HEAD: Final = 4096
+_BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 # Headers that described the event stream or its connection, and would be wrong for the document.
 _STREAM_HEADERS: Final = frozenset(
     b"""
@@ -83,6 +84,16 @@ def _begins_events(body: bytes) -> bool:
     return _EVENTS.match(body[:_LONGEST_HEAD]) is not None
 
 
+def may_be_document(response: http.Response, attempt: Attempt) -> bool:
+    """Whether what an attempt has received so far may be a JSON document, whatever its label says."""
+    if not attempt.encoded:
+        return attempt.may_be_document
+    if attempt.size > _LONGEST_HEAD:
+        return True  # it did not show that it is none
+    coding = response.headers.get("content-encoding", "")
+    return encodings.beginning(attempt.body(), coding, _LONGEST_HEAD).lstrip(_BLANK)[:1] in b"{["
+
+
 def text_of(response: http.Response) -> str:
     """A response's body as text, whatever its label says; JSON is UTF-8 (RFC 8259, section 8.1)."""
     return (bodies.decoded(response) or b"").decode("utf-8-sig", errors="replace")
@@ -103,18 +114,17 @@ def clients_events(flow: http.HTTPFlow) -> bytes | None:
 
 
 def plain_body(flow: Flow | None) -> bytes | None:
-    """What is kept of an upstream that was asked for no stream by a client that wanted one: the document that became
-    the events, or what came in place of one; None for any other flow."""
+    """What is kept of an upstream whose plain answer its client gets as events: the document that became them, or what
+    came in place of one; None for any other flow."""
     kept = SSE.of(flow)
     return None if kept is None or GIVEN.of(flow) is None or _begins_events(kept) else kept
 
 
 def asked_of(flow: http.HTTPFlow, spec: AnswerSpec) -> Asked | None:
-    """The events that a flow's client asked for, where what is kept is the answer of an upstream that was asked for no
-    stream."""
+    """The events that a flow's client asked for, where what is kept is a plain answer."""
     if GIVEN.of(flow) is None or not noted(SSE, flow):
         return None
-    return Asked(ENDPOINTS[spec.endpoint], with_usage=WITH_USAGE.of(flow) is True)
+    return Asked(ENDPOINTS[spec.endpoint], WITH_USAGE.of(flow) is True, flow.request.path)
 
 
 def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:

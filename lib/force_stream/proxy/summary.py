@@ -47,8 +47,8 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
         finish and f"finish {finish}" + (" (inferred)" if report.inferred else ""),
         report.error or ("truncated" if report.truncated else ""),
     ]
-    events = report.events if attempt.asked is None else report.given
-    came = counted(events, "event") if attempt.asked is None or events else ""
+    events = report.given or report.events
+    came = counted(events, "event") if events or not _became_events(attempt) else ""
     figures = [came, counted(report.bytes, "byte"), _tokens(report.usage)]
     end = f"{_seconds(flow):.1f} s{_odd(report)}"
     flow.comment = _caused(report.cause, ", ".join(filter(None, [*short, end])))
@@ -78,7 +78,7 @@ def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str, *, gone:
     spec, report = attempt.spec, attempt.report
     began, silence = attempt.response_started, attempt.silence
     if gone:
-        plain_bytes = None if attempt.asked is None else attempt.size
+        plain_bytes = attempt.size if _became_events(attempt) else None
         cause = gave_up(attempt.ended, report.events, silence, began=began, plain_bytes=plain_bytes)
     else:
         cause = without_credentials(flow, f"no answer: {printable(plainly(message), LONGEST_REASON)}")
@@ -117,14 +117,21 @@ def _caused(cause: str, said: str) -> str:
 
 def _given(attempt: Attempt) -> dict[str, Any]:
     """The notes of an attempt whose client asked for events, and its upstream was asked for none."""
-    return {} if attempt.asked is None else {"given": attempt.report.given, "with_usage": attempt.asked.with_usage}
+    if attempt.asked is None or not _became_events(attempt):
+        return {}
+    return {"given": attempt.report.given, "with_usage": attempt.asked.with_usage}
+
+
+def _became_events(attempt: Attempt) -> bool:
+    """Whether a client asked for events that are made of a document, if that comes."""
+    return attempt.asked is not None and (attempt.plain or attempt.report.given > 0)
 
 
 def _direction(attempt: Attempt) -> str:
     """What is not as with a forced stream."""
-    if attempt.asked is None:
-        return ""
-    return "sent plain, given as events" if attempt.answered else "sent plain"
+    sent = "sent plain" if attempt.plain and attempt.asked is not None else ""
+    given = "given as events" if attempt.report.given else ""
+    return ", ".join(filter(None, [sent, given]))
 
 
 def _odd(report: Report) -> str:

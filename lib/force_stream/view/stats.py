@@ -35,8 +35,8 @@ class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
     nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came; `ended`:
     when it was over. `cause`: why it is not simply whole, in a line; `head`: what matters of the upstream's own head.
-    `plain`: the upstream was asked for no stream by a client that wanted one, and `events` is how many were made of its
-    answer. `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`:
+    `direction`: how a plain answer came to a client that asked for events, in words; `events` is how many were made of
+    it then. `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`:
     returns the flow while somebody still has it; `weight`: about how many bytes of memory that takes.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
@@ -65,7 +65,7 @@ class Outcome:
     number: int = 1
     cause: str = ""
     ended: float | None = None
-    plain: bool = False
+    direction: str = ""
     head: tuple[tuple[str, str], ...] = ()
     flow: Callable[[], Any] = lambda: None
     weight: int = 0
@@ -95,16 +95,13 @@ class Outcome:
     @property
     def came(self) -> str:
         """What came, in words: events, or how a plain answer was given as them; and bytes."""
-        events = counted(self.events, "event")
-        if self.plain:
-            events = f"sent plain, given as {events}" if self.events else "sent plain"
-        return f"{events}, {counted(self.bytes, 'byte')}"
+        return f"{self.direction or counted(self.events, 'event')}, {counted(self.bytes, 'byte')}"
 
     @property
     def event_rate(self) -> float | None:
         """Events a second, from the first piece to the last; None where they cannot be told apart."""
         span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
-        return self.events / span if span > 0 and self.events > 1 and not self.plain else None
+        return self.events / span if span > 0 and self.events > 1 and not self.direction else None
 
     @cached_property
     def figures(self) -> Mapping[str, Any]:

@@ -75,7 +75,7 @@ def test_the_header_has_the_figures() -> None:
 
 def test_a_long_document_is_shown_as_far_as_a_person_reads() -> None:
     body = b'{"text":"' + b"x" * timeline.MOST_SHOWN + b'"}'
-    text = show(body, given=3)
+    text = show(body, direction="sent plain, given as 3 events")
     assert "sent plain, given as 3 events" in text
     assert text.endswith("\n… 11 bytes more\n")
     assert len(text) < 4_000
@@ -88,7 +88,7 @@ def test_a_long_document_is_shown_as_far_as_a_person_reads() -> None:
     [(b"", "Nothing came."), (b"{}", "The document:"), (b"<html>", "What came:"), (b"data: {}\n\n", "What came:")],
 )
 def test_what_came_in_place_of_an_answer_is_shown_as_it_is(body: bytes, heading: str) -> None:
-    text = timeline_text.text(timeline.read(body, plain=True), About(given=0))
+    text = timeline_text.text(timeline.read(body, plain=True), About(direction="sent plain"))
     assert heading in text.splitlines()
     assert "0 events" not in text
     assert not [line for line in text.splitlines() if line.startswith("events")]
