@@ -180,6 +180,11 @@ class AnswerReader:
         return parsed > _BLOCKS_LOOP
 
     @property
+    def _is_plain(self) -> bool:
+        """Whether no event stream was asked for, and none came."""
+        return self._asked_plain and not self._has_chunks
+
+    @property
     def may_be_document(self) -> bool:
         """Whether what has come may be a JSON document, and is no event stream so far."""
         return self._is_json is not False
@@ -266,7 +271,7 @@ class AnswerReader:
         if reply is None and self._status >= 400:
             body = b"".join(self._json) or self._scalar
             self._report.cause = cause.of_response(self._status, self._content_type, body, retry_after)
-        if reply is None:
+        if reply is None or (self._is_plain and not self._is_json):
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
             if 300 <= self._status < 400:
                 self._reader.odd.add(cause.redirected(self._status, location))
@@ -332,7 +337,7 @@ class AnswerReader:
         report = self.report
         if self.gives_events and isinstance(error, IncompleteStream):
             error.advice = "Try again."
-        events = "" if self._asked_plain and not report.events else f"{counted(report.events, 'event')}, "
+        events = "" if self._is_plain else f"{counted(report.events, 'event')}, "
         came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
@@ -357,7 +362,7 @@ class AnswerReader:
             head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
             or self._scalar.decode(errors="replace"),
             label="" if self._is_file else self._content_type,
-            plain=self._asked_plain,
+            plain=self._is_plain,
         )
         return Reply(status, body, headers)
 

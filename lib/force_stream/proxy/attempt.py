@@ -24,6 +24,7 @@ from ..wire.sse import has_blank_line
 from ..wire.text import printable
 from .aside import run as run_aside
 from .inject import Injection
+from .retry_policy import wait_asked
 
 # Seconds. The longest answer that is read for a client that gave up, where the rule has no timeout.
 LONGEST_UNWAITED: Final = 3600.0
@@ -501,8 +502,9 @@ class Attempt:
         """The body as it came. Every call returns the same object, so the body is in memory once."""
         return self._body.whole()
 
-    def _header(self, name: bytes) -> str:
-        return next((value.decode(errors="replace") for key, value in self.fields if key.lower() == name), "")
+    def _header(self, name: str) -> str:
+        found = (value for key, value in self.fields if key.lower() == name.encode())
+        return next(found, b"").decode(errors="replace")
 
     def finish(self, decoded: bytes | None = None) -> Reply | None:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
@@ -520,8 +522,8 @@ class Attempt:
                 reply = self._reader.finish(
                     self.cut_by,
                     silence=self.silence,
-                    retry_after=self._header(b"retry-after"),
-                    location=self._header(b"location"),
+                    retry_after=wait_asked(self._header),
+                    location=self._header("location"),
                 )
                 self.answered = self._reader.answered
                 return reply if self.asked is None else self._unfolded(reply, decoded, self.asked)
