@@ -50,9 +50,10 @@ class Aggregator(Protocol):
     ends_with_body: bool = False
     shows_cut: bool = False
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: object = None) -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
-        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
+        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises.
+        `envelope`: stands for all of the chunk but its choices; None where it is not known whether it came before."""
 
     def add_text(self, text: str) -> bool:
         """The data of an event that is not an object. True if this API sends its answer that way."""

@@ -45,7 +45,7 @@ class ImagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or bool(chunk.get("usage")) or any(key in chunk for key in (*_IMAGE, "data"))
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: object = None) -> Slots | None:
         kind = chunk.get("type") or event
         if not kind and isinstance(chunk.get("data"), list):
             self._add_answer(chunk, chunk["data"])

@@ -168,7 +168,7 @@ class MessagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or (chunk.get("type") or event) == "message"
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: object = None) -> Slots | None:
         if self.ended:
             return SAME
         kind, delta = chunk.get("type") or event, chunk.get("delta")

@@ -70,6 +70,7 @@ _ALL_TEXT: Final = ("message", "reasoning", "code_interpreter_call")
 # The members that every item has, whatever it says.
 _NAMES: Final = frozenset(("id", "type", "status", "role"))
 _TEXT_MEMBERS: Final = frozenset(place.path[-1] for place in _TEXTS.values())
+_INDEXES: Final = frozenset(step for place in _TEXTS.values() for step in place.path if step.endswith("_index"))
 
 type _Path = tuple[str | int, ...]
 
@@ -239,7 +240,7 @@ class ResponsesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: object = None) -> Slots | None:
         kind = chunk.get("type") or event
         if not kind and chunk.get("object") == "response" and chunk.get("output"):
             self._end(chunk)  # a plain answer as an event
@@ -357,25 +358,29 @@ class ResponsesAggregator(Aggregator):
                 item.texts[path].add(text)
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
-        delta = spelled(chunk.get("delta"))
-        if name not in _TEXTS or delta is None:
+        delta, place = spelled(chunk.get("delta")), _TEXTS.get(name)
+        if place is None or delta is None:
             return SAME
-        item, path = self._place(_TEXTS[name], chunk)
+        item, path = self._place(place, chunk)
         text = item.texts.get(path)
         if text is None:
             text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
         text.add(delta)
         logprobs = chunk.get("logprobs")
-        if isinstance(logprobs, list) and logprobs:
+        if logprobs and isinstance(logprobs, list):
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
             return CHANGED
         if not isinstance(chunk["delta"], str):
             return CHANGED
-        return (("delta", text), *((key, ANY_PADDING) for key in PADDING if key in chunk))
+        slots: Slots = (("delta", text),)
+        for key in PADDING:
+            if key in chunk:
+                slots += ((key, ANY_PADDING),)
+        return slots
 
     def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, _Path]:
         item = self._item(chunk, None, place.item)
-        path = tuple(_index(chunk, step) if step.endswith("_index") else step for step in place.path)
+        path = tuple([_index(chunk, step) if step in _INDEXES else step for step in place.path])
         if place.part:
             item.part_types[path[:-1]] = place.part
         return item, path

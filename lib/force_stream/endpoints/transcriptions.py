@@ -68,7 +68,7 @@ class TranscriptionsAggregator(Aggregator):
             return not any(isinstance(choice, dict) and choice.get("text") for choice in choices)
         return _is_whole(chunk)
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: object = None) -> Slots | None:
         kind = chunk.get("type") or event
         if self.ended:
             return SAME

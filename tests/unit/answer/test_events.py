@@ -5,6 +5,7 @@ import tracemalloc
 import pytest
 from force_stream.answer.events import REPLACED, Event, EventReader, Kind
 from force_stream.errors.events import error_from_words
+from force_stream.wire import jsontext
 
 CHUNK = b'data: {"a":1}\n\n'
 ERROR = {"error": {"message": "no"}}
@@ -167,3 +168,45 @@ def test_what_stands_before_the_data_of_an_event_takes_little_memory(event: byte
         assert tracemalloc.get_traced_memory()[1] < 5 * len(event)
     finally:
         tracemalloc.stop()
+
+
+ENVELOPED = '{"id":"x","choices":[{"delta":{"content":"a"}}],"usage":null}'
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        (ENVELOPED, ENVELOPED.replace('"a"', '"b"'), True),
+        (ENVELOPED, ENVELOPED.replace('[{"delta":{"content":"a"}}]', "[]"), True),
+        (ENVELOPED.replace(":", ": "), ENVELOPED.replace(":", ": ").replace('"a"', "1.50"), True),
+        (ENVELOPED, ENVELOPED.replace('"a"', "-0"), False),
+        (ENVELOPED, ENVELOPED.replace("x", "y"), False),
+        (ENVELOPED, ENVELOPED.replace("null", "{}"), False),
+        (ENVELOPED, ENVELOPED.replace('"a"', '"a"}}],"choices":[{"delta":{"content":"b"'), False),
+        (ENVELOPED, ENVELOPED.replace("}}]", '}}],"more":[{"a":{}}]'), False),
+        (ENVELOPED.replace("null", '"choices"'), ENVELOPED.replace("null", '"choices"'), False),
+        (ENVELOPED.replace('"x"', '{"choices":[]}'), ENVELOPED.replace('"x"', '{"choices":[1]}'), False),
+        (ENVELOPED.replace("usage", "c\\u0068oices"), ENVELOPED.replace("usage", "c\\u0068oices"), False),
+        ('{"x":{"choices":[1]}}', '{"x":{"choices":[2]}}', False),
+        ('{"choices" :[1]}', '{"choices" :[2]}', False),
+        ('{"a":[1]}', '{"a":[2]}', False),
+    ],
+)
+def test_chunks_share_an_envelope_if_they_differ_in_their_choices_alone(first: str, second: str, is_one: bool) -> None:
+    reader = EventReader()
+    events = [*reader.feed(b"data: %s\n\n" % first.encode()), *reader.feed(b"data: %s\n\n" % second.encode())]
+    assert (events[0].envelope is not None and events[0].envelope is events[1].envelope) is is_one
+    assert [event.value for event in events] == [jsontext.loads(first), jsontext.loads(second)]
+
+
+def test_an_envelope_belongs_to_one_name_of_an_event() -> None:
+    data = b"data: %s\n\n" % ENVELOPED.encode()
+    events, _ = read(data, b"event: error\n" + data, data)
+    assert [event.error is None for event in events] == [True, False, True]
+    assert events[1].envelope is not events[0].envelope
+
+
+def test_chunks_that_are_changed_first_have_no_envelope() -> None:
+    reader = EventReader([lambda chunk: chunk.update(id="y")])
+    events = [event for _ in range(3) for event in reader.feed(b"data: %s\n\n" % ENVELOPED.encode())]
+    assert [(event.value["id"], event.envelope) for event in events] == [("y", None)] * 3

@@ -7,7 +7,7 @@ import pytest
 from force_stream import AnswerSpec, aggregate
 from force_stream.endpoints.chat import ChatAggregator
 from force_stream.errors import CorruptedStream, EmptyStream, IncompleteStream
-from force_stream.merge.fields import CHANGED, SAME
+from force_stream.merge.fields import CHANGED, SAME, Concat, Extend
 
 
 def chunk(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -90,6 +90,33 @@ def test_what_a_repeated_chunk_would_change(first: Any, again: Any, keys: list[s
     aggregator.add(chunk(first, created=7))
     effect = aggregator.add(chunk(again))
     assert effect is CHANGED if keys is None else [key for key, _ in effect or SAME] == keys
+
+
+SAID_AGAIN = {"id": "i", "created": 7, "model": "m", "service_tier": "x", "novel": {"a": [1]}, "obfuscation": "p"}
+
+
+def test_members_that_a_chunk_says_again_need_not_be_merged() -> None:
+    plain, quick = ChatAggregator(), ChatAggregator()
+    one, another = object(), object()
+    others = SAID_AGAIN | {"id": "j", "service_tier": "y", "novel": {"b": 2}}
+    for beside, envelope in (
+        (SAID_AGAIN, one),
+        (SAID_AGAIN, one),
+        (others, another),
+        (SAID_AGAIN, one),
+        (others, None),
+    ):
+        effect = plain.add(chunk(TEXT, **beside))
+        assert [key for key, _ in effect or ()][-1:] == ["content"]
+        quick.add(chunk(TEXT, **beside), "", envelope)
+    assert quick.result(done=True) == plain.result(done=True)
+
+
+def test_no_member_beside_the_choices_is_a_text() -> None:
+    aggregator = ChatAggregator()
+    for _ in range(2):
+        effect = aggregator.add(chunk(**SAID_AGAIN, text="a", content=["b"]))
+    assert not any(isinstance(target, Concat | Extend) for _, target in effect or ())
 
 
 def test_content_after_a_finish_reason_is_counted_until_usage_comes_alone() -> None:
