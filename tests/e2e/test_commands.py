@@ -603,7 +603,7 @@ NOT_COMPARED: dict[str, tuple[dict[str, Any], str]] = {
     "its own stream": (request(stream=True), "no rule takes this request, or it asks for a stream itself"),
     "cannot stream": (
         request(modalities=["text", "audio"], audio={"format": "wav", "voice": "x"}),
-        "this request cannot be forced: ",
+        "this request has to go out as it came: ",
     ),
 }
 

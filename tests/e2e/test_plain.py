@@ -32,6 +32,8 @@ from harness import (
     openai_client,
     refused_port,
 )
+from harness.forms import content_type, field, file, form
+from harness.golden import parse
 from harness.paths import ADDON
 from harness.samples import CHAT, COMPLETIONS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
 from harness.steps import Step
@@ -207,14 +209,70 @@ def test_a_background_response_is_left_as_it_came(proxy: Proxy, upstream: Upstre
     assert upstream.wait_request().body == body
 
 
-def test_an_endpoint_without_the_other_direction_is_left_as_it_came(proxy: Proxy, upstream: Upstream) -> None:
-    upstream.answer(event_stream(STREAM))
-    since = len(proxy.log_lines)
-    body = b'{"model":"m","prompt":"A cat","stream":true}'
+WAV = file("file", b"RIFF\r\n--\r\n\x00\xff--b-\r\n")
+MODEL, TRUE = field("model", "whisper"), field("stream", "true")
+TRANSCRIPT = {"text": "Grüße aus Graz, der Stadt an der Mur", "usage": {"type": "duration", "seconds": 4}}
+SEGMENT = {"type": "transcript.text.segment", "id": "s", "start": 0.0, "end": 1.30, "text": "Hi", "speaker": "A"}
+DIARIZED = {"task": "transcribe", "text": "Hi", "segments": [SEGMENT]}
+IMAGE = {"created": 7, "data": [{"b64_json": "aW1h"}, {"b64_json": "Z2U="}], "size": "1024x1024", "usage": USAGE}
+# The path, the answer, the form that the client sends and that the upstream gets, and the types of the events.
+FORMS = {
+    "a transcription": (
+        *("/v1/audio/transcriptions", TRANSCRIPT, form(TRUE, MODEL, WAV), form(MODEL, WAV)),
+        ["transcript.text.delta", "transcript.text.delta", "transcript.text.done"],
+    ),
+    "one with speakers": (
+        *("/v1/audio/transcriptions", DIARIZED, form(WAV, TRUE, MODEL), form(WAV, MODEL)),
+        ["transcript.text.segment", "transcript.text.done"],
+    ),
+    "one of vLLM": (
+        *("/v1/audio/transcriptions", TRANSCRIPT),
+        *(form(MODEL, WAV, TRUE, field("stream_include_usage", "true")), form(MODEL, WAV)),
+        [None] * 4,
+    ),
+    "an edit of an image": (
+        *("/v1/images/edits", IMAGE, form(MODEL, field("partial_images", "2"), TRUE, WAV), form(MODEL, WAV)),
+        ["image_edit.completed"] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_a_form_loses_its_stream_and_not_a_byte_more(proxy: Proxy, upstream: Upstream, case: str) -> None:
+    path, answer, sent, got, kinds = FORMS[case]
+    upstream.answer(document(answer))
+    with Http1Client(proxy.url) as client:
+        length = ("Content-Length", str(len(sent)))
+        response = client.request("POST", path, [("Content-Type", content_type()), length], sent)
+    assert upstream.wait_request().body == got
+    assert response.header("content-type") == "text/event-stream"
+    assert [event.get("type") for event in events_in(response.body)] == kinds
+    reply = aggregate(response.body, "images" if "images" in path else "transcriptions")
+    assert parse(reply.body) == parse(json.dumps(answer))
+
+
+def events_in(stream: bytes) -> list[Any]:
+    lines = [line.removeprefix(b"data: ") for line in stream.split(b"\n") if line.startswith(b"data: ")]
+    return [json.loads(line) for line in lines if line != b"[DONE]"]
+
+
+def test_images_that_are_made_have_other_events_than_edits(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(IMAGE))
+    body = b'{"model":"m","stream":true,"partial_images":2,"prompt":"A cat"}'
     response = ask(proxy, body, path="/v1/images/generations")
-    proxy.wait_for_log("left as it came: a plain answer of the images API cannot be given as events", since=since)
-    assert (response.status, response.body) == (200, STREAM)
-    assert upstream.wait_request().body == body
+    assert upstream.wait_request().body == b'{"model":"m","prompt":"A cat"}'
+    assert response.body.startswith(b"event: image_generation.completed\n")
+    assert json.loads(aggregate(response.body, "images").body) == IMAGE
+
+
+def test_openai_python_reads_a_transcription_and_images(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    with openai_client(f"{proxy.url}/v1", certs) as client:
+        upstream.answer(document(TRANSCRIPT))
+        *deltas, done = client.audio.transcriptions.create(file=("a.wav", b"RIFF"), model="whisper", stream=True)
+        assert "".join(event.delta for event in deltas) == done.text == TRANSCRIPT["text"]
+        upstream.answer(document(IMAGE))
+        images = client.images.generate(model="gpt-image-1", prompt="A cat", n=2, stream=True)
+        assert [event.b64_json for event in images] == ["aW1h", "Z2U="]
 
 
 def test_a_compressed_answer_is_read(proxy: Proxy, upstream: Upstream) -> None:

@@ -98,7 +98,7 @@ class Player:
         around.server = connection.Server(address=("127.0.0.1", 80))
         layer = http_layers.HttpLayer(around, http_layers.HTTPMode.transparent)
         if not bare:
-            StreamLayerAddon(self.wait_of, _respond).next_layer(SimpleNamespace(context=around))
+            StreamLayerAddon(self.wait_of, _respond, self._pass_on).next_layer(SimpleNamespace(context=around))
         return layer
 
     def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
@@ -232,14 +232,17 @@ class Player:
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and (
             self.live or (self.asked is not None and response.is_event_stream(flow.response))
         ):
-            self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
-            flow.response.stream = True
+            self._pass_on(flow)
         elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:
             self.ends[flow.id].append(command.name)
             wait = self.wait_of(flow)
             if command.name == "response" and wait is not None and wait.attempt is not None:
                 wait.reply_made = True
                 self._reply(flow, wait.attempt)
+
+    def _pass_on(self, flow: http.HTTPFlow) -> None:
+        self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+        flow.response.stream = True
 
     def _reply(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         decoded = bodies.decoded(flow.response) if attempt.encoded else None

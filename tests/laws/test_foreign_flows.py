@@ -73,7 +73,7 @@ def is_readable(flow: http.HTTPFlow) -> bool:
         response.kept_answer(flow)
     except UnreadableFlow:
         return False
-    return response.event_stream(flow) is not None
+    return response.upstreams_body(flow) is not None
 
 
 @given(changed())
@@ -215,7 +215,7 @@ def test_a_flow_that_cannot_be_explained_is_one_line_and_the_next_is_gone_on_wit
     async def test(ours: ForceStream, context: taddons.context) -> None:
         monkeypatch.setattr(explain, "explain", fails_for_one)
         first, second = outcome_of(context, "explain", [strange, saved_flow()])
-        assert first == "one flow could not be read, because of a fault of the addon: ValueError"
+        assert first == "one flow could not be read, because of a bug in the addon: ValueError"
         assert "rule all takes it" in second
 
     in_master(test)

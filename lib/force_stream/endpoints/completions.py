@@ -9,7 +9,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
+from ..merge.fields import (
+    CHANGED,
+    Fields,
+    Rule,
+    Slots,
+    concat,
+    extend,
+    fields,
+    index_of,
+    listing,
+    nothing,
+    padding,
+    spelled,
+)
 from ..wire.text import printable
 from .chat import (
     ASIDE,
@@ -21,15 +34,15 @@ from .chat import (
     has_choices,
     is_blank,
 )
-from .endpoint import Aggregated, Aggregator, Endpoint, Request, fewer_than
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Request, fewer_than
 from .pieces import pieces
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
     "text": concat,
     # llama.cpp answers in the chat API's shape, which has `content`.
-    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), extend)),
-    "token_ids": extend,
+    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), listing)),
+    "token_ids": listing,
     "obfuscation": padding,
     **ASIDE,
 }
@@ -86,7 +99,7 @@ class LlamaCppAggregator(Aggregator):
         if not (is_whole or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, except for what comes in pieces.
-        documents = [_as_asked(self._last[index]) | merged.result() for index, merged in sorted(self._merged.items())]
+        documents = [_as_asked(self._last[index]) | self._merged[index].result() for index in sorted(self._merged)]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
         odd = fewer_than(self._expected, len(documents))
         return Aggregated(documents[0] if len(documents) == 1 else documents, reasons, odd=odd)
@@ -157,7 +170,7 @@ def _cannot_stream(request: Request) -> str | None:
 _OF_A_CHOICE: Final = frozenset(("index", "text", "logprobs", "finish_reason"))
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     if isinstance(document, dict) and "choices" not in document and "content" in document and "stop" in document:
         return _fragments_of([document])
     if (
@@ -169,8 +182,8 @@ def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | No
     if not has_choices(document):
         return None
     if any("message" in choice for choice in document["choices"]):
-        return None if CHAT.events_of is None else CHAT.events_of(document, with_usage)
-    return chunks_of(document, "text_completion", _chunks_of_choice, with_usage=with_usage)
+        return CHAT.events_of(document, asked)
+    return chunks_of(document, "text_completion", _chunks_of_choice, with_usage=asked.with_usage)
 
 
 def _chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -211,6 +224,4 @@ def _fragments_of(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {"index": index, **document, "content": "", "stop": True}
 
 
-COMPLETIONS: Final = Endpoint(
-    "completions", ("/completions",), CompletionsAggregator, _cannot_stream, events_of=_events_of
-)
+COMPLETIONS: Final = Endpoint("completions", ("/completions",), CompletionsAggregator, _events_of, _cannot_stream)

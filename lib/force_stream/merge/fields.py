@@ -11,6 +11,7 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     concat     text in fragments; a number or a truth value among them is its own spelling
     name       text that is sent whole, perhaps repeatedly, or in fragments
     extend     lists in pieces
+    listing    the same, where nobody looks into the items
     fragment   an unknown field within a delta: strings are joined unless all are equal, lists extended, objects merged
                likewise
     fields     an object, with a rule for each field and one for those it does not list
@@ -217,6 +218,13 @@ class Extend(_Single):
         return CHANGED
 
 
+class Listing(Extend):
+    """The same, of a list that nobody looks into: its items may be given as they would be written."""
+
+    def extend(self, items: bytes) -> None:
+        self._value.append(jsontext.Written(items))
+
+
 class Fragment:
     """A field that no table lists, within a delta: its first informative value shows how it is to be merged."""
 
@@ -390,6 +398,7 @@ overlay: Rule = Overlay
 concat: Rule = Concat
 name: Rule = Name
 extend: Rule = Extend
+listing: Rule = Listing
 fragment: Rule = Fragment
 nothing: Rule = Nothing
 padding: Rule = Padding

@@ -24,7 +24,7 @@ from .timeline import first_content
 
 # What a person wants to see of an upstream's head, and how much of each.
 _SHOWN: Final = re.compile(
-    r"content-type|content-encoding|retry-after|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
+    r"content-type|content-encoding|retry-after(?:-ms)?|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
 )
 _MOST_SHOWN: Final = 12
 # Bytes of memory, about: of a flow without its bodies, and of each number that is noted of a piece.
@@ -34,15 +34,18 @@ _OF_A_TIME: Final = 32
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """The outcome of a forced flow that was answered and logged."""
-    body = b"" if attempt.encoded else attempt.body()
-    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
+    return _of_attempt(flow, attempt, b"" if attempt.encoded else attempt.body())
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """The outcome of a forced flow that ended without an answer: its status is 0."""
-    return _outcome(
-        flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
-    )
+    return _of_attempt(flow, attempt, attempt.body())
+
+
+def _of_attempt(flow: http.HTTPFlow, attempt: Attempt, body: bytes) -> Outcome:
+    spec, report, injected = attempt.spec, attempt.report, bool(attempt.injected)
+    plain = attempt.asked is not None
+    return _outcome(flow, spec, report, body, attempt.times, attempt.ended, injected, plain=plain)
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = "") -> Outcome:
@@ -72,6 +75,8 @@ def _outcome(
     times: Sequence[float],
     ended: float | None,
     injected: bool = False,
+    *,
+    plain: bool = False,
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
@@ -83,15 +88,15 @@ def _outcome(
         endpoint=spec.endpoint,
         model=spec.model,
         status=report.status,
-        events=report.events,
+        events=report.given if plain else report.events,
         bytes=report.bytes,
         finish_reason=report.finish_reason,
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.error,
         seconds=max(0.0, time.time() - start),
-        first_event=times[0] if times else None,
-        first_content=first_content(body, times),
+        first_event=times[0] if times and not plain else None,
+        first_content=None if plain else first_content(body, times),
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
@@ -99,6 +104,7 @@ def _outcome(
         number=TRY.of(flow) or 1,
         cause=report.cause,
         ended=ended,
+        plain=plain,
         head=head_of(flow),
         flow=ref(flow),
         weight=_weight(flow) + _OF_A_TIME * len(times),

@@ -12,6 +12,7 @@ from functools import cached_property
 from operator import sub
 from typing import Any, Final
 
+from ..wire.text import counted
 from .histogram import Histogram
 
 # How many flows are remembered one by one, and how many arrivals of each.
@@ -32,8 +33,9 @@ class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
     nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came; `ended`:
     when it was over. `cause`: why it is not simply whole, in a line; `head`: what matters of the upstream's own head.
-    `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`: returns the
-    flow while somebody still has it; `weight`: about how many bytes of memory that takes.
+    `plain`: the upstream was asked for no stream by a client that wanted one, and `events` is how many were made of its
+    answer. `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`:
+    returns the flow while somebody still has it; `weight`: about how many bytes of memory that takes.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
@@ -61,6 +63,7 @@ class Outcome:
     number: int = 1
     cause: str = ""
     ended: float | None = None
+    plain: bool = False
     head: tuple[tuple[str, str], ...] = ()
     flow: Callable[[], Any] = lambda: None
     weight: int = 0
@@ -83,10 +86,23 @@ class Outcome:
         return max(map(sub, times[1:], times), default=None)
 
     @property
+    def first_byte(self) -> float | None:
+        """When the first piece came; None where nothing did."""
+        return self.arrivals[0] if self.arrivals else None
+
+    @property
+    def came(self) -> str:
+        """What came, in words: events, or how a plain answer was given as them; and bytes."""
+        events = counted(self.events, "event")
+        if self.plain:
+            events = f"sent plain, given as {events}" if self.events else "sent plain"
+        return f"{events}, {counted(self.bytes, 'byte')}"
+
+    @property
     def event_rate(self) -> float | None:
         """Events a second, from the first piece to the last; None where they cannot be told apart."""
         span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
-        return self.events / span if span > 0 and self.events > 1 else None
+        return self.events / span if span > 0 and self.events > 1 and not self.plain else None
 
     @cached_property
     def figures(self) -> Mapping[str, Any]:
@@ -129,7 +145,8 @@ class _Mean:
 
 @dataclass
 class Row:
-    """One upstream and model. `first_event`, `gap`, `duration`: over its flows, in seconds; of each the longest gap."""
+    """One upstream and model. `first_event`, `gap`, `duration`: over its flows, in seconds; of each the longest gap. A
+    plain answer has no first event."""
 
     upstream: str
     model: str

@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import chain
 from typing import Any, Final
 
 from . import long_json
@@ -23,6 +24,21 @@ class Number:
 
     def __bool__(self) -> bool:
         return any(digit in "123456789" for digit in re.split("[eE]", self.text)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Items of a list as `dumps` would write them, with commas between them."""
+
+    text: bytes
+
+
+def with_items_read(values: list[Any]) -> list[Any]:
+    """A list in which written items are values again."""
+    if not any(isinstance(value, Written) for value in values):
+        return values
+    lists = (loads(f"[{one.text.decode()}]") if isinstance(one, Written) else [one] for one in values)
+    return [item for items in lists for item in items]
 
 
 # Characters. Python writes none that is longer.
@@ -135,16 +151,16 @@ _TOKEN: Final = f"number:{secrets.token_hex(16)}:"
 _QUOTED_NUMBER: Final = re.compile(f'"{_TOKEN}([-+.eE0-9]+)"')
 
 
-def _default(value: object) -> str:
+_WRITTEN: Final = f'"{_TOKEN}"'.encode()
+
+
+def _default(value: object, written: list[bytes]) -> str:
     if isinstance(value, Number):
         return _TOKEN + value.text
+    if isinstance(value, Written):
+        written.append(value.text)
+        return _TOKEN
     raise TypeError(f"{type(value).__name__} is not a JSON value")
-
-
-# No value that was read contains itself.
-_ENCODER: Final = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default, check_circular=False
-)
 
 
 def dumps(value: Any) -> bytes:
@@ -157,8 +173,16 @@ def dumps(value: Any) -> bytes:
 
 
 def _dump_short(value: Any) -> bytes:
-    text = _ENCODER.encode(value)
-    return _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
+    written: list[bytes] = []
+    default = partial(_default, written=written)
+    # No value that was read contains itself.
+    text = json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=default, check_circular=False
+    )
+    made = _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
+    if not written:
+        return made
+    return b"".join(chain.from_iterable(zip(made.split(_WRITTEN), [*written, b""], strict=True)))
 
 
 _NOT_ASCII: Final = re.compile(r"[^ -~\n\t]+")

@@ -72,12 +72,12 @@ PLAIN = "force_upstream_plain: true"
         (CHAT, request(), "the client itself asks for a plain answer"),
         (CHAT, b"[]", "left as it came: only a POST with a JSON object is sent plain"),
         (
-            "/v1/images/edits",
-            request(stream=True),
-            "left as it came: a plain answer of the images API cannot be given as events",
+            "/v1/responses",
+            request(stream=True, background=True),
+            "left as it came: the client does not wait for a background response",
         ),
     ],
-    ids=["a stream", "a plain answer", "not JSON", "an endpoint without the other direction"],
+    ids=["a stream", "a plain answer", "not JSON", "a request that the API does not stream"],
 )
 def test_the_other_direction_is_explained(path: str, body: Any, why: str) -> None:
     (rule,) = parse_rules(f"rules: [{{name: r, hosts: ['*'], {PLAIN}}}]", "rules.yaml")

@@ -540,7 +540,7 @@ def test_an_answer_that_nobody_keeps_any_more_is_stopped_when_the_client_leaves(
 @pytest.mark.parametrize("is_woken", [True, False], ids=["mitmproxy wakes it", "nobody wakes it"])
 def test_a_timer_of_a_client_that_left_wakes_its_stream_once(monkeypatch: pytest.MonkeyPatch, is_woken: bool) -> None:
     async def test() -> None:
-        layer = stream_layer.StreamLayerAddon(lambda _: None, AsyncMock())
+        layer = stream_layer.StreamLayerAddon(lambda _: None, AsyncMock(), Mock())
         pings = asyncio.create_task(asyncio.sleep(58))
         timer, client, kept = commands.RequestWakeup(0.001), Mock(), asyncio.get_running_loop().create_future()
         stream, handler = Mock(timers=[timer], kept=kept), Mock(client=client, transports={}, wakeup_timer={pings})

@@ -5,6 +5,8 @@ from typing import Any
 
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Report
+from force_stream.answer.unfold import Asked
+from force_stream.endpoints import ENDPOINTS
 from force_stream.view import flow_record
 from force_stream.view.stats import MOST_ARRIVALS
 from harness.master import answer_with, flow_with
@@ -27,6 +29,7 @@ class Attempt:
     encoded: bool = False
     injected: dict[str, Any] = field(default_factory=dict)
     spec: AnswerSpec = SPEC
+    asked: Asked | None = None
     ended: float = 2.5
 
     def body(self) -> bytes:
@@ -50,6 +53,15 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     assert (outcome.ended, outcome.longest_gap, outcome.flow().response.status_code) == (2.5, 1.0, 200)
     assert outcome.weight >= len(STREAM)
     assert outcome.seconds >= 0
+
+
+def test_a_plain_answer_that_became_events_has_a_first_byte_and_no_first_event() -> None:
+    report = Report(bytes=30, status=200, finish_reason="stop", given=4)
+    attempt = Attempt(report, [1.5, 10, 1.75, 30], b'{"choices": []}', asked=Asked(ENDPOINTS["chat"]))
+    outcome = flow_record.of_answer(answered(b"data: {}\n\n"), attempt)
+    assert (outcome.first_event, outcome.first_content, outcome.event_rate) == (None, None, None)
+    assert (outcome.ok, outcome.plain, outcome.first_byte, outcome.longest_gap) == (True, True, 1.5, 0.75)
+    assert outcome.came == "sent plain, given as 4 events, 30 bytes"
 
 
 def test_another_try_is_told_from_the_first() -> None:
