@@ -492,10 +492,9 @@ class Repeats:
                 if at == len(data):
                     return
             # What `end_of_event` does first, without the call: this runs once for each event that is parsed.
-            end = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2
-            is_plain = starts and end > 1 and not has_returns
+            end, is_plain = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2, starts
             if end < 2 or has_returns:
-                end = end_of_event(data, at)
+                end, is_plain = end_of_event(data, at), False
             waits = is_last and may_wait and len(data) - at <= _LONGEST_REST
             if waits and (end == len(data) or _UNFINISHED.fullmatch(data, end)):
                 self._waiting, self._waiting_size = [data[at:]], len(data) - at

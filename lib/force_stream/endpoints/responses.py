@@ -359,7 +359,8 @@ class ResponsesAggregator(Aggregator):
                 item.texts[path].add(text)
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
-        delta, place = spelled(chunk.get("delta")), _TEXTS.get(name)
+        said, place = chunk.get("delta"), _TEXTS.get(name)
+        delta = said if isinstance(said, str) else spelled(said)
         if place is None or delta is None:
             return SAME
         item, path = self._place(place, chunk)
@@ -371,7 +372,7 @@ class ResponsesAggregator(Aggregator):
         if logprobs and isinstance(logprobs, list):
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
             return CHANGED
-        if not isinstance(chunk["delta"], str):
+        if delta is not said:
             return CHANGED
         slots: Slots = (("delta", text),)
         for key in PADDING:
