@@ -27,6 +27,11 @@ _DONE: Final = "[DONE]"
 # How nearly all events start: with an object in one line, and maybe a line with the event's name before it.
 _START: Final = re.compile(rb"(?:event: (.*)\n)?data: (?=\{)")
 _CHOICES_MEMBER: Final = re.compile(r'"choices": ?')
+_DELTA_MEMBER: Final = re.compile(r'"delta": ?')
+# The members of a chunk that say neither a part of the answer nor that something is wrong.
+_LABELS: Final = frozenset(
+    ("id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint", "provider")
+)
 # What broken framing leaves before an event's data.
 _BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]++|data:)*+")
 # The next event, where one is cut off in the middle of it.
@@ -72,33 +77,58 @@ class Event:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Envelope:
-    """All of a chunk but its choices, as text, and one chunk that has it. Most chunks have that of the one before, to
-    the character: only their choices need to be parsed."""
+    """All of a chunk but its choices, or but the delta of its one choice, as text, and one chunk that has it. Most
+    chunks have that of the one before, to the character: only what is in it needs to be parsed.
+
+    `of_delta`: the latter; then nothing around the delta is more than a label, or can be odd.
+    """
 
     name: str
     head: str
     tail: str
     chunk: dict[str, Any]
+    of_delta: bool
 
     def open(self, name: str, data: str) -> dict[str, Any] | None:
         """The chunk in this envelope, or None if it has another."""
         if not data.startswith(self.head) or not data.endswith(self.tail) or name != self.name:
             return None
-        choices, end = jsontext.scan(data, len(self.head))
-        return self.chunk | {"choices": choices} if end == len(data) - len(self.tail) else None
+        inside, end = jsontext.scan(data, len(self.head))
+        if end != len(data) - len(self.tail):
+            return None
+        return self.chunk | {"choices": [self.chunk["choices"][0] | {"delta": inside}] if self.of_delta else inside}
 
 
-def _envelope_of(name: str, data: str, chunk: dict[str, Any]) -> Envelope | None:
+def _envelope_of(name: str, data: str, chunk: dict[str, Any], *, may_be_of_delta: bool) -> Envelope | None:
     """The envelope of a chunk; None if its text does not plainly show where the choices are."""
-    member = _CHOICES_MEMBER.search(data)
-    if member is None or "choices" not in chunk:
+    if "choices" not in chunk:
         return None
-    head, end = data[: member.end()], jsontext.scan(data, member.end())[1]
-    around = head + data[end:]
+    of_delta = may_be_of_delta and not name and _is_delta_alone(chunk)
+    members = (_CHOICES_MEMBER, _DELTA_MEMBER) if of_delta else (_CHOICES_MEMBER,)
+    start, end = 0, len(data)
+    for member in members:
+        found = member.search(data, start)
+        if found is None:
+            return None
+        start = found.end()
+    end = jsontext.scan(data, start)[1]
+    around = data[:start] + data[end:]
     # Not in an object within the chunk, or twice; with escapes, a name has more than one spelling.
-    if end < 0 or "\\" in around or around.count('"choices"') > 1:
+    if end < 0 or "\\" in around or around.count('"choices"') > 1 or (of_delta and around.count('"delta"') > 1):
         return None
-    return Envelope(name, head, data[end:], chunk)
+    return Envelope(name, data[:start], data[end:], chunk, of_delta)
+
+
+def _is_delta_alone(chunk: dict[str, Any]) -> bool:
+    """Whether a chunk has nothing beside one delta but labels, and members without a value."""
+    choices = chunk["choices"]
+    if not _LABELS.issuperset(chunk) or chunk.get("usage") or not isinstance(choices, list) or len(choices) != 1:
+        return False
+    choice = choices[0]
+    if not isinstance(choice, dict) or not isinstance(choice.get("delta"), dict):
+        return False
+    rest = {key: value for key, value in choice.items() if key != "delta" and value is not None}
+    return rest.keys() == {"index"} and type(rest["index"]) is int
 
 
 class EventReader:
@@ -181,8 +211,13 @@ class EventReader:
     def _read_object(self, name: str, data: str, *, at_end: bool = False) -> list[Event] | Iterator[Event]:
         """The events in data that is, most often, one object."""
         envelope = self._envelope
-        value = None if envelope is None else envelope.open(name, data)
-        if value is not None:
+        if envelope is not None and (value := envelope.open(name, data)) is not None:
+            delta = value["choices"][0]["delta"] if envelope.of_delta else None
+            if isinstance(delta, dict) and "error" not in delta:
+                number = self._number(data)
+                if "tool_calls" in delta:
+                    self.odd.check(value, number)
+                return [Event(number, Kind.CHUNK, name, data, value, None, envelope)]
             return [self._chunk(name, data, value, envelope)]
         try:
             value = jsontext.loads(data)
@@ -196,8 +231,9 @@ class EventReader:
         self._parsed += 1
         if self._parsed < self._try_at or self.patches:
             return [self._chunk(name, data, value)]
+        # Where deltas do not stay alone, or choices take turns, their list is what differs.
+        self._envelope = envelope = _envelope_of(name, data, value, may_be_of_delta=self._try_at < 4)
         self._try_at *= 2
-        self._envelope = envelope = _envelope_of(name, data, value)
         return [self._chunk(name, data, value, envelope)]
 
     def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:

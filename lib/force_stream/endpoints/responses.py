@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request
 from .pieces import by_tokens, may_be_said_again, pieces
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
@@ -241,7 +241,7 @@ class ResponsesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: object = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         kind = chunk.get("type") or event
         if not kind and chunk.get("object") == "response" and chunk.get("output"):
             self._end(chunk)  # a plain answer as an event
