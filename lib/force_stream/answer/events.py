@@ -24,8 +24,8 @@ from .oddities import Oddities, kind_of
 REPLACED: Final = "\ufffd"
 _IS_REPLACED: Final = "not all of it is UTF-8, or the upstream put replacement characters in it"
 _DONE: Final = "[DONE]"
-# How nearly all events start: with an object in one line, and maybe a line with the event's name before it.
-_START: Final = re.compile(rb"(?:event: (.*)\n)?data: (?=\{)")
+# How nearly all events start, before their data in one line: maybe with a line that has the event's name.
+_START: Final = re.compile(rb"(?:event: (.*)\n)?data: ")
 _CHOICES_MEMBER: Final = re.compile(r'"choices": ?')
 _DELTA_MEMBER: Final = re.compile(r'"delta": ?')
 # The members of a chunk that say neither a part of the answer nor that something is wrong.
@@ -145,7 +145,7 @@ class EventReader:
         self.patches = patches
         self.decoder = EventStreamDecoder()
         # How the latest plain event starts, the name that it has there, its lines, and where its data is.
-        self._start, self._name, self._lines, self._at = b"data: {", "", 1, 6
+        self._start, self._name, self._lines, self._at = b"data: ", "", 1, 6
         self._envelope: Envelope | None = None
         # Chunks that were not in the envelope, and how many of them come before the next is tried: twice as many each
         # time, since each may have one of its own.
@@ -168,12 +168,13 @@ class EventReader:
             start = _START.match(event)
             if start is None:
                 return None
-            self._start, self._at, self._lines = start[0] + b"{", start.end(), start[0].count(b"\n") + 1
+            self._start, self._at, self._lines = start[0], start.end(), start[0].count(b"\n") + 1
             self._name = (start[1] or b"").decode(errors="replace")
-        if event.find(b"\n", self._at) != len(event) - 2:
+        end = event.find(b"\n", self._at)
+        if end != len(event) - 2 or end == self._at:
             return None
         self.decoder.lines += self._lines
-        return self._read_object(self._name, event[self._at : -2].decode("utf-8", "replace"))
+        return self._read(self._name, event[self._at : end].decode("utf-8", "replace"))
 
     def close(self) -> list[Event]:
         """The event that the end of the stream leaves without its blank line, if there is one."""
@@ -206,10 +207,8 @@ class EventReader:
         return self._read(raw.event, raw.data, at_end=at_end)
 
     def _read(self, name: str, data: str, *, at_end: bool = False) -> list[Event] | Iterator[Event]:
-        return self._done(name) if data.strip() == _DONE else self._read_object(name, data, at_end=at_end)
-
-    def _read_object(self, name: str, data: str, *, at_end: bool = False) -> list[Event] | Iterator[Event]:
-        """The events in data that is, most often, one object."""
+        if data.strip() == _DONE:
+            return self._done(name)
         envelope = self._envelope
         if envelope is not None and (value := envelope.open(name, data)) is not None:
             delta = value["choices"][0]["delta"] if envelope.of_delta else None
