@@ -147,8 +147,8 @@ class EventReader:
         # How the latest plain event starts, the name that it has there, its lines, and where its data is.
         self._start, self._name, self._lines, self._at = b"data: ", "", 1, 6
         self._envelope: Envelope | None = None
-        # Chunks that were not in the envelope, and how many of them come before the next is tried: twice as many each
-        # time, since each may have one of its own.
+        # Chunks that were not in the envelope, and which of them is the next whose envelope is looked at: fewer and
+        # fewer, since each may have one of its own.
         self._parsed, self._try_at = 0, 1
 
     def feed(self, data: bytes) -> list[Event] | Iterator[Event]:
@@ -230,9 +230,9 @@ class EventReader:
         self._parsed += 1
         if self._parsed < self._try_at or self.patches:
             return [self._chunk(name, data, value)]
-        # Where deltas do not stay alone, or choices take turns, their list is what differs.
-        self._envelope = envelope = _envelope_of(name, data, value, may_be_of_delta=self._try_at < 4)
-        self._try_at *= 2
+        # Where the delta does not stay alone, or choices take turns, their list is what differs.
+        self._envelope = envelope = _envelope_of(name, data, value, may_be_of_delta=self._try_at == 1)
+        self._try_at *= 4
         return [self._chunk(name, data, value, envelope)]
 
     def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
