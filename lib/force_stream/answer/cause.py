@@ -124,14 +124,13 @@ def cut_off(
 def gave_up(seconds: float, events: int, silence: float, *, began: bool, plain_bytes: int | None = None) -> str:
     """The line of a client that did not wait for its answer. `began`: the upstream's response had begun;
     `plain_bytes`: what had come of an answer that was to be no stream."""
-    if events:
-        where = f", {silence:.1f} s after event {events:,}"
-    elif plain_bytes:
+    if plain_bytes:
         where = f", {silence:.1f} s after {counted(plain_bytes, 'byte')} of the answer"
-    elif began and plain_bytes is not None:
-        where = ", before the first byte of the answer"
+    elif events and plain_bytes is None:
+        where = f", {silence:.1f} s after event {events:,}"
     else:
-        where = ", before the first event" if began else ", before the upstream's response"
+        first = "event" if plain_bytes is None else "byte of the answer"
+        where = f", before the first {first}" if began else ", before the upstream's response"
     return f"the client gave up after {seconds:.1f} s{where}"
 
 
@@ -151,9 +150,9 @@ def of_error(
 ) -> str:
     """The line of a failure. `status`: the upstream's own, 0 where its head says nothing; `after`: how many events came
     before the one that reports the error; `head`: how a body begins that could not be read, `label` its content type;
-    `plain`: the upstream was not asked for an event stream.
+    `plain`: no event stream was asked for, and none came.
     """
-    plain_bytes = report.bytes if plain and not report.events else None
+    plain_bytes = report.bytes if plain else None
     if isinstance(error, UpstreamError):
         named = status if status >= 400 else error.named_status or 0
         return of_status(named, error.said, retry_after, after=0 if status >= 400 else after)
@@ -163,7 +162,7 @@ def of_error(
         if plain_bytes is not None:
             return f"{error}" + (f", after {counted(plain_bytes, 'byte')}" if plain_bytes else "")
         return f"{error}" + (f", after event {report.events:,}" if report.events else ", before the first event")
-    if type(error) is MalformedStream and head and not report.events:
+    if type(error) is MalformedStream and head and (plain or not report.events):
         if plain and head.lstrip()[:1] in ("{", "["):
             return f"{error}{_quoted(words_of_page(head))}"
         return f"{_kind(head, label)} in place of {'an answer' if plain else 'events'}{_quoted(words_of_page(head))}"
@@ -226,7 +225,7 @@ def _after(silence: float) -> str:
 
 def _wait(retry_after: str) -> str:
     shown = printable(retry_after.strip(), _LONGEST_CODE)
-    return f"{shown} s" if shown.isdecimal() else shown
+    return f"{shown} s" if shown.replace(".", "", 1).isdecimal() else shown
 
 
 def _kind(head: str, label: str) -> str:

@@ -101,7 +101,7 @@ class AnswerReader:
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
     follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing;
-    `gives_events`: its client asked for events, of which it may have some. `in_large_event`: the event that has begun
+    `gives_events`: its client asked for events, of which it may have some; `in_large_event`: the event that has begun
     is so large that the rest of it should be read off the event loop.
     """
 
@@ -178,6 +178,11 @@ class AnswerReader:
         """Whether `finish` may take more than a few milliseconds. What was read without parsing adds only its texts."""
         parsed = self._report.bytes if self._is_json else self._repeats.parsed + self._report.bytes // 8
         return parsed > _BLOCKS_LOOP
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether no event stream was asked for, and none came."""
+        return self._asked_plain and not self._has_chunks
 
     @property
     def may_be_document(self) -> bool:
@@ -266,7 +271,7 @@ class AnswerReader:
         if reply is None and self._status >= 400:
             body = b"".join(self._json) or self._scalar
             self._report.cause = cause.of_response(self._status, self._content_type, body, retry_after)
-        if reply is None:
+        if reply is None or (self._is_plain and not self._is_json):
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
             if 300 <= self._status < 400:
                 self._reader.odd.add(cause.redirected(self._status, location))
@@ -332,7 +337,7 @@ class AnswerReader:
         report = self.report
         if self.gives_events and isinstance(error, IncompleteStream):
             error.advice = "Try again."
-        events = "" if self._asked_plain and not report.events else f"{counted(report.events, 'event')}, "
+        events = "" if self._is_plain else f"{counted(report.events, 'event')}, "
         came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
@@ -357,7 +362,7 @@ class AnswerReader:
             head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
             or self._scalar.decode(errors="replace"),
             label="" if self._is_file else self._content_type,
-            plain=self._asked_plain,
+            plain=self._is_plain,
         )
         return Reply(status, body, headers)
 
@@ -433,10 +438,11 @@ class AnswerReader:
     def _merge_event(self, event: Event) -> None:
         if self.done:
             return  # gateways in a row send [DONE] twice, or more after it
-        self._latest = event.number or self._latest
+        if event.number:
+            self._latest = event.number
         if len(event.data) > LONG:
             self._left.append(event.value)
-        if event.kind is Kind.CHUNK and event.error is None:
+        if event.error is None and event.kind is Kind.CHUNK:
             self._merge_chunk(event)
         elif event.error is not None:
             if self._is_spoken(event):
@@ -475,8 +481,8 @@ class AnswerReader:
             self._words = self._words or event.value
 
     def _merge_chunk(self, event: Event) -> None:
-        chunk = event.value
-        if chunk.get("object") in self._aggregator.objects or self._aggregator.knows(chunk, event.name):
+        chunk, envelope, aggregator = event.value, event.envelope, self._aggregator
+        if chunk.get("object") in aggregator.objects or aggregator.knows(chunk, event.name):
             self._has_chunks = True
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
@@ -488,9 +494,10 @@ class AnswerReader:
             self._words = self._words or chunk
             self._reader.odd.add("text where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
+            envelope = None
         else:
             self._has_chunks = True
-        self._repeats.effect = self._aggregator.add(chunk, event.name)
+        self._repeats.effect = aggregator.add(chunk, event.name, envelope)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""

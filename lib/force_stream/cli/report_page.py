@@ -26,10 +26,11 @@ from ..proxy.bodies import decoded
 from ..proxy.notes import UnreadableFlow
 from ..proxy.request import name_of
 from ..proxy.response import kept_answer, streams
+from ..proxy.retry_policy import wait_asked
 from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
-from ..view.flow_record import head_of
+from ..view.flow_record import direction_of, head_of
 from ..view.joined import said_in
 from ..view.masking import STAND_IN
 from ..view.stats import Outcome, thinned
@@ -148,7 +149,7 @@ def _read_again(flow: http.HTTPFlow, stream: bytes | None) -> tuple[bytes, Repor
         spec, status, content_type = known, notes.SSE_STATUS.of(flow) or 200, notes.SSE_TYPE.of(flow) or ""
     if stream is None:
         return (decoded(response) or b"" if response is not None else b""), Report()
-    plain = notes.GIVEN.of(flow) is not None
+    plain = notes.GIVEN.of(flow) is not None and notes.was_made_plain(flow)
     answer = replace(spec, on_truncated="partial").read(status, content_type, plain=plain)
     answer.feed(stream)
     times, ended = notes.TIMES.of(flow) or [], notes.ENDED.of(flow)
@@ -160,7 +161,7 @@ def _cause(flow: http.HTTPFlow, report: Report) -> str:
     """Why the answer is not simply whole, where no note says it; "" for a plain success."""
     response = flow.response
     if response is not None and response.status_code >= 400:
-        label, retry_after = response.headers.get("content-type", ""), response.headers.get("retry-after", "")
+        label, retry_after = response.headers.get("content-type", ""), wait_asked(response.headers.get)
         return cause.of_response(response.status_code, label, decoded(response) or b"", retry_after)
     if flow.error is not None:
         return f"no answer: {cause.plainly(flow.error.msg)}"
@@ -195,7 +196,7 @@ def _outcome(flow: http.HTTPFlow, seen: _Seen) -> Outcome:
         injected=bool(notes.INJECTED.of(flow)),
         cause=seen.cause,
         ended=ended,
-        plain=plain,
+        direction=direction_of(flow),
         head=head_of(flow),
     )
 

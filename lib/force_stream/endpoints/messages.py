@@ -24,7 +24,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire import jsontext
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Envelope
 from .pieces import pieces
 
 # The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
@@ -168,7 +168,7 @@ class MessagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or (chunk.get("type") or event) == "message"
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         if self.ended:
             return SAME
         kind, delta = chunk.get("type") or event, chunk.get("delta")

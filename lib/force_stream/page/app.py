@@ -208,7 +208,7 @@ async def _show_stats(addon: Addon, request: Request) -> Response:
 
 
 async def _show_metrics(addon: Addon, request: Request) -> Response:
-    rows, under_way = [*addon.stats.first_rows(metrics.MOST_ROWS)], len(addon.in_flight())
+    rows, under_way = addon.stats.first_rows(), len(addon.in_flight())
     text = await aside.run(partial(metrics.render, rows, under_way))
     return Response(text.encode(errors="replace"), metrics.TYPE)
 

@@ -54,7 +54,7 @@ def ending(outcome: Outcome) -> str:
     """How the flow ended, in a word or two. An upstream's own words are stripped of what XML cannot represent
     (Extensible Markup Language 1.0, section 2.2)."""
     if outcome.truncated:
-        return cut_off(outcome.events, plain_bytes=outcome.bytes if outcome.plain else None)
+        return cut_off(outcome.events, plain_bytes=outcome.bytes if outcome.direction else None)
     if outcome.code or not outcome.ok:
         return f"error {printable(outcome.code, LONGEST_WORD) or outcome.status}"
     if not outcome.finish_reason:

@@ -250,7 +250,7 @@ def was_made_to_stream(flow: http.HTTPFlow) -> bool:
     return FORCED.of(flow) is True
 
 
-def was_made_plain(flow: http.HTTPFlow) -> bool:
+def was_made_plain(flow: Flow | None) -> bool:
     """Whether this flow's request is plain because a rule said so, and its client gets events."""
     return MADE_PLAIN.of(flow) is True
 

@@ -39,10 +39,11 @@ from .notes import (
     noted,
     save_notes,
     spec_of,
+    was_made_plain,
     was_made_to_stream,
 )
 from .request import body_of, model_of, spelling_for
-from .retry_policy import is_retried
+from .retry_policy import is_retried, wait_asked
 
 MARK: Final = ":warning:"
 # RFC 9110, section 6.4.1.
@@ -113,25 +114,24 @@ def clients_events(flow: http.HTTPFlow) -> bytes | None:
 
 
 def plain_body(flow: Flow | None) -> bytes | None:
-    """What is kept of an upstream that was asked for no stream by a client that wanted one: the document that became
-    the events, or what came in place of one; None for any other flow."""
+    """What is kept of an upstream whose plain answer its client gets as events: the document that became them, or what
+    came in place of one; None for any other flow."""
     kept = SSE.of(flow)
     return None if kept is None or GIVEN.of(flow) is None or _begins_events(kept) else kept
 
 
 def asked_of(flow: http.HTTPFlow, spec: AnswerSpec) -> Asked | None:
-    """The events that a flow's client asked for, where what is kept is the answer of an upstream that was asked for no
-    stream."""
+    """The events that a flow's client asked for, where what is kept is a plain answer."""
     if GIVEN.of(flow) is None or not noted(SSE, flow):
         return None
-    return Asked(ENDPOINTS[spec.endpoint], with_usage=WITH_USAGE.of(flow) is True)
+    return Asked(ENDPOINTS[spec.endpoint], WITH_USAGE.of(flow) is True, flow.request.path)
 
 
 def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     """How an answer was, or would be, made from a flow's event stream: the spec, the upstream's status and content
     type. Raises `UnreadableFlow` where that is not known: then the answer that the flow has is the better one."""
     check_notes(flow)
-    if was_made_to_stream(flow) or noted(CHOICES, flow):
+    if was_made_to_stream(flow) or was_made_plain(flow) or noted(CHOICES, flow):
         spec: AnswerSpec | None = spec_of(flow)
     elif noted(RULE, flow) or noted(ENDPOINT, flow):
         spec = AnswerSpec(known(RULE, flow), known(ENDPOINT, flow), model_of(body_of(flow)) or "")
@@ -299,7 +299,7 @@ def may_retry(attempt: Attempt) -> bool:
 
 def retry_after(flow: http.HTTPFlow) -> str | None:
     """When the upstream says to try again."""
-    return flow.response.headers.get("retry-after") if flow.response is not None else None
+    return wait_asked(flow.response.headers.get) if flow.response is not None else None
 
 
 def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:

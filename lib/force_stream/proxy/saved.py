@@ -17,7 +17,7 @@ from ..rules.rule import UNLIMITED, Rule
 from ..wire.text import printable
 from . import bodies, response, summary
 from .attempt import LONGEST_REASON, Attempt
-from .notes import CUT_BY, ENDED, ERROR, HEAD, LIMIT, TIMES, UnreadableFlow, save_notes
+from .notes import CUT_BY, ENDED, ERROR, HEAD, LIMIT, TIMES, UnreadableFlow, save_notes, was_made_plain
 
 logger = logging.getLogger("force_stream")
 
@@ -49,7 +49,7 @@ def _replayed(flow: http.HTTPFlow, spec: AnswerSpec, status: int, content_type: 
     """An attempt to which all of this has come, when it came, and that has ended as the flow's own has."""
     times, now = TIMES.of(flow) or [0.0], 0.0
     asked = response.asked_of(flow, spec)
-    attempt = Attempt(spec, UNLIMITED, plain=asked is not None, asked=asked, clock=lambda: now)
+    attempt = Attempt(spec, UNLIMITED, plain=was_made_plain(flow), asked=asked, clock=lambda: now)
     fields = tuple(
         (name.encode(errors="replace"), value if isinstance(value, bytes) else value.encode(errors="replace"))
         for name, value in HEAD.of(flow) or ()

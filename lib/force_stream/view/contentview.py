@@ -122,7 +122,7 @@ def _about(flow: Flow | None, response: http.Response) -> About:
         odd=notes.ODD.of(flow),
         head=_head(flow),
         end=_end(flow),
-        given=None if notes.SSE.of(flow) is None else notes.GIVEN.of(flow),
+        direction=flow_record.direction_of(flow),
         usage=_text(notes.USAGE.of(flow)),
     )
 

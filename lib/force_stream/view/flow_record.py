@@ -10,15 +10,16 @@ from typing import Final
 from weakref import ref
 
 from mitmproxy import http
+from mitmproxy.flow import Flow
 
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import CUT_AT, ENDED, HEAD, RETRY_OF, SSE, TIMES, TRY
+from ..proxy.notes import CUT_AT, ENDED, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY, was_made_plain
 from ..proxy.request import name_of, without_credentials
 from ..rules.hosts import with_port
-from ..wire.text import printable
+from ..wire.text import counted, printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -34,18 +35,15 @@ _OF_A_TIME: Final = 32
 
 def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """The outcome of a forced flow that was answered and logged."""
-    return _of_attempt(flow, attempt, b"" if attempt.encoded else attempt.body())
+    body = b"" if attempt.encoded else attempt.body()
+    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
     """The outcome of a forced flow that ended without an answer: its status is 0."""
-    return _of_attempt(flow, attempt, attempt.body())
-
-
-def _of_attempt(flow: http.HTTPFlow, attempt: Attempt, body: bytes) -> Outcome:
-    spec, report, injected = attempt.spec, attempt.report, bool(attempt.injected)
-    plain = attempt.asked is not None
-    return _outcome(flow, spec, report, body, attempt.times, attempt.ended, injected, plain=plain)
+    return _outcome(
+        flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
+    )
 
 
 def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = "") -> Outcome:
@@ -75,10 +73,8 @@ def _outcome(
     times: Sequence[float],
     ended: float | None,
     injected: bool = False,
-    *,
-    plain: bool = False,
 ) -> Outcome:
-    request = flow.request
+    request, given = flow.request, GIVEN.of(flow)
     start = request.timestamp_end or request.timestamp_start
     return Outcome(
         id=flow.id,
@@ -88,15 +84,15 @@ def _outcome(
         endpoint=spec.endpoint,
         model=spec.model,
         status=report.status,
-        events=report.given if plain else report.events,
+        events=report.events if given is None else given,
         bytes=report.bytes,
         finish_reason=report.finish_reason,
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.error,
         seconds=max(0.0, time.time() - start),
-        first_event=times[0] if times and not plain else None,
-        first_content=None if plain else first_content(body, times),
+        first_event=times[0] if times and given is None else None,
+        first_content=first_content(body, times) if given is None else None,
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
@@ -104,11 +100,19 @@ def _outcome(
         number=TRY.of(flow) or 1,
         cause=report.cause,
         ended=ended,
-        plain=plain,
+        direction=direction_of(flow),
         head=head_of(flow),
         flow=ref(flow),
         weight=_weight(flow) + _OF_A_TIME * len(times),
     )
+
+
+def direction_of(flow: Flow | None) -> str:
+    """How a plain answer came to a client that asked for events; "" for any other flow."""
+    if (given := GIVEN.of(flow)) is None:
+        return ""
+    words = ["sent plain"] if was_made_plain(flow) else []
+    return ", ".join([*words, *([f"given as {counted(given, 'event')}"] if given else [])])
 
 
 def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:

@@ -36,8 +36,8 @@ _BLANK: Final = " "
 class About(NamedTuple):
     """What is known of an answer besides its events; "" and None for what is not. `odd`: what was odd, according to the
     one who read the whole stream; `kept`: how many bytes of it there are where that is not all; `head`: of the
-    upstream's response; `end`: what a silence at the end ended with; `given`: how many events were made of a plain
-    answer for a client that asked for them, `usage` what that says of its tokens."""
+    upstream's response; `end`: what a silence at the end ended with; `direction`: how a plain
+    answer came to a client that asked for events, `usage` what that says of its tokens."""
 
     cause: str = ""
     rule: str = ""
@@ -53,7 +53,7 @@ class About(NamedTuple):
     odd: Sequence[str] | None = None
     head: Sequence[tuple[str, str]] = ()
     end: str = "the end"
-    given: int | None = None
+    direction: str = ""
     usage: str = ""
 
 
@@ -111,7 +111,7 @@ def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
             name = ""
     yield "and", f"{len(timeline.said) - MOST_SAID:,} more" if len(timeline.said) > MOST_SAID else ""
     yield "rule", about.rule or "none"
-    yield "direction", "" if about.given is None else _direction(about.given)
+    yield "direction", about.direction
     yield "endpoint", about.endpoint
     said = ", ".join(model[:LONGEST_TYPE] for model in timeline.models)
     differs = said and about.model not in ("", said)
@@ -119,7 +119,7 @@ def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     yield "status", about.status
     yield from about.head
     yield "try", about.tries
-    yield "body", "" if about.given is not None or not is_document else "JSON, not an event stream"
+    yield "body", "" if about.direction or not is_document else "JSON, not an event stream"
     yield "kept", "" if about.kept is None else f"only the first {about.kept:,} bytes of what the client got"
     yield from _times(timeline, about)
     yield "events", "" if is_document else f"{timeline.events:,}" + (", then [DONE]" if timeline.dones else "")
@@ -159,10 +159,6 @@ def _wrapped(text: str) -> list[str]:
         for line in clean
         for part in textwrap.wrap(line, WIDTH, replace_whitespace=False, break_on_hyphens=False) or [_BLANK]
     ]
-
-
-def _direction(given: int) -> str:
-    return "sent plain" + (f", given as {counted(given, 'event')}" if given else "")
 
 
 def _counted(count: int, one: str, several: str) -> str:
