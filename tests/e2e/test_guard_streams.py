@@ -32,7 +32,7 @@ from harness import (
     openai_client,
     sse,
 )
-from harness.paths import ADDON
+from harness.paths import ADDON, SCRIPTS
 from harness.samples import CHAT, DOCUMENT, EVENTS, RESPONSE_STREAM, RESPONSES, STREAM, request
 
 MESSAGES = "/v1/messages"
@@ -40,9 +40,11 @@ RULES = """\
 rules:
   - {name: bare, hosts: ["*"], models: [bare], heartbeat: 0.1, force_upstream_stream: true}
   - {name: slow, hosts: ["*"], models: [slow], heartbeat: 0.1, force_upstream_stream: true, guard_streams: true}
+  - {name: slow-learns, hosts: ["*"], models: [learns], heartbeat: 0.1, learn: true, guard_streams: true}
   - {name: late, hosts: ["*"], models: [late], timeout: 0.5, guard_streams: true}
   - {name: idle, hosts: ["*"], models: [idle], idle_timeout: 0.5, force_upstream_plain: true, guard_streams: true}
   - {name: small, hosts: ["*"], models: [small], max_body: 300, guard_streams: true}
+  - {name: small-slow, hosts: ["*"], models: [small-slow], max_body: 300, heartbeat: 0.1, guard_streams: true}
   - {name: guarded, hosts: ["*"], force_upstream_stream: true, guard_streams: true}
 """
 PLAIN = [("Content-Type", "application/json")]
@@ -146,6 +148,17 @@ def test_a_stream_without_its_end_gets_the_error_event(
     proxy.wait_for_log("guarded: the stream came to no end, and its client gets an error event", since=since)
     line = proxy.wait_for_log("guarded: chat m, the client's own stream", since=since)
     assert "cut off" in line.string
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_a_stream_that_ends_with_its_connection_gets_the_error_event_too(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any]
+) -> None:
+    upstream.answer(Head(framing="close"), Data(BEGIN + HALF), End())
+    before, error = last_event(ask(proxy, certs, client_class=client_class).body)
+    assert (before, error["error"]["code"]) == (BEGIN, "stream_truncated")
+    upstream.answer(Head(framing="close"), Data(STREAM), End())
+    assert ask(proxy, certs, client_class=client_class).body == STREAM
 
 
 @pytest.mark.parametrize("size", [1, 7, None])
@@ -271,14 +284,15 @@ def test_without_guard_streams_there_are_no_heartbeats(proxy: Proxy, upstream: U
 # Heartbeats
 
 
+@pytest.mark.parametrize("client_class", CLIENTS)
 @pytest.mark.parametrize(("path", "beat"), [(CHAT, COMMENT), (MESSAGES, PING), (RESPONSES, COMMENT)])
 def test_heartbeats_come_before_the_first_byte(
-    proxy: Proxy, upstream: Upstream, certs: Certs, path: str, beat: bytes
+    proxy: Proxy, upstream: Upstream, certs: Certs, path: str, beat: bytes, client_class: Callable[..., Any]
 ) -> None:
     gate = Gate()
     body = STREAM if path == CHAT else RESPONSE_STREAM
     upstream.answer(WaitFor(gate), *event_stream(body).steps)
-    response = after(gate, beat * 2, proxy, certs, path=path)
+    response = after(gate, beat * 2, proxy, certs, path=path, client_class=client_class)
     assert (response.status, response.ended) == (200, "complete")
     assert response.header("content-type") == "text/event-stream"
     assert response.body.startswith(beat * 2)
@@ -333,11 +347,103 @@ def test_a_document_behind_heartbeats_becomes_its_events(proxy: Proxy, upstream:
     assert response.body.endswith(b"data: [DONE]\n\n")
 
 
-def test_another_answer_behind_heartbeats_is_the_error_event(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+# What comes behind a heartbeat, in place of a labelled stream, and the code of the error event that it makes.
+BEHIND: dict[str, tuple[Answer, str | None]] = {
+    "another document": (document({"hello": "world"}), None),
+    "a page": (Answer.of(Head(content_type="text/html"), Data(b"<html><p>Sign in</p>"), End()), None),
+    "half a document": (
+        Answer.of(Head(content_type="application/json"), Data(b'{"a":'), CutChunk()),
+        "stream_truncated",
+    ),
+    "half a stream without a label": (Answer.of(Head(content_type=None), Data(BEGIN), CutChunk()), "stream_truncated"),
+    "a document that is too large": (document(DOCUMENT | {"padding": "x" * 300}), "stream_too_large"),
+}
+
+
+@pytest.mark.parametrize("case", BEHIND)
+def test_another_answer_behind_heartbeats_is_the_error_event(
+    proxy: Proxy, upstream: Upstream, certs: Certs, case: str
+) -> None:
+    answer, code = BEHIND[case]
     gate = Gate()
-    upstream.answer(WaitFor(gate), *document({"hello": "world"}).steps)
+    upstream.answer(WaitFor(gate), *answer.steps)
+    response = after(gate, COMMENT, proxy, certs, "small-slow" if code == "stream_too_large" else "slow")
+    before, error = last_event(response.body)
+    assert before.replace(COMMENT, b"") == b""
+    assert error["error"]["type"] == "upstream_error"
+    assert code in (None, error["error"]["code"])
+
+
+STREAMS_BEHIND = {
+    "without a label": Answer.of(Head(content_type=None), Data(STREAM[:50]), Data(STREAM[50:]), End()),
+    "encoded": Answer.of(Head(headers={"Content-Encoding": "gzip"}), Data(gzip.compress(STREAM)), End()),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS_BEHIND)
+def test_a_stream_behind_heartbeats_is_read_and_given(
+    proxy: Proxy, upstream: Upstream, certs: Certs, case: str
+) -> None:
+    gate = Gate()
+    upstream.answer(WaitFor(gate), *STREAMS_BEHIND[case].steps)
     response = after(gate, COMMENT, proxy, certs)
-    assert last_event(response.body)[1]["error"]["type"] == "upstream_error"
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.body.replace(COMMENT, b"") == STREAM
+
+
+def test_a_refusal_to_stream_behind_heartbeats_is_met_all_the_same(
+    proxy: Proxy, upstream: Upstream, certs: Certs
+) -> None:
+    gate = Gate()
+    refusal = {"error": {"message": "Streaming is not supported for this model."}}
+    upstream.answer(WaitFor(gate), *document(refusal, status=400).steps)
+    upstream.answer(*document(DOCUMENT).steps)
+    response = after(gate, COMMENT, proxy, certs, "learns")
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.body.endswith(b"data: [DONE]\n\n")
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None]
+
+
+# Beside another script
+
+NEIGHBOURS = SCRIPTS / "neighbours.py"
+# By what the script does: whether the guard still works.
+ACTS = {
+    "streams": False,
+    "streams through a function": False,
+    "takes its time at responseheaders": True,
+    "takes its time at response": True,
+    "halts at response": True,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("scripts", [[NEIGHBOURS, ADDON], [ADDON, NEIGHBOURS]], ids=["before ours", "after ours"])
+def test_another_script_may_have_the_stream(
+    shared_proxy: Callable[..., Proxy],
+    upstream: Upstream,
+    shared_rules: Callable[[str], Any],
+    scripts: list[Any],
+    act: str,
+) -> None:
+    options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
+    proxy = shared_proxy(f"reverse:{upstream.url()}", scripts=scripts, options=options)
+    upstream.answer(Head(), Data(BEGIN + HALF), End())
+    upstream.answer(*document(DOCUMENT).steps)
+    headers = [*PLAIN, ("x-request-id", act)]
+    body = json.dumps(request(stream=True)).encode()
+    with Http1Client(proxy.url) as client:
+        response = client.request("POST", CHAT, headers, body)
+    with Http1Client(proxy.url) as client:
+        instead = client.request("POST", CHAT, headers, body)
+    assert (response.status, response.ended) == (200, "complete")
+    if ACTS[act]:
+        before, error = last_event(response.body)
+        assert (before, error["error"]["code"]) == (BEGIN, "stream_truncated")
+        assert instead.body.endswith(b"data: [DONE]\n\n") or instead.json()["error"]["code"] == "force_stream_error"
+    else:
+        assert response.body == BEGIN + HALF
+        assert instead.json() == DOCUMENT
 
 
 # openai-python

@@ -216,11 +216,11 @@ def test_a_document_in_place_of_the_clients_own_stream_was_not_sent_plain(
     proxy = make()
     upstream.answer(document(ANSWER))
     got = ask(proxy, model="forced")
-    proxy.wait_for_log("forced: chat forced, 200, given as events, finish stop, ")
+    proxy.wait_for_log("forced: chat forced, 200, JSON given as events, finish stop, ")
     proxy.stop()
     (flow,) = read_flows(proxy.flow_file)
     header = header_of(shown(flow))
-    assert header["direction"] == f"given as {got.body.count(b'data: {')} events"
+    assert header["direction"] == f"JSON given as {got.body.count(b'data: {')} events"
     assert flow.metadata["force_stream.sse"] == BYTES
 
 

@@ -163,8 +163,7 @@ class ForceStream:
         if isinstance(role, LiveCopy) or (role is None and cors.page_of(flow)):
             # It has no limits, but its upstream's interim responses and GOAWAYs are handled as usual, and a page of
             # another origin can read why there is no response.
-            guard = role.guard if isinstance(role, LiveCopy) else None
-            return ClientWait(UNLIMITED) if guard is None else guard.wait
+            return (isinstance(role, LiveCopy) and role.wait) or ClientWait(UNLIMITED)
         return None if role is None else role.wait
 
     # What commands and the page need
@@ -249,11 +248,14 @@ class ForceStream:
         wait, attempt = role.wait, role.wait.attempt
         assert attempt is not None
         wait.reply_made = True  # by the upstream
+        if isinstance(role, Waiting) and role.kept is not None:
+            self._kept.finish(role.kept, kept_answers.NOTHING)  # only what is made of a document is kept
         if attempt.plain:
             logger.info(
                 f"{wait.rule.name}: asked for a plain answer, the upstream streams all the same: passed on live"
             )
-        copy = self._roles[flow] = LiveCopy(wait.rule.max_body, attempt.spec, _guard(wait, attempt, head))
+        wait.guard = _guard(wait, attempt, head)
+        copy = self._roles[flow] = LiveCopy(wait.rule.max_body, attempt.spec, wait if wait.guard else None)
         head.stream = head.stream or copy
 
     async def response(self, flow: http.HTTPFlow) -> None:
@@ -354,28 +356,26 @@ class ForceStream:
         if not self._retries.all_learned.is_empty:
             rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
-        if rule.force_upstream_stream or must_stream:
+        is_forced = rule.force_upstream_stream or must_stream
+        if is_forced or (rule.watches_streams and not body.asks_plain):
             key = b""
             if rule.keep_answers is not None and flow.is_replay is None:
                 # mitmproxy puts that in place of the client's own.
                 own = getattr(ctx.options, "upstream_auth", None) is None
                 key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
-            role = await self._forced(flow, body, rule, endpoint, replayed=replayed)
+            if is_forced and (body.asks_plain or replayed):
+                role = await self._forced(flow, body, rule, endpoint)
+            else:
+                role = await self._streaming(flow, body, rule, endpoint)
             if key and isinstance(role, Waiting):
                 role = self._join_or_keep(flow, role.wait, key, in_force)
             if role is not None:
                 self._roles[flow] = role
-        elif not body.asks_plain and rule.watches_streams:
-            self._roles[flow] = await self._streaming(flow, body, rule, endpoint)
         elif rule.learn and body.asks_plain:
             self._roles[flow] = self._watched(body, rule, endpoint)
 
-    async def _forced(
-        self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint, *, replayed: bool
-    ) -> Role | None:
+    async def _forced(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role | None:
         """The role of a flow whose rule forces it; None if it is left alone."""
-        if not body.asks_plain and not replayed:
-            return await self._streaming(flow, body, rule, endpoint)
         why = "" if self._retries.all_learned.is_empty else self._retries.why_plain(flow, body, endpoint)
         try:
             if why:
@@ -535,7 +535,8 @@ class ForceStream:
         reply = await attempt.finish_aside(decoded)
         if attempt.fault is not None:
             _log_bug("the client gets an error", attempt.fault)
-        response.store_answer(flow, attempt, decoded)
+        if reply is not None or not attempt.is_own_stream:
+            response.store_answer(flow, attempt, decoded)
         if reply is not None:
             assert flow.response is not None
             if attempt.observed and attempt.response_started and flow.response.status_code != attempt.status:
@@ -599,7 +600,7 @@ class ForceStream:
     async def _conclude(self, flow: http.HTTPFlow, copy: LiveCopy) -> None:
         """Decide how a client's own stream ends for it, and keep and count it."""
         cut, guard = "", copy.guard
-        if guard is not None:
+        if guard is not None and flow.response is not None and flow.response.stream is copy:
             await guard.conclude()
             cut = guard.attempt.cut_by or guard.attempt.limit
             if guard.error:
@@ -646,7 +647,7 @@ def _level(flow: http.HTTPFlow) -> int:
 def _goes_on_live(wait: ClientWait, head: http.Response) -> bool:
     """Whether an upstream sends the events that its client asked for, as it gets them: after a heartbeat nothing can
     tell the client of an encoding."""
-    if wait.attempt is None or wait.asked is None:
+    if wait.attempt is None or wait.asked is None or wait.client_gone:
         return False
     if head.stream:
         return wait.attempt.is_own_stream  # another addon has it streamed
@@ -659,8 +660,9 @@ def _guard(wait: ClientWait, attempt: Attempt, head: http.Response) -> Guard | N
         return None
     if bodies.is_encoded(head) or ("content-length" in head.headers and not wait.headers_sent):
         return None
+    guard = Guard(attempt, wait.asked, wait.rule.max_body, wait.said)
     attempt.start_response(head.status_code, head.headers.get("content-type", ""), fields=head.headers.fields)
-    return Guard(wait, attempt, wait.asked)
+    return guard
 
 
 def _share(flow: http.HTTPFlow) -> None:

@@ -182,8 +182,9 @@ class Retries:
         read = await request.read_request(again, tries.rule.max_body)
         if read is None:
             return None
+        endpoint = ENDPOINTS[tries.attempt.spec.endpoint]
         try:
-            request.make_plain(again, read[0], tries.rule, ENDPOINTS[tries.attempt.spec.endpoint])
+            await bodies.read(again.request, partial(request.make_plain, again, read[0], tries.rule, endpoint))
         except Refusal as reason:
             logger.info(
                 f"{tries.rule.name}: the upstream cannot stream this request, and it cannot be sent plain: {reason}"

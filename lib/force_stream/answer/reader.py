@@ -101,7 +101,7 @@ class AnswerReader:
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
     follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing;
-    `gives_events`: its client asked for events, of which it may have some. `in_large_event`: the event that has begun
+    `gives_events`: its client asked for events, of which it may have some; `in_large_event`: the event that has begun
     is so large that the rest of it should be read off the event loop.
     """
 
@@ -438,10 +438,11 @@ class AnswerReader:
     def _merge_event(self, event: Event) -> None:
         if self.done:
             return  # gateways in a row send [DONE] twice, or more after it
-        self._latest = event.number or self._latest
+        if event.number:
+            self._latest = event.number
         if len(event.data) > LONG:
             self._left.append(event.value)
-        if event.kind is Kind.CHUNK and event.error is None:
+        if event.error is None and event.kind is Kind.CHUNK:
             self._merge_chunk(event)
         elif event.error is not None:
             if self._is_spoken(event):
@@ -480,8 +481,8 @@ class AnswerReader:
             self._words = self._words or event.value
 
     def _merge_chunk(self, event: Event) -> None:
-        chunk = event.value
-        if chunk.get("object") in self._aggregator.objects or self._aggregator.knows(chunk, event.name):
+        chunk, envelope, aggregator = event.value, event.envelope, self._aggregator
+        if chunk.get("object") in aggregator.objects or aggregator.knows(chunk, event.name):
             self._has_chunks = True
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
@@ -493,9 +494,10 @@ class AnswerReader:
             self._words = self._words or chunk
             self._reader.odd.add("text where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
+            envelope = None
         else:
             self._has_chunks = True
-        self._repeats.effect = self._aggregator.add(chunk, event.name)
+        self._repeats.effect = aggregator.add(chunk, event.name, envelope)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""

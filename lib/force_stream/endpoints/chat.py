@@ -36,7 +36,7 @@ from ..merge.snapshots import snapshots
 from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
 from ..wire.text import printable
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Request, fewer_than
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Envelope, Request, fewer_than
 from .pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 
 
@@ -181,6 +181,9 @@ class CompletionAggregator(Aggregator):
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._top = Fields(_CHUNK, overlay)
+        # That of the latest chunk, and the effect of the members in it.
+        self._envelope: Envelope | None = None
+        self._of_top: Slots | None = SAME
         self._choices: dict[int, Fields] = {}
         self._reasons: dict[int, Any] = {}
         self._unfinished: set[int] = set()  # without a finish reason
@@ -192,16 +195,37 @@ class CompletionAggregator(Aggregator):
         self._placeholder: Any = None
         self._expected = expected_choices
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         choices = chunk.get("choices")
         if not choices and chunk.get("type") in _KEEP_ALIVES:
             return SAME
         if not isinstance(choices, list):
             choices = []
         self._with_usage = bool(chunk.get("usage"))
-        top, chosen = self._top.add(chunk), self._add_choices(choices)
-        slots = None if top is None or chosen is None else top + chosen
-        # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
+        if envelope is None or envelope is not self._envelope or self._of_top is CHANGED:
+            self._of_top, self._envelope = self._top.add(chunk), envelope
+        elif envelope.of_delta and (known := self._delta_of(choices[0])) is not None:
+            effect = known.add(choices[0]["delta"])
+            return CHANGED if effect is CHANGED else (*self._of_top, *effect)
+        chosen = self._add_choices(choices)
+        slots = None if self._of_top is None or chosen is None else self._of_top + chosen
+        in_choices = [choice for choice in choices if isinstance(choice, dict) and choice.get("usage")]
+        if self._with_usage or in_choices or chunk.get("x_groq"):
+            slots = self._add_usage(chunk, choices, slots)
+        return slots
+
+    def _delta_of(self, choice: dict[str, Any]) -> Fields | None:
+        """What merges the delta of a choice that says nothing else, and has not ended; None where it is not merged
+        alone."""
+        delta, index = choice["delta"], choice["index"]
+        if index in self._reasons or not isinstance(delta, dict) or delta.get("role") == "tool":
+            return None
+        known = self._choices[index].member("delta")
+        return known if isinstance(known, Fields) else None
+
+    def _add_usage(self, chunk: dict[str, Any], choices: list[Any], slots: Slots | None) -> Slots | None:
+        """Note the usage of a chunk, which may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the
+        one at the top level wins. Returns the chunk's effect, given that of the rest."""
         for place in (*choices, chunk.get("x_groq"), chunk):
             usage = place.get("usage") if isinstance(place, dict) else None
             # Many upstreams send it in every chunk, cumulative, so it is never summed: the last that counts something
@@ -255,7 +279,7 @@ class CompletionAggregator(Aggregator):
                 if said or index in self._reasons:
                     effect = CHANGED if self._note_reason(index, said, choice) else effect
         # `finished` is asked after every event, so it must not cost more the more choices there are.
-        self.finished = len(self._choices) >= self._expected and not self._unfinished and not self._reopened
+        self.finished = not self._unfinished and not self._reopened and len(self._choices) >= self._expected
         return effect if len(choices) < 2 else CHANGED
 
     def _note_reason(self, index: int, said: Any, choice: dict[str, Any]) -> bool:

@@ -30,6 +30,14 @@ class Aggregated:
     odd: tuple[str, ...] = ()
 
 
+class Envelope(Protocol):
+    """Stands for all of a chunk but its choices; `of_delta`: but the delta of its one choice, beside which it has no
+    finish reason and no usage."""
+
+    @property
+    def of_delta(self) -> bool: ...
+
+
 class Aggregator(Protocol):
     """Merges the chunks of one stream.
 
@@ -50,9 +58,10 @@ class Aggregator(Protocol):
     ends_with_body: bool = False
     shows_cut: bool = False
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
-        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
+        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises.
+        `envelope`: that of the chunk, if it is known: another chunk with the same one differs in what is in it."""
 
     def add_text(self, text: str) -> bool:
         """The data of an event that is not an object. True if this API sends its answer that way."""

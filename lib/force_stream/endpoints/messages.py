@@ -24,7 +24,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire import jsontext
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Envelope
 from .pieces import pieces
 
 # The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
@@ -168,7 +168,7 @@ class MessagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or (chunk.get("type") or event) == "message"
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         if self.ended:
             return SAME
         kind, delta = chunk.get("type") or event, chunk.get("delta")
@@ -293,7 +293,8 @@ def _says_something(part: Any) -> bool:
 # The other direction
 
 # What an answer has at its end, beside the counts.
-_AT_THE_END: Final = ("stop_reason", "stop_sequence", "stop_details")
+_AT_THE_END: Final = ("container", "stop_reason", "stop_sequence", "stop_details")
+_ONLY_AT_THE_END: Final = ("container", "context_management")
 # The counts that are not there at the beginning, and those that are there only.
 _COUNTED_AT_THE_END: Final = ("output_tokens_details", "server_tool_use", "iterations")
 _COUNTED_AT_THE_START: Final = ("cache_creation", "inference_geo", "service_tier")
@@ -311,8 +312,8 @@ def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
 
 def _events_of_message(document: dict[str, Any], blocks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     end: dict[str, Any] = {key: document[key] for key in _AT_THE_END if key in document}
-    begun: dict[str, Any] = {key: value for key, value in document.items() if key != "context_management"}
-    begun |= {"content": [], **dict.fromkeys(end)}
+    begun: dict[str, Any] = {key: value for key, value in document.items() if key not in _ONLY_AT_THE_END}
+    begun |= {"content": [], **{key: None for key in end if key in begun}}
     counts: dict[str, Any] = {}
     if isinstance(usage := document.get("usage"), dict):
         begun["usage"] = {key: value for key, value in usage.items() if key not in _COUNTED_AT_THE_END}
@@ -326,7 +327,7 @@ def _events_of_message(document: dict[str, Any], blocks: list[dict[str, Any]]) -
         for delta in deltas:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    beside = {key: document[key] for key in ("context_management",) if key in document}
+    beside: dict[str, Any] = {key: document[key] for key in _ONLY_AT_THE_END if key in document and key not in end}
     yield {"type": "message_delta", "delta": end, **counts, **beside}
     yield {"type": "message_stop"}
 

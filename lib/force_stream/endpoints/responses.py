@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request
 from .pieces import by_tokens, may_be_said_again, pieces
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
@@ -71,6 +71,7 @@ _ALL_TEXT: Final = ("message", "reasoning", "code_interpreter_call")
 # The members that every item has, whatever it says.
 _NAMES: Final = frozenset(("id", "type", "status", "role"))
 _TEXT_MEMBERS: Final = frozenset(place.path[-1] for place in _TEXTS.values())
+_INDEXES: Final = frozenset(step for place in _TEXTS.values() for step in place.path if step.endswith("_index"))
 
 type _Path = tuple[str | int, ...]
 
@@ -240,7 +241,7 @@ class ResponsesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         kind = chunk.get("type") or event
         if not kind and chunk.get("object") == "response" and chunk.get("output"):
             self._end(chunk)  # a plain answer as an event
@@ -358,25 +359,30 @@ class ResponsesAggregator(Aggregator):
                 item.texts[path].add(text)
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
-        delta = spelled(chunk.get("delta"))
-        if name not in _TEXTS or delta is None:
+        said, place = chunk.get("delta"), _TEXTS.get(name)
+        delta = said if isinstance(said, str) else spelled(said)
+        if place is None or delta is None:
             return SAME
-        item, path = self._place(_TEXTS[name], chunk)
+        item, path = self._place(place, chunk)
         text = item.texts.get(path)
         if text is None:
             text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
         text.add(delta)
         logprobs = chunk.get("logprobs")
-        if isinstance(logprobs, list) and logprobs:
+        if logprobs and isinstance(logprobs, list):
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
             return CHANGED
-        if not isinstance(chunk["delta"], str):
+        if delta is not said:
             return CHANGED
-        return (("delta", text), *((key, ANY_PADDING) for key in PADDING if key in chunk))
+        slots: Slots = (("delta", text),)
+        for key in PADDING:
+            if key in chunk:
+                slots += ((key, ANY_PADDING),)
+        return slots
 
     def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, _Path]:
         item = self._item(chunk, None, place.item)
-        path = tuple(_index(chunk, step) if step.endswith("_index") else step for step in place.path)
+        path = tuple([_index(chunk, step) if step in _INDEXES else step for step in place.path])
         if place.part:
             item.part_types[path[:-1]] = place.part
         return item, path
@@ -531,6 +537,8 @@ _PROGRESS: Final = {
     "file_search_call": (("in_progress", "searching"), ("completed",)),
     "image_generation_call": (("in_progress", "generating"), ()),
 }
+# Where the annotations end that do not follow the whole text.
+_ENDS: Final = {"url_citation": "end_index", "file_citation": "index"}
 # The lists of parts, and the events that announce one of each.
 _LISTS: Final = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
 
@@ -606,6 +614,15 @@ def _events_of_operation(item: dict[str, Any], place: dict[str, Any]) -> Iterato
             yield {"type": f"{name}.added", **where, "command": ""}
             yield from ({"type": f"{name}.delta", **where, "delta": piece} for piece in pieces(command))
             yield {"type": f"{name}.done", **where, "command": command}
+    output = item.get("output") if item.get("type") == "shell_call_output" else None
+    for number, of_command in enumerate(output if isinstance(output, list) else ()):
+        where = {**place, "command_index": number}
+        name = "response.shell_call_output_content"
+        for key in ("stdout", "stderr"):
+            text = of_command.get(key) if isinstance(of_command, dict) else None
+            for piece in pieces(text) if isinstance(text, str) else ():
+                yield {"type": f"{name}.delta", **where, "delta": {key: piece}}
+        yield {"type": f"{name}.done", **where, "output": [of_command]}
     if isinstance(operation, dict) and isinstance(diff := operation.get("diff"), str):
         name = "response.apply_patch_call_operation_diff"
         yield from ({"type": f"{name}.delta", **place, "delta": piece} for piece in pieces(diff))
@@ -642,7 +659,7 @@ def _events_of_part(key: str, part: Any, place: dict[str, Any]) -> Iterator[dict
 
 def _end_of(annotation: Any) -> float:
     """Where in the text an annotation ends; it follows the piece that reaches there."""
-    end = annotation.get("end_index") if isinstance(annotation, dict) else None
+    end = annotation.get(_ENDS.get(str(annotation.get("type")), "")) if isinstance(annotation, dict) else None
     return end if isinstance(end, int) else inf
 
 

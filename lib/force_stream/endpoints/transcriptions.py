@@ -29,7 +29,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire.text import printable
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request
 from .pieces import by_tokens, pieces
 
 _DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
@@ -70,7 +70,7 @@ class TranscriptionsAggregator(Aggregator):
             return not any(isinstance(choice, dict) and choice.get("text") for choice in choices)
         return _is_whole(chunk)
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         kind = chunk.get("type") or event
         if self.ended:
             return SAME
@@ -199,7 +199,8 @@ def _of_openai(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     kind = "transcript.text.segment"
     if _have_type(segments, kind):
         yield from segments
-        document = {key: value for key, value in document.items() if key != "segments"}
+        told = {"segments": segments, "task": "transcribe"}  # by the segments themselves
+        document = {key: value for key, value in document.items() if value != told.get(key, ...)}
     else:
         tokens = document.get("logprobs")
         cut = by_tokens(document["text"], tokens) if isinstance(tokens, list) and tokens else None

@@ -160,7 +160,8 @@ class Attempt:
     once it has begun. `cut_by`: how the transport ended the answer too early, in words. `deadline`: when the rule's
     timeout passes, by the clock; None if it has none. `plain`: its request asked for no stream, so a document may be of
     any size, and no faults are put in. `asked`: the events that are made of that one for a client that asked for
-    them; it is limited as a stream is. `is_live`: the client gets the pieces as they come.
+    them; it is treated as a stream is. `is_live`: the client gets the pieces as they come. `is_document`:
+    what came began as JSON does, and not as an event stream.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class Attempt:
         self.observed = self.response_started = self.encoded = False
         self.injected: Mapping[str, Any] = {}
         self.is_final = self.complete = self.answered = self.is_live = False
+        self.is_document = True
         self.fault: Exception | None = None
         self.status = 0
         self.fields: Fields = ()
@@ -241,7 +243,6 @@ class Attempt:
         self.encoded = encoded
         self._last_byte = self.clock()
         self._reader = self._reader_of(status, content_type)
-        self._reader.gives_events = self.asked is not None
         self._on(Signal.RESPONSE)
 
     def heard(self) -> None:
@@ -468,7 +469,9 @@ class Attempt:
         return self._reader_of()
 
     def _reader_of(self, status: int = 200, content_type: str = "") -> AnswerReader:
-        return self.spec.read(status, content_type, plain=self.plain and self.asked is not None)
+        reader = self.spec.read(status, content_type, plain=self.asked is not None and self.plain)
+        reader.gives_events = self.asked is not None
+        return reader
 
     async def finish_aside(self, decoded: bytes | None = None) -> Reply | None:
         """The same as `finish`, but in a thread if it might block the event loop for more than a few milliseconds."""
@@ -515,6 +518,7 @@ class Attempt:
                 if decoded is not None:
                     self._feed([decoded])
                     self.report.bytes = self._size
+                self.is_document = self._reader.may_be_document
                 reply = self._reader.finish(
                     self.cut_by,
                     silence=self.silence,
@@ -536,14 +540,14 @@ class Attempt:
         that becomes events."""
         if not self.is_own_stream or self.is_live or self.state not in (State.COMPLETE, State.SETTLED):
             return False
-        stays = not 200 <= self.status < 300 or (self.may_be_document and not self.answered)
+        stays = not 200 <= self.status < 300 or (self.is_document and not self.answered)
         if stays:
             self.report.status = self.status
         return stays
 
     def _unfolded(self, reply: Reply | None, decoded: bytes | None, asked: Asked) -> Reply | None:
         """The reply for a client that asked for events; a failure stays what it is."""
-        if self.is_live or (not self.plain and not self.may_be_document):
+        if self.is_live or (self.is_own_stream and not self.is_document):
             return None if self.answered or self._stays else reply  # they have come
         reply = self._made_of(reply, decoded, asked)
         return None if self._stays else reply

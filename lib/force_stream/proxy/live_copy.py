@@ -10,18 +10,19 @@ from mitmproxy import http
 
 from ..answer.reader import AnswerSpec
 from .attempt import KeptBody
-from .guard import Guard
+from .client_wait import ClientWait
 from .notes import save_notes
 
 
 class LiveCopy:
     """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`.
-    `spec`: how the copy can be read; `guard`: what sees to it that the client gets whole events."""
+    `spec`: how the copy can be read; `wait`: the client, if its stream is guarded."""
 
-    def __init__(self, limit: int, spec: AnswerSpec, guard: Guard | None = None) -> None:
+    def __init__(self, limit: int, spec: AnswerSpec, wait: ClientWait | None = None) -> None:
         self.limit = limit
         self.spec = spec
-        self.guard = guard
+        self.wait = wait
+        self.guard = None if wait is None else wait.guard
         self._body = KeptBody()
         self._is_whole = True
         # This object is made when the request goes out.

@@ -33,6 +33,7 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
+from ..errors import OversizedStream
 from . import bodies, cors
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
@@ -40,7 +41,7 @@ from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_buffer, unknown_h2
 from .guard import Guard
 from .inject import Cut, Deliver, Injection, Injections, Respond, Step
-from .response import WITHOUT_BODY, early_head, is_event_stream, make_sendable, may_be_document, set_reply, unreachable
+from .response import WITHOUT_BODY, early_head, make_sendable, may_be_document, set_reply, streams, unreachable
 from .response import fault as reply_of_fault
 
 logger = logging.getLogger("force_stream")
@@ -370,7 +371,7 @@ class ObservedStream(http_layers.HttpStream):
         return injection if injection is not None and injection.replaces_upstream else None
 
     def _choose_faults(self, attempt: Attempt) -> None:
-        attempt.injection = None if attempt.plain else self.injections.next(attempt.rule)
+        attempt.injection = None if attempt.goes_through else self.injections.next(attempt.rule)
         if attempt.injection is not None:
             attempt.injected = attempt.injection.injected
 
@@ -461,11 +462,14 @@ class ObservedStream(http_layers.HttpStream):
         wait, now = self._wait, self.wait_of(self.flow)
         if wait is not None and wait.asked is not None and now is not None and (now.attempt is None or now.guard):
             # The client gets the event stream that it asked for live, whatever the upstream was asked for.
-            self._wait, self._attempt, self._guard = now, None, now.guard
+            self._wait, self._attempt = now, None
+            assert self.flow.response is not None
+            if now.guard is not None and getattr(self.flow.response.stream, "guard", None) is now.guard:
+                self._guard = now.guard  # otherwise another addon gives the client what it gets
             for command in super().start_response_stream():
                 if wait.needs_head or not _is_response_head(command):
                     yield command
-            if now.guard is not None:
+            if self._guard is not None:
                 now.headers_sent = True
                 yield from self._wake_in(now.next_deadline())
             return
@@ -509,10 +513,17 @@ class ObservedStream(http_layers.HttpStream):
 
     def _pass_on_unless_document(self, attempt: Attempt) -> Commands:
         """Pass a client's own stream on once its first bytes show that it is one, whatever its label says; and a
-        document that is too large to be made into events."""
+        document that is too large to be made into events. After a heartbeat, only what is read to its end can be known
+        to be events, as the head says that they are."""
         assert self.flow.response is not None
         assert self._wait is not None
-        is_kept = attempt.size <= self._wait.rule.max_body and may_be_document(self.flow.response, attempt)
+        limit = self._wait.rule.max_body
+        if self._wait.headers_sent:
+            if attempt.size > limit:
+                attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
+                yield from self._follow_up()
+            return
+        is_kept = attempt.size <= limit and may_be_document(self.flow.response, attempt)
         if is_kept or not 200 <= attempt.status < 300:
             return
         self.pass_on(self.flow)
@@ -692,7 +703,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def _say_last_words(self) -> Commands:
         """What a client whose own stream is guarded gets before its end."""
-        if self._guard is not None and (words := self._guard.last_words):
+        if self._guard is not None and (words := self._guard.last_words()):
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, words), self.context.client)
 
     def _check_reply(self) -> Commands:
@@ -721,7 +732,7 @@ class ObservedStream(http_layers.HttpStream):
         # The addon's `response` hook has decoded it, unless the heartbeat came after that.
         document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
         is_failure = not 200 <= self.flow.response.status_code < 300
-        if is_failure or (wait.asked is not None and not is_event_stream(self.flow.response)):
+        if is_failure or (wait.asked is not None and not streams(self.flow.response)):
             document = wait.last_words(document or b"")
         if document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)

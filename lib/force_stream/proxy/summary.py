@@ -129,9 +129,12 @@ def _became_events(attempt: Attempt) -> bool:
 
 def _direction(attempt: Attempt) -> str:
     """What is not as with a forced stream."""
-    sent = "sent plain" if attempt.plain and attempt.asked is not None else ""
-    given = "given as events" if attempt.report.given else ""
-    return ", ".join(filter(None, [sent, given]))
+    given = attempt.report.given
+    if attempt.is_own_stream:
+        return "JSON given as events" if given else "the client's own stream"
+    if attempt.asked is None:
+        return ""
+    return "sent plain, given as events" if given else "sent plain"
 
 
 def _odd(report: Report) -> str:
