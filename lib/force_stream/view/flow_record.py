@@ -111,8 +111,10 @@ def direction_of(flow: Flow | None) -> str:
     """How a plain answer came to a client that asked for events; "" for any other flow."""
     if (given := GIVEN.of(flow)) is None:
         return ""
-    words = ["sent plain"] if was_made_plain(flow) else []
-    return ", ".join([*words, *([f"given as {counted(given, 'event')}"] if given else [])])
+    events = f"given as {counted(given, 'event')}"
+    if not was_made_plain(flow):
+        return f"JSON {events}"
+    return f"sent plain, {events}" if given else "sent plain"
 
 
 def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:
