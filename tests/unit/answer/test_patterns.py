@@ -122,6 +122,7 @@ LONG = {
     "an id for every chunk": b"".join(event(chunk(f"w{n} ", id=f"c{n}")) for n in range(40)),
     "one text in two places": b"".join(event(thought(f"w{n} ", f"w{n} ")) for n in range(40)),
     "comments between": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" * (n % 3) for n in range(40)),
+    "a comment after each": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" for n in range(40)),
     "comments between choices in turn": b"".join(
         event(at(n % 2, chunk(f"w{n} "))) + b": still here\n\n" * (n % 3) for n in range(40)
     ),
@@ -290,6 +291,16 @@ def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None
     good, bad = event(chunk("a")), SPOILED["an escape that is none"]
     answer((good * 3 + bad) * 500, Steps, [1 << 20])
     assert steps <= 4 * 500 + 4
+
+
+@pytest.mark.parametrize("place", range(20, 26))
+@pytest.mark.parametrize("name", ["choices in turn", "calls in turn", "a comment after each"])
+def test_one_wrong_byte_within_a_round_is_read_as_ever(name: str, place: int) -> None:
+    events = LONG[name].split(b"\n\n")
+    events[place] = events[place].replace(f"{place}".encode(), b"\\x")
+    assert_same(b"\n\n".join([*events, b""]), [1 << 20])
+    events[place] = events[place].replace(b":", b":}", 1)
+    assert_same(b"\n\n".join([*events, b""]), [1 << 20])
 
 
 def test_an_escaped_name_that_is_a_slot_twice_is_not_a_template() -> None:
