@@ -32,10 +32,12 @@ _WITHOUT_BODIES: Final = 20_000
 _OF_A_TIME: Final = 32
 
 
-def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """The outcome of a forced flow that was answered and logged."""
+def of_answer(flow: http.HTTPFlow, attempt: Attempt, answered: float | None = None) -> Outcome:
+    """The outcome of a forced flow that was answered and logged: now, or when `answered` says (seconds since 1970)."""
     body = b"" if attempt.encoded else attempt.body()
-    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
+    return _outcome(
+        flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected), answered
+    )
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
@@ -72,6 +74,7 @@ def _outcome(
     times: Sequence[float],
     ended: float | None,
     injected: bool = False,
+    answered: float | None = None,
 ) -> Outcome:
     request = flow.request
     start = request.timestamp_end or request.timestamp_start
@@ -89,7 +92,7 @@ def _outcome(
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.error,
-        seconds=max(0.0, time.time() - start),
+        seconds=max(0.0, (time.time() if answered is None else answered) - start),
         first_event=times[0] if times else None,
         first_content=first_content(body, times),
         arrivals=thinned(times[::2]),
