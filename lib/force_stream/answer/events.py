@@ -26,8 +26,9 @@ _IS_REPLACED: Final = "not all of it is UTF-8, or the upstream put replacement c
 _DONE: Final = "[DONE]"
 # How nearly all events start, before their data in one line: maybe with a line that has the event's name.
 _START: Final = re.compile(rb"(?:event: (.*)\n)?data: ")
-_CHOICES_MEMBER: Final = re.compile(r'"choices": ?')
-_DELTA_MEMBER: Final = re.compile(r'"delta": ?')
+# What is before a chunk's choices, and before the delta of the first.
+_UP_TO_CHOICES: Final = re.compile(r'.*?"choices": ?')
+_UP_TO_DELTA: Final = re.compile(r'.*?"choices": ?.*?"delta": ?')
 # The members of a chunk that say neither a part of the answer nor that something is wrong.
 _LABELS: Final = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint", "provider")
@@ -104,17 +105,15 @@ def _envelope_of(name: str, data: str, chunk: dict[str, Any], *, may_be_of_delta
     if "choices" not in chunk:
         return None
     of_delta = may_be_of_delta and not name and _is_delta_alone(chunk)
-    members = (_CHOICES_MEMBER, _DELTA_MEMBER) if of_delta else (_CHOICES_MEMBER,)
-    start, end = 0, len(data)
-    for member in members:
-        found = member.search(data, start)
-        if found is None:
-            return None
-        start = found.end()
-    end = jsontext.scan(data, start)[1]
+    found = (_UP_TO_DELTA if of_delta else _UP_TO_CHOICES).match(data)
+    if found is None:
+        return None
+    start, end = found.end(), jsontext.scan(data, found.end())[1]
+    if end < 0:
+        return None
     around = data[:start] + data[end:]
     # Not in an object within the chunk, or twice; with escapes, a name has more than one spelling.
-    if end < 0 or "\\" in around or around.count('"choices"') > 1 or (of_delta and around.count('"delta"') > 1):
+    if "\\" in around or around.count('"choices"') > 1 or (of_delta and around.count('"delta"') > 1):
         return None
     return Envelope(name, data[:start], data[end:], chunk, of_delta)
 

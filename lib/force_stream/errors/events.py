@@ -55,8 +55,7 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     kind = chunk.get("type")
     named = event != kind and event.endswith(_ENDINGS)  # if they are the same, it is asked below
     if _TELLING.isdisjoint(chunk) and not named:
-        choices = chunk.get("choices")
-        if kind is None and choices:
+        if kind is None and (choices := chunk.get("choices")):
             return _of_choices(choices, chunk)
         if not (isinstance(kind, str) and kind.endswith(_ENDINGS)):
             return _of_unlike(chunk, kind) if not kind or "object" in chunk else None
