@@ -65,10 +65,10 @@ docs: $(VENV)/run  ## write the tables of rule keys, quirks and faults to inject
 	@PYTHONPATH=lib $(BIN)/python tools/docs.py
 
 oracle: $(VENV)/oracle $(LITELLM)/made  ## llama.cpp, and LiteLLM before it, asked directly and through the proxy (downloads 250 MB once)
-	@$(BIN)/python tools/oracle/compare.py --server llama.cpp --server LiteLLM $(ARGS)
+	@PYTHONPATH=lib $(BIN)/python tools/oracle/compare.py --server llama.cpp --server LiteLLM $(ARGS)
 
 oracle-all: $(VENV)/oracle $(LITELLM)/made $(TORCH)/made  ## the same, and vLLM and transformers serve with a tiny model (installs 4 GB)
-	@$(BIN)/python tools/oracle/compare.py $(ARGS)
+	@PYTHONPATH=lib $(BIN)/python tools/oracle/compare.py $(ARGS)
 
 fuzz: $(VENV)/test $(VENV)/fuzz  ## look for bytes that break a law of the addon, for ten minutes (ARGS='--seconds 60 stream')
 	@$(BIN)/python tools/fuzz/fuzz.py $(ARGS)

@@ -41,6 +41,7 @@ from mitmproxy.contentviews import Metadata
 RULES = """\
 rules:
   - {name: small, hosts: ["*"], models: [small], max_body: 200, force_upstream_plain: true}
+  - {name: forced, hosts: ["*"], models: [forced], force_upstream_stream: true}
   - {name: plain, hosts: ["*"], force_upstream_plain: true}
 """
 MESSAGE = {"role": "assistant", "content": "Grüße aus Graz, der Stadt an der Mur", "refusal": None}
@@ -207,6 +208,20 @@ def test_a_stream_that_came_all_the_same_is_shown_as_one(make: Callable[..., Pro
     header = header_of(shown(flow))
     assert header["events"] == "5, then [DONE]"
     assert header["direction"].startswith("sent plain, given as ")
+
+
+def test_a_document_in_place_of_the_clients_own_stream_was_not_sent_plain(
+    make: Callable[..., Proxy], upstream: Upstream
+) -> None:
+    proxy = make()
+    upstream.answer(document(ANSWER))
+    got = ask(proxy, model="forced")
+    proxy.wait_for_log("forced: chat forced, 200, JSON given as events, finish stop, ")
+    proxy.stop()
+    (flow,) = read_flows(proxy.flow_file)
+    header = header_of(shown(flow))
+    assert header["direction"] == f"JSON given as {got.body.count(b'data: {')} events"
+    assert flow.metadata["force_stream.sse"] == BYTES
 
 
 # The page, the figures, the report

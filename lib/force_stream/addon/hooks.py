@@ -6,6 +6,7 @@ hook, and nothing that is logged or kept on a flow holds a credential.
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
-from mitmproxy.addonmanager import Loader
+from mitmproxy.addonmanager import Loader, traverse
 from mitmproxy.hooks import UpdateHook
+from mitmproxy.log import LegacyLogEvents
 
 from ..answer.cause import plainly
 from ..answer.forcing import Refusal
@@ -60,6 +62,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("force_stream")
 
 
+# How many answers, and for how many seconds, wait to be counted together: that takes half of what it takes one by one.
+_MOST_UNCOUNTED: Final = 32
+_COUNT_AFTER: Final = 1.0
 # How a stream ended whose client did not read it to the end.
 _CLIENT_LEFT: Final = "the client gave up"
 
@@ -110,7 +115,8 @@ class ForceStream:
         self.rules_watcher = RulesWatcher(default_rules, lambda: self._kept.drop_unmatched())
         self.change_rule = self.rules_watcher.change
         self.flow_counts: Counter[str] = Counter()
-        self.stats = Stats()
+        self._stats = Stats()
+        self._uncounted: list[tuple[http.HTTPFlow, Attempt, float]] = []
         self._default_rules = default_rules
         self._roles: WeakKeyDictionary[http.HTTPFlow, Role] = WeakKeyDictionary()
         self._retries = Retries(self.send_attempt, lambda: self.rules)
@@ -127,6 +133,8 @@ class ForceStream:
 
     def load(self, loader: Loader) -> None:
         contentview.register()
+        for handler in _announcers():
+            handler.addFilter(_is_announced)
         add_options(loader, self._default_rules)
         # Before there can be rules: `running` comes when clients may have sent requests already.
         self._observe()
@@ -145,6 +153,8 @@ class ForceStream:
 
     def done(self) -> None:
         contentview.unregister()
+        for handler in _announcers():
+            handler.removeFilter(_is_announced)
         self.rules_watcher.stop()
         self._kept.clear()
         if self._silence_watch is not None:
@@ -172,6 +182,12 @@ class ForceStream:
     def learned(self) -> list[str]:
         """What upstreams have said about streaming, one line each; and how much is kept for clients that gave up."""
         return self._retries.learned.lines() + self._kept.lines()
+
+    @property
+    def stats(self) -> Stats:
+        """The figures of all flows that have ended. To be asked for on the event loop."""
+        self._count_answers()
+        return self._stats
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -587,13 +603,22 @@ class ForceStream:
     # Figures
 
     def _log_and_count(self, flow: http.HTTPFlow, attempt: Attempt, line: str) -> None:
-        """Log a line, and keep the figures once the client has its answer: nobody waits for them."""
+        """Log a line, and have the figures kept once somebody wants to see them, or some have come together."""
         logger.log(_level(flow), line)
-        asyncio.get_running_loop().call_soon(self._count, flow_record.of_answer, flow, attempt)
+        if not self._uncounted:
+            asyncio.get_running_loop().call_later(_COUNT_AFTER, self._count_answers)
+        self._uncounted.append((flow, attempt, time.time()))
+        if len(self._uncounted) > _MOST_UNCOUNTED:
+            asyncio.get_running_loop().call_soon(self._count_answers)
+
+    def _count_answers(self) -> None:
+        answers, self._uncounted = self._uncounted, []
+        for flow, attempt, answered in answers:
+            self._count(flow_record.of_answer, flow, attempt, answered)
 
     def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:
-            self.stats.add(outcome_of(*of_what))
+            self._stats.add(outcome_of(*of_what))
         except Exception as error:
             _log_bug("a flow is missing from the figures", error)
 
@@ -637,6 +662,17 @@ class ForceStream:
         line = summary.describe_own_stream(flow, about, outcome.cause, marked=marked)
         logger.log(logging.WARNING if marked else logging.INFO, line)
         ctx.master.addons.trigger(UpdateHook([flow]))
+
+
+def _announcers() -> list[logging.Handler]:
+    """What tells scripts of each line of the log, by mitmproxy's deprecated event `add_log`."""
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LegacyLogEvents)]
+
+
+def _is_announced(record: logging.LogRecord) -> bool:
+    """Whether there may be a script that wants to be told: to ask all addons takes longer than to aggregate a short
+    answer."""
+    return record.name != logger.name or any(hasattr(addon, "add_log") for addon in traverse(ctx.master.addons.chain))
 
 
 def _level(flow: http.HTTPFlow) -> int:

@@ -40,8 +40,8 @@ _UNFINISHED: Final = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]+")
 # Bytes beyond those that are matched in one go, in which a slot's end is looked for.
 _LONGEST_SLOT: Final = 16 * 1024
 # Bytes that are matched before it is known whether the texts in them are valid; twice as many each time that they are.
-_FIRST_RUN: Final = 8 * 1024
-# Events. How many pass without an attempt after failed attempts: twice as many each time, up to this.
+_FIRST_RUN: Final = 16 * 1024
+# Events. How many pass without an attempt after failed attempts: four times as many each time, up to this.
 _LONGEST_PAUSE: Final = 128
 # Templates in force at once: each is tried at every event that the one before does not foretell.
 _MOST_TEMPLATES: Final = 8
@@ -249,10 +249,10 @@ class Templates:
 
     def match_run(self, data: bytes, at: int) -> Run:
         """The run of events that fit, from `at` on. Their texts are appended to where they belong."""
-        run, most = Run(at), _FIRST_RUN
+        run, most, in_rounds = Run(at), _FIRST_RUN, True
         while True:
             at = run.end
-            end, is_last = self._fit(data, at, at + most), False
+            end, is_last = self._fit(data, at, at + most, in_rounds=in_rounds), False
             if end == at:
                 return run
             last = self._last if self._chunk is None else self._chunk
@@ -265,8 +265,8 @@ class Templates:
                         self._comment.cut(self._comments)
             fitted = [template for template in self._templates if template.count]
             if not all(values.are_valid() for template in fitted for values in template.values):
-                # What comes before the first that is not valid is matched again.
-                most, is_last = (last_start - at + 1) // 2, False
+                # What comes before the first that is not valid is matched again: fewer events each time.
+                most, is_last, in_rounds = (last_start - at + 1) // 2, False, False
             elif is_last:
                 most = 0
             else:
@@ -284,19 +284,21 @@ class Templates:
             if not most:
                 return run._replace(is_last=is_last)
 
-    def _fit(self, data: bytes, at: int, until: int) -> int:
-        """Where the events end whose bytes fit a template each, or are a comment."""
+    def _fit(self, data: bytes, at: int, until: int, *, in_rounds: bool) -> int:
+        """Where the events end whose bytes fit a template each, or are a comment; the last of them starts before
+        `until`, or the round that it is in."""
         last, self._chunk = self._last, None
-        while True:
+        until = min(until, len(data))
+        while at < until:
             # Events that take turns mostly do so in one order.
             turn = last.next.alone
-            if self._foretold >= len(self._templates) > 1:
+            if in_rounds and self._foretold >= len(self._templates) > 1:
                 turn = self._round_of(last.next)
             end = turn.fit(data, at, until)
             if end == at:
                 self._foretold = -1
                 for template in self._templates:
-                    if (end := template.alone.fit(data, at, until)) > at:
+                    if template.alone is not turn and (end := template.alone.fit(data, at, until)) > at:
                         turn, last.next = template.alone, template
                         break
                 else:
@@ -383,8 +385,6 @@ def template_of(
     """The template of an event with this `data`, a JSON text, of which the `slots` may differ, but those of `watched`
     members; None if the bytes do not plainly show where they are. What is not a text and was the same in the event
     `before` is assumed to stay the same: a slot costs time in every event, and a wrong guess one more event parsed."""
-    if not any(isinstance(target, Concat | Extend) for _, target in slots):
-        return None
     head, _, end = event.partition(data)
     if REPLACED.encode() in data or not _is_head(head) or end not in (b"\n\n", b"\r\n\r\n"):
         return None
@@ -403,6 +403,15 @@ def template_of(
         return None  # a name may be spelled with escapes there, and the bytes in a slot be another member's
     varying = [slot for slot in known if slot in texts or (before and event[slot.named : slot.end + 1] not in before)]
     return Template(fixed if varying == known else _around(event, varying), varying)
+
+
+def _are_learnable(slots: Slots, before: bytes) -> bool:
+    """Whether there is a text among these; but of totals that the event before does not have, some stay as they are,
+    which the next event shows."""
+    for key, target in slots:
+        if isinstance(target, Totals) and not re.search(b'"%s": ?{' % re.escape(key).encode(), before):
+            return False
+    return any(isinstance(target, Concat | Extend) for _, target in slots)
 
 
 def _is_head(head: bytes) -> bool:
@@ -506,7 +515,7 @@ class Repeats:
                     self._rest = data[at:]
                     return
             known = self._templates
-            for event in self._parse(data[at:end], starts=starts, is_plain=is_plain):
+            for event in self._parse(data[at:end], starts=starts or not self.parsed, is_plain=is_plain):
                 self.effect, self._templates = CHANGED, None
                 yield event
                 if is_last and self.effect is not CHANGED:
@@ -545,12 +554,12 @@ class Repeats:
         is_wanted = self._until_attempt < 0 if known is None else is_used or known.are_near(self._event)
         made = None
         if is_wanted and self._event and not self._reader.patches:
-            if self.effect:
+            if self.effect and _are_learnable(self.effect, self._before):
                 data = event.data.encode(errors="surrogatepass")
                 made = template_of(self._event, data, self.effect, self._before, self._reader.odd.watched)
+                if known is None and made is None:
+                    self._attempted(success=False)
             self._before = self._event
-            if known is None and made is None:
-                self._attempted(success=False)
         if known is not None:
             if made is not None and known.join(made):
                 self._templates = known
@@ -581,5 +590,5 @@ class Repeats:
         return events
 
     def _attempted(self, success: bool) -> None:
-        self._pause = 1 if success else min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = 1 if success else min(4 * self._pause, _LONGEST_PAUSE)
         self._until_attempt = self._pause - 1

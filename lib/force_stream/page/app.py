@@ -204,7 +204,8 @@ def _change_rule(addon: Addon, request: Request, name: str) -> Response:
 
 
 async def _show_stats(addon: Addon, request: Request) -> Response:
-    return await aside.run(lambda: _json(addon.stats.rows()))
+    stats = addon.stats
+    return await aside.run(lambda: _json(stats.rows()))
 
 
 async def _show_metrics(addon: Addon, request: Request) -> Response:

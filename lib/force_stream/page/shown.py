@@ -15,7 +15,9 @@ class Addon(Protocol):
     value."""
 
     flow_counts: Counter[str]
-    stats: Stats
+
+    @property
+    def stats(self) -> Stats: ...
 
     @property
     def rules(self) -> tuple[Rule, ...]: ...

@@ -133,9 +133,7 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         return _verdict_plain(flow, rule)
     if flow.request.method != "POST" or body is None or endpoint is None:
         # What was left because its body could not be decoded says so itself.
-        return (
-            f"left as it came: {why}" if why else "left as it came: only a POST with a JSON object or a form is forced"
-        )
+        return f"left as it came: {why or 'only a POST with a JSON object or a form is forced'}"
     if not body.asks_plain:
         guarded = ", and guarded" if rule.guard_streams else ""
         return f"the client itself asks for a stream, which is passed on live{guarded}"
@@ -148,9 +146,9 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
 
 
 def _verdict_plain(flow: http.HTTPFlow, rule: Rule) -> str:
-    body, endpoint = body_of(flow), rule.endpoint(flow.request.path)
+    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), LEFT_ALONE.of(flow)
     if flow.request.method != "POST" or body is None or endpoint is None:
-        return "left as it came: only a POST with a JSON object is sent plain"
+        return f"left as it came: {why or 'only a POST with a JSON object or a form is sent plain'}"
     if body.asks_plain:
         return "the client itself asks for a plain answer"
     try:

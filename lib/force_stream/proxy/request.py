@@ -247,13 +247,28 @@ def _check_unsigned(request: http.Request) -> None:
 def _set_headers(request: http.Request, wanted: Mapping[str, str]) -> list[list[str | bytes]]:
     """Sets the headers; returns the values that all those had which either direction sets."""
     before: list[list[str | bytes]] = []
-    spelling = spelling_for(request)
     for name in _STREAM_HEADERS:
         # As bytes: a flow file takes no text that was not UTF-8.
         before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
-        if name in wanted:
-            request.headers[spelling(name)] = wanted[name]
+    request.headers.fields = with_headers(request.headers.fields, wanted, spelling_for(request))
     return before
+
+
+def with_headers(
+    fields: tuple[tuple[bytes, bytes], ...], wanted: Mapping[str, str], spelling: Callable[[str], str]
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Header fields that say what is wanted: in the place of those that are there, or at the end. mitmproxy, asked to
+    set one, looks at all of them."""
+    left = {name.lower().encode(): (name, value.encode(errors="surrogateescape")) for name, value in wanted.items()}
+    set_too = frozenset(left)
+    made = []
+    for field in fields:
+        key = field[0].lower()
+        if key not in set_too:
+            made.append(field)
+        elif key in left:
+            made.append((field[0], left.pop(key)[1]))
+    return (*made, *((spelling(name).encode(), value) for name, value in left.values()))
 
 
 def spelling_for(request: http.Request) -> Callable[[str], str]:

@@ -42,7 +42,7 @@ from .notes import (
     was_made_plain,
     was_made_to_stream,
 )
-from .request import body_of, model_of, spelling_for
+from .request import body_of, model_of, spelling_for, with_headers
 from .retry_policy import is_retried, wait_asked
 
 MARK: Final = ":warning:"
@@ -205,14 +205,12 @@ def set_reply(flow: http.HTTPFlow, reply: Reply) -> None:
     if response.status_code != reply.status:
         response.status_code = reply.status
         response.reason = HTTPStatus(reply.status).phrase if reply.status in _KNOWN_STATUSES else ""
-    response.headers.fields = _of_document(response.headers.fields)
     response.trailers = None
     if response.http_version == "HTTP/1.0":
         response.http_version = "HTTP/1.1"  # the client's own connection may be kept open
     headers = {"Content-Type": JSON_TYPE, "Content-Length": str(len(reply.body)), **reply.headers}
-    spelling = spelling_for(flow.request)
-    for name, value in headers.items():
-        response.headers[spelling(name)] = value
+    fields = _of_document(response.headers.fields)
+    response.headers.fields = with_headers(fields, headers, spelling_for(flow.request))
     response.raw_content = reply.body
 
 
@@ -260,8 +258,9 @@ def make_sendable(response: http.Response, *, with_trailers: bool) -> None:
     client would wait for more, or take the rest for its next answer."""
     if response.raw_content is None or response.status_code in WITHOUT_BODY:
         response.raw_content = b""
-    if "content-length" in response.headers and response.status_code not in WITHOUT_BODY:
-        response.headers["content-length"] = str(len(response.raw_content or b""))
+    length = str(len(response.raw_content or b""))
+    if response.headers.get("content-length", length) != length and response.status_code not in WITHOUT_BODY:
+        response.headers["content-length"] = length
     if not with_trailers:
         response.trailers = None
 

@@ -257,8 +257,26 @@ class ObservedStream(http_layers.HttpStream):
         seconds = LONGEST_SLEEP if seconds is None else max(min(seconds, LONGEST_SLEEP), SHORTEST_SLEEP)
         wake_at = self._now() + seconds
         if self._wake_at is None or wake_at < self._wake_at - SHORTEST_SLEEP:
-            self._wake_at = wake_at
-            yield commands.RequestWakeup(seconds)
+            taken = self._take_timer(wake_at)
+            self._wake_at = wake_at if taken is None else taken
+            if taken is None:
+                timer = commands.RequestWakeup(seconds)
+                if (http_layer := self._http_layer()) is not None:
+                    http_layer.latest_timer = timer, wake_at  # type: ignore[attr-defined]
+                yield timer
+
+    def _take_timer(self, until: float) -> float | None:
+        """Take over the latest timer of this connection, if its stream has ended, and return when it fires: short
+        answers that follow each other would leave one each behind. None if there is none, or only one that is later."""
+        http_layer = self._http_layer()
+        timer, moment = getattr(http_layer, "latest_timer", (None, 0.0))
+        if http_layer is None or timer is None or not self._now() < moment <= until:
+            return None
+        owner = http_layer.command_sources.get(timer)
+        if not isinstance(owner, http_layers.HttpStream) or owner.flow.live:
+            return None
+        http_layer.command_sources[timer] = self
+        return float(moment)
 
     def _now(self) -> float:
         assert self._wait is not None

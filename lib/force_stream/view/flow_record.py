@@ -33,10 +33,12 @@ _WITHOUT_BODIES: Final = 20_000
 _OF_A_TIME: Final = 32
 
 
-def of_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """The outcome of a forced flow that was answered and logged."""
+def of_answer(flow: http.HTTPFlow, attempt: Attempt, answered: float | None = None) -> Outcome:
+    """The outcome of a forced flow that was answered and logged: now, or when `answered` says (seconds since 1970)."""
     body = b"" if attempt.encoded else attempt.body()
-    return _outcome(flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected))
+    return _outcome(
+        flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected), answered
+    )
 
 
 def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
@@ -73,6 +75,7 @@ def _outcome(
     times: Sequence[float],
     ended: float | None,
     injected: bool = False,
+    answered: float | None = None,
 ) -> Outcome:
     request, given = flow.request, GIVEN.of(flow)
     start = request.timestamp_end or request.timestamp_start
@@ -90,7 +93,7 @@ def _outcome(
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.error,
-        seconds=max(0.0, time.time() - start),
+        seconds=max(0.0, (time.time() if answered is None else answered) - start),
         first_event=times[0] if times and given is None else None,
         first_content=first_content(body, times) if given is None else None,
         arrivals=thinned(times[::2]),
@@ -111,8 +114,10 @@ def direction_of(flow: Flow | None) -> str:
     """How a plain answer came to a client that asked for events; "" for any other flow."""
     if (given := GIVEN.of(flow)) is None:
         return ""
-    words = ["sent plain"] if was_made_plain(flow) else []
-    return ", ".join([*words, *([f"given as {counted(given, 'event')}"] if given else [])])
+    events = f"given as {counted(given, 'event')}"
+    if not was_made_plain(flow):
+        return f"JSON {events}"
+    return f"sent plain, {events}" if given else "sent plain"
 
 
 def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:

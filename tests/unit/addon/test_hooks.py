@@ -11,7 +11,9 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from force_stream import aggregate
@@ -671,6 +673,49 @@ def test_a_clients_own_stream_that_decodes_to_more_than_max_body_is_read_up_to_i
         assert await _peak(respond()) < 8 * MEGABYTE
         (row,) = ours.stats.rows()
         assert row["flows"] == 1
+
+    run(test)
+
+
+async def _answered(ours: addon.ForceStream) -> None:
+    flow = flow_with()
+    await ours.request(flow)
+    upstream_answers(ours, flow)
+    await ours.response(flow)
+
+
+def test_whoever_looks_at_the_figures_sees_every_answer(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        for number in range(1, 4):
+            await _answered(ours)
+            assert ours.stats.count == number
+
+    run(test)
+
+
+def test_no_more_than_some_answers_wait_to_be_counted(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        for _ in range(addon._MOST_UNCOUNTED + 1):
+            await _answered(ours)
+        assert len(ours._uncounted) > addon._MOST_UNCOUNTED
+        await asyncio.sleep(0)
+        assert not ours._uncounted
+
+    run(test)
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_mitmproxys_event_for_lines_of_the_log_goes_to_scripts_alone(run: Callable, hears: bool) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        heard: list[str] = []
+        hooks = {"add_log": lambda entry: heard.append(entry.msg)} if hears else {}
+        script = SimpleNamespace(name="a_script", **hooks)
+        context.master.addons.add(script)
+        with patch.object(context.master.addons, "trigger", wraps=context.master.addons.trigger) as trigger:
+            logging.getLogger("force_stream").warning("a line")
+            await asyncio.sleep(0.01)
+        assert trigger.called is hears
+        assert sum(line.endswith("a line") for line in heard) == hears
 
     run(test)
 

@@ -75,7 +75,7 @@ PLAIN = "force_upstream_plain: true"
     [
         (CHAT, request(stream=True), "its request would be sent plain now, and its client get events"),
         (CHAT, request(), "the client itself asks for a plain answer"),
-        (CHAT, b"[]", "left as it came: only a POST with a JSON object is sent plain"),
+        (CHAT, b"[]", "left as it came: only a POST with a JSON object or a form is sent plain"),
         (
             "/v1/responses",
             request(stream=True, background=True),

@@ -18,8 +18,10 @@ from force_stream.proxy.chunked import LONGEST_HEAD
 from force_stream.proxy.client_wait import ClientWait
 from force_stream.proxy.notes import save_notes
 from force_stream.rules.rule import Rule
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from harness.player import END, HEAD, REQUEST, Player, piece
-from harness.samples import DOCUMENT, EVENTS, STREAM
+from harness.samples import CHAT, DOCUMENT, EVENTS, STREAM
 from harness.steps import sse
 from mitmproxy.connection import Client, ConnectionState, Server
 from mitmproxy.options import Options
@@ -696,6 +698,37 @@ def test_so_many_clients_get_a_fault_and_the_next_one_the_answer(play: Callable[
     player.ask()
     player.upstream_sends(HEAD, piece(STREAM), END)
     assert player.answer.status_code == 200
+
+
+def test_a_request_takes_over_the_timer_that_the_one_before_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, Rule(**FORCED, idle_timeout=3))
+    for _ in range(5):
+        player.ask()
+        player.wait(0.1)
+        assert player.wakeups == 1
+        player.upstream_sends(HEAD + piece(STREAM) + END)
+        assert player.answer.json() == DOCUMENT
+    player.ask()
+    player.wait(2.9)
+    assert player.flow is not None
+    assert player.flow.response is None
+    player.wait(0.2)
+    assert player.answer.status_code == 504
+
+
+def test_the_timer_of_a_request_that_still_waits_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    player = Player(monkeypatch, Rule(**FORCED), client_http2=True)
+    client = H2Connection(H2Configuration())
+    client.initiate_connection()
+    head = {":method": "POST", ":scheme": "http", ":path": CHAT, ":authority": "llm.test"}
+    before = player.wakeups
+    for stream_id in (1, 3):
+        client.send_headers(stream_id, head.items())
+        client.send_data(stream_id, b"{}", end_stream=True)
+        player.ask(client.data_to_send())
+    layer = player.layer
+    assert player.wakeups - before >= 2
+    assert len({owner for timer, owner in layer.command_sources.items() if type(timer) is commands.RequestWakeup}) == 2
 
 
 def test_an_answer_that_comes_with_its_end_asks_for_no_wakeup(

@@ -58,7 +58,7 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     [
         ({"made_plain": True, "given": 4}, "sent plain, given as 4 events, 30 bytes"),
         ({"made_plain": True, "given": 0}, "sent plain, 30 bytes"),
-        ({"given": 1}, "given as 1 event, 30 bytes"),
+        ({"given": 1}, "JSON given as 1 event, 30 bytes"),
         ({"made_plain": True}, "0 events, 30 bytes"),
     ],
 )
