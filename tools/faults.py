@@ -23,6 +23,9 @@ that the next request on the client's connection works.
 * *With heartbeat*: what a client gets that has already received the first space, so that the status is always 200. A
   failure then cuts the response short (HTTP/1.1: no last chunk; HTTP/2: RST_STREAM). A failure before the first space
   has its true status.
+* *Sent plain*: rows of [the other direction](plain.md), where the client asks for a stream, and its upstream for none.
+  *200* is the events then. After the first comment, a failure is the API's own error event, and the response ends
+  properly. A stream that is passed on live from HTTP/2 to HTTP/1.1 ends with the connection, cut off or not.
 * *Without the stream layer*: on a mitmproxy whose internals the addon does not know, which it says at startup. Limits
   and heartbeats then do nothing, so their rows are not played, nor those in which the upstream leaves its answer open.
   No request is sent a second time.

@@ -310,7 +310,7 @@ def test_a_fault_in_what_is_said_about_a_flow_does_not_touch_its_answer(client: 
     with broken.connect(client, "HTTP/1") as connection:
         response = ask(connection, CHAT, "break-summarize", "idle/break-summarize")
     assert verdict(response) == "200"
-    broken.proxy.wait_for_log("a fault of the addon, the flow has no comment", since=since)
+    broken.proxy.wait_for_log("a bug in the addon, the flow has no comment", since=since)
 
 
 @both_clients
@@ -329,11 +329,11 @@ def check_broken(broken: Bench, client: str, part: str, steps: list[Any]) -> Non
     assert verdict(following) == "200"
     broken.proxy.wait_for_log("plain: chat plain/next, 200", since=since)
     lines = broken.proxy.log_lines[since:]
-    assert sum("a fault of the addon" in line for line in lines) == 1
+    assert sum("a bug in the addon" in line for line in lines) == 1
     assert not [
         line
         for line in lines
-        if "Traceback" in line or "crashed" in line or ("ZeroDivision" in line and "a fault of" not in line)
+        if "Traceback" in line or "crashed" in line or ("ZeroDivision" in line and "a bug in" not in line)
     ]
 
 
@@ -346,7 +346,7 @@ def test_a_fault_where_the_answer_is_given_leaves_no_client_waiting(client: str,
         assert response.status == 502
     with broken.connect(client, "HTTP/1") as connection:
         assert verdict(ask(connection, CHAT, "next", "plain/next")) == "200"
-    broken.proxy.wait_for_log("a fault of the addon, the client's answer ends short: ZeroDivisionError", since=since)
+    broken.proxy.wait_for_log("a bug in the addon, the client's answer ends short: ZeroDivisionError", since=since)
 
 
 def test_a_fault_while_a_flow_that_failed_is_described_is_one_line(broken: Bench) -> None:
@@ -356,7 +356,7 @@ def test_a_fault_while_a_flow_that_failed_is_described_is_one_line(broken: Bench
     with broken.connect("HTTP/1", "HTTP/1") as connection:
         connection.start("POST", CHAT, headers_of("break-describe_error"), body_of("plain/break-describe_error"))
         begun.wait()
-    broken.proxy.wait_for_log("a fault of the addon, the flow has no comment: ZeroDivisionError", since=since)
+    broken.proxy.wait_for_log("a bug in the addon, the flow has no comment: ZeroDivisionError", since=since)
 
 
 # Secrets
@@ -383,7 +383,9 @@ def test_no_credential_leaves_a_trace(certs: Certs, tmp_path: Path) -> None:
             bench.prepare(row)
             with bench.connect("HTTP/1", row.over) as client:
                 path = row.fault.path + PATH[len(CHAT) :]
-                return client.post(path, body_of(row.model), [*CREDENTIALS, *headers_of(row.key)]).body
+                return client.post(
+                    path, body_of(row.model, **row.fault.asks), [*CREDENTIALS, *headers_of(row.key)]
+                ).body
 
         with ThreadPoolExecutor(faults.WORKERS) as pool:
             errors = list(pool.map(ask_for, faults.rows("HTTP/1", False, wanted)))

@@ -91,6 +91,15 @@ def empty_values(size: int) -> bytes:
     return event.replace(b"[0]", b"[" + b"{}," * (size // 3) + b"{}]")
 
 
+def names(size: int) -> dict[str, int]:
+    return {f"name{number}": number for number in range(size // 20)}
+
+
+def choices(size: int) -> bytes:
+    many = [{"index": index, "delta": {"content": "a"}, "finish_reason": "stop"} for index in range(size // 64)]
+    return sse({"object": "chat.completion.chunk", "choices": many})
+
+
 def image(size: int) -> bytes:
     return sse({"type": "image_generation.completed", "b64_json": "A" * size}, done=False)
 
@@ -129,6 +138,17 @@ CASES: Final = {
     ),
     "tokens as events": Case(
         15, 5 * MEGABYTE, lambda: logprobs(5 * MEGABYTE), streaming, content_type="application/json"
+    ),
+    "names in an event": Case(
+        30, 5 * MEGABYTE, lambda: sse(chunk(choice(content="a", finish_reason="stop"), **names(5 * MEGABYTE)))
+    ),
+    "choices in an event": Case(45, 5 * MEGABYTE, lambda: choices(5 * MEGABYTE)),
+    "a usage": Case(
+        15, 5 * MEGABYTE, lambda: sse(chunk(choice(content="a", finish_reason="stop"), usage=names(5 * MEGABYTE)))
+    ),
+    "names in a request": Case(6, 20 * MEGABYTE, request=lambda: json.dumps(request(**names(20 * MEGABYTE))).encode()),
+    "text in a request": Case(
+        8, 20 * MEGABYTE, request=lambda: json.dumps(request(user="ä\n" * (7 * MEGABYTE)), ensure_ascii=False).encode()
     ),
     "a request": Case(6, 20 * MEGABYTE, request=lambda: asked(20 * MEGABYTE)),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import openai
 import pytest
+from force_stream import aggregate
 from harness import (
     H2_UPSTREAM,
     Answer,
@@ -60,6 +61,9 @@ RULES = "rules:\n" + "".join(
         "not-kept": ["keep_answers: null"],
     }.items()
 )
+RULES += """\
+  - {name: plain, hosts: ["127.0.0.1"], models: [plain], keep_answers: 300, heartbeat: 0.1, force_upstream_plain: true}
+"""
 HTTP, TLS, H2, REGULAR = range(4)
 GAVE_UP = "the client gave up; its answer is read to its end"
 _keys = (f"kept-{number}" for number in itertools.count(1))
@@ -73,7 +77,7 @@ def proxy(shared_proxy: Callable[..., Proxy], shared_rules: Callable[..., Any], 
     proxy = shared_proxy(*modes, "regular", scripts=scripts, options=options, remote=True)
     since = proxy.mark()
     yield proxy
-    assert [line for line in proxy.log_lines[since:] if "Traceback" in line or "fault" in line] == []
+    assert [line for line in proxy.log_lines[since:] if "Traceback" in line or "a bug in" in line] == []
 
 
 @pytest.fixture
@@ -105,15 +109,15 @@ def leave_at(client: Http1Client | Http2Client, how: str, stream: int = 1) -> No
         client.close()
 
 
-def wait_for_heartbeat(client: Http1Client | Http2Client) -> Callable[[], Response]:
+def wait_for_heartbeat(client: Http1Client | Http2Client, beat: bytes = b" ") -> Callable[[], Response]:
     """Returns what reads the rest of the answer."""
     if isinstance(client, Http2Client):
         while not client.receive_some(1).chunks:
             pass
-        assert client.open_response[1].body == b" "
+        assert client.open_response[1].body == beat
         return lambda: client.receive(1)
     incoming = client.begin("POST")
-    assert incoming.read_piece() == b" "
+    assert incoming.read_piece() == beat
 
     def receive() -> Response:
         while incoming.read_piece() is not None:
@@ -166,6 +170,44 @@ def test_an_answer_whose_client_gave_up_is_given_once_to_the_same_request(
             assert (response.status, response.json(), response.ended) == (200, DOCUMENT, "complete")
             assert len(upstream.requests) == number
     assert not upstream.requests[0].abandoned
+
+
+@pytest.mark.parametrize("version", ["h1", "h2"])
+def test_events_that_are_made_of_a_plain_answer_are_kept_too(
+    proxy: Proxy, upstream: Upstream, connect: Callable[..., Any], headers: list[tuple[str, str]], version: str
+) -> None:
+    since, begun, gate = proxy.mark(), Gate(), Gate()
+    upstream.answer(Signal(begun), WaitFor(gate), *document(DOCUMENT).steps)
+    body = body_of("plain", stream=True)
+    with connect(version) as client:
+        client.start("POST", CHAT, headers, body)
+        begun.wait()
+        client.close()
+        proxy.wait_for_log(GAVE_UP, since=since)
+    with connect(version) as client:
+        client.start("POST", CHAT, headers, body)
+        receive = wait_for_heartbeat(client, b": waiting for the answer\n\n")
+        gate.open()
+        response = receive()
+    assert (response.header("content-type"), response.ended) == ("text/event-stream", "complete")
+    answer = json.loads(aggregate(response.body).body)
+    assert answer["choices"][0]["message"]["content"] == DOCUMENT["choices"][0]["message"]["content"]
+    assert len(upstream.requests) == 1
+
+
+def test_a_stream_in_place_of_a_plain_answer_is_not_kept(
+    proxy: Proxy, upstream: Upstream, connect: Callable[..., Any], headers: list[tuple[str, str]]
+) -> None:
+    body = body_of("plain", stream=True)
+    upstream.answer(Head(), Data(STREAM[:50]), Linger())
+    with connect("h1") as client:
+        client.start("POST", CHAT, headers, body)
+        assert client.begin("POST").read_piece() == STREAM[:50]
+    assert upstream.wait_request().wait_closed()
+    upstream.answer(*event_stream(STREAM).steps)
+    with connect("h1") as client:
+        assert client.request("POST", CHAT, headers, body).body == STREAM
+    assert len(upstream.requests) == 2
 
 
 STARTS: dict[str, Callable[[Gate, Gate], list[Any]]] = {

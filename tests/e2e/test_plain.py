@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 from force_stream import aggregate
+from force_stream.rules.file import parse_rules
 from harness import (
     H2_UPSTREAM,
     Answer,
@@ -21,6 +22,7 @@ from harness import (
     Http1Client,
     Http2Client,
     Proxy,
+    Request,
     Reset,
     Response,
     Settle,
@@ -30,8 +32,12 @@ from harness import (
     document,
     event_stream,
     openai_client,
+    pieces,
     refused_port,
+    sse,
 )
+from harness.forms import content_type, field, file, form
+from harness.golden import parse
 from harness.paths import ADDON
 from harness.samples import CHAT, COMPLETIONS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
 from harness.steps import Step
@@ -43,6 +49,14 @@ rules:
   - {name: small, hosts: ["*"], models: [small], max_body: 100, force_upstream_plain: true}
   - {name: twice, hosts: ["*"], models: [twice], retries: 1, force_upstream_plain: true}
   - {name: set, hosts: ["*"], models: [set], extra_body: {temperature: 0.10}, force_upstream_plain: true}
+  - {name: fails, hosts: ["*"], models: [fails], inject: {status: 429, retry_after: 7}, force_upstream_plain: true}
+  - {name: cuts, hosts: ["*"], models: [cuts], inject: {cut_after: 0}, force_upstream_plain: true}
+  - {name: delays, hosts: ["*"], models: [delays], inject: {delay: 0.01}, force_upstream_plain: true}
+  - {name: learns, hosts: ["*"], models: ["learns*"], learn: true}
+  - {name: learns-too, hosts: ["*"], models: ["forced-learns*"], learn: true, force_upstream_stream: true}
+  - {name: learns-back, hosts: ["*"], models: ["plain-learns*"], learn: true, force_upstream_plain: true}
+  - {name: forced, hosts: ["*"], models: ["forced*"], max_body: 2KiB, force_upstream_stream: true}
+  - {name: watched, hosts: ["*"], models: [watched]}
   - {name: plain, hosts: ["*"], force_upstream_plain: true}
 """
 CALLS = [
@@ -78,7 +92,7 @@ def proxy(shared_proxy: Callable[..., Proxy], session_upstream: Upstream, shared
     modes = [f"reverse:{session_upstream.url(listener)}" for listener in ("http", "h2")]
     options = {"force_stream_rules": shared_rules(RULES), "connection_strategy": "lazy"}
     nowhere = f"reverse:http://127.0.0.1:{refused_port()}"
-    return shared_proxy(*modes, nowhere, scripts=[ADDON, H2_UPSTREAM], options=options)
+    return shared_proxy(*modes, nowhere, scripts=[ADDON, H2_UPSTREAM], options=options, remote=True)
 
 
 def ask(
@@ -207,14 +221,70 @@ def test_a_background_response_is_left_as_it_came(proxy: Proxy, upstream: Upstre
     assert upstream.wait_request().body == body
 
 
-def test_an_endpoint_without_the_other_direction_is_left_as_it_came(proxy: Proxy, upstream: Upstream) -> None:
-    upstream.answer(event_stream(STREAM))
-    since = len(proxy.log_lines)
-    body = b'{"model":"m","prompt":"A cat","stream":true}'
+WAV = file("file", b"RIFF\r\n--\r\n\x00\xff--b-\r\n")
+MODEL, TRUE = field("model", "whisper"), field("stream", "true")
+TRANSCRIPT = {"text": "Grüße aus Graz, der Stadt an der Mur", "usage": {"type": "duration", "seconds": 4}}
+SEGMENT = {"type": "transcript.text.segment", "id": "s", "start": 0.0, "end": 1.30, "text": "Hi", "speaker": "A"}
+DIARIZED = {"task": "transcribe", "text": "Hi", "segments": [SEGMENT]}
+IMAGE = {"created": 7, "data": [{"b64_json": "aW1h"}, {"b64_json": "Z2U="}], "size": "1024x1024", "usage": USAGE}
+# The path, the answer, the form that the client sends and that the upstream gets, and the types of the events.
+FORMS = {
+    "a transcription": (
+        *("/v1/audio/transcriptions", TRANSCRIPT, form(TRUE, MODEL, WAV), form(MODEL, WAV)),
+        ["transcript.text.delta", "transcript.text.delta", "transcript.text.done"],
+    ),
+    "one with speakers": (
+        *("/v1/audio/transcriptions", DIARIZED, form(WAV, TRUE, MODEL), form(WAV, MODEL)),
+        ["transcript.text.segment", "transcript.text.done"],
+    ),
+    "one of vLLM": (
+        *("/v1/audio/transcriptions", TRANSCRIPT),
+        *(form(MODEL, WAV, TRUE, field("stream_include_usage", "true")), form(MODEL, WAV)),
+        [None] * 4,
+    ),
+    "an edit of an image": (
+        *("/v1/images/edits", IMAGE, form(MODEL, field("partial_images", "2"), TRUE, WAV), form(MODEL, WAV)),
+        ["image_edit.completed"] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_a_form_loses_its_stream_and_not_a_byte_more(proxy: Proxy, upstream: Upstream, case: str) -> None:
+    path, answer, sent, got, kinds = FORMS[case]
+    upstream.answer(document(answer))
+    with Http1Client(proxy.url) as client:
+        length = ("Content-Length", str(len(sent)))
+        response = client.request("POST", path, [("Content-Type", content_type()), length], sent)
+    assert upstream.wait_request().body == got
+    assert response.header("content-type") == "text/event-stream"
+    assert [event.get("type") for event in events_in(response.body)] == kinds
+    reply = aggregate(response.body, "images" if "images" in path else "transcriptions")
+    assert parse(reply.body) == parse(json.dumps(answer))
+
+
+def events_in(stream: bytes) -> list[Any]:
+    lines = [line.removeprefix(b"data: ") for line in stream.split(b"\n") if line.startswith(b"data: ")]
+    return [json.loads(line) for line in lines if line != b"[DONE]"]
+
+
+def test_images_that_are_made_have_other_events_than_edits(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(IMAGE))
+    body = b'{"model":"m","stream":true,"partial_images":2,"prompt":"A cat"}'
     response = ask(proxy, body, path="/v1/images/generations")
-    proxy.wait_for_log("left as it came: a plain answer of the images API cannot be given as events", since=since)
-    assert (response.status, response.body) == (200, STREAM)
-    assert upstream.wait_request().body == body
+    assert upstream.wait_request().body == b'{"model":"m","prompt":"A cat"}'
+    assert response.body.startswith(b"event: image_generation.completed\n")
+    assert json.loads(aggregate(response.body, "images").body) == IMAGE
+
+
+def test_openai_python_reads_a_transcription_and_images(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
+    with openai_client(f"{proxy.url}/v1", certs) as client:
+        upstream.answer(document(TRANSCRIPT))
+        *deltas, done = client.audio.transcriptions.create(file=("a.wav", b"RIFF"), model="whisper", stream=True)
+        assert "".join(event.delta for event in deltas) == done.text == TRANSCRIPT["text"]
+        upstream.answer(document(IMAGE))
+        images = client.images.generate(model="gpt-image-1", prompt="A cat", n=2, stream=True)
+        assert [event.b64_json for event in images] == ["aW1h", "Z2U="]
 
 
 def test_a_compressed_answer_is_read(proxy: Proxy, upstream: Upstream) -> None:
@@ -458,6 +528,226 @@ def test_an_answer_that_failed_is_tried_again(proxy: Proxy, upstream: Upstream) 
     response = ask(proxy, streaming("twice", stream_options={"include_usage": True}))
     assert json.loads(aggregate(response.body).body) == ANSWER
     assert upstream.wait_request(2).body == upstream.wait_request().body
+
+
+# An upstream that answers JSON to a client that asks for a stream, under a rule that forces the other direction
+
+USED = {"stream_options": {"include_usage": True}}
+LABELS = ["application/json", "application/json; charset=utf-8", "text/event-stream2", "text/plain", None]
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+@pytest.mark.parametrize("mode", UPSTREAMS)
+def test_json_in_place_of_a_stream_becomes_its_events(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any], mode: int
+) -> None:
+    upstream.answer(document(ANSWER))
+    since = len(proxy.log_lines)
+    asked = streaming("forced", **USED)
+    response = ask(proxy, asked, certs=certs, mode=mode, client_class=client_class)
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.header("content-type") == "text/event-stream"
+    assert json.loads(aggregate(response.body).body) == ANSWER
+    assert upstream.wait_request().json() == asked, "its request went out as it came"
+    proxy.wait_for_log(r"forced: chat forced, 200, JSON given as events, finish stop, tool_calls, ", since=since)
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_json_is_known_by_how_it_begins(proxy: Proxy, upstream: Upstream, label: str | None, size: int) -> None:
+    body = b"\xef\xbb\xbf\n " + json.dumps(ANSWER, ensure_ascii=False, indent=1).encode()
+    upstream.answer(Head(content_type=label), *pieces(body, size), End())
+    response = ask(proxy, streaming("forced", **USED))
+    assert json.loads(aggregate(response.body).body) == ANSWER
+
+
+def test_compressed_json_becomes_its_events(proxy: Proxy, upstream: Upstream) -> None:
+    packed = gzip.compress(json.dumps(ANSWER).encode())
+    upstream.answer(Head(content_type=JSON, headers={"Content-Encoding": "gzip"}), *pieces(packed, 50), End())
+    response = ask(proxy, streaming("forced", **USED))
+    assert response.header("content-encoding") is None
+    assert json.loads(aggregate(response.body).body) == ANSWER
+
+
+AS_IT_CAME: dict[str, Answer] = {
+    "an error": document(ERROR, status=429),
+    "an error with status 200": document(ERROR),
+    "an error as an event": event_stream(sse(ERROR), status=500),
+    "a page": Answer.of(Head(502, content_type="text/html"), Data(b"<html><p>Bad gateway</p>"), End()),
+    "a page with status 200": Answer.of(Head(content_type="text/html"), Data(b"<html><p>Sign in</p>"), End()),
+    "another document": document({"hello": "world"}),
+    "half a document": Answer.of(Head(content_type=JSON), Data(HALF), End()),
+    "nothing": Answer.of(Head(content_type=JSON), End()),
+    "a document larger than max_body": document(ANSWER | {"padding": "x" * 2048}),
+    "one in pieces": Answer.of(
+        Head(content_type=JSON), pieces(json.dumps(ANSWER | {"padding": "x" * 4000}).encode(), 700), End()
+    ),
+    "lines of JSON": event_stream(b'{"object":"chat.completion.chunk","choices":[]}\n' * 2, content_type="a/ndjson"),
+    "a redirect": Answer.of(Head(307, content_type=None, headers={"Location": "/other"}), End()),
+}
+
+
+@pytest.mark.parametrize("case", AS_IT_CAME)
+def test_every_other_answer_to_a_stream_is_given_as_it_came(proxy: Proxy, upstream: Upstream, case: str) -> None:
+    answer = AS_IT_CAME[case]
+    upstream.answer(answer)
+    response = ask(proxy, streaming("forced"))
+    head = answer.steps[0]
+    assert (response.status, response.ended) == (head.status, "complete")
+    assert response.header("content-type") == head.content_type
+    assert response.body == b"".join(step.data for step in answer.steps if isinstance(step, Data))
+
+
+@pytest.mark.parametrize("label", [*LABELS, "text/event-stream"])
+def test_a_true_stream_goes_on_live_whatever_its_label_says(
+    proxy: Proxy, upstream: Upstream, label: str | None
+) -> None:
+    gate = Gate()
+    first, rest = b": hi\n\n", STREAM
+    upstream.answer(Head(content_type=label), Data(first), WaitFor(gate), Data(rest), End())
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, PLAIN, json.dumps(streaming("forced")).encode())
+        try:
+            incoming = client.begin("POST")
+            assert incoming.read_piece() == first
+        finally:
+            gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    response = incoming.response
+    assert (response.status, response.body, response.ended) == (200, first + rest, "complete")
+    assert response.header("content-type") == label
+
+
+def test_a_document_that_is_cut_off_is_an_error(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(Head(content_type=JSON), Data(HALF), CutChunk())
+    response = ask(proxy, streaming("forced"))
+    assert (response.status, error_in(response)) == (502, "stream_truncated")
+
+
+def test_a_rule_that_changes_nothing_leaves_json_alone(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(document(ANSWER))
+    assert ask(proxy, streaming("watched")).json() == ANSWER
+
+
+# What an upstream says about streams
+
+CANNOT = {"error": {"message": "Your organization must be verified to stream this model.", "param": "stream"}}
+MUST = {"error": {"message": "This model only supports streaming."}}
+
+
+def no_streams(seen: Request) -> Answer:
+    return document(CANNOT, status=400) if seen.json().get("stream") else document(ANSWER)
+
+
+def only_streams(seen: Request) -> Answer:
+    return event_stream(STREAM) if seen.json().get("stream") else document(MUST, status=400)
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+@pytest.mark.parametrize("mode", UPSTREAMS)
+@pytest.mark.parametrize("rule", ["learns", "forced-learns"])
+def test_a_stream_that_is_refused_is_asked_for_plainly_and_remembered(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any], mode: int, rule: str
+) -> None:
+    upstream.handle(no_streams)
+    model = f"{rule}-{mode}-{client_class.__name__}"
+    since = len(proxy.log_lines)
+    for _ in range(2):
+        response = ask(proxy, streaming(model, n=2, **USED), certs=certs, mode=mode, client_class=client_class)
+        assert (response.status, response.ended) == (200, "complete")
+        assert response.header("content-type") == "text/event-stream"
+        assert json.loads(aggregate(response.body).body) == ANSWER
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None, None]
+    assert upstream.requests[1].json() == request(model, n=2)
+    line = proxy.wait_for_log(r"cannot stream any request.*such requests are sent plain.*: (- \{.*\})$", since=since)
+    (pasted,) = parse_rules(f"rules:\n  {line[1]}\n", "pasted")
+    assert (pasted.models, pasted.force_upstream_plain) == ((model,), True)
+    assert f"learned: 127.0.0.1 {model} (chat) cannot stream any request; sent plain" in proxy.command(
+        "force_stream.rules"
+    )
+
+
+def test_what_the_words_name_is_what_is_remembered(proxy: Proxy, upstream: Upstream) -> None:
+    refusal = {"error": {"message": "logprobs is not supported with tools + stream"}}
+    upstream.answer(document(refusal, status=400))
+    upstream.answer_always(document(ANSWER))
+    members = {"tools": [{}], "logprobs": True}
+    ask(proxy, streaming("learns-members", **members))
+    ask(proxy, streaming("learns-members", **members))
+    ask(proxy, streaming("learns-members", tools=[{}]))
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None, None, True]
+
+
+@pytest.mark.parametrize("model", ["learns-500", "forced-500", "plain-500"])
+def test_without_learn_or_the_words_a_refusal_is_given_as_it_came(proxy: Proxy, upstream: Upstream, model: str) -> None:
+    said = {"error": {"message": "No."}} if model == "learns-500" else CANNOT
+    upstream.answer(document(said, status=400))
+    response = ask(proxy, streaming(model))
+    assert (response.status, response.json()) == (400, said)
+
+
+def test_a_refusal_is_given_as_it_came_where_the_plain_request_fares_no_better(
+    proxy: Proxy, upstream: Upstream
+) -> None:
+    upstream.answer(document(CANNOT, status=400))
+    upstream.answer(document(MUST, status=400))
+    response = ask(proxy, streaming("learns-neither"))
+    assert (response.status, response.json()) == (400, CANNOT)
+
+
+def test_openai_python_gets_its_stream_from_an_upstream_that_refuses_one(
+    proxy: Proxy, upstream: Upstream, certs: Certs
+) -> None:
+    upstream.handle(no_streams)
+    with openai_client(f"{proxy.url}/v1", certs) as client:
+        chunks = list(client.chat.completions.create(**streaming("learns-sdk")))
+    said = [choice for chunk in chunks for choice in chunk.choices if choice.index == 0]
+    assert "".join(choice.delta.content or "" for choice in said) == MESSAGE["content"]
+
+
+@pytest.mark.parametrize("client_class", CLIENTS)
+def test_an_upstream_that_must_stream_is_asked_for_a_stream_again(
+    proxy: Proxy, upstream: Upstream, certs: Certs, client_class: Callable[..., Any]
+) -> None:
+    upstream.handle(only_streams)
+    model = f"plain-learns-{client_class.__name__}"
+    asked = streaming(model, **USED)
+    response = ask(proxy, asked, certs=certs, client_class=client_class)
+    assert (response.status, response.body, response.ended) == (200, STREAM, "complete")
+    assert response.header("content-type") == "text/event-stream"
+    assert [seen.json() for seen in upstream.requests] == [request(model), asked]
+    # From now on, the stream is live.
+    gate = Gate()
+    upstream.handle(None)
+    upstream.answer(Head(), Data(STREAM[:50]), WaitFor(gate), Data(STREAM[50:]), End())
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, PLAIN, json.dumps(asked).encode())
+        try:
+            incoming = client.begin("POST")
+            assert incoming.read_piece() == STREAM[:50]
+        finally:
+            gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    assert incoming.response.body == STREAM
+    assert upstream.requests[-1].json() == asked
+
+
+# Injected faults
+
+
+def test_faults_are_put_into_a_plain_answer(proxy: Proxy, upstream: Upstream) -> None:
+    since = len(proxy.log_lines)
+    response = ask(proxy, streaming("fails"))
+    assert (response.status, error_in(response), response.header("retry-after")) == (429, "injected", "7")
+    assert not upstream.requests
+    proxy.wait_for_log("fails: chat fails, 429, sent plain, FAULT INJECTED", since=since)
+    upstream.answer_always(document(ANSWER))
+    response = ask(proxy, streaming("cuts"))
+    assert (response.status, error_in(response)) == (502, "stream_truncated")
+    response = ask(proxy, streaming("delays", **USED))
+    assert json.loads(aggregate(response.body).body) == ANSWER
 
 
 # What a person sees

@@ -649,7 +649,7 @@ def test_a_fault_in_a_heartbeat_between_tries_does_not_touch_the_answer(
         response = receive()
     assert (response.status, response.json()) == (200, DOCUMENT)
     assert not response.body.startswith(b" ")
-    proxy.wait_for_log("a fault of the addon, no heartbeats any more: ZeroDivisionError", since=since)
+    proxy.wait_for_log("a bug in the addon, no heartbeats any more: ZeroDivisionError", since=since)
 
 
 # What is seen of it

@@ -68,10 +68,14 @@ RULES: Final[dict[str, dict[str, Any]]] = {
     "idle": {"idle_timeout": 3},
     "timeout": {"timeout": 3},
     "small": {"max_body": "2KiB"},
+    "sent-plain": {"force_upstream_plain": True, "timeout": 60},
+    "sent-plain-patient": {"force_upstream_plain": True, "timeout": 60},
+    "sent-plain-timeout": {"force_upstream_plain": True, "timeout": 3},
+    "sent-plain-small": {"force_upstream_plain": True, "max_body": "2KiB"},
 }
-OF_LIMITS: Final = ("idle", "timeout", "small")
+OF_LIMITS: Final = ("idle", "timeout", "small", "sent-plain-timeout", "sent-plain-small")
 # Seconds between heartbeats; for what fails at once, so long that the failure comes first.
-HEARTBEATS: Final = {"patient": 30.0}
+HEARTBEATS: Final = {"patient": 30.0, "sent-plain-patient": 30.0}
 HEARTBEAT: Final = 0.1
 
 
@@ -79,7 +83,7 @@ def rules_text() -> str:
     """A rules file with every rule; JSON is YAML."""
     rules = [
         {"name": name + suffix, "hosts": ["127.0.0.1", "localhost"], "models": [f"{name}{suffix}/*"]}
-        | {"force_upstream_stream": True}
+        | ({} if "force_upstream_plain" in limits else {"force_upstream_stream": True})
         | limits
         | ({"heartbeat": HEARTBEATS.get(name, HEARTBEAT)} if suffix else {})
         for name, limits in RULES.items()
@@ -142,6 +146,14 @@ FAILED: Final = Data(
 LIMITED: Final = {
     "error": {"message": "slow down", "type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}
 }
+PLAIN: Final = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+}
+PLAIN_BYTES: Final = json.dumps(PLAIN).encode()
 OVERLOADED: Final = {"error": {"message": "no capacity", "type": "overload", "param": None, "code": None}}
 PAGE: Final = b"<!DOCTYPE html><html><body><h1>Welcome to the captive portal</h1></body></html>"
 
@@ -151,7 +163,8 @@ PAGE: Final = b"<!DOCTYPE html><html><body><h1>Welcome to the captive portal</h1
 
 @dataclass(frozen=True)
 class Outcome:
-    """`code` is that of the addon's own error; without one, `body` is the JSON or the bytes that are expected.
+    """`code` is that of the addon's own error; without one, `body` is the JSON or the bytes that are expected. `live`:
+    the client's own stream, passed on as it came.
 
     `error` is what the flow's metadata names as the error; `truncated` and `inferred` what they say.
     """
@@ -165,6 +178,7 @@ class Outcome:
     truncated: bool = False
     inferred: bool = False
     passed: bool = False
+    live: bool = False
 
     @property
     def words(self) -> str:
@@ -251,8 +265,15 @@ class Fault:
         return "" if self.left or self.rule in OF_LIMITS else self.outcome.words
 
     @property
+    def to_events(self) -> bool:
+        """Whether the client asks for a stream, and its upstream is asked for none."""
+        return self.rule.startswith("sent-plain")
+
+    @property
     def asked(self) -> list[bool]:
         """Whether each request that reaches the upstream asks for a stream: after an empty one, it is asked plain."""
+        if self.to_events:
+            return [False]
         if self.then:
             return [True, not self.plain]
         return [True, False] if self.outcome.code == EMPTY.code else [True]
@@ -588,7 +609,70 @@ def _last() -> Iterator[Fault]:
     yield fault("bytes that are not UTF-8", [Head(), broken, LO, STOP, DONE, End()], answered("Hel\ufffdlo"))
 
 
-FAULTS: Final = (*_no_response(), *_cut(), *_too_long(), *_other(), *_last())
+def _sent_plain() -> Iterator[Fault]:
+    """The other direction: the client asks for a stream, and its upstream is asked for none."""
+    head, half = Head(200, (), "application/json"), Data(PLAIN_BYTES[:60])
+    torn: dict[str, Any] = {"without_layer": PAGE_OF_MITMPROXY}
+    none: dict[str, Any] = torn | {"kept": "none"}
+    dead: dict[str, Any] = {"kept": "none", "dead": True}
+    late: dict[str, Any] = {"rule": "sent-plain-timeout", "left": True}
+
+    def row(name: str, steps: Answer | Iterable[Any], outcome: Outcome, **more: Any) -> Fault:
+        return fault(f"sent plain: {name}", steps, outcome, **{"rule": "sent-plain", "asks": {"stream": True}} | more)
+
+    yield row("nothing wrong", document(PLAIN), answered())
+    zipped = Head(200, {"Content-Encoding": "gzip"}, "application/json", "length")
+    yield row("a gzipped answer", [zipped, Data(gzip.compress(PLAIN_BYTES)), End()], answered(), kept="none")
+    at_once = dead | torn | {"rule": "sent-plain-patient"}
+    yield row("connection refused", [Close()], UNREACHABLE, over=("refused",), **at_once)
+    yield row("TLS: an untrusted certificate", [Close()], UNREACHABLE, over=("untrusted",), **at_once)
+    yield row("accepted, then silence", [Close()], TIMED_OUT, over=("silent",), **dead | {"rule": "sent-plain-timeout"})
+    yield row("connection closed before any byte", [Close()], UNREACHABLE, **none)
+    yield row("TCP reset before any byte", [Reset()], UNREACHABLE, **none)
+    yield row("RST_STREAM INTERNAL_ERROR before the headers", [RstStream(2)], UNREACHABLE, over=H2, **none)
+    yield row("connection closed after the headers", [head, Close()], TRUNCATED, **torn)
+    yield row("connection closed inside the answer", [head, half, Close()], TRUNCATED, **torn)
+    yield row("TCP reset inside the answer", [head, half, Reset()], TRUNCATED, **torn)
+    yield row("cut inside a chunk", [head, CutChunk(half.data)], TRUNCATED, over=H1, **torn)
+    yield row(
+        "RST_STREAM CANCEL inside the answer", [head, half, RstStream(8)], TRUNCATED, over=H2, without_layer="no answer"
+    )
+    yield row(
+        "GOAWAY that does not cover the stream",
+        [head, half, GoAway(last_stream_id=0), Linger()],
+        TRUNCATED,
+        over=H2,
+        **torn,
+    )
+    short = Head(200, (), "application/json", ShortLength(10))
+    yield row("body shorter than its Content-Length", [short, half, Close()], TRUNCATED, over=H1, **torn)
+    to_close = Head(200, (), "application/json", "close")
+    yield row("body to the close, inside the answer", [to_close, half, End()], TRUNCATED, over=H1)
+    yield row("clean end inside the answer", [head, half, End()], TRUNCATED)
+    yield row("no response within the timeout", [Linger()], TIMED_OUT, kept="none", **late)
+    yield row("silence inside the answer", [head, half, Linger()], TIMED_OUT, **late)
+    yield row("a connection that lingers after the answer", [head, Data(PLAIN_BYTES), Linger()], answered(), left=True)
+    large = [Data(PLAIN_BYTES.replace(b"Hello", b"x" * 1500)[:-100]), *[Data(b" " * 400)] * 4]
+    small: dict[str, Any] = {"rule": "sent-plain-small", "kept": "some", "left": True}
+    yield row("more than max_body", [head, *large, Linger()], failed("stream_too_large"), **small)
+    yield row("429 with JSON", document(LIMITED, status=429), passed(429, json.dumps(LIMITED).encode()))
+    yield row("503 with a page", [Head(503, (), "text/html", "length"), Data(PAGE), End()], passed(503, PAGE))
+    yield row("200 with an error in JSON", document(LIMITED), said(429, LIMITED))
+    yield row("200 with a page", [Head(200, (), "text/html", "length"), Data(PAGE), End()], MALFORMED)
+    words = {"error": WORDS | {"message": "the model is loading", "code": "stream_malformed"}}
+    yield row("200 with text labelled JSON", [head, Data(b"the model is loading"), End()], said(502, words))
+    yield row("JSON of another kind", document({"hello": "world"}), MALFORMED)
+    yield row("an empty body", [head, End()], EMPTY)
+    live = Outcome(200, body=WHOLE_BYTES, live=True)
+    yield row("a stream all the same", event_stream(WHOLE_BYTES, size=10), live)
+    cut = replace(live, body=HEL.data + LO.data, truncated=True)
+    for over, without in ((H1, "200, cut short"), (H2, "")):
+        steps = [Head(), HEL, LO, Close()]
+        yield row("a stream all the same, cut", steps, cut, over=over, without_layer=without)
+    yield row("a stream labelled JSON", [head, *WHOLE, End()], answered())
+
+
+FAULTS: Final = (*_no_response(), *_cut(), *_too_long(), *_other(), *_last(), *_sent_plain())
 
 
 # The bench
@@ -728,7 +812,7 @@ class Bench:
         """Play the rows, many at a time."""
         with ThreadPoolExecutor(WORKERS) as pool:
             # The slow ones first.
-            ordered = sorted(wanted, key=lambda row: row.fault.rule in ("plain", "patient", "partial", "small"))
+            ordered = sorted(wanted, key=lambda row: row.fault.rule not in ("idle", "timeout", "sent-plain-timeout"))
             return list(pool.map(self.play, ordered))
 
     def connect(self, client: str, over: str) -> Any:
@@ -756,9 +840,11 @@ class Bench:
         with self.connect(row.client, row.over) as client:
             response = ask(client, row.fault.path, row.key, row.model, row.fault.asks, gate)
             following = None
-            if response.ended != "silence" and (row.client == "HTTP/2" or response.complete):
-                key, rule = (row.key, row.fault.rule) if row.fault.dead else ("next", "plain")
-                following = ask(client, CHAT, key, f"{rule}/next")
+            if response.ended != "silence" and (row.client == "HTTP/2" or _leaves_open(response)):
+                if row.fault.dead:
+                    following = ask(client, CHAT, row.key, f"{row.fault.rule}/next", row.fault.asks)
+                else:
+                    following = ask(client, CHAT, "next", "plain/next")
         return Seen(row, response, following)
 
     def requests_of(self, row: Row) -> list[Request]:
@@ -781,7 +867,7 @@ class Bench:
                 *self._check_upstream(one.row),
             ]
             found += [f"{one.row.key}: {problem}" for problem in problems]
-        crashes = [line for line in log if re.search("Traceback|crashed|Addon error|a fault of", line)]
+        crashes = [line for line in log if re.search("Traceback|crashed|Addon error|a bug in", line)]
         return found + [f"in the log: {line}" for line in crashes]
 
     @property
@@ -790,6 +876,8 @@ class Bench:
         return [line for line in self.proxy.log.splitlines() if not re.search(r"\] remote \d+: ", line)]
 
     def _check_log(self, row: Row, log: list[str]) -> Iterator[str]:
+        if row.fault.outcome.live:
+            return  # tests/e2e/test_plain.py
         start = f"{row.rule}: {ENDPOINTS[row.fault.path]} {row.model}, "
         lines = [line for line in log if start in line]
         if len(lines) != len(row.fault.asked):
@@ -885,25 +973,81 @@ def verdict(response: Response) -> str:
     if not response.complete:
         return f"{response.status}, cut short"
     content_type = (response.header("content-type") or "").partition(";")[0]
+    if content_type == "text/event-stream" and (error := _error_event(response.body)) is not None:
+        return f"{response.status}, error event {error['code'] or ''}".rstrip()
     if content_type == "text/html" and (response.header("server") or "").startswith("mitmproxy"):
         return f"{response.status}, mitmproxy's own page"
     return in_words(response.status, response.body)
 
 
+def _leaves_open(response: Response) -> bool:
+    """Whether another request can follow on a connection of HTTP/1."""
+    return response.complete and response.framing != "close"
+
+
+def _error_event(stream: bytes) -> Any:
+    """What the last event says if it is an error of chat; None if it is not."""
+    last = stream.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
+    with suppress(ValueError):
+        return json.loads(last.removeprefix(b"data: ")).get("error")
+    return None
+
+
 def check_response(seen: Seen) -> Iterator[str]:
     row, response, outcome = seen.row, seen.response, seen.row.fault.outcome
-    if row.waits:
+    if row.fault.to_events and (row.waits or not outcome.failed):
+        yield from _check_events(row, response)
+    elif row.waits:
         yield from _check_committed(row, response)
     else:
         yield from _check_plain(row, response)
     if seen.following is None:
-        if row.client == "HTTP/2" or response.complete:
+        if row.client == "HTTP/2" or _leaves_open(response):
             yield "the next request was not made"
     elif row.fault.dead:
         if seen.following.status != outcome.status or not seen.following.complete:
             yield f"the next request got {verdict(seen.following)}"
     elif verdict(seen.following) != "200" or seen.following.json()["choices"][0]["message"]["content"] != "Hello":
         yield f"the next request got {verdict(seen.following)} {seen.following.body[:200]!r}"
+
+
+def _check_events(row: Row, response: Response) -> Iterator[str]:
+    """What a client gets that asked for events, unless it has its status still to come and that is an error."""
+    outcome, beat = row.fault.outcome, b": waiting for the answer\n\n"
+    if (response.status, response.header("content-type")) != (200, "text/event-stream"):
+        yield f"status {response.status}, type {response.header('content-type')} {response.body[:200]!r}"
+        return
+    # Where the end of the connection is the end of the body, a client cannot tell.
+    if response.complete == (outcome.live and outcome.truncated and response.framing != "close"):
+        yield f"ended {response.ended}"
+    if row.waits != response.body.startswith(beat):
+        yield f"begins with {response.body[:40]!r}"
+    stream = response.body.replace(beat, b"")
+    if outcome.live:
+        if stream != outcome.body:
+            yield f"{stream!r} is not as it came"
+    elif outcome.failed:
+        error = _error_event(stream)
+        if error is None or stream.count(b"data: ") != 1:
+            yield f"no error event: {stream!r}"
+        elif error["code"] != _code_of(outcome):
+            yield f"error event {error}"
+    else:
+        if not row.waits and response.header("content-length") != str(len(response.body)):
+            yield f"Content-Length {response.header('content-length')}"
+        chunks = [json.loads(line[6:]) for line in stream.split(b"\n\n") if line.startswith(b"data: {")]
+        deltas = [choice for each in chunks for choice in each["choices"]]
+        text = "".join(choice["delta"].get("content") or "" for choice in deltas)
+        if (text, deltas[-1]["finish_reason"]) != (outcome.text, outcome.finish) or not stream.endswith(DONE.data):
+            yield f"events {stream!r}"
+
+
+def _code_of(outcome: Outcome) -> Any:
+    """The code of the error event that says what another client gets as a status and JSON."""
+    with suppress(ValueError, TypeError, KeyError):
+        said = outcome.body if isinstance(outcome.body, dict) else json.loads(outcome.body)
+        return said["error"]["code"]
+    return outcome.code or None
 
 
 def _check_committed(row: Row, response: Response) -> Iterator[str]:
@@ -963,7 +1107,7 @@ def _check_document(row: Row, response: Response) -> Iterator[str]:
         shape = {"type": "upstream_error", "param": None, "code": outcome.code}
         if list(body) != ["error"] or {name: error.get(name) for name in shape} != shape or len(error) != 4:
             yield f"error {body}"
-        came = re.search(r"Rule (\S+); ([\d,]+) events?, ([\d,]+) bytes? received\. ", error.get("message", ""))
+        came = re.search(r"Rule (\S+); ([\d,]+ events?, )?([\d,]+) bytes? received\. ", error.get("message", ""))
         if not came or came[1] != row.rule:
             yield f"message {error.get('message')}"
         elif row.fault.kept == "all" and int(came[3].replace(",", "")) != len(row.fault.sent):
@@ -1000,8 +1144,8 @@ def check_flow(row: Row, flow: dict[str, Any] | None) -> Iterator[str]:
     if flow is None:
         yield "no flow"
         return
-    if row.fault.then:
-        return  # it shows the first try, and a flow of its own the second one
+    if row.fault.then or row.fault.outcome.live:
+        return  # it shows the first try, and a flow of its own the second one; or the client's own stream
     outcome, note = row.fault.outcome, flow["metadata"]
     wanted: dict[str, Any] = {
         "rule": row.rule,
@@ -1033,7 +1177,7 @@ def check_flow(row: Row, flow: dict[str, Any] | None) -> Iterator[str]:
 
 def without_stream_layer(faults: Iterable[Fault] = FAULTS) -> list[Fault]:
     """The faults to try without the stream layer, where there are no limits and no heartbeats."""
-    return [replace(fault, rule="plain") for fault in faults if fault.fallback]
+    return [replace(fault, rule="sent-plain" if fault.to_events else "plain") for fault in faults if fault.fallback]
 
 
 # The table for the docs

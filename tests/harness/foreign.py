@@ -1,6 +1,7 @@
 """Flows as other people's files hold them, and those of other versions: a good one, values of all kinds for its notes,
 and a table of what can be wrong."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
 
 from harness.master import answer_with, flow_with
-from harness.samples import STREAM
+from harness.samples import DOCUMENT, STREAM
 from harness.samples import request as asked
 
 NAMES = [each.name for each in NOTES]
@@ -56,6 +57,27 @@ def saved_flow(stream: bytes = STREAM, *, name: str = "saved") -> http.HTTPFlow:
     return flow
 
 
+def saved_plain_flow(*, with_usage: bool = True) -> http.HTTPFlow:
+    """A flow whose client asked for a stream, and got the events of a plain answer."""
+    flow = flow_with(asked("saved", stream=True, stream_options={"include_usage": with_usage}))
+    rule = Rule("all", (), force_upstream_plain=True)
+    body = request.body_of(flow)
+    assert body is not None
+    spec, wanted = request.make_plain(flow, body, rule, ENDPOINTS["chat"])
+    answer_with(flow, json.dumps(DOCUMENT).encode())
+    assert flow.response is not None
+    flow.response.headers["content-type"] = "application/json"
+    attempt = Attempt(spec, rule, plain=True, asked=wanted)
+    assert response.observe_whole(flow, attempt)
+    reply = attempt.finish()
+    assert reply is not None
+    response.store_answer(flow, attempt, None)
+    response.set_reply(flow, reply)
+    summary.summarize(flow, attempt)
+    flow.live = False
+    return flow
+
+
 def write_flows(path: Path, flows: list[Flow]) -> Path:
     with path.open("wb") as file:
         writer = FlowWriter(file)
@@ -77,7 +99,7 @@ def spelled(value: Any) -> str:
 def _without(*names: str) -> Callable[[http.HTTPFlow], None]:
     def remove(flow: http.HTTPFlow) -> None:
         for name in names:
-            del flow.metadata[f"force_stream.{name}"]
+            flow.metadata.pop(f"force_stream.{name}", None)
 
     return remove
 

@@ -25,6 +25,8 @@ from force_stream.answer.unfold import Asked
 from force_stream.proxy import bodies, response
 from force_stream.proxy.attempt import Attempt
 from force_stream.proxy.client_wait import ClientWait
+from force_stream.proxy.guard import Guard
+from force_stream.proxy.live_copy import LiveCopy
 from force_stream.proxy.stream_layer import StreamLayerAddon
 from force_stream.rules.rule import UNLIMITED, Rule
 from mitmproxy import connection, http, options
@@ -47,8 +49,8 @@ def piece(data: bytes) -> bytes:
 
 class Player:
     """`rule`: what forces each request; None for requests that nothing forces. `live`: clients ask for the event stream
-    themselves; `asked`: they do, and each request is made plain; `bare`: mitmproxy alone; `held`: for so many seconds
-    another addon holds each request back.
+    themselves; `asked`: they do, and each request is made plain, unless their streams are `guarded`; `bare`: mitmproxy
+    alone; `held`: for so many seconds another addon holds each request back.
 
     `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
     after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
@@ -63,12 +65,14 @@ class Player:
         client_http2: bool = False,
         live: bool = False,
         asked: Asked | None = None,
+        guarded: bool = False,
         bare: bool = False,
         held: float = 0.0,
     ) -> None:
         self.now = 1000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.rule, self.live, self.asked, self._held = rule, live, asked, held
+        self._guarded = guarded
         self._alpn = b"h2" if http2 else None
         self.flows: list[http.HTTPFlow] = []
         self._waits: dict[str, ClientWait] = {}
@@ -98,7 +102,7 @@ class Player:
         around.server = connection.Server(address=("127.0.0.1", 80))
         layer = http_layers.HttpLayer(around, http_layers.HTTPMode.transparent)
         if not bare:
-            StreamLayerAddon(self.wait_of, _respond).next_layer(SimpleNamespace(context=around))
+            StreamLayerAddon(self.wait_of, _respond, self._pass_on).next_layer(SimpleNamespace(context=around))
         return layer
 
     def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
@@ -224,7 +228,7 @@ class Player:
                 self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             elif self.rule:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
-                plain = self.asked is not None
+                plain = self.asked is not None and not self._guarded
                 attempt = Attempt(spec, self.rule, plain=plain, asked=self.asked, clock=lambda: self.now)
                 wait = self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
                 wait.kept = Mock(**{"done.return_value": False}) if self.rule.keep_answers else None
@@ -232,14 +236,24 @@ class Player:
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and (
             self.live or (self.asked is not None and response.is_event_stream(flow.response))
         ):
-            self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
-            flow.response.stream = True
+            self._pass_on(flow)
         elif isinstance(command, (_hooks.HttpResponseHook, _hooks.HttpErrorHook)) and flow.id in self.ends:
             self.ends[flow.id].append(command.name)
             wait = self.wait_of(flow)
-            if command.name == "response" and wait is not None and wait.attempt is not None:
+            if command.name == "response" and wait is not None and wait.attempt is not None and not wait.guard:
                 wait.reply_made = True
                 self._reply(flow, wait.attempt)
+
+    def _pass_on(self, flow: http.HTTPFlow) -> None:
+        wait = self._waits[flow.id]
+        if not self._guarded:
+            self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+            flow.response.stream = True
+        elif wait.guard is None:
+            wait.reply_made = True
+            wait.guard = Guard(wait.attempt, self.asked, 10**6, wait.said)
+            wait.attempt.start_response(200, "text/event-stream")
+            flow.response.stream = LiveCopy(10**6, wait.attempt.spec, wait)
 
     def _reply(self, flow: http.HTTPFlow, attempt: Attempt) -> None:
         decoded = bodies.decoded(flow.response) if attempt.encoded else None

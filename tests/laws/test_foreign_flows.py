@@ -17,7 +17,7 @@ from force_stream.proxy.notes import NOTES, UnreadableFlow, check_notes
 from force_stream.rules.file import parse_rules
 from force_stream.view import contentview, flow_record
 from harness import sse
-from harness.foreign import DAMAGES, NAMES, foreign_values, other_kinds, saved_flow
+from harness.foreign import DAMAGES, NAMES, foreign_values, other_kinds, saved_flow, saved_plain_flow
 from harness.master import lines
 from harness.paths import ADDON
 from harness.samples import CHAT, DOCUMENT, EVENTS
@@ -36,8 +36,8 @@ type Damage = Callable[[http.HTTPFlow], None]
 
 @st.composite
 def changed(draw: st.DrawFn) -> http.HTTPFlow:
-    """A good flow with some of its notes taken away, and others of any value."""
-    flow = saved_flow()
+    """A good flow of either direction with some of its notes taken away, and others of any value."""
+    flow = draw(st.sampled_from((saved_flow, saved_plain_flow)))()
     for name in draw(st.sets(st.sampled_from(NAMES), max_size=5)):
         flow.metadata.pop(f"force_stream.{name}", None)
     values = st.dictionaries(st.sampled_from([*NAMES, "of_tomorrow"]), foreign_values(), max_size=4)
@@ -73,7 +73,7 @@ def is_readable(flow: http.HTTPFlow) -> bool:
         response.kept_answer(flow)
     except UnreadableFlow:
         return False
-    return response.event_stream(flow) is not None
+    return response.upstreams_body(flow) is not None
 
 
 @given(changed())
@@ -158,10 +158,14 @@ def test_a_file_that_is_read_changes_nothing_that_it_cannot_read(flows: list[htt
     in_master(test, force_stream_aggregate=True)
 
 
-@pytest.mark.parametrize("name", DAMAGES)
-def test_an_answer_that_cannot_be_made_again_stays(name: str) -> None:
+# Where nothing is kept of a plain answer, as in older versions, its events become a document.
+DAMAGED = [(name, saved_flow) for name in DAMAGES] + [(name, saved_plain_flow) for name in DAMAGES if name != "no sse"]
+
+
+@pytest.mark.parametrize(("name", "saved"), DAMAGED)
+def test_an_answer_that_cannot_be_made_again_stays(name: str, saved: Callable[[], http.HTTPFlow]) -> None:
     async def test(ours: ForceStream, context: taddons.context) -> None:
-        flow = saved_flow()
+        flow = saved()
         DAMAGES[name](flow)
         before = repr(flow.get_state())
         assert isinstance(outcome_of(context, "aggregate", [flow]), exceptions.CommandError)
@@ -215,7 +219,7 @@ def test_a_flow_that_cannot_be_explained_is_one_line_and_the_next_is_gone_on_wit
     async def test(ours: ForceStream, context: taddons.context) -> None:
         monkeypatch.setattr(explain, "explain", fails_for_one)
         first, second = outcome_of(context, "explain", [strange, saved_flow()])
-        assert first == "one flow could not be read, because of a fault of the addon: ValueError"
+        assert first == "one flow could not be read, because of a bug in the addon: ValueError"
         assert "rule all takes it" in second
 
     in_master(test)

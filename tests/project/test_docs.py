@@ -215,7 +215,7 @@ def test_every_proxy_answers_when_the_upstream_is_down() -> None:
 def test_rules_in_the_docs_are_rules() -> None:
     for page, text in blocks("yaml"):
         (rule,) = parse_rules(text, page)
-        assert rule.forces or rule.learn
+        assert rule.watches_streams
 
 
 def test_example_of_a_learned_rule_is_the_codes() -> None:

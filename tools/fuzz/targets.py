@@ -610,14 +610,14 @@ def check_flows(data: bytes) -> None:
     read_flow(flow, rules)
     assert repr(flow.get_state()) == before, "reading a flow changed it"
     try:
-        stream = response.event_stream(flow)
+        stream = response.upstreams_body(flow)
         if stream is not None:
             asyncio.run(aggregate_again(flow, stream, rules))
     except UnreadableFlow:
         assert repr(flow.get_state()) == before, "a flow that cannot be read was changed"
     else:
         if stream is not None and flow.response is not None:
-            assert response.event_stream(flow) == stream, "the event stream was not kept"
+            assert response.upstreams_body(flow) == stream, "the event stream was not kept"
 
 
 def read_flow(flow: http.HTTPFlow, rules: tuple[Rule, ...]) -> None:

@@ -1,5 +1,7 @@
 """Ask real servers everything twice, directly and through the proxy with the addon, and compare the answers.
 
+Where both are equal, the events that we make of the direct one are compared with the server's own stream.
+
 The servers are in servers.py, the questions in questions.py, and what a server itself answers differently in known.py.
 Exit code 1 on a difference that is not there, and on an entry there that nothing needed.
 
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import both_ways
 import httpx
 import page
 from answers import Difference, compared
@@ -30,6 +33,7 @@ from servers import MITMDUMP, ROOT, SERVERS, Server
 
 ANSWER_SECONDS: Final = 180
 TRIES: Final = 3
+OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Setting:
     relay: Relay
     known: tuple[Known, ...]
     keep: Path | None
+    both_ways: bool
 
 
 @contextlib.contextmanager
@@ -66,7 +71,7 @@ def setting(server: Server, folder: Path, keep: Path | None) -> Iterator[Setting
         ]
         try:
             with process(proxy, folder / "proxy.log", r" listening at (?:http://)?(127\.0\.0\.1:\d+)") as place:
-                yield Setting(address, f"http://{place}", relay, server.known, keep)
+                yield Setting(address, f"http://{place}", relay, server.known, keep, server.both_ways)
         finally:
             relay.close()
 
@@ -83,7 +88,12 @@ def outcome(request: OracleRequest, mark: str, at: Setting) -> Outcome:
     for attempt in range(TRIES):
         tried = f"{mark}.{attempt}"
         direct, proxied = ask(at.server, request, tried), ask(at.proxy, request, tried)
-        found = not_asked_as_meant(request, at.relay.passages(tried)) + compared(direct, proxied)
+        passages = at.relay.passages(tried)
+        found = not_asked_as_meant(request, passages) + compared(direct, proxied)
+        # Where the server streams something else than it answers, its events cannot be those of its answer.
+        is_same = all(difference.path == "completed_at" for difference in found)
+        if at.both_ways and request.forced and not request.refused and is_same and direct.status_code == OK:
+            found += both_ways.of_events(request.endpoint, direct.content, bytes(passages[0].response))
         sorted_out = [
             (difference, next((known for known in at.known if known.fits(name, difference)), None))
             for difference in found

@@ -45,6 +45,22 @@ LLAMA_CPP: Final[tuple[Known, ...]] = (
         'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" four"}}],...}',
     ),
     Known(
+        "responses: *tool*",
+        "events/order",
+        "*",
+        "*response.function_call_arguments.done*",
+        "the event that ends the arguments of a call is left out",
+        'data: {"type":"response.output_item.done","item":{"type":"function_call","status":"completed",...}}',
+    ),
+    Known(
+        "messages: thought apart",
+        "events/order",
+        "*",
+        "*",
+        "the block of a thought is signed after that of the text, and stopped with it",
+        'data: {"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":""}}',
+    ),
+    Known(
         "chat: logprobs of Unicode",
         "choices/0/logprobs/content/length",
         "6",

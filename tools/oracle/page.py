@@ -14,6 +14,7 @@ from servers import ROOT, Server
 
 PAGE: Final = ROOT / "docs" / "oracle.md"
 LONGEST: Final = 60
+EVENTS: Final = "events/"
 
 # Each request, the status of the direct answer, and how the forced one differs.
 type Found = list[tuple[OracleRequest, int, list[tuple[Difference, Known]]]]
@@ -40,7 +41,7 @@ def with_block(text: str, table: str, name: str, rows: Iterable[str]) -> str:
 def equal_row(server: Server, found: Found) -> str:
     cells = [server.name, f"{server.package} {server.version}"]
     for endpoint in ENDPOINTS:
-        asked = [(status, known) for request, status, known in found if request.endpoint == endpoint]
+        asked = [(status, of_answers(known)) for request, status, known in found if request.endpoint == endpoint]
         answers, errors = ([not known for status, known in asked if (status < 400) is good] for good in (True, False))
         parts = [f"{sum(answers)} of {len(answers)}"] if answers else []
         parts += [f"{sum(errors)} of {len(errors)} errors"] if errors else []
@@ -48,9 +49,14 @@ def equal_row(server: Server, found: Found) -> str:
     return row(cells)
 
 
+def of_answers(known: list[tuple[Difference, Known]]) -> list[tuple[Difference, Known]]:
+    """Without those of events, which the page describes in words."""
+    return [one for one in known if not one[0].path.startswith(EVENTS)]
+
+
 def differing_rows(server: Server, found: Found) -> list[str]:
     rows = []
-    for known in server.known:
+    for known in (known for known in server.known if not known.path.startswith(EVENTS)):
         named = [f"{request.endpoint}: {request.name}" for request, _, one in found if known in [of for _, of in one]]
         first = next(difference for _, _, one in found for difference, of in one if of is known)
         asked = f"`{named[0]}`" if len(named) == 1 else f"`{known.requests}` ({len(named)} requests)"

@@ -40,7 +40,8 @@ litellm_settings: {{telemetry: false, num_retries: 0, request_timeout: 600}}
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A row. `package` and `python`: what it was installed as, and the Python of its environment; `started`: runs it
+    """A row. `both_ways`: its own streams show whether our events of its plain answers are those of a real server.
+    `package` and `python`: what it was installed as, and the Python of its environment; `started`: runs it
     in a folder for its logs and gives its address; `quirks` and `fill`, by endpoint: what its rule says."""
 
     name: str
@@ -50,6 +51,7 @@ class Server:
     requests: list[questions.OracleRequest]
     known: tuple[known.Known, ...]
     quirks: tuple[str, ...] = ()
+    both_ways: bool = False
     fill: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
@@ -220,6 +222,7 @@ SERVERS: Final = (
         questions.REQUESTS,
         known.LLAMA_CPP,
         ("content_never_null", "usage_per_choice"),
+        both_ways=True,
     ),
     Server(
         "LiteLLM",
@@ -229,7 +232,7 @@ SERVERS: Final = (
         questions.LITELLM_REQUESTS,
         known.LITELLM,
         ("content_never_null",),
-        LITELLM_FILL,
+        fill=LITELLM_FILL,
     ),
     Server(
         "vLLM",
@@ -239,7 +242,7 @@ SERVERS: Final = (
         questions.TINY_REQUESTS,
         known.VLLM,
         ("empty_content_is_null",),
-        VLLM_FILL,
+        fill=VLLM_FILL,
     ),
     Server(
         "transformers serve",

@@ -24,7 +24,7 @@ from ..answer.forcing import Refusal
 from ..errors import UpstreamError
 from ..proxy import aside, bodies, explain, refusals, request, response
 from ..proxy.attempt import Attempt
-from ..proxy.notes import UnreadableFlow, was_made_to_stream
+from ..proxy.notes import UnreadableFlow
 from ..proxy.saved import aggregate_again
 from ..rules.describe import describe
 from ..rules.file import RulesError
@@ -42,9 +42,9 @@ logger = logging.getLogger("force_stream")
 _KEYS: Final = (
     ("y", "force_stream.explain @focus", "Which rule took this flow, or why none did"),
     ("Y", "force_stream.compare @focus", "Send this request both ways and log what differs"),
-    ("t", "force_stream.aggregate @focus", "Aggregate the kept event stream again"),
+    ("t", "force_stream.aggregate @focus", "Make the answer again from what the upstream sent"),
     ("T", "force_stream.stats", "What upstreams did, per upstream and model"),
-    ("s", "console.command force_stream.sse @focus ", "Write the upstream's event stream to a file"),
+    ("s", "console.command force_stream.sse @focus ", "Write what the upstream sent to a file"),
 )
 
 
@@ -142,12 +142,13 @@ class Commands:
 
     @command.command("force_stream.sse")
     def write_stream(self, flows: Sequence[flow.Flow], path: mitmproxy.types.Path) -> None:
-        """Write the event stream exactly as the upstream sent it. With several flows, each gets a numbered file."""
+        """Write the event stream exactly as the upstream sent it, or the plain answer that became events. With several
+        flows, each gets a numbered file."""
         self._start(self._write(_http(flows), Path(path).expanduser()))
 
     async def _write(self, flows: Sequence[http.HTTPFlow], path: Path) -> None:
         chosen, unread = await _with_stream(flows)
-        for number, (_, stream) in enumerate(chosen, 1):
+        for number, (each, stream) in enumerate(chosen, 1):
             target = path.with_stem(f"{path.stem}-{number}") if len(chosen) > 1 else path
             try:
                 if len(stream) > bodies.MOST_ON_LOOP:
@@ -156,13 +157,14 @@ class Commands:
                     target.write_bytes(stream)
             except OSError as error:
                 raise exceptions.CommandError(f"{target}: {error.strerror}") from error
-            logger.log(ALERT, f"{len(stream):,} bytes of event stream written to {target}")
+            what = "event stream" if response.plain_body(each) is None else "a plain answer"
+            logger.log(ALERT, f"{len(stream):,} bytes of {what} written to {target}")
         _tell("written", len(chosen), unread)
 
     @command.command("force_stream.aggregate")
     def aggregate(self, flows: Sequence[flow.Flow]) -> None:
-        """Aggregate the stored event stream again with the current rules; this also works for flows read from a
-        file."""
+        """Aggregate the stored event stream again with the current rules, or make the events of a stored plain answer
+        again; this also works for flows read from a file."""
         self._start(self._aggregate(_http(flows)))
 
     async def _aggregate(self, flows: Sequence[http.HTTPFlow]) -> None:
@@ -181,7 +183,8 @@ class Commands:
 
     @command.command("force_stream.compare")
     def compare(self, flows: Sequence[flow.Flow]) -> None:
-        """Send the same request upstream both ways, as it came and forced; say what it means, and log what differs."""
+        """Send the same request upstream both ways, as it came and as its rule has it; say what it means, and log what
+        differs."""
         if not self._addon.can_send:
             raise exceptions.CommandError("not possible with this version of mitmproxy; see the warning at startup")
         for each in _http(flows):
@@ -190,31 +193,41 @@ class Commands:
     async def _compare(self, each: http.HTTPFlow) -> None:
         name = f"force_stream.compare {printable(each.request.path.partition('?')[0])}"
         try:
-            plain = await bodies.read(each.request, partial(request.restored, each))
-            forced = await bodies.read(each.request, partial(request.restored, each))
-            body = await bodies.read(forced.request, partial(request.body_of, forced))
-            found = candidates(self._addon.rules, request.hosts_of(forced), forced.request.path)
-            match = first_match(found, body.members if body else {}, forced)
-            if match is None or body is None or not body.asks_plain:
-                logger.warning(f"{name}: no rule takes this request, or it asks for a stream itself")
+            came = await bodies.read(each.request, partial(request.restored, each))
+            changed = await bodies.read(each.request, partial(request.restored, each))
+            body = await bodies.read(changed.request, partial(request.body_of, changed))
+            found = candidates(self._addon.rules, request.hosts_of(changed), changed.request.path)
+            match = first_match(found, body.members if body else {}, changed)
+            rule = None if match is None else match[0]
+            if match is None or rule is None or body is None or body.asks_plain == rule.force_upstream_plain:
+                wants = "a plain answer" if rule is not None and rule.force_upstream_plain else "a stream"
+                logger.warning(f"{name}: no rule takes this request, or it asks for {wants} itself")
                 return
-            spec = await bodies.read(forced.request, partial(request.force, forced, body, *match))
-            if spec is None:
-                logger.warning(f"{name}: this path never streams.")
-                return
-            attempt = Attempt(spec, replace(match[0], inject={}))
-            await asyncio.gather(self._addon.send_attempt(plain, None), self._addon.send_attempt(forced, attempt))
-            verdict, *details = await aside.run(partial(_compared, plain, forced, attempt))
+            rule = replace(rule, inject={})
+            if rule.force_upstream_plain:
+                spec, asked = await bodies.read(changed.request, partial(request.make_plain, changed, body, *match))
+                streamed, plain = Attempt(spec, rule), Attempt(spec, rule, plain=True, asked=asked)
+                await asyncio.gather(self._addon.send_attempt(came, streamed), self._addon.send_attempt(changed, plain))
+                compared = partial(_compared_plain, changed, came, streamed)
+            else:
+                forced = await bodies.read(changed.request, partial(request.force, changed, body, *match))
+                if forced is None:
+                    logger.warning(f"{name}: this path never streams.")
+                    return
+                attempt = Attempt(forced, rule)
+                await asyncio.gather(self._addon.send_attempt(came, None), self._addon.send_attempt(changed, attempt))
+                compared = partial(_compared, came, changed, attempt)
+            verdict, *details = await aside.run(compared)
             logger.log(ALERT, f"{name}: {verdict}")
             for line in details:
                 logger.info(f"{name}: {line}")
         except Refusal as reason:
-            logger.warning(f"{name}: this request cannot be forced: {reason}")
+            logger.warning(f"{name}: this request has to go out as it came: {reason}")
         except UnreadableFlow as why:
             logger.warning(f"{name}: the original request is not known: {why}")
         except Exception as error:
             # Its message may quote a body.
-            logger.error(f"{name}: a fault of the addon: {type(error).__name__}")
+            logger.error(f"{name}: a bug in the addon: {type(error).__name__}")
             logger.debug(name, exc_info=error)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -233,8 +246,8 @@ class Commands:
         if isinstance(error, exceptions.CommandError):
             logger.error(f"{error}")
         elif error is not None:
-            logger.error(f"force-stream: a fault of the addon, in a command: {type(error).__name__}")
-            logger.debug("force-stream: the fault's traceback", exc_info=error)
+            logger.error(f"force-stream: a bug in the addon, in a command: {type(error).__name__}")
+            logger.debug("force-stream: the bug's traceback", exc_info=error)
 
 
 class _Options(list[str]):
@@ -250,12 +263,13 @@ def _http(chosen: Sequence[flow.Flow]) -> list[http.HTTPFlow]:
 
 
 async def _with_stream(chosen: Sequence[http.HTTPFlow]) -> tuple[list[tuple[http.HTTPFlow, bytes]], list[str]]:
-    """The flows that have an event stream, with it; and for each one that cannot be read, why."""
+    """The flows whose upstream sent an event stream, or what became one, with that; and for each one that cannot be
+    read, why."""
     found: list[tuple[http.HTTPFlow, bytes]] = []
     unread: list[str] = []
     for each in chosen:
         try:
-            stream = await bodies.read(each.response, partial(response.event_stream, each))
+            stream = await bodies.read(each.response, partial(response.upstreams_body, each))
             if stream is not None:
                 found.append((each, stream))
         except Exception as error:
@@ -279,8 +293,8 @@ def _why(error: Exception) -> str:
     """Why a flow could not be read. The message of any other exception may quote a body."""
     if isinstance(error, UnreadableFlow):
         return f"{error}"
-    logger.debug("force-stream: the fault's traceback", exc_info=error)
-    return f"of a fault of the addon: {type(error).__name__}"
+    logger.debug("force-stream: the bug's traceback", exc_info=error)
+    return f"of a bug in the addon: {type(error).__name__}"
 
 
 def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> list[str]:
@@ -289,7 +303,8 @@ def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> 
     rule, report = attempt.rule, attempt.report
     # An upstream's own error is quoted, as on the plain side.
     is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
-    one, other = _side(plain, rule), _side(forced, rule, "" if is_upstreams else report.cause)
+    one = _side(plain, rule, streamed=False)
+    other = _side(forced, rule, "" if is_upstreams else report.cause, streamed=True)
     if not one.ok or not other.ok:
         return [request.without_credentials(plain, compare.verdict(one, other, 0))]
     differing = list(compare.differences(one.document, other.document))
@@ -299,14 +314,31 @@ def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> 
     return [compare.verdict(one, other, len(differing)), *differing, *to_paste]
 
 
-def _side(sent: http.HTTPFlow, rule: Rule, cause: str = "") -> compare.Side:
-    """One of the two answers that are compared."""
-    answer, is_forced = sent.response, was_made_to_stream(sent)
+def _compared_plain(plain: http.HTTPFlow, live: http.HTTPFlow, streamed: Attempt) -> list[str]:
+    """The same for a request that asks for a stream: that stream, aggregated, and the events that are made of the plain
+    answer, which are aggregated too."""
+    rule, report = streamed.rule, streamed.report
+    is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
+    if plain.response is not None and response.is_event_stream(plain.response):
+        made = streamed.spec.read(content_type=None)
+        made.feed(plain.response.raw_content or b"")
+        if (reply := made.finish()) is not None:
+            response.set_reply(plain, reply)
+    one = _side(plain, rule, streamed=False)
+    other = _side(live, rule, "" if is_upstreams else report.cause, streamed=True)
+    differing = list(compare.differences(one.document, other.document)) if one.ok and other.ok else []
+    verdict = compare.verdict(one, other, len(differing), streamed="live")
+    return [request.without_credentials(plain, verdict), *differing]
+
+
+def _side(sent: http.HTTPFlow, rule: Rule, cause: str = "", *, streamed: bool) -> compare.Side:
+    """One of the two answers that are compared. `streamed`: a stream was asked for."""
+    answer = sent.response
     if answer is None:
         return compare.Side(None, words=sent.error.msg if sent.error else "")
-    if not is_forced and response.streams(answer):
+    if not streamed and response.streams(answer):
         return compare.Side(answer.status_code, cause="an event stream that nobody asked for", refuses=True)
     phrases = rule.learn if isinstance(rule.learn, tuple) else ()
     body = bodies.decoded(answer, refusals.LONGEST_ERROR) or b""
-    demand = refusals.demand_of(answer.status_code, body, streamed=is_forced, phrases=phrases)
+    demand = refusals.demand_of(answer.status_code, body, streamed=streamed, phrases=phrases)
     return compare.Side.of(answer.status_code, response.text_of(answer), cause, refuses=demand is not None)

@@ -27,6 +27,7 @@ from ..errors import OversizedStream, UnreadableEncoding
 from ..proxy import aside, bodies, cors, explain, kept_answers, request, response, summary
 from ..proxy.attempt import LONGEST_REASON, Attempt
 from ..proxy.client_wait import ClientWait
+from ..proxy.guard import Guard
 from ..proxy.kept_answers import KeptAnswer, KeptAnswers
 from ..proxy.live_copy import LiveCopy
 from ..proxy.notes import (
@@ -89,8 +90,9 @@ class Joined(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """It went out as it came, and nothing limits its answer. But an answer that breaks off, that is a stream, or that
-    says that the request must stream does not go to the client as it is."""
+    """It went out as it came, and nothing limits its answer, unless that is a guarded stream. But an answer that breaks
+    off, that has another form than was asked for, or that says that the request must have another one does not go to
+    the client as it is."""
 
     wait: ClientWait
 
@@ -101,7 +103,7 @@ class Own(NamedTuple):
     wait: ClientWait | None
 
 
-# A LiveCopy: its client asked for the event stream itself, and gets it as it comes.
+# A LiveCopy: its client asked for the event stream itself, and gets it as it comes, now that it comes.
 type Role = Waiting | Joined | Watched | LiveCopy | Own
 
 
@@ -161,7 +163,7 @@ class ForceStream:
             ctx.master.addons.remove(self._stream_layer)
 
     def _observe(self) -> None:
-        self._stream_layer = _stream_layer(self._wait_of, self._respond_late)
+        self._stream_layer = _stream_layer(self._wait_of, self._respond_late, self._pass_on)
         if self._stream_layer is not None:
             ctx.master.addons.add(self._stream_layer)
             self._roles.update({flow: Waiting(wait) for flow, wait in self._stream_layer.take_over().items()})
@@ -171,7 +173,7 @@ class ForceStream:
         if isinstance(role, LiveCopy) or (role is None and cors.page_of(flow)):
             # It has no limits, but its upstream's interim responses and GOAWAYs are handled as usual, and a page of
             # another origin can read why there is no response.
-            return ClientWait(UNLIMITED)
+            return (isinstance(role, LiveCopy) and role.wait) or ClientWait(UNLIMITED)
         return None if role is None else role.wait
 
     # What commands and the page need
@@ -221,7 +223,7 @@ class ForceStream:
                 for line in watch.lines(self._observed()):
                     logger.warning(line)
             except Exception as error:
-                _log_fault("silent flows are not reported", error)
+                _log_bug("silent flows are not reported", error)
 
     async def send_attempt(self, flow: http.HTTPFlow, attempt: Attempt | None) -> None:
         """Send a flow's request upstream; returns when it has its answer. Without an attempt, that answer is left
@@ -246,24 +248,31 @@ class ForceStream:
             if flow.response is None:
                 await self._force(flow)
         except Exception as error:
-            _log_fault("the request went out as it came", error)
+            _log_bug("the request went out as it came", error)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         role, head = self._roles.get(flow), flow.response
-        if isinstance(role, Waiting) and head and _streams_all_the_same(role.wait, head):
-            role = self._pass_on_live(flow, role.wait)
-        if isinstance(role, LiveCopy) and head and not head.stream and 200 <= head.status_code < 300:
-            # mitmproxy would hold the client's own event stream back until its end.
-            head.stream = role
+        if isinstance(role, (Waiting, Watched)) and head and _goes_on_live(role.wait, head):
+            self._pass_on(flow)
         _share(flow)
 
-    def _pass_on_live(self, flow: http.HTTPFlow, wait: ClientWait) -> LiveCopy:
-        """Give a client the event stream that it asked for, and its upstream was not asked for."""
-        assert wait.attempt is not None
+    def _pass_on(self, flow: http.HTTPFlow) -> None:
+        """Give a client the event stream that it asked for as it comes; mitmproxy would hold it back until its end."""
+        role, head = self._roles.get(flow), flow.response
+        if not isinstance(role, (Waiting, Watched)) or head is None:
+            return
+        wait, attempt = role.wait, role.wait.attempt
+        assert attempt is not None
         wait.reply_made = True  # by the upstream
-        role = self._roles[flow] = LiveCopy(wait.rule.max_body, wait.attempt.spec)
-        logger.info(f"{wait.rule.name}: asked for a plain answer, the upstream streams all the same: passed on live")
-        return role
+        if isinstance(role, Waiting) and role.kept is not None:
+            self._kept.finish(role.kept, kept_answers.NOTHING)  # only what is made of a document is kept
+        if attempt.plain:
+            logger.info(
+                f"{wait.rule.name}: asked for a plain answer, the upstream streams all the same: passed on live"
+            )
+        wait.guard = _guard(wait, attempt, head)
+        copy = self._roles[flow] = LiveCopy(wait.rule.max_body, attempt.spec, wait if wait.guard else None)
+        head.stream = head.stream or copy
 
     async def response(self, flow: http.HTTPFlow) -> None:
         role = self._roles.pop(flow, None)
@@ -294,12 +303,12 @@ class ForceStream:
                 await self._answer(flow, Attempt(spec_of(flow), UNLIMITED))
             else:
                 if isinstance(role, LiveCopy):
-                    self._count_own_stream(flow, role)
+                    await self._conclude(flow, role)
                 await self._explain(flow)
             if wait is not None and wait.headers_sent:
                 await bodies.decode(flow.response)  # nothing told the client of an encoding
         except Exception as error:
-            _log_fault("the client gets an error", error)
+            _log_bug("the client gets an error", error)
             response.set_reply(flow, response.fault())
         _share(flow)
 
@@ -324,7 +333,7 @@ class ForceStream:
                 logger.warning(summary.describe_error(flow, attempt, flow.error.msg, gone=gone))
                 self.stats.add(flow_record.of_no_answer(flow, attempt))
         except Exception as error:
-            _log_fault("the flow has no comment", error)
+            _log_bug("the flow has no comment", error)
         self._finish(flow, role)
 
     # Requests
@@ -363,38 +372,32 @@ class ForceStream:
         if not self._retries.all_learned.is_empty:
             rule = self._retries.adapted(rule, flow, model, endpoint)
         must_stream = rule.learn and body.asks_plain and self._retries.must_stream(flow, model, endpoint)
-        if rule.force_upstream_stream or must_stream:
+        is_forced = rule.force_upstream_stream or must_stream
+        if is_forced or (rule.watches_streams and not body.asks_plain):
             key = b""
             if rule.keep_answers is not None and flow.is_replay is None:
                 # mitmproxy puts that in place of the client's own.
                 own = getattr(ctx.options, "upstream_auth", None) is None
                 key = await bodies.read(flow.request, partial(kept_answers.key_of, flow, in_force, has_own_keys=own))
-            role = self._forced(flow, body, rule, endpoint, replayed=replayed)
+            if is_forced and (body.asks_plain or replayed):
+                role = await self._forced(flow, body, rule, endpoint)
+            else:
+                role = await self._streaming(flow, body, rule, endpoint)
             if key and isinstance(role, Waiting):
                 role = self._join_or_keep(flow, role.wait, key, in_force)
-            if role is not None:
-                self._roles[flow] = role
-        elif rule.force_upstream_plain and not body.asks_plain:
-            role = self._made_plain(flow, body, rule, endpoint)
             if role is not None:
                 self._roles[flow] = role
         elif rule.learn and body.asks_plain:
             self._roles[flow] = self._watched(body, rule, endpoint)
 
-    def _forced(
-        self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint, *, replayed: bool
-    ) -> Role | None:
+    async def _forced(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role | None:
         """The role of a flow whose rule forces it; None if it is left alone."""
-        notes = {"rule": rule.name, "endpoint": endpoint.name}
-        if not body.asks_plain and not replayed:
-            save_notes(flow, notes)
-            return LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint))
         why = "" if self._retries.all_learned.is_empty else self._retries.why_plain(flow, body, endpoint)
         try:
             if why:
-                spec, _ = request.forced_form(flow, body, rule, endpoint)
+                spec, _ = await bodies.read(flow.request, partial(request.forced_form, flow, body, rule, endpoint))
             else:
-                spec = request.force(flow, body, rule, endpoint)
+                spec = await bodies.read(flow.request, partial(request.force, flow, body, rule, endpoint))
         except Refusal as reason:
             _leave(flow, rule, endpoint, str(reason))
             return self._watched(body, rule, endpoint)
@@ -405,14 +408,31 @@ class ForceStream:
             logger.info(f"{rule.name} {endpoint.name}: left as it came: {why}")
         return Waiting(ClientWait(rule, Attempt(spec, rule, plain=bool(why))))
 
-    def _made_plain(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role | None:
-        """The role of a flow whose client asks for a stream, and whose rule has its upstream asked for none."""
-        try:
-            spec, asked = request.make_plain(flow, body, rule, endpoint)
-        except Refusal as reason:
-            _leave(flow, rule, endpoint, str(reason))
-            return LiveCopy(rule.max_body, request.spec_for(body, rule, endpoint))
-        return Waiting(ClientWait(rule, Attempt(spec, rule, plain=True, asked=asked)))
+    async def _streaming(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Role:
+        """The role of a flow whose client asks for a stream."""
+        if self._is_to_be_plain(flow, body, rule, endpoint):
+            try:
+                made = partial(request.make_plain, flow, body, rule, endpoint)
+                spec, asked = await bodies.read(flow.request, made)
+                return Waiting(ClientWait(rule, Attempt(spec, rule, plain=True, asked=asked)))
+            except Refusal as reason:
+                _leave(flow, rule, endpoint, str(reason))
+        else:
+            save_notes(flow, {"rule": rule.name, "endpoint": endpoint.name})
+        spec, asked = request.stream_spec_for(body, rule, endpoint), request.stream_asked_of(flow, body, endpoint)
+        limits = UNLIMITED
+        if rule.guard_streams:
+            limits = replace(UNLIMITED, timeout=rule.timeout, idle_timeout=rule.idle_timeout, heartbeat=rule.heartbeat)
+        return Watched(ClientWait(rule, Attempt(spec, limits, asked=asked)))
+
+    def _is_to_be_plain(self, flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> bool:
+        """Whether a request for a stream is sent as a plain one, by its rule or by what its upstream has said."""
+        if rule.learn and not self._retries.all_learned.is_empty:
+            if self._retries.must_stream(flow, request.model_of(body), endpoint):
+                return False
+            if self._retries.why_plain(flow, body, endpoint):
+                return True
+        return rule.force_upstream_plain
 
     def _watched(self, body: Body | Form, rule: Rule, endpoint: Endpoint) -> Watched:
         spec, limits = request.spec_for(body, rule, endpoint), replace(UNLIMITED, max_body=rule.max_body)
@@ -471,13 +491,13 @@ class ForceStream:
         if not ctx.options.force_stream_aggregate:
             return
         try:
-            stream = await bodies.read(flow.response, partial(response.event_stream, flow))
-            if stream is not None:
-                await aggregate_again(flow, stream, self.rules)
+            body = await bodies.read(flow.response, partial(response.upstreams_body, flow))
+            if body is not None:
+                await aggregate_again(flow, body, self.rules)
         except UnreadableFlow as why:
             logger.warning(f"{_about(flow)}: its saved answer is left unchanged: {why}")
         except Exception as error:
-            _log_fault("a saved answer is left unchanged", error)
+            _log_bug("a saved answer is left unchanged", error)
 
     async def _answer_as(self, flow: http.HTTPFlow, role: Waiting | Watched | Own) -> None:
         """Make the answer that of the client, or of the attempt to which the flow belongs."""
@@ -530,8 +550,8 @@ class ForceStream:
         decoded = await self._decoded(flow, attempt) if attempt.encoded else None
         reply = await attempt.finish_aside(decoded)
         if attempt.fault is not None:
-            _log_fault("the client gets an error", attempt.fault)
-        if attempt.asked is None:
+            _log_bug("the client gets an error", attempt.fault)
+        if reply is not None or not attempt.is_own_stream:
             response.store_answer(flow, attempt, decoded)
         if reply is not None:
             assert flow.response is not None
@@ -543,7 +563,7 @@ class ForceStream:
         try:
             self._log_and_count(flow, attempt, summary.summarize(flow, attempt))
         except Exception as error:
-            _log_fault("the flow has no comment", error)  # the answer is as it should be
+            _log_bug("the flow has no comment", error)  # the answer is as it should be
 
     async def _decoded(self, flow: http.HTTPFlow, attempt: Attempt) -> bytes:
         """The body of an encoded answer, unless it is larger than the rule's max_body."""
@@ -600,7 +620,17 @@ class ForceStream:
         try:
             self._stats.add(outcome_of(*of_what))
         except Exception as error:
-            _log_fault("a flow is missing from the figures", error)
+            _log_bug("a flow is missing from the figures", error)
+
+    async def _conclude(self, flow: http.HTTPFlow, copy: LiveCopy) -> None:
+        """Decide how a client's own stream ends for it, and keep and count it."""
+        cut, guard = "", copy.guard
+        if guard is not None and flow.response is not None and flow.response.stream is copy:
+            await guard.conclude()
+            cut = guard.attempt.cut_by or guard.attempt.limit
+            if guard.error:
+                logger.info(f"{copy.spec.rule}: the stream came to no end, and its client gets an error event")
+        self._count_own_stream(flow, copy, cut)
 
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count its outcome, once the client has it."""
@@ -620,7 +650,7 @@ class ForceStream:
         try:
             self._tell_of_own_stream(task.result())
         except Exception as error:
-            _log_fault("the flow has no comment", error)
+            _log_bug("the flow has no comment", error)
 
     def _tell_of_own_stream(self, outcome: Outcome) -> None:
         flow = outcome.flow()
@@ -650,11 +680,25 @@ def _level(flow: http.HTTPFlow) -> int:
     return logging.WARNING if flow.marked else logging.INFO
 
 
-def _streams_all_the_same(wait: ClientWait, head: http.Response) -> bool:
-    """Whether an upstream that was asked for a plain answer sends the events that its client asked for, as it gets
-    them: after a heartbeat nothing can tell the client of an encoding."""
-    is_readable = not (wait.headers_sent and bodies.is_encoded(head))
-    return wait.asked is not None and not head.stream and is_readable and response.is_event_stream(head)
+def _goes_on_live(wait: ClientWait, head: http.Response) -> bool:
+    """Whether an upstream sends the events that its client asked for, as it gets them: after a heartbeat nothing can
+    tell the client of an encoding."""
+    if wait.attempt is None or wait.asked is None or wait.client_gone:
+        return False
+    if head.stream:
+        return wait.attempt.is_own_stream  # another addon has it streamed
+    return response.is_event_stream(head) and not (wait.headers_sent and bodies.is_encoded(head))
+
+
+def _guard(wait: ClientWait, attempt: Attempt, head: http.Response) -> Guard | None:
+    """What watches over a stream from now on, if its rule says so and events can be added to it."""
+    if wait.asked is None or not wait.rule.guard_streams or head.stream or not response.is_event_stream(head):
+        return None
+    if bodies.is_encoded(head) or ("content-length" in head.headers and not wait.headers_sent):
+        return None
+    guard = Guard(attempt, wait.asked, wait.rule.max_body, wait.said)
+    attempt.start_response(head.status_code, head.headers.get("content-type", ""), fields=head.headers.fields)
+    return guard
 
 
 def _share(flow: http.HTTPFlow) -> None:
@@ -688,7 +732,9 @@ def _leave(flow: http.HTTPFlow, rule: Rule, endpoint: Endpoint, why: str) -> Non
 
 
 def _stream_layer(
-    wait_of: Callable[[http.HTTPFlow], ClientWait | None], respond: Callable[[http.HTTPFlow], Awaitable[None]]
+    wait_of: Callable[[http.HTTPFlow], ClientWait | None],
+    respond: Callable[[http.HTTPFlow], Awaitable[None]],
+    pass_on: Callable[[http.HTTPFlow], None],
 ) -> "StreamLayerAddon | None":
     """What observes answers below the hooks; None, and a warning, if this version of mitmproxy differs there."""
     try:
@@ -696,7 +742,7 @@ def _stream_layer(
 
         problem = stream_layer.check()
         if not problem:
-            return stream_layer.StreamLayerAddon(wait_of, respond)
+            return stream_layer.StreamLayerAddon(wait_of, respond, pass_on)
     except (ImportError, AttributeError, TypeError) as error:
         problem = f"{error}"
     logger.warning(
@@ -707,7 +753,7 @@ def _stream_layer(
     return None
 
 
-def _log_fault(outcome: str, error: Exception) -> None:
+def _log_bug(outcome: str, error: Exception) -> None:
     # The message of an exception may quote a body, so the log only names its type; the traceback is at debug level.
-    logger.error(f"force-stream: a fault of the addon, {outcome}: {type(error).__name__}. Details at debug level.")
-    logger.debug("force-stream: the fault's traceback", exc_info=error)
+    logger.error(f"force-stream: a bug in the addon, {outcome}: {type(error).__name__}. Details at debug level.")
+    logger.debug("force-stream: the bug's traceback", exc_info=error)

@@ -49,7 +49,7 @@ def figures(flows: Iterator[tuple[http.HTTPFlow, Observer]]) -> list[dict[str, A
 def _figures(flow: http.HTTPFlow, observer: Observer) -> InFlight:
     request, spec = flow.request, observer.spec
     started = request.timestamp_end or request.timestamp_start
-    report = observer.report if isinstance(observer, Attempt) else None
+    report = observer.report if isinstance(observer, Attempt) and not observer.plain else None
     return InFlight(
         id=flow.id,
         at=started,

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -20,7 +21,7 @@ from ..proxy import bodies, refusals, request, response
 from ..proxy.attempt import Attempt
 from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
-from ..proxy.notes import LEFT_ALONE, save_notes, was_made_to_stream
+from ..proxy.notes import LEFT_ALONE, save_notes, was_made_plain, was_made_to_stream
 from ..proxy.refusals import Demand
 from ..proxy.retry_policy import delay
 from ..rules.rule import Rule
@@ -153,13 +154,15 @@ class Retries:
                 await self._send_as_stream(tries)
 
     async def _send_plain(self, tries: _Tries) -> None:
-        """Send the request as it came, because the upstream cannot stream it, or has sent a useless stream."""
+        """Send the request plain, because the upstream cannot stream it, or has sent a useless stream."""
         refusal, rule = tries.latest.response, tries.rule
         assert refusal is not None
         useless = _USELESS.get(tries.attempt.report.code, "")
         why = useless or "the upstream cannot stream this request"
-        logger.info(f"{rule.name}: {why}: sent again as it came, plain")
-        plain = request.plain_attempt(tries.flow, tries.attempt.spec)
+        plain = await self._plain_again(tries)
+        if plain is None:
+            return
+        logger.info(f"{rule.name}: {why}: sent again plain")
         attempt = await self._send_for(tries, plain)
         answer = plain.response
         # An answer that did not come from the upstream is no better than that stream.
@@ -170,6 +173,24 @@ class Retries:
         tries.take(plain, attempt, f"sent plain: {why}")
         if not useless and answer.status_code < 400:
             await self._learn_plain(tries, refusal)
+
+    async def _plain_again(self, tries: _Tries) -> http.HTTPFlow | None:
+        """A new flow for the client, whose request asks for no stream; None where it cannot be made plain."""
+        if not tries.attempt.is_own_stream:
+            return request.plain_attempt(tries.flow, tries.attempt.spec)
+        again = request.restored(tries.flow)
+        read = await request.read_request(again, tries.rule.max_body)
+        if read is None:
+            return None
+        endpoint = ENDPOINTS[tries.attempt.spec.endpoint]
+        try:
+            await bodies.read(again.request, partial(request.make_plain, again, read[0], tries.rule, endpoint))
+        except Refusal as reason:
+            logger.info(
+                f"{tries.rule.name}: the upstream cannot stream this request, and it cannot be sent plain: {reason}"
+            )
+            return None
+        return request.link(tries.flow, again)
 
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
         """The answer to the plain request has confirmed the refusal. A temporary one, such as 503 "streaming is
@@ -188,9 +209,13 @@ class Retries:
         spec = tries.attempt.spec
         asked = request.asked_of(tries.flow, model, ENDPOINTS[spec.endpoint])
         self.learned.add_plain(asked, request.credentials_of(tries.flow), members)
+        rule = ""
+        if tries.attempt.asked is not None and not members:
+            pasted = refusals.rule_to_paste(asked.name, model or "", forced="plain")
+            rule = f" The rule for it, to be put before this one: {pasted}"
         logger.warning(
             f"{tries.rule.name}: {asked} cannot stream {what(members)}. Until the rules change or mitmproxy stops, "
-            "such requests are sent plain."
+            f"such requests are sent plain.{rule}"
         )
 
     async def _send_without_options(self, tries: _Tries) -> None:
@@ -243,8 +268,11 @@ class Retries:
         if read is None:
             return None
         body, model = read
+        if tries.attempt.asked is not None:
+            return request.link(flow, again), body  # as it came, for the client itself asks for a stream
         try:
-            spec = request.force(again, body, self.adapted(rule, flow, model, endpoint), endpoint)
+            adapted = self.adapted(rule, flow, model, endpoint)
+            spec = await bodies.read(again.request, partial(request.force, again, body, adapted, endpoint))
         except Refusal as reason:
             if LEFT_ALONE.of(flow) != str(reason):  # that is in the log already
                 logger.info(
@@ -255,8 +283,9 @@ class Retries:
 
     async def _send_for(self, tries: _Tries, retried: http.HTTPFlow) -> Attempt:
         """Send another attempt for the client."""
-        spec, is_plain = tries.attempt.spec, not was_made_to_stream(retried)
-        attempt = Attempt(spec, tries.rule, deadline=tries.attempt.deadline, plain=is_plain, asked=tries.attempt.asked)
+        spec, asked = tries.attempt.spec, tries.attempt.asked
+        is_plain = not was_made_to_stream(retried) if asked is None else was_made_plain(retried)
+        attempt = Attempt(spec, tries.rule, deadline=tries.attempt.deadline, plain=is_plain, asked=asked)
         tries.wait.retry(attempt)
         await self._send(retried, attempt)
         if retried.response is None and attempt.fault is not None:
@@ -270,7 +299,7 @@ def _demand_of(tries: _Tries) -> Demand | None:
     is_late = attempt.deadline is not None and attempt.clock() >= attempt.deadline
     if answer is None or not attempt.is_final or wait.client_gone or is_late or not ctx.options.force_stream:
         return None
-    if attempt.asked is not None:
+    if attempt.asked is not None and not tries.rule.learn:
         return None  # the rule says how this upstream has to be asked
     report = attempt.report
     # Among corrupted streams, only those that would be corrupted again.
@@ -282,7 +311,8 @@ def _demand_of(tries: _Tries) -> Demand | None:
         return _demand_in(answer, tries.rule, streamed=False)
     if report.events > _MOST_BEFORE_REFUSAL or (answer.status_code < 400 and report.events):
         return None
-    options = b"stream_options" in (tries.latest.request.raw_content or b"")
+    # Those of the client itself, which asks for a stream, are its own affair.
+    options = attempt.asked is None and b"stream_options" in (tries.latest.request.raw_content or b"")
     return _demand_in(answer, tries.rule, streamed=True, options=options)
 
 

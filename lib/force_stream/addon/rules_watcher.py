@@ -136,7 +136,7 @@ class RulesWatcher:
             logger.info(line)
         self.rules = rules
         self._changed()
-        if not any(rule.forces or rule.learn for rule in rules):
+        if not any(rule.watches_streams for rule in rules):
             # The default file came with the addon, and an update would overwrite what was edited in it.
             own = self._file if self._file != self._default_file else None
             where = f"set force_upstream_stream: true in a rule of {own}, or " if own else ""

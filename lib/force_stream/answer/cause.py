@@ -14,7 +14,7 @@ from ..errors import ERROR_TYPE, MALFORMED, IncompleteStream, MalformedStream, S
 from ..errors.events import error_in
 from ..errors.words import words_in
 from ..wire import jsontext
-from ..wire.text import printable
+from ..wire.text import counted, printable
 from .oddities import in_brief
 from .report import Report
 
@@ -109,21 +109,28 @@ def advice_for(reason: str) -> str:
     return next((advice for words, advice in _ADVICE if words in reason), "")
 
 
-def cut_off(events: int, why: str = "", silence: float = 0.0, *, inside: bool = False) -> str:
+def cut_off(
+    events: int, why: str = "", silence: float = 0.0, *, inside: bool = False, plain_bytes: int | None = None
+) -> str:
     """The line of a stream that stopped too early. `silence`: seconds between its last byte and its end; `inside`: the
-    last of its events came only in part."""
-    place = (
-        f"cut off {'inside' if inside else 'after'} event {events:,}" if events else "cut off before the first event"
-    )
-    return f"{place}{f' ({why})' if why else ''}{_after(silence)}"
+    last of its events came only in part; `plain_bytes`: what came of an answer that was to be no stream."""
+    if plain_bytes is not None:
+        place = f"after {counted(plain_bytes, 'byte')}" if plain_bytes else "before the first byte"
+    else:
+        place = f"{'inside' if inside else 'after'} event {events:,}" if events else "before the first event"
+    return f"cut off {place}{f' ({why})' if why else ''}{_after(silence)}"
 
 
-def gave_up(seconds: float, events: int, silence: float, *, began: bool) -> str:
-    """The line of a client that did not wait for its answer. `began`: the upstream's response had begun."""
-    if events:
+def gave_up(seconds: float, events: int, silence: float, *, began: bool, plain_bytes: int | None = None) -> str:
+    """The line of a client that did not wait for its answer. `began`: the upstream's response had begun;
+    `plain_bytes`: what had come of an answer that was to be no stream."""
+    if plain_bytes:
+        where = f", {silence:.1f} s after {counted(plain_bytes, 'byte')} of the answer"
+    elif events and plain_bytes is None:
         where = f", {silence:.1f} s after event {events:,}"
     else:
-        where = ", before the first event" if began else ", before the upstream's response"
+        first = "event" if plain_bytes is None else "byte of the answer"
+        where = f", before the first {first}" if began else ", before the upstream's response"
     return f"the client gave up after {seconds:.1f} s{where}"
 
 
@@ -139,19 +146,26 @@ def of_error(
     retry_after: str = "",
     head: str = "",
     label: str = "",
+    plain: bool = False,
 ) -> str:
     """The line of a failure. `status`: the upstream's own, 0 where its head says nothing; `after`: how many events came
-    before the one that reports the error; `head`: how a body begins that could not be read, `label` its content type.
+    before the one that reports the error; `head`: how a body begins that could not be read, `label` its content type;
+    `plain`: no event stream was asked for, and none came.
     """
+    plain_bytes = report.bytes if plain else None
     if isinstance(error, UpstreamError):
         named = status if status >= 400 else error.named_status or 0
         return of_status(named, error.said, retry_after, after=0 if status >= 400 else after)
     if isinstance(error, IncompleteStream):
-        return cut_off(report.events, cut or NO_END, silence, inside=inside)
+        return cut_off(report.events, cut or NO_END, silence, inside=inside, plain_bytes=plain_bytes)
     if isinstance(error, StreamTimeout):
+        if plain_bytes is not None:
+            return f"{error}" + (f", after {counted(plain_bytes, 'byte')}" if plain_bytes else "")
         return f"{error}" + (f", after event {report.events:,}" if report.events else ", before the first event")
-    if type(error) is MalformedStream and head and not report.events:
-        return f"{_kind(head, label)} in place of events{_quoted(words_of_page(head))}"
+    if type(error) is MalformedStream and head and (plain or not report.events):
+        if plain and head.lstrip()[:1] in ("{", "["):
+            return f"{error}{_quoted(words_of_page(head))}"
+        return f"{_kind(head, label)} in place of {'an answer' if plain else 'events'}{_quoted(words_of_page(head))}"
     return f"{error}"
 
 
@@ -211,7 +225,7 @@ def _after(silence: float) -> str:
 
 def _wait(retry_after: str) -> str:
     shown = printable(retry_after.strip(), _LONGEST_CODE)
-    return f"{shown} s" if shown.isdecimal() else shown
+    return f"{shown} s" if shown.replace(".", "", 1).isdecimal() else shown
 
 
 def _kind(head: str, label: str) -> str:

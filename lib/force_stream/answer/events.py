@@ -10,8 +10,9 @@ is a part of one cannot be read; whether an answer is whole without it is for th
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, says_error
@@ -23,8 +24,15 @@ from .oddities import Oddities, kind_of
 REPLACED: Final = "\ufffd"
 _IS_REPLACED: Final = "not all of it is UTF-8, or the upstream put replacement characters in it"
 _DONE: Final = "[DONE]"
-# One event as nearly all are, for which the decoder takes longer; without a CR in it, this is all that it can be.
-_PLAIN_EVENT: Final = re.compile(rb"(?:event: (.*)\n)?data: (.+)\n\n")
+# How nearly all events start, before their data in one line: maybe with a line that has the event's name.
+_START: Final = re.compile(rb"(?:event: (.*)\n)?data: ")
+# What is before a chunk's choices, and before the delta of the first.
+_UP_TO_CHOICES: Final = re.compile(r'.*?"choices": ?')
+_UP_TO_DELTA: Final = re.compile(r'.*?"choices": ?.*?"delta": ?')
+# The members of a chunk that say neither a part of the answer nor that something is wrong.
+_LABELS: Final = frozenset(
+    ("id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint", "provider")
+)
 # What broken framing leaves before an event's data.
 _BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]++|data:)*+")
 # The next event, where one is cut off in the middle of it.
@@ -53,9 +61,11 @@ class Kind(Enum):
     DONE = "[DONE]"
 
 
-class Event(NamedTuple):
+@dataclass(slots=True)
+class Event:
     """One event. `number` counts from 1, and is 0 for `[DONE]` and for lines of text that are not an event; `value` is
-    what its data says, if that is JSON; `error` is the body of the error that it reports, if it does."""
+    what its data says, if that is JSON; `error` is the body of the error that it reports, if it does; `envelope`
+    stands for all of a chunk but its choices: chunks with the same one differ in these alone."""
 
     number: int
     kind: Kind
@@ -63,6 +73,61 @@ class Event(NamedTuple):
     data: str
     value: Any = None
     error: dict[str, Any] | None = None
+    envelope: "Envelope | None" = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Envelope:
+    """All of a chunk but its choices, or but the delta of its one choice, as text, and one chunk that has it. Most
+    chunks have that of the one before, to the character: only what is in it needs to be parsed.
+
+    `of_delta`: the latter; then nothing around the delta is more than a label, or can be odd.
+    """
+
+    name: str
+    head: str
+    tail: str
+    chunk: dict[str, Any]
+    of_delta: bool
+
+    def open(self, name: str, data: str) -> dict[str, Any] | None:
+        """The chunk in this envelope, or None if it has another."""
+        if not data.startswith(self.head) or not data.endswith(self.tail) or name != self.name:
+            return None
+        inside, end = jsontext.scan(data, len(self.head))
+        if end != len(data) - len(self.tail):
+            return None
+        return self.chunk | {"choices": [self.chunk["choices"][0] | {"delta": inside}] if self.of_delta else inside}
+
+
+def _envelope_of(name: str, data: str, chunk: dict[str, Any], *, may_be_of_delta: bool) -> Envelope | None:
+    """The envelope of a chunk; None if its text does not plainly show where the choices are."""
+    if "choices" not in chunk:
+        return None
+    of_delta = may_be_of_delta and not name and _is_delta_alone(chunk)
+    found = (_UP_TO_DELTA if of_delta else _UP_TO_CHOICES).match(data)
+    if found is None:
+        return None
+    start, end = found.end(), jsontext.scan(data, found.end())[1]
+    if end < 0:
+        return None
+    around = data[:start] + data[end:]
+    # Not in an object within the chunk, or twice; with escapes, a name has more than one spelling.
+    if "\\" in around or around.count('"choices"') > 1 or (of_delta and around.count('"delta"') > 1):
+        return None
+    return Envelope(name, data[:start], data[end:], chunk, of_delta)
+
+
+def _is_delta_alone(chunk: dict[str, Any]) -> bool:
+    """Whether a chunk has nothing beside one delta but labels, and members without a value."""
+    choices = chunk["choices"]
+    if not _LABELS.issuperset(chunk) or chunk.get("usage") or not isinstance(choices, list) or len(choices) != 1:
+        return False
+    choice = choices[0]
+    if not isinstance(choice, dict) or not isinstance(choice.get("delta"), dict):
+        return False
+    rest = {key: value for key, value in choice.items() if key != "delta" and value is not None}
+    return rest.keys() == {"index"} and type(rest["index"]) is int
 
 
 class EventReader:
@@ -78,23 +143,37 @@ class EventReader:
         self.odd = Oddities()
         self.patches = patches
         self.decoder = EventStreamDecoder()
+        # How the latest plain event starts, the name that it has there, its lines, and where its data is.
+        self._start, self._name, self._lines, self._at = b"data: ", "", 1, 6
+        self._envelope: Envelope | None = None
+        # Chunks that were not in the envelope, and which of them is the next whose envelope is looked at: fewer and
+        # fewer, since each may have one of its own.
+        self._parsed, self._try_at = 0, 1
 
     def feed(self, data: bytes) -> list[Event] | Iterator[Event]:
         """The events that these bytes complete; an iterator, to be used up before the next bytes, where they may be
         very many. Never raises."""
-        is_plain = self.decoder.between_events and b"\r" not in data
-        if is_plain and data.startswith(b"data: {") and data.endswith(b"\n\n") and data.find(b"\n") == len(data) - 2:
-            self.decoder.lines += 1
-            return self._read("", data[6:-2].decode(errors="replace"))
-        plain = _PLAIN_EVENT.fullmatch(data) if is_plain else None
-        if plain is None:
-            raws = self.decoder.feed(data)
-            return (
-                self._read_raw(raws[0]) if len(raws) == 1 else [event for raw in raws for event in self._read_raw(raw)]
-            )
-        name, value = plain.groups()
-        self.decoder.lines += 1 if name is None else 2
-        return self._read((name or b"").decode(errors="replace"), value.decode(errors="replace"))
+        if self.decoder.between_events and data.endswith(b"\n\n") and b"\r" not in data:
+            events = self.read_plain(data)
+            if events is not None:
+                return events
+        raws = self.decoder.feed(data)
+        return self._read_raw(raws[0]) if len(raws) == 1 else [event for raw in raws for event in self._read_raw(raw)]
+
+    def read_plain(self, event: bytes) -> list[Event] | Iterator[Event] | None:
+        """The same for bytes that start where an event does, end with a blank line, and have no CR: if they are one
+        event as nearly all are, for which the decoder takes longer. None if they are not."""
+        if not event.startswith(self._start):
+            start = _START.match(event)
+            if start is None:
+                return None
+            self._start, self._at, self._lines = start[0], start.end(), start[0].count(b"\n") + 1
+            self._name = (start[1] or b"").decode(errors="replace")
+        end = event.find(b"\n", self._at)
+        if end != len(event) - 2 or end == self._at:
+            return None
+        self.decoder.lines += self._lines
+        return self._read(self._name, event[self._at : end].decode("utf-8", "replace"))
 
     def close(self) -> list[Event]:
         """The event that the end of the stream leaves without its blank line, if there is one."""
@@ -129,13 +208,31 @@ class EventReader:
     def _read(self, name: str, data: str, *, at_end: bool = False) -> list[Event] | Iterator[Event]:
         if data.strip() == _DONE:
             return self._done(name)
+        envelope = self._envelope
+        if envelope is not None and (value := envelope.open(name, data)) is not None:
+            delta = value["choices"][0]["delta"] if envelope.of_delta else None
+            if isinstance(delta, dict) and "error" not in delta:
+                number = self._number(data)
+                if "tool_calls" in delta:
+                    self.odd.check(value, number)
+                return [Event(number, Kind.CHUNK, name, data, value, None, envelope)]
+            return [self._chunk(name, data, value, envelope)]
         try:
-            return self._read_value(name, data, jsontext.loads(data))
+            value = jsontext.loads(data)
         except ValueError:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
             read = self._read_lines if "\n" in data.strip() else self._recover
             events = read(name, data, at_end=at_end)
             return events if len(data) > _LONG else [*events]
+        if not isinstance(value, dict):
+            return self._read_value(name, data, value)
+        self._parsed += 1
+        if self._parsed < self._try_at or self.patches:
+            return [self._chunk(name, data, value)]
+        # Where the delta does not stay alone, or choices take turns, their list is what differs.
+        self._envelope = envelope = _envelope_of(name, data, value, may_be_of_delta=self._try_at == 1)
+        self._try_at *= 4
+        return [self._chunk(name, data, value, envelope)]
 
     def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
         # Not all at once: lines may be very many, and not all of them are looked at.
@@ -187,27 +284,31 @@ class EventReader:
     def _read_value(self, name: str, data: str, value: Any) -> list[Event]:
         if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
             return [event for each in value for event in self._read_value(name, data, each)]
-        number = self._number(data)
         if not isinstance(value, dict):
+            number = self._number(data)
             self.odd.add(f"its data is {kind_of(value)}, not an object", number)
             error = _error_of(value) if isinstance(value, str) else None
             return [Event(number, Kind.VALUE, name, data, value, error)]
-        error = error_in(value, name)
+        return [self._chunk(name, data, value)]
+
+    def _chunk(self, name: str, data: str, chunk: dict[str, Any], envelope: Envelope | None = None) -> Event:
+        number = self._number(data)
+        error = error_in(chunk, name)
         if error is not None:
             self.odd.add("an error", number)
-        else:
+        elif self.patches:
             for patch in self.patches:
-                patch(value)
-        self.odd.check(value, number)
-        return [Event(number, Kind.CHUNK, name, data, value, error)]
+                patch(chunk)
+        self.odd.check(chunk, number)
+        return Event(number, Kind.CHUNK, name, data, chunk, error, envelope)
 
     def _number(self, data: str) -> int:
-        self.count += 1
+        self.count = number = self.count + 1
         if self.dones:
-            self.odd.add("events after [DONE]", self.count)
+            self.odd.add("events after [DONE]", number)
         if REPLACED in data:
-            self.odd.add(_IS_REPLACED, self.count)
-        return self.count
+            self.odd.add(_IS_REPLACED, number)
+        return number
 
     def _text(self, name: str, data: str, *, at_end: bool) -> Event:
         number = self._number(data)

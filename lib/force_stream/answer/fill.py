@@ -37,7 +37,10 @@ def _at(document: Any, steps: list[str]) -> list[Any]:
     found = [document]
     for step in steps:
         if step == "*":
-            found = [item for value in found if isinstance(value, list) for item in value]
+            lists = [value for value in found if isinstance(value, list)]
+            for value in lists:
+                value[:] = jsontext.with_items_read(value)
+            found = [item for value in lists for item in value]
         else:
             found = [value[step] for value in found if isinstance(value, dict) and step in value]
     return found

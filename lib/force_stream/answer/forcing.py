@@ -39,10 +39,7 @@ def force_request(
         if "stream" not in body.members:
             raise Refusal("this path never streams")
         return None, body.without("stream")
-    if isinstance(body, Form) and not endpoint.forms:
-        raise Refusal("its body is a form, not a JSON object")
-    if isinstance(body, Form) and (nested := [key for key, value in extra_body.items() if not _is_scalar(value)]):
-        raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
+    check_form(body, endpoint, extra_body)
     asked = {**body.members, **extra_body}
     lifted = {quirk.lifts for quirk in chosen(quirks)} if quirks else ()
     if reason := endpoint.cannot_stream({key: value for key, value in asked.items() if key not in lifted}):
@@ -58,6 +55,16 @@ def force_request(
         fill=spelled(fill) if fill else "",
     )
     return spec, body.forced(endpoint.options_for(stream_options), extra_body)
+
+
+def check_form(body: Body | Form, endpoint: Endpoint, extra_body: Mapping[str, Any]) -> None:
+    """Raises `Refusal` for a form where the endpoint takes none, or that cannot have the extra members."""
+    if not isinstance(body, Form):
+        return
+    if not endpoint.forms:
+        raise Refusal("its body is a form, not a JSON object")
+    if nested := [key for key, value in extra_body.items() if not _is_scalar(value)]:
+        raise Refusal(f"its body is a form, which cannot have the rule's extra_body {', '.join(nested)}")
 
 
 def _is_scalar(value: object) -> bool:

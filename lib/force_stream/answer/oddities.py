@@ -97,15 +97,26 @@ class Oddities:
     def check(self, chunk: dict[str, Any], number: int) -> None:
         """Note what in a chunk does not fit those before it. A chunk that differs from the last only in its texts need
         not be checked."""
-        for key in tuple(self._names):
+        for key, known in self._names.items():
             name = chunk.get(key)
-            if name != self._names[key] and isinstance(name, str) and name:
+            if name and name != known and isinstance(name, str):
                 self._check_name(key, name, number)
         choices = chunk.get("choices")
-        if isinstance(choices, list):
-            for place, choice in enumerate(choices[:_MOST_LOOKED_AT]):
-                if isinstance(choice, dict):
-                    self._check_choice(choice, index_or_place(choice, place), number)
+        if not choices or not isinstance(choices, list):
+            return
+        for place, choice in enumerate(choices[:_MOST_LOOKED_AT]):
+            if not isinstance(choice, dict):
+                continue
+            index = choice.get("index")
+            if type(index) is not int or index not in self._choices:
+                index = self._known_index(choice, place)
+            reason = choice.get("finish_reason") or choice.get("finishReason")
+            if reason and isinstance(reason, str):
+                self._check_reason(reason, index, number)
+            delta = choice.get("delta")
+            calls = delta.get("tool_calls") if isinstance(delta, dict) else None
+            if calls and isinstance(calls, list):
+                self._check_calls(calls, index, number)
 
     def _check_name(self, key: str, name: str, number: int) -> None:
         if not self._names[key]:
@@ -113,21 +124,25 @@ class Oddities:
             return
         # Some upstreams make up a name for every chunk: it is noted once.
         self.add(f"its {key} differs from that of the events before", number)
-        del self._names[key]
+        self._names = {other: known for other, known in self._names.items() if other != key}
 
-    def _check_choice(self, choice: dict[str, Any], index: int, number: int) -> None:
-        if index not in self._choices and len(self._choices) < _MOST_KNOWN:
+    def _known_index(self, choice: dict[str, Any], place: int) -> int:
+        index = index_or_place(choice, place)
+        if len(self._choices) < _MOST_KNOWN:
             self._choices.add(index)
-        reason = choice.get("finish_reason") or choice.get("finishReason")
-        if isinstance(reason, str) and reason.lower() not in NO_REASONS and index in self._choices:
-            before = self.finish_reasons.get(index, reason)
-            if before != reason:
-                words = f'finish reason "{printable(reason)}" for choice {index}, after "{printable(before)}"'
-                self.add(words, number)
-            self.finish_reasons[index] = reason
-        delta = choice.get("delta")
-        calls = delta.get("tool_calls") if isinstance(delta, dict) else None
-        for call in calls[:_MOST_LOOKED_AT] if isinstance(calls, list) else ():
+        return index
+
+    def _check_reason(self, reason: str, index: int, number: int) -> None:
+        if reason.lower() in NO_REASONS or index not in self._choices:
+            return
+        before = self.finish_reasons.get(index, reason)
+        if before != reason:
+            words = f'finish reason "{printable(reason)}" for choice {index}, after "{printable(before)}"'
+            self.add(words, number)
+        self.finish_reasons[index] = reason
+
+    def _check_calls(self, calls: list[Any], index: int, number: int) -> None:
+        for call in calls[:_MOST_LOOKED_AT]:
             if isinstance(call, dict) and isinstance(call.get("index"), int) and isinstance(call.get("id"), str):
                 self._check_call((index, call["index"]), call["id"], number)
 

@@ -15,14 +15,16 @@ parsing and merging every chunk would have given.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import CHANGED, Concat, Extend, Padding, Slots, Target, Totals
+from ..merge.fields import CHANGED, Concat, Extend, Listing, Padding, Slots, Target, Totals
 from ..wire import jsontext
 from ..wire.sse import end_of_event
+from . import shapes
 from .events import REPLACED, Event, EventReader, is_whole
 
 _BACKSLASH: Final = ord("\\")
@@ -38,8 +40,8 @@ _UNFINISHED: Final = re.compile(rb"(?:event:[^\r\n]*\r?\n)?[^\r\n]+")
 # Bytes beyond those that are matched in one go, in which a slot's end is looked for.
 _LONGEST_SLOT: Final = 16 * 1024
 # Bytes that are matched before it is known whether the texts in them are valid; twice as many each time that they are.
-_FIRST_RUN: Final = 8 * 1024
-# Events. How many pass without an attempt after failed attempts: twice as many each time, up to this.
+_FIRST_RUN: Final = 16 * 1024
+# Events. How many pass without an attempt after failed attempts: four times as many each time, up to this.
 _LONGEST_PAUSE: Final = 128
 # Templates in force at once: each is tried at every event that the one before does not foretell.
 _MOST_TEMPLATES: Final = 8
@@ -71,6 +73,8 @@ class _Values:
         self.raw: list[bytes] = []
         self.replaced = False
         self._values: list[Any] = []
+        self._items = b""  # in place of values
+        self._shape: shapes.Shape | None = None
 
     def are_valid(self) -> bool:
         """Whether all of them are valid for such a slot."""
@@ -90,6 +94,11 @@ class _Values:
             return True
         # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
+        if isinstance(self.slot.target, Listing):
+            self._shape = self._shape or shapes.shape_of(self.raw[0], len(self.raw))
+            self._items = b"" if self._shape is None else shapes.written(self.raw, self._shape)
+            if self._items:
+                return True
         values = _parse(opening, self.raw)
         self._values = values or []
         return values is not None
@@ -98,28 +107,27 @@ class _Values:
         """Append all of them to their target at once."""
         if isinstance(self.slot.target, Concat):
             self.slot.target.extend(self._values)
+        elif self._items and isinstance(self.slot.target, Listing):
+            self.slot.target.extend(self._items)
         elif isinstance(self.slot.target, Extend):
             self.slot.target.add([item for items in self._values for item in items])
 
 
 class Template:
-    """One event's bytes, with slots. `shape`: what those in force together have in common; `lines`: how many are not
-    blank; `values`: what the events that fitted have in each slot; `last_start`: where the last of them starts."""
+    """One event's bytes, with slots. `fixed`: what is around these; `values`: what the events that fitted have in each;
+    `lines`: how many are not blank."""
 
-    def __init__(self, event: bytes, slots: Sequence[Slot]) -> None:
-        fixed = _around(event, slots)
-        self.first, self.last = fixed[0], fixed[-1]
-        self.shape = [_INDEX.sub(rb"\1", part) for part in fixed]
-        self.lines = event.count(b"\n") - 1
+    def __init__(self, fixed: Sequence[bytes], slots: Sequence[Slot]) -> None:
+        self.fixed = fixed
         self.values = [_Values(slot) for slot in slots]
-        self.last_start = 0
+        self.lines = sum(part.count(b"\n") for part in fixed) - 1
+        self.alone = Round([self])
         self.next = self  # the one that was last seen after it
-        # For each slot: where it stops, what follows it, and what takes it. A list ends where all that follows it
-        # starts; a string or a number where the first byte of that is.
-        self._steps = [
-            (part if values.slot.opening == b"[" else part[:1], part, len(part), values.raw.append)
-            for values, part in zip(self.values, fixed[1:], strict=True)
-        ]
+
+    @property
+    def shape(self) -> list[bytes]:
+        """What those in force together have in common."""
+        return [_INDEX.sub(rb"\1", part) for part in self.fixed]
 
     @property
     def count(self) -> int:
@@ -127,32 +135,13 @@ class Template:
         return len(self.values[0].raw)
 
     @property
+    def last_size(self) -> int:
+        """The bytes of the last of them."""
+        return sum(map(len, self.fixed)) + sum(len(values.raw[-1]) for values in self.values)
+
+    @property
     def targets(self) -> list[Target | None]:
         return [values.slot.target for values in self.values]
-
-    def fit(self, data: bytes, at: int, until: int) -> int:
-        """Where the events end whose bytes fit, from `at` on; the last of them starts before `until`."""
-        first, width, steps = self.first, len(self.first), self._steps
-        find, startswith = data.find, data.startswith
-        limit, last_start = until + _LONGEST_SLOT, self.last_start
-        # This loop runs once for each event, and is where the time goes: every call in it is to C code.
-        while at < until and startswith(first, at):
-            here = at + width
-            for stop, part, length, append in steps:
-                end = find(stop, here, limit)
-                if end > 0 and data[end - 1] == _BACKSLASH:
-                    end = _end_of_string(data, here)
-                if not startswith(part, end):
-                    self.cut(len(self.values[-1].raw))
-                    break
-                append(data[here:end])
-                here = end + length
-            else:
-                last_start, at = at, here
-                continue
-            break
-        self.last_start = last_start
-        return at
 
     def append(self) -> None:
         """Append what is in the slots to where it belongs."""
@@ -163,6 +152,49 @@ class Template:
         """Forget what fitted, but for the first `count` events."""
         for values in self.values:
             del values.raw[count:]
+
+
+class Round:
+    """Templates that take turns in this order."""
+
+    def __init__(self, templates: Sequence[Template]) -> None:
+        self.templates = templates
+        self._first = templates[0].fixed[0]
+        self._steps: list[tuple[bytes, bytes, int, Callable[[bytes], None]]] = []
+        for template, after in zip(templates, [*templates[1:], None], strict=True):
+            parts = [*template.fixed[1:-1], template.fixed[-1] + (b"" if after is None else after.fixed[0])]
+            # For each slot: where it stops, what follows it, and what takes it. A list ends where all that follows it
+            # starts; a string or a number where the first byte of that is.
+            self._steps += (
+                (part if values.slot.opening == b"[" else part[:1], part, len(part), values.raw.append)
+                for values, part in zip(template.values, parts, strict=True)
+            )
+
+    def fit(self, data: bytes, at: int, until: int) -> int:
+        """Where the events end whose bytes fit, from `at` on; the last round of them starts before `until`."""
+        first, width, steps = self._first, len(self._first), self._steps
+        find, startswith = data.find, data.startswith
+        limit = until + _LONGEST_SLOT
+        counts = [template.count for template in self.templates]
+        # This loop runs once for each round, and is where the time goes: every call in it is to C code.
+        while at < until and startswith(first, at):
+            here = at + width
+            for stop, part, length, append in steps:
+                end = find(stop, here, limit)
+                if end > 0 and data[end - 1] == _BACKSLASH:
+                    end = _end_of_string(data, here)
+                if not startswith(part, end):
+                    break
+                append(data[here:end])
+                here = end + length
+            else:
+                at = here
+                continue
+            rounds = len(self.templates[-1].values[-1].raw) - counts[-1]
+            for template, count in zip(self.templates, counts, strict=True):
+                template.cut(count + rounds)
+            break
+        return at
 
 
 class Run(NamedTuple):
@@ -180,12 +212,18 @@ class Templates:
     """Those that are in force together; and, where they may be between the events, comments."""
 
     def __init__(self, first: Template, *, comments: bool = True) -> None:
-        self._comment = Template(b":\n\n", [Slot(1, 1, 0, b":", None)])
-        self._templates = [first, self._comment] if comments else [first]
-        self._starts: tuple[bytes, ...] = (first.first, self._comment.first)
-        self._ends: tuple[bytes, ...] = (first.last,)
-        self._last = self._last_chunk = first
-        self._comments = 0  # how many come before the last chunk
+        self._templates = [first]
+        self._takes_comments = comments
+        self._comment: Template | None = None
+        self._starts: tuple[bytes, ...] = (first.fixed[0], b":")
+        self._ends: tuple[bytes, ...] = (first.fixed[-1],)
+        self._last = first
+        # The last chunk's template, where that chunk ends, and how many comments come before it.
+        self._chunk: Template | None = None
+        self._chunk_end = self._comments = 0
+        # How many events fitted just the template that was foretold.
+        self._foretold = 0
+        self._rounds: dict[Template, Round] = {}
         # Whether it matters which event is the last.
         self._in_order = any(isinstance(target, Totals) for target in first.targets)
 
@@ -201,7 +239,7 @@ class Templates:
         if made.shape != self._templates[0].shape or own & known or len(self._templates) > _MOST_TEMPLATES:
             return False
         self._templates.insert(0, made)
-        self._starts, self._ends = (made.first, *self._starts), (made.last, *self._ends)
+        self._starts, self._ends = (made.fixed[0], *self._starts), (made.fixed[-1], *self._ends)
         self._in_order = True
         return True
 
@@ -211,22 +249,24 @@ class Templates:
 
     def match_run(self, data: bytes, at: int) -> Run:
         """The run of events that fit, from `at` on. Their texts are appended to where they belong."""
-        run, most = Run(at), _FIRST_RUN
+        run, most, in_rounds = Run(at), _FIRST_RUN, True
         while True:
             at = run.end
-            end, is_last = self._fit(data, at, at + most), False
-            if self._in_order and self._last_chunk.count:
-                end = self._last_chunk.last_start
-                is_last = end == at
-                if not is_last:
-                    self._last_chunk.cut(self._last_chunk.count - 1)
-                    self._comment.cut(self._comments)
-            fitted = [template for template in self._templates if template.count]
-            if not fitted:
+            end, is_last = self._fit(data, at, at + most, in_rounds=in_rounds), False
+            if end == at:
                 return run
+            last = self._last if self._chunk is None else self._chunk
+            last_start = (end if self._chunk is None else self._chunk_end) - last.last_size
+            if self._in_order and self._chunk is not None:
+                end, is_last = last_start, last_start == at
+                if not is_last:
+                    last.cut(last.count - 1)
+                    if self._comment is not None:
+                        self._comment.cut(self._comments)
+            fitted = [template for template in self._templates if template.count]
             if not all(values.are_valid() for template in fitted for values in template.values):
-                # What comes before the first that is not valid is matched again.
-                most, is_last = (self._last.last_start - at + 1) // 2, False
+                # What comes before the first that is not valid is matched again: fewer events each time.
+                most, is_last, in_rounds = (last_start - at + 1) // 2, False, False
             elif is_last:
                 most = 0
             else:
@@ -244,25 +284,50 @@ class Templates:
             if not most:
                 return run._replace(is_last=is_last)
 
-    def _fit(self, data: bytes, at: int, until: int) -> int:
-        """Where the events end whose bytes fit a template each, or are a comment."""
-        last = self._last
-        while True:
+    def _fit(self, data: bytes, at: int, until: int, *, in_rounds: bool) -> int:
+        """Where the events end whose bytes fit a template each, or are a comment; the last of them starts before
+        `until`, or the round that it is in."""
+        last, self._chunk = self._last, None
+        until = min(until, len(data))
+        while at < until:
             # Events that take turns mostly do so in one order.
-            template = last.next
-            end = template.fit(data, at, until)
+            turn = last.next.alone
+            if in_rounds and self._foretold >= len(self._templates) > 1:
+                turn = self._round_of(last.next)
+            end = turn.fit(data, at, until)
             if end == at:
+                self._foretold = -1
                 for template in self._templates:
-                    if template is not last.next and (end := template.fit(data, at, until)) > at:
+                    if template.alone is not turn and (end := template.alone.fit(data, at, until)) > at:
+                        turn, last.next = template.alone, template
                         break
                 else:
+                    if self._takes_comments and self._comment is None and data.startswith(b":", at):
+                        self._comment = Template((b":", b"\n\n"), [Slot(1, 1, 0, b":", None)])
+                        self._templates.append(self._comment)
+                        continue
                     break
-                last.next = template
-            if template is not self._comment:
-                self._last_chunk, self._comments = template, self._comment.count
-            last, at = template, end
+            self._foretold += 1
+            last, at = turn.templates[-1], end
+            comments = 0 if self._comment is None else self._comment.count
+            if last is not self._comment:
+                self._chunk, self._chunk_end, self._comments = last, end, comments
+            elif len(turn.templates) > 1:
+                self._chunk, self._chunk_end, self._comments = turn.templates[-2], end - last.last_size, comments - 1
         self._last = last
         return at
+
+    def _round_of(self, first: Template) -> Round:
+        """The round that begins with this template, as far as is known."""
+        templates = [first]
+        while (after := templates[-1].next) not in templates:
+            templates.append(after)
+        if after is not first or len(templates) == 1:
+            return first.alone
+        known = self._rounds.get(first)
+        if known is None or known.templates != templates:
+            known = self._rounds[first] = Round(templates)
+        return known
 
 
 def _around(event: bytes, slots: Sequence[Slot]) -> list[bytes]:
@@ -320,8 +385,6 @@ def template_of(
     """The template of an event with this `data`, a JSON text, of which the `slots` may differ, but those of `watched`
     members; None if the bytes do not plainly show where they are. What is not a text and was the same in the event
     `before` is assumed to stay the same: a slot costs time in every event, and a wrong guess one more event parsed."""
-    if not any(isinstance(target, Concat | Extend) for _, target in slots):
-        return None
     head, _, end = event.partition(data)
     if REPLACED.encode() in data or not _is_head(head) or end not in (b"\n\n", b"\r\n\r\n"):
         return None
@@ -334,11 +397,21 @@ def template_of(
         elif not found:
             return None
         texts += found if isinstance(target, Concat | Extend) else ()
-    known = sorted((*texts, *others), key=lambda slot: slot.start)
-    if any(b"\\" in part for part in _around(event, known)):
+    known = sorted((*texts, *others), key=itemgetter(0))
+    fixed = _around(event, known)
+    if any(b"\\" in part for part in fixed):
         return None  # a name may be spelled with escapes there, and the bytes in a slot be another member's
     varying = [slot for slot in known if slot in texts or (before and event[slot.named : slot.end + 1] not in before)]
-    return Template(event, varying)
+    return Template(fixed if varying == known else _around(event, varying), varying)
+
+
+def _are_learnable(slots: Slots, before: bytes) -> bool:
+    """Whether there is a text among these; but of totals that the event before does not have, some stay as they are,
+    which the next event shows."""
+    for key, target in slots:
+        if isinstance(target, Totals) and not re.search(b'"%s": ?{' % re.escape(key).encode(), before):
+            return False
+    return any(isinstance(target, Concat | Extend) for _, target in slots)
 
 
 def _is_head(head: bytes) -> bool:
@@ -370,7 +443,7 @@ def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
 
 
 # What opens a member's value, by its target; padding is a string or a number, and all others are texts.
-_OPENINGS: Final = defaultdict(lambda: b'"', {Extend: b"[", Padding: b'"0123456789', Totals: b"{"})
+_OPENINGS: Final = defaultdict(lambda: b'"', {Extend: b"[", Listing: b"[", Padding: b'"0123456789', Totals: b"{"})
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_value, b"{": _end_of_value, b"": _end_of_number}
 
 
@@ -420,7 +493,7 @@ class Repeats:
         if self._rest or self._waiting:
             data = b"".join((self._rest, *self._waiting, data))
             self._rest, self._waiting, self._waiting_size = b"", [], 0
-        at = 0
+        at, has_returns = 0, b"\r" in data
         while at < len(data):
             starts, is_last = self._decoder.between_events, False
             if starts and self._templates is not None:
@@ -428,9 +501,9 @@ class Repeats:
                 if at == len(data):
                     return
             # What `end_of_event` does first, without the call: this runs once for each event that is parsed.
-            end = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2
-            if end < 2 or data.find(b"\r", at, end) >= 0:
-                end = end_of_event(data, at)
+            end, is_plain = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2, starts
+            if end < 2 or has_returns:
+                end, is_plain = end_of_event(data, at), False
             waits = is_last and may_wait and len(data) - at <= _LONGEST_REST
             if waits and (end == len(data) or _UNFINISHED.fullmatch(data, end)):
                 self._waiting, self._waiting_size = [data[at:]], len(data) - at
@@ -442,7 +515,7 @@ class Repeats:
                     self._rest = data[at:]
                     return
             known = self._templates
-            for event in self._parse(data[at:end], starts=starts):
+            for event in self._parse(data[at:end], starts=starts or not self.parsed, is_plain=is_plain):
                 self.effect, self._templates = CHANGED, None
                 yield event
                 if is_last and self.effect is not CHANGED:
@@ -481,12 +554,12 @@ class Repeats:
         is_wanted = self._until_attempt < 0 if known is None else is_used or known.are_near(self._event)
         made = None
         if is_wanted and self._event and not self._reader.patches:
-            if self.effect:
+            if self.effect and _are_learnable(self.effect, self._before):
                 data = event.data.encode(errors="surrogatepass")
                 made = template_of(self._event, data, self.effect, self._before, self._reader.odd.watched)
+                if known is None and made is None:
+                    self._attempted(success=False)
             self._before = self._event
-            if known is None and made is None:
-                self._attempted(success=False)
         if known is not None:
             if made is not None and known.join(made):
                 self._templates = known
@@ -506,13 +579,16 @@ class Repeats:
         self._decoder.lines += run.lines
         return run.end, run.is_last
 
-    def _parse(self, piece: bytes, *, starts: bool) -> list[Event] | Iterator[Event]:
-        """The events of a piece that is one event, or part of one. `starts`: it starts where an event does."""
+    def _parse(self, piece: bytes, *, starts: bool, is_plain: bool = False) -> list[Event] | Iterator[Event]:
+        """The events of a piece that is one event, or part of one. `starts`: it starts where an event does; `is_plain`:
+        and is a whole one without a CR."""
         self.parsed += len(piece)
-        events = self._reader.feed(piece)
-        self._event = piece if starts and isinstance(events, list) and len(events) == 1 else b""
+        events = self._reader.read_plain(piece) if is_plain else None
+        if events is None:
+            events = self._reader.feed(piece)
+        self._event = piece if starts and type(events) is list and len(events) == 1 else b""
         return events
 
     def _attempted(self, success: bool) -> None:
-        self._pause = 1 if success else min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = 1 if success else min(4 * self._pause, _LONGEST_PAUSE)
         self._until_attempt = self._pause - 1

@@ -25,15 +25,16 @@ from ..errors.events import error_from_words, error_in
 from ..errors.words import is_keepalive, words_in
 from ..merge.fields import spelled
 from ..wire import jsontext
+from ..wire.long_json import LONG, drop
 from ..wire.sse import EventStreamDecoder
-from ..wire.text import counted, printable
+from ..wire.text import counted, decoded, printable
 from . import cause
 from .events import REPLACED, Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
 from .quirks import chosen, patch_document
-from .report import EVENT_STREAM_TYPE, JSON_TYPE, Reply, Report
+from .report import EVENT_STREAM_TYPE, JSON_TYPE, Reply, Report, usage_in
 
 # Bytes. Scalar JSON bodies are short.
 _LONGEST_SCALAR: Final = 1024
@@ -89,10 +90,10 @@ class AnswerSpec:
         object.__setattr__(self, "rule", printable(self.rule))
         object.__setattr__(self, "model", printable(self.model))
 
-    def read(self, status: int = 200, content_type: str | None = "") -> "AnswerReader":
+    def read(self, status: int = 200, content_type: str | None = "", *, plain: bool = False) -> "AnswerReader":
         """A reader for an answer with this status and content type; None for a file, which has none that could be
-        wrong."""
-        return AnswerReader(self, status, content_type)
+        wrong. `plain`: the upstream was not asked for an event stream."""
+        return AnswerReader(self, status, content_type, plain=plain)
 
 
 class AnswerReader:
@@ -100,15 +101,18 @@ class AnswerReader:
 
     `report`: what has come so far; `ended`: nothing more needs to come; `finished`: only usage may, until more content
     follows all the same, which `early` counts; `answered`: the stream became the document, and none of it is missing;
-    `in_large_event`: the event that has begun is so large that the rest of it should be read off the event loop.
+    `gives_events`: its client asked for events, of which it may have some; `in_large_event`: the event that has begun
+    is so large that the rest of it should be read off the event loop.
     """
 
-    def __init__(self, spec: AnswerSpec, status: int, content_type: str | None) -> None:
+    def __init__(self, spec: AnswerSpec, status: int, content_type: str | None, *, plain: bool = False) -> None:
         self.done = self.ended = self.finished = self.answered = self.in_large_event = self._is_closed = False
+        self.gives_events = False
         self.early = 0
         self._report = Report()
         self._spec = spec
         self._status = status
+        self._asked_plain = plain
         self._is_file = content_type is None
         self._content_type = JSON_TYPE if content_type is None else content_type.partition(";")[0].strip().lower()
         self._aggregator = ENDPOINTS[spec.endpoint].aggregator(spec.choices)
@@ -131,6 +135,8 @@ class AnswerReader:
         self._is_cut_off = False  # the body stops within its first event
         self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
+        # Large values that were read, and are no longer needed here.
+        self._left: list[Any] = []
         self._too_deep = False
         self._open = self._looked_at = 0
         self._cut = self._retry_after = ""
@@ -174,6 +180,11 @@ class AnswerReader:
         return parsed > _BLOCKS_LOOP
 
     @property
+    def _is_plain(self) -> bool:
+        """Whether no event stream was asked for, and none came."""
+        return self._asked_plain and not self._has_chunks
+
+    @property
     def may_be_document(self) -> bool:
         """Whether what has come may be a JSON document, and is no event stream so far."""
         return self._is_json is not False
@@ -201,6 +212,8 @@ class AnswerReader:
             self._scalar += data[:_LONGEST_SCALAR]
         before = self._reader.count
         self._merge(self._repeats.feed(data))
+        if self._left:
+            drop(self._left)
         is_whole = self._reader.count != before or self._decoder.between_events
         self._open = 0 if is_whole else self._open + len(data)
         self.in_large_event = self._open > _LARGE_EVENT
@@ -258,7 +271,7 @@ class AnswerReader:
         if reply is None and self._status >= 400:
             body = b"".join(self._json) or self._scalar
             self._report.cause = cause.of_response(self._status, self._content_type, body, retry_after)
-        if reply is None:
+        if reply is None or (self._is_plain and not self._is_json):
             self._reader.odd = Oddities()  # it was no event stream, which is not odd
             if 300 <= self._status < 400:
                 self._reader.odd.add(cause.redirected(self._status, location))
@@ -282,6 +295,7 @@ class AnswerReader:
                 if self._is_plain_json and _is_large_document(body):
                     return None
                 document = _document_in(body)
+                self._left.append(document)
                 if document is not None and not self._is_events(*document):
                     return self._plain(body, *document)
                 self._merge(self._repeats.feed(self._give_back_json()))
@@ -300,6 +314,14 @@ class AnswerReader:
         except RecursionError:
             return self.failure(_too_deep())
 
+    def forget(self) -> None:
+        """Free what was read, in short steps; the report stays."""
+        self._left += (self._aggregator, self._repeats)
+        self._aggregator = ENDPOINTS[self._spec.endpoint].aggregator(self._spec.choices)
+        self._repeats = Repeats(self._reader)
+        self._json, self._error, self._words = [], None, None
+        drop(self._left)
+
     def so_far(self) -> Any:
         """The document of what has come, for a person: whole or not, and whatever reply that makes; None if there is
         none. It ends the answer."""
@@ -313,7 +335,10 @@ class AnswerReader:
     def failure(self, error: StreamError) -> Reply:
         """The reply for a failure, wherever it was noticed."""
         report = self.report
-        came = f"{counted(report.events, 'event')}, {counted(report.bytes, 'byte')}"
+        if self.gives_events and isinstance(error, IncompleteStream):
+            error.advice = "Try again."
+        events = "" if self._is_plain else f"{counted(report.events, 'event')}, "
+        came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
         report.status = status
@@ -337,6 +362,7 @@ class AnswerReader:
             head=b"".join(self._json[:1])[:_LONGEST_SCALAR].decode(errors="replace")
             or self._scalar.decode(errors="replace"),
             label="" if self._is_file else self._content_type,
+            plain=self._is_plain,
         )
         return Reply(status, body, headers)
 
@@ -364,6 +390,7 @@ class AnswerReader:
     def _is_whole(self, body: bytes) -> bool:
         """Whether a body without an end is an answer or an error as one document, and not the first of several."""
         found = _document_in(body) if body[-64:].rstrip(_BLANK).endswith(b"}") else None
+        self._left.append(found)
         if found is None or found[2].strip() or not isinstance(value := found[0], dict) or _is_event(value):
             return False
         is_transcript = self._spec.endpoint == "transcriptions" and "text" in value
@@ -391,21 +418,31 @@ class AnswerReader:
         if self._status >= 400:
             return None
         if cut or _stops_within(body):
-            self._report.truncated = True
-            error = IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
-            error.advice = "Try again."
-            raise error
+            raise self._cut_document(cut)
         if self._other_api:
             raise self._another_api()
-        raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+        raise self._not_json()
+
+    def _cut_document(self, cut: str) -> IncompleteStream:
+        self._report.truncated = True
+        error = IncompleteStream(_with_reason("the upstream's answer stopped before its end", cut))
+        error.advice = "Try again."
+        return error
+
+    def _not_json(self) -> MalformedStream:
+        other = "not" if self._asked_plain else "neither an event stream nor"
+        return MalformedStream(f"the upstream's answer is {other} JSON")
 
     # A body that is an event stream
 
     def _merge_event(self, event: Event) -> None:
         if self.done:
             return  # gateways in a row send [DONE] twice, or more after it
-        self._latest = event.number or self._latest
-        if event.kind is Kind.CHUNK and event.error is None:
+        if event.number:
+            self._latest = event.number
+        if len(event.data) > LONG:
+            self._left.append(event.value)
+        if event.error is None and event.kind is Kind.CHUNK:
             self._merge_chunk(event)
         elif event.error is not None:
             if self._is_spoken(event):
@@ -444,8 +481,8 @@ class AnswerReader:
             self._words = self._words or event.value
 
     def _merge_chunk(self, event: Event) -> None:
-        chunk = event.value
-        if chunk.get("object") in self._aggregator.objects or self._aggregator.knows(chunk, event.name):
+        chunk, envelope, aggregator = event.value, event.envelope, self._aggregator
+        if chunk.get("object") in aggregator.objects or aggregator.knows(chunk, event.name):
             self._has_chunks = True
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
@@ -457,9 +494,10 @@ class AnswerReader:
             self._words = self._words or chunk
             self._reader.odd.add("text where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
+            envelope = None
         else:
             self._has_chunks = True
-        self._repeats.effect = self._aggregator.add(chunk, event.name)
+        self._repeats.effect = aggregator.add(chunk, event.name, envelope)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
@@ -502,7 +540,8 @@ class AnswerReader:
         # An upstream may send anything.
         self._report.finish_reason = printable(", ".join(dict.fromkeys(aggregated.finish_reasons)))
         self._report.inferred = aggregated.inferred
-        self._report.usage = aggregated.document.get("usage") if isinstance(aggregated.document, dict) else None
+        self._report.usage = usage_in(aggregated.document)
+        self._left.append(aggregated)
         if self._quirks:
             patch_document(aggregated.document, self._quirks)
         if self._spec.fill:
@@ -546,12 +585,14 @@ class AnswerReader:
         if self._other_api:
             raise self._another_api()
         if cut or (self._is_cut_off and not is_page and not self._is_scalar()):
+            if self._asked_plain:
+                raise self._cut_document(cut)
             self._report.truncated = True
             raise IncompleteStream(_with_reason("the upstream's event stream stopped before its first event", cut))
         if self._is_scalar():
             return None
         if is_page:
-            raise MalformedStream("the upstream's answer is neither an event stream nor JSON")
+            raise self._not_json()
         if self._unreadable:
             raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")
@@ -568,7 +609,7 @@ def _with_reason(message: str, cut: str) -> str:
 def _document_in(body: bytes) -> tuple[Any, str, str] | None:
     """The JSON document that a body begins with: its value, its text, and what follows it; None if there is none."""
     try:
-        return jsontext.split(body.decode("utf-8-sig", errors="replace"))
+        return jsontext.split("".join(decoded(body.removeprefix(BOM_UTF8))))
     except ValueError:
         return None
 

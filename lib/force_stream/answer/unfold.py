@@ -4,45 +4,54 @@ Knows how events are written, and what tells an API's error and its silence; wha
 knows. Must not know mitmproxy, rules or requests. `aggregate` makes the same document of them again.
 """
 
-from collections.abc import Iterator
+from codecs import BOM_UTF8
 from typing import Any, Final, NamedTuple
 
+from ..endpoints.endpoint import Asked as Asked
 from ..endpoints.endpoint import Endpoint
 from ..errors import ERROR_TYPE, MalformedStream, UpstreamError
 from ..errors.events import error_in
 from ..wire import jsontext
-from ..wire.text import printable
+from ..wire.long_json import LONG, drop
+from ..wire.text import decoded, printable
+from .report import usage_in
 
+_NAME: Final = b"event: "
 _DONE: Final = b"data: [DONE]\n\n"
 # Where the answers of each API say why they ended.
 _REASONS: Final = ("finish_reason", "stop_reason", "stop_type", "status")
 
 
-class Asked(NamedTuple):
-    """What a client asked for whose request is sent plain: the events of an API, and whether those have the usage."""
-
-    endpoint: Endpoint
-    with_usage: bool = False
-
-
 class Unfolded(NamedTuple):
-    """The event stream of a plain answer, and what the answer says of itself."""
+    """The event stream of a plain answer, what the answer says of itself, and how many events there are."""
 
     stream: bytes
     finish_reason: str
     usage: Any
+    events: int
 
 
 def unfold(document: bytes, asked: Asked) -> Unfolded:
     """The event stream of a document. Raises `UpstreamError` where that is an error, and `MalformedStream` where it is
     none of this API."""
+    read: list[Any] = []
+    try:
+        return _unfold(document, asked, read)
+    finally:
+        drop(read)
+
+
+def _unfold(document: bytes, asked: Asked, read: list[Any]) -> Unfolded:
     endpoint = asked.endpoint
     try:
-        value = jsontext.loads(document.decode("utf-8-sig", errors="replace"))
-        events = None if endpoint.events_of is None else endpoint.events_of(value, asked.with_usage)
+        value = jsontext.loads("".join(decoded(document.removeprefix(BOM_UTF8))))
+        if len(document) > LONG:
+            read.append(value)
+        events = endpoint.events_of(value, asked)
         if events is not None:
-            usage = value.get("usage") if isinstance(value, dict) else None
-            return Unfolded(b"".join(_written(events, endpoint)), _finish_reason(value), usage)
+            written = [event_of(event, endpoint) for event in events]
+            end = b"" if written[-1].startswith(_NAME) else _DONE
+            return Unfolded(b"".join([*written, end]), _finish_reason(value), usage_in(value), len(written))
         error = error_in(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
         error = None  # deeper than Python's parser goes
@@ -57,16 +66,10 @@ def _finish_reason(value: Any) -> str:
     return printable(", ".join(dict.fromkeys(reason for reason in found if isinstance(reason, str))))
 
 
-def _written(events: Iterator[dict[str, Any]], endpoint: Endpoint) -> Iterator[bytes]:
-    for event in events:
-        yield event_of(event, endpoint)
-    if not endpoint.names_events:
-        yield _DONE
-
-
 def event_of(data: dict[str, Any], endpoint: Endpoint) -> bytes:
     """One event."""
-    name = f"event: {data['type']}\n".encode() if endpoint.names_events else b""
+    kind = data.get("type")
+    name = b"%b%b\n" % (_NAME, kind.encode()) if isinstance(kind, str) and kind.startswith(endpoint.named) else b""
     return b"%bdata: %b\n\n" % (name, jsontext.dumps(data))
 
 
@@ -77,8 +80,9 @@ def silence(endpoint: Endpoint) -> bytes:
     )
 
 
-def failure(body: bytes, endpoint: Endpoint) -> bytes:
-    """The API's own error event, for a client that has its status 200 already. `body`: the error's JSON."""
+def failure(body: bytes, endpoint: Endpoint, sequence: int = 0) -> bytes:
+    """The API's own error event, for a client that has its status 200 already. `body`: the error's JSON; `sequence`:
+    the event's number, where the API numbers them."""
     try:
         said = jsontext.loads(body.decode("utf-8-sig", errors="replace"))
     except ValueError:
@@ -91,5 +95,6 @@ def failure(body: bytes, endpoint: Endpoint) -> bytes:
         return event_of({"type": "error", "error": {"type": "api_error", "message": ""} | error}, endpoint)
     if endpoint.name == "responses":
         told = {key: error.get(key) for key in ("code", "message", "param")}
-        return event_of({"type": "error", **told, "sequence_number": 0}, endpoint)
+        # As documented; and `error` as OpenAI's servers have it, without which openai-python raises nothing.
+        return event_of({"type": "error", **told, "error": error, "sequence_number": sequence}, endpoint)
     return event_of({"error": error}, endpoint)

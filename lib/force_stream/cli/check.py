@@ -27,6 +27,6 @@ def run(options: argparse.Namespace) -> int:
         print(describe(rule))
         for line in in_words(rule):
             print(f"  {line}")
-    if not any(rule.forces or rule.learn or rule.cors for rule in rules):
+    if not any(rule.watches_streams or rule.cors for rule in rules):
         print(f"{name}: no rule forces anything; a rule needs force_upstream_stream: true for that", file=sys.stderr)
     return 0

@@ -94,6 +94,9 @@ def free_ports(count: int) -> list[int]:
         return [int(server.getsockname()[1]) for server in opened]
 
 
-def web_options(ui: str) -> dict[str, int]:
-    """A port for mitmweb's own page, 8081 by default, that no other mitmweb has taken."""
-    return {"web_port": free_port(range(8081, 8101))} if ui == "web" else {}
+def web_options(ui: str) -> dict[str, object]:
+    """For mitmweb: a port for its own page, 8081 by default, that no other mitmweb has taken; and a list whose comments
+    can be read."""
+    if ui != "web":
+        return {}
+    return {"web_port": free_port(range(8081, 8101)), "web_columns": ["status", "comment"]}

@@ -26,10 +26,11 @@ from ..proxy.bodies import decoded
 from ..proxy.notes import UnreadableFlow
 from ..proxy.request import name_of
 from ..proxy.response import kept_answer, streams
+from ..proxy.retry_policy import wait_asked
 from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
-from ..view.flow_record import head_of
+from ..view.flow_record import direction_of, head_of
 from ..view.joined import said_in
 from ..view.masking import STAND_IN
 from ..view.stats import Outcome, thinned
@@ -114,6 +115,7 @@ class _Seen:
         # The response of a client that left has what came for it.
         was_sent = response is not None and notes.ERROR.of(flow) not in ("client_gone", "no_answer")
         self.status = response.status_code if response is not None and was_sent else 0
+        self.given = notes.GIVEN.of(flow)
         self.stream = notes.SSE.of(flow)
         if self.stream is None and response is not None and streams(response):
             self.stream = decoded(response)
@@ -147,7 +149,8 @@ def _read_again(flow: http.HTTPFlow, stream: bytes | None) -> tuple[bytes, Repor
         spec, status, content_type = known, notes.SSE_STATUS.of(flow) or 200, notes.SSE_TYPE.of(flow) or ""
     if stream is None:
         return (decoded(response) or b"" if response is not None else b""), Report()
-    answer = replace(spec, on_truncated="partial").read(status, content_type)
+    plain = notes.GIVEN.of(flow) is not None and notes.was_made_plain(flow)
+    answer = replace(spec, on_truncated="partial").read(status, content_type, plain=plain)
     answer.feed(stream)
     times, ended = notes.TIMES.of(flow) or [], notes.ENDED.of(flow)
     reply = answer.finish(notes.CUT_BY.of(flow) or "", silence=ended - times[-2] if times and ended else 0.0)
@@ -158,7 +161,7 @@ def _cause(flow: http.HTTPFlow, report: Report) -> str:
     """Why the answer is not simply whole, where no note says it; "" for a plain success."""
     response = flow.response
     if response is not None and response.status_code >= 400:
-        label, retry_after = response.headers.get("content-type", ""), response.headers.get("retry-after", "")
+        label, retry_after = response.headers.get("content-type", ""), wait_asked(response.headers.get)
         return cause.of_response(response.status_code, label, decoded(response) or b"", retry_after)
     if flow.error is not None:
         return f"no answer: {cause.plainly(flow.error.msg)}"
@@ -168,8 +171,8 @@ def _cause(flow: http.HTTPFlow, report: Report) -> str:
 def _outcome(flow: http.HTTPFlow, seen: _Seen) -> Outcome:
     request, response, report = flow.request, flow.response, seen.report
     start = request.timestamp_end or request.timestamp_start
-    body, times, events = seen.stream or b"", notes.TIMES.of(flow) or [], notes.EVENTS.of(flow)
-    ended = notes.ENDED.of(flow)
+    body, times, plain = seen.stream or b"", notes.TIMES.of(flow) or [], seen.given is not None
+    ended, events = notes.ENDED.of(flow), seen.given if plain else notes.EVENTS.of(flow)
     received = response.timestamp_end - start if response is not None and response.timestamp_end else 0.0
     return Outcome(
         id=flow.id,
@@ -186,13 +189,14 @@ def _outcome(flow: http.HTTPFlow, seen: _Seen) -> Outcome:
         truncated=seen.truncated,
         code=notes.ERROR.of(flow) or "",
         seconds=max(received, *times[-2:-1], ended or 0.0),
-        first_event=times[0] if times else None,
-        first_content=timeline.first_content(body, times),
+        first_event=times[0] if times and not plain else None,
+        first_content=None if plain else timeline.first_content(body, times),
         arrivals=thinned(times[::2]),
         odd=tuple(seen.odd),
         injected=bool(notes.INJECTED.of(flow)),
         cause=seen.cause,
         ended=ended,
+        direction=direction_of(flow),
         head=head_of(flow),
     )
 

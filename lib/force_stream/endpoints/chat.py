@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream, MixedChoices
+from ..errors.events import error_in
 from ..merge.fields import (
     CHANGED,
     SAME,
@@ -24,6 +25,7 @@ from ..merge.fields import (
     first,
     index_of,
     latest,
+    listing,
     nothing,
     of_first,
     overlay,
@@ -34,7 +36,7 @@ from ..merge.snapshots import snapshots
 from ..merge.tool_calls import called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
 from ..wire.text import printable
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint, Request, fewer_than
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Envelope, Request, fewer_than
 from .pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 
 
@@ -124,8 +126,8 @@ _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": fields(_DELTA),
     "message": snapshots,
     "text": concat,
-    "logprobs": fields({"content": extend, "refusal": extend}),
-    "token_ids": extend,
+    "logprobs": fields({"content": listing, "refusal": listing}),
+    "token_ids": listing,
     "obfuscation": padding,  # Bedrock
     **ASIDE,
 }
@@ -179,6 +181,9 @@ class CompletionAggregator(Aggregator):
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._top = Fields(_CHUNK, overlay)
+        # That of the latest chunk, and the effect of the members in it.
+        self._envelope: Envelope | None = None
+        self._of_top: Slots | None = SAME
         self._choices: dict[int, Fields] = {}
         self._reasons: dict[int, Any] = {}
         self._unfinished: set[int] = set()  # without a finish reason
@@ -190,16 +195,37 @@ class CompletionAggregator(Aggregator):
         self._placeholder: Any = None
         self._expected = expected_choices
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         choices = chunk.get("choices")
         if not choices and chunk.get("type") in _KEEP_ALIVES:
             return SAME
         if not isinstance(choices, list):
             choices = []
         self._with_usage = bool(chunk.get("usage"))
-        top, chosen = self._top.add(chunk), self._add_choices(choices)
-        slots = None if top is None or chosen is None else top + chosen
-        # Usage may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the one at the top level wins.
+        if envelope is None or envelope is not self._envelope or self._of_top is CHANGED:
+            self._of_top, self._envelope = self._top.add(chunk), envelope
+        elif envelope.of_delta and (known := self._delta_of(choices[0])) is not None:
+            effect = known.add(choices[0]["delta"])
+            return CHANGED if effect is CHANGED else (*self._of_top, *effect)
+        chosen = self._add_choices(choices)
+        slots = None if self._of_top is None or chosen is None else self._of_top + chosen
+        in_choices = [choice for choice in choices if isinstance(choice, dict) and choice.get("usage")]
+        if self._with_usage or in_choices or chunk.get("x_groq"):
+            slots = self._add_usage(chunk, choices, slots)
+        return slots
+
+    def _delta_of(self, choice: dict[str, Any]) -> Fields | None:
+        """What merges the delta of a choice that says nothing else, and has not ended; None where it is not merged
+        alone."""
+        delta, index = choice["delta"], choice["index"]
+        if index in self._reasons or not isinstance(delta, dict) or delta.get("role") == "tool":
+            return None
+        known = self._choices[index].member("delta")
+        return known if isinstance(known, Fields) else None
+
+    def _add_usage(self, chunk: dict[str, Any], choices: list[Any], slots: Slots | None) -> Slots | None:
+        """Note the usage of a chunk, which may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the
+        one at the top level wins. Returns the chunk's effect, given that of the rest."""
         for place in (*choices, chunk.get("x_groq"), chunk):
             usage = place.get("usage") if isinstance(place, dict) else None
             # Many upstreams send it in every chunk, cumulative, so it is never summed: the last that counts something
@@ -253,7 +279,7 @@ class CompletionAggregator(Aggregator):
                 if said or index in self._reasons:
                     effect = CHANGED if self._note_reason(index, said, choice) else effect
         # `finished` is asked after every event, so it must not cost more the more choices there are.
-        self.finished = len(self._choices) >= self._expected and not self._unfinished and not self._reopened
+        self.finished = not self._unfinished and not self._reopened and len(self._choices) >= self._expected
         return effect if len(choices) < 2 else CHANGED
 
     def _note_reason(self, index: int, said: Any, choice: dict[str, Any]) -> bool:
@@ -284,8 +310,8 @@ class CompletionAggregator(Aggregator):
         # A reason that content has followed does not say why a stream stopped that was cut.
         reasons = {} if partial and not done and self.early else self._reasons
         choices = [
-            self._choice(index, choice.result(), reasons.get(index), done=done)
-            for index, choice in sorted(self._choices.items())
+            self._choice(index, self._choices[index].result(), reasons.get(index), done=done)
+            for index in sorted(self._choices)
         ]
         document = self._top.result()
         for choice in choices:
@@ -410,6 +436,8 @@ def chunks_of(
     }
     each["object"] = name
     once = {key: value for key, value in document.items() if key not in _IN_ITS_PLACE and key not in each}
+    if once.get("error") and error_in({"error": once["error"], "choices": document["choices"]}) is None:
+        del once["error"]  # it says nothing, but clients take any error in a chunk for a failure
     usage = {"usage": None} if with_usage else {}
     chunks = (chunk for index, choice in enumerate(document["choices"]) for chunk in of_choice(index, choice))
     last = next(chunks)
@@ -433,8 +461,9 @@ def chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str
     index = index if type(index) is int else position
     message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    logprobs = choice.get("logprobs")
-    left = dict(logprobs) if isinstance(logprobs, dict) else {}
+    # One number for the whole answer (gateways) has no place in a chunk: clients look for lists in it, and fail.
+    logprobs = said if isinstance(said := choice.get("logprobs"), dict) else None
+    left = dict(logprobs or {})
     no_tokens = {key: None for key in ("content", "refusal") if key in left}
     # A skeleton, which has no tokens either, stays one.
     without = {"logprobs": no_tokens if left and left == no_tokens else None} if "logprobs" in choice else {}
@@ -457,23 +486,33 @@ def chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str
     begin["role"] = message.get("role") or "assistant"
     begin["content"] = "" if isinstance(message.get("content"), str) else None
     if message.get("refusal"):
-        begin["refusal"] = None
-    yield chunk({key: begin[key] for key in ("role", "content", *begin)})
+        begin["refusal"] = ""
+    begins_tokens: dict[str, Any] = {"logprobs": {key: [] if left[key] else None for key in no_tokens}}
     message = {key: value for key, value in message.items() if value not in _EMPTY}
-    for key in (key for key in (*_BEFORE_CONTENT, "content", "refusal") if key in message):
+    saying = [key for key in (*_BEFORE_CONTENT, "content", "refusal") if key in message]
+    calling = _calling(message)
+    if not saying and _calls_once(message):
+        begin |= next(calling, {})
+    has_tokens = any(left[key] for key in no_tokens)
+    yield chunk({key: begin[key] for key in ("role", "content", *begin)}, begins_tokens if has_tokens else without)
+    for key in saying:
         said = message[key]
         yield from texts(key, said) if isinstance(said, str) else [chunk({key: said})]
-    yield from map(chunk, _calling(message))
+    yield from map(chunk, calling)
     yield from map(chunk, _audible(message["audio"]) if "audio" in message else ())
     if rest := {key: value for key, value in message.items() if key not in _IN_ITS_OWN_WAY}:
         yield chunk(rest)
     last = {key: value for key, value in choice.items() if key not in _OF_A_CHOICE and key != "delta"}
-    is_left = any(value is not None for value in left.values()) or (logprobs is not None and not left)
+    is_left = any(value is not None for value in left.values()) or logprobs == {}
     yield (
-        chunk({}, {"logprobs": left or logprobs} if is_left else without)
-        | last
-        | {"finish_reason": choice.get("finish_reason")}
+        chunk({}, {"logprobs": left} if is_left else without) | last | {"finish_reason": choice.get("finish_reason")}
     )
+
+
+def _calls_once(message: dict[str, Any]) -> bool:
+    """Whether a message has one call, which OpenAI begins together with the role then."""
+    calls = message.get("tool_calls", [])
+    return isinstance(calls, list) and len(calls) + ("function_call" in message) == 1
 
 
 def _calling(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -519,10 +558,10 @@ def _audible(audio: Any) -> Iterator[dict[str, Any]]:
         yield {"audio": last}
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     if not has_choices(document):
         return None
-    return chunks_of(document, "chat.completion.chunk", chunks_of_choice, with_usage=with_usage)
+    return chunks_of(document, "chat.completion.chunk", chunks_of_choice, with_usage=asked.with_usage)
 
 
-CHAT: Final = Endpoint("chat", ("/chat/completions",), ChatAggregator, _cannot_stream, events_of=_events_of)
+CHAT: Final = Endpoint("chat", ("/chat/completions",), ChatAggregator, _events_of, _cannot_stream)

@@ -9,7 +9,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import IncompleteStream
-from ..merge.fields import CHANGED, Fields, Rule, Slots, concat, extend, fields, index_of, nothing, padding, spelled
+from ..merge.fields import (
+    CHANGED,
+    Fields,
+    Rule,
+    Slots,
+    concat,
+    extend,
+    fields,
+    index_of,
+    listing,
+    nothing,
+    padding,
+    spelled,
+)
 from ..wire.text import printable
 from .chat import (
     ASIDE,
@@ -21,15 +34,15 @@ from .chat import (
     has_choices,
     is_blank,
 )
-from .endpoint import Aggregated, Aggregator, Endpoint, Request, fewer_than
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request, fewer_than
 from .pieces import pieces
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
     "text": concat,
     # llama.cpp answers in the chat API's shape, which has `content`.
-    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), extend)),
-    "token_ids": extend,
+    "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), listing)),
+    "token_ids": listing,
     "obfuscation": padding,
     **ASIDE,
 }
@@ -39,13 +52,13 @@ class LegacyAggregator(CompletionAggregator):
     object_name = "text_completion"
     choice_rules = _CHOICE
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         value = spelled(chunk.get("value"))
         if value is not None and "choices" not in chunk:
             # Writer streams {"value": "…"} and nothing else.
             super().add({key: item for key, item in chunk.items() if key != "value"} | {"choices": [{"text": value}]})
             return CHANGED
-        return super().add(chunk)
+        return super().add(chunk, event, envelope)
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         finish_reason = finish_reason or ("stop" if done else "length")
@@ -65,7 +78,7 @@ class LlamaCppAggregator(Aggregator):
         self._stopped: set[int] = set()
         self._going_on: set[int] = set()
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         index = index_of(chunk) or 0
         self._merged.setdefault(index, Fields(self._RULES, nothing)).add(chunk)
         stops, has_stopped = chunk.get("stop") is True, index in self._stopped
@@ -86,7 +99,7 @@ class LlamaCppAggregator(Aggregator):
         if not (is_whole or done or partial):
             raise IncompleteStream("the upstream's event stream stopped before its end")
         # The last chunk is the direct answer, except for what comes in pieces.
-        documents = [_as_asked(self._last[index]) | merged.result() for index, merged in sorted(self._merged.items())]
+        documents = [_as_asked(self._last[index]) | self._merged[index].result() for index in sorted(self._merged)]
         reasons = tuple(str(document.get("stop_type")) for document in documents)
         odd = fewer_than(self._expected, len(documents))
         return Aggregated(documents[0] if len(documents) == 1 else documents, reasons, odd=odd)
@@ -111,7 +124,7 @@ class CompletionsAggregator(Aggregator):
         self._format: Aggregator | None = None
         self._as_chat = ChatAggregator()
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         if self._format is None:
             aggregator = _format_of(chunk)
             if aggregator is None:
@@ -121,7 +134,7 @@ class CompletionsAggregator(Aggregator):
             for held in self._held:
                 self._format.add(held)
             self._held.clear()
-        effect = self._format.add(chunk)
+        effect = self._format.add(chunk, event, envelope)
         self.finished, self.early = self._format.finished, self._format.early
         return effect
 
@@ -157,7 +170,7 @@ def _cannot_stream(request: Request) -> str | None:
 _OF_A_CHOICE: Final = frozenset(("index", "text", "logprobs", "finish_reason"))
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     if isinstance(document, dict) and "choices" not in document and "content" in document and "stop" in document:
         return _fragments_of([document])
     if (
@@ -169,8 +182,8 @@ def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | No
     if not has_choices(document):
         return None
     if any("message" in choice for choice in document["choices"]):
-        return None if CHAT.events_of is None else CHAT.events_of(document, with_usage)
-    return chunks_of(document, "text_completion", _chunks_of_choice, with_usage=with_usage)
+        return CHAT.events_of(document, asked)
+    return chunks_of(document, "text_completion", _chunks_of_choice, with_usage=asked.with_usage)
 
 
 def _chunks_of_choice(position: int, choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -211,6 +224,4 @@ def _fragments_of(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {"index": index, **document, "content": "", "stop": True}
 
 
-COMPLETIONS: Final = Endpoint(
-    "completions", ("/completions",), CompletionsAggregator, _cannot_stream, events_of=_events_of
-)
+COMPLETIONS: Final = Endpoint("completions", ("/completions",), CompletionsAggregator, _events_of, _cannot_stream)

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..merge.fields import Slots
 from ..wire.text import counted
 
 type Request = Mapping[str, Any]
-type EventsOf = Callable[[Any, bool], Iterator[dict[str, Any]] | None]
-"""The data of the events in which a real server would have streamed a document, one by one, given whether the usage is
-asked for; None for what is no document of this API."""
+type EventsOf = Callable[[Any, Asked], Iterator[dict[str, Any]] | None]
+"""The data of the events in which a real server would have streamed a document, one by one, given what was asked for;
+None for what is no document of this API."""
 
 # What upstreams send in place of a finish reason if there is none: KoboldCpp, Google's enumeration.
 NO_REASONS: Final = frozenset(("null", "none", "finish_reason_unspecified"))
@@ -28,6 +28,14 @@ class Aggregated:
     finish_reasons: tuple[str, ...] = ()
     inferred: bool = False
     odd: tuple[str, ...] = ()
+
+
+class Envelope(Protocol):
+    """Stands for all of a chunk but its choices; `of_delta`: but the delta of its one choice, beside which it has no
+    finish reason and no usage."""
+
+    @property
+    def of_delta(self) -> bool: ...
 
 
 class Aggregator(Protocol):
@@ -50,9 +58,10 @@ class Aggregator(Protocol):
     ends_with_body: bool = False
     shows_cut: bool = False
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
-        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
+        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises.
+        `envelope`: that of the chunk, if it is known: another chunk with the same one differs in what is in it."""
 
     def add_text(self, text: str) -> bool:
         """The data of an event that is not an object. True if this API sends its answer that way."""
@@ -83,25 +92,36 @@ class Endpoint:
     `paths`: the ends of its paths; a path with one of `not_under` belongs to another API. `never_streams`: ends of its
     paths that reject `stream`.
     `cannot_stream`: why a request cannot be streamed, or None. `stream_options`: the options it takes, None for any.
+    `only_streamed`: the options of a request that only a stream may have.
     `forms`: whether its requests may be forms with files.
     `aggregator`: makes one for an answer, given the number of choices that the request asks for.
-    `events_of`: the other direction; None where there is none.
-    `names_events`: its events have names, which are their types, and no `[DONE]` follows them.
+    `events_of`: the other direction. `named`: what the types begin with that are the names of their events too; no
+    `[DONE]` follows such events.
     """
 
     name: str
     paths: tuple[str, ...]
     aggregator: Callable[[int], Aggregator]
+    events_of: EventsOf
     cannot_stream: Callable[[Request], str | None] = lambda _: None
     never_streams: tuple[str, ...] = ()
     not_under: tuple[str, ...] = ()
     stream_options: frozenset[str] | None = None
+    only_streamed: tuple[str, ...] = ("stream_options",)
     forms: bool = False
-    events_of: EventsOf | None = None
-    names_events: bool = False
+    named: tuple[str, ...] = ()
 
     def options_for(self, wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Those of a rule's `stream_options` that this endpoint takes."""
         if wanted is None or self.stream_options is None:
             return wanted
         return {key: value for key, value in wanted.items() if key in self.stream_options}
+
+
+class Asked(NamedTuple):
+    """What a client asked for whose request is sent plain: the events of an API, whether those have the usage as an
+    option of the request's, and at which path."""
+
+    endpoint: Endpoint
+    with_usage: bool = False
+    path: str = ""

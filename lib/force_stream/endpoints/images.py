@@ -8,12 +8,14 @@ at the end: https://platform.minimax.io/docs/api-reference/image-generation-h3-s
 of an image that failed is its error.
 """
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ..errors import EmptyStream, IncompleteStream, UpstreamError
 from ..errors.events import error_in
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
-from .endpoint import Aggregated, Aggregator, Endpoint, fewer_than
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, fewer_than
+from .pieces import may_be_said_again
 
 _FAMILIES: Final = ("image_generation.", "image_edit.")
 _PADDING: Final = ("obfuscation", "sequence_number")
@@ -45,7 +47,7 @@ class ImagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or bool(chunk.get("usage")) or any(key in chunk for key in (*_IMAGE, "data"))
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         kind = chunk.get("type") or event
         if not kind and isinstance(chunk.get("data"), list):
             self._add_answer(chunk, chunk["data"])
@@ -112,6 +114,48 @@ def _names(image: dict[str, Any]) -> list[str]:
     return [image[key] for key in _IMAGE if image.get(key) and isinstance(image[key], str)]
 
 
+# The other direction
+
+
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
+    images = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(images, list) or not images or not all(isinstance(image, dict) for image in images):
+        return None
+    is_edit = asked.path.partition("?")[0].rstrip("/").endswith("/edits")
+    name = "image_edit" if is_edit else "image_generation"
+    rest = {key: value for key, value in document.items() if key not in ("type", "created", "data")}
+    if any(key not in _OF_AN_IMAGE for image in images for key in image):
+        return _of_a_group(name, images, {key: document[key] for key in ("created",) if key in document} | rest)
+    created = {"created_at": document["created"]} if "created" in document else {}
+    return _of_openai(name, images, created, rest)
+
+
+def _of_openai(
+    name: str, images: list[dict[str, Any]], created: dict[str, Any], rest: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Each event has what is said of all images; but what is long only the last."""
+    each = {key: value for key, value in rest.items() if may_be_said_again(value)}
+    for image in images[:-1]:
+        yield {"type": f"{name}.completed", **image, **created, **each}
+    yield {"type": f"{name}.completed", **images[-1], **created, **rest}
+
+
+def _of_a_group(name: str, images: list[dict[str, Any]], rest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Volcengine's events, whose images have more members than OpenAI's: an error, a size each."""
+    each = {key: value for key, value in rest.items() if key in ("model", "created") and may_be_said_again(value)}
+    for index, image in enumerate(images):
+        kind = "partial_failed" if image.get("error") else "partial_succeeded"
+        yield {**image, "type": f"{name}.{kind}", **each, "image_index": index}
+    yield {"type": f"{name}.completed", **rest}
+
+
 IMAGES: Final = Endpoint(
-    "images", ("/images/generations", "/images/edits"), ImagesAggregator, stream_options=frozenset(), forms=True
+    "images",
+    ("/images/generations", "/images/edits"),
+    ImagesAggregator,
+    _events_of,
+    stream_options=frozenset(),
+    only_streamed=("partial_images",),
+    forms=True,
+    named=_FAMILIES,
 )

@@ -24,7 +24,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire import jsontext
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Endpoint
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Envelope
 from .pieces import pieces
 
 # The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
@@ -168,7 +168,7 @@ class MessagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or (chunk.get("type") or event) == "message"
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         if self.ended:
             return SAME
         kind, delta = chunk.get("type") or event, chunk.get("delta")
@@ -293,12 +293,16 @@ def _says_something(part: Any) -> bool:
 # The other direction
 
 # What an answer has at its end, beside the counts.
-_AT_THE_END: Final = ("stop_reason", "stop_sequence", "stop_details")
+_AT_THE_END: Final = ("container", "stop_reason", "stop_sequence", "stop_details")
+_ONLY_AT_THE_END: Final = ("container", "context_management")
+# The counts that are not there at the beginning, and those that are there only.
+_COUNTED_AT_THE_END: Final = ("output_tokens_details", "server_tool_use", "iterations")
+_COUNTED_AT_THE_START: Final = ("cache_creation", "inference_geo", "service_tier")
 # The kind of delta in which each text of a block comes.
 _DELTAS: Final = {"text": "text_delta", "thinking": "thinking_delta", "signature": "signature_delta"}
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     """The usage is always there."""
     blocks = document.get("content") if isinstance(document, dict) else None
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
@@ -308,11 +312,14 @@ def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | No
 
 def _events_of_message(document: dict[str, Any], blocks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     end: dict[str, Any] = {key: document[key] for key in _AT_THE_END if key in document}
-    counts = {"usage": usage} if isinstance(usage := document.get("usage"), dict) else {}
-    begun: dict[str, Any] = {key: value for key, value in document.items() if key != "context_management"}
-    begun |= {"content": [], **dict.fromkeys(end)}
-    if "output_tokens" in counts.get("usage", ()):
-        begun["usage"] = counts["usage"] | {"output_tokens": 0}
+    begun: dict[str, Any] = {key: value for key, value in document.items() if key not in _ONLY_AT_THE_END}
+    begun |= {"content": [], **{key: None for key in end if key in begun}}
+    counts: dict[str, Any] = {}
+    if isinstance(usage := document.get("usage"), dict):
+        begun["usage"] = {key: value for key, value in usage.items() if key not in _COUNTED_AT_THE_END}
+        if "output_tokens" in usage:
+            begun["usage"]["output_tokens"] = 0
+        counts["usage"] = {key: value for key, value in usage.items() if key not in _COUNTED_AT_THE_START}
     yield {"type": "message_start", "message": begun}
     for index, block in enumerate(blocks):
         started, deltas = _started(block)
@@ -320,7 +327,7 @@ def _events_of_message(document: dict[str, Any], blocks: list[dict[str, Any]]) -
         for delta in deltas:
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         yield {"type": "content_block_stop", "index": index}
-    beside = {key: document[key] for key in ("context_management",) if key in document}
+    beside: dict[str, Any] = {key: document[key] for key in _ONLY_AT_THE_END if key in document and key not in end}
     yield {"type": "message_delta", "delta": end, **counts, **beside}
     yield {"type": "message_stop"}
 
@@ -354,7 +361,9 @@ def _text_deltas(block: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"type": "citations_delta", "citation": citation}
     for key, kind in _DELTAS.items():
         text = block.get(key)
-        if isinstance(text, str) and text:
+        if key == "thinking" and text == "":
+            yield {"type": kind, key: ""}  # a thought that is not shown
+        elif isinstance(text, str) and text:
             # A signature is of use only whole.
             yield from ({"type": kind, key: piece} for piece in ([text] if key == "signature" else pieces(text)))
 
@@ -363,8 +372,8 @@ MESSAGES: Final = Endpoint(
     "messages",
     ("/messages",),
     MessagesAggregator,
+    _events_of,
     not_under=("/threads/",),  # the Assistants API's
     stream_options=frozenset(),
-    events_of=_events_of,
-    names_events=True,
+    named=("",),
 )

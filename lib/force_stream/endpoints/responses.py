@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from math import inf
 from typing import Any, Final
 
 from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request
 from .pieces import by_tokens, may_be_said_again, pieces
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
@@ -70,6 +71,7 @@ _ALL_TEXT: Final = ("message", "reasoning", "code_interpreter_call")
 # The members that every item has, whatever it says.
 _NAMES: Final = frozenset(("id", "type", "status", "role"))
 _TEXT_MEMBERS: Final = frozenset(place.path[-1] for place in _TEXTS.values())
+_INDEXES: Final = frozenset(step for place in _TEXTS.values() for step in place.path if step.endswith("_index"))
 
 type _Path = tuple[str | int, ...]
 
@@ -239,7 +241,7 @@ class ResponsesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         kind = chunk.get("type") or event
         if not kind and chunk.get("object") == "response" and chunk.get("output"):
             self._end(chunk)  # a plain answer as an event
@@ -357,25 +359,30 @@ class ResponsesAggregator(Aggregator):
                 item.texts[path].add(text)
 
     def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
-        delta = spelled(chunk.get("delta"))
-        if name not in _TEXTS or delta is None:
+        said, place = chunk.get("delta"), _TEXTS.get(name)
+        delta = said if isinstance(said, str) else spelled(said)
+        if place is None or delta is None:
             return SAME
-        item, path = self._place(_TEXTS[name], chunk)
+        item, path = self._place(place, chunk)
         text = item.texts.get(path)
         if text is None:
             text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
         text.add(delta)
         logprobs = chunk.get("logprobs")
-        if isinstance(logprobs, list) and logprobs:
+        if logprobs and isinstance(logprobs, list):
             item.lists.setdefault((*path[:-1], "logprobs"), []).extend(logprobs)
             return CHANGED
-        if not isinstance(chunk["delta"], str):
+        if delta is not said:
             return CHANGED
-        return (("delta", text), *((key, ANY_PADDING) for key in PADDING if key in chunk))
+        slots: Slots = (("delta", text),)
+        for key in PADDING:
+            if key in chunk:
+                slots += ((key, ANY_PADDING),)
+        return slots
 
     def _place(self, place: Place, chunk: dict[str, Any]) -> tuple[_Item, _Path]:
         item = self._item(chunk, None, place.item)
-        path = tuple(_index(chunk, step) if step.endswith("_index") else step for step in place.path)
+        path = tuple([_index(chunk, step) if step in _INDEXES else step for step in place.path])
         if place.part:
             item.part_types[path[:-1]] = place.part
         return item, path
@@ -510,6 +517,17 @@ _OF_AN_ITEM: Final = {
     "custom_tool_call": ("input", "response.custom_tool_call_input"),
     "code_interpreter_call": ("code", "response.code_interpreter_call_code"),
 }
+# What is known of an item when it is announced: its names alone, or all but these members.
+_ONLY_NAMED: Final = ("web_search_call", "image_generation_call")
+_NOT_ANNOUNCED: Final[Mapping[str, Any]] = {
+    "file_search_call": {"queries": [], "results": None},
+    "code_interpreter_call": {"outputs": []},
+    "mcp_list_tools": {"tools": []},
+    "mcp_call": {"output": None, "error": None},
+    "shell_call": {"action": {"commands": [], "max_output_length": None, "timeout_ms": None}},
+    "shell_call_output": {"output": []},
+    "tool_search_call": {"arguments": {}},
+}
 # What the items that tell their progress say of it: before their text, and after it.
 _PROGRESS: Final = {
     "mcp_call": (("in_progress",), ("completed",)),
@@ -517,13 +535,15 @@ _PROGRESS: Final = {
     "code_interpreter_call": (("in_progress",), ("interpreting", "completed")),
     "web_search_call": (("in_progress", "searching"), ("completed",)),
     "file_search_call": (("in_progress", "searching"), ("completed",)),
-    "image_generation_call": (("in_progress", "generating"), ("completed",)),
+    "image_generation_call": (("in_progress", "generating"), ()),
 }
+# Where the annotations end that do not follow the whole text.
+_ENDS: Final = {"url_citation": "end_index", "file_citation": "index"}
 # The lists of parts, and the events that announce one of each.
 _LISTS: Final = {"summary": "response.reasoning_summary_part", "content": "response.content_part"}
 
 
-def _events_of(document: Any, with_usage: bool) -> Iterator[dict[str, Any]] | None:
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
     """The usage is always there."""
     if not isinstance(document, dict) or "output" not in document:
         return None
@@ -548,16 +568,16 @@ def _events_of_item(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]
     member, name = _OF_AN_ITEM.get(kind, ("", ""))
     text = item.get(member)
     lists = {key: parts for key in _LISTS if isinstance(parts := item.get(key), list)}
-    added = item | {key: [] for key in lists} | ({member: ""} if isinstance(text, str) else {})
-    if "status" in item:
-        added["status"] = "in_progress"
-    yield {"type": "response.output_item.added", "output_index": index, "item": added}
+    yield {"type": "response.output_item.added", "output_index": index, "item": _announced(item)}
     before, after = _PROGRESS.get(kind, ((), ()))
+    if item.get("error") is not None or item.get("status") == "failed":
+        after = ("failed",) if kind.startswith("mcp_") else ()
     for state in before:
         yield {"type": f"response.{kind}.{state}", **place}
     for key, parts in lists.items():
         for number, part in enumerate(parts):
             yield from _events_of_part(key, part, place | {f"{key}_index": number})
+    yield from _events_of_operation(item, place)
     if isinstance(text, str):
         yield from ({"type": f"{name}.delta", **place, "delta": piece} for piece in pieces(text))
         named = {"name": item["name"]} if kind == "function_call" and "name" in item else {}
@@ -565,6 +585,48 @@ def _events_of_item(index: int, item: dict[str, Any]) -> Iterator[dict[str, Any]
     for state in after:
         yield {"type": f"response.{kind}.{state}", **place}
     yield {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+def _announced(item: dict[str, Any]) -> dict[str, Any]:
+    kind = str(item.get("type"))
+    if kind in _ONLY_NAMED:
+        item = {key: value for key, value in item.items() if key in _NAMES}
+    text, _ = _OF_AN_ITEM.get(kind, ("", ""))
+    operation = item.get("operation")
+    return (
+        item
+        | {key: [] for key in _LISTS if isinstance(item.get(key), list)}
+        | {key: value for key, value in _NOT_ANNOUNCED.get(kind, {}).items() if item.get(key) is not None}
+        | ({text: ""} if isinstance(item.get(text), str) else {})
+        | ({"operation": operation | {"diff": ""}} if isinstance(operation, dict) and "diff" in operation else {})
+        | ({"status": "in_progress"} if "status" in item else {})
+    )
+
+
+def _events_of_operation(item: dict[str, Any], place: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The texts that stand deeper in a call."""
+    action, operation = item.get("action"), item.get("operation")
+    commands = action.get("commands") if isinstance(action, dict) and item.get("type") == "shell_call" else None
+    for number, command in enumerate(commands if isinstance(commands, list) else ()):
+        if isinstance(command, str):
+            where = {"output_index": place["output_index"], "command_index": number}
+            name = "response.shell_call_command"
+            yield {"type": f"{name}.added", **where, "command": ""}
+            yield from ({"type": f"{name}.delta", **where, "delta": piece} for piece in pieces(command))
+            yield {"type": f"{name}.done", **where, "command": command}
+    output = item.get("output") if item.get("type") == "shell_call_output" else None
+    for number, of_command in enumerate(output if isinstance(output, list) else ()):
+        where = {**place, "command_index": number}
+        name = "response.shell_call_output_content"
+        for key in ("stdout", "stderr"):
+            text = of_command.get(key) if isinstance(of_command, dict) else None
+            for piece in pieces(text) if isinstance(text, str) else ():
+                yield {"type": f"{name}.delta", **where, "delta": {key: piece}}
+        yield {"type": f"{name}.done", **where, "output": [of_command]}
+    if isinstance(operation, dict) and isinstance(diff := operation.get("diff"), str):
+        name = "response.apply_patch_call_operation_diff"
+        yield from ({"type": f"{name}.delta", **place, "delta": piece} for piece in pieces(diff))
+        yield {"type": f"{name}.done", **place, "diff": diff}
 
 
 def _events_of_part(key: str, part: Any, place: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -580,25 +642,35 @@ def _events_of_part(key: str, part: Any, place: dict[str, Any]) -> Iterator[dict
     if isinstance(text, str):
         has_logprobs = name == "response.output_text"
         cut = by_tokens(text, tokens) if isinstance(tokens, list) and tokens else None
+        annotations = part.get("annotations")
+        waiting = deque(enumerate(annotations if isinstance(annotations, list) else ()))
+        so_far = 0
         for piece, said in [(piece, []) for piece in pieces(text)] if cut is None else cut:
             yield {"type": f"{name}.delta", **place, "delta": piece} | ({"logprobs": said} if has_logprobs else {})
-        annotations = part.get("annotations")
-        for number, annotation in enumerate(annotations if isinstance(annotations, list) else ()):
-            which = {"annotation_index": number, "annotation": annotation}
-            yield {"type": "response.output_text.annotation.added", **place, **which}
+            so_far += len(piece)
+            while waiting and (_end_of(waiting[0][1]) <= so_far or so_far >= len(text)):
+                number, annotation = waiting.popleft()
+                which = {"annotation_index": number, "annotation": annotation}
+                yield {"type": "response.output_text.annotation.added", **place, **which}
         whole = {"logprobs": tokens if isinstance(tokens, list) else []} if has_logprobs else {}
         yield {"type": f"{name}.done", **place, member: text, **whole}
     yield {"type": f"{_LISTS[key]}.done", **place, "part": part}
+
+
+def _end_of(annotation: Any) -> float:
+    """Where in the text an annotation ends; it follows the piece that reaches there."""
+    end = annotation.get(_ENDS.get(str(annotation.get("type")), "")) if isinstance(annotation, dict) else None
+    return end if isinstance(end, int) else inf
 
 
 RESPONSES: Final = Endpoint(
     "responses",
     ("/responses",),
     ResponsesAggregator,
+    _events_of,
     _cannot_stream,
     never_streams=("/responses/compact",),
     # The API rejects include_usage here; its terminal event has the usage anyway.
     stream_options=frozenset(("include_obfuscation",)),
-    events_of=_events_of,
-    names_events=True,
+    named=("",),
 )

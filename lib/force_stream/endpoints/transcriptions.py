@@ -11,7 +11,8 @@ Knows the dialects of those events; must not know bytes, HTTP or server-sent eve
     transformers serve  the text itself, in place of JSON, and nothing that ends it
 """
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, TypeGuard
 
 from ..errors import EmptyStream, IncompleteStream, MalformedStream
 from ..merge.fields import (
@@ -28,7 +29,8 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire.text import printable
-from .endpoint import Aggregated, Aggregator, Endpoint, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request
+from .pieces import by_tokens, pieces
 
 _DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
 _SEGMENTS: Final = ("transcript.text.segment", "transcription.segment")
@@ -68,7 +70,7 @@ class TranscriptionsAggregator(Aggregator):
             return not any(isinstance(choice, dict) and choice.get("text") for choice in choices)
         return _is_whole(chunk)
 
-    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
         kind = chunk.get("type") or event
         if self.ended:
             return SAME
@@ -176,11 +178,73 @@ def _cannot_stream(request: Request) -> str | None:
     return None
 
 
+# The other direction
+
+# The options by which a request shows that it wants vLLM's chunks; vLLM refuses them in a plain request.
+_OF_VLLM: Final = ("stream_include_usage", "stream_continuous_usage_stats")
+# The members of Mistral's answers that its SDK cannot do without.
+_OF_MISTRAL: Final = frozenset(("model", "language", "segments"))
+
+
+def _events_of(document: Any, asked: Asked) -> Iterator[dict[str, Any]] | None:
+    if not isinstance(document, dict) or not isinstance(document.get("text"), str):
+        return None
+    if document.keys() >= _OF_MISTRAL:
+        return _of_mistral(document)
+    return _chunks_of(document) if asked.with_usage else _of_openai(document)
+
+
+def _of_openai(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    segments = document.get("segments")
+    kind = "transcript.text.segment"
+    if _have_type(segments, kind):
+        yield from segments
+        told = {"segments": segments, "task": "transcribe"}  # by the segments themselves
+        document = {key: value for key, value in document.items() if value != told.get(key, ...)}
+    else:
+        tokens = document.get("logprobs")
+        cut = by_tokens(document["text"], tokens) if isinstance(tokens, list) and tokens else None
+        for piece, said in [(piece, None) for piece in pieces(document["text"])] if cut is None else cut:
+            yield {"type": "transcript.text.delta", "delta": piece} | ({"logprobs": said} if said else {})
+    yield {"type": "transcript.text.done"} | document | {"type": "transcript.text.done"}
+
+
+def _of_mistral(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if language := document["language"]:
+        yield {"type": "transcription.language", "audio_language": language}
+    yield from ({"type": "transcription.text.delta", "text": piece} for piece in pieces(document["text"]))
+    for segment in document["segments"] if isinstance(document["segments"], list) else ():
+        yield from [{**segment, "type": "transcription.segment"}] if isinstance(segment, dict) else ()
+    yield {"type": "transcription.done"} | document | {"type": "transcription.done"}
+
+
+def _chunks_of(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """vLLM's; they have the names of chat's."""
+    each = {"object": "transcription.chunk"}
+    for piece in pieces(document["text"]):
+        yield {**each, "choices": [{"delta": {"content": piece}, "finish_reason": None, "stop_reason": None}]}
+    once = {key: value for key, value in document.items() if key not in ("type", "text", "usage")}
+    end = {"delta": {"content": ""}, "finish_reason": "stop", "stop_reason": None}
+    yield {**each, **once, "choices": [end]}
+    if document.get("usage") is not None:
+        yield {**each, "choices": [], "usage": document["usage"]}
+
+
+def _have_type(segments: Any, kind: str) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether these are the segments of this type of events, which have it in a plain answer too."""
+    if not isinstance(segments, list) or not segments:
+        return False
+    return all(isinstance(segment, dict) and segment.get("type") == kind for segment in segments)
+
+
 TRANSCRIPTIONS: Final = Endpoint(
     "transcriptions",
     ("/audio/transcriptions",),
     TranscriptionsAggregator,
+    _events_of,
     _cannot_stream,
     stream_options=frozenset(),
+    only_streamed=_OF_VLLM,
     forms=True,
+    named=("transcription.",),  # the SDK of Mistral reads the names, and knows no [DONE]
 )

@@ -53,10 +53,9 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     """
     # Nearly every chunk leaves after a few look-ups.
     kind = chunk.get("type")
-    named = event.endswith(_ENDINGS) if event else False
+    named = event != kind and event.endswith(_ENDINGS)  # if they are the same, it is asked below
     if _TELLING.isdisjoint(chunk) and not named:
-        choices = chunk.get("choices")
-        if kind is None and choices:
+        if kind is None and (choices := chunk.get("choices")):
             return _of_choices(choices, chunk)
         if not (isinstance(kind, str) and kind.endswith(_ENDINGS)):
             return _of_unlike(chunk, kind) if not kind or "object" in chunk else None
@@ -96,8 +95,13 @@ def _of_choices(choices: Any, chunk: dict[str, Any]) -> dict[str, Any] | None:
         if isinstance(choice, dict):
             error, part = choice.get("error"), choice.get("delta") or choice.get("message")
             # A tool's result may say that it failed.
-            if isinstance(part, dict) and not (error and _says(error)) and part.get("role") != "tool":
-                error = part.get("error")
+            if (
+                isinstance(part, dict)
+                and "error" in part
+                and not (error and _says(error))
+                and part.get("role") != "tool"
+            ):
+                error = part["error"]
             if error and _says(error):
                 return _body(error, chunk)
     return None

@@ -11,6 +11,7 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     concat     text in fragments; a number or a truth value among them is its own spelling
     name       text that is sent whole, perhaps repeatedly, or in fragments
     extend     lists in pieces
+    listing    the same, where nobody looks into the items
     fragment   an unknown field within a delta: strings are joined unless all are equal, lists extended, objects merged
                likewise
     fields     an object, with a rule for each field and one for those it does not list
@@ -44,6 +45,9 @@ CHANGED: Final = None
 
 # Each is looked for in every event's bytes.
 _MOST_SLOTS: Final = 32
+# What padding may be. What is neither a text nor a number has no slot, and a slot of its name would be another
+# member's.
+_WITH_SLOTS: Final = (str, int)
 
 # The result of a field that the answer does not have.
 NOTHING: Any = object()
@@ -86,30 +90,32 @@ class OfFirst(First):
     """An id or a time: that of the first chunk counts, and later chunks may have their own."""
 
     def add(self, value: Any) -> Effect:
-        return ANY_PADDING.add(value) if self._value else super().add(value)
+        if not self._value:
+            return super().add(value)
+        return ANY_PADDING if type(value) in _WITH_SLOTS else SAME
 
 
 class Latest(_Single):
     def add(self, value: Any) -> Effect:
-        if is_informative(value) or (self._value is None and value is not None):
+        if value or is_informative(value) or (self._value is None and value is not None):
             self._value = value
         return SAME
 
 
-class Overlay:
+class Overlay(Latest):
     def __init__(self) -> None:
-        self._latest = Latest()
+        super().__init__()
         self._members: Fields | None = None
 
     def add(self, value: Any) -> Effect:
         if not isinstance(value, dict):
-            return self._latest.add(value)
+            return super().add(value)
         if self._members is None:
             self._members = Fields({}, overlay)
         return self._members.add(value)
 
     def result(self) -> Any:
-        return self._latest.result() if self._members is None else self._members.result()
+        return super().result() if self._members is None else self._members.result()
 
 
 def spelled(value: Any) -> str | None:
@@ -130,9 +136,12 @@ class Concat:
 
     def add(self, value: Any) -> Effect:
         if isinstance(value, str):
-            if value or not self._parts:
+            if value:
                 self._parts.append(value)
-            return self if value else SAME
+                return self
+            if not self._parts:
+                self._parts.append(value)
+            return SAME
         if value is None:
             return SAME
         text = spelled(value)
@@ -209,6 +218,13 @@ class Extend(_Single):
         return CHANGED
 
 
+class Listing(Extend):
+    """The same, of a list that nobody looks into: its items may be given as they would be written."""
+
+    def extend(self, items: bytes) -> None:
+        self._value.append(jsontext.Written(items))
+
+
 class Fragment:
     """A field that no table lists, within a delta: its first informative value shows how it is to be merged."""
 
@@ -265,7 +281,8 @@ class Fields:
             if value is not None:
                 self._other = value
             return SAME
-        self._other = {}
+        if not value:
+            self._other = {}
         members = self._members
         slots: Slots | None = SAME
         for key, item in value.items():
@@ -350,8 +367,7 @@ class Padding(Nothing):
     """Differs from chunk to chunk and means nothing."""
 
     def add(self, value: Any) -> Effect:
-        # What is neither a text nor a number has no slot, and a slot of this name would be another member's.
-        return self if type(value) in (str, int) else SAME
+        return self if type(value) in _WITH_SLOTS else SAME
 
 
 class Totals:
@@ -364,7 +380,9 @@ TOTALS: Final = Totals()
 
 def index_of(entry: Any) -> int | None:
     """The `index` of a list's entry, if it has one; some gateways send it as a string."""
-    index = entry.get("index") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        return None
+    index = entry.get("index")
     if type(index) is int:
         return index
     if isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 10:
@@ -380,6 +398,7 @@ overlay: Rule = Overlay
 concat: Rule = Concat
 name: Rule = Name
 extend: Rule = Extend
+listing: Rule = Listing
 fragment: Rule = Fragment
 nothing: Rule = Nothing
 padding: Rule = Padding

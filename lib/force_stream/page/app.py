@@ -122,8 +122,8 @@ async def respond(addon: Addon, request: Request, hosts: Collection[str], *, rem
 
 def log_fault(error: Exception) -> None:
     # Its message may quote what an upstream sent.
-    logger.error(f"force-stream: a fault of the page: {type(error).__name__}. Details at debug level.")
-    logger.debug("force-stream: the fault's traceback", exc_info=error)
+    logger.error(f"force-stream: a bug in the page: {type(error).__name__}. Details at debug level.")
+    logger.debug("force-stream: the bug's traceback", exc_info=error)
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
@@ -209,7 +209,7 @@ async def _show_stats(addon: Addon, request: Request) -> Response:
 
 
 async def _show_metrics(addon: Addon, request: Request) -> Response:
-    rows, under_way = [*addon.stats.first_rows(metrics.MOST_ROWS)], len(addon.in_flight())
+    rows, under_way = addon.stats.first_rows(), len(addon.in_flight())
     text = await aside.run(partial(metrics.render, rows, under_way))
     return Response(text.encode(errors="replace"), metrics.TYPE)
 

@@ -213,7 +213,7 @@ def opened(flow: Outcome, inside: Opened | None, why_not: str = "") -> str:
 
 def _inside(flow: Outcome, inside: Opened) -> _Html:
     place = quote(flow.id, safe="", errors="replace")
-    kinds = [kind for kind in _EXPORTS if inside.about or kind != "sse"]
+    kinds = [*inside.can_save, "curl"]
     return _fill(
         "inside",
         said=_join(_said(*each) for each in inside.said),
@@ -235,6 +235,8 @@ def _timeline(inside: Opened) -> _Html:
     rest = inside.size - len(inside.raw)
     raw = _shown(inside.raw.decode(errors="replace")) + (f"\n… {count(rest)} bytes more" if rest > 0 else "")
     entries = _join([*map(_entry, inside.first), *left_out, *map(_entry, inside.last)])
+    if not entries:
+        return _fill("sent", about=inside.about, raw=raw)
     return _fill("timeline", about=inside.about, entries=entries, raw=raw)
 
 

@@ -9,8 +9,6 @@ from typing import Final
 from ..view.stats import Row
 
 TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-# Each upstream and model is about sixty series, so those after so many share one row.
-MOST_ROWS: Final = 100
 # Seconds: 5 ms to about a quarter of an hour.
 BUCKETS: Final = (0.005, *(float(f"{step}e{power}") for power in range(-2, 3) for step in (1, 2.5, 5)), 1000.0)
 _DURATIONS: Final = {

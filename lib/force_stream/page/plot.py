@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from ..answer.cause import cut_off
 from ..view.stats import LONG_GAP, Outcome, duration
-from ..wire.text import counted, printable
+from ..wire.text import printable
 
 # Units of the picture; whoever shows it decides how large they are.
 WIDTH: Final = 720
@@ -43,10 +43,10 @@ def plot(outcome: Outcome) -> str:
 
 def describe(outcome: Outcome) -> str:
     """The figures of the flow, in one line."""
-    times = {"first byte": outcome.first_event, "first content": outcome.first_content}
+    times = {"first byte": outcome.first_byte, "first content": outcome.first_content}
     times["longest gap"] = outcome.longest_gap
     known = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items() if seconds is not None)
-    came = f"{counted(outcome.events, 'event')}, {counted(outcome.bytes, 'byte')}, {duration(outcome.seconds)}"
+    came = f"{outcome.came}, {duration(outcome.seconds)}"
     return f"{came}; {known}" if known else came
 
 
@@ -54,7 +54,7 @@ def ending(outcome: Outcome) -> str:
     """How the flow ended, in a word or two. An upstream's own words are stripped of what XML cannot represent
     (Extensible Markup Language 1.0, section 2.2)."""
     if outcome.truncated:
-        return cut_off(outcome.events)
+        return cut_off(outcome.events, plain_bytes=outcome.bytes if outcome.direction else None)
     if outcome.code or not outcome.ok:
         return f"error {printable(outcome.code, LONGEST_WORD) or outcome.status}"
     if not outcome.finish_reason:
@@ -75,7 +75,7 @@ def _parts(outcome: Outcome) -> Iterator[str]:
     yield from (_label(x(seconds), HEIGHT - 10, f"{label} s", _GREY) for seconds, label in times)
 
     # The silence before the first byte is all of it where none came.
-    yield _area("wait", _LEFT, x(span if outcome.first_event is None else outcome.first_event), _BOTTOM - 6, _GREY)
+    yield _area("wait", _LEFT, x(span if outcome.first_byte is None else outcome.first_byte), _BOTTOM - 6, _GREY)
     for earlier, later in pairwise(outcome.arrivals):
         if later - earlier >= LONG_GAP:
             yield _area("gap", x(earlier), x(later), _TOP, _GAP)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from ..wire.long_json import old_garbage_waits
+from ..wire.long_json import gently
 
 MOST: Final = 2
 _THREADS: Final = ThreadPoolExecutor(MOST, "force_stream")
@@ -18,4 +18,4 @@ _THREADS: Final = ThreadPoolExecutor(MOST, "force_stream")
 
 def run[T](work: Callable[[], T]) -> asyncio.Future[T]:
     """Have a thread do some work, as soon as one is free. Raises RuntimeError if no event loop is running."""
-    return asyncio.get_running_loop().run_in_executor(_THREADS, old_garbage_waits()(work))
+    return asyncio.get_running_loop().run_in_executor(_THREADS, gently()(work))

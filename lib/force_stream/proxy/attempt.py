@@ -24,6 +24,7 @@ from ..wire.sse import has_blank_line
 from ..wire.text import printable
 from .aside import run as run_aside
 from .inject import Injection
+from .retry_policy import wait_asked
 
 # Seconds. The longest answer that is read for a client that gave up, where the rule has no timeout.
 LONGEST_UNWAITED: Final = 3600.0
@@ -159,7 +160,8 @@ class Attempt:
     once it has begun. `cut_by`: how the transport ended the answer too early, in words. `deadline`: when the rule's
     timeout passes, by the clock; None if it has none. `plain`: its request asked for no stream, so a document may be of
     any size, and no faults are put in. `asked`: the events that are made of that one for a client that asked for
-    them; it is limited as a stream is.
+    them; it is treated as a stream is. `is_live`: the client gets the pieces as they come. `is_document`:
+    what came began as JSON does, and not as an event stream.
     """
 
     def __init__(
@@ -181,7 +183,8 @@ class Attempt:
         self.state = State.WAITING
         self.observed = self.response_started = self.encoded = False
         self.injected: Mapping[str, Any] = {}
-        self.is_final = self.complete = self.answered = False
+        self.is_final = self.complete = self.answered = self.is_live = False
+        self.is_document = True
         self.fault: Exception | None = None
         self.status = 0
         self.fields: Fields = ()
@@ -206,6 +209,16 @@ class Attempt:
         """Whether the client gets the answer as it comes, unless that is not plain."""
         return self.plain and self.asked is None
 
+    @property
+    def is_own_stream(self) -> bool:
+        """Whether the client itself asked for the stream, and its request went out as it came."""
+        return self.asked is not None and not self.plain
+
+    @property
+    def may_be_document(self) -> bool:
+        """Whether what has come may be a JSON document, and is no event stream so far."""
+        return self._reader.may_be_document
+
     # Events
 
     def begin(self) -> None:
@@ -229,7 +242,7 @@ class Attempt:
         self.status, self.fields = status, fields
         self.encoded = encoded
         self._last_byte = self.clock()
-        self._reader = self.spec.read(status, content_type)
+        self._reader = self._reader_of(status, content_type)
         self._on(Signal.RESPONSE)
 
     def heard(self) -> None:
@@ -335,7 +348,7 @@ class Attempt:
         self._reading, self._body = None, KeptBody()
         self._body.add(body, self._last_byte - self._started)
         self._size, self._aside = len(body), [] if encoded else [body]
-        self._reader = self.spec.read(status, content_type)
+        self._reader = self._reader_of(status, content_type)
 
     def end(self) -> None:
         """The body ended as its framing says it should."""
@@ -453,7 +466,12 @@ class Attempt:
     @cached_property
     def _reader(self) -> AnswerReader:
         """`start_response` sets another one; this one only makes the reply when there is no response."""
-        return self.spec.read()
+        return self._reader_of()
+
+    def _reader_of(self, status: int = 200, content_type: str = "") -> AnswerReader:
+        reader = self.spec.read(status, content_type, plain=self.asked is not None and self.plain)
+        reader.gives_events = self.asked is not None
+        return reader
 
     async def finish_aside(self, decoded: bytes | None = None) -> Reply | None:
         """The same as `finish`, but in a thread if it might block the event loop for more than a few milliseconds."""
@@ -461,7 +479,9 @@ class Attempt:
             await asyncio.wait([self._reading])
         unfolds_much = self.asked is not None and self._size > _MOST_UNFOLDED
         if self.encoded or self._aside or unfolds_much or self._reader.blocks_loop:
-            return await run_aside(lambda: self.finish(decoded))
+            reply = await run_aside(lambda: self.finish(decoded))
+            run_aside(self._reader.forget)  # nobody waits for it
+            return reply
         return self.finish(decoded)
 
     @property
@@ -482,8 +502,9 @@ class Attempt:
         """The body as it came. Every call returns the same object, so the body is in memory once."""
         return self._body.whole()
 
-    def _header(self, name: bytes) -> str:
-        return next((value.decode(errors="replace") for key, value in self.fields if key.lower() == name), "")
+    def _header(self, name: str) -> str:
+        found = (value for key, value in self.fields if key.lower() == name.encode())
+        return next(found, b"").decode(errors="replace")
 
     def finish(self, decoded: bytes | None = None) -> Reply | None:
         """The reply; None where the answer is to go to the client as it came. `decoded`: the body of an encoded
@@ -497,11 +518,12 @@ class Attempt:
                 if decoded is not None:
                     self._feed([decoded])
                     self.report.bytes = self._size
+                self.is_document = self._reader.may_be_document
                 reply = self._reader.finish(
                     self.cut_by,
                     silence=self.silence,
-                    retry_after=self._header(b"retry-after"),
-                    location=self._header(b"location"),
+                    retry_after=wait_asked(self._header),
+                    location=self._header("location"),
                 )
                 self.answered = self._reader.answered
                 return reply if self.asked is None else self._unfolded(reply, decoded, self.asked)
@@ -509,10 +531,28 @@ class Attempt:
             self.fault = fault
         self.report.bytes = self._size
         bug = InternalError("the answer could not be aggregated")
-        return self._reader.failure(bug if self.fault is not None or self._failure is None else self._failure)
+        reply = self._reader.failure(bug if self.fault is not None or self._failure is None else self._failure)
+        return None if self._stays else reply
+
+    @property
+    def _stays(self) -> bool:
+        """Whether an answer is given as it came: that to a client's own stream, if it ended, and is not the document
+        that becomes events."""
+        if not self.is_own_stream or self.is_live or self.state not in (State.COMPLETE, State.SETTLED):
+            return False
+        stays = not 200 <= self.status < 300 or (self.is_document and not self.answered)
+        if stays:
+            self.report.status = self.status
+        return stays
 
     def _unfolded(self, reply: Reply | None, decoded: bytes | None, asked: Asked) -> Reply | None:
         """The reply for a client that asked for events; a failure stays what it is."""
+        if self.is_live or (self.is_own_stream and not self.is_document):
+            return None if self.answered or self._stays else reply  # they have come
+        reply = self._made_of(reply, decoded, asked)
+        return None if self._stays else reply
+
+    def _made_of(self, reply: Reply | None, decoded: bytes | None, asked: Asked) -> Reply | None:
         status = self.status if reply is None else reply.status
         if status >= 400 and 200 <= self.status < 300 and not self._size and not self.cut_by:
             empty = EmptyStream("the upstream's answer was empty")
@@ -525,6 +565,6 @@ class Attempt:
             made = unfold(document, asked)
         except StreamError as error:
             return self._reader.failure(error)
-        self.answered = True
-        self.report.finish_reason, self.report.usage = made.finish_reason, made.usage
+        self.answered, report = True, self.report
+        report.finish_reason, report.usage, report.given = made.finish_reason, made.usage, made.events
         return Reply(status, made.stream, {"Content-Type": EVENT_STREAM_TYPE, "Cache-Control": "no-cache"})

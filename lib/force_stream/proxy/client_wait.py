@@ -10,10 +10,11 @@ from enum import Enum
 from typing import Any, Final
 
 from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE
-from ..answer.unfold import Asked, failure, silence
+from ..answer.unfold import failure, silence
 from ..errors import ClientGone
 from ..rules.rule import Rule
 from .attempt import Attempt
+from .guard import Guard
 
 
 class Deadline(Enum):
@@ -25,26 +26,24 @@ class Deadline(Enum):
 
 
 class ClientWait:
-    """`attempt`: the current one; None for a client that only gets what comes. `headers_sent`: a heartbeat has
-    committed to 200. `client_gone`: nobody waits any more. `retrying`: another attempt is under way or follows a pause.
-    `kept`: the outcome, for a client whose answer is read to its end even when it is gone.
+    """`attempt`: the current one; None for a client that only gets what comes. `asked`: the events that it waits for;
+    None where it waits for a document. `headers_sent`: a heartbeat has committed to 200. `client_gone`: nobody waits
+    any more. `retrying`: another attempt is under way or follows a pause. `kept`: the outcome, for a client whose
+    answer is read to its end even when it is gone. `guard`: what watches over the events that it gets as they come.
     `reply_made`: the addon's `response` hook has run. `joined`: a client that gave up, whose answer this one gets.
     """
 
     def __init__(self, rule: Rule, attempt: Attempt | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.rule: Final = rule
         self.attempt = attempt
+        self.asked: Final = None if attempt is None else attempt.asked
         self.heartbeat: Final = rule.heartbeat
         self.headers_sent = self.client_gone = self.retrying = self.reply_made = False
         self.kept: asyncio.Future[Any] | None = None
         self.joined: ClientWait | None = None
+        self.guard: Guard | None = None
         self.clock = clock
         self._last_sign = clock()
-
-    @property
-    def asked(self) -> Asked | None:
-        """The events that the client waits for; None where it waits for a document."""
-        return None if self.attempt is None else self.attempt.asked
 
     @property
     def content_type(self) -> str:
@@ -59,6 +58,10 @@ class ClientWait:
     def last_words(self, error: bytes) -> bytes:
         """What a client that has its status 200 is sent of a failure; a document just ends short."""
         return b"" if self.asked is None else failure(error, self.asked.endpoint)
+
+    def said(self) -> None:
+        """The client has got something."""
+        self._last_sign = self.clock()
 
     def retry(self, attempt: Attempt) -> None:
         """Wait for another attempt from now on."""

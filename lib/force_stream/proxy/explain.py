@@ -122,21 +122,21 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         return "its request was forced" + (f" by {_named(flow)}, as the rules were then" if took else "")
     if was_made_plain(flow):
         return "its request was sent plain, and its client gets events"
-    if not rule.forces:
+    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), LEFT_ALONE.of(flow)
+    is_watched = rule.watches_streams and body is not None and not body.asks_plain
+    if not rule.forces and not is_watched:
         learns = ", unless its upstream says that it must stream" if rule.learn else ""
         return f"it changes nothing, since force_upstream_stream is false{learns}"
     if not enabled:
         return "it changes nothing, since the option force_stream is off"
     if rule.force_upstream_plain:
         return _verdict_plain(flow, rule)
-    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), LEFT_ALONE.of(flow)
     if flow.request.method != "POST" or body is None or endpoint is None:
         # What was left because its body could not be decoded says so itself.
-        return (
-            f"left as it came: {why}" if why else "left as it came: only a POST with a JSON object or a form is forced"
-        )
+        return f"left as it came: {why or 'only a POST with a JSON object or a form is forced'}"
     if not body.asks_plain:
-        return "the client itself asks for a stream, which is passed on live"
+        guarded = ", and guarded" if rule.guard_streams else ""
+        return f"the client itself asks for a stream, which is passed on live{guarded}"
     try:
         forced_form(flow, body, rule, endpoint)
     except Refusal as reason:
@@ -146,9 +146,9 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
 
 
 def _verdict_plain(flow: http.HTTPFlow, rule: Rule) -> str:
-    body, endpoint = body_of(flow), rule.endpoint(flow.request.path)
+    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), LEFT_ALONE.of(flow)
     if flow.request.method != "POST" or body is None or endpoint is None:
-        return "left as it came: only a POST with a JSON object is sent plain"
+        return f"left as it came: {why or 'only a POST with a JSON object or a form is sent plain'}"
     if body.asks_plain:
         return "the client itself asks for a plain answer"
     try:

@@ -4,21 +4,25 @@ Must not know rules, events or what is made of the copy.
 """
 
 import time
+from collections.abc import Sequence
 
 from mitmproxy import http
 
 from ..answer.reader import AnswerSpec
 from .attempt import KeptBody
+from .client_wait import ClientWait
 from .notes import save_notes
 
 
 class LiveCopy:
     """A `response.stream` callable: passes every byte on as it comes, and keeps a copy of the first `limit`.
-    `spec`: how the copy can be read."""
+    `spec`: how the copy can be read; `wait`: the client, if its stream is guarded."""
 
-    def __init__(self, limit: int, spec: AnswerSpec) -> None:
+    def __init__(self, limit: int, spec: AnswerSpec, wait: ClientWait | None = None) -> None:
         self.limit = limit
         self.spec = spec
+        self.wait = wait
+        self.guard = None if wait is None else wait.guard
         self._body = KeptBody()
         self._is_whole = True
         # This object is made when the request goes out.
@@ -43,13 +47,16 @@ class LiveCopy:
     def is_empty(self) -> bool:
         return not self._body.size
 
-    def __call__(self, data: bytes) -> bytes:
+    def __call__(self, data: bytes) -> bytes | Sequence[bytes]:
         self._last_byte = time.monotonic()
         if data and self._is_whole and self._body.size + len(data) <= self.limit:
             self._body.add(data, time.monotonic() - self._started)
         elif data:
             self._is_whole = False
-        return data
+        if self.guard is None:
+            return data
+        # mitmproxy would write a piece of no bytes as the chunk that ends a body.
+        return self.guard.pass_on(data) or ()
 
     def store(self, flow: http.HTTPFlow) -> None:
         """Store the copy as the body of the flow's response."""

@@ -7,6 +7,9 @@ not be guessed raises `UnreadableFlow` instead. Must not know how a request or a
     force_stream.rule, .endpoint, .model    which rule took the flow, and as what
     force_stream.forced                     true where the request was made to stream
     force_stream.made_plain                 true where it was made plain, though its client asked for a stream
+    force_stream.given                      how many events the client got that were made of a plain answer, which is
+                                            then what .sse has; 0 where that failed. With it .with_usage: whether the
+                                            client wants usage in them
     force_stream.choices, .on_truncated, .quirks, .fill    what else the answer needs to be made, also after a reload
     force_stream.undo, .forced_size, .headers_undo    how to get the request back as it came
     force_stream.retry_of, .try, .retried_as    how the tries of one request are linked, by flow ids
@@ -163,6 +166,8 @@ ENDPOINT: Final = Note("endpoint", _one_of(*ENDPOINTS))
 MODEL: Final = Note("model", _name)
 FORCED: Final = Note("forced", _flag)
 MADE_PLAIN: Final = Note("made_plain", _flag)
+GIVEN: Final = Note("given", _count)
+WITH_USAGE: Final = Note("with_usage", _flag)
 CHOICES: Final = Note("choices", _positive)
 ON_TRUNCATED: Final = Note("on_truncated", _one_of("error", "partial"))
 QUIRKS_NOTED: Final = Note("quirks", _quirks)
@@ -245,7 +250,7 @@ def was_made_to_stream(flow: http.HTTPFlow) -> bool:
     return FORCED.of(flow) is True
 
 
-def was_made_plain(flow: http.HTTPFlow) -> bool:
+def was_made_plain(flow: Flow | None) -> bool:
     """Whether this flow's request is plain because a rule said so, and its client gets events."""
     return MADE_PLAIN.of(flow) is True
 

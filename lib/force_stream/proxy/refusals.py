@@ -334,12 +334,12 @@ def _is_named(name: str, text: str) -> bool:
 _LONGEST_MODEL: Final = 100
 
 
-def rule_to_paste(host: str, model: str, *, stream_options: bool = True) -> str:
-    """The rule that makes what was learned last, as YAML in one line."""
+def rule_to_paste(host: str, model: str, *, forced: str = "stream", stream_options: bool = True) -> str:
+    """The rule that makes what was learned last, as YAML in one line. `forced`: what the upstream is asked for."""
     name = re.sub(r"[^\w.+-]+", " ", f"{host} {model[:_LONGEST_MODEL]}")[:80].strip(" .+-")
     models = f", models: [{_quoted(_pattern(model))}]" if model else ""
     options = "" if stream_options else ", stream_options: null"
-    return f"- {{name: {_quoted(name)}, hosts: [{_quoted(host)}]{models}, force_upstream_stream: true{options}}}"
+    return f"- {{name: {_quoted(name)}, hosts: [{_quoted(host)}]{models}, force_upstream_{forced}: true{options}}}"
 
 
 def _pattern(model: str) -> str:

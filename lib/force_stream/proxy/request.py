@@ -5,13 +5,14 @@ Knows mitmproxy's requests, rules and bodies; must not know what happens to an a
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from mitmproxy import http
 from mitmproxy.net.check import is_valid_host
 
 from ..answer.fill import spelled
-from ..answer.forcing import Refusal, force_request
+from ..answer.forcing import Refusal, check_form, force_request
 from ..answer.reader import AnswerSpec
 from ..answer.unfold import Asked as AskedStream
 from ..endpoints import expected_choices, never_streams
@@ -19,7 +20,7 @@ from ..endpoints.endpoint import Endpoint
 from ..rules.hosts import canonical_host, is_address
 from ..rules.rule import Rule
 from ..wire.form_body import Form, read_form
-from ..wire.json_body import Body, Edited, read_body, undo
+from ..wire.json_body import Body, Edited, means_false, read_body, undo
 from . import bodies
 from .learned import Asked, hash_of
 from .notes import (
@@ -155,6 +156,11 @@ def spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
     )
 
 
+def stream_spec_for(body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec:
+    """The same where the client asks for a stream: half of one is no answer."""
+    return replace(spec_for(body, rule, endpoint), on_truncated="error")
+
+
 # Forcing it
 
 
@@ -191,15 +197,22 @@ def plain_form(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: End
     """The edit that makes a request for a stream a plain one, and what its client gets. Raises `Refusal` where it has
     to go out as it came."""
     _check_unsigned(flow.request)
-    if endpoint.events_of is None or isinstance(body, Form):
-        raise Refusal(f"a plain answer of the {endpoint.name} API cannot be given as events")
     if endpoint.never_streams and never_streams(endpoint, flow.request.path):
         raise Refusal("this path never streams")
+    check_form(body, endpoint, rule.extra_body)
     if reason := endpoint.cannot_stream({**body.members, **rule.extra_body}):
         raise Refusal(reason)
+    asked = stream_asked_of(flow, body, endpoint)
+    return asked, body.plain(rule.extra_body, endpoint.only_streamed)
+
+
+def stream_asked_of(flow: http.HTTPFlow, body: Body | Form, endpoint: Endpoint) -> AskedStream:
+    """What a client gets whose request asks for a stream."""
     options = body.members.get("stream_options")
     with_usage = isinstance(options, dict) and options.get("include_usage") is True
-    return AskedStream(endpoint, with_usage), body.plain(rule.extra_body)
+    # vLLM's transcriptions have it as an option of its own.
+    with_usage = with_usage or not means_false(body.members.get("stream_include_usage"))
+    return AskedStream(endpoint, with_usage, flow.request.path)
 
 
 def make_plain(
@@ -207,7 +220,7 @@ def make_plain(
 ) -> tuple[AnswerSpec, AskedStream]:
     """Make a flow's request plain, as `plain_form` says; how to read the answer, and what its client gets."""
     asked, edited = plain_form(flow, body, rule, endpoint)
-    spec = spec_for(body, rule, endpoint)
+    spec = stream_spec_for(body, rule, endpoint)
     headers = _set_headers(flow.request, _PLAIN_HEADERS)
     _edit(flow, edited, {"made_plain": True, "headers_undo": headers}, spec)
     return spec, asked

@@ -8,12 +8,15 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from mitmproxy import http
+from mitmproxy.flow import Flow
 
 from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import EVENT_STREAM_TYPE, JSON_TYPE, Reply
+from ..answer.unfold import Asked
+from ..endpoints import ENDPOINTS
 from ..errors import InternalError, OversizedStream, UpstreamUnreachable, error_body
-from ..wire import jsontext
+from ..wire import encodings, jsontext
 from ..wire.text import printable
 from . import bodies, cors
 from .attempt import LONGEST_REASON, Attempt, Fields
@@ -21,6 +24,7 @@ from .notes import (
     ANSWERED_BY,
     CHOICES,
     ENDPOINT,
+    GIVEN,
     INJECTED,
     RULE,
     SSE,
@@ -28,16 +32,18 @@ from .notes import (
     SSE_TYPE,
     STATUS,
     TRY,
+    WITH_USAGE,
     UnreadableFlow,
     check_notes,
     known,
     noted,
     save_notes,
     spec_of,
+    was_made_plain,
     was_made_to_stream,
 )
 from .request import body_of, model_of, spelling_for, with_headers
-from .retry_policy import is_retried
+from .retry_policy import is_retried, wait_asked
 
 MARK: Final = ":warning:"
 # RFC 9110, section 6.4.1.
@@ -46,6 +52,7 @@ _KNOWN_STATUSES: Final = frozenset(HTTPStatus)
 # How an event stream begins that is an API's: perhaps with comments, and with an event whose data is JSON.
 _EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?(?:\s|:[^\n]*\n|(?:event|id|retry):[^\n]*\n)*data:\s*[{\[]")
 _LONGEST_HEAD: Final = 4096
+_BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 # Headers that described the event stream or its connection, and would be wrong for the document.
 _STREAM_HEADERS: Final = frozenset(
     b"""
@@ -70,7 +77,21 @@ def streams(response: http.Response) -> bool:
     """Whether a response is an event stream, by its label or, where that is wrong, by how it begins."""
     if is_event_stream(response):
         return True
-    return 200 <= response.status_code < 300 and _EVENTS.match(bodies.beginning(response, _LONGEST_HEAD)) is not None
+    return 200 <= response.status_code < 300 and _begins_events(bodies.beginning(response, _LONGEST_HEAD))
+
+
+def _begins_events(body: bytes) -> bool:
+    return _EVENTS.match(body[:_LONGEST_HEAD]) is not None
+
+
+def may_be_document(response: http.Response, attempt: Attempt) -> bool:
+    """Whether what an attempt has received so far may be a JSON document, whatever its label says."""
+    if not attempt.encoded:
+        return attempt.may_be_document
+    if attempt.size > _LONGEST_HEAD:
+        return True  # it did not show that it is none
+    coding = response.headers.get("content-encoding", "")
+    return encodings.beginning(attempt.body(), coding, _LONGEST_HEAD).lstrip(_BLANK)[:1] in b"{["
 
 
 def text_of(response: http.Response) -> str:
@@ -78,19 +99,39 @@ def text_of(response: http.Response) -> str:
     return (bodies.decoded(response) or b"").decode("utf-8-sig", errors="replace")
 
 
-def event_stream(flow: http.HTTPFlow) -> bytes | None:
-    """The event stream that a flow holds: the one kept behind a rewritten response, or the response itself. None where
-    there is none that can be decoded. Raises `UnreadableFlow`."""
+def upstreams_body(flow: http.HTTPFlow) -> bytes | None:
+    """What the upstream sent, where it is an event stream or became one: what is kept behind a rewritten response, or
+    else the response that is an event stream itself. None where there is none that can be decoded. Raises
+    `UnreadableFlow`."""
     if noted(SSE, flow):
         return known(SSE, flow)
+    return clients_events(flow)
+
+
+def clients_events(flow: http.HTTPFlow) -> bytes | None:
+    """The event stream that the client got; None where it got none that can be decoded."""
     return bodies.decoded(flow.response) if flow.response is not None and is_event_stream(flow.response) else None
+
+
+def plain_body(flow: Flow | None) -> bytes | None:
+    """What is kept of an upstream whose plain answer its client gets as events: the document that became them, or what
+    came in place of one; None for any other flow."""
+    kept = SSE.of(flow)
+    return None if kept is None or GIVEN.of(flow) is None or _begins_events(kept) else kept
+
+
+def asked_of(flow: http.HTTPFlow, spec: AnswerSpec) -> Asked | None:
+    """The events that a flow's client asked for, where what is kept is a plain answer."""
+    if GIVEN.of(flow) is None or not noted(SSE, flow):
+        return None
+    return Asked(ENDPOINTS[spec.endpoint], WITH_USAGE.of(flow) is True, flow.request.path)
 
 
 def kept_answer(flow: http.HTTPFlow) -> tuple[AnswerSpec, int, str]:
     """How an answer was, or would be, made from a flow's event stream: the spec, the upstream's status and content
     type. Raises `UnreadableFlow` where that is not known: then the answer that the flow has is the better one."""
     check_notes(flow)
-    if was_made_to_stream(flow) or noted(CHOICES, flow):
+    if was_made_to_stream(flow) or was_made_plain(flow) or noted(CHOICES, flow):
         spec: AnswerSpec | None = spec_of(flow)
     elif noted(RULE, flow) or noted(ENDPOINT, flow):
         spec = AnswerSpec(known(RULE, flow), known(ENDPOINT, flow), model_of(body_of(flow)) or "")
@@ -257,7 +298,7 @@ def may_retry(attempt: Attempt) -> bool:
 
 def retry_after(flow: http.HTTPFlow) -> str | None:
     """When the upstream says to try again."""
-    return flow.response.headers.get("retry-after") if flow.response is not None else None
+    return wait_asked(flow.response.headers.get) if flow.response is not None else None
 
 
 def copy_outcome(flow: http.HTTPFlow, retried: http.HTTPFlow, attempt: Attempt, why: str = "") -> None:

@@ -5,6 +5,7 @@ Knows statuses, the `Retry-After` header and patience; must not know mitmproxy o
 
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -17,11 +18,22 @@ FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 8.0
 # Seconds. A longer Retry-After is not waited for: the application decides.
 LONGEST_RETRY_AFTER: Final = 60.0
+# Characters of a wait in milliseconds.
+_LONGEST_WAIT: Final = 13
 
 
 def is_retried(status: int) -> bool:
     """Whether a request that got this status may succeed another time."""
     return status in RETRIED or 500 <= status < 600
+
+
+def wait_asked(header: Callable[[str], str | None]) -> str:
+    """What an upstream's headers say of when to try again, as `Retry-After` does; "" if nothing. `retry-after-ms` is
+    the more exact one, which OpenAI's own clients prefer (openai-python 3.57, _base_client.py)."""
+    exact = (header("retry-after-ms") or "").strip()
+    if exact.isascii() and exact.replace(".", "", 1).isdigit() and len(exact) < _LONGEST_WAIT:
+        return f"{float(exact) / 1000:.15g}"
+    return header("retry-after") or ""
 
 
 def delay(tries: int, retry_after: str | None) -> float | None:

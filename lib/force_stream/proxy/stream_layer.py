@@ -33,13 +33,15 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
+from ..errors import OversizedStream
 from . import bodies, cors
 from .attempt import Attempt
 from .chunked import ChunkedClient, PollRequested, unknown_h11
 from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_buffer, unknown_h2
+from .guard import Guard
 from .inject import Cut, Deliver, Injection, Injections, Respond, Step
-from .response import WITHOUT_BODY, early_head, make_sendable, set_reply, unreachable
+from .response import WITHOUT_BODY, early_head, make_sendable, may_be_document, set_reply, streams, unreachable
 from .response import fault as reply_of_fault
 
 logger = logging.getLogger("force_stream")
@@ -63,6 +65,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
     http_layers: """
         HttpStream._handle_event HttpStream.handle_event HttpStream.state_wait_for_response_headers
         HttpStream.state_consume_response_body HttpStream.start_response_stream
+        HttpStream.state_stream_response_body
         HttpStream.state_done HttpStream.state_errored
         HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
         HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
@@ -113,9 +116,11 @@ class _Faulted(events.Event):
 class ObservedStream(http_layers.HttpStream):
     """An HTTP stream that feeds its flow's attempt, and serves the client that waits. Without either it does exactly
     what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read.
-    `orphans`: the streams that go on without their clients."""
+    `pass_on`: has a flow's answer go to its client as it comes. `orphans`: the streams that go on without their
+    clients."""
 
     wait_of: WaitOf
+    pass_on: Callable[[http.HTTPFlow], None]
     orphans: WeakSet[http_layers.HttpStream]
     warn_of_streaming: Callable[[Attempt], None]
     injections: Injections
@@ -123,6 +128,7 @@ class ObservedStream(http_layers.HttpStream):
 
     _wait: ClientWait | None = None
     _attempt: Attempt | None = None
+    _guard: Guard | None = None
     _connected = _answered = _hooked = False
     _sendings = 1
     _wake_at: float | None = None
@@ -144,7 +150,7 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._recover(fault)
 
     def _recover(self, fault: Exception) -> Commands:
-        """The one place for faults of the addon below the hooks; mitmproxy would leave the client without an answer."""
+        """The one place for bugs in the addon below the hooks; mitmproxy would leave the client without an answer."""
         if self._waits_for(_hooks.HttpResponseHook):
             # The answer is being made; what failed are the heartbeats until then.
             yield _fault_line("no heartbeats any more", fault)
@@ -164,7 +170,7 @@ class ObservedStream(http_layers.HttpStream):
         yield _fault_line("the client's answer ends short", fault)
         if not self._hooked:
             # Whoever waits for this flow to have an outcome, such as the flow that it is another try of.
-            yield from self._tell_error("a fault of the addon")
+            yield from self._tell_error("a bug in the addon")
         yield from self._end_short()
 
     def _tell_error(self, message: str) -> Commands:
@@ -292,7 +298,11 @@ class ObservedStream(http_layers.HttpStream):
     def _poll(self) -> Commands:
         if self._has_passed(self._wake_at):
             self._wake_at = None
-        if self._wait is None or self._attempt is None or self._is_over:
+        if self._wait is None or self._is_over:
+            return
+        if self._guard is not None:
+            yield from self._poll_guarded(self._wait, self._guard)
+        if self._attempt is None:
             return
         if self._has_passed(self._stalled_until):
             yield from self._go_on(self._attempt)
@@ -314,6 +324,21 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._heartbeat(self._wait)
         if not self._is_over and not self._attempt.is_final:
             yield from self._wake_in(self._wait.next_deadline())
+
+    def _poll_guarded(self, wait: ClientWait, guard: Guard) -> Commands:
+        if not guard.is_on or self.server_state != self.state_stream_response_body:
+            return
+        if self.context.server.timestamp_end is not None:
+            guard.attempt.cut("server closed connection")  # as in `_poll`
+        deadline = wait.poll()
+        if guard.is_broken:
+            yield from self._leave_upstream()
+            yield from self.send_response(already_streamed=True)
+            return
+        if deadline is Deadline.HEARTBEAT:
+            yield from self._heartbeat(wait)
+        if not guard.attempt.is_final:
+            yield from self._wake_in(wait.next_deadline())
 
     @property
     def timers(self) -> list[commands.RequestWakeup]:
@@ -364,7 +389,7 @@ class ObservedStream(http_layers.HttpStream):
         return injection if injection is not None and injection.replaces_upstream else None
 
     def _choose_faults(self, attempt: Attempt) -> None:
-        attempt.injection = None if attempt.plain else self.injections.next(attempt.rule)
+        attempt.injection = None if attempt.goes_through else self.injections.next(attempt.rule)
         if attempt.injection is not None:
             attempt.injected = attempt.injection.injected
 
@@ -393,7 +418,7 @@ class ObservedStream(http_layers.HttpStream):
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
-        if not request and self._attempt is not None:
+        if not request and self._attempt is not None and not self._attempt.is_own_stream:
             return False
         return (yield from super().check_body_size(request))
 
@@ -444,18 +469,27 @@ class ObservedStream(http_layers.HttpStream):
         encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
         attempt.start_response(status, content_type, encoded=encoded, fields=fields)
         if injection is None:
-            self.receiver = attempt
+            # A client's own stream may have to be passed on after its first bytes.
+            self.receiver = None if attempt.is_own_stream else attempt
         else:
             yield from self._inject(attempt, injection.begin())
 
     def start_response_stream(self) -> Commands:
+        if self._attempt is not None and self._attempt.is_own_stream:
+            self.pass_on(self.flow)  # unless it was already: another addon may have it streamed
         wait, now = self._wait, self.wait_of(self.flow)
-        if wait is not None and wait.asked is not None and now is not None and now.attempt is None:
-            # An upstream that was asked for a plain answer, and streams all the same: its client gets that live.
+        if wait is not None and wait.asked is not None and now is not None and (now.attempt is None or now.guard):
+            # The client gets the event stream that it asked for live, whatever the upstream was asked for.
             self._wait, self._attempt = now, None
+            assert self.flow.response is not None
+            if now.guard is not None and getattr(self.flow.response.stream, "guard", None) is now.guard:
+                self._guard = now.guard  # otherwise another addon gives the client what it gets
             for command in super().start_response_stream():
                 if wait.needs_head or not _is_response_head(command):
                     yield command
+            if self._guard is not None:
+                now.headers_sent = True
+                yield from self._wake_in(now.next_deadline())
             return
         if self._attempt is None:
             yield from super().start_response_stream()
@@ -480,6 +514,8 @@ class ObservedStream(http_layers.HttpStream):
         elif isinstance(event, _events.ResponseData):
             if attempt.injection is None:
                 yield from self._deliver(attempt, event.data)
+                if attempt.is_own_stream and not self._is_over:
+                    yield from self._pass_on_unless_document(attempt)
             else:
                 yield from self._inject(attempt, attempt.injection.feed(event.data))
         else:
@@ -492,6 +528,25 @@ class ObservedStream(http_layers.HttpStream):
                     attempt.cut("its body is shorter than its Content-Length says")
                 attempt.end()
                 yield from self._answer()
+
+    def _pass_on_unless_document(self, attempt: Attempt) -> Commands:
+        """Pass a client's own stream on once its first bytes show that it is one, whatever its label says; and a
+        document that is too large to be made into events. After a heartbeat, only what is read to its end can be known
+        to be events, as the head says that they are."""
+        assert self.flow.response is not None
+        assert self._wait is not None
+        limit = self._wait.rule.max_body
+        if self._wait.headers_sent:
+            if attempt.size > limit:
+                attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
+                yield from self._follow_up()
+            return
+        is_kept = attempt.size <= limit and may_be_document(self.flow.response, attempt)
+        if is_kept or not 200 <= attempt.status < 300:
+            return
+        self.pass_on(self.flow)
+        yield from self.start_response_stream()
+        yield from self.state_stream_response_body(_events.ResponseData(self.stream_id, attempt.body()))
 
     def _is_short(self, attempt: Attempt) -> bool:
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
@@ -561,6 +616,10 @@ class ObservedStream(http_layers.HttpStream):
             yield from self._end_short()
         elif self._is_over or not isinstance(event, _events.ResponseProtocolError):
             yield from super().handle_protocol_error(event)
+        elif self._guard is not None and self._guard.is_on:
+            self._connected = False
+            self._guard.attempt.cut(self._why_closed() or event.message)
+            yield from self.send_response(already_streamed=True)
         elif self._attempt is None:
             if self.flow.response or self.client_state != self.state_done or not cors.page_of(self.flow):
                 yield from super().handle_protocol_error(event)
@@ -622,7 +681,8 @@ class ObservedStream(http_layers.HttpStream):
         self._answered = True
         self.receiver = None
         connected, self._connected = self._connected, False
-        if connected and self._attempt is not None and not self._attempt.complete:
+        attempt = self._attempt if self._guard is None else self._guard.attempt
+        if connected and attempt is not None and not attempt.complete:
             cancelled = _events.RequestProtocolError(self.stream_id, "answered", _events.ErrorCode.CANCEL)
             yield http_layers.SendHttp(cancelled, self.context.server)
 
@@ -654,9 +714,15 @@ class ObservedStream(http_layers.HttpStream):
                 reply = yield command
                 if is_hook:
                     yield from self._check_reply()
+                    yield from self._say_last_words()
         except StopIteration:
             return
         yield from self._end_short() if wait.client_gone else self._send_after_heartbeat(wait)
+
+    def _say_last_words(self) -> Commands:
+        """What a client whose own stream is guarded gets before its end."""
+        if self._guard is not None and (words := self._guard.last_words()):
+            yield http_layers.SendHttp(_events.ResponseData(self.stream_id, words), self.context.client)
 
     def _check_reply(self) -> Commands:
         """Whatever other addons do, a client that waits for a document gets no raw events, and is not left waiting."""
@@ -683,7 +749,8 @@ class ObservedStream(http_layers.HttpStream):
         assert self.flow.response
         # The addon's `response` hook has decoded it, unless the heartbeat came after that.
         document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
-        if not 200 <= self.flow.response.status_code < 300:
+        is_failure = not 200 <= self.flow.response.status_code < 300
+        if is_failure or (wait.asked is not None and not streams(self.flow.response)):
             document = wait.last_words(document or b"")
         if document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
@@ -709,7 +776,7 @@ def _stand_in() -> http.Response:
 
 
 def _fault_line(outcome: str, fault: Exception) -> commands.Log:
-    return commands.Log(f"force-stream: a fault of the addon, {outcome}: {type(fault).__name__}", logging.ERROR)
+    return commands.Log(f"force-stream: a bug in the addon, {outcome}: {type(fault).__name__}", logging.ERROR)
 
 
 def _is_response_head(command: commands.Command) -> bool:
@@ -732,9 +799,15 @@ class StreamLayerAddon:
     adds this one when all others are there.
     """
 
-    def __init__(self, wait_of: WaitOf, respond: Callable[[http.HTTPFlow], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        wait_of: WaitOf,
+        respond: Callable[[http.HTTPFlow], Awaitable[None]],
+        pass_on: Callable[[http.HTTPFlow], None],
+    ) -> None:
         """`wait_of`: the client that waits for a flow's answer; None for a flow that is not the addon's, or that is no
-        longer. `respond`: what the addon's `response` hook does, unless it has run."""
+        longer. `respond`: what the addon's `response` hook does, unless it has run. `pass_on`: has the flow's
+        `response.stream` give its client what it asked for as it comes."""
         self._respond = respond
         self._warned: set[str] = set()
         for unknown, loss in (
@@ -747,6 +820,7 @@ class StreamLayerAddon:
         self._orphans: WeakSet[ObservedStream] = WeakSet()
         ours = {
             "wait_of": staticmethod(wait_of),
+            "pass_on": staticmethod(pass_on),
             "warn_of_streaming": staticmethod(self._warn_of_streaming),
             "injections": Injections(),
             "orphans": self._orphans,

@@ -31,10 +31,11 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     report.cause, report.own_code = (without_credentials(flow, text) for text in (report.cause, report.own_code))
     cut_by = without_credentials(flow, attempt.cut_by)
     notes = {key: getattr(report, key) for key in _NOTED} | {"cut_by": cut_by, "limit": attempt.limit}
-    if not from_kept and attempt.asked is None:
+    if not from_kept:
         notes |= {"times": attempt.times, "ended": attempt.ended}
     if report.usage is not None:
         notes["usage"] = jsontext.dumps(report.usage).decode()
+    notes |= _given(attempt)
     if injected:
         notes["injected"] = jsontext.dumps(dict(injected)).decode()
     save_notes(flow, notes)
@@ -46,8 +47,9 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
         finish and f"finish {finish}" + (" (inferred)" if report.inferred else ""),
         report.error or ("truncated" if report.truncated else ""),
     ]
-    events = counted(report.events, "event") if attempt.asked is None else ""
-    figures = [events, counted(report.bytes, "byte"), _tokens(report.usage)]
+    events = report.given or report.events
+    came = counted(events, "event") if events or not _became_events(attempt) else ""
+    figures = [came, counted(report.bytes, "byte"), _tokens(report.usage)]
     end = f"{_seconds(flow):.1f} s{_odd(report)}"
     flow.comment = _caused(report.cause, ", ".join(filter(None, [*short, end])))
     if report.cause or report.odd or report.truncated or report.code or report.status >= 400 or injected:
@@ -76,11 +78,13 @@ def describe_error(flow: http.HTTPFlow, attempt: Attempt, message: str, *, gone:
     spec, report = attempt.spec, attempt.report
     began, silence = attempt.response_started, attempt.silence
     if gone:
-        cause = gave_up(attempt.ended, report.events, silence, began=began)
+        plain_bytes = attempt.size if _became_events(attempt) else None
+        cause = gave_up(attempt.ended, report.events, silence, began=began, plain_bytes=plain_bytes)
     else:
         cause = without_credentials(flow, f"no answer: {printable(plainly(message), LONGEST_REASON)}")
     report.cause, report.code = cause, "client_gone" if gone else "no_answer"
     notes: dict[str, Any] = {"error": report.code, "cause": cause, "odd": report.odd, "ended": attempt.ended}
+    notes |= _given(attempt)
     if began:
         notes |= {"events": report.events, "times": attempt.times, "cut_by": "the client gave up" if gone else cause}
         response = flow.response
@@ -111,11 +115,26 @@ def _caused(cause: str, said: str) -> str:
     return f"{cause}; {said}" if cause else said
 
 
+def _given(attempt: Attempt) -> dict[str, Any]:
+    """The notes of an attempt whose client asked for events, and its upstream was asked for none."""
+    if attempt.asked is None or not _became_events(attempt):
+        return {}
+    return {"given": attempt.report.given, "with_usage": attempt.asked.with_usage}
+
+
+def _became_events(attempt: Attempt) -> bool:
+    """Whether a client asked for events that are made of a document, if that comes."""
+    return attempt.asked is not None and (attempt.plain or attempt.report.given > 0)
+
+
 def _direction(attempt: Attempt) -> str:
     """What is not as with a forced stream."""
+    given = attempt.report.given
+    if attempt.is_own_stream:
+        return "JSON given as events" if given else "the client's own stream"
     if attempt.asked is None:
         return ""
-    return "sent plain, given as events" if attempt.answered else "sent plain"
+    return "sent plain, given as events" if given else "sent plain"
 
 
 def _odd(report: Report) -> str:

@@ -34,7 +34,7 @@ def describe(rule: Rule) -> str:
 
 def in_words(rule: Rule) -> Iterator[str]:
     """What the keys do whose values do not speak for themselves, one line each."""
-    if rule.keep_answers is not None and (rule.force_upstream_stream or rule.learn):
+    if rule.keep_answers is not None and (rule.forces or rule.learn):
         limit = "an hour at most" if rule.timeout is None else f"within {rule.timeout:g} s"
         yield (
             f"when an application gives up, its answer is read to its end ({limit}) and kept for "
@@ -42,6 +42,9 @@ def in_words(rule: Rule) -> Iterator[str]:
         )
     elif rule.keep_answers is not None:
         yield "keep_answers does nothing here: the rule does not force anything"
+    if rule.guard_streams:
+        beats = "" if rule.heartbeat is None else f", and heartbeats after {rule.heartbeat:g} s of silence"
+        yield f"a stream that an application asks for itself gets an error event where it has no end{beats}"
     if rule.cors:
         pages = ", ".join(rule.cors) if isinstance(rule.cors, tuple) else "applications and browser extensions"
         yield f"web pages may read what comes from these hosts, at every path: {pages}"

@@ -244,7 +244,9 @@ KEYS: Final[Mapping[str, Key]] = {
     "learn": Key(
         parse.flag_or_list_of(parse.text, "phrases"),
         "In a rule that does not force: start forcing when the upstream says that it must stream, or streams unasked. "
-        "A list does the same, and adds phrases by which this upstream says so. See [learn](failures.md#learn).",
+        "In any rule: where the application asks for a stream and the upstream says that it cannot stream, ask for a "
+        "plain answer. A list does the same, and adds phrases by which this upstream says so. See "
+        "[learn](failures.md#learn).",
     ),
     "fill": Key(
         parse.or_null(_FILL, dict),
@@ -260,6 +262,12 @@ KEYS: Final[Mapping[str, Key]] = {
         "hour, and an `idle_timeout` of `null` 540 seconds. `null`: the connection to the upstream is closed instead. "
         "See [kept answers](failures.md#kept-answers).",
         example="300",
+    ),
+    "guard_streams": Key(
+        parse.flag,
+        "Watch over the streams that applications ask for themselves: `heartbeat`, `timeout` and `idle_timeout` apply "
+        "to them too, and one that ends without its end gets the API's own error event. See [guarded "
+        "streams](plain.md#guarded-streams).",
     ),
     "inject": Key(
         parse.or_null(_inject, dict),

@@ -58,6 +58,7 @@ class Rule:
     learn: bool | tuple[str, ...] = False
     fill: Mapping[str, Any] = field(default_factory=dict, hash=False)
     keep_answers: float | None = None
+    guard_streams: bool = False
     inject: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     _hosts: tuple[HostPattern, ...] = field(init=False, repr=False, compare=False)
@@ -71,6 +72,11 @@ class Rule:
     def forces(self) -> bool:
         """Whether it forces requests, in either direction."""
         return self.force_upstream_stream or self.force_upstream_plain
+
+    @property
+    def watches_streams(self) -> bool:
+        """Whether something is done to an answer where the client itself asks for a stream."""
+        return self.forces or bool(self.learn) or self.guard_streams
 
     def endpoint(self, path: str) -> Endpoint | None:
         """The endpoint of this path, by the path's end or by the rule's own `paths`."""

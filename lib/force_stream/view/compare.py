@@ -62,26 +62,27 @@ def _quoted(words: str) -> str:
     return f'"{inside}"'
 
 
-def verdict(plain: Side, forced: Side, differing: int) -> str:
-    """What the two answers mean, in a line. `differing`: in how many places they differ."""
-    if plain.ok and forced.ok:
-        if not differing:
-            return "plain and forced give the same answer, apart from ids and times"
-        return f"plain: {plain.told()}; forced: {forced.told()}: {counted(differing, 'difference')}; the log has them"
-    if not (plain.ok or forced.ok) and (plain.status, plain.words) == (forced.status, forced.words):
-        return f"plain and forced fail the same way: {plain.told()}"
-    return f"plain: {plain.told()}; forced: {forced.told()}: {_meaning(plain, forced)}"
+def verdict(plain: Side, stream: Side, differing: int, streamed: str = "forced") -> str:
+    """What the two answers mean, in a line. `differing`: in how many places they differ; `streamed`: what the one is
+    called that came as a stream."""
+    if plain.ok and stream.ok and not differing:
+        return f"plain and {streamed} give the same answer, apart from ids and times"
+    if not (plain.ok or stream.ok) and (plain.status, plain.words) == (stream.status, stream.words):
+        return f"plain and {streamed} fail the same way: {plain.told()}"
+    different = f"{counted(differing, 'difference')}; the log has them"
+    meaning = different if plain.ok and stream.ok else _meaning(plain, stream)
+    return f"plain: {plain.told()}; {streamed}: {stream.told()}: {meaning}"
 
 
-def _meaning(plain: Side, forced: Side) -> str:
-    if not plain.ok and not forced.ok:
+def _meaning(plain: Side, stream: Side) -> str:
+    if not plain.ok and not stream.ok:
         return "both fail"
-    failed = forced if plain.ok else plain
+    failed = stream if plain.ok else plain
     if failed.status in _PASSING and not failed.refuses:
         return "that may be temporary, so compare again later"
     if failed is plain:
         return "this upstream only streams" if plain.refuses else "only streaming works here"
-    return "this upstream cannot stream this request" if forced.refuses else "streaming is what fails here"
+    return "this upstream cannot stream this request" if stream.refuses else "streaming is what fails here"
 
 
 def differences(left: Any, right: Any) -> Iterator[str]:

@@ -14,7 +14,7 @@ from ..answer.forcing import at_path
 from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import ClientGone
 from ..proxy import notes
-from ..proxy.response import streams
+from ..proxy.response import plain_body, streams
 from ..wire import encodings
 from . import flow_record, timeline, timeline_text
 from .timeline_text import About
@@ -28,7 +28,8 @@ _LONGEST_CAUSE: Final = 500
 
 
 class UpstreamSSE(Contentview):
-    """Shows the event stream that the flow keeps, or else the one that the response is."""
+    """Shows what the flow keeps of its upstream, an event stream or the plain answer that became one, or else the
+    event stream that the response is."""
 
     name = "Upstream SSE"
 
@@ -39,7 +40,8 @@ class UpstreamSSE(Contentview):
         kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
         if kept is None:
             kept, times = _decoded(data, response, times)
-        read = timeline.read(kept, times, ended=notes.ENDED.of(flow), endpoint=_endpoint(flow))
+        plain = plain_body(flow) is not None
+        read = timeline.read(kept, times, ended=notes.ENDED.of(flow), endpoint=_endpoint(flow), plain=plain)
         return timeline_text.text(read, _about(flow, response))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
@@ -120,6 +122,8 @@ def _about(flow: Flow | None, response: http.Response) -> About:
         odd=notes.ODD.of(flow),
         head=_head(flow),
         end=_end(flow),
+        direction=flow_record.direction_of(flow),
+        usage=_text(notes.USAGE.of(flow)),
     )
 
 

@@ -10,21 +10,22 @@ from typing import Final
 from weakref import ref
 
 from mitmproxy import http
+from mitmproxy.flow import Flow
 
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import CUT_AT, ENDED, HEAD, RETRY_OF, SSE, TIMES, TRY
+from ..proxy.notes import CUT_AT, ENDED, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY, was_made_plain
 from ..proxy.request import name_of, without_credentials
 from ..rules.hosts import with_port
-from ..wire.text import printable
+from ..wire.text import counted, printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
 # What a person wants to see of an upstream's head, and how much of each.
 _SHOWN: Final = re.compile(
-    r"content-type|content-encoding|retry-after|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
+    r"content-type|content-encoding|retry-after(?:-ms)?|(?:.*[-_])?(?:request|trace|correlation)[-_]?id|cf-ray"
 )
 _MOST_SHOWN: Final = 12
 # Bytes of memory, about: of a flow without its bodies, and of each number that is noted of a piece.
@@ -76,7 +77,7 @@ def _outcome(
     injected: bool = False,
     answered: float | None = None,
 ) -> Outcome:
-    request = flow.request
+    request, given = flow.request, GIVEN.of(flow)
     start = request.timestamp_end or request.timestamp_start
     return Outcome(
         id=flow.id,
@@ -86,15 +87,15 @@ def _outcome(
         endpoint=spec.endpoint,
         model=spec.model,
         status=report.status,
-        events=report.events,
+        events=report.events if given is None else given,
         bytes=report.bytes,
         finish_reason=report.finish_reason,
         inferred=report.inferred,
         truncated=report.truncated,
         code=report.error,
         seconds=max(0.0, (time.time() if answered is None else answered) - start),
-        first_event=times[0] if times else None,
-        first_content=first_content(body, times),
+        first_event=times[0] if times and given is None else None,
+        first_content=first_content(body, times) if given is None else None,
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
@@ -102,10 +103,21 @@ def _outcome(
         number=TRY.of(flow) or 1,
         cause=report.cause,
         ended=ended,
+        direction=direction_of(flow),
         head=head_of(flow),
         flow=ref(flow),
         weight=_weight(flow) + _OF_A_TIME * len(times),
     )
+
+
+def direction_of(flow: Flow | None) -> str:
+    """How a plain answer came to a client that asked for events; "" for any other flow."""
+    if (given := GIVEN.of(flow)) is None:
+        return ""
+    events = f"given as {counted(given, 'event')}"
+    if not was_made_plain(flow):
+        return f"JSON {events}"
+    return f"sent plain, {events}" if given else "sent plain"
 
 
 def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:

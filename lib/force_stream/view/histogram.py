@@ -57,13 +57,3 @@ class Histogram:
     def up_to(self, bound: float) -> int:
         """How many took no longer than one of the bounds."""
         return sum(self._counts[: BOUNDS.index(bound) + 1])
-
-    def include(self, other: "Histogram") -> None:
-        """Add all that another one has."""
-        if other.most is None:
-            return
-        self._least = other._least if self.most is None else min(self._least, other._least)
-        self.most = other.most if self.most is None else max(self.most, other.most)
-        self.count += other.count
-        self.total += other.total
-        self._counts = [one + more for one, more in zip(self._counts, other._counts, strict=True)]

@@ -13,7 +13,7 @@ from mitmproxy import http
 
 from ..answer.forcing import at_path
 from ..proxy import bodies, explain, request, response
-from ..proxy.notes import ENDED, ENDPOINT, TIMES, UnreadableFlow
+from ..proxy.notes import ENDED, ENDPOINT, GIVEN, TIMES, UnreadableFlow
 from ..rules.hosts import with_port
 from ..rules.rule import Rule
 from ..wire import jsontext
@@ -47,12 +47,14 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Opened(NamedTuple):
-    """`said`: each with the length that its text has in whole. `about`: the event stream in a few words, "" where there
-    is none; `first`, `last`: its entries, with how many are `left_out` between them; `raw`: how its `size` bytes begin.
-    `explained`: which rule took the flow, or for each rule why it did not."""
+    """`said`: each with the length that its text has in whole. `about`: what the upstream sent in a few words, "" where
+    nothing of it is kept; `first`, `last`: the entries of an event stream, with how many are `left_out` between them;
+    `raw`: how its `size` bytes begin. `can_save`: what there is of the flow beside its request. `explained`: which rule
+    took the flow, or for each rule why it did not."""
 
     said: Sequence[tuple[Said, int]]
     about: str
+    can_save: Sequence[str]
     first: Sequence[Entry]
     last: Sequence[Entry]
     left_out: int
@@ -63,25 +65,26 @@ class Opened(NamedTuple):
 
 def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bool) -> Opened:
     """Open a flow. `whole`: all of its texts and of its timeline, and not only as much as a person reads at once."""
-    mask, stream = _Mask(flow), stream_of(flow)
-    if stream is None:
+    mask, sent, plain = _Mask(flow), _sent(flow), response.plain_body(flow) is not None
+    if sent is None:
         spoken, about, entries = said_in(_document(flow)), "", []
     else:
         known = at_path(flow.request.path)
         endpoint = ENDPOINT.of(flow) or (known.endpoint if known else "")
-        read = timeline.read(stream, TIMES.of(flow), ended=ENDED.of(flow), endpoint=endpoint)
-        spoken, about, entries = read.said, _about(read), [*read.entries, *_end(read)]
+        read = timeline.read(sent, TIMES.of(flow), ended=ENDED.of(flow), endpoint=endpoint, plain=plain)
+        spoken, about, entries = read.said, _about(read, GIVEN.of(flow)), [*read.entries, *_end(read)]
     left_out = 0 if whole else max(0, len(entries) - FIRST_ENTRIES - LAST_ENTRIES)
     shown = [entry._replace(added=mask.text(entry.added)) for entry in _ends(entries, left_out)]
     first = FIRST_ENTRIES if left_out else len(shown)
     return Opened(
         said=[(each._replace(text=mask.text(text)), len(each.text)) for each, text in _shown(spoken, whole=whole)],
         about=about,
+        can_save=[*(["json"] if document_of(flow) else []), *(["sse"] if stream_of(flow) else [])],
         first=shown[:first],
         last=shown[first:],
         left_out=left_out,
-        raw=mask.data((stream or b"")[:MOST_RAW]),
-        size=len(stream or b""),
+        raw=mask.data((sent or b"")[:MOST_RAW]),
+        size=len(sent or b""),
         explained=explain.explain(flow, rules, enabled=enabled),
     )
 
@@ -96,7 +99,10 @@ def _end(read: Timeline) -> Iterator[Entry]:
         yield Entry("end", at=read.ended, gap=read.ended - read.last_byte)
 
 
-def _about(read: Timeline) -> str:
+def _about(read: Timeline, given: int | None) -> str:
+    if read.document is not None:
+        what = "a document" if read.is_json else "text"
+        return f"{what}, given as {counted(given, 'event')}" if given else what
     about = [counted(read.events, "event")]
     about += [counted(read.comments, "comment line")] if read.comments else []
     about += ["then [DONE]"] if read.dones else []
@@ -112,18 +118,23 @@ def _shown(spoken: Sequence[Said], *, whole: bool) -> Iterator[tuple[Said, str]]
         yield each, text
 
 
-def stream_of(flow: http.HTTPFlow) -> bytes | None:
-    """The event stream as the upstream sent it; None where there is none."""
+def _sent(flow: http.HTTPFlow) -> bytes | None:
+    """What the upstream sent, where it is an event stream or became one."""
     try:
-        return response.event_stream(flow)
+        return response.upstreams_body(flow)
     except UnreadableFlow:
         return None
 
 
+def stream_of(flow: http.HTTPFlow) -> bytes | None:
+    """The event stream as the upstream sent it, or as it was made of a plain answer; None where there is none."""
+    return _sent(flow) if response.plain_body(flow) is None else response.clients_events(flow)
+
+
 def document_of(flow: http.HTTPFlow) -> bytes | None:
-    """The document that the client got; None where it got events, or nothing."""
+    """The document that the client got, or whose events it got; None where there is none."""
     if flow.response is None or response.is_event_stream(flow.response):
-        return None
+        return response.plain_body(flow)
     return bodies.decoded(flow.response)
 
 

@@ -6,18 +6,21 @@ Knows figures and time; must not know mitmproxy, JSON or events.
 import secrets
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import sub
 from typing import Any, Final
 
+from ..wire.text import counted
 from .histogram import Histogram
 
 # How many flows are remembered one by one, and how many arrivals of each.
 MOST_FLOWS: Final = 2000
 # How many upstreams and models have a row of their own: a client may make up any number of names.
 MOST_ROWS: Final = 1000
+# Of these, how many `first_rows` has one by one.
+MOST_FIRST_ROWS: Final = 100
 OTHERS: Final = ("(others)", "(others)")
 MOST_ARRIVALS: Final = 1000
 # Bytes of the flows that are kept for somebody to look at: mitmdump itself keeps none.
@@ -32,8 +35,9 @@ class Outcome:
     """One flow. Times are in seconds: `at` since 1970, all others since the request went out; None where there was
     nothing to time. `status` is 0 where there was no answer. `arrivals`: when each piece of the body came; `ended`:
     when it was over. `cause`: why it is not simply whole, in a line; `head`: what matters of the upstream's own head.
-    `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`: returns the
-    flow while somebody still has it; `weight`: about how many bytes of memory that takes.
+    `direction`: how a plain answer came to a client that asked for events, in words; `events` is how many were made of
+    it then. `retry_of`: the first try's id, for another try of its request, and `number` which one it is. `flow`:
+    returns the flow while somebody still has it; `weight`: about how many bytes of memory that takes.
 
     An open page asks for the latest of them every other second, so what is derived is cached. Equal means identical.
     """
@@ -61,6 +65,7 @@ class Outcome:
     number: int = 1
     cause: str = ""
     ended: float | None = None
+    direction: str = ""
     head: tuple[tuple[str, str], ...] = ()
     flow: Callable[[], Any] = lambda: None
     weight: int = 0
@@ -83,10 +88,20 @@ class Outcome:
         return max(map(sub, times[1:], times), default=None)
 
     @property
+    def first_byte(self) -> float | None:
+        """When the first piece came; None where nothing did."""
+        return self.arrivals[0] if self.arrivals else None
+
+    @property
+    def came(self) -> str:
+        """What came, in words: events, or how a plain answer was given as them; and bytes."""
+        return f"{self.direction or counted(self.events, 'event')}, {counted(self.bytes, 'byte')}"
+
+    @property
     def event_rate(self) -> float | None:
         """Events a second, from the first piece to the last; None where they cannot be told apart."""
         span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
-        return self.events / span if span > 0 and self.events > 1 else None
+        return self.events / span if span > 0 and self.events > 1 and not self.direction else None
 
     @cached_property
     def figures(self) -> Mapping[str, Any]:
@@ -129,7 +144,8 @@ class _Mean:
 
 @dataclass
 class Row:
-    """One upstream and model. `first_event`, `gap`, `duration`: over its flows, in seconds; of each the longest gap."""
+    """One upstream and model. `first_event`, `gap`, `duration`: over its flows, in seconds; of each the longest gap. A
+    plain answer has no first event."""
 
     upstream: str
     model: str
@@ -154,13 +170,6 @@ class Row:
         self.duration.add(outcome.seconds)
         self.events_per_second.add(outcome.event_rate)
 
-    def include(self, other: "Row") -> None:
-        """Add the counts and durations of another one."""
-        for name in ("flows", "ok", "inferred", "truncated", "errors"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("first_event", "gap", "duration"):
-            getattr(self, name).include(getattr(other, name))
-
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, with percentiles, the means and the longest gap; None where nothing was timed."""
         return {
@@ -179,6 +188,8 @@ class Stats:
         self.started = secrets.token_hex(4)
         self.count = 0
         self._rows: dict[tuple[str, str], Row] = {}
+        self._first: dict[tuple[str, str], Row] = {}
+        self._rest = Row(*OTHERS)
         self._latest: deque[Outcome] = deque(maxlen=MOST_FLOWS)
         self._held: deque[tuple[Any, int]] = deque()
         self._weight = 0
@@ -187,7 +198,13 @@ class Stats:
         key = outcome.upstream, outcome.model
         if key not in self._rows and len(self._rows) >= MOST_ROWS:
             key = OTHERS
-        self._rows.setdefault(key, Row(*key)).add(outcome)
+        row = self._rows.setdefault(key, Row(*key))
+        row.add(outcome)
+        # The others are added up as they come: when somebody asks, that would hold the event loop.
+        if len(self._first) < MOST_FIRST_ROWS and key != OTHERS:
+            self._first.setdefault(key, row)
+        if key not in self._first:
+            self._rest.add(outcome)
         self._latest.append(outcome)
         self.count += 1
         self._held.append((outcome.flow(), outcome.weight))
@@ -204,16 +221,10 @@ class Stats:
         chosen = self._rows.values() if most is None else sorted(self._rows.values(), key=lambda row: -row.flows)[:most]
         return [row.as_dict() for row in sorted(chosen, key=lambda row: (row.upstream, row.model))]
 
-    def first_rows(self, most: int) -> Iterator[Row]:
-        """The rows in the order in which they began, the ones after so many in one: a row's counts never go down."""
-        rest = Row(*OTHERS)
-        for number, (key, row) in enumerate(self._rows.items()):
-            if key == OTHERS or number >= most:
-                rest.include(row)
-            else:
-                yield row
-        if rest.flows:
-            yield rest
+    def first_rows(self) -> Sequence[Row]:
+        """The rows in the order in which they began, all after `MOST_FIRST_ROWS` in one: a row's counts never go
+        down."""
+        return [*self._first.values(), *([self._rest] if self._rest.flows else [])]
 
     def latest(self, after: int = 0) -> list[Outcome]:
         """The latest flows, the newest first; of those that came after so many."""

@@ -22,8 +22,9 @@ from ..endpoints import api_of
 from ..merge.fields import ANY_PADDING, PADDING, Concat
 from ..wire import jsontext
 from ..wire.sse import end_of_event
+from ..wire.text import counted
 from .delta import LONGEST_VALUE, Added, DeltaDescriber, brief, has_text, quote
-from .joined import Said, joined
+from .joined import Said, joined, said_in
 from .stats import LONG_GAP, rate
 
 # Of similar events in a row, how many at the beginning and at the end are entries of their own, and how many between
@@ -45,6 +46,9 @@ TAIL: Final = 512 * 1024
 MOST_WORK_IN_TAIL: Final = 50_000
 LONGEST_TYPE: Final = 48
 LONGEST_COMMENT: Final = 120
+# Bytes of a body that is no event stream: of a larger one nothing is said, and less than that is shown of it.
+MOST_PARSED: Final = 1024 * 1024
+MOST_SHOWN: Final = 64 * 1024
 # How far to look for the first content, in bytes and events, if nothing else is wanted.
 MOST_BYTES_TO_CONTENT: Final = 64 * 1024
 MOST_EVENTS_TO_CONTENT: Final = 100
@@ -88,6 +92,7 @@ class Timeline:
     without_data: int = 0
     dones: int = 0
     timed: bool = False
+    first_byte: float | None = None
     first_event: float | None = None
     first_content: float | None = None
     last_byte: float | None = None
@@ -97,8 +102,9 @@ class Timeline:
     finish_reasons: dict[str, str] = field(default_factory=dict)
     usage: Any = None
     usages: int = 0
-    # What the body is if it is not an event stream.
-    json: str = ""
+    # What the body is if it is not an event stream, as far as it is shown, and whether that is JSON.
+    document: str | None = None
+    is_json: bool = False
     odd: list[str] = field(default_factory=list)
 
     @property
@@ -117,13 +123,33 @@ class Timeline:
         return tokens / seconds if seconds > 0.001 else None
 
 
-def read(body: bytes, times: object = None, *, ended: float | None = None, endpoint: str = "") -> Timeline:
+def read(
+    body: bytes, times: object = None, *, ended: float | None = None, endpoint: str = "", plain: bool = False
+) -> Timeline:
     """The timeline of a body. `times`: for each piece of it, seconds and bytes so far, in one flat list; anything
     else counts as no times. `ended`: when the answer was over. `endpoint`: whose answer it is where its events do not
-    show that."""
-    timeline, api, size = _Reader(body, times, ended).read()
+    show that. `plain`: it is no event stream, whatever it looks like."""
+    reader = _Reader(body, times, ended)
+    timeline = reader.timeline
+    timeline.is_json = body[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
+    if timeline.is_json or plain:
+        timeline.document = _document(body, timeline)
+        return timeline
+    api, size = reader.read()
     timeline.said = joined(body[:size], api or endpoint)
     return timeline
+
+
+def _document(body: bytes, timeline: Timeline) -> str:
+    """How a body begins that is no event stream, JSON with a line for each value; what is said in it is added to the
+    timeline."""
+    if timeline.is_json and len(body) <= MOST_PARSED:
+        with suppress(ValueError):
+            timeline.said = said_in(jsontext.loads(body.decode("utf-8-sig", errors="replace")))
+    head = body[:MOST_SHOWN].removeprefix(b"\xef\xbb\xbf")
+    shown = (jsontext.indented(head) if timeline.is_json else head).decode(errors="replace")
+    rest = len(body) - MOST_SHOWN
+    return shown + (f"\n… {counted(rest, 'byte')} more" if rest > 0 else "")
 
 
 def first_content(body: bytes, times: Sequence[float]) -> float | None:
@@ -171,6 +197,16 @@ class Arrivals:
         return self.seconds[min(bisect_left(self._sizes, end), len(self.seconds) - 1)]
 
 
+def _timed(timeline: Timeline, arrivals: Arrivals, ended: float | None) -> Timeline:
+    """The timeline with all times but those of its events."""
+    if seconds := arrivals.seconds:
+        timeline.timed, timeline.first_byte, timeline.last_byte = arrivals.fit, seconds[0], seconds[-1]
+        timeline.ended = max(seconds[-1], ended or 0.0)
+        moments = [*seconds, timeline.ended] if ended is not None else seconds
+        timeline.longest_gap = max(pairwise(moments), key=lambda pair: pair[1] - pair[0], default=None)
+    return timeline
+
+
 class _Count(Concat):
     """Counts what is added to a text, and keeps its beginning."""
 
@@ -203,9 +239,8 @@ class _Reader:
     def __init__(self, body: bytes, times: object, ended: float | None) -> None:
         self._body = body
         self._beginning = body[:MOST_BYTES]  # the same object, if it is all
-        self._timeline = Timeline(len(body))
         self._arrivals = Arrivals(times, len(body))
-        self._ended = ended
+        self.timeline = self._timeline = _timed(Timeline(len(body)), self._arrivals, ended)
         self._reader = EventReader()
         self._describer = DeltaDescriber()
         self._api = ""
@@ -218,18 +253,10 @@ class _Reader:
         self._before = b""  # the event before
         self._fits_until = self._parsed_until = 0
 
-    def read(self) -> tuple[Timeline, str, int]:
-        """The timeline, the API that the events belong to ("" if they do not show it), and how many bytes were looked
-        at without leaving anything out."""
-        timeline, reader, seconds = self._timeline, self._reader, self._arrivals.seconds
-        if seconds:
-            timeline.timed, timeline.last_byte = self._arrivals.fit, seconds[-1]
-            timeline.ended = max(seconds[-1], self._ended or 0.0)
-            moments = [*seconds, timeline.ended] if self._ended is not None else seconds
-            timeline.longest_gap = max(pairwise(moments), key=lambda pair: pair[1] - pair[0], default=None)
-        if self._body[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
-            timeline.json = quote(self._shown(0, len(self._body)))
-            return timeline, "", 0
+    def read(self) -> tuple[str, int]:
+        """Read all events. Returns the API that they belong to ("" if they do not show it), and how many bytes were
+        looked at without leaving anything out."""
+        timeline, reader = self._timeline, self._reader
         at, work, whole_until = 0, 0, len(self._body)
         while (block := _block_at(self._body, at)) is not None:
             if timeline.looked_at >= MOST_BLOCKS or work > MOST_WORK or block[0] >= MOST_BYTES:
@@ -244,7 +271,7 @@ class _Reader:
         self._end_run()
         timeline.events, timeline.dones, timeline.odd = reader.count, reader.dones, reader.odd.lines()
         timeline.finish_reasons |= {f"{index}": reason for index, reason in reader.odd.finish_reasons.items()}
-        return timeline, self._api, whole_until
+        return self._api, whole_until
 
     # Events that are alike
 

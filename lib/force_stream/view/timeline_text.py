@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from ..answer.cause import cut_off
 from ..answer.oddities import MOST_NUMBERS, MOST_ODD
-from ..wire.text import printable
+from ..wire.text import counted, printable
 from .delta import LONGEST_VALUE, brief
 from .joined import Said
 from .stats import LONG_GAP
@@ -36,7 +36,8 @@ _BLANK: Final = " "
 class About(NamedTuple):
     """What is known of an answer besides its events; "" and None for what is not. `odd`: what was odd, according to the
     one who read the whole stream; `kept`: how many bytes of it there are where that is not all; `head`: of the
-    upstream's response; `end`: what a silence at the end ended with."""
+    upstream's response; `end`: what a silence at the end ended with; `direction`: how a plain
+    answer came to a client that asked for events, `usage` what that says of its tokens."""
 
     cause: str = ""
     rule: str = ""
@@ -52,11 +53,34 @@ class About(NamedTuple):
     odd: Sequence[str] | None = None
     head: Sequence[tuple[str, str]] = ()
     end: str = "the end"
+    direction: str = ""
+    usage: str = ""
 
 
 def text(timeline: Timeline, about: About) -> str:
-    """The timeline for a person: a header, what was odd, a line an entry. Every character of it can be printed."""
+    """The timeline for a person: a header, what was odd, a line an entry, or the document that came. Every character of
+    it can be printed."""
     odd = timeline.odd if about.odd is None else about.odd
+    lines = [f"{name:<{_NAMES}} {value}" for name, value in _header(timeline, about) if value]
+    lines += [_BLANK, "Odd:" if odd else "Nothing odd."]
+    lines += [f"  - {line}" for line in odd[:MOST_ODD]]
+    lines += [
+        _BLANK,
+        *(_entries(timeline, about) if timeline.document is None else _shown(timeline, timeline.document)),
+    ]
+    return "\n".join(printable(line, _LONGEST_LINE) for line in lines) + "\n"
+
+
+def _shown(timeline: Timeline, document: str) -> Iterator[str]:
+    """A body that is no event stream."""
+    yield "The document:" if timeline.is_json else "What came:" if document else "Nothing came."
+    lines = document.replace("\r\n", "\n").expandtabs(4).split("\n")
+    yield from (line or _BLANK for line in lines[:SHOWN_FIRST] if document)
+    if len(lines) > SHOWN_FIRST:
+        yield f"… {counted(len(lines) - SHOWN_FIRST, 'line')} more"
+
+
+def _entries(timeline: Timeline, about: About) -> Iterator[str]:
     entries, left_out = timeline.entries, len(timeline.entries) - SHOWN_FIRST - SHOWN_LAST
     if left_out > 0:
         entries = [*entries[:SHOWN_FIRST], *entries[-SHOWN_LAST:]]
@@ -64,22 +88,21 @@ def text(timeline: Timeline, about: About) -> str:
     rows = [_entry_line(entry, width) for entry in entries]
     if left_out > 0:
         rows.insert(SHOWN_FIRST, f"  … {left_out:,} lines left out …")
-    lines = [f"{name:<{_NAMES}} {value}" for name, value in _header(timeline, about) if value]
-    lines += [_BLANK, "Odd:" if odd else "Nothing odd."]
-    lines += [f"  - {line}" for line in odd[:MOST_ODD]]
-    lines += [_BLANK, _row("#", "at s", "gap s", f"{'type':<{width}}", "what it added"), *rows]
+    yield _row("#", "at s", "gap s", f"{'type':<{width}}", "what it added")
+    yield from rows
     if timeline.last_byte is not None and timeline.ended is not None:
         silence = timeline.ended - timeline.last_byte
         if silence >= LONG_GAP:
             end = f"[{silence:.1f} s of silence, then {about.end}]"
-            lines.append(_row("", f"{timeline.ended:.3f}", f"+{silence:.3f}", " " * width, end, "!"))
-    return "\n".join(printable(line, _LONGEST_LINE) for line in lines) + "\n"
+            yield _row("", f"{timeline.ended:.3f}", f"+{silence:.3f}", " " * width, end, "!")
 
 
 def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     """Names and values, the cause of a failure first; a value of "" is left out."""
+    is_document = timeline.document is not None
+    came = cut_off(timeline.events, plain_bytes=timeline.bytes if is_document else None)
     yield "cause", about.cause
-    yield "truncated", cut_off(timeline.events) if about.truncated and not about.cause else ""
+    yield "truncated", came if about.truncated and not about.cause else ""
     yield "this try" if about.tries else "client got", about.error and f"an error: {about.error}"
     for each in timeline.said[:MOST_SAID]:
         name = each.kind if each.choice is None else f"{each.kind} [{each.choice}]"
@@ -88,6 +111,7 @@ def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
             name = ""
     yield "and", f"{len(timeline.said) - MOST_SAID:,} more" if len(timeline.said) > MOST_SAID else ""
     yield "rule", about.rule or "none"
+    yield "direction", about.direction
     yield "endpoint", about.endpoint
     said = ", ".join(model[:LONGEST_TYPE] for model in timeline.models)
     differs = said and about.model not in ("", said)
@@ -95,10 +119,10 @@ def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     yield "status", about.status
     yield from about.head
     yield "try", about.tries
-    yield "body", timeline.json and f"JSON, not an event stream: {timeline.json}"
+    yield "body", "" if about.direction or not is_document else "JSON, not an event stream"
     yield "kept", "" if about.kept is None else f"only the first {about.kept:,} bytes of what the client got"
     yield from _times(timeline, about)
-    yield "events", f"{timeline.events:,}" + (", then [DONE]" if timeline.dones else "")
+    yield "events", "" if is_document else f"{timeline.events:,}" + (", then [DONE]" if timeline.dones else "")
     yield "not looked at", f"about {timeline.unread:,} events in the middle" if timeline.unread else ""
     keep_alives = ("comment line (usually a keep-alive)", "comment lines (usually keep-alives)")
     yield "comments", _counted(timeline.comments, *keep_alives)
@@ -106,9 +130,10 @@ def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     yield "bytes", f"{timeline.bytes:,}"
     reasons = [reason for _, reason in sorted(timeline.finish_reasons.items())]
     finish = about.finish_reason or ", ".join(list(dict.fromkeys(reasons))[:MOST_NUMBERS])
-    yield "finish reason", finish[:LONGEST_REASON] or "none"
+    yield "finish reason", finish[:LONGEST_REASON] or ("" if is_document else "none")
     several = f" (in {timeline.usages:,} events; the last counts)" if timeline.usages > 1 else ""
-    yield "usage", "none" if timeline.usage is None else f"{brief(timeline.usage)}{several}"
+    none = about.usage if is_document else "none"
+    yield "usage", none if timeline.usage is None else f"{brief(timeline.usage)}{several}"
     speed = timeline.tokens_per_second
     yield "speed", "" if speed is None else f"{speed:.1f} tokens/s after the first content"
 
@@ -144,11 +169,13 @@ def _times(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     if timeline.ended is None:
         yield "times", "not recorded"
         return
-    if not timeline.timed:
+    if not timeline.timed and timeline.document is None:
         coding = f" ({about.encoding})" if about.encoding else ""
         yield "times", f"no time per event: the upstream compressed its stream{coding}"
-    times = ("first event", timeline.first_event), ("first content", timeline.first_content), ("end", timeline.ended)
-    for name, seconds in times:
+    times = [("first event", timeline.first_event), ("first content", timeline.first_content)]
+    if timeline.document is not None:
+        times = [("first byte", timeline.first_byte)]
+    for name, seconds in (*times, ("end", timeline.ended)):
         yield name, "unknown" if seconds is None else f"{seconds:.3f} s"
     if timeline.longest_gap is not None:
         start, end = timeline.longest_gap

@@ -5,7 +5,7 @@ Knows multipart/form-data (RFC 7578) and nothing else. A `Form` can be used in p
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,12 +21,14 @@ _FILE: Final = re.compile(rb"^content-disposition:[^\r\n]*?;\s*filename\*?=", re
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Form:
-    """The fields of a form. `members` has the short ones as text, without files; of equal names the last."""
+    """The fields of a form. `members` has the short ones as text, without files; of equal names the last.
+
+    `_fields`: of each without a file the name, and where its part and its value begin, and where both end."""
 
     raw: bytes
     delimiter: bytes
     members: Mapping[str, object]
-    _fields: list[tuple[str, int, int]] = field(repr=False)
+    _fields: list[tuple[str, int, int, int]] = field(repr=False)
     _close: int = field(repr=False)
 
     @property
@@ -39,10 +41,19 @@ class Form:
     ) -> Edited:
         """The form with `stream` true, and with the extra fields (JSON scalars), which override its own. Stream options
         do not exist in forms."""
-        wanted = {name.replace('"', "%22"): _spelled(value) for name, value in (extra_body or {}).items()}
-        wanted["stream"] = b"true"
-        edits = [(start, end, wanted[name]) for name, start, end in self._fields if name in wanted]
-        missing = [name for name in wanted if name not in {name for name, _, _ in self._fields}]
+        return self._edited({**(extra_body or {}), "stream": True}, set())
+
+    def plain(self, extra_body: Mapping[str, object] | None = None, options: Collection[str] = ()) -> Edited:
+        """The form without `stream` and these options of a stream, and with the extra fields, which override its
+        own."""
+        return self._edited(extra_body or {}, {"stream", *options})
+
+    def _edited(self, extra: Mapping[str, object], removed: Set[str]) -> Edited:
+        wanted = {name.replace('"', "%22"): _spelled(value) for name, value in extra.items()}
+        kept = [part for part in self._fields if part[0] not in removed]
+        edits = [(start, end, wanted[name]) for name, _, start, end in kept if name in wanted]
+        edits += [(begin, end + len(b"\r\n"), b"") for name, begin, _, end in self._fields if name in removed]
+        missing = [name for name in wanted if name not in {name for name, _, _, _ in kept}]
         head = self.delimiter + b'\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s'
         added = b"".join(head % (name.encode(), wanted[name]) for name in missing)
         return edited(self.raw, [*edits, (self._close, self._close, added)])
@@ -67,7 +78,7 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
     if not boundary.isascii() or not raw.startswith(mark):
         return None
     delimiter = b"\r\n" + mark
-    fields: list[tuple[str, int, int]] = []
+    fields: list[tuple[str, int, int, int]] = []
     members: dict[str, object] = {}
     has_parts = False
     start = len(mark)
@@ -82,7 +93,7 @@ def read_form(raw: bytes, content_type: str) -> Form | None:
         has_parts = has_parts or named is not None
         if named is not None and not _FILE.search(head):
             name = named[1].decode(errors="replace")
-            fields.append((name, value, end))
+            fields.append((name, start - len(mark), value, end))
             if end - value <= LONGEST_FIELD:
                 members[name] = raw[value:end].decode(errors="replace")
         start = end + len(delimiter)

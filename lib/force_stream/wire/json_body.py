@@ -7,15 +7,16 @@ backslash have shrunk to a single mark: crossing such a run takes a tenth of the
 """
 
 import json
-import re
 from bisect import bisect
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, Final, NamedTuple, NoReturn
 
 from . import long_json
-from .long_json import LONG
+from .long_json import LONG, after_blanks
+from .text import decoded
 
 # Bytes. A larger body may be of the slow kind (many small strings: up to 25 ms per megabyte), so read it in a thread.
 BLOCKS_LOOP: Final = 256 * 1024
@@ -28,9 +29,12 @@ _ESCAPE_TAIL: Final = 5
 # Replaces a run that was cut out. JSON has "?" only inside strings: if the skeleton parses, all runs were in strings.
 _MARK: Final = "?"
 
-_OPEN: Final = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*(\}[ \t\n\r]*)?")
-_COLON: Final = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
-_NEXT_MEMBER: Final = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
+# Bytes that are copied together, without another thread having its turn.
+_TOGETHER: Final = 1024 * 1024
+# What no request of any API has more of: each member takes memory of its own, for as long as the body is edited.
+_MOST_MEMBERS: Final = 10_000
+# Of a longer array it does not matter how many items it has.
+_MOST_ITEMS: Final = 100_000
 
 type Splice = tuple[int, int, bytes]
 """Replace start:end by these bytes. In a list, splices are in order and do not overlap."""
@@ -70,7 +74,8 @@ class Body:
     """A request body that is a JSON object.
 
     `members` has the top-level members; of a key that appears twice, the last value. A string or object of more than
-    `BLOCK` bytes is an empty one there; an array has as many items as it has, all of them empty and like the first.
+    `BLOCK` bytes is an empty one there; an array has as many items as it has, up to 100,000, all of them empty and like
+    the first.
     """
 
     members: Mapping[str, object] = field(repr=False)
@@ -80,7 +85,8 @@ class Body:
     @property
     def asks_plain(self) -> bool:
         """Whether the request wants one JSON document: `stream` is absent, null, or what clients send for false."""
-        value = next((self._raw[span.value : span.end] for span in self._spans[::-1] if span.key == "stream"), b"null")
+        found = (self._raw[span.value : span.end] for span in reversed(self._spans) if span.key == "stream")
+        value = next(found, b"null")
         # Read from the bytes: among the members, a long text is an empty one.
         return len(value) <= _LONGEST_FALSE and means_false(_DECODER.decode(value.decode()))
 
@@ -104,9 +110,10 @@ class Body:
         edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
 
-    def plain(self, extra_body: Mapping[str, object] | None = None) -> Edited:
-        """Ask for one JSON document. The extra members override the request's own whole."""
-        extra, removed = dict(extra_body or {}), {"stream", "stream_options"}
+    def plain(self, extra_body: Mapping[str, object] | None = None, options: Collection[str] = ()) -> Edited:
+        """Ask for one JSON document, without these options of a stream. The extra members override the request's own
+        whole."""
+        extra, removed = dict(extra_body or {}), {"stream", *options}
         edits = [(span.value, span.end, _dump(extra[span.key])) for span in self._spans if span.key in extra]
         edits += _removals(self._spans, removed)
         edits += _insertion(self._raw.index(b"{") + 1, extra, self.members.keys() - removed)
@@ -121,7 +128,8 @@ def read_body(raw: bytes, block: int = BLOCK) -> Body | None:
     """Read a body; None unless it is UTF-8 (with or without a byte order mark) and one JSON object. Never raises.
 
     More lenient than RFC 8259 in one point: a control character inside a string is accepted, for the upstream to judge.
-    Stricter in one: a body that is nested too deeply for Python's parser is None. `block` is for tests (at least 6).
+    Stricter in two: a body that is nested too deeply for Python's parser is None, and so is one with more than 10,000
+    members at the top. `block` is for tests (at least 6).
     """
     runs = _quiet_runs(raw, block)
     # A run may be a long array of numbers, or white space; then the skeleton does not parse, but the whole body may.
@@ -142,7 +150,14 @@ def undo(body: bytes, splices: Iterable[Splice]) -> bytes:
         pieces += (view[done:start], new)
         done = end
     pieces.append(view[done:])
-    return b"".join(pieces)
+    if len(body) <= _TOGETHER:
+        return b"".join(pieces)
+    # Nobody else has these bytes, so they are written in their place, and memory is taken as it is filled.
+    made = BytesIO(bytes(sum(map(len, pieces))))
+    for piece in pieces:
+        for at in range(0, len(piece), _TOGETHER):
+            made.write(piece[at : at + _TOGETHER])
+    return made.getvalue()
 
 
 def edited(raw: bytes, edits: list[Splice]) -> Edited:
@@ -218,7 +233,8 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
     skeleton = undo(raw, [(start, end, _MARK.encode()) for start, end in cuts]) if cuts else raw
     all_ascii = skeleton.isascii()
     if not all_ascii:
-        skeleton.decode("utf-8")
+        for _ in decoded(skeleton, "strict"):
+            pass
     # JSON's own characters are ASCII. Read as Latin-1, an offset into the text is an offset into the bytes.
     text = skeleton.decode("latin-1")
 
@@ -247,34 +263,48 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
 
 def _emptied(value: str | list[Any] | dict[str, Any]) -> object:
     """What is kept of a long value: its type, and how many items an array has."""
-    return [type(value[0])()] * len(value) if isinstance(value, list) and value else type(value)()
+    if isinstance(value, list) and value:
+        return [type(value[0])()] * min(len(value), _MOST_ITEMS)
+    return type(value)()
 
 
 def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
     """The members of the object at `start`. Raises ValueError if it is not an object, or if more text follows."""
-    opening = _OPEN.match(text, start) or _refuse(text, start)
-    at, more = opening.end(), opening[1] is None
+    at = _after(text, "{", start)
+    more = not text.startswith("}", at)
+    if not more:
+        at = after_blanks(text, at + 1)
+    count = 0
     while more:
-        if not text.startswith('"', at):
+        count += 1
+        if count > _MOST_MEMBERS or not text.startswith('"', at):
             _refuse(text, at)
         key, end = _value(text, at, block)
         if not key.isascii():
             key = _DECODER.decode(text[at:end].encode("latin-1").decode("utf-8"))
-        colon = _COLON.match(text, end) or _refuse(text, end)
-        value, end = _value(text, colon.end(), block)
-        yield Span(key, at, colon.end(), end), value
-        separator = _NEXT_MEMBER.match(text, end) or _refuse(text, end)
-        at = separator.end()
-        more = separator[1] == ","
+        begin = _after(text, ":", end)
+        value, value_end = _value(text, begin, block)
+        yield Span(key, at, begin, value_end), value
+        end = after_blanks(text, value_end)
+        more = not text.startswith("}", end)
+        at = _after(text, "," if more else "}", end)
     if at != len(text):
         _refuse(text, at)
+
+
+def _after(text: str, mark: str, at: int) -> int:
+    """Where the next token is, after a mark that must come first."""
+    at = after_blanks(text, at)
+    if not text.startswith(mark, at):
+        _refuse(text, at)
+    return after_blanks(text, at + 1)
 
 
 def _value(text: str, start: int, block: int) -> tuple[Any, int]:
     """A value and its end. In a long text, of what is longer than a block only so much as is kept."""
     if len(text) <= LONG:
         return _DECODER.raw_decode(text, start)
-    value, end = long_json.read(text, start, _SKIM)
+    value, end = long_json.read(text, start, _SKIM, most=_MOST_ITEMS)
     if isinstance(value, (list, dict)) and end - start <= block:
         value, end = _DECODER.raw_decode(text, start)
     return value, end

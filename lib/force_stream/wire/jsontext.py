@@ -9,6 +9,7 @@ import secrets
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import chain
 from typing import Any, Final
 
 from . import long_json
@@ -25,6 +26,21 @@ class Number:
         return any(digit in "123456789" for digit in re.split("[eE]", self.text)[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Items of a list as `dumps` would write them, with commas between them."""
+
+    text: bytes
+
+
+def with_items_read(values: list[Any]) -> list[Any]:
+    """A list in which written items are values again."""
+    if not any(isinstance(value, Written) for value in values):
+        return values
+    lists = (loads(f"[{one.text.decode()}]") if isinstance(one, Written) else [one] for one in values)
+    return [item for items in lists for item in items]
+
+
 # Characters. Python writes none that is longer.
 _LONGEST_FLOAT: Final = 32
 
@@ -33,7 +49,7 @@ def _parse_float(text: str) -> float | Number:
     if len(text) > _LONGEST_FLOAT:
         return Number(text)
     value = float(text)
-    return value if repr(value) == text else Number(text)
+    return value if f"{value!r}" == text else Number(text)
 
 
 def _parse_int(text: str) -> int | Number:
@@ -47,7 +63,8 @@ _decoder: Final = partial(json.JSONDecoder, parse_float=_parse_float, parse_cons
 _DECODER: Final = _decoder()
 _scan: Final = _DECODER.scan_once  # type: ignore[attr-defined]  # what its `raw_decode` calls
 _CAREFUL_DECODER: Final = _decoder(parse_int=_parse_int)
-_NEGATIVE_ZERO: Final = re.compile(r"-0(?![0-9.eE])")
+# A number, or what looks like one in a text: in the names of models, digits follow.
+_NEGATIVE_ZERO: Final = re.compile(r"-0(?=[\s,\]}]|\Z)")
 _WHITE_SPACE: Final = " \t\n\r"
 
 
@@ -73,15 +90,21 @@ def _decode(text: str, decode: long_json.Decode = _decode_short) -> tuple[Any, i
 
 def loads(text: str) -> Any:
     """The value of a JSON text. Raises `json.JSONDecodeError`, and nothing else."""
-    if len(text) <= LONG and not ("-0" in text and _NEGATIVE_ZERO.search(text)):
-        # Nearly every text; what is wrong with another is found below.
-        try:
-            value, end = _scan(text, 0)
-        except (StopIteration, ValueError, RecursionError):
-            end = -1
-        if end == len(text):
-            return value
-    return _whole(text, *_decode(text))
+    value, end = scan(text, 0)
+    return value if end == len(text) else _whole(text, *_decode(text))
+
+
+def scan(text: str, start: int) -> tuple[Any, int]:
+    """The value of the JSON text at `start`, and where that ends: -1 where it must be read with more care, or is not
+    JSON. Nearly every text is read here."""
+    negative = text.find("-0", start)
+    if len(text) > LONG or (negative >= 0 and _NEGATIVE_ZERO.search(text, negative)):
+        return None, -1
+    try:
+        found: tuple[Any, int] = _scan(text, start)
+    except (StopIteration, ValueError, RecursionError):
+        return None, -1
+    return found
 
 
 def is_json(text: str) -> bool:
@@ -128,9 +151,15 @@ _TOKEN: Final = f"number:{secrets.token_hex(16)}:"
 _QUOTED_NUMBER: Final = re.compile(f'"{_TOKEN}([-+.eE0-9]+)"')
 
 
-def _default(value: object) -> str:
+_WRITTEN: Final = f'"{_TOKEN}"'.encode()
+
+
+def _default(value: object, written: list[bytes]) -> str:
     if isinstance(value, Number):
         return _TOKEN + value.text
+    if isinstance(value, Written):
+        written.append(value.text)
+        return _TOKEN
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
@@ -144,8 +173,16 @@ def dumps(value: Any) -> bytes:
 
 
 def _dump_short(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_default)
-    return _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
+    written: list[bytes] = []
+    default = partial(_default, written=written)
+    # No value that was read contains itself.
+    text = json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=default, check_circular=False
+    )
+    made = _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
+    if not written:
+        return made
+    return b"".join(chain.from_iterable(zip(made.split(_WRITTEN), [*written, b""], strict=True)))
 
 
 _NOT_ASCII: Final = re.compile(r"[^ -~\n\t]+")

@@ -11,6 +11,7 @@ Knows RFC 8259 and where a JSON text may be cut; must not know how numbers are k
 import gc
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import batched
@@ -34,6 +35,8 @@ _BATCH: Final = 64
 
 # How many collections of middle-aged garbage come before one of all there is.
 _NEVER: Final = 1_000_000_000
+# Seconds for which a thread goes on while another one waits.
+_TURN: Final = 0.0005
 
 # A JSON text is cut at the commas that are neither in a string nor in brackets. What is given to `json` in this way
 # needs no other check: it raises for all that is not JSON. Nothing here goes back, so the time is linear.
@@ -61,29 +64,36 @@ type Encode = Callable[[Any], bytes]
 """The compact JSON text of a value."""
 
 
-def read(text: str, start: int, decode: Decode, window: int = _WINDOW) -> tuple[Any, int]:
-    """What `decode` would return. `window` is for tests (at least 16)."""
-    with old_garbage_waits():
-        return _read(text, start, decode, window)
+def read(text: str, start: int, decode: Decode, window: int = _WINDOW, *, most: int = sys.maxsize) -> tuple[Any, int]:
+    """What `decode` would return. `most`: how many items of a list, or characters of a text, matter, about. `window` is
+    for tests (at least 16)."""
+    with gently():
+        return _read(text, start, decode, window, most)
 
 
 @contextmanager
-def old_garbage_waits() -> Iterator[None]:
-    """Look for young garbage only, while a large value is made. `json` makes one in one step, in which no garbage is
-    collected. In many steps, Python would look through all that was made so far again and again: that takes ten times
-    as long as to read it, and no other thread runs meanwhile. What is young is little."""
-    thresholds = gc.get_threshold()
-    is_first = thresholds[2] != _NEVER  # otherwise another thread, or a caller, has set it, and sets it back
+def gently() -> Iterator[None]:
+    """Have what takes long hold up other threads as little as can be.
+
+    They get their turn after half a millisecond, in place of Python's five. And only young garbage is looked for while
+    a large value is made. `json` makes one in one step, in which no garbage is collected. In many steps, Python would
+    look through all that was made so far again and again: that takes ten times as long as to read it, and no other
+    thread runs meanwhile. What is young is little.
+    """
+    thresholds, turn = gc.get_threshold(), sys.getswitchinterval()
+    is_first = thresholds[2] != _NEVER  # otherwise another thread, or a caller, has set both, and sets them back
     try:
         if is_first:
             gc.set_threshold(*thresholds[:2], _NEVER)
+            sys.setswitchinterval(min(turn, _TURN))
         yield
     finally:
         if is_first:
             gc.set_threshold(*thresholds)
+            sys.setswitchinterval(turn)
 
 
-def _read(text: str, start: int, decode: Decode, window: int) -> tuple[Any, int]:
+def _read(text: str, start: int, decode: Decode, window: int, most: int) -> tuple[Any, int]:
     containers: list[Any] = []
     names: list[str] = []
     value: Any = None
@@ -93,7 +103,7 @@ def _read(text: str, start: int, decode: Decode, window: int) -> tuple[Any, int]
     while True:
         opening, is_closed = text[at : at + 1], None
         if opening not in ("[", "{"):
-            value, at = _read_scalar(text, at, decode, window)
+            value, at = _read_scalar(text, at, decode, window, most)
         elif at >= next_try and (found := _read_short(text, at, at + width, decode)) is not None:
             value, at = found
         else:
@@ -103,7 +113,7 @@ def _read(text: str, start: int, decode: Decode, window: int) -> tuple[Any, int]
                 raise json.JSONDecodeError("nested too deeply", text, start)
             containers.append([] if opening == "[" else {})
             names.append("")
-            at, is_closed = _read_members(text, at + 1, containers[-1], decode, window)
+            at, is_closed = _read_members(text, at + 1, containers[-1], decode, window, most)
         # A container that is not closed wants the next value. A value that is whole goes into its container.
         while is_closed is not False:
             if is_closed:
@@ -116,16 +126,16 @@ def _read(text: str, start: int, decode: Decode, window: int) -> tuple[Any, int]
                 holder.append(value)
             else:
                 holder[names[-1]] = value
-            at = _after_blanks(text, at, window)
+            at = after_blanks(text, at, window)
             mark = text[at : at + 1]
             at += 1
             if mark == ("]" if isinstance(holder, list) else "}"):
                 is_closed = True
             elif mark == ",":
-                at, is_closed = _read_members(text, at, holder, decode, window)
+                at, is_closed = _read_members(text, at, holder, decode, window, most)
             else:
                 _refuse("Expecting ',' delimiter", text, at - 1)
-        at = _after_blanks(text, at, window)
+        at = after_blanks(text, at, window)
         if isinstance(containers[-1], dict):
             names[-1], at = _read_name(text, at, decode, window)
 
@@ -145,7 +155,7 @@ def skimming(decode: Decode) -> Decode:
     return skim
 
 
-def _read_members(text: str, at: int, holder: Any, decode: Decode, window: int) -> tuple[int, bool]:
+def _read_members(text: str, at: int, holder: Any, decode: Decode, window: int, most: int) -> tuple[int, bool]:
     """Read members into their container until it is closed, or one does not fit into the window. Returns where that
     is, and whether it is closed."""
     opening, closing = "[]" if isinstance(holder, list) else "{}"
@@ -158,13 +168,13 @@ def _read_members(text: str, at: int, holder: Any, decode: Decode, window: int) 
         if not members and (not is_closed or text[at - 1] == ","):
             _refuse("Expecting value", text, at)
         if isinstance(holder, list):
-            holder += members
+            holder += members if len(holder) < most else ()
         else:
             holder.update(members)
         at = end
         if is_closed:
             return at, True
-    end = _after_blanks(text, at, window)
+    end = after_blanks(text, at, window)
     if text.startswith(closing, end) and text[at - 1] != ",":
         return end + 1, True
     return at, False
@@ -175,10 +185,10 @@ def _read_name(text: str, at: int, decode: Decode, window: int) -> tuple[str, in
     if not text.startswith('"', at):
         _refuse("Expecting property name enclosed in double quotes", text, at)
     name, at = _read_string(text, at, decode, window)
-    at = _after_blanks(text, at, window)
+    at = after_blanks(text, at, window)
     if not text.startswith(":", at):
         _refuse("Expecting ':' delimiter", text, at)
-    return name, _after_blanks(text, at + 1, window)
+    return name, after_blanks(text, at + 1, window)
 
 
 def _read_short(text: str, at: int, end: int, decode: Decode) -> tuple[Any, int] | None:
@@ -190,9 +200,9 @@ def _read_short(text: str, at: int, end: int, decode: Decode) -> tuple[Any, int]
     return value, at + length
 
 
-def _read_scalar(text: str, at: int, decode: Decode, window: int) -> tuple[Any, int]:
+def _read_scalar(text: str, at: int, decode: Decode, window: int, most: int) -> tuple[Any, int]:
     if text.startswith('"', at):
-        return _read_string(text, at, decode, window)
+        return _read_string(text, at, decode, window, most)
     end = _NUMBER.match(text, at).end()  # type: ignore[union-attr]  # it matches anything
     try:
         value, length = decode(text[at : max(end, at + _LONGEST_NAME)], 0)
@@ -201,7 +211,7 @@ def _read_scalar(text: str, at: int, decode: Decode, window: int) -> tuple[Any, 
     return value, at + length
 
 
-def _read_string(text: str, start: int, decode: Decode, window: int) -> tuple[str, int]:
+def _read_string(text: str, start: int, decode: Decode, window: int, most: int = sys.maxsize) -> tuple[str, int]:
     pieces: list[str] = []
     at, width = start + 1, max(window, 16) if window < _WINDOW else _SLICE
     while True:
@@ -218,13 +228,15 @@ def _read_string(text: str, start: int, decode: Decode, window: int) -> tuple[st
                 # The escape of the first half of a pair; the other half may be the next one. One that is alone here is
                 # the last one of a text that is cut off.
                 piece, end = piece[:-1], end - len(r"\ud800")
-        pieces.append(piece)
+        if at - start < most:
+            pieces.append(piece)
         if is_whole:
             return "".join(pieces), end + 1
         at = end
 
 
-def _after_blanks(text: str, at: int, window: int) -> int:
+def after_blanks(text: str, at: int, window: int = _WINDOW) -> int:
+    """Where the white space at this place ends."""
     while (end := _BLANKS.match(text, at, at + window).end()) - at == window:  # type: ignore[union-attr]
         at = end
     return end
@@ -232,6 +244,45 @@ def _after_blanks(text: str, at: int, window: int) -> int:
 
 def _refuse(message: str, text: str, at: int) -> NoReturn:
     raise json.JSONDecodeError(message, text, at)
+
+
+# Freeing
+
+# What has no members.
+_ATOMS: Final = frozenset((str, bytes, int, float, bool, type(None)))
+
+
+def _references() -> int:
+    alone: list[Any] = [[]].pop()
+    return sys.getrefcount(alone)
+
+
+# How many references there are to what only one local variable has, as Python counts them.
+_ALONE: Final = _references()
+
+
+def drop(garbage: list[Any]) -> None:
+    """Free values in short steps; the list is empty afterwards. What somebody else has, too, stays as it is.
+
+    Python frees all of a value in one step, 10 ms a megabyte of JSON. So what is in it is taken out first: nobody else
+    can see that.
+    """
+    while garbage:
+        each = garbage.pop()
+        if sys.getrefcount(each) != _ALONE:
+            continue
+        kind = type(each)
+        if kind is list:
+            inside = each[-_BATCH:]
+            del each[-_BATCH:]
+        elif kind is dict:
+            inside = [each.popitem()[1] for _ in range(min(len(each), _BATCH))]
+        else:
+            inside = gc.get_referents(each)
+        if each and (kind is list or kind is dict):
+            garbage.append(each)
+        garbage += [value for value in inside if type(value) not in _ATOMS]
+        del inside
 
 
 # Writing

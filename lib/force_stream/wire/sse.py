@@ -15,6 +15,8 @@ import re
 from codecs import BOM_UTF8
 from typing import Final, NamedTuple
 
+from .text import decoded
+
 # Comments, and fields that are irrelevant to an answer.
 _IGNORED: Final = (b"", b"id", b"retry")
 _FIELDS: Final = frozenset((b"data", b"event", b"error", *_IGNORED))
@@ -49,6 +51,12 @@ def end_of_event(data: bytes, start: int = 0) -> int:
         if start + window >= len(data):
             return -1
         window *= 4
+
+
+def end_of_last_event(data: bytes) -> int:
+    """The end of the last blank line that is whole; 0 if there is none."""
+    found = ((data.rfind(blank), blank) for blank in (b"\n\n", b"\r\r", b"\n\r\n"))
+    return max(at + len(blank) if at >= 0 else 0 for at, blank in found)
 
 
 def has_blank_line(data: bytes) -> bool:
@@ -146,7 +154,7 @@ class EventStreamDecoder:
                     self._read_bare(line, events)
                     continue
                 self._dispatch(events)
-                events.append(ServerSentEvent("error", value.decode(errors="replace")))
+                events.append(ServerSentEvent("error", "".join(decoded(value))))
             elif not name and value.endswith(b"}") and (lost := _DATA_AFTER_COMMENT.search(value)) is not None:
                 self._add(value[lost.end() :])
             self.lines += 1
@@ -188,7 +196,7 @@ class EventStreamDecoder:
                 self._bare.append(line)
 
     def _dispatch_bare(self, events: list[ServerSentEvent], name: str = "") -> None:
-        data = b"\n".join(self._bare).decode(errors="replace")
+        data = "".join(decoded(b"\n".join(self._bare)))
         self._bare = []
         events.append(ServerSentEvent(name, data, bare=True))
 
@@ -196,7 +204,7 @@ class EventStreamDecoder:
         # "If the data buffer is an empty string […] return": there is no event without data. An empty data line is not
         # data, though it is in a browser: gateways send it as a heartbeat (netease-lcap/wave-agent#1326).
         if self._data is not None:
-            data = self._data.decode(errors="replace")
+            data = "".join(decoded(self._data))
             if data:
                 events.append(ServerSentEvent(self._event, data))
             self._data = None

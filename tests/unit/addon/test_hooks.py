@@ -405,7 +405,7 @@ def test_a_fault_in_the_response_hook_is_an_error_of_openais_shape_and_one_line(
         error = flow.response.json()["error"]
         assert (error["type"], error["param"], error["code"]) == ("upstream_error", None, "force_stream_error")
         (line,) = lines(caplog, logging.ERROR)
-        assert line.startswith("force-stream: a fault of the addon, the client gets an error: RuntimeError.")
+        assert line.startswith("force-stream: a bug in the addon, the client gets an error: RuntimeError.")
         assert SECRET not in line
         assert SECRET not in flow.response.text
 
@@ -422,7 +422,7 @@ def test_a_fault_in_the_request_hook_leaves_the_request(
         await ours.request(flow)
         assert flow.get_state() == before
         (line,) = lines(caplog, logging.ERROR)
-        assert line.startswith("force-stream: a fault of the addon, the request went out as it came: RuntimeError.")
+        assert line.startswith("force-stream: a bug in the addon, the request went out as it came: RuntimeError.")
         assert SECRET not in line
 
     run(test)
@@ -494,6 +494,24 @@ def test_an_encoded_answer_is_decoded_off_the_loop_for_a_client_that_has_its_hea
         assert flow.response.json() == DOCUMENT
         assert len(threads) == heartbeat
         assert threading.main_thread() not in threads
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [10, 500_000])
+def test_a_large_request_is_edited_off_the_loop(run: Callable, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    forced, threads = requests.force, []
+
+    def noted(*arguments: Any) -> AnswerSpec | None:
+        threads.append(threading.current_thread())
+        return forced(*arguments)
+
+    async def test(ours: addon.ForceStream, _: taddons.context) -> None:
+        monkeypatch.setattr(requests, "force", noted)
+        flow = flow_with(request(user="a" * size))
+        await ours.request(flow)
+        assert json.loads(flow.request.raw_content or b"")["stream"] is True
+        assert [thread is threading.main_thread() for thread in threads] == [size == 10]
 
     run(test)
 

@@ -34,6 +34,12 @@ CASES: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
         {"cut": "connection closed"},
         "cut off before the first event (connection closed)",
     ),
+    "an error with a wait that is no whole number": (
+        LIMITED,
+        {},
+        {"retry_after": "1.5"},
+        'rate limited by the upstream (429, rate_limit_exceeded, retry after 1.5 s): "slow down"',
+    ),
     "ended by the upstream": (TWO, {}, {}, "cut off after event 2 (the upstream ended it)"),
     "an error inside, with a known code": (
         LIMITED,
@@ -208,3 +214,58 @@ def test_a_number_is_a_code_unless_it_is_a_status(code: int, own: str) -> None:
 def test_a_cut_is_after_an_event_unless_it_is_known_to_be_inside() -> None:
     assert cause.cut_off(3) == "cut off after event 3"
     assert cause.cut_off(3, inside=True) == "cut off inside event 3"
+
+
+# Of an upstream that was asked for no stream
+
+OF_PLAIN_ANSWERS: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
+    "cut": (
+        b'{"choices": [',
+        {},
+        {"cut": "connection reset", "silence": 5.13},
+        "cut off after 13 bytes (connection reset), 5.1 s after the last byte",
+    ),
+    "cut, as a stream would begin": (
+        b"da",
+        {},
+        {"cut": "connection reset"},
+        "cut off after 2 bytes (connection reset)",
+    ),
+    "cut before the first byte": (
+        b"",
+        {},
+        {"cut": "connection closed"},
+        "cut off before the first byte (connection closed)",
+    ),
+    "ended within": (b'{"choices": [', {}, {}, "cut off after 13 bytes (the upstream ended it)"),
+    "a page": (SIGN_IN, {}, {}, 'a sign-in page in place of an answer: "Acme SSO Please log in & go on"'),
+    "an error in words": (b"no capacity", {}, {}, 'the upstream failed: "no capacity"'),
+    "a stream all the same": (TWO, {}, {"cut": "connection reset"}, "cut off after event 2 (connection reset)"),
+}
+
+
+@pytest.mark.parametrize("case", OF_PLAIN_ANSWERS)
+def test_of_a_plain_answer_the_line_speaks_of_bytes(case: str) -> None:
+    body, head, end, line = OF_PLAIN_ANSWERS[case]
+    answer = AnswerSpec("r", "chat").read(plain=True, **head)
+    answer.feed(body)
+    answer.finish(**end)
+    assert answer.report.cause == line
+    if case != "a stream all the same":
+        assert answer.report.odd == []
+
+
+@pytest.mark.parametrize(
+    ("events", "began", "plain_bytes", "where"),
+    [
+        (0, False, None, ", before the upstream's response"),
+        (0, True, None, ", before the first event"),
+        (12, True, None, ", 3.2 s after event 12"),
+        (0, False, 0, ", before the upstream's response"),
+        (0, True, 0, ", before the first byte of the answer"),
+        (1, True, 50, ", 3.2 s after 50 bytes of the answer"),
+    ],
+)
+def test_a_client_that_gave_up_says_after_what(events: int, began: bool, plain_bytes: int | None, where: str) -> None:
+    said = cause.gave_up(30.0, events, 3.21, began=began, plain_bytes=plain_bytes)
+    assert said == f"the client gave up after 30.0 s{where}"

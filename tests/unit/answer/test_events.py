@@ -5,6 +5,7 @@ import tracemalloc
 import pytest
 from force_stream.answer.events import REPLACED, Event, EventReader, Kind
 from force_stream.errors.events import error_from_words
+from force_stream.wire import jsontext
 
 CHUNK = b'data: {"a":1}\n\n'
 ERROR = {"error": {"message": "no"}}
@@ -167,3 +168,102 @@ def test_what_stands_before_the_data_of_an_event_takes_little_memory(event: byte
         assert tracemalloc.get_traced_memory()[1] < 5 * len(event)
     finally:
         tracemalloc.stop()
+
+
+ENVELOPED = '{"id":"x","choices":[{"delta":{"content":"a"}}],"usage":null}'
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        (ENVELOPED, ENVELOPED.replace('"a"', '"b"'), True),
+        (ENVELOPED, ENVELOPED.replace('[{"delta":{"content":"a"}}]', "[]"), True),
+        (ENVELOPED.replace(":", ": "), ENVELOPED.replace(":", ": ").replace('"a"', "1.50"), True),
+        (ENVELOPED, ENVELOPED.replace('"a"', "-0"), False),
+        (ENVELOPED, ENVELOPED.replace("x", "y"), False),
+        (ENVELOPED, ENVELOPED.replace("null", "{}"), False),
+        (ENVELOPED, ENVELOPED.replace('"a"', '"a"}}],"choices":[{"delta":{"content":"b"'), False),
+        (ENVELOPED, ENVELOPED.replace("}}]", '}}],"more":[{"a":{}}]'), False),
+        (ENVELOPED.replace("null", '"choices"'), ENVELOPED.replace("null", '"choices"'), False),
+        (ENVELOPED.replace('"x"', '{"choices":[]}'), ENVELOPED.replace('"x"', '{"choices":[1]}'), False),
+        (ENVELOPED.replace("usage", "c\\u0068oices"), ENVELOPED.replace("usage", "c\\u0068oices"), False),
+        ('{"x":{"choices":[1]}}', '{"x":{"choices":[2]}}', False),
+        ('{"choices" :[1]}', '{"choices" :[2]}', False),
+        ('{"a":[1]}', '{"a":[2]}', False),
+    ],
+)
+def test_chunks_share_an_envelope_if_they_differ_in_their_choices_alone(first: str, second: str, is_one: bool) -> None:
+    reader = EventReader()
+    events = [*reader.feed(b"data: %s\n\n" % first.encode()), *reader.feed(b"data: %s\n\n" % second.encode())]
+    assert (events[0].envelope is not None and events[0].envelope is events[1].envelope) is is_one
+    assert [event.value for event in events] == [jsontext.loads(first), jsontext.loads(second)]
+
+
+DELTA = '{"id":"x","choices":[{"index":0,"delta":{"content":"a"},"logprobs":null}],"usage":null}'
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        (DELTA, DELTA.replace('"content":"a"', ""), True),
+        (DELTA, DELTA.replace('{"content":"a"}', "null"), True),
+        (DELTA, DELTA.replace('{"content":"a"}', '"b"'), True),
+        (DELTA, DELTA.replace('"a"', '{"error":[{}],"tool_calls":[[]]}'), True),
+        (DELTA, DELTA.replace('"index":0', '"index":1'), False),
+        (DELTA, DELTA.replace('"logprobs":null', '"logprobs":{}'), False),
+        (DELTA, DELTA.replace('"a"', '"a"},"delta":{"content":"b"'), False),
+    ],
+)
+def test_chunks_share_an_envelope_if_they_differ_in_their_delta_alone(first: str, second: str, is_one: bool) -> None:
+    reader = EventReader()
+    events = [*reader.feed(b"data: %s\n\n" % first.encode()), *reader.feed(b"data: %s\n\n" % second.encode())]
+    assert events[0].envelope is not None
+    assert events[0].envelope.of_delta
+    assert (events[0].envelope is events[1].envelope) is is_one
+    assert [event.value for event in events] == [jsontext.loads(first), jsontext.loads(second)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DELTA.replace('"logprobs":null', '"finish_reason":"stop"'),
+        DELTA.replace('"index":0', '"index":"0"'),
+        DELTA.replace('"index":0', '"text":""'),
+        DELTA.replace('"usage":null', '"usage":{"total_tokens":1}'),
+        DELTA.replace('"usage"', '"novel"'),
+        DELTA.replace("]", ',{"index":1}]'),
+        DELTA.replace('{"content":"a"}', "null"),
+        DELTA.replace('"x"', '"delta"'),
+    ],
+)
+def test_a_delta_is_not_alone_beside_what_says_more_than_a_label(data: str) -> None:
+    (event,) = EventReader().feed(b"data: %s\n\n" % data.encode())
+    assert event.envelope is None or not event.envelope.of_delta
+
+
+@pytest.mark.parametrize("around", ["", '"service_tier":"x",'])
+def test_what_is_odd_or_an_error_in_a_delta_alone_is_noted(around: str) -> None:
+    calls = [b'{"tool_calls":[{"index":0,"id":"%s"}]}' % name for name in (b"a", b"a", b"b")]
+    deltas = [b"{}", *calls, b'{"content":"\xef\xbf\xbd"}', b'{"error":{"message":"no"}}']
+    data = [DELTA.replace('"usage"', around + '"usage"').encode().replace(b'{"content":"a"}', each) for each in deltas]
+    events, reader = read(*(b"data: %s\n\n" % each for each in data))
+    assert reader.odd.lines() == [
+        "event 4: a new id for a tool call at the same index",
+        "event 5: not all of it is UTF-8, or the upstream put replacement characters in it",
+        "event 6: an error",
+    ]
+    assert [event.error is not None for event in events] == [False] * 5 + [True]
+    assert len({event.envelope for event in events}) == 1
+
+
+def test_an_envelope_belongs_to_one_name_of_an_event() -> None:
+    data = b"data: %s\n\n" % ENVELOPED.encode()
+    events, _ = read(data, b"event: error\n" + data, data)
+    assert [event.error is None for event in events] == [True, False, True]
+    assert events[1].envelope is not events[0].envelope
+
+
+def test_chunks_that_are_changed_first_have_no_envelope() -> None:
+    reader = EventReader([lambda chunk: chunk.update(id="y")])
+    events = [event for _ in range(3) for event in reader.feed(b"data: %s\n\n" % ENVELOPED.encode())]
+    assert [(event.value["id"], event.envelope) for event in events] == [("y", None)] * 3

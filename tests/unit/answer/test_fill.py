@@ -7,6 +7,7 @@ import pytest
 from force_stream.answer.fill import fill, is_path, spelled
 from force_stream.answer.reader import AnswerSpec
 from force_stream.wire import jsontext
+from force_stream.wire.jsontext import Number, Written
 
 CHOICES = {"choices": [{"message": {"content": "a"}}, {"message": {"refusal": "no"}}, {"message": None}, 1]}
 FILLED: dict[str, tuple[Any, dict[str, Any], Any]] = {
@@ -30,6 +31,11 @@ FILLED: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "a list of documents": ([{}, {"a": 1}], {"*.a": 2}, [{"a": 2}, {"a": 1}]),
     "what an earlier path made": ({}, {"a": {}, "a.b": "c"}, {"a": {"b": "c"}}),
     "any JSON value": ({}, {"a": {"b": [1, 1.5, True, "x"]}}, {"a": {"b": [1, 1.5, True, "x"]}}),
+    "items that are written already": (
+        {"a": [{"n": 1}, Written(b'{"n":1},{"b":2,"n":0.10}')]},
+        {"a.*.b": 5},
+        {"a": [{"n": 1, "b": 5}, {"n": 1, "b": 5}, {"b": 2, "n": Number("0.10")}]},
+    ),
     "nothing": (CHOICES, {}, CHOICES),
 }
 

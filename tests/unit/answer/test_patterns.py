@@ -1,6 +1,7 @@
 """Taking repeated chunks by their bytes changes nothing: the answer is always that of parsing every chunk."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -122,6 +123,7 @@ LONG = {
     "an id for every chunk": b"".join(event(chunk(f"w{n} ", id=f"c{n}")) for n in range(40)),
     "one text in two places": b"".join(event(thought(f"w{n} ", f"w{n} ")) for n in range(40)),
     "comments between": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" * (n % 3) for n in range(40)),
+    "a comment after each": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" for n in range(40)),
     "comments between choices in turn": b"".join(
         event(at(n % 2, chunk(f"w{n} "))) + b": still here\n\n" * (n % 3) for n in range(40)
     ),
@@ -290,6 +292,32 @@ def test_one_wrong_byte_does_not_make_a_stream_be_read_again_and_again() -> None
     good, bad = event(chunk("a")), SPOILED["an escape that is none"]
     answer((good * 3 + bad) * 500, Steps, [1 << 20])
     assert steps <= 4 * 500 + 4
+
+
+IN_TURN: dict[str, Callable[[int], bytes]] = {
+    "choices": lambda n: event(at(n % 3, chunk(f"w{n} "))),
+    "comments": lambda n: event(chunk(f"w{n} ")) + b": c\n\n",
+}
+
+
+@pytest.mark.parametrize("place", range(20, 24))
+@pytest.mark.parametrize("name", IN_TURN)
+def test_one_wrong_byte_within_a_round_does_not_make_it_be_read_again_and_again(
+    name: str, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits, fit = 0, patterns.Round.fit
+
+    def counting(self: patterns.Round, data: bytes, at: int, until: int) -> int:
+        nonlocal fits
+        fits += 1
+        assert fits < 500
+        return fit(self, data, at, until)
+
+    monkeypatch.setattr(patterns.Round, "fit", counting)
+    for wrong in (b"\\x", b"\xff"):
+        fits, events = 0, [IN_TURN[name](n) for n in range(60)]
+        events[place] = events[place].replace(b"w%d" % place, wrong).replace(b": c", b": }c")
+        assert_same(b"".join(events), [1 << 20])
 
 
 def test_an_escaped_name_that_is_a_slot_twice_is_not_a_template() -> None:

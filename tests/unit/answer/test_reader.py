@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 from force_stream import aggregate
 from force_stream.answer import patterns
+from force_stream.answer import reader as module
 from force_stream.answer.quirks import QUIRKS
 from force_stream.answer.reader import LARGE, AnswerSpec
 from force_stream.wire import jsontext
+from force_stream.wire.long_json import drop
+from harness import sse
+from harness.samples import choice
+from harness.samples import chunk as chunk_of
 
 
 def finish(*pieces: bytes, status: int = 200, content_type: str = "text/event-stream") -> Any:
@@ -280,3 +285,42 @@ def test_what_only_looks_like_a_large_document_is_read(body: str) -> None:
     reader = AnswerSpec("r", "chat").read(200, "application/json")
     reader.feed(body.encode())
     assert reader.finish() is not None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("chat", sse(chunk_of(choice(content="a", finish_reason="stop"), object=["x"] * 20_000, x=[[1]] * 10))),
+        ("chat", sse(chunk_of(choice(content="a", finish_reason="stop"), x=[{"y": [1]}] * 10_000))),
+        ("chat", json.dumps({"x": ["y"] * 30_000}).encode()),
+        ("responses", sse({"type": "response.completed", "response": {"id": "r", "output": [], "x": ["y"] * 30_000}})),
+    ],
+    ids=["what is not merged", "what is merged", "JSON", "the API's own"],
+)
+def test_nothing_large_is_left_to_be_freed_in_one_step(
+    endpoint: str, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[int] = []
+    monkeypatch.setattr(module, "drop", lambda garbage: (dropped.append(len(garbage)), drop(garbage)))
+    reader = AnswerSpec("r", endpoint).read(200, "text/plain")
+    reader.feed(body)
+    reply = reader.finish()
+    report = reader.report
+    events = report.events
+    reader.forget()
+    assert sum(dropped) >= 3  # what was read, and what read it
+    assert reader._left == []
+    assert reader.report is report
+    assert report.events == events
+    assert reply is not None
+
+
+def test_a_usage_that_is_too_long_to_be_one_is_in_the_answer_and_not_in_the_report() -> None:
+    for count, is_noted in ((3, True), (3_000, False)):
+        usage = {f"tokens{number}": 1 for number in range(count)}
+        reader = AnswerSpec("r", "chat").read()
+        reader.feed(sse(chunk_of(choice(content="a", finish_reason="stop"), usage=usage)))
+        reply = reader.finish()
+        assert reply is not None
+        assert json.loads(reply.body)["usage"] == usage
+        assert reader.report.usage == (usage if is_noted else None)

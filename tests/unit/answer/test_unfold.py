@@ -65,8 +65,8 @@ def test_a_call_begins_with_its_name_and_id_and_its_arguments_follow_in_pieces()
 
 def test_the_input_of_a_custom_call_follows_in_pieces() -> None:
     call = {"id": "a", "type": "custom", "custom": {"name": "f", "input": "select 1"}}
-    _, begin, piece, _ = deltas({"content": None, "tool_calls": [call]})
-    assert begin == {"tool_calls": [{"index": 0, **call, "custom": {"name": "f", "input": ""}}]}
+    begin, piece, _ = deltas({"content": None, "tool_calls": [call]})
+    assert begin["tool_calls"] == [{"index": 0, **call, "custom": {"name": "f", "input": ""}}]
     assert piece == {"tool_calls": [{"index": 0, "custom": {"input": "select 1"}}]}
 
 
@@ -74,7 +74,38 @@ def test_each_token_has_its_own_logprobs() -> None:
     tokens = [{"token": text, "logprob": -0.5, "bytes": list(text.encode())} for text in ("Hel", "lo")]
     choice = {"index": 0, "message": {"content": "Hello"}, "logprobs": {"content": tokens}, "finish_reason": "stop"}
     said = [chunk["choices"][0] for chunk in chunks(HEAD | {"choices": [choice]})]
-    assert [each["logprobs"] for each in said] == [None, {"content": tokens[:1]}, {"content": tokens[1:]}, None]
+    assert [each["logprobs"] for each in said] == [
+        {"content": []},
+        {"content": tokens[:1]},
+        {"content": tokens[1:]},
+        None,
+    ]
+
+
+def test_a_number_in_place_of_logprobs_is_in_no_chunk() -> None:
+    choice = {"index": 0, "message": {"content": "Hello"}, "logprobs": -0.5, "finish_reason": "stop"}
+    assert [chunk["choices"][0]["logprobs"] for chunk in chunks(HEAD | {"choices": [choice]})] == [None] * 3
+
+
+def test_an_error_that_says_nothing_is_in_no_chunk() -> None:
+    choice = {"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}
+    assert not any("error" in chunk for chunk in chunks({"choices": [choice], "error": {"message": "", "code": None}}))
+
+
+def test_the_one_call_of_an_answer_begins_with_the_role() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    first, second, last = deltas({"content": None, "tool_calls": [call]})
+    begun = {"index": 0, **call, "function": {"name": "f", "arguments": ""}}
+    assert first == {"role": "assistant", "content": None, "tool_calls": [begun]}
+    assert (second, last) == ({"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}, {})
+
+
+def test_a_refusal_begins_empty() -> None:
+    assert deltas({"content": None, "refusal": "No"}) == [
+        {"role": "assistant", "content": None, "refusal": ""},
+        {"refusal": "No"},
+        {},
+    ]
 
 
 def test_every_choice_is_there() -> None:
@@ -96,6 +127,51 @@ def test_a_legacy_answer_is_cut_at_its_tokens() -> None:
     said = [chunk["choices"][0] for chunk in chunks({"object": "text_completion", "choices": [choice]}, "completions")]
     assert [(each["text"], each["finish_reason"]) for each in said] == [("Hi", None), (" you", None), ("", "length")]
     assert said[1]["logprobs"] == {"tokens": [" you"], "token_logprobs": [-2.5], "text_offset": [2]}
+
+
+def test_a_transcription_is_cut_at_its_tokens_and_ends_with_all_of_it() -> None:
+    tokens = [{"token": text, "logprob": -0.5, "bytes": list(text.encode())} for text in ("Hel", "lo")]
+    document = {"text": "Hello", "logprobs": tokens, "usage": {"type": "duration", "seconds": 4}}
+    assert chunks(document, "transcriptions") == [
+        {"type": "transcript.text.delta", "delta": "Hel", "logprobs": tokens[:1]},
+        {"type": "transcript.text.delta", "delta": "lo", "logprobs": tokens[1:]},
+        {"type": "transcript.text.done", **document},
+    ]
+
+
+def test_a_transcription_with_mistrals_members_has_mistrals_events() -> None:
+    segment = {"type": "transcription_segment", "text": "Hi", "start": 0.0, "end": 1.2}
+    document = {"model": "voxtral", "text": "Hi", "language": "en", "segments": [segment], "usage": USAGE}
+    assert typed(document, "transcriptions") == [
+        {"type": "transcription.language", "audio_language": "en"},
+        {"type": "transcription.text.delta", "text": "Hi"},
+        segment | {"type": "transcription.segment"},
+        {"type": "transcription.done", **document},
+    ]
+
+
+def test_the_chunks_of_vllm_have_the_usage_last() -> None:
+    first, last, usage = chunks({"text": "Hi", "usage": USAGE}, "transcriptions", with_usage=True)
+    assert first["object"] == "transcription.chunk"
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in (first, last)] == ["Hi", ""]
+    assert (last["choices"][0]["finish_reason"], usage["usage"]) == ("stop", USAGE)
+
+
+def test_each_image_is_completed_with_all_that_is_said_of_it() -> None:
+    document = {"created": 7, "data": [{"b64_json": "eA=="}, {"b64_json": "eQ=="}], "size": "1x1", "usage": USAGE}
+    assert typed(document, "images") == [
+        {"type": "image_generation.completed", "b64_json": text, "created_at": 7, "size": "1x1", "usage": USAGE}
+        for text in ("eA==", "eQ==")
+    ]
+
+
+def test_images_with_members_of_their_own_are_a_group() -> None:
+    images = [{"url": "u", "size": "2x2"}, {"error": {"code": "no"}}]
+    assert typed({"created": 7, "model": "m", "data": images, "usage": USAGE}, "images") == [
+        {"type": "image_generation.partial_succeeded", "model": "m", "created": 7, "image_index": 0, **images[0]},
+        {"type": "image_generation.partial_failed", "model": "m", "created": 7, "image_index": 1, **images[1]},
+        {"type": "image_generation.completed", "model": "m", "created": 7, "usage": USAGE},
+    ]
 
 
 def typed(document: Any, endpoint: str) -> list[Any]:
@@ -195,6 +271,8 @@ WIDE = {
         "output": [{"id": LONG, "type": "function_call", "arguments": LONG}],
         "status": "completed",
     },
+    "transcriptions": {"text": LONG, "model": LONG},
+    "images": {"data": [{"b64_json": LONG}] * 3, "prompt": LONG},
 }
 
 
@@ -216,7 +294,7 @@ def test_a_lone_surrogate_stays() -> None:
 
 
 @pytest.mark.parametrize("document", ["", "[]", "7", "null", "{}", '{"choices":[]}', '{"choices":[1]}', "[" * 100_000])
-@pytest.mark.parametrize("endpoint", [name for name, each in ENDPOINTS.items() if each.events_of is not None])
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_what_is_no_answer_of_the_api_has_no_events(document: str, endpoint: str) -> None:
     with pytest.raises(MalformedStream, match=f"plain answer is not one of the {endpoint} API"):
         unfold(document.encode(), Asked(ENDPOINTS[endpoint]))
@@ -237,7 +315,7 @@ def test_why_the_answer_ended_is_known_and_its_usage() -> None:
 ERROR = {"message": "Too many", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
 
 
-@pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("body", [json.dumps({"error": ERROR}), '{"error":"Too many"}'])
 def test_a_failure_is_an_error_event_that_reads_as_one(endpoint: str, body: str) -> None:
     event = failure(body.encode(), ENDPOINTS[endpoint])
@@ -251,7 +329,7 @@ def test_a_failure_that_cannot_be_read_is_an_error_event_too(body: bytes) -> Non
     assert b'data: {"error":{"message":"' in failure(body, CHAT.endpoint)
 
 
-@pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_silence_says_nothing(endpoint: str) -> None:
     said = silence(ENDPOINTS[endpoint])
     assert said.endswith(b"\n\n")

@@ -42,6 +42,11 @@ def test_each_rule_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ),
         ("cors: true, keep_answers: 300", "keep_answers does nothing here: the rule does not force anything"),
         (
+            "guard_streams: true, heartbeat: 15",
+            "a stream that an application asks for itself gets an error event where it has no end, and heartbeats "
+            "after 15 s of silence",
+        ),
+        (
             "cors: true",
             "web pages may read what comes from these hosts, at every path: applications and browser extensions",
         ),

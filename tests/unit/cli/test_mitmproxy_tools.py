@@ -1,13 +1,24 @@
 """What mitmproxy's programs are started with."""
 
 import json
+import re
 import socket
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from force_stream.cli import main
-from force_stream.cli.mitmproxy_tools import arguments, folder_of, free_port, free_ports, settings_in
+from force_stream.cli.mitmproxy_tools import (
+    arguments,
+    folder_of,
+    free_port,
+    free_ports,
+    settings_in,
+    web_options,
+)
+from harness.paths import ROOT
+from mitmproxy.tools.web.web_columns import AVAILABLE_WEB_COLUMNS
 
 
 def test_what_the_person_sets_on_the_command_line_is_not_overridden() -> None:
@@ -52,3 +63,13 @@ def test_a_port_that_is_taken_is_passed_over() -> None:
         assert free not in (70_000, port)
         assert free_port((port, free)) == free
     assert len(set(free_ports(3))) == 3
+
+
+def test_mitmweb_lists_comments_unless_a_person_chose_other_columns() -> None:
+    docs = (ROOT / "docs" / "looking.md").read_text(encoding="utf-8")
+    columns: Any = web_options("web")["web_columns"]
+    assert columns == re.findall(r"--set web_columns=(\w+)", docs)
+    assert set(columns) <= set(AVAILABLE_WEB_COLUMNS)
+    assert web_options("dump") == web_options("console") == {}
+    _, variables = arguments(web_options("web"), ["--set", "web_columns=path"])
+    assert "web_columns" not in variables["FORCE_STREAM_OPTIONS"]

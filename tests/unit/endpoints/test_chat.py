@@ -1,13 +1,14 @@
 """Chat completions: what golden streams cannot show."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from force_stream import AnswerSpec, aggregate
 from force_stream.endpoints.chat import ChatAggregator
 from force_stream.errors import CorruptedStream, EmptyStream, IncompleteStream
-from force_stream.merge.fields import CHANGED, SAME
+from force_stream.merge.fields import CHANGED, SAME, Concat, Extend
 
 
 def chunk(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -90,6 +91,59 @@ def test_what_a_repeated_chunk_would_change(first: Any, again: Any, keys: list[s
     aggregator.add(chunk(first, created=7))
     effect = aggregator.add(chunk(again))
     assert effect is CHANGED if keys is None else [key for key, _ in effect or SAME] == keys
+
+
+SAID_AGAIN = {"id": "i", "created": 7, "model": "m", "service_tier": "x", "novel": {"a": [1]}, "obfuscation": "p"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """An envelope."""
+
+    of_delta: bool
+
+
+@pytest.mark.parametrize("of_delta", [False, True])
+@pytest.mark.parametrize(
+    "second",
+    [
+        TEXT,
+        {"delta": {"content": "", "role": "assistant"}},
+        {"delta": {"reasoning": "b", "tool_calls": [{"index": 0, "function": {"name": "f"}}]}},
+        {"delta": {"role": "tool", "content": "b"}},
+        {"delta": "b"},
+        {"delta": None},
+    ],
+)
+@pytest.mark.parametrize("first", [TEXT, STOP])
+def test_members_that_a_chunk_says_again_need_not_be_merged(first: Any, second: Any, *, of_delta: bool) -> None:
+    plain, quick = ChatAggregator(), ChatAggregator()
+    others = SAID_AGAIN | {"id": "j", "service_tier": "y", "novel": {"b": 2}}
+    one, another = Known(of_delta), Known(of_delta)
+    chunks = [(SAID_AGAIN, one), (SAID_AGAIN, one), (others, another), (SAID_AGAIN, one), (others, None)]
+    plain.add(chunk(first))
+    quick.add(chunk(first))
+    for beside, envelope in chunks:
+        plain.add(chunk(second, **beside))
+        quick.add(chunk(second, **beside), "", envelope)
+        assert (plain.finished, plain.early) == (quick.finished, quick.early)
+    assert quick.result(done=True) == plain.result(done=True)
+
+
+def test_the_effect_of_a_delta_alone_is_that_of_its_chunk() -> None:
+    plain, quick, envelope = ChatAggregator(), ChatAggregator(), Known(of_delta=True)
+    for said in ({"content": "a"}, {"content": "b"}, {"content": "c", "reasoning": "d"}, {"content": [1]}):
+        effect = plain.add(chunk({"delta": said}, **SAID_AGAIN))
+        again = quick.add(chunk({"delta": said}, **SAID_AGAIN), "", envelope)
+        assert (effect is CHANGED) is (again is CHANGED)
+        assert [key for key, _ in effect or () if key in said] == [key for key, _ in again or () if key in said]
+
+
+def test_no_member_beside_the_choices_is_a_text() -> None:
+    aggregator = ChatAggregator()
+    for _ in range(2):
+        effect = aggregator.add(chunk(**SAID_AGAIN, text="a", content=["b"]))
+    assert not any(isinstance(target, Concat | Extend) for _, target in effect or ())
 
 
 def test_content_after_a_finish_reason_is_counted_until_usage_comes_alone() -> None:

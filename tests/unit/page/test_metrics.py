@@ -4,9 +4,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from force_stream.page.metrics import BUCKETS, MOST_ROWS, render
+from force_stream.page.metrics import BUCKETS, render
 from force_stream.view.histogram import BOUNDS
-from force_stream.view.stats import Outcome, Stats
+from force_stream.view.stats import MOST_FIRST_ROWS, Outcome, Stats
 from harness.page import OUTCOME
 
 # A line of a sample, by the grammar of the text format.
@@ -17,7 +17,7 @@ def text_of(*outcomes: Outcome, in_flight: int = 0) -> str:
     stats = Stats()
     for outcome in outcomes:
         stats.add(outcome)
-    return render([*stats.first_rows(MOST_ROWS)], in_flight)
+    return render(stats.first_rows(), in_flight)
 
 
 def test_requests_are_counted_by_what_came_of_them() -> None:
@@ -67,8 +67,8 @@ def test_its_bounds_are_those_of_the_figures() -> None:
     assert set(BUCKETS) <= set(BOUNDS)
 
 
-@pytest.mark.parametrize("names", [MOST_ROWS - 1, MOST_ROWS + 50])
+@pytest.mark.parametrize("names", [MOST_FIRST_ROWS - 1, MOST_FIRST_ROWS + 50])
 def test_made_up_names_make_no_more_than_so_many_rows(names: int) -> None:
     text = text_of(*[replace(OUTCOME, model=f"m-{number}") for number in range(names)])
-    assert text.count('outcome="ok"') == min(names, MOST_ROWS + 1)
+    assert text.count('outcome="ok"') == min(names, MOST_FIRST_ROWS + 1)
     assert sum(map(int, re.findall('outcome="ok"} (.*)', text))) == names

@@ -418,7 +418,7 @@ def test_an_answer_that_goes_on_ends_with_a_fault_or_with_a_reader_that_reads_no
             came = await ask(port, b"GET /events HTTP/1.0\r\nHost: x\r\n\r\n")
             assert came.partition(b"\r\n\r\n")[2] == b"firstsecond"
             assert b"Content-Length" not in came
-            assert "a fault of the page: ZeroDivisionError" in caplog.text
+            assert "a bug in the page: ZeroDivisionError" in caplog.text
             pieces[:] = [b"x" * 30_000_000] * 2
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(HEALTH)

@@ -53,6 +53,16 @@ def test_a_thread_does_not_look_for_old_garbage() -> None:
     assert gc.get_threshold() == before
 
 
+def test_a_thread_lets_the_event_loop_go_on_sooner_than_python_would() -> None:
+    before = sys.getswitchinterval()
+
+    async def play() -> float:
+        return await aside.run(sys.getswitchinterval)
+
+    assert asyncio.run(play()) < before / 4
+    assert sys.getswitchinterval() == before
+
+
 def test_without_a_loop_there_is_no_thread() -> None:
     with pytest.raises(RuntimeError):
         aside.run(lambda: None)

@@ -415,7 +415,7 @@ def test_a_large_document_becomes_events_off_the_loop() -> None:
 
     def made(thread: threading.Thread) -> Unfolded:
         assert thread is not threading.main_thread()
-        return Unfolded(b"data: [DONE]\n\n", "stop", None)
+        return Unfolded(b"data: [DONE]\n\n", "stop", None, 0)
 
     reply = asyncio.run(finish())
     assert reply is not None

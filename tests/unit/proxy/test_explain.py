@@ -45,6 +45,10 @@ def failed(body: Any = None) -> http.HTTPFlow:
          "rule r takes it; left as it came: only a POST with a JSON object or a form is forced"),
         ([forcing("name: r, hosts: ['*']")], {}, request(stream=True),
          "rule r takes it; the client itself asks for a stream, which is passed on live"),
+        (["{name: r, hosts: ['*'], guard_streams: true}"], {}, request(stream=True),
+         "rule r takes it; the client itself asks for a stream, which is passed on live, and guarded"),
+        (["{name: r, hosts: ['*'], guard_streams: true}"], {}, None,
+         "rule r takes it; it changes nothing, since force_upstream_stream is false"),
         ([], {}, None, r"there are no rules; --set force_stream_hosts=127\.0\.0\.1 forces that host"),
         ([forcing(f"name: {name}, hosts: [a.example]") for name in "abcde"], {}, None,
          r"rule a: host \S+ is not among a\.example; rule b: .*; rule c: .*; and 2 more \(force_stream\.explain .*\)"),
@@ -52,7 +56,8 @@ def failed(body: Any = None) -> http.HTTPFlow:
          "rule b: model m is not among x"),
     ],
     ids=["wrong host", "wrong port", "order of the rules", "upper case", "endpoint", "filter", "switched off",
-         "not JSON", "client's own stream", "no rules", "many rules", "the rule for its host"],
+         "not JSON", "client's own stream", "a guarded stream", "a rule that guards",
+         "no rules", "many rules", "the rule for its host"],
 )  # fmt: skip
 def test_the_line_says_why_a_failed_request_was_not_forced(
     rules: list[str], options: dict[str, bool], body: Any, why: str
@@ -70,14 +75,14 @@ PLAIN = "force_upstream_plain: true"
     [
         (CHAT, request(stream=True), "its request would be sent plain now, and its client get events"),
         (CHAT, request(), "the client itself asks for a plain answer"),
-        (CHAT, b"[]", "left as it came: only a POST with a JSON object is sent plain"),
+        (CHAT, b"[]", "left as it came: only a POST with a JSON object or a form is sent plain"),
         (
-            "/v1/images/edits",
-            request(stream=True),
-            "left as it came: a plain answer of the images API cannot be given as events",
+            "/v1/responses",
+            request(stream=True, background=True),
+            "left as it came: the client does not wait for a background response",
         ),
     ],
-    ids=["a stream", "a plain answer", "not JSON", "an endpoint without the other direction"],
+    ids=["a stream", "a plain answer", "not JSON", "a request that the API does not stream"],
 )
 def test_the_other_direction_is_explained(path: str, body: Any, why: str) -> None:
     (rule,) = parse_rules(f"rules: [{{name: r, hosts: ['*'], {PLAIN}}}]", "rules.yaml")

@@ -2,7 +2,13 @@
 
 import pytest
 from force_stream.answer.reader import AnswerSpec
+from force_stream.answer.unfold import Asked
+from force_stream.endpoints import ENDPOINTS
+from force_stream.proxy.attempt import Attempt
+from force_stream.proxy.client_wait import ClientWait
+from force_stream.proxy.guard import Guard
 from force_stream.proxy.live_copy import LiveCopy
+from force_stream.rules.rule import UNLIMITED
 from harness.master import answer_with, flow_with
 
 PIECES = [b"12345678", b"9abcdef", b"", b"x"]
@@ -46,3 +52,15 @@ def test_a_body_that_mitmproxy_holds_stays() -> None:
     copy.store(flow)
     assert flow.response is not None
     assert (flow.response.raw_content, flow.metadata) == (b"held", {})
+
+
+def test_the_copy_of_a_guarded_stream_has_what_its_client_does_not_get_yet() -> None:
+    asked = Asked(ENDPOINTS["chat"])
+    attempt = Attempt(AnswerSpec("r", "chat"), UNLIMITED, asked=asked)
+    wait = ClientWait(UNLIMITED, attempt)
+    wait.guard = Guard(attempt, asked, 100, wait.said)
+    attempt.start_response(200, "text/event-stream")
+    copy = LiveCopy(100, AnswerSpec("r", "chat"), wait)
+    # mitmproxy would write a piece of no bytes as the end of the body.
+    assert [copy(piece) for piece in (b"data: {}\n\nda", b"ta:", b"")] == [b"data: {}\n\n", (), ()]
+    assert copy.size == len(b"data: {}\n\ndata:")

@@ -92,6 +92,8 @@ READ: dict[str, tuple[list[Any], list[Any]]] = {
     "model": (["m", ""], ["\u202eevil", "x" * 102]),
     "forced": ([True, False], [1, 0, "true"]),
     "made_plain": ([True, False], [1, 0, "true"]),
+    "given": ([0, 7], [-1, True, "7"]),
+    "with_usage": ([True, False], [1, "true"]),
     "choices": ([1, 128], [0, -1, 10**30, True, 1.0, "1"]),
     "on_truncated": (["error", "partial"], ["ignore", ""]),
     "quirks": ([[], ["think_tags"]], [["of_tomorrow"], ["think_tags", 1], "think_tags"]),

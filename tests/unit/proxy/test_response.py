@@ -10,7 +10,6 @@ from force_stream.proxy.notes import UnreadableFlow, save_notes
 from force_stream.proxy.response import (
     copy_outcome,
     early_head,
-    event_stream,
     is_as_received,
     kept_answer,
     make_sendable,
@@ -22,6 +21,7 @@ from force_stream.proxy.response import (
     store_answer,
     streams,
     text_of,
+    upstreams_body,
 )
 from force_stream.rules.rule import UNLIMITED
 from harness.master import answer_with, flow_with
@@ -115,12 +115,12 @@ def test_text_is_utf_8_whatever_its_label_says() -> None:
 
 def test_the_event_stream_is_the_kept_one_or_the_response_itself() -> None:
     flow = answered()
-    assert event_stream(flow) == STREAM
+    assert upstreams_body(flow) == STREAM
     save_notes(flow, {"sse": b"data: kept\n\n"})
-    assert event_stream(flow) == b"data: kept\n\n"
+    assert upstreams_body(flow) == b"data: kept\n\n"
     answer_with(flow, b"{}", "application/json")
     flow.metadata = {}
-    assert event_stream(flow) is None
+    assert upstreams_body(flow) is None
 
 
 @pytest.mark.parametrize(

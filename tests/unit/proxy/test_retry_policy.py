@@ -4,7 +4,14 @@ import time
 from email.utils import formatdate
 
 import pytest
-from force_stream.proxy.retry_policy import FIRST_DELAY, LONGEST_DELAY, LONGEST_RETRY_AFTER, delay, is_retried
+from force_stream.proxy.retry_policy import (
+    FIRST_DELAY,
+    LONGEST_DELAY,
+    LONGEST_RETRY_AFTER,
+    delay,
+    is_retried,
+    wait_asked,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +42,24 @@ def test_clients_that_failed_together_do_not_come_back_together() -> None:
 
 
 # With one
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({}, ""),
+        ({"retry-after": "20"}, "20"),
+        ({"retry-after-ms": "1500"}, "1.5"),
+        ({"retry-after": "2", "retry-after-ms": "1500"}, "1.5"),
+        ({"retry-after": "2", "retry-after-ms": "soon"}, "2"),
+        ({"retry-after-ms": "-5"}, ""),
+        ({"retry-after-ms": "9" * 400}, ""),
+        ({"retry-after-ms": "."}, ""),
+    ],
+)
+def test_a_wait_in_milliseconds_is_the_more_exact_one(headers: dict[str, str], wait: str) -> None:
+    assert wait_asked(headers.get) == wait
+    assert not wait or delay(1, wait) == float(wait)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from force_stream.proxy.notes import UnreadableFlow, save_notes
+from force_stream.proxy.response import upstreams_body
 from force_stream.proxy.saved import aggregate_again
 from force_stream.rules.rule import Rule
 from harness import sse
+from harness.foreign import saved_plain_flow
 from harness.master import answer_with, flow_with
 from harness.samples import DOCUMENT, EVENTS, STREAM
 from mitmproxy import http
@@ -37,6 +39,27 @@ def test_the_flow_gets_the_document_and_keeps_the_stream() -> None:
     assert again(flow, STREAM) == DOCUMENT
     assert flow.metadata["force_stream.sse"] == STREAM
     assert again(flow, STREAM) == DOCUMENT
+
+
+@pytest.mark.parametrize("with_usage", [False, True])
+def test_a_plain_answer_becomes_the_same_events_again(with_usage: bool) -> None:
+    flow = saved_plain_flow(with_usage=with_usage)
+    assert flow.response is not None
+    events = flow.response.raw_content or b""
+    assert (b'"usage":{' in events) == with_usage
+    flow.response.raw_content = b"data: another version's\n\n"
+    asyncio.run(aggregate_again(flow, flow.metadata["force_stream.sse"], ()))
+    assert flow.response.raw_content == events
+    assert flow.response.headers["content-type"] == "text/event-stream"
+
+
+def test_of_a_version_that_kept_the_events_alone_a_document_is_made() -> None:
+    flow = saved_plain_flow()
+    for name in ("sse", "sse_status", "sse_type", "given", "with_usage"):
+        del flow.metadata[f"force_stream.{name}"]
+    stream = upstreams_body(flow)
+    assert stream is not None
+    assert again(flow, stream) == DOCUMENT
 
 
 @pytest.mark.parametrize(("name", "status"), [("r", 200), ("another", 502)])

@@ -542,7 +542,7 @@ def test_an_answer_that_nobody_keeps_any_more_is_stopped_when_the_client_leaves(
 @pytest.mark.parametrize("is_woken", [True, False], ids=["mitmproxy wakes it", "nobody wakes it"])
 def test_a_timer_of_a_client_that_left_wakes_its_stream_once(monkeypatch: pytest.MonkeyPatch, is_woken: bool) -> None:
     async def test() -> None:
-        layer = stream_layer.StreamLayerAddon(lambda _: None, AsyncMock())
+        layer = stream_layer.StreamLayerAddon(lambda _: None, AsyncMock(), Mock())
         pings = asyncio.create_task(asyncio.sleep(58))
         timer, client, kept = commands.RequestWakeup(0.001), Mock(), asyncio.get_running_loop().create_future()
         stream, handler = Mock(timers=[timer], kept=kept), Mock(client=client, transports={}, wakeup_timer={pings})
@@ -740,3 +740,65 @@ def test_an_answer_that_comes_with_its_end_asks_for_no_wakeup(
     player.upstream_sends(HEAD + piece(STREAM) + END)
     assert player.answer.json() == DOCUMENT
     assert player.wakeups == before
+
+
+# A client's own stream that is guarded
+
+
+@pytest.fixture
+def play_guarded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Player]:
+    def play(**keys: Any) -> Player:
+        rule = Rule("r", ("llm.test",), guard_streams=True, **keys)
+        player = Player(monkeypatch, rule, asked=Asked(ENDPOINTS["chat"]), guarded=True)
+        player.ask()
+        return player
+
+    return play
+
+
+def test_a_guarded_stream_has_heartbeats_while_its_upstream_is_silent(play_guarded: Callable[..., Player]) -> None:
+    player = play_guarded(heartbeat=2)
+    event, half = STREAM.partition(b"\n\n")[0] + b"\n\n", b'data: {"x'
+    player.upstream_sends(HEAD, piece(event))
+    player.wait(1.5)
+    player.upstream_sends(piece(half))
+    assert player.to_client.endswith(piece(event)), "half an event is no sign of life"
+    player.wait(0.6)
+    assert player.to_client.endswith(piece(event) + BEAT)
+    player.wait(2)
+    assert player.to_client.endswith(piece(event) + BEAT * 2)
+    player.upstream_sends(piece(b'":1}\n\n'))
+    player.wait(1.9)
+    assert player.to_client.endswith(BEAT + piece(half + b'":1}\n\n'))
+    player.upstream_sends(piece(b"data: [DONE]\n\n"))
+    player.wait(30)
+    assert player.to_client.endswith(piece(b"data: [DONE]\n\n")), "none after its end"
+    player.upstream_sends(END)
+    assert player.to_client.endswith(piece(b"data: [DONE]\n\n") + END)
+    assert player.is_asleep
+
+
+@pytest.mark.parametrize(("keys", "begun"), [({"idle_timeout": 3}, 3.0), ({"timeout": 5}, 5.0)])
+def test_a_guarded_stream_has_the_limits_of_its_rule(
+    play_guarded: Callable[..., Player], keys: dict[str, float], begun: float
+) -> None:
+    player = play_guarded(**keys)
+    event = STREAM.partition(b"\n\n")[0] + b"\n\n"
+    player.upstream_sends(HEAD, piece(event + b"data: {"))
+    player.wait(begun - 0.1)
+    assert player.to_client.endswith(piece(event))
+    player.wait(0.2)
+    error = player.to_client.rpartition(b"data: ")[2].partition(b"\n")[0]
+    assert json.loads(error)["error"]["code"] == "stream_timeout"
+    assert player.to_client.endswith(END)
+    assert player.closed == ["upstream"]
+
+
+def test_a_guarded_stream_whose_client_leaves_is_left(play_guarded: Callable[..., Player]) -> None:
+    player = play_guarded(heartbeat=2, idle_timeout=3)
+    player.upstream_sends(HEAD, piece(b"data: {}\n\n"))
+    player.client_leaves()
+    came = player.to_client
+    player.wait(10)
+    assert player.to_client == came
+    assert player.ends[player.flow.id] == ["error"]

@@ -413,7 +413,7 @@ def test_the_shipped_rules_change_nothing(reader) -> None:
 @pytest.mark.parametrize("text", presets(), ids=lambda text: re.findall("^  - name: (.*)", text, re.MULTILINE)[0])
 def test_each_preset_works_when_it_is_switched_on(text) -> None:
     (preset,) = parse_rules(text, "rules.yaml")
-    assert preset.force_upstream_stream is True
+    assert preset.forces
 
 
 def all_presets() -> tuple[Rule, ...]:

@@ -155,6 +155,7 @@ VERDICTS: dict[str, tuple[Side, Side, int, str]] = {
 def test_the_verdict_says_what_two_answers_mean(case: str) -> None:
     plain, forced, differing, said = VERDICTS[case]
     assert verdict(plain, forced, differing) == said
+    assert verdict(plain, forced, differing, streamed="live") == said.replace("forced", "live")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.report import Report
 from force_stream.view import flow_record
@@ -50,6 +51,25 @@ def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     assert (outcome.ended, outcome.longest_gap, outcome.flow().response.status_code) == (2.5, 1.0, 200)
     assert outcome.weight >= len(STREAM)
     assert outcome.seconds >= 0
+
+
+@pytest.mark.parametrize(
+    ("notes", "came"),
+    [
+        ({"made_plain": True, "given": 4}, "sent plain, given as 4 events, 30 bytes"),
+        ({"made_plain": True, "given": 0}, "sent plain, 30 bytes"),
+        ({"given": 1}, "JSON given as 1 event, 30 bytes"),
+        ({"made_plain": True}, "0 events, 30 bytes"),
+    ],
+)
+def test_a_plain_answer_that_became_events_has_no_first_event(notes: dict[str, Any], came: str) -> None:
+    flow = answered(b"data: {}\n\n")
+    flow.metadata |= {f"force_stream.{name}": value for name, value in notes.items()}
+    report = Report(bytes=30, status=200, finish_reason="stop")
+    outcome = flow_record.of_answer(flow, Attempt(report, [1.5, 10, 1.75, 30], b'{"choices": []}'))
+    assert (outcome.first_event, outcome.first_content) == (None if "given" in notes else 1.5, None)
+    assert (outcome.ok, outcome.first_byte, outcome.longest_gap, outcome.event_rate) == (True, 1.5, 0.75, None)
+    assert outcome.came == came
 
 
 def test_another_try_is_told_from_the_first() -> None:
@@ -117,6 +137,7 @@ def test_of_the_upstreams_head_only_what_explains_an_answer_is_shown() -> None:
     flow.metadata["force_stream.head"] = [
         ["Content-Type", b"text/html"],
         ["Retry-After", b"20"],
+        ["Retry-After-Ms", b"19500"],
         ["X-Request-Id", b"req-\x1b1"],
         ["Set-Cookie", b"a=b"],
         ["Server", b"nginx"],
@@ -124,6 +145,7 @@ def test_of_the_upstreams_head_only_what_explains_an_answer_is_shown() -> None:
     assert flow_record.head_of(flow) == (
         ("content-type", "text/html"),
         ("retry-after", "20"),
+        ("retry-after-ms", "19500"),
         ("x-request-id", "req-\\x1b1"),
     )
 

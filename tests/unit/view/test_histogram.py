@@ -57,15 +57,6 @@ def test_what_took_no_longer_than_a_bound_is_counted_exactly(durations: list[flo
         assert found.up_to(bound) == sum(seconds <= bound for seconds in durations)
 
 
-@given(st.lists(SECONDS), st.lists(SECONDS))
-def test_two_together_are_as_one_that_had_all(first: list[float], second: list[float]) -> None:
-    together, all_at_once = histogram_of(*first), histogram_of(*first, *second)
-    together.include(histogram_of(*second))
-    assert together.percentiles == all_at_once.percentiles
-    assert (together.count, together.most) == (all_at_once.count, all_at_once.most)
-    assert together.total == pytest.approx(all_at_once.total)
-
-
 @pytest.mark.parametrize("durations", [(), (0.25,)])
 def test_percentiles_can_be_asked_for_while_a_duration_is_added(durations: tuple[float, ...]) -> None:
     found = histogram_of(*durations)

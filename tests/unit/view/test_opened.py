@@ -11,6 +11,7 @@ from force_stream.view import opened
 from force_stream.view.joined import Said
 from force_stream.view.opened import FIRST_ENTRIES, LAST_ENTRIES, LONGEST_SAID, MOST_RAW, MOST_SAID, Opened
 from harness import sse
+from harness.foreign import saved_plain_flow
 from harness.master import answer_with, flow_with
 from harness.samples import CHAT, DOCUMENT, EVENTS, SECRET, STREAM, choice, chunk, request
 from harness.tools import needs_tool
@@ -42,6 +43,27 @@ def test_a_forced_flow_has_what_was_said_and_its_events_and_why_its_rule_took_it
     assert (found.last, found.left_out, found.raw, found.size) == ([], 0, STREAM, len(STREAM))
     assert found.about == "5 events, then [DONE]"
     assert found.explained == [f"POST 127.0.0.1{CHAT}: rule r takes it; its request would be forced now"]
+
+
+def test_of_a_plain_answer_that_became_events_the_document_and_the_events_can_be_saved() -> None:
+    flow = saved_plain_flow()
+    assert flow.response is not None
+    found = look(flow)
+    assert texts(found) == [Said("text", "Hello")]
+    assert (found.about, found.first) == (f"a document, given as {flow.metadata['force_stream.given']} events", [])
+    assert found.raw == json.dumps(DOCUMENT).encode()
+    assert found.can_save == ["json", "sse"]
+    assert json.loads(opened.saved_document(flow) or b"") == DOCUMENT
+    assert opened.saved_stream(flow) == flow.response.raw_content
+
+
+def test_of_a_plain_answer_that_was_none_the_clients_error_is_the_document() -> None:
+    flow = saved_plain_flow()
+    answer_with(flow, b'{"error": {}}', "application/json")
+    flow.metadata |= {"force_stream.sse": b"<html>No</html>", "force_stream.given": 0}
+    found = look(flow)
+    assert (found.about, found.raw, found.can_save) == ("text", b"<html>No</html>", ["json"])
+    assert opened.saved_document(flow) == b'{"error": {}}'
 
 
 def test_a_stream_that_was_cut_off_has_what_was_said_until_then() -> None:

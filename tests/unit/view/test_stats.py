@@ -7,6 +7,7 @@ from weakref import ref
 import pytest
 from force_stream.view.stats import (
     MOST_ARRIVALS,
+    MOST_FIRST_ROWS,
     MOST_FLOWS,
     MOST_HELD,
     MOST_ROWS,
@@ -233,13 +234,16 @@ def test_the_rows_with_the_most_flows_are_chosen_and_stay_in_order() -> None:
 
 def test_rows_after_the_first_are_one_row_whose_counts_are_theirs() -> None:
     stats = Stats()
-    for model in ("c", "b", "a", "a"):
+    first = [f"{number}" for number in range(MOST_FIRST_ROWS - 1, -1, -1)]
+    for model in (*first, first[0]):
         stats.add(replace(FINE, model=model))
-    rows = [(row.upstream, row.model, row.flows) for row in stats.first_rows(2)]
-    assert rows == [(FINE.upstream, "c", 1), (FINE.upstream, "b", 1), (*OTHERS, 2)]
-    assert [row.model for row in stats.first_rows(3)] == ["c", "b", "a"]
-    *_, rest = stats.first_rows(2)
-    assert rest.duration.count == 2
+    assert [row.model for row in stats.first_rows()] == first
+    for model in ("y", "x", "x", first[-1]):
+        stats.add(replace(FINE, model=model))
+    *rows, rest = stats.first_rows()
+    assert [row.model for row in rows] == first
+    assert (rows[0].flows, rows[-1].flows) == (2, 2)
+    assert (rest.upstream, rest.model, rest.flows, rest.duration.count) == (*OTHERS, 3, 3)
 
 
 def test_all_that_is_said_of_a_flow_can_be_searched_for() -> None:

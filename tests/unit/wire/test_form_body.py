@@ -101,6 +101,32 @@ def test_a_form_gets_the_extra_fields(case: str) -> None:
     assert read(after).forced(OPTIONS, extra).undo == []
 
 
+TRUE = field("stream", "true")
+PLAIN: dict[str, tuple[bytes, dict[str, object], bytes]] = {
+    "stream is taken out at the beginning": (form(TRUE, MODEL, AUDIO), {}, form(MODEL, AUDIO)),
+    "in the middle": (form(MODEL, TRUE, AUDIO), {}, form(MODEL, AUDIO)),
+    "at the end": (form(MODEL, AUDIO, TRUE), {}, form(MODEL, AUDIO)),
+    "with its options": (form(field("partial", "2"), TRUE, MODEL), {}, form(MODEL)),
+    "each of several": (form(TRUE, MODEL, TRUE, TRUE), {}, form(MODEL)),
+    "a file named stream stays": (form(file("stream", b"data"), TRUE), {}, form(file("stream", b"data"))),
+    "there is none": (form(MODEL, AUDIO), {}, form(MODEL, AUDIO)),
+    "with extra fields": (form(TRUE, MODEL), {"model": "m", "n": 1}, form(field("model", "m"), field("n", "1"))),
+    "an extra field of an option's name": (
+        form(field("partial", "2"), MODEL),
+        {"partial": 0},
+        form(MODEL, field("partial", "0")),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLAIN)
+def test_a_form_loses_its_stream_whole(case: str) -> None:
+    before, extra, after = PLAIN[case]
+    edited = read(before).plain(extra, ["partial"])
+    assert edited.body == after
+    assert undo(edited.body, edited.undo) == before
+
+
 ASKS_PLAIN = {"": True, "false": True, "False": True, " FALSE ": True, "0": True, "null": True, "None": True} | {
     "true": False,
     "True": False,

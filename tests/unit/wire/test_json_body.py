@@ -160,7 +160,7 @@ PLAIN = {
 
 @pytest.mark.parametrize(("raw", "extra", "expected"), PLAIN.values(), ids=list(PLAIN))
 def test_plain_takes_the_stream_and_its_options(raw: bytes, extra: dict[str, object], expected: bytes) -> None:
-    edited = read(raw).plain(extra)
+    edited = read(raw).plain(extra, ["stream_options"])
     assert edited.body == expected
     assert undo(edited.body, edited.undo) == raw
 
@@ -242,6 +242,7 @@ NO_OBJECT = {
     "deep nesting, closed": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "a long run of letters outside a string": b'{"a":' + b"x" * (3 * BLOCK) + b"}",
     "a long array, then garbage": b'{"a":[' + b"1," * (3 * BLOCK) + b"x]}",
+    "more members than any request has": b"{" + b",".join(b'"%d":1' % number for number in range(10_001)) + b"}",
 }
 
 
@@ -327,6 +328,22 @@ def test_a_long_value_is_an_empty_one_of_its_type() -> None:
 def test_of_a_long_array_the_count_and_the_type_of_the_first_item_are_kept(array: list[object], kept: object) -> None:
     for members in ({"prompt": array}, {"prompt": array, "stream": False, "user": "a" * 3 * BLOCK}):
         assert read(json.dumps(members, ensure_ascii=False).encode()).members["prompt"] == kept
+
+
+def test_an_array_that_is_longer_than_matters_is_kept_as_a_long_one() -> None:
+    members = read(b'{"x":[' + b"0," * 150_000 + b'0],"n":1}').members
+    assert members == {"x": [0] * 100_000, "n": 1}
+
+
+def test_as_many_members_are_read_as_a_request_may_have() -> None:
+    assert len(read(b"{" + b",".join(b'"%d":1' % number for number in range(10_000)) + b"}").members) == 10_000
+
+
+def test_a_body_that_is_copied_in_parts_is_the_same() -> None:
+    raw = json.dumps({"user": "a", "prompt": "ab\n" * 1_000_000, "stream": False, "n": 1}).encode()
+    edited = read(raw).forced(None)
+    assert edited.body == raw.replace(b"false", b"true")
+    assert undo(*edited) == raw
 
 
 def test_a_long_empty_array_is_empty() -> None:
@@ -456,7 +473,7 @@ def test_forced_means_what_it_says_and_can_be_undone(
 @given(OBJECTS, EXTRA, TINY_BLOCKS)
 def test_plain_means_what_it_says_and_can_be_undone(pieces: list[str], extra: dict[str, object], block: int) -> None:
     raw = joined(pieces)
-    edited = read(raw, block).plain(extra)
+    edited = read(raw, block).plain(extra, ["stream_options"])
     kept = {key: value for key, value in value_of(raw).items() if key not in ("stream", "stream_options")}
     assert value_of(edited.body) == kept | value_of(json.dumps(extra).encode())
     assert undo(edited.body, edited.undo) == raw

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from force_stream.wire import jsontext
-from force_stream.wire.jsontext import Number
+from force_stream.wire.jsontext import Number, Written
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -236,3 +236,11 @@ def test_an_indented_document_says_the_same(value: Any) -> None:
 def test_a_deep_document_is_not_indented_without_bound() -> None:
     document = b"[" * 2000 + b"1" + b"]" * 2000
     assert len(jsontext.indented(document)) < 500_000
+
+
+def test_items_that_are_written_already_are_copied() -> None:
+    value = {"a": [Number("1.0"), Written(b'{"x":0.10},"\xc3\xa9"'), "b", Written(b"2")], "c": [Written(b"[]")]}
+    expected = '{"a":[1.0,{"x":0.10},"é","b",2],"c":[[]]}'.encode()
+    assert jsontext.dumps(value) == expected
+    long = jsontext.dumps(value | {"d": ["x" * 100_000]})
+    assert long == expected[:-1] + b',"d":["' + b"x" * 100_000 + b'"]}'

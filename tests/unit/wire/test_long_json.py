@@ -1,6 +1,7 @@
 """Long JSON texts, read and written in parts."""
 
 import contextlib
+import functools
 import gc
 import json
 import sys
@@ -98,6 +99,13 @@ def outcome(read: Callable[[], tuple[Any, int]]) -> tuple[Any, int] | None:
 def test_a_text_reads_the_same_in_windows_and_in_one_go(text: str, window: int) -> None:
     decode = jsontext.value_at
     assert outcome(lambda: long_json.read(text, 0, decode, window)) == outcome(lambda: decode(text, 0))
+
+
+@pytest.mark.parametrize("text", [f"[{'{},' * 50_000}[1]]", f'"{"a" * 500_000}"'], ids=["list", "text"])
+def test_of_a_long_value_no_more_is_kept_than_matters(text: str) -> None:
+    value, end = long_json.read(text, 0, json.JSONDecoder().raw_decode, most=100)
+    assert end == len(text)
+    assert 100 <= len(value) < 100_000
 
 
 @given(st.builds(broken, TEXTS | DEEP, BROKEN), WINDOWS)
@@ -238,3 +246,65 @@ def test_deep_nesting_is_read_and_written() -> None:
     value, end = long_json.read(text, 0, jsontext.value_at)
     assert end == len(text)
     assert b"".join(long_json.write(value, jsontext.dumps)) == text.encode()
+
+
+# Freeing
+
+
+class Freed:
+    """Notes how much goes with it when it is freed."""
+
+    def __init__(self, value: Any, steps: list[int]) -> None:
+        self.value = value
+        self._steps = steps
+
+    def __del__(self) -> None:
+        self._steps.append(1)
+
+
+def in_one_step(make: Callable[[Any], Any]) -> int:
+    """How many values are freed at most between two lines of Python, when a value of very many is."""
+    freed: list[int] = []
+    garbage = [make(freed)]
+    most = before = 0
+
+    def look(*_: Any) -> Any:
+        nonlocal most, before
+        most, before = max(most, len(freed) - before), len(freed)
+        return look
+
+    sys.settrace(look)
+    try:
+        long_json.drop(garbage)
+    finally:
+        sys.settrace(None)
+    assert not garbage
+    assert len(freed) == COUNT
+    return most
+
+
+COUNT = 3_000
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda freed: [Freed(None, freed) for _ in range(COUNT)],
+        lambda freed: {str(number): Freed(None, freed) for number in range(COUNT)},
+        lambda freed: [[[Freed(None, freed)] * 2] for _ in range(COUNT)],
+        lambda freed: Freed({"a": tuple(Freed([], freed) for _ in range(COUNT - 1))}, freed),
+        lambda freed: functools.reduce(lambda inner, _: Freed([inner], freed), range(COUNT), None),
+    ],
+    ids=["list", "object", "nested", "within an instance", "deep"],
+)
+def test_what_is_dropped_is_freed_in_short_steps(make: Callable[[Any], Any]) -> None:
+    assert in_one_step(make) <= 64
+
+
+def test_what_somebody_else_has_is_not_changed_by_dropping_it() -> None:
+    inner = {"a": [1, [2]], "b": {}}
+    outer = [inner, "text", inner["a"]]
+    garbage: list[Any] = [[outer, {"x": inner, "y": [[inner["b"]]]}], inner]
+    long_json.drop(garbage)
+    assert garbage == []
+    assert (inner, outer) == ({"a": [1, [2]], "b": {}}, [inner, "text", [1, [2]]])

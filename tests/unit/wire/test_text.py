@@ -1,7 +1,8 @@
 """Text that somebody else chose, in a line of ours."""
 
 import pytest
-from force_stream.wire.text import LONGEST_PRINTED, counted, printable
+from force_stream.wire import text as module
+from force_stream.wire.text import LONGEST_PRINTED, counted, decoded, printable
 from harness.hostile import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,3 +55,22 @@ def test_long_text_is_cut_before_it_is_looked_at() -> None:
 @pytest.mark.parametrize(("count", "said"), [(0, "0 events"), (1, "1 event"), (2, "2 events"), (2000, "2,000 events")])
 def test_a_count_has_its_plural(count: int, said: str) -> None:
     assert counted(count, "event") == said
+
+
+BYTES = st.sampled_from([b"a", "é".encode(), "你".encode(), "😀".encode(), b"\xff", b"\xf0\x9f", b"\xe4"])
+
+
+@pytest.mark.parametrize("errors", ["replace", "strict"])
+@given(data=st.lists(BYTES).map(b"".join), together=st.integers(1, 9))
+def test_bytes_are_the_same_text_in_parts_and_in_one_go(errors: str, data: bytes, together: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_TOGETHER", together)
+        try:
+            whole = data.decode(errors=errors)
+        except UnicodeDecodeError:
+            with pytest.raises(UnicodeDecodeError):
+                list(decoded(data, errors))
+        else:
+            parts = list(decoded(data, errors))
+            assert "".join(parts) == whole
+            assert data.isascii() or max(map(len, parts)) <= together + 3
