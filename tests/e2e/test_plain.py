@@ -561,6 +561,15 @@ def test_json_is_known_by_how_it_begins(proxy: Proxy, upstream: Upstream, label:
     assert json.loads(aggregate(response.body).body) == ANSWER
 
 
+@pytest.mark.parametrize("model", ["forced", "learns", "slow", "any"])
+def test_json_that_is_labelled_as_an_event_stream_is_known_by_its_length(
+    proxy: Proxy, upstream: Upstream, model: str
+) -> None:
+    upstream.answer(document(ANSWER, content_type="text/event-stream"))
+    response = ask(proxy, streaming(model, **USED))
+    assert json.loads(aggregate(response.body).body) == ANSWER
+
+
 def test_compressed_json_becomes_its_events(proxy: Proxy, upstream: Upstream) -> None:
     packed = gzip.compress(json.dumps(ANSWER).encode())
     upstream.answer(Head(content_type=JSON, headers={"Content-Encoding": "gzip"}), *pieces(packed, 50), End())

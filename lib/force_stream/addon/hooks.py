@@ -685,12 +685,14 @@ def _level(flow: http.HTTPFlow) -> int:
 
 def _goes_on_live(wait: ClientWait, head: http.Response) -> bool:
     """Whether an upstream sends the events that its client asked for, as it gets them: after a heartbeat nothing can
-    tell the client of an encoding."""
+    tell the client of an encoding. What has a length is hardly a stream: how it begins will say."""
     if wait.attempt is None or wait.asked is None or wait.client_gone:
         return False
     if head.stream:
         return wait.attempt.is_own_stream  # another addon has it streamed
-    return response.is_event_stream(head) and not (wait.headers_sent and bodies.is_encoded(head))
+    if not response.is_event_stream(head) or "content-length" in head.headers:
+        return False
+    return not (wait.headers_sent and bodies.is_encoded(head))
 
 
 def _guard(wait: ClientWait, attempt: Attempt, head: http.Response) -> Guard | None:
