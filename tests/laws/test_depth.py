@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from force_stream import ENDPOINTS, aggregate
+from force_stream import ENDPOINTS, AnswerSpec, aggregate
 
 DEPTHS = (330, 990, 5000)
 # The value that nests is at the @.
@@ -48,3 +48,16 @@ def test_every_depth_is_answered(endpoint: str, kind: str) -> None:
                 for body in (f"data: {event}\n\ndata: {event}\n\n{ENDS}", event, f"{event}\n{event}\n"):
                     reply = aggregate(body.encode(), endpoint)
                     assert reply.status == 200 or json.loads(reply.body)["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1000, 7])
+def test_what_follows_an_event_that_is_too_deep_is_not_read_however_it_comes(size: int) -> None:
+    deep = PLACES[9].replace("@", '{"a":' * 990 + "1" + "}" * 990)
+    body = f"data: {PLACES[7].replace('@', '1')}\n\ndata: {deep}\n\n{ENDS}".encode()
+    answer = AnswerSpec("r", "chat").read()
+    for start in range(0, len(body), size):
+        answer.feed(body[start : start + size])
+    reply = answer.finish()
+    assert reply is not None
+    assert b"nested too deeply" in reply.body
+    assert answer.report.events == 2

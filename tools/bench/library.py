@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,17 @@ import force_stream  # noqa: E402
 
 SIZES: Final = (50, 500, 5_000, 50_000)
 ROUNDS: Final = 7
+# Short streams are read many times in a row, so that the clock can tell: recordings so often, others until so many
+# bytes are read.
+AGAIN: Final = 10
+LONG: Final = 300_000
+# The endpoints of the recordings' kinds; others are left out.
+ENDPOINT_OF: Final = {
+    "chat": "chat",
+    "completions": "completions",
+    "responses": "responses",
+    "anthropic": "messages",
+}
 # Slower ways than this are not given the longest streams: they would take minutes and show nothing new.
 PATIENCE: Final = 2.0
 
@@ -174,7 +186,7 @@ def stream(kind: str, count: int) -> bytes:
 
 
 def data_lines(body: bytes) -> list[bytes]:
-    return [line[6:] for line in body.split(b"\n") if line.startswith(b"data: {")]
+    return [line[6:] for line in body.split(b"\n") if line.startswith(b"data: {") and line.rstrip().endswith(b"}")]
 
 
 def ours(body: bytes) -> object:
@@ -245,23 +257,25 @@ MAKERS: Final[dict[str, Callable[[], Way]]] = {
 }
 
 
-def seconds(way: Way, body: bytes) -> float:
+def seconds(way: Way, body: bytes, times: int = 1) -> float:
     begin = time.process_time()
-    way(body)
+    for _ in range(times):
+        way(body)
     return time.process_time() - begin
 
 
-def measure(ways: dict[str, Way], parse: Way, body: bytes) -> dict[str, str]:
-    """For each way the median of its ratio to the floor, and the spread between the quartiles."""
+def measure(ways: dict[str, Way], parse: Way, body: bytes) -> dict[str, list[float]]:
+    """For each way its ratios to the floor, one for each round."""
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     skipped: set[str] = set()
+    times = max(1, LONG // len(body))
     for _ in range(ROUNDS):
-        base = seconds(parse, body)
+        base = seconds(parse, body, times)
         for name, way in ways.items():
             if name in skipped:
                 continue
             try:
-                spent = seconds(way, body)
+                spent = seconds(way, body, times)
             except Exception as error:
                 ratios[name] = []
                 skipped.add(f"{name}")
@@ -270,10 +284,11 @@ def measure(ways: dict[str, Way], parse: Way, body: bytes) -> dict[str, str]:
             ratios[name].append(spent / base)
             if spent > PATIENCE:
                 skipped.add(name)
-    return {name: _figure(values) for name, values in ratios.items()}
+    return ratios
 
 
-def _figure(values: list[float]) -> str:
+def figure(values: list[float]) -> str:
+    """The median, and the spread between the quartiles."""
     if not values:
         return "fails"
     if len(values) < 3:
@@ -282,14 +297,39 @@ def _figure(values: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def recordings() -> bytes | None:
-    """All recorded chat streams in one, if the environment names a folder of them; None if not."""
+def geometric_means(rows: list[dict[str, list[float]]]) -> dict[str, str]:
+    """Of each way's medians over the shapes; "–" where it has not read all of them."""
+    means = {}
+    for name in rows[0]:
+        medians = [statistics.median(row[name]) for row in rows if row[name]]
+        means[name] = f"{statistics.geometric_mean(medians):.2f}" if len(medians) == len(rows) else "–"
+    return means
+
+
+def recordings() -> dict[str, list[tuple[str, bytes]]]:
+    """The recorded streams of each provider, with the endpoints that read them, if the environment names a folder."""
     folder = os.environ.get("FORCE_STREAM_RECORDINGS")
     if not folder:
-        return None
-    rows = map(json.loads, (Path(folder) / "index.jsonl").read_text().splitlines())
-    paths = [Path(folder) / row["file"] for row in rows if row["kind"] == "chat"]
-    return b"\0".join(path.read_bytes() for path in paths)
+        return {}
+    found: dict[str, list[tuple[str, bytes]]] = {}
+    for row in map(json.loads, (Path(folder) / "index.jsonl").read_text().splitlines()):
+        endpoint = ENDPOINT_OF.get(row["kind"])
+        body = (Path(folder) / row["file"]).read_bytes() if endpoint else b""
+        if endpoint and data_lines(body):
+            found.setdefault(row["provider"], []).append((endpoint, body))
+    return found
+
+
+def of_recordings(parse: Way, streams: list[tuple[str, bytes]]) -> list[float]:
+    """The mean over these streams of the ratio to the floor, one for each round."""
+    means = []
+    for _ in range(ROUNDS):
+        ratios = []
+        for endpoint, body in streams:
+            base = seconds(parse, body, AGAIN)
+            ratios.append(seconds(partial(force_stream.aggregate, endpoint=endpoint), body, AGAIN) / base)
+        means.append(statistics.fmean(ratios))
+    return means
 
 
 def main() -> int:
@@ -300,22 +340,20 @@ def main() -> int:
             ways[name] = make()
         except ImportError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
-    print("CPU time as a multiple of orjson.loads of every data line and nothing else (median, quartiles)\n")
-    print("| stream | chunks | " + " | ".join(ways) + " |")
-    print("|---|---:|" + "---:|" * len(ways))
-    for kind in KINDS:
-        for count in SIZES:
-            row = measure(ways, parse, stream(kind, count))
-            print(f"| {kind} | {count:,} | " + " | ".join(row.values()) + " |", flush=True)
+    print("CPU time as a multiple of orjson.loads of every data line and nothing else (median, quartiles)")
+    rows: dict[int, list[dict[str, list[float]]]] = {count: [] for count in SIZES}
+    for count in SIZES:
+        print(f"\n| {count:,} chunks | " + " | ".join(ways) + " |")
+        print("|---|" + "---:|" * len(ways))
+        for kind in KINDS:
+            rows[count].append(measure(ways, parse, stream(kind, count)))
+            print(f"| {kind} | " + " | ".join(map(figure, rows[count][-1].values())) + " |", flush=True)
+        print("| geometric mean | " + " | ".join(geometric_means(rows[count]).values()) + " |", flush=True)
     recorded = recordings()
-    if recorded is not None:
-        bodies = recorded.split(b"\0")
-
-        def each(way: Way) -> Way:
-            return lambda _: [way(body) for body in bodies]
-
-        row = measure({"force-stream": each(ours)}, each(parse), b"")
-        print(f"| {len(bodies)} recorded streams | | {row['force-stream']} |" + " |" * (len(ways) - 1))
+    if recorded:
+        print("\n| recorded streams of | how many | force-stream, mean |\n|---|---:|---:|")
+    for provider, streams in sorted(recorded.items(), key=lambda each: -len(each[1])):
+        print(f"| {provider} | {len(streams)} | {figure(of_recordings(parse, streams))} |", flush=True)
     return 0
 
 

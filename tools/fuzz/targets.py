@@ -255,7 +255,8 @@ COMMENTS: Final = (b": still here\n\n", b": a\n: b\n\n", b': data: {"choices": [
 
 
 def vary(chunk: Any, how: int, number: int) -> None:
-    """What differs, beside a text, in chunks that are otherwise alike: whose turn it is, ids, and running totals."""
+    """What differs, beside a text, in chunks that are otherwise alike: whose turn it is, ids, running totals, and
+    numbers in lists."""
     for container, key in list(places(chunk)):
         value = container[key]
         if key == "index" and how & 1:
@@ -268,6 +269,8 @@ def vary(chunk: Any, how: int, number: int) -> None:
                 "completion_tokens": number,
                 "details": {"cached_tokens": number // 4},
             }
+        elif how & 128 and type(value) in (int, float) and (key == "logprob" or isinstance(container, list)):
+            container[key] = number * 7 if type(value) is int else -number / 7
         elif how & 8 and isinstance(key, str) and isinstance(value, str) and container.get("reasoning") == value:
             container["text"] = value
 

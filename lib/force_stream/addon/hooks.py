@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from mitmproxy import ctx, http
+from mitmproxy import ctx, http, log
 from mitmproxy.addonmanager import Loader, traverse
 from mitmproxy.hooks import UpdateHook
-from mitmproxy.log import LegacyLogEvents
 
 from ..answer.cause import plainly
 from ..answer.forcing import Refusal
@@ -62,8 +61,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("force_stream")
 
 
-# How many answers, and for how many seconds, wait to be counted together: that takes half of what it takes one by one.
+# How many answers, of how many bytes each, and for how many seconds, wait to be counted together: that takes half of
+# what it takes one by one.
 _MOST_UNCOUNTED: Final = 32
+_LARGEST_UNCOUNTED: Final = 256 * 1024
 _COUNT_AFTER: Final = 1.0
 # How a stream ended whose client did not read it to the end.
 _CLIENT_LEFT: Final = "the client gave up"
@@ -608,7 +609,7 @@ class ForceStream:
         if not self._uncounted:
             asyncio.get_running_loop().call_later(_COUNT_AFTER, self._count_answers)
         self._uncounted.append((flow, attempt, time.time()))
-        if len(self._uncounted) > _MOST_UNCOUNTED:
+        if len(self._uncounted) > _MOST_UNCOUNTED or attempt.size > _LARGEST_UNCOUNTED:
             asyncio.get_running_loop().call_soon(self._count_answers)
 
     def _count_answers(self) -> None:
@@ -665,8 +666,10 @@ class ForceStream:
 
 
 def _announcers() -> list[logging.Handler]:
-    """What tells scripts of each line of the log, by mitmproxy's deprecated event `add_log`."""
-    return [handler for handler in logging.getLogger().handlers if isinstance(handler, LegacyLogEvents)]
+    """What tells scripts of each line of the log, by mitmproxy's deprecated event `add_log`; nothing if a version of
+    mitmproxy has it no longer."""
+    announcer: type[logging.Handler] | tuple[()] = getattr(log, "LegacyLogEvents", ())
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, announcer)]
 
 
 def _is_announced(record: logging.LogRecord) -> bool:

@@ -251,6 +251,8 @@ class AnswerReader:
         return data
 
     def _merge(self, events: Iterable[Event]) -> None:
+        if self._too_deep:
+            return  # so that it does not matter which events came in one piece with the one that was
         try:
             for event in events:
                 self._merge_event(event)

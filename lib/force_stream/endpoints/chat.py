@@ -439,7 +439,7 @@ def chunks_of(
     if once.get("error") and error_in({"error": once["error"], "choices": document["choices"]}) is None:
         del once["error"]  # it says nothing, but clients take any error in a chunk for a failure
     usage = {"usage": None} if with_usage else {}
-    chunks = (chunk for index, choice in enumerate(document["choices"]) for chunk in of_choice(index, choice))
+    chunks = (chunk for index, choice in enumerate(_apart(document["choices"])) for chunk in of_choice(index, choice))
     last = next(chunks)
     for chunk in chunks:
         yield {**each, "choices": [last], **usage}
@@ -447,6 +447,15 @@ def chunks_of(
     yield {**each, **once, "choices": [last], **usage}
     if with_usage and document.get("usage") is not None:
         yield {**each, "choices": [], "usage": document["usage"]}
+
+
+def _apart(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Choices whose indexes tell them apart: where one has that of another (LiteLLM's completions: 0 for all), clients
+    would append its text to the other's, so their places number all of them."""
+    indexes = {
+        index if type(index := choice.get("index")) is int else position for position, choice in enumerate(choices)
+    }
+    return choices if len(indexes) == len(choices) else [{**choice, "index": None} for choice in choices]
 
 
 def has_choices(document: Any) -> bool:

@@ -211,7 +211,8 @@ def _exception(chunk: dict[str, Any]) -> dict[str, Any] | None:
         return None
     for key, value in chunk.items():
         if key.endswith("Exception") and isinstance(value, dict | str):
-            return _body({"type": key} | value if isinstance(value, dict) else {"type": key, "message": value}, {})
+            error = {"type": key} | value if isinstance(value, dict) else {"type": key, "message": value}
+            return _body(error, {other: chunk[other] for other in chunk if other != key})
     return None
 
 

@@ -334,3 +334,16 @@ def test_silence_says_nothing(endpoint: str) -> None:
     said = silence(ENDPOINTS[endpoint])
     assert said.endswith(b"\n\n")
     assert said.startswith(b"event: ping\n" if endpoint == "messages" else b":")
+
+
+@pytest.mark.parametrize("indexes", [(0, 0), (None, 0, 1), (1, 1, 1)])
+@pytest.mark.parametrize(
+    ("endpoint", "said"), [("chat", {"message": {"content": "a"}}), ("completions", {"text": "a"})]
+)
+def test_choices_that_share_an_index_are_told_apart_by_their_places(
+    endpoint: str, said: dict[str, object], indexes: tuple[int | None, ...]
+) -> None:
+    document = {"choices": [{"index": index, **said, "finish_reason": "stop"} for index in indexes]}
+    events = unfold(json.dumps(document).encode(), Asked(ENDPOINTS[endpoint])).stream.decode().split("\n\n")
+    seen = [choice["index"] for event in events if "{" in event for choice in json.loads(event[6:])["choices"]]
+    assert sorted(set(seen)) == list(range(len(indexes)))

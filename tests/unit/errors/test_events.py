@@ -285,3 +285,9 @@ def test_words_become_an_error_with_all_that_they_said(said: Any, status: int, e
     body = error_from_words(said)
     assert body == {"error": {"type": "upstream_error", "param": None} | error}
     assert UpstreamError(body).status_hint == status
+
+
+def test_what_stands_beside_an_exception_is_kept() -> None:
+    body = error_in({"throttlingException": {"message": "busy"}, "request_id": "r1"})
+    assert body is not None
+    assert body["request_id"] == "r1"
