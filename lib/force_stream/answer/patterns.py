@@ -103,6 +103,13 @@ class _Values:
         self._values = values or []
         return values is not None
 
+    def drop_last(self) -> bool:
+        """Forget the last of them. Whether that one was valid."""
+        rest, self.raw[:] = self.raw[:-1], self.raw[-1:]
+        is_valid = self.are_valid()
+        self.raw[:] = rest
+        return is_valid
+
     def append(self) -> None:
         """Append all of them to their target at once."""
         if isinstance(self.slot.target, Concat):
@@ -252,7 +259,7 @@ class Templates:
         run, most, in_rounds = Run(at), _FIRST_RUN, True
         while True:
             at = run.end
-            end, is_last = self._fit(data, at, at + most, in_rounds=in_rounds), False
+            end, is_last, is_valid = self._fit(data, at, at + most, in_rounds=in_rounds), False, True
             if end == at:
                 return run
             last = self._last if self._chunk is None else self._chunk
@@ -260,11 +267,13 @@ class Templates:
             if self._in_order and self._chunk is not None:
                 end, is_last = last_start, last_start == at
                 if not is_last:
-                    last.cut(last.count - 1)
+                    # If it is not, the one before it is the last that counts.
+                    are_valid = [values.drop_last() for values in last.values]
+                    is_valid = all(are_valid)
                     if self._comment is not None:
                         self._comment.cut(self._comments)
             fitted = [template for template in self._templates if template.count]
-            if not all(values.are_valid() for template in fitted for values in template.values):
+            if not is_valid or not all(values.are_valid() for template in fitted for values in template.values):
                 # What comes before the first that is not valid is matched again: fewer events each time.
                 most, is_last, in_rounds = (last_start - at + 1) // 2, False, False
             elif is_last:

@@ -29,11 +29,14 @@ _kept: dict[bytes, Shape] = {}
 
 
 def shape_of(inside: bytes, count: int) -> Shape | None:
-    """The shape of lists like this one, of which so many have come; None if it is not known yet."""
+    """The shape of lists like this one, of which so many have come; None if none is known."""
     try:
-        items = _one_of(jsontext.loads(f"[{inside.decode()}]"))
+        values = jsontext.loads(f"[{inside.decode()}]")
+        items = _one_of(values)
     except (ValueError, RecursionError):
         return None
+    if not values:
+        return None  # it would match what is no list: nothing, and commas
     source = rb"(?:%s(?:,%s)*+\n)*+" % (items, items)
     shape = _kept.get(source)
     if shape is None and count >= _MANY and len(source) <= _LONGEST:
@@ -54,6 +57,8 @@ def _source(value: Any) -> bytes:
         return rb"\{%s\}" % b",".join(members)
     if isinstance(value, list):
         item = _one_of(value) if any(isinstance(each, dict | list | str) for each in value) else _WHOLE
+        if len(item) > _LONGEST:
+            raise ValueError  # each list in a list doubles it
         return rb"(?:\[(?:%s(?:,%s)*+)?+\]|null)" % (item, item)
     if value is None or isinstance(value, str):
         return b"(?:%s|null)" % _STRING

@@ -33,7 +33,9 @@ def answer(
     body: bytes, way: type[patterns.Repeats], sizes: list[int], endpoint: str = "chat", quirks: tuple[str, ...] = ()
 ) -> tuple[Any, ...]:
     """Reply and report of a stream that comes in pieces of these sizes, again and again."""
-    made = AnswerSpec(rule="r", endpoint=endpoint, quirks=quirks).read(200, "text/event-stream")
+    # Of a stream that breaks off, too, the document shows what was read.
+    spec = AnswerSpec(rule="r", endpoint=endpoint, on_truncated="partial", quirks=quirks)
+    made = spec.read(200, "text/event-stream")
     made._repeats = way(made._reader)
     at = turn = 0
     while at < len(body):
@@ -219,6 +221,20 @@ def test_an_odd_event_among_like_ones_is_read_as_ever(spoiled: str) -> None:
         assert_same(padded + SPOILED[spoiled] + padded, [1 << 20])
         for name in ("choices in turn", "calls in turn", "usage of choices in turn", "an id for every chunk"):
             assert_same(LONG[name] + SPOILED[spoiled] + LONG[name], [1 << 20])
+
+
+def test_lists_behind_an_empty_one_are_written_as_json() -> None:
+    listed = [event({"choices": [{"index": 0, "delta": {}, "logprobs": {"content": [n]}}]}) for n in range(20)]
+    empty = event({"choices": [{"index": 0, "delta": {}, "logprobs": {"content": []}}]})
+    for before in range(4):
+        assert_same(b"".join([*listed[:before], empty, *listed]), [1 << 20])
+
+
+def test_the_totals_before_a_placeholder_are_the_last_that_count() -> None:
+    events = [event(chunk(f"w{n} ", usage={"prompt_tokens": n, "completion_tokens": 2 * n})) for n in range(1, 20)]
+    placeholder = event(chunk("end", usage={"prompt_tokens": 0, "completion_tokens": 0}))
+    assert_same(b"".join([*events, placeholder]), [1 << 20])
+    assert_same(b"".join([*events, placeholder, *events, placeholder, placeholder]), [900])
 
 
 MORE = st.sampled_from(

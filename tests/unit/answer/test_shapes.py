@@ -96,6 +96,17 @@ def test_a_shape_with_very_many_names_is_not_made() -> None:
     assert shapes.shape_of(inside({f"{number}": 1 for number in range(1_000)}), 1_000) is None
 
 
+def test_an_empty_list_has_no_shape_and_so_none_that_nothing_and_commas_fit() -> None:
+    assert shapes.shape_of(b"", 1_000) is None
+    assert shapes.shape_of(b" ", 1_000) is None
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":[', '["b",'])
+def test_lists_deep_in_one_another_do_not_make_a_shape_that_doubles_at_each_level(opening: str) -> None:
+    closing = {"[": "]", '{"a":[': "]}", '["b",': "]"}[opening]
+    assert shapes.shape_of((opening * 60 + "1" + closing * 60).encode(), 1_000) is None
+
+
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
     lambda inner: (
