@@ -95,7 +95,7 @@ class _Values:
         # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
         self.replaced = not joined.isascii() and REPLACED in b'"'.join(self.raw).decode(errors="replace")
         if isinstance(self.slot.target, Listing):
-            self._shape = self._shape or shapes.shape_of(self.raw[0], len(self.raw))
+            self._shape = self._shape or shapes.shape_of(self.raw)
             self._items = b"" if self._shape is None else shapes.written(self.raw, self._shape)
             if self._items:
                 return True

@@ -28,22 +28,36 @@ _MOST_KEPT: Final = 64
 _kept: dict[bytes, Shape] = {}
 
 
-def shape_of(inside: bytes, count: int) -> Shape | None:
-    """The shape of lists like this one, of which so many have come; None if none is known."""
+def shape_of(insides: Sequence[bytes]) -> Shape | None:
+    """The shape of lists like the first one, of which these have come; None if none is known."""
     try:
-        values = jsontext.loads(f"[{inside.decode()}]")
+        values = _values(insides[0])
         items = _one_of(values)
+        if not values:
+            return None  # it would match what is no list: nothing, and commas
+        source = rb"(?:%s(?:,%s)*+\n)*+" % (items, items)
+        shape = _kept.get(source)
+        is_common = len(insides) >= _MANY and len(source) <= _LONGEST
+        # Names that change are values: completions' top_logprobs are named after their tokens.
+        if shape is None and is_common and _names(values) == _names(_values(insides[-1])):
+            if len(_kept) >= _MOST_KEPT:
+                _kept.clear()
+            shape = _kept[source] = re.compile(source)
     except (ValueError, RecursionError):
         return None
-    if not values:
-        return None  # it would match what is no list: nothing, and commas
-    source = rb"(?:%s(?:,%s)*+\n)*+" % (items, items)
-    shape = _kept.get(source)
-    if shape is None and count >= _MANY and len(source) <= _LONGEST:
-        if len(_kept) >= _MOST_KEPT:
-            _kept.clear()
-        shape = _kept[source] = re.compile(source)
-    return shape if shape is not None and shape.fullmatch(inside + b"\n") else None
+    return shape if shape is not None and shape.fullmatch(insides[0] + b"\n") else None
+
+
+def _values(inside: bytes) -> list[Any]:
+    values: list[Any] = jsontext.loads(f"[{inside.decode()}]")
+    return values
+
+
+def _names(value: Any) -> set[str]:
+    """Those of all members."""
+    if isinstance(value, dict):
+        return value.keys() | _names(list(value.values()))
+    return set[str]().union(*map(_names, value)) if isinstance(value, list) else set()
 
 
 def _one_of(values: list[Any]) -> bytes:
