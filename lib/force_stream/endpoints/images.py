@@ -11,7 +11,7 @@ of an image that failed is its error.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ..errors import EmptyStream, IncompleteStream, UpstreamError
+from ..errors import EmptyStream, IncompleteStream, UpstreamError, error_body
 from ..errors.events import error_in
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
 from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, fewer_than
@@ -105,7 +105,9 @@ class ImagesAggregator(Aggregator):
             failed = next((image for image in images if image.get("error")), None)
             if failed is None:
                 raise EmptyStream("the upstream's event stream had no image")
-            raise UpstreamError(error_in(failed | {"data": images} | rest) or failed)
+            # One that says nothing: `partial_failed` without an error.
+            silent = error_body("the upstream made no image, and gave no reason") | {"data": images}
+            raise UpstreamError(error_in(failed | {"data": images} | rest) or silent)
         odd = fewer_than(self._expected, len(images), "image") if not self._is_group else ()
         return Aggregated({**created, "data": images, **rest}, odd=odd)
 

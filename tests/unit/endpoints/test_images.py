@@ -56,6 +56,15 @@ def test_a_group_without_an_image_is_the_error_of_the_first_that_failed() -> Non
     assert raised.value.said["data"][1] == {"error": {"message": "No."}}
 
 
+def test_a_group_that_failed_without_a_reason_is_an_error_with_a_message() -> None:
+    aggregator = ImagesAggregator()
+    aggregator.add(of_group("partial_failed", 0, error=None))
+    with pytest.raises(UpstreamError) as raised:
+        aggregator.result(done=True)
+    assert raised.value.said["error"]["message"] == "the upstream made no image, and gave no reason"
+    assert raised.value.said["data"] == [{"error": {"error": None}}]
+
+
 def test_a_last_event_without_an_image_is_no_answer() -> None:
     aggregator = ImagesAggregator()
     aggregator.add({"type": "image_generation.completed", "created_at": 7})
