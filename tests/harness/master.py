@@ -55,6 +55,8 @@ def answer_with(
     flow: http.HTTPFlow, body: bytes = STREAM, content_type: str = "text/event-stream", status: int = 200
 ) -> None:
     flow.response = http.Response.make(status, body, {"Content-Type": content_type})
+    if content_type == "text/event-stream":
+        del flow.response.headers["content-length"]  # no upstream knows it before the stream has ended
 
 
 def upstream_answers(
