@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from mitmproxy import http
 
@@ -15,11 +16,14 @@ from ..answer.reader import AnswerSpec
 from ..errors import OversizedStream, StreamTimeout
 from ..rules.rule import UNLIMITED, Rule
 from ..wire.text import printable
-from . import bodies, response, summary
+from . import aside, bodies, response, summary
 from .attempt import LONGEST_REASON, Attempt
 from .notes import CUT_BY, ENDED, ERROR, HEAD, LIMIT, TIMES, UnreadableFlow, save_notes, was_made_plain
 
 logger = logging.getLogger("force_stream")
+
+# Bytes that are read on the event loop: of tiny events, these take about a millisecond.
+_MOST_ON_LOOP: Final = 64 * 1024
 
 
 async def aggregate_again(
@@ -32,7 +36,8 @@ async def aggregate_again(
     rule = next((rule for rule in rules if rule.name == spec.rule), None)
     if rule is not None:
         spec = replace(spec, quirks=rule.quirks, on_truncated=rule.on_truncated, fill=spelled(rule.fill))
-    attempt = _replayed(flow, spec, status, content_type, body)
+    replayed = partial(_replayed, flow, spec, status, content_type, body)
+    attempt = replayed() if len(body) <= _MOST_ON_LOOP else await aside.run(replayed)
     reply = await attempt.finish_aside()
     if attempt.fault is not None:
         logger.debug("force-stream: the bug's traceback", exc_info=attempt.fault)
