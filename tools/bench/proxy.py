@@ -478,7 +478,8 @@ def main() -> int:
                     by[way.title].append(bench.peak(way, cell))
 
     titles = [way.title for way in all_ways]
-    about = f"On {machine()}: medians of {rounds} rounds, {paced_rounds} where paced."
+    where_paced = "" if paced_rounds == rounds else f", {paced_rounds} where paced"
+    about = f"On {machine()}: medians of {rounds} rounds{where_paced}."
     short = "\n".join([about, "", *summary(figures)])
     lines = [about.replace("medians", "medians (quartiles)"), ""]
     lines += load_table(figures, titles)
