@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import batched
+from threading import Lock
 from typing import Any, Final, NoReturn
 
 # Characters. A shorter text is read in one go, which takes a few milliseconds at most.
@@ -71,6 +72,11 @@ def read(text: str, start: int, decode: Decode, window: int = _WINDOW, *, most: 
         return _read(text, start, decode, window, most)
 
 
+# What is set back when the last one ends: the same for each that is under way, in any thread.
+_found: list[tuple[tuple[int, int, int], float]] = []
+_lock: Final = Lock()
+
+
 @contextmanager
 def gently() -> Iterator[None]:
     """Have what takes long hold up other threads as little as can be.
@@ -80,17 +86,19 @@ def gently() -> Iterator[None]:
     look through all that was made so far again and again: that takes ten times as long as to read it, and no other
     thread runs meanwhile. What is young is little.
     """
-    thresholds, turn = gc.get_threshold(), sys.getswitchinterval()
-    is_first = thresholds[2] != _NEVER  # otherwise another thread, or a caller, has set both, and sets them back
+    with _lock:
+        _found.append(_found[0] if _found else (gc.get_threshold(), sys.getswitchinterval()))
+        (youngest, younger, _), turn = _found[0]
+        gc.set_threshold(youngest, younger, _NEVER)
+        sys.setswitchinterval(min(turn, _TURN))
     try:
-        if is_first:
-            gc.set_threshold(*thresholds[:2], _NEVER)
-            sys.setswitchinterval(min(turn, _TURN))
         yield
     finally:
-        if is_first:
-            gc.set_threshold(*thresholds)
-            sys.setswitchinterval(turn)
+        with _lock:
+            thresholds, turn = _found.pop()
+            if not _found:
+                gc.set_threshold(*thresholds)
+                sys.setswitchinterval(turn)
 
 
 def _read(text: str, start: int, decode: Decode, window: int, most: int) -> tuple[Any, int]:

@@ -234,6 +234,17 @@ def test_not_all_garbage_is_looked_for_while_a_text_is_read() -> None:
     assert long_json.read("[[1]]", 0, decode) == ([[1]], 5)
 
 
+def test_the_first_that_ends_leaves_the_others_as_gentle_as_they_were() -> None:
+    before = gc.get_threshold(), sys.getswitchinterval()
+    one, other = long_json.gently(), long_json.gently()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert sys.getswitchinterval() < before[1]
+    other.__exit__(None, None, None)
+    assert (gc.get_threshold(), sys.getswitchinterval()) == before
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[1,{"b":'])
 @pytest.mark.parametrize("count", [20_000, 200_000])
 def test_nesting_without_end_raises(opening: str, count: int) -> None:
