@@ -46,15 +46,7 @@ def saved_flow(stream: bytes = STREAM, *, name: str = "saved") -> http.HTTPFlow:
     spec = request.force(flow, body, rule, ENDPOINTS["chat"])
     assert spec is not None
     answer_with(flow, stream)
-    attempt = Attempt(spec, rule)
-    assert response.observe_whole(flow, attempt)
-    reply = attempt.finish()
-    assert reply is not None
-    response.store_answer(flow, attempt, None)
-    response.set_reply(flow, reply)
-    summary.summarize(flow, attempt)
-    flow.live = False
-    return flow
+    return _answered(flow, Attempt(spec, rule))
 
 
 def saved_plain_flow(*, with_usage: bool = True) -> http.HTTPFlow:
@@ -64,10 +56,11 @@ def saved_plain_flow(*, with_usage: bool = True) -> http.HTTPFlow:
     body = request.body_of(flow)
     assert body is not None
     spec, wanted = request.make_plain(flow, body, rule, ENDPOINTS["chat"])
-    answer_with(flow, json.dumps(DOCUMENT).encode())
-    assert flow.response is not None
-    flow.response.headers["content-type"] = "application/json"
-    attempt = Attempt(spec, rule, plain=True, asked=wanted)
+    answer_with(flow, json.dumps(DOCUMENT).encode(), "application/json")
+    return _answered(flow, Attempt(spec, rule, plain=True, asked=wanted))
+
+
+def _answered(flow: http.HTTPFlow, attempt: Attempt) -> http.HTTPFlow:
     assert response.observe_whole(flow, attempt)
     reply = attempt.finish()
     assert reply is not None
