@@ -249,6 +249,18 @@ class Attempt:
         """The upstream has sent something other than a piece of the body."""
         self._last_byte = self.clock()
 
+    def wait(self, piece: bytes) -> bool:
+        """Whether the next piece of the body may wait for more like it. If so, it does, and there is nothing else to
+        do."""
+        if self.state is not State.RECEIVING or self._reading is not None or self._aside:
+            return False
+        if self._size + len(piece) > self.rule.max_body or not self._reader.wait(piece):
+            return False
+        self._last_byte = now = self.clock()
+        self._size += len(piece)
+        self._body.add(piece, now - self._started)
+        return True
+
     def receive(self, piece: bytes) -> bool:
         """The next piece of the body. True if the caller has to `poll`: the answer is ready, or a deadline has moved
         closer. Never raises: a bug of ours becomes the answer."""

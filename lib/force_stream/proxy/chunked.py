@@ -62,6 +62,25 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
     return b"".join(pieces)
 
 
+def read_whole_chunks(reader: Any, data: bytes) -> bytes:
+    """The data of chunks that are whole and well-formed, without anything around them, where the reader awaits the next
+    chunk; b"" if these bytes are anything else. The reader goes on as if they had not been."""
+    if type(reader) is not ChunkedReader or reader._reading_trailer:
+        return b""
+    if reader._bytes_in_chunk or reader._bytes_to_discard:
+        return b""
+    pieces, at = [], 0
+    while at < len(data):
+        size = _SIZE.match(data, at)
+        if size is None or not (length := int(size[1], 16)):
+            return b""
+        start, at = size.end(), size.end() + length + 2
+        if not data.startswith(b"\r\n", at - 2):
+            return b""
+        pieces.append(data[start : at - 2])
+    return b"".join(pieces)
+
+
 def is_overlong(reader: Any, buffer: ReceiveBuffer) -> bool:
     """Whether what h11 has left in the buffer is the beginning of a line, or of trailers, that no server would send."""
     return len(buffer) > _LONGEST_LINE and type(reader) is ChunkedReader and not reader._bytes_in_chunk
@@ -99,6 +118,15 @@ def hand_over(receiver: Attempt, piece: bytes) -> bool:
         return True
 
 
+def may_wait(receiver: Attempt, piece: bytes) -> bool:
+    """Give a piece of the body to who reads it, if it may wait there for more like it."""
+    try:
+        return receiver.wait(piece)
+    except Exception as fault:
+        receiver.record_bug(fault)
+        return False
+
+
 class ChunkedClient(_http1.Http1Client):
     """mitmproxy's connection to an HTTP/1 upstream. While it serves an observed stream, the body goes straight to the
     stream's receiver: for one event, the way through mitmproxy's layers costs more than all of our own work."""
@@ -109,6 +137,13 @@ class ChunkedClient(_http1.Http1Client):
     def _served(self) -> Observer | None:
         stream = self.stream()
         return stream if stream is not None and stream.stream_id == self.stream_id else None
+
+    def accept(self, data: bytes) -> bool:
+        """Take bytes that are nothing but chunks whose data may wait."""
+        stream = self._served()
+        receiver = None if stream is None or self.buf._data else stream.receiver
+        piece = b"" if receiver is None else read_whole_chunks(self.body_reader, data)
+        return receiver is not None and bool(piece) and may_wait(receiver, piece)
 
     def read_headers(self, event: events.ConnectionEvent) -> Generator[commands.Command, Any, None]:
         stream = self._served()
