@@ -112,9 +112,7 @@ class _Seen:
 
     def __init__(self, flow: http.HTTPFlow) -> None:
         response = flow.response
-        # The response of a client that left has what came for it.
-        was_sent = response is not None and notes.ERROR.of(flow) not in ("client_gone", "no_answer")
-        self.status = response.status_code if response is not None and was_sent else 0
+        self.status = response.status_code if response is not None and not notes.got_no_answer(flow) else 0
         self.given = notes.GIVEN.of(flow)
         self.stream = notes.SSE.of(flow)
         if self.stream is None and response is not None and streams(response):
@@ -227,9 +225,9 @@ def _parts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[str]:
     if seen.stream is not None:
         yield _folded("Timeline", "<pre>" + _escaped(_timeline(flow, seen.stream)) + "</pre>")
     yield _folded("The request", _message(f"{request.method} {request.url} {request.http_version}", request))
-    if seen.stream is not None and notes.SSE.of(flow) is not None:
+    if seen.stream is not None and (notes.SSE.of(flow) is not None or not seen.status):
         yield _folded(f"What the upstream sent ({counted(len(seen.stream), 'byte')})", _body(seen.stream, ""))
-    if response is not None:
+    if response is not None and seen.status:
         first = f"{response.http_version} {response.status_code} {response.reason}"
         yield _folded("What the client got", _message(first, response))
 

@@ -103,20 +103,23 @@ def _endpoint(flow: Flow | None) -> str:
 def _about(flow: Flow | None, response: http.Response) -> About:
     number, retries = notes.TRY.of(flow), notes.RETRIED_AS.of(flow)
     status, upstream = response.status_code, notes.SSE_STATUS.of(flow)
-    differs = upstream is not None and upstream != status
-    # Of the later tries, the last one's answer is the client's.
-    whose = "to the client" if number is None else "made of it"
+    given = f"{status}"
+    if notes.got_no_answer(flow):
+        given = f"{status} from the upstream, nothing to the client"
+    elif upstream is not None and upstream != status:
+        # Of the later tries, the last one's answer is the client's.
+        given = f"{upstream} from the upstream, {status} {'to the client' if number is None else 'made of it'}"
     finish = _text(notes.FINISH_REASON.of(flow))
     return About(
         cause=_text(notes.CAUSE.of(flow), _LONGEST_CAUSE),
         rule=_text(notes.RULE.of(flow)),
         endpoint=_text(notes.ENDPOINT.of(flow)),
         model=_text(notes.MODEL.of(flow)),
-        status=f"{upstream} from the upstream, {status} {whose}" if differs else f"{status}",
+        status=given,
         finish_reason=f"{finish} (inferred)" if finish and notes.INFERRED.of(flow) else finish,
         tries=f"1 of {len(retries) + 1}; the others are separate flows" if retries else f"{number or ''}",
         truncated=notes.TRUNCATED.of(flow) is True,
-        error=_text(notes.ERROR.of(flow)),
+        error="" if notes.got_no_answer(flow) else _text(notes.ERROR.of(flow)),
         encoding=_text(response.headers.get("content-encoding")),
         kept=notes.CUT_AT.of(flow),
         odd=notes.ODD.of(flow),
