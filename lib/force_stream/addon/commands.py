@@ -103,7 +103,7 @@ class Commands:
             raise exceptions.CommandError(
                 "the rules file has a mistake, so the previous rules stay in force; see the log"
             )
-        logger.log(ALERT, f"the rules file was read again: {len(self._addon.rules)} rules are in force")
+        logger.log(ALERT, f"the rules file was read again: {counted(len(self._addon.rules), 'rule')} in force")
 
     @command.command("force_stream.stats")
     def show_stats(self) -> Sequence[str]:
@@ -148,7 +148,7 @@ class Commands:
 
     async def _write(self, flows: Sequence[http.HTTPFlow], path: Path) -> None:
         chosen, unread = await _with_stream(flows)
-        for number, (each, stream) in enumerate(chosen, 1):
+        for number, (_, stream) in enumerate(chosen, 1):
             target = path.with_stem(f"{path.stem}-{number}") if len(chosen) > 1 else path
             try:
                 if len(stream) > bodies.MOST_ON_LOOP:
@@ -157,8 +157,7 @@ class Commands:
                     target.write_bytes(stream)
             except OSError as error:
                 raise exceptions.CommandError(f"{target}: {error.strerror}") from error
-            what = "event stream" if response.plain_body(each) is None else "a plain answer"
-            logger.log(ALERT, f"{len(stream):,} bytes of {what} written to {target}")
+            logger.log(ALERT, f"{counted(len(stream), 'byte')} written to {target}")
         _tell("written", len(chosen), unread)
 
     @command.command("force_stream.aggregate")
