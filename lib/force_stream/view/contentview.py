@@ -10,11 +10,10 @@ from mitmproxy import contentviews, ctx, http
 from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.flow import Flow
 
-from ..answer.forcing import at_path
 from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import ClientGone
 from ..proxy import notes
-from ..proxy.response import plain_body, streams
+from ..proxy.response import streams
 from ..wire import encodings
 from . import flow_record, timeline, timeline_text
 from .timeline_text import About
@@ -40,9 +39,7 @@ class UpstreamSSE(Contentview):
         kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
         if kept is None:
             kept, times = _decoded(data, response, times)
-        plain = plain_body(flow) is not None
-        read = timeline.read(kept, times, ended=notes.ENDED.of(flow), endpoint=_endpoint(flow), plain=plain)
-        return timeline_text.text(read, _about(flow, response))
+        return timeline_text.text(flow_record.timeline_of(flow, kept, times), _about(flow, response))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if _response(metadata) is None:
@@ -90,14 +87,6 @@ def _decoded(data: bytes, response: http.Response, times: Sequence[float] | None
         return decoded, times
     sizes = encodings.decoded_sizes(raw, label, timeline.MOST_BYTES, [int(size) for size in times[1::2]])
     return decoded, [value for pair in zip(times[::2], sizes, strict=True) for value in pair]
-
-
-def _endpoint(flow: Flow | None) -> str:
-    """The endpoint of a flow, by its rule or else by its path."""
-    if (noted := notes.ENDPOINT.of(flow)) is not None or not isinstance(flow, http.HTTPFlow):
-        return noted or ""
-    spec = at_path(flow.request.path)
-    return spec.endpoint if spec is not None else ""
 
 
 def _about(flow: Flow | None, response: http.Response) -> About:
