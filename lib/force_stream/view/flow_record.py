@@ -35,18 +35,12 @@ _WITHOUT_BODIES: Final = 20_000
 _OF_A_TIME: Final = 32
 
 
-def of_answer(flow: http.HTTPFlow, attempt: Attempt, answered: float | None = None) -> Outcome:
-    """The outcome of a forced flow that was answered and logged: now, or when `answered` says (seconds since 1970)."""
+def of_attempt(flow: http.HTTPFlow, attempt: Attempt, answered: float | None = None) -> Outcome:
+    """The outcome of a forced flow that is over and logged. It ended now, or when `answered` says (seconds since 1970);
+    without an answer, its status is 0."""
     body = b"" if attempt.encoded else attempt.body()
     return _outcome(
         flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected), answered
-    )
-
-
-def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """The outcome of a forced flow that ended without an answer: its status is 0."""
-    return _outcome(
-        flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
     )
 
 
