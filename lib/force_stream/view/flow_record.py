@@ -10,16 +10,16 @@ from typing import Final
 from weakref import ref
 
 from mitmproxy import http
-from mitmproxy.flow import Flow
 
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import CUT_AT, ENDED, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY, was_made_plain
+from ..proxy.notes import CUT_AT, ENDED, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY
 from ..proxy.request import name_of, without_credentials
+from ..proxy.summary import direction_of
 from ..rules.hosts import with_port
-from ..wire.text import counted, printable
+from ..wire.text import printable
 from .stats import Outcome, thinned
 from .timeline import first_content
 
@@ -108,16 +108,6 @@ def _outcome(
         flow=ref(flow),
         weight=_weight(flow) + _OF_A_TIME * len(times),
     )
-
-
-def direction_of(flow: Flow | None) -> str:
-    """How a plain answer came to a client that asked for events; "" for any other flow."""
-    if (given := GIVEN.of(flow)) is None:
-        return ""
-    events = f"given as {counted(given, 'event')}"
-    if not was_made_plain(flow):
-        return f"JSON {events}"
-    return f"sent plain, {events}" if given else "sent plain"
 
 
 def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:
