@@ -133,6 +133,7 @@ class AnswerReader:
         self._latest = 0  # the number of the latest event
         self._unreadable = 0
         self._is_cut_off = False  # the body stops within its first event
+        self._halves = 0  # events of which the end is missing
         self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         # Large values that were read, and are no longer needed here.
@@ -339,7 +340,7 @@ class AnswerReader:
         report = self.report
         if self.gives_events and isinstance(error, IncompleteStream):
             error.advice = "Try again."
-        events = "" if self._is_plain else f"{counted(report.events, 'event')}, "
+        events = "" if self._is_plain else f"{counted(report.events - self._halves, 'event')}, "
         came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
@@ -458,6 +459,7 @@ class AnswerReader:
             if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind is Kind.CUT:
+            self._halves += 1
             self._aggregator.ends_with_body = False  # the body did not end as it should
             self._is_cut_off = True
             if _MORE_CONTENT.search(event.data):
