@@ -22,14 +22,14 @@ from ..errors import (
     error_body,
 )
 from ..errors.events import error_from_words, error_in
-from ..errors.words import is_keepalive, words_in
+from ..errors.words import is_keepalive, is_readable, words_in
 from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.long_json import LONG, drop
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import counted, decoded, printable
 from . import cause
-from .events import REPLACED, Event, EventReader, Kind
+from .events import Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
@@ -635,11 +635,7 @@ def _opened(marks: bytes) -> int:
 
 def _is_readable(words: Any) -> bool:
     """Whether words are for a person: not markup, and not bytes of which hardly any are text."""
-    if not isinstance(words, str):
-        return True
-    head = words.lstrip()[:_LONGEST_SCALAR]
-    noise = sum(character == REPLACED or not (character.isprintable() or character.isspace()) for character in head)
-    return not head.startswith("<") and 2 * noise <= len(head)
+    return not isinstance(words, str) or (not words.lstrip().startswith("<") and is_readable(words))
 
 
 def _is_large_document(body: bytes) -> bool:
