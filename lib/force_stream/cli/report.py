@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         _write(page, [*written, BytesIO(end().encode())])
         if options.flows:
             _write(options.flows, [flows])
-    if page != "-":
+    if "-" not in (page, options.flows):
         print(f"{printable(page, _LONGEST_NAME)}: {summary}")
     if source.problem:
         print(f"force-stream report: {source.problem}", file=sys.stderr)
@@ -108,8 +108,9 @@ def _page(options: argparse.Namespace) -> str:
 
 
 def _check_different(source: str, *outputs: str | None) -> None:
-    named = [each for each in (source, *outputs) if each not in (None, "-")]
-    if len({os.path.realpath(each) for each in named}) < len(named):
+    # Stdin and stdout are both "-", and different.
+    named = [os.path.realpath(each) for each in ("" if source == "-" else source, *outputs) if each]
+    if len(set(named)) < len(named):
         raise Failed("FLOWS, the page and the masked flows must be different files")
 
 

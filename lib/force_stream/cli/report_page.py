@@ -27,10 +27,11 @@ from ..proxy.notes import UnreadableFlow
 from ..proxy.request import name_of
 from ..proxy.response import kept_answer, streams
 from ..proxy.retry_policy import wait_asked
+from ..proxy.summary import direction_of
 from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
-from ..view.flow_record import direction_of, head_of
+from ..view.flow_record import head_of
 from ..view.joined import said_in
 from ..view.masking import STAND_IN
 from ..view.stats import Outcome, thinned
@@ -112,9 +113,7 @@ class _Seen:
 
     def __init__(self, flow: http.HTTPFlow) -> None:
         response = flow.response
-        # The response of a client that left has what came for it.
-        was_sent = response is not None and notes.ERROR.of(flow) not in ("client_gone", "no_answer")
-        self.status = response.status_code if response is not None and was_sent else 0
+        self.status = response.status_code if response is not None and not notes.got_no_answer(flow) else 0
         self.given = notes.GIVEN.of(flow)
         self.stream = notes.SSE.of(flow)
         if self.stream is None and response is not None and streams(response):
@@ -227,9 +226,9 @@ def _parts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[str]:
     if seen.stream is not None:
         yield _folded("Timeline", "<pre>" + _escaped(_timeline(flow, seen.stream)) + "</pre>")
     yield _folded("The request", _message(f"{request.method} {request.url} {request.http_version}", request))
-    if seen.stream is not None and notes.SSE.of(flow) is not None:
+    if seen.stream is not None and (notes.SSE.of(flow) is not None or not seen.status):
         yield _folded(f"What the upstream sent ({counted(len(seen.stream), 'byte')})", _body(seen.stream, ""))
-    if response is not None:
+    if response is not None and seen.status:
         first = f"{response.http_version} {response.status_code} {response.reason}"
         yield _folded("What the client got", _message(first, response))
 
