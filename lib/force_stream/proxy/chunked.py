@@ -23,6 +23,7 @@ from .attempt import Attempt
 
 # RFC 9112, section 7.1, without extensions.
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+_NEXT_SIZE: Final = re.compile(rb"\r\n([0-9A-Fa-f]{1,8})\r\n")
 # Bytes. h11's own limit, which mitmproxy does not apply to what it reads of a body: a chunk's size, and all trailers.
 _LONGEST_LINE: Final = 16 * 1024
 # All but 101, which ends the exchange of HTTP.
@@ -50,6 +51,13 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
             if left:
                 break
             line_end = b"\r\n"
+            # Nearly all that comes together are whole chunks.
+            while (size := _NEXT_SIZE.match(data, at)) and (length := int(size[1], 16)):
+                start = size.end()
+                if start + length > len(data):
+                    break
+                at = start + length
+                pieces.append(data[start:at])
         if data[at : at + len(line_end)] != line_end:
             break
         at, line_end = at + len(line_end), b""
