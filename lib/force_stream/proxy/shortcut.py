@@ -74,17 +74,14 @@ class OfferingReader(asyncio.StreamReader):
     _waiter: asyncio.Future[None] | None
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        tls, is_taken = self.tls, False
         # Only if mitmproxy waits for these bytes has it seen all that came before them.
-        if self._waiter is None or len(data) > MOST or not self._offer(data):
+        if self._waiter is not None and len(data) <= MOST:
+            is_taken = self.accept(data if tls is None else tls.read_ahead(data))
+        if not is_taken:
             super().feed_data(data)
-
-    def _offer(self, data: bytes) -> bool:
-        if self.tls is None:
-            return self.accept(data)
-        is_taken = self.accept(self.tls.read_ahead(data))
-        if is_taken:
-            self.tls.forget()
-        return is_taken
+        elif tls is not None:
+            tls.forget()
 
 
 def offer(reader: Any, connection: Connection, layers: Iterable[Layer], accept: Accept) -> None:
