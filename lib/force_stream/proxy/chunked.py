@@ -108,10 +108,12 @@ class PollRequested(_events.HttpEvent):
 
 
 class Observer(Protocol):
-    """The stream whose answer a connection reads. `receiver`: who gets the pieces; None while they go the usual way."""
+    """The stream whose answer a connection reads. `receiver`: who gets the pieces; None while they go the usual way.
+    `ahead`: how many bytes it has got that h2 has not read yet."""
 
     stream_id: int
     receiver: Attempt | None
+    ahead: int
 
     def heard(self) -> None:
         """Bytes of the answer's head have come."""

@@ -22,6 +22,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, DataReceived, StreamReset
 from h2.frame_buffer import FrameBuffer
+from h2.stream import H2Stream
 from hyperframe.frame import GoAwayFrame
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
@@ -102,6 +103,14 @@ def payload_of(frames: bytes) -> tuple[int, bytes]:
     return int.from_bytes(head[2:]), b"".join(payload) if is_plain else b""
 
 
+def _allows(stream: Any, size: int) -> bool:
+    """Whether its Content-Length allows one of h2's streams so many more bytes. If not, h2 has to know at once."""
+    if stream is None:
+        return False
+    length = stream._expected_content_length
+    return length is None or stream._actual_content_length + size <= length
+
+
 def unknown_h2() -> str:
     """What about h2, and mitmproxy's use of it, is not as this module expects, in words; "" if everything is."""
     for name in ("our_stream_id", "their_stream_id", "stream_queue"):
@@ -117,7 +126,11 @@ def unknown_buffer() -> str:
     """The same of what it takes to read many frames at once."""
     buffer = getattr(H2Connection(H2Configuration()), "incoming_buffer", None)
     known = type(buffer) is FrameBuffer and hasattr(buffer, _UNPARSED) and hasattr(buffer, "max_frame_size")
-    return "" if known else "h2's H2Connection has no incoming_buffer with its _data and max_frame_size"
+    if not known:
+        return "h2's H2Connection has no incoming_buffer with its _data and max_frame_size"
+    stream = H2Stream(1, H2Configuration(), 0, 0)
+    missing = [name for name in ("_expected_content_length", "_actual_content_length") if not hasattr(stream, name)]
+    return f"h2's H2Stream has no {missing[0]}" if missing else ""
 
 
 class NotTaken(_events.ResponseProtocolError):
@@ -130,13 +143,11 @@ class NotTaken(_events.ResponseProtocolError):
 
 class DrainingClient(_http2.Http2Client):
     """mitmproxy's connection to an HTTP/2 upstream. `observers`: its observed streams, by the numbers that they have on
-    the client's side; `to_poll`: those that need it after what is read now; `ahead`: how many bytes of the upstream's
-    streams have been handed over before h2 has read them. `going`: there has been a GOAWAY, and some
+    the client's side; `to_poll`: those that need it after what is read now. `going`: there has been a GOAWAY, and some
     of its streams have not ended yet; `reading`: what has ended already may still have to be told."""
 
     observers: WeakValueDictionary[int, Observer]
     to_poll: list[int]
-    ahead: dict[int, int]
     going = reading = False
 
     @classmethod
@@ -144,7 +155,7 @@ class DrainingClient(_http2.Http2Client):
         """Make a connection of mitmproxy's one of these."""
         client.__class__ = cls
         assert isinstance(client, cls)
-        client.observers, client.to_poll, client.ahead = WeakValueDictionary(), [], {}
+        client.observers, client.to_poll = WeakValueDictionary(), []
         table: Any = client.h2_conn._frame_dispatch_table
         table[GoAwayFrame] = _withhold
         if not unknown_buffer():
@@ -155,14 +166,14 @@ class DrainingClient(_http2.Http2Client):
         """Take bytes that are nothing but DATA of a stream, which may wait. h2 reads them when others follow."""
         stream_id, piece = payload_of(data)
         stream = self.observers.get(self.their_stream_id.get(stream_id, 0)) if piece else None
-        receiver = None if stream is None else stream.receiver
         buffer = self.h2_conn.incoming_buffer
-        if receiver is None or type(buffer) is not MergingBuffer or not buffer.has_room(data):
+        if stream is None or stream.receiver is None or type(buffer) is not MergingBuffer or not buffer.has_room(data):
             return False
-        if not may_wait(receiver, piece):
+        ahead = stream.ahead + len(piece)
+        if not _allows(self.h2_conn.streams.get(stream_id), ahead) or not may_wait(stream.receiver, piece):
             return False
         buffer.hold(data)
-        self.ahead[stream_id] = self.ahead.get(stream_id, 0) + len(piece)
+        stream.ahead = ahead
         return True
 
     def _handle_event(self, event: events.Event) -> Commands[None]:
@@ -184,12 +195,11 @@ class DrainingClient(_http2.Http2Client):
     def handle_h2_event(self, event: Any) -> Commands[bool]:
         if isinstance(event, DataReceived):
             stream = self.observers.get(self.their_stream_id.get(event.stream_id, 0))
-            known = self.ahead.pop(event.stream_id, 0)
-            if known > len(event.data):
-                self.ahead[event.stream_id] = known - len(event.data)
             if stream is None or stream.receiver is None:
                 return (yield from super().handle_h2_event(event))
-            if hand_over(stream.receiver, event.data[known:]):
+            new = event.data[stream.ahead :]
+            stream.ahead = max(0, stream.ahead - len(event.data))
+            if hand_over(stream.receiver, new):
                 self.to_poll.append(stream.stream_id)
             self.h2_conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             return False

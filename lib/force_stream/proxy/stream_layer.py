@@ -117,9 +117,9 @@ class _Faulted(events.Event):
 
 class ObservedStream(http_layers.HttpStream):
     """An HTTP stream that feeds its flow's attempt, and serves the client that waits. Without either it does exactly
-    what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read.
-    `pass_on`: has a flow's answer go to its client as it comes. `orphans`: the streams that go on without their
-    clients."""
+    what mitmproxy's own does. `receiver`: the attempt, while it may be given the body's pieces as they are read;
+    `ahead`: how many bytes it has got that h2 has not read yet. `pass_on`: has a flow's answer go to its client as it
+    comes. `orphans`: the streams that go on without their clients."""
 
     wait_of: WaitOf
     pass_on: Callable[[http.HTTPFlow], None]
@@ -127,6 +127,7 @@ class ObservedStream(http_layers.HttpStream):
     warn_of_streaming: Callable[[Attempt], None]
     injections: Injections
     receiver: Attempt | None = None
+    ahead = 0
 
     _wait: ClientWait | None = None
     _attempt: Attempt | None = None

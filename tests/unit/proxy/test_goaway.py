@@ -456,6 +456,23 @@ def test_events_that_come_one_by_one_are_read_ahead_of_h2(play: Play, received: 
     assert player.client_wait.attempt.body() == b"".join(events) + FINAL
 
 
+def test_more_than_its_content_length_ends_an_answer_at_once_however_its_events_come(play: Play) -> None:
+    player, upstream = play()
+    event = sse(chunk(choice(content="a")), done=False)
+    upstream.h2.send_headers(1, [*HEAD, ("content-length", f"{9 * len(event) + 8}")])
+    upstream.send()
+    for _ in range(9):
+        upstream.send(data_frame(1, event))
+    assert player.to_client == b""
+    upstream.send(data_frame(1, event))
+    assert code_of(player) == (502, "stream_truncated")
+
+
+def test_a_stream_of_another_h2_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(goaway, "H2Stream", lambda *_: object())
+    assert goaway.unknown_buffer() == "h2's H2Stream has no _expected_content_length"
+
+
 def test_the_data_of_two_streams_is_merged_between_other_frames() -> None:
     one, three = [data_frame(1, b"%d" % number).serialize() for number in range(4)], data_frame(3, b"c").serialize()
     ping = PingFrame(0, b"12345678").serialize()
