@@ -469,6 +469,11 @@ FAILURES: dict[str, tuple[list[Step | Answer], int, Any]] = {
     "a page labelled as JSON": ([Head(content_type=JSON), Data(b"<html><p>No</p>"), End()], 502, "stream_malformed"),
     "another document": ([document({"hello": "world"})], 502, "stream_malformed"),
     "nothing": ([Head(content_type=JSON), End()], 502, "stream_empty"),
+    "what is not gzip": (
+        [Head(content_type=JSON, headers={"Content-Encoding": "gzip"}), Data(b"\x80\xff\xfe\x81" * 30), End()],
+        502,
+        "stream_truncated",
+    ),
     "no choices": ([document(ANSWER | {"choices": []})], 502, "stream_empty"),
 }
 
@@ -599,6 +604,22 @@ def test_compressed_json_becomes_its_events(proxy: Proxy, upstream: Upstream) ->
     response = ask(proxy, streaming("forced", **USED))
     assert response.header("content-encoding") is None
     assert json.loads(aggregate(response.body).body) == ANSWER
+
+
+NOT_GZIP = Answer.of(Head(headers={"Content-Encoding": "gzip"}), Data(b"\x80\xff\xfe\x81" * 30), End())
+
+
+@pytest.mark.parametrize("body", [request("forced"), streaming("forced")], ids=["forced", "own stream"])
+def test_a_stream_that_cannot_be_decoded_is_not_said_to_be_empty(proxy: Proxy, upstream: Upstream, body: Any) -> None:
+    since = proxy.mark()
+    upstream.answer(NOT_GZIP)
+    response = ask(proxy, body)
+    if response.status != 200:
+        assert error_in(response) == "stream_truncated"
+        assert "its gzip encoding is broken" in response.json()["error"]["message"]
+    line = proxy.wait_for_log("^.*: chat ", since=since)
+    assert "cut off before the first event (its gzip encoding is broken)" in line.string
+    assert len(upstream.requests) == 1
 
 
 AS_IT_CAME: dict[str, Answer] = {
