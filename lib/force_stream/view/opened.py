@@ -19,7 +19,7 @@ from ..wire import jsontext
 from ..wire.text import counted
 from .flow_record import timeline_of
 from .joined import Said, said_in
-from .masking import Masker
+from .masking import STAND_IN, Masker
 from .stats import LONG_GAP
 from .timeline import Entry, Timeline
 
@@ -33,7 +33,6 @@ MOST_RAW: Final = 16 * 1024
 _WINDOW: Final = 32 * 1024
 # Where a body may be cut into these, the best place first: not within a credential, nor between its name and it.
 _CUTS: Final = b"\n", b",", b" "
-_STAND_IN: Final = re.compile(r"\*{3}\d+\**")
 _KEY: Final = '"$API_KEY"'
 # Headers that curl makes itself, or that belong to the connection and the encoding of the body.
 _CURLS_OWN: Final = frozenset(
@@ -171,7 +170,7 @@ def _as_asked(flow: http.HTTPFlow) -> http.HTTPFlow:
 
 def _quoted(text: str) -> str:
     """A word for a shell, in which the stand-ins of credentials are a variable."""
-    return _KEY.join(shlex.quote(part) if part else "" for part in _STAND_IN.split(text)) or "''"
+    return _KEY.join(shlex.quote(part) if part else "" for part in STAND_IN.split(text)[::2]) or "''"
 
 
 class _Mask:
