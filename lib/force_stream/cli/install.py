@@ -14,7 +14,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .exits import Failed, reason
+from ..wire.text import reason
+from .exits import Failed
 from .path import script
 
 

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Final
 
 from .. import __version__
 from ..view.masking import Masker
-from ..wire.text import counted, printable
-from .exits import Failed, reason
+from ..wire.text import counted, printable, reason
+from .exits import Failed
 
 # The kinds of flows, in the order of the page, and how many of each it shows.
 _TITLES: Final = {"fault": "Failed", "odd": "Odd", "good": "Whole"}
