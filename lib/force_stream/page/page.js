@@ -103,7 +103,7 @@ function listen() {
     lost = 0;
     if (message.textContent.startsWith("mitmproxy")) message.textContent = "";
   });
-  // A browser comes back by itself, unless it was told no.
+  // A browser reconnects by itself, unless it was refused.
   mine.addEventListener("error", () => {
     if (mine.readyState === EventSource.CLOSED) setTimeout(() => mine === source && listen(), 3000);
     lost ||= setTimeout(() => {
@@ -112,7 +112,7 @@ function listen() {
   });
 }
 
-// Of a page that nobody looks at, and that may be one of several, there is no connection.
+// A page that nobody looks at gives up its connection: there may be several of them.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     source?.close();

@@ -68,8 +68,8 @@ def _holds_events(flow: Flow | None, response: http.Response) -> bool:
 
 
 def _as_usual(data: bytes, metadata: Metadata) -> str:
-    """What mitmproxy's own views make of a body that is no event stream: an option of mitmproxy's may have this view
-    show all there are."""
+    """What mitmproxy's own views make of a body that is not an event stream: an option of mitmproxy's may have this
+    view show every body."""
     try:
         return contentviews.registry.get_view(data, metadata).prettify(data, metadata)
     except Exception:  # what they raise for a body that is not as its label says

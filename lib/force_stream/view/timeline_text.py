@@ -72,7 +72,7 @@ def text(timeline: Timeline, about: About) -> str:
 
 
 def _shown(timeline: Timeline, document: str) -> Iterator[str]:
-    """A body that is no event stream."""
+    """A body that is not an event stream."""
     yield "The document:" if timeline.is_json else "What came:" if document else "Nothing came."
     lines = document.replace("\r\n", "\n").expandtabs(4).split("\n")
     yield from (line or _BLANK for line in lines[:SHOWN_FIRST] if document)
