@@ -469,6 +469,7 @@ FAILURES: dict[str, tuple[list[Step | Answer], int, Any]] = {
     "a page labelled as JSON": ([Head(content_type=JSON), Data(b"<html><p>No</p>"), End()], 502, "stream_malformed"),
     "another document": ([document({"hello": "world"})], 502, "stream_malformed"),
     "nothing": ([Head(content_type=JSON), End()], 502, "stream_empty"),
+    "no choices": ([document(ANSWER | {"choices": []})], 502, "stream_empty"),
 }
 
 
@@ -499,6 +500,28 @@ def test_the_same_failure_behind_heartbeats_is_an_error_event(
     *_, last, empty = response.body.split(b"\n\n")
     assert empty == b""
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == code
+
+
+# How an upstream answers behind heartbeats without an error in JSON, and the message that the client gets.
+SILENT: dict[str, tuple[list[Step], str]] = {
+    "no content": ([Head(204, content_type=None, framing="length"), End()], "the upstream answered 204 without a body"),
+    "reset content": ([Head(205, content_type=None), End()], "the upstream answered 205 without a body"),
+    "not modified": ([Head(304, content_type=None, framing="length"), End()], "answered 304 without a body"),
+    "an error": ([Head(500, content_type=None), End()], "the upstream answered 500 without a body"),
+    "a page": ([Head(502, content_type="text/html"), Data(b"<p>Bad gateway</p>"), End()], "answered 502: Bad gateway"),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_an_answer_without_an_error_behind_heartbeats_says_its_status(
+    proxy: Proxy, upstream: Upstream, certs: Certs, case: str
+) -> None:
+    steps, message = SILENT[case]
+    gate = Gate()
+    upstream.answer(WaitFor(gate), *steps)
+    response = beaten(proxy, certs, Http1Client, gate, streaming("slow"))
+    assert (response.status, response.ended) == (200, "complete")
+    assert message in json.loads(aggregate(response.body).body)["error"]["message"]
 
 
 def test_an_upstream_that_refuses_connections_is_unreachable(proxy: Proxy) -> None:
@@ -585,6 +608,7 @@ AS_IT_CAME: dict[str, Answer] = {
     "a page": Answer.of(Head(502, content_type="text/html"), Data(b"<html><p>Bad gateway</p>"), End()),
     "a page with status 200": Answer.of(Head(content_type="text/html"), Data(b"<html><p>Sign in</p>"), End()),
     "another document": document({"hello": "world"}),
+    "one without choices": document(ANSWER | {"choices": []}),
     "half a document": Answer.of(Head(content_type=JSON), Data(HALF), End()),
     "nothing": Answer.of(Head(content_type=JSON), End()),
     "a document larger than max_body": document(ANSWER | {"padding": "x" * 2048}),

@@ -27,10 +27,11 @@ from ..proxy.notes import UnreadableFlow
 from ..proxy.request import name_of
 from ..proxy.response import kept_answer, streams
 from ..proxy.retry_policy import wait_asked
+from ..proxy.summary import direction_of
 from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
-from ..view.flow_record import direction_of, head_of
+from ..view.flow_record import head_of
 from ..view.joined import said_in
 from ..view.masking import STAND_IN
 from ..view.stats import Outcome, thinned

@@ -751,7 +751,7 @@ class ObservedStream(http_layers.HttpStream):
         document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
         is_failure = not 200 <= self.flow.response.status_code < 300
         if is_failure or (wait.asked is not None and not streams(self.flow.response)):
-            document = wait.last_words(document or b"")
+            document = wait.last_words(self.flow.response.status_code, document or b"")
         if document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()

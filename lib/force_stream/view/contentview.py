@@ -14,6 +14,7 @@ from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import ClientGone
 from ..proxy import notes
 from ..proxy.response import streams
+from ..proxy.summary import direction_of
 from ..wire import encodings
 from . import flow_record, timeline, timeline_text
 from .timeline_text import About
@@ -114,7 +115,7 @@ def _about(flow: Flow | None, response: http.Response) -> About:
         odd=notes.ODD.of(flow),
         head=_head(flow),
         end=_end(flow),
-        direction=flow_record.direction_of(flow),
+        direction=direction_of(flow),
         usage=_text(notes.USAGE.of(flow)),
     )
 

@@ -17,11 +17,12 @@ from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning
-from ..proxy.notes import CUT_AT, ENDED, ENDPOINT, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY, was_made_plain
+from ..proxy.notes import CUT_AT, ENDED, ENDPOINT, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY
 from ..proxy.request import name_of, without_credentials
 from ..proxy.response import plain_body
+from ..proxy.summary import direction_of
 from ..rules.hosts import with_port
-from ..wire.text import counted, printable
+from ..wire.text import printable
 from . import timeline
 from .stats import Outcome, thinned
 
@@ -113,16 +114,6 @@ def timeline_of(flow: Flow | None, body: bytes, times: Sequence[float] | None) -
         endpoint = known.endpoint
     plain = plain_body(flow) is not None
     return timeline.read(body, times, ended=ENDED.of(flow), endpoint=endpoint or "", plain=plain)
-
-
-def direction_of(flow: Flow | None) -> str:
-    """How a plain answer came to a client that asked for events; "" for any other flow."""
-    if (given := GIVEN.of(flow)) is None:
-        return ""
-    events = f"given as {counted(given, 'event')}"
-    if not was_made_plain(flow):
-        return f"JSON {events}"
-    return f"sent plain, {events}" if given else "sent plain"
 
 
 def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:
