@@ -332,7 +332,7 @@ class ForceStream:
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
                 gone = role.wait.client_gone or not flow.client_conn.connected
                 logger.warning(summary.describe_error(flow, attempt, flow.error.msg, gone=gone))
-                self.stats.add(flow_record.of_no_answer(flow, attempt))
+                self.stats.add(flow_record.of_attempt(flow, attempt))
         except Exception as error:
             _log_bug("the flow has no comment", error)
         self._finish(flow, role)
@@ -617,7 +617,7 @@ class ForceStream:
     def _count_answers(self) -> None:
         answers, self._uncounted = self._uncounted, []
         for flow, attempt, answered in answers:
-            self._count(flow_record.of_answer, flow, attempt, answered)
+            self._count(flow_record.of_attempt, flow, attempt, answered)
 
     def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:

@@ -155,7 +155,8 @@ def _try(flow: http.HTTPFlow) -> str:
 
 def _seconds(flow: http.HTTPFlow) -> float:
     start = flow.request.timestamp_end or flow.request.timestamp_start
-    end = None if flow.live or flow.response is None else flow.response.timestamp_end
+    response, error = flow.response, flow.error
+    end = None if flow.live else (response and response.timestamp_end) or (error and error.timestamp)
     return max(0.0, (end or time.time()) - start)
 
 

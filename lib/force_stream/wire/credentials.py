@@ -111,11 +111,6 @@ _PEM: Final = re.compile(rb"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----((?:[^-]|-(?!
 _COOKIE: Final = re.compile(rb"(?:^|;)\s*([^=;\s]{1,256}+)\s*=\s*\"?([^;\"]*+)")
 
 
-def is_secret_name(name: bytes) -> bool:
-    """Whether a header, or a parameter of a query or a form, has a value that must not be shown."""
-    return name.lower() in _PERSONAL or _strength(name) > 0
-
-
 @lru_cache(4096)
 def _strength(name: bytes) -> int:
     """2: a name that always has a secret; 1: that may have one."""

@@ -162,14 +162,6 @@ def test_a_secret_that_is_a_word_is_not_looked_for_elsewhere(text: str, everywhe
     assert {found.everywhere for found in credentials.in_text(text.encode())} == {everywhere}
 
 
-@pytest.mark.parametrize(
-    ("name", "secret"),
-    [(b"Authorization", True), (b"x-api-key", True), (b"X-Forwarded-For", True), (b"accept", False), (b"model", False)],
-)
-def test_names_of_headers_that_are_not_to_be_shown(name: bytes, secret: bool) -> None:
-    assert credentials.is_secret_name(name) is secret
-
-
 def test_after_a_run_of_names_that_has_no_end_the_next_one_is_found() -> None:
     text = b"key=" * 1000 + b" api_key=aB3dE5fG7hJ9"
     last = list(credentials.in_text(text))[-1]
