@@ -46,7 +46,7 @@ from ..proxy.saved import aggregate_again
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
-from ..wire.encodings import MissingDecoder, TooLarge, decode, decoded_sizes
+from ..wire.encodings import MissingDecoder, TooLarge, decode_noting, decoded_sizes
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
@@ -573,7 +573,9 @@ class ForceStream:
         limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
 
         def work() -> bytes:
-            decoded = decode(attempt.body(), coding, limit)
+            decoded, is_broken = decode_noting(attempt.body(), coding, limit)
+            if is_broken:
+                attempt.cut(bodies.broken(coding))
             attempt.decode_times(partial(decoded_sizes, attempt.body(), coding, limit))
             return decoded
 

@@ -16,7 +16,7 @@ from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
-from ..proxy.bodies import beginning
+from ..proxy.bodies import beginning, broken_encoding
 from ..proxy.notes import CUT_AT, ENDED, ENDPOINT, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY
 from ..proxy.request import upstream_of, without_credentials
 from ..proxy.response import plain_body
@@ -50,6 +50,7 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     response = flow.response
     assert response is not None
     body = beginning(response, limit)
+    cut = cut or (broken_encoding(response) if not body else "")
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
