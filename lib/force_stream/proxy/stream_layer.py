@@ -46,6 +46,7 @@ from .response import (
     WITHOUT_BODY,
     begins_events,
     early_head,
+    ended,
     make_sendable,
     may_be_document,
     set_reply,
@@ -731,6 +732,7 @@ class ObservedStream(http_layers.HttpStream):
     def send_response(self, already_streamed: bool = False) -> Commands:
         if self._wait is None and (joined := self.wait_of(self.flow)) is not None and joined.retrying:
             self._wait = joined  # it waits for an answer that another stream observes
+            self.flow.response = self.flow.response or ended()  # unless another addon has taken that away
         wait = None if already_streamed else self._wait
         if wait is not None and wait.heartbeat is not None:
             yield from self._wake_in(wait.heartbeat)

@@ -33,6 +33,8 @@ _WINDOW: Final = 32 * 1024
 # Where a body may be cut into these, the best place first: not within a credential, nor between its name and it.
 _CUTS: Final = b"\n", b",", b" "
 _KEY: Final = '"$API_KEY"'
+# A text that an entry adds, and where: `content +"Hel"`.
+_ADDED: Final = re.compile(rb'([^\s"]+) \+"((?:[^"\\]|\\.)*)"')
 # Headers that curl makes itself, or that belong to the connection and the encoding of the body.
 _CURLS_OWN: Final = frozenset(
     b"""
@@ -71,7 +73,7 @@ def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bo
     left_out = 0 if whole else max(0, len(entries) - FIRST_ENTRIES - LAST_ENTRIES)
     if left_out:
         del entries[FIRST_ENTRIES:-LAST_ENTRIES]
-    shown = [entry._replace(added=mask.text(entry.added)) for entry in entries]
+    shown = _masked(entries, mask)
     first = FIRST_ENTRIES if left_out else len(shown)
     return Opened(
         said=[(each._replace(text=mask.text(text)), len(each.text)) for each, text in _shown(spoken, whole=whole)],
@@ -84,6 +86,24 @@ def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bo
         size=len(sent or b""),
         explained=explain.explain(flow, rules, enabled=enabled),
     )
+
+
+def _masked(entries: list[Entry], mask: "_Mask") -> list[Entry]:
+    """The entries without credentials: in one of them, or in pieces, an entry each. A stand-in is as long as what it
+    stands for, so that the pieces are where they were."""
+    rows = [bytearray(entry.added.encode(errors="surrogatepass")) for entry in entries]
+    places: dict[bytes, list[tuple[bytearray, int, int]]] = {}
+    for row in rows:
+        for said in _ADDED.finditer(row):
+            place = said[1].removeprefix(b"choices[0].delta.")  # which is left out until there is a second choice
+            places.setdefault(place, []).append((row, *said.span(2)))
+    for pieces in places.values():
+        text, at = mask.data(b"".join(row[start:end] for row, start, end in pieces)), 0
+        for row, start, end in pieces:
+            row[start:end] = text[at : at + end - start]
+            at += end - start
+    masked = (mask.data(bytes(row)).decode(errors="replace") for row in rows)
+    return [entry._replace(added=added) for entry, added in zip(entries, masked, strict=True)]
 
 
 def _end(read: Timeline) -> Iterator[Entry]:

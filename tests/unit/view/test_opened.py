@@ -1,6 +1,7 @@
 """A flow that a person opens: what is in it, what can be saved, and that no credential is."""
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -127,6 +128,20 @@ def test_no_credential_is_shown_or_saved_wherever_it_stands() -> None:
     shown += f"{opened.saved_stream(flow)!r}{opened.saved_document(flow)!r}"
     assert SECRET not in shown
     assert "Incorrect API key provided: " in shown
+
+
+@pytest.mark.parametrize("size", [3, 7, 20])
+def test_no_credential_is_shown_in_pieces_an_event_each(size: int) -> None:
+    text = f"é: the key {SECRET}é is wrong"
+    parts = [text[at : at + size] for at in range(0, len(text), size)]
+    flow = forced(sse(*(chunk(choice(content=part, index=index)) for part in parts for index in (0, 1))), {})
+    flow.request.headers["authorization"] = f"Bearer {SECRET}"
+    found = look(flow, whole=True)
+    for place in (r"(?:choices\[0\]\.delta\.)?content", r"choices\[1\]\.delta\.content"):
+        rows = (re.fullmatch(rf'{place} \+"([^"]*)"', entry.added) for entry in found.first)
+        shown = "".join(row[1] for row in rows if row)
+        assert re.fullmatch(r"é: the key \*{3}\d+\**é is wrong", shown), (place, shown)
+        assert len(shown) == len(text)
 
 
 def test_what_is_saved_is_as_it_came_where_there_is_no_credential() -> None:
