@@ -21,18 +21,20 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import CHANGED, Concat, Extend, Listing, Padding, Slots, Target, Totals
+from ..merge.fields import CHANGED, Concat, Extend, Last, Listing, Padding, Slots, Target, Totals
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 from . import shapes
 from .events import REPLACED, Event, EventReader, is_whole
 
 _BACKSLASH: Final = ord("\\")
-_NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
-_NUMBERS: Final = re.compile(rb"(?:(?:0|[1-9][0-9]*),)*")
+_A_NUMBER: Final = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+"
+_NUMBER: Final = re.compile(_A_NUMBER + rb"(?=[,}])")
+_NUMBERS: Final = re.compile(rb"(?:%s,)*+" % _A_NUMBER)
 # A number that is not 0, in an object, with its name.
-_COUNT: Final = re.compile(rb'"[^"\\]*": ?([1-9][0-9]*)(?=[,}])')
-_COUNTS: Final = re.compile(rb"(?:[1-9][0-9]*,)*")
+_A_COUNT: Final = rb"(?=[-0.]*[1-9])" + _A_NUMBER
+_COUNT: Final = re.compile(rb'"[^"\\]*": ?(%s)(?=[,}])' % _A_COUNT)
+_COUNTS: Final = re.compile(rb"(?:%s,)*+" % _A_COUNT)
 # Where templates that are in force together may differ.
 _INDEX: Final = re.compile(rb'("index": ?)[0-9]+')
 # The start of an event of which nothing has ended, but for its name. (A line that reports an error is an event itself.)
@@ -80,10 +82,13 @@ class _Values:
         """Whether all of them are valid for such a slot."""
         if not self.slot.opening:
             numbers = _COUNTS if isinstance(self.slot.target, Totals) else _NUMBERS
-            return numbers.fullmatch(b"%s," % b",".join(self.raw)) is not None
+            joined = b"%s," % b",".join(self.raw)
+            return joined.count(b",") == len(self.raw) and numbers.fullmatch(joined) is not None
         joined, opening = b"".join(self.raw), self.slot.opening
         # A line end inside a value ends the event there, by the grammar of event streams.
         if b"\n" in joined or b"\r" in joined:
+            return False
+        if isinstance(self.slot.target, Last) and b"" in self.raw:
             return False
         if opening == b":":
             return b"}" not in joined  # the decoder looks for an event whose line end is lost
@@ -232,7 +237,7 @@ class Templates:
         self._foretold = 0
         self._rounds: dict[Template, Round] = {}
         # Whether it matters which event is the last.
-        self._in_order = any(isinstance(target, Totals) for target in first.targets)
+        self._in_order = any(isinstance(target, Last | Totals) for target in first.targets)
 
     def are_near(self, event: bytes) -> bool:
         """Whether an event may be one that can join these, as far as its beginning and its end tell."""
@@ -401,7 +406,7 @@ def template_of(
     others: list[Slot] = []
     for key, target in slots:
         found = _slots(event, key, target)
-        if isinstance(target, Padding | Totals):
+        if isinstance(target, Padding | Last | Totals):
             others += found if key not in watched else ()
         elif not found:
             return None
@@ -442,7 +447,7 @@ def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
     if len(found) != 1:
         return []  # where there are two before a value of one kind, it is not clear which is meant
     named, start = found[0]
-    opening = event[start : start + 1].strip(b"0123456789")
+    opening = event[start : start + 1].strip(b"-0123456789")
     start += len(opening)
     end = _ENDS[opening](event, start)
     if end >= 0 and isinstance(target, Totals):
@@ -451,8 +456,11 @@ def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
     return [] if end < 0 else [Slot(start, end, named, opening, target)]
 
 
-# What opens a member's value, by its target; padding is a string or a number, and all others are texts.
-_OPENINGS: Final = defaultdict(lambda: b'"', {Extend: b"[", Listing: b"[", Padding: b'"0123456789', Totals: b"{"})
+_LABEL_OPENINGS: Final = b'"-0123456789'
+# What opens a member's value, by its target; padding and labels are strings or numbers, and all others are texts.
+_OPENINGS: Final = defaultdict(
+    lambda: b'"', {Extend: b"[", Listing: b"[", Padding: _LABEL_OPENINGS, Last: _LABEL_OPENINGS, Totals: b"{"}
+)
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_value, b"{": _end_of_value, b"": _end_of_number}
 
 
