@@ -88,12 +88,13 @@ class First(_Single):
 
 
 class OfFirst(First):
-    """An id or a time: that of the first chunk counts, and later chunks may have their own."""
+    """An id or a time: that of the first chunk counts, and later chunks may have their own. While they do not, it is
+    taken to stay as it is."""
 
     def add(self, value: Any) -> Effect:
         if not self._value:
             return super().add(value)
-        return ANY_PADDING if type(value) in _WITH_SLOTS else SAME
+        return ANY_PADDING if value != self._value and type(value) in _WITH_SLOTS else SAME
 
 
 class Latest(_Single):
@@ -121,8 +122,11 @@ class Overlay(Latest):
 
 class Label(Overlay):
     def add(self, value: Any) -> Effect:
+        known = self._value
+        if type(value) is str and value == known:
+            return SAME
         effect = super().add(value)
-        return LAST if type(value) in _WITH_SLOTS and value != "" else effect
+        return LAST if known is not None and type(value) in _WITH_SLOTS and value != "" else effect
 
 
 def spelled(value: Any) -> str | None:
