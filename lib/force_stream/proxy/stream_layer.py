@@ -54,6 +54,7 @@ from .response import (
     unreachable,
 )
 from .response import fault as reply_of_fault
+from .shortcut import offer, unknown_reader
 
 logger = logging.getLogger("force_stream")
 
@@ -115,6 +116,7 @@ def check() -> str:
 
 _UNKNOWN_H11: Final = unknown_h11()
 _UNKNOWN_H2: Final = unknown_h2()
+_UNKNOWN_READER: Final = unknown_reader()
 
 
 class _Faulted(events.Event):
@@ -426,6 +428,8 @@ class ObservedStream(http_layers.HttpStream):
             client.stream = ref(self)
         elif isinstance(client, DrainingClient):
             client.observers[self.stream_id] = self
+        if isinstance(client, ChunkedClient | DrainingClient) and not _UNKNOWN_READER:
+            offer(self._reader, self.context.server, client.context.layers, client.accept)
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
@@ -666,12 +670,17 @@ class ObservedStream(http_layers.HttpStream):
 
     def _why_closed(self) -> str:
         """That the upstream has reset its connection, which mitmproxy does not tell from a close; "" if it has not."""
-        client, connection = self.context.client, self.context.server
-        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
-        reader = handler.transports[connection].reader if handler and connection in handler.transports else None
+        reader = self._reader
         # A stream over UDP has no such thing.
         error = reader.exception() if isinstance(reader, asyncio.StreamReader) else None
         return "connection reset" if isinstance(error, ConnectionResetError) else ""
+
+    @property
+    def _reader(self) -> Any:
+        """What reads the upstream's connection; None if there is no such thing."""
+        client, connection = self.context.client, self.context.server
+        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
+        return handler.transports[connection].reader if handler and connection in handler.transports else None
 
     def _send_again(self, request: http.Request) -> Commands:
         if (yield from self.make_server_connection()):
@@ -846,6 +855,7 @@ class StreamLayerAddon:
             (_UNKNOWN_H11, "an interim response ends an answer"),
             (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off an answer"),
             (unknown_buffer(), "events over HTTP/2 are read one by one"),
+            (_UNKNOWN_READER, "mitmproxy is woken for each event"),
         ):
             if unknown:
                 logger.warning(f"force-stream: {unknown}; so {loss}, as in mitmproxy alone")
