@@ -644,21 +644,20 @@ class ForceStream:
         if not copy.is_empty:
             task = aside.run(partial(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut))
             self._counting.add(task)
-            task.add_done_callback(self._count_when_read)
+            task.add_done_callback(partial(self._count_when_read, flow))
 
-    def _count_when_read(self, task: asyncio.Future[Outcome]) -> None:
+    def _count_when_read(self, flow: http.HTTPFlow, task: asyncio.Future[Outcome]) -> None:
         self._counting.discard(task)
         if task.cancelled():
             return
         self._count(task.result)
         try:
-            self._tell_of_own_stream(task.result())
+            self._tell_of_own_stream(flow, task.result())
         except Exception as error:
             _log_bug("the flow has no comment", error)
 
-    def _tell_of_own_stream(self, outcome: Outcome) -> None:
-        flow = outcome.flow()
-        if flow is None or not outcome.cause:
+    def _tell_of_own_stream(self, flow: http.HTTPFlow, outcome: Outcome) -> None:
+        if not outcome.cause:
             return
         # A client that closes its own stream has often enough.
         marked = CUT_BY.of(flow) != _CLIENT_LEFT

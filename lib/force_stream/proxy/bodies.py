@@ -29,6 +29,11 @@ def is_encoded(message: http.Message) -> bool:
     return bool(label) and encodings.is_encoded(label)
 
 
+def size_of(flow: http.HTTPFlow) -> int:
+    """Bytes of both bodies."""
+    return sum(len(message.raw_content or b"") for message in (flow.request, flow.response) if message is not None)
+
+
 def blocks_loop(message: http.Message) -> bool:
     """Whether reading the body might block the event loop for more than a few milliseconds."""
     return len(message.raw_content or b"") > BLOCKS_LOOP or is_encoded(message)

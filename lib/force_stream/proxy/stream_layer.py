@@ -10,10 +10,12 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 """
 
 import asyncio
+import gc
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
@@ -63,6 +65,8 @@ logger = logging.getLogger("force_stream")
 LONGEST_SLEEP: Final = 1.0
 # Seconds. Clocks and timers are no finer, so two wakeups this close are one.
 SHORTEST_SLEEP: Final = 0.005
+# Bytes. Once a flow with larger bodies has ended, they do not wait for the next collection of garbage.
+_LARGE: Final = 1024 * 1024
 # What may not be in the value of a header.
 _UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
 # How often a request is sent that upstreams do not take because they are going away.
@@ -81,6 +85,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
         HttpStream.state_done HttpStream.state_errored
         HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
         HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
+        HttpStream.child_layer
         HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
         """,
     _base: "ReceiveHttp",
@@ -161,6 +166,32 @@ class ObservedStream(http_layers.HttpStream):
             if self._wait is None:
                 raise
             yield from self._recover(fault)
+        if self._wait is not None and not self.flow.live:
+            self._let_go_if_ended()
+
+    def _let_go_if_ended(self) -> None:
+        """Let go of a flow that has ended. mitmproxy's streams refer to themselves, so they stay until a full
+        collection of garbage, and timers keep them as well; the bodies need not wait for that. Frames that mitmproxy's
+        checks of types (typecheck.py) leave as garbage have the flow too: for those, a young collection is enough."""
+        assert self._wait is not None
+        http_layer, is_broken = self._http_layer(), self.client_state == self.server_state == self.state_errored
+        is_dropped = http_layer is not None and http_layer.streams.get(self.stream_id) is not self
+        if self.child_layer is not None or not (is_dropped or is_broken):
+            return
+        attempt = self._attempt if self._guard is None else self._guard.attempt
+        size = bodies.size_of(self.flow)
+        if attempt is not None:
+            size += attempt.size
+            attempt.forget()
+        if size > _LARGE:
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().call_soon(gc.collect, 1)
+        self._wait.guard = None  # they refer to each other
+        self._wait = self._attempt = self._guard = self.receiver = None
+        self._held, self._steps = [], iter(())
+        self.orphans.discard(self)
+        self._handle_event = _ignore  # type: ignore[method-assign]
+        del self.flow
 
     def _recover(self, fault: Exception) -> Commands:
         """The one place for bugs in the addon below the hooks; mitmproxy would leave the client without an answer."""
@@ -286,7 +317,7 @@ class ObservedStream(http_layers.HttpStream):
         if http_layer is None or timer is None or not self._now() < moment <= until:
             return None
         owner = http_layer.command_sources.get(timer)
-        if not isinstance(owner, http_layers.HttpStream) or owner.flow.live:
+        if not isinstance(owner, http_layers.HttpStream) or hasattr(owner, "flow"):
             return None
         http_layer.command_sources[timer] = self
         return float(moment)
@@ -807,6 +838,11 @@ class ObservedStream(http_layers.HttpStream):
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield http_layers.DropStream(self.stream_id)
+
+
+def _ignore(event: events.Event) -> Commands:
+    """How a stream that has ended handles an event, such as one of its timers."""
+    yield from ()
 
 
 def _stand_in() -> http.Response:

@@ -278,7 +278,7 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
     while more:
         count += 1
         if count > _MOST_MEMBERS or not text.startswith('"', at):
-            _refuse(text, at)
+            _refuse()
         key, end = _value(text, at, block)
         if not key.isascii():
             key = _DECODER.decode(text[at:end].encode("latin-1").decode("utf-8"))
@@ -289,14 +289,14 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
         more = not text.startswith("}", end)
         at = _after(text, "," if more else "}", end)
     if at != len(text):
-        _refuse(text, at)
+        _refuse()
 
 
 def _after(text: str, mark: str, at: int) -> int:
     """Where the next token is, after a mark that must come first."""
     at = after_blanks(text, at)
     if not text.startswith(mark, at):
-        _refuse(text, at)
+        _refuse()
     return after_blanks(text, at + 1)
 
 
@@ -310,8 +310,8 @@ def _value(text: str, start: int, block: int) -> tuple[Any, int]:
     return value, end
 
 
-def _refuse(text: str, at: int) -> NoReturn:
-    raise json.JSONDecodeError("not a JSON object", text, at)
+def _refuse() -> NoReturn:
+    raise json.JSONDecodeError("not a JSON object", "", 0)
 
 
 def _integer(digits: str) -> int | float:
