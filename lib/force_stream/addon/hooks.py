@@ -243,7 +243,7 @@ class ForceStream:
         if isinstance(self._roles.get(flow), Own):
             return  # it was prepared before it was sent
         try:
-            if "origin" in flow.request.headers:
+            if bodies.header(flow.request, b"origin"):
                 cors.admit(flow, self.rules)
             if flow.response is None:
                 await self._force(flow)
