@@ -633,6 +633,7 @@ class ForceStream:
             if guard.error:
                 logger.info(f"{copy.spec.rule}: the stream came to no end, and its client gets an error event")
         self._count_own_stream(flow, copy, cut)
+        await self._retries.learn_refusal(flow, copy.spec)
 
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count its outcome, once the client has it."""

@@ -17,7 +17,7 @@ from ..answer.reader import AnswerSpec
 from ..answer.unfold import Asked as AskedStream
 from ..endpoints import expected_choices, never_streams
 from ..endpoints.endpoint import Endpoint
-from ..rules.hosts import canonical_host, is_address
+from ..rules.hosts import canonical_host, is_address, with_port
 from ..rules.rule import Rule
 from ..wire import credentials
 from ..wire.form_body import Form, read_form
@@ -84,6 +84,11 @@ def name_of(flow: http.HTTPFlow) -> str:
                 return canonical_host(name)
     host: str = request.host
     return host
+
+
+def upstream_of(flow: http.HTTPFlow) -> str:
+    """The same with its port."""
+    return with_port(name_of(flow), flow.request.port)
 
 
 def _split_authority(authority: str) -> tuple[str, int | None]:

@@ -46,6 +46,7 @@ from .response import (
     WITHOUT_BODY,
     begins_events,
     early_head,
+    ended,
     make_sendable,
     may_be_document,
     set_reply,
@@ -53,6 +54,7 @@ from .response import (
     unreachable,
 )
 from .response import fault as reply_of_fault
+from .shortcut import offer, unknown_reader
 
 logger = logging.getLogger("force_stream")
 
@@ -114,6 +116,7 @@ def check() -> str:
 
 _UNKNOWN_H11: Final = unknown_h11()
 _UNKNOWN_H2: Final = unknown_h2()
+_UNKNOWN_READER: Final = unknown_reader()
 
 
 class _Faulted(events.Event):
@@ -425,6 +428,8 @@ class ObservedStream(http_layers.HttpStream):
             client.stream = ref(self)
         elif isinstance(client, DrainingClient):
             client.observers[self.stream_id] = self
+        if isinstance(client, ChunkedClient | DrainingClient) and not _UNKNOWN_READER:
+            offer(self._reader, self.context.server, client.context.layers, client.accept)
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
@@ -664,12 +669,17 @@ class ObservedStream(http_layers.HttpStream):
 
     def _why_closed(self) -> str:
         """That the upstream has reset its connection, which mitmproxy does not tell from a close; "" if it has not."""
-        client, connection = self.context.client, self.context.server
-        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
-        reader = handler.transports[connection].reader if handler and connection in handler.transports else None
+        reader = self._reader
         # A stream over UDP has no such thing.
         error = reader.exception() if isinstance(reader, asyncio.StreamReader) else None
         return "connection reset" if isinstance(error, ConnectionResetError) else ""
+
+    @property
+    def _reader(self) -> Any:
+        """What reads the upstream's connection; None if there is no such thing."""
+        client, connection = self.context.client, self.context.server
+        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
+        return handler.transports[connection].reader if handler and connection in handler.transports else None
 
     def _send_again(self, request: http.Request) -> Commands:
         if (yield from self.make_server_connection()):
@@ -730,6 +740,7 @@ class ObservedStream(http_layers.HttpStream):
     def send_response(self, already_streamed: bool = False) -> Commands:
         if self._wait is None and (joined := self.wait_of(self.flow)) is not None and joined.retrying:
             self._wait = joined  # it waits for an answer that another stream observes
+            self.flow.response = self.flow.response or ended()  # unless another addon has taken that away
         wait = None if already_streamed else self._wait
         if wait is not None and wait.heartbeat is not None:
             yield from self._wake_in(wait.heartbeat)
@@ -843,6 +854,7 @@ class StreamLayerAddon:
             (_UNKNOWN_H11, "an interim response ends an answer"),
             (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off an answer"),
             (unknown_buffer(), "events over HTTP/2 are read one by one"),
+            (_UNKNOWN_READER, "mitmproxy is woken for each event"),
         ):
             if unknown:
                 logger.warning(f"force-stream: {unknown}; so {loss}, as in mitmproxy alone")
