@@ -508,12 +508,11 @@ class ObservedStream(http_layers.HttpStream):
             yield from self.send_response()
             return
         injection = attempt.injection
-        content_type = response.headers.get("content-type", "")
+        content_type = bodies.header(response, b"content-type")
         if injection is not None and (wanted := injection.content_type(content_type)) != content_type:
             content_type = response.headers["content-type"] = wanted
         fields = response.headers.fields
-        encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
-        attempt.start_response(status, content_type, encoded=encoded, fields=fields)
+        attempt.start_response(status, content_type, encoded=bodies.is_encoded(response), fields=fields)
         if injection is None:
             # A stream that its client asked for may have to be passed on after its first bytes.
             self.receiver = attempt if attempt.asked is None else None
@@ -617,7 +616,7 @@ class ObservedStream(http_layers.HttpStream):
     def _is_short(self, attempt: Attempt) -> bool:
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
         assert self.flow.response is not None
-        announced = self.flow.response.headers.get("content-length", "")
+        announced = bodies.header(self.flow.response, b"content-length")
         has_body = attempt.injection is None and self.flow.response.status_code not in WITHOUT_BODY
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
