@@ -321,11 +321,11 @@ class AnswerReader:
 
     def forget(self) -> None:
         """Free what was read, in short steps; the report stays."""
-        self._left += (self._aggregator, self._repeats)
+        left, self._left = [*self._left, self._aggregator, self._repeats], []
         self._aggregator = ENDPOINTS[self._spec.endpoint].aggregator(self._spec.choices)
         self._repeats = Repeats(self._reader)
         self._json, self._error, self._words = [], None, None
-        drop(self._left)
+        drop(left)
 
     def so_far(self) -> Any:
         """The document of what has come, for a person: whole or not, and whatever reply that makes; None if there is

@@ -13,7 +13,6 @@ from mitmproxy import http
 
 from ..proxy import bodies, explain, request, response
 from ..proxy.notes import GIVEN, TIMES, UnreadableFlow
-from ..rules.hosts import with_port
 from ..rules.rule import Rule
 from ..wire import jsontext
 from ..wire.text import counted
@@ -165,8 +164,8 @@ def saved_document(flow: http.HTTPFlow) -> bytes | None:
 def curl(flow: http.HTTPFlow) -> bytes:
     """The request as the client sent it, as a command, with `$API_KEY` in place of its credentials."""
     mask, asked = _Mask(flow), _as_asked(flow).request
-    port = "" if _DEFAULT_PORTS.get(asked.scheme) == asked.port else f":{asked.port}"
-    url = f"{asked.scheme}://{with_port(request.name_of(flow), None)}{port}{asked.path}"
+    host = request.upstream_of(flow).removesuffix(f":{_DEFAULT_PORTS.get(asked.scheme)}")
+    url = f"{asked.scheme}://{host}{asked.path}"
     # Without -g, brackets and braces in an address are curl's own, and one request becomes several, or none.
     as_it_is = "-g " if _CURLS_GLOBS.search(url) else ""
     lines = [f"curl {as_it_is}-X {_quoted(asked.method)} {_quoted(mask.text(url))}"]

@@ -181,6 +181,21 @@ def test_the_command_is_the_request_as_it_came_with_the_key_from_the_environment
         assert words[words.index("--data-binary") + 1] == body.decode()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "host", "port", "named"),
+    [
+        ("http", "::1", 8000, "http://[::1]:8000/"),
+        ("http", "::1", 80, "http://[::1]/"),
+        ("https", "a.example", 443, "https://a.example/"),
+        ("https", "a.example", 8443, "https://a.example:8443/"),
+    ],
+)
+def test_the_command_has_the_address_as_curl_takes_it(scheme: str, host: str, port: int, named: str) -> None:
+    flow = flow_with()
+    flow.request.scheme, flow.request.host, flow.request.port = scheme, host, port
+    assert f"POST '{named}" in opened.curl(flow).decode() or f"POST {named}" in opened.curl(flow).decode()
+
+
 def test_a_body_that_no_command_can_have_is_left_out() -> None:
     assert b"--data-binary @body" in opened.curl(flow_with(b"\0\1"))
 
