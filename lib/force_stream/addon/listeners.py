@@ -16,8 +16,8 @@ from mitmproxy.hooks import Hook
 
 
 class ListenersOnly(AddonManager):
-    """mitmproxy's own manager, which works on a shorter chain for each event: without the addons that do not have it.
-    Whether an addon with others inside it, such as the one with the scripts, has it is asked each time."""
+    """mitmproxy's own manager, which works on a shorter chain for each event: without those of mitmproxy's addons, and
+    of ours, that do not have it. All others are asked each time, such as scripts: they may get it later."""
 
     known: Sequence[object] = ()
     shorter: Mapping[str, AddonManager] = {}
@@ -28,9 +28,14 @@ class ListenersOnly(AddonManager):
         manager = self.shorter.get(event.name)
         if manager is None:
             manager = copy(self)
-            manager.chain = [each for each in self.chain if hasattr(each, event.name) or hasattr(each, "addons")]
+            manager.chain = [each for each in self.chain if _may_have(each, event.name)]
             self.shorter = {**self.shorter, event.name: manager}
         return AddonManager.trigger_event(manager, event)
+
+
+def _may_have(addon: object, event: str) -> bool:
+    is_known = type(addon).__module__.partition(".")[0] in ("mitmproxy", "force_stream")
+    return not is_known or hasattr(addon, event) or hasattr(addon, "addons")
 
 
 def install() -> None:

@@ -76,6 +76,19 @@ def test_an_addon_that_comes_or_goes_later_is_told_or_not(in_master: Callable[[T
     in_master(test)
 
 
+def test_an_addon_that_gets_an_event_later_is_told_of_it(in_master: Callable[[Test], None]) -> None:
+    async def test(master: DumpMaster) -> None:
+        told: list[object] = []
+        late = addon("late", [])
+        master.addons.add(late)
+        for _ in range(2):
+            await master.addons.trigger_event(HttpRequestHook(tflow.tflow()))
+            late.request = told.append
+        assert len(told) == 1
+
+    in_master(test)
+
+
 def test_an_addon_may_keep_an_event_from_the_others_and_one_that_fails_does_not(
     in_master: Callable[[Test], None], caplog: pytest.LogCaptureFixture
 ) -> None:
