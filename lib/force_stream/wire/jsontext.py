@@ -118,7 +118,7 @@ def is_json(text: str) -> bool:
 
 def _whole(text: str, value: Any, end: int) -> Any:
     if text[end:].strip(_WHITE_SPACE):
-        raise json.JSONDecodeError("Extra data", text, end)
+        raise json.JSONDecodeError("Extra data", "", 0)
     return value
 
 
