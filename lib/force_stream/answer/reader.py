@@ -211,8 +211,8 @@ class AnswerReader:
             if not (self._may_be_lines and self._has_line and data.strip() and self._is_lines()):
                 return True
             data = self._give_back_json()
-        if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
-            self._scalar += data[:_LONGEST_SCALAR]
+        if len(self._scalar) < _LONGEST_SCALAR:
+            self._scalar += data[: _LONGEST_SCALAR - len(self._scalar)]
         before = self._reader.count
         self._merge(self._repeats.feed(data))
         if self._left:

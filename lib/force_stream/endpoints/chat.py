@@ -115,6 +115,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "images": by_index(fields({}, latest)),
     "executed_tools": by_index(fields({}, latest)),  # Groq compound: each first without, then with its output
     "annotations": extend,
+    "error": latest,  # whatever it is, it may be one
     "name": first,
     "channel": latest,  # Groq, gpt-oss
     "phase": latest,  # Cline, codex models

@@ -14,7 +14,7 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     extend     lists in pieces
     listing    the same, where nobody looks into the items
     fragment   an unknown field within a delta: strings are joined unless all are equal, lists extended, objects merged
-               likewise
+               likewise; of numbers, the last counts
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
     nothing    what no direct answer has
@@ -433,4 +433,5 @@ def by_index(rule: Rule) -> Rule:
     return lambda: ByIndex(rule)
 
 
-Fragment.rules = {str: TextOrLabel, list: Extend, dict: fields({})}
+_OF_NUMBERS: Final = dict.fromkeys((int, float, jsontext.Number), label)
+Fragment.rules = {str: TextOrLabel, list: Extend, dict: fields({}), **_OF_NUMBERS}

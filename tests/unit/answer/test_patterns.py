@@ -139,6 +139,7 @@ LONG = {
     "labels of choices in turn": b"".join(
         event(at(n % 2, chunk(f"w{n} ", system_fingerprint=f"fp_{n}"))) for n in range(40)
     ),
+    "a number in each delta": b"".join(event(delta(content=f"w{n} ", token_id=n * 7919)) for n in range(40)),
     "one text in two places": b"".join(event(thought(f"w{n} ", f"w{n} ")) for n in range(40)),
     "comments between": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" * (n % 3) for n in range(40)),
     "a comment after each": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" for n in range(40)),
@@ -294,6 +295,10 @@ def test_the_totals_before_a_placeholder_are_the_last_that_count() -> None:
 MORE = st.sampled_from(
     [
         {"novel": 3},
+        {"novel": 4.5},
+        {"novel": "5"},
+        {"error": 0},
+        {"error": 500},
         {"novel": True},
         {"novel": ["x"]},
         {"novel": {"list": [1]}},
