@@ -66,11 +66,9 @@ _KEEPALIVE: Final = re.compile(
 def is_keepalive(text: str) -> bool:
     """Whether a text only keeps the connection open: "ping", ": OPENROUTER PROCESSING" (mnfst/llm-gateway#2053)."""
     text = text.strip()
-    return not text or (len(text) <= _SHORT and (_KEEPALIVE.fullmatch(text) is not None)) or _is_comment(text)
-
-
-def _is_comment(text: str) -> bool:
-    """Whether it is an event stream's comment line that a gateway wrapped into an event."""
+    if not text or (len(text) <= _SHORT and _KEEPALIVE.fullmatch(text)):
+        return True
+    # An event stream's comment line, which a gateway wrapped into an event.
     return text.startswith(":") and not says_error(text[1:])
 
 
@@ -92,6 +90,13 @@ def words_in(value: Any, depth: int = _DEPTH) -> str:
     # Else its own texts, such as `notice`; lists and objects of other names hold data, such as citations.
     others = (member for key, member in members.items() if not (key in _ENVELOPE or key.endswith("id")))
     return "; ".join(words_in(member) for member in others if isinstance(member, str) and words_in(member))
+
+
+def is_readable(text: str) -> bool:
+    """Whether a text is one, as far as its beginning shows, and not bytes of which hardly any are text."""
+    head = text.lstrip()[:_LONGEST]
+    noise = sum(character == "\ufffd" or not (character.isprintable() or character.isspace()) for character in head)
+    return 2 * noise <= len(head)
 
 
 # HTTP's reason phrases (RFC 9110, and the older ones of RFC 2616 and RFC 4918), and what servers write in their place.

@@ -35,6 +35,7 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
+from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import OversizedStream
 from . import bodies, cors
 from .attempt import Attempt
@@ -43,8 +44,19 @@ from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_buffer, unknown_h2
 from .guard import Guard
 from .inject import Cut, Deliver, Injection, Injections, Respond, Step
-from .response import WITHOUT_BODY, early_head, make_sendable, may_be_document, set_reply, streams, unreachable
+from .response import (
+    WITHOUT_BODY,
+    begins_events,
+    early_head,
+    ended,
+    make_sendable,
+    may_be_document,
+    set_reply,
+    streams,
+    unreachable,
+)
 from .response import fault as reply_of_fault
+from .shortcut import offer, unknown_reader
 
 logger = logging.getLogger("force_stream")
 
@@ -109,6 +121,7 @@ def check() -> str:
 
 _UNKNOWN_H11: Final = unknown_h11()
 _UNKNOWN_H2: Final = unknown_h2()
+_UNKNOWN_READER: Final = unknown_reader()
 
 
 class _Faulted(events.Event):
@@ -446,6 +459,8 @@ class ObservedStream(http_layers.HttpStream):
             client.stream = ref(self)
         elif isinstance(client, DrainingClient):
             client.observers[self.stream_id] = self
+        if isinstance(client, ChunkedClient | DrainingClient) and not _UNKNOWN_READER:
+            offer(self._reader, self.context.server, client.context.layers, client.accept)
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
@@ -493,15 +508,14 @@ class ObservedStream(http_layers.HttpStream):
             yield from self.send_response()
             return
         injection = attempt.injection
-        content_type = response.headers.get("content-type", "")
+        content_type = bodies.header(response, b"content-type")
         if injection is not None and (wanted := injection.content_type(content_type)) != content_type:
             content_type = response.headers["content-type"] = wanted
         fields = response.headers.fields
-        encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
-        attempt.start_response(status, content_type, encoded=encoded, fields=fields)
+        attempt.start_response(status, content_type, encoded=bodies.is_encoded(response), fields=fields)
         if injection is None:
-            # A client's own stream may have to be passed on after its first bytes.
-            self.receiver = None if attempt.is_own_stream else attempt
+            # A stream that its client asked for may have to be passed on after its first bytes.
+            self.receiver = attempt if attempt.asked is None else None
         else:
             yield from self._inject(attempt, injection.begin())
 
@@ -545,7 +559,7 @@ class ObservedStream(http_layers.HttpStream):
         elif isinstance(event, _events.ResponseData):
             if attempt.injection is None:
                 yield from self._deliver(attempt, event.data)
-                if attempt.is_own_stream and not self._is_over:
+                if attempt.asked is not None and self.receiver is None and not self._is_over:
                     yield from self._pass_on_unless_document(attempt)
             else:
                 yield from self._inject(attempt, attempt.injection.feed(event.data))
@@ -561,28 +575,48 @@ class ObservedStream(http_layers.HttpStream):
                 yield from self._answer()
 
     def _pass_on_unless_document(self, attempt: Attempt) -> Commands:
-        """Pass a client's own stream on once its first bytes show that it is one, whatever its label says; and a
-        document that is too large to be made into events. After a heartbeat, only what is read to its end can be known
-        to be events, as the head says that they are."""
+        """Pass a stream on that its client asked for once its first bytes show that it is one, whatever its label says;
+        and a document that is too large to be made into events. After a heartbeat, only what is read to its end can be
+        known to be events, as the head says that they are."""
         assert self.flow.response is not None
         assert self._wait is not None
         limit = self._wait.rule.max_body
+        if attempt.plain:
+            yield from self._pass_on_if_events(attempt, self.flow.response, self._wait)
+            return
         if self._wait.headers_sent:
             if attempt.size > limit:
                 attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
                 yield from self._follow_up()
             return
         is_kept = attempt.size <= limit and may_be_document(self.flow.response, attempt)
-        if is_kept or not 200 <= attempt.status < 300:
+        if not is_kept and 200 <= attempt.status < 300:
+            yield from self._pass_on_from_here(attempt, self.flow.response)
+
+    def _pass_on_if_events(self, attempt: Attempt, response: http.Response, wait: ClientWait) -> Commands:
+        """The same for the answer to a request that was made plain: anything but events is no answer for its client."""
+        is_events = begins_events(response, attempt)
+        if is_events is None:
             return
+        is_wanted = not wait.client_gone and not (wait.headers_sent and attempt.encoded)
+        if is_events and is_wanted and 200 <= attempt.status < 300:
+            yield from self._pass_on_from_here(attempt, response, EVENT_STREAM_TYPE)
+        else:
+            self.receiver = attempt
+
+    def _pass_on_from_here(self, attempt: Attempt, response: http.Response, content_type: str = "") -> Commands:
         self.pass_on(self.flow)
+        if not response.stream:
+            return  # nobody waits for this flow's own answer
+        if content_type:
+            response.headers["content-type"] = content_type
         yield from self.start_response_stream()
         yield from self.state_stream_response_body(_events.ResponseData(self.stream_id, attempt.body()))
 
     def _is_short(self, attempt: Attempt) -> bool:
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
         assert self.flow.response is not None
-        announced = self.flow.response.headers.get("content-length", "")
+        announced = bodies.header(self.flow.response, b"content-length")
         has_body = attempt.injection is None and self.flow.response.status_code not in WITHOUT_BODY
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
@@ -666,12 +700,17 @@ class ObservedStream(http_layers.HttpStream):
 
     def _why_closed(self) -> str:
         """That the upstream has reset its connection, which mitmproxy does not tell from a close; "" if it has not."""
-        client, connection = self.context.client, self.context.server
-        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
-        reader = handler.transports[connection].reader if handler and connection in handler.transports else None
+        reader = self._reader
         # A stream over UDP has no such thing.
         error = reader.exception() if isinstance(reader, asyncio.StreamReader) else None
         return "connection reset" if isinstance(error, ConnectionResetError) else ""
+
+    @property
+    def _reader(self) -> Any:
+        """What reads the upstream's connection; None if there is no such thing."""
+        client, connection = self.context.client, self.context.server
+        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
+        return handler.transports[connection].reader if handler and connection in handler.transports else None
 
     def _send_again(self, request: http.Request) -> Commands:
         if (yield from self.make_server_connection()):
@@ -732,6 +771,7 @@ class ObservedStream(http_layers.HttpStream):
     def send_response(self, already_streamed: bool = False) -> Commands:
         if self._wait is None and (joined := self.wait_of(self.flow)) is not None and joined.retrying:
             self._wait = joined  # it waits for an answer that another stream observes
+            self.flow.response = self.flow.response or ended()  # unless another addon has taken that away
         wait = None if already_streamed else self._wait
         if wait is not None and wait.heartbeat is not None:
             yield from self._wake_in(wait.heartbeat)
@@ -782,7 +822,7 @@ class ObservedStream(http_layers.HttpStream):
         document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
         is_failure = not 200 <= self.flow.response.status_code < 300
         if is_failure or (wait.asked is not None and not streams(self.flow.response)):
-            document = wait.last_words(document or b"")
+            document = wait.last_words(self.flow.response.status_code, document or b"")
         if document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()
@@ -850,6 +890,7 @@ class StreamLayerAddon:
             (_UNKNOWN_H11, "an interim response ends an answer"),
             (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off an answer"),
             (unknown_buffer(), "events over HTTP/2 are read one by one"),
+            (_UNKNOWN_READER, "mitmproxy is woken for each event"),
         ):
             if unknown:
                 logger.warning(f"force-stream: {unknown}; so {loss}, as in mitmproxy alone")
