@@ -6,7 +6,7 @@ alone. Knows mitmproxy's addon manager, and nothing of what the events are about
 """
 
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from copy import copy
 from typing import Any
 
@@ -14,33 +14,24 @@ from mitmproxy import ctx, log
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.hooks import Hook
 
+logger = logging.getLogger("force_stream")
+
 
 class ListenersOnly(AddonManager):
-    """mitmproxy's own manager, which works on a shorter chain for each event: without those of mitmproxy's addons, and
-    of ours, that do not have it. All others are asked each time, such as scripts: they may get it later."""
-
-    known: Sequence[object] = ()
-    shorter: Mapping[str, AddonManager] = {}
+    """mitmproxy's own manager, which walks a chain without those addons that do not have the event just then."""
 
     def trigger_event(self, event: Hook) -> Coroutine[Any, Any, None]:
-        if self.known != self.chain:
-            self.known, self.shorter = [*self.chain], {}
-        manager = self.shorter.get(event.name)
-        if manager is None:
-            manager = copy(self)
-            manager.chain = [each for each in self.chain if _may_have(each, event.name)]
-            self.shorter = {**self.shorter, event.name: manager}
+        manager: Any = copy(self)
+        # One after the other, as mitmproxy does: an addon may be added while others are told.
+        manager.chain = (each for each in self.chain if hasattr(each, event.name) or hasattr(each, "addons"))
         return AddonManager.trigger_event(manager, event)
-
-
-def _may_have(addon: object, event: str) -> bool:
-    is_known = type(addon).__module__.partition(".")[0] in ("mitmproxy", "force_stream")
-    return not is_known or hasattr(addon, event) or hasattr(addon, "addons")
 
 
 def install() -> None:
     """From now on, until `uninstall`; unless something else has changed the manager."""
-    if type(ctx.master.addons) is AddonManager:
+    if "chain" not in AddonManager.trigger_event.__code__.co_names:
+        logger.warning("force-stream: mitmproxy's AddonManager has no chain; so each addon is asked for each event")
+    elif type(ctx.master.addons) is AddonManager:
         ctx.master.addons.__class__ = ListenersOnly
     for handler in _announcers():
         handler.addFilter(_is_announced)
@@ -62,6 +53,4 @@ def _announcers() -> list[logging.Handler]:
 
 def _is_announced(record: logging.LogRecord) -> bool:
     """Whether there may be an addon that wants to be told of a line of ours."""
-    return record.name != "force_stream" or any(
-        hasattr(addon, "add_log") for addon in ctx.master.addons.lookup.values()
-    )
+    return record.name != logger.name or any(hasattr(addon, "add_log") for addon in ctx.master.addons.lookup.values())

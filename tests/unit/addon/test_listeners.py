@@ -76,6 +76,17 @@ def test_an_addon_that_comes_or_goes_later_is_told_or_not(in_master: Callable[[T
     in_master(test)
 
 
+def test_an_addon_that_comes_while_others_are_told_is_told_too(in_master: Callable[[Test], None]) -> None:
+    async def test(master: DumpMaster) -> None:
+        told: list[str] = []
+        late = addon("late", told, "request")
+        master.addons.add(SimpleNamespace(name="early", request=lambda _: master.addons.add(late)))
+        await master.addons.trigger_event(HttpRequestHook(tflow.tflow()))
+        assert told == ["late request"]
+
+    in_master(test)
+
+
 def test_an_addon_that_gets_an_event_later_is_told_of_it(in_master: Callable[[Test], None]) -> None:
     async def test(master: DumpMaster) -> None:
         told: list[object] = []
@@ -136,6 +147,18 @@ def test_a_manager_that_is_not_mitmproxys_own_is_left_alone() -> None:
         assert type(master.addons) is Other
 
     asyncio.run(test())
+
+
+def test_a_manager_without_a_chain_is_left_alone_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        master = DumpMaster(Options(), with_termlog=False)
+        with patch.object(AddonManager, "trigger_event", test_a_manager_that_is_not_mitmproxys_own_is_left_alone):
+            listeners.install()
+        assert type(master.addons) is AddonManager
+        listeners.uninstall()
+
+    asyncio.run(test())
+    assert "mitmproxy's AddonManager has no chain" in caplog.text
 
 
 @pytest.mark.parametrize("hears", [True, False])
