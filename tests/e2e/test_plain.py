@@ -39,7 +39,7 @@ from harness import (
 from harness.forms import content_type, field, file, form
 from harness.golden import parse
 from harness.paths import ADDON
-from harness.samples import CHAT, COMPLETIONS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
+from harness.samples import CHAT, COMPLETIONS, EVENTS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
 from harness.steps import Step
 
 RULES = """\
@@ -52,6 +52,7 @@ rules:
   - {name: fails, hosts: ["*"], models: [fails], inject: {status: 429, retry_after: 7}, force_upstream_plain: true}
   - {name: cuts, hosts: ["*"], models: [cuts], inject: {cut_after: 0}, force_upstream_plain: true}
   - {name: delays, hosts: ["*"], models: [delays], inject: {delay: 0.01}, force_upstream_plain: true}
+  - {name: learns-guarded, hosts: ["*"], models: ["learns-guarded*"], learn: true, guard_streams: true}
   - {name: learns, hosts: ["*"], models: ["learns*"], learn: true}
   - {name: learns-too, hosts: ["*"], models: ["forced-learns*"], learn: true, force_upstream_stream: true}
   - {name: learns-back, hosts: ["*"], models: ["plain-learns*"], learn: true, force_upstream_plain: true}
@@ -82,6 +83,7 @@ ANSWER = {
 }
 ERROR = {"error": {"message": "Too many", "type": "requests", "param": None, "code": "rate_limit_exceeded"}}
 PLAIN = [("Content-Type", "application/json")]
+LABELS = ["application/json", "application/json; charset=utf-8", "text/event-stream2", "text/plain", None]
 REVERSE, REVERSE_H2, NOWHERE = range(3)
 CLIENTS = [pytest.param(Http1Client, id="h1-client"), pytest.param(Http2Client, id="h2-client")]
 UPSTREAMS = [pytest.param(REVERSE, id="h1-upstream"), pytest.param(REVERSE_H2, id="h2-upstream")]
@@ -388,6 +390,48 @@ def test_an_upstream_that_streams_all_the_same_is_passed_on_live(proxy: Proxy, u
     assert set(beats) == ({b": waiting for the answer\n\n"} if model == "slow" else set())
 
 
+@pytest.mark.parametrize("label", [*LABELS, "text/event-stream"])
+@pytest.mark.parametrize("model", ["m", "slow"])
+def test_events_under_another_label_are_passed_on_live_too(
+    proxy: Proxy, upstream: Upstream, model: str, label: str | None
+) -> None:
+    begin, gate = Gate(), Gate()
+    first, rest = b": hi\n\n" + STREAM[:50], STREAM[50:]
+    # Under its own label, it is known at once unless it has a length.
+    head = Head(content_type=label, framing="length" if label == "text/event-stream" else "chunked")
+    upstream.answer(WaitFor(begin), head, *pieces(first, 3), WaitFor(gate), Data(rest), End())
+    beat = b": waiting for the answer\n\n" if model == "slow" else b""
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, PLAIN, json.dumps(streaming(model)).encode())
+        try:
+            if not beat:
+                begin.open()
+            incoming = client.begin("POST")
+            while first not in incoming.response.body:
+                assert incoming.read_piece() is not None
+                begin.open()
+        finally:
+            begin.open()
+            gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    response = incoming.response
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.header("content-type").startswith("text/event-stream")
+    assert response.body.removeprefix(beat * response.body.count(beat) if beat else b"") == first + rest
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/plain"])
+def test_compressed_events_under_another_label_are_passed_on_as_they_came(
+    proxy: Proxy, upstream: Upstream, label: str
+) -> None:
+    packed = gzip.compress(STREAM)
+    upstream.answer(Head(content_type=label, headers={"Content-Encoding": "gzip"}), *pieces(packed, 9), End())
+    response = ask(proxy, streaming())
+    assert (response.header("content-encoding"), response.header("content-type")) == ("gzip", "text/event-stream")
+    assert response.body == packed
+
+
 def test_an_encoded_stream_behind_heartbeats_is_decoded(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
     gate = Gate()
     head = Head(headers={"Content-Encoding": "gzip"})
@@ -469,6 +513,11 @@ FAILURES: dict[str, tuple[list[Step | Answer], int, Any]] = {
     "a page labelled as JSON": ([Head(content_type=JSON), Data(b"<html><p>No</p>"), End()], 502, "stream_malformed"),
     "another document": ([document({"hello": "world"})], 502, "stream_malformed"),
     "nothing": ([Head(content_type=JSON), End()], 502, "stream_empty"),
+    "what is not gzip": (
+        [Head(content_type=JSON, headers={"Content-Encoding": "gzip"}), Data(b"\x80\xff\xfe\x81" * 30), End()],
+        502,
+        "stream_truncated",
+    ),
     "no choices": ([document(ANSWER | {"choices": []})], 502, "stream_empty"),
 }
 
@@ -556,7 +605,6 @@ def test_an_answer_that_failed_is_tried_again(proxy: Proxy, upstream: Upstream) 
 # An upstream that answers JSON to a client that asks for a stream, under a rule that forces the other direction
 
 USED = {"stream_options": {"include_usage": True}}
-LABELS = ["application/json", "application/json; charset=utf-8", "text/event-stream2", "text/plain", None]
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
@@ -599,6 +647,22 @@ def test_compressed_json_becomes_its_events(proxy: Proxy, upstream: Upstream) ->
     response = ask(proxy, streaming("forced", **USED))
     assert response.header("content-encoding") is None
     assert json.loads(aggregate(response.body).body) == ANSWER
+
+
+NOT_GZIP = Answer.of(Head(headers={"Content-Encoding": "gzip"}), Data(b"\x80\xff\xfe\x81" * 30), End())
+
+
+@pytest.mark.parametrize("body", [request("forced"), streaming("forced")], ids=["forced", "own stream"])
+def test_a_stream_that_cannot_be_decoded_is_not_said_to_be_empty(proxy: Proxy, upstream: Upstream, body: Any) -> None:
+    since = proxy.mark()
+    upstream.answer(NOT_GZIP)
+    response = ask(proxy, body)
+    if response.status != 200:
+        assert error_in(response) == "stream_truncated"
+        assert "its gzip encoding is broken" in response.json()["error"]["message"]
+    line = proxy.wait_for_log("^.*: chat ", since=since)
+    assert "cut off before the first event (its gzip encoding is broken)" in line.string
+    assert len(upstream.requests) == 1
 
 
 AS_IT_CAME: dict[str, Answer] = {
@@ -699,6 +763,37 @@ def test_a_stream_that_is_refused_is_asked_for_plainly_and_remembered(
     assert f"learned: 127.0.0.1 {model} (chat) cannot stream any request; sent plain" in proxy.command(
         "force_stream.rules"
     )
+
+
+@pytest.mark.parametrize("before", [[], [{"id": "c1", "choices": []}]])
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_refusal_inside_a_live_stream_is_remembered_for_the_next(
+    proxy: Proxy, upstream: Upstream, before: list[Any], guard: bool
+) -> None:
+    refused = sse(*before, CANNOT, done=False)
+    upstream.handle(lambda seen: event_stream(refused) if seen.json().get("stream") else document(ANSWER))
+    model = f"learns-{'guarded-' * guard}live-{len(before)}"
+    since = proxy.mark()
+    response = ask(proxy, streaming(model))
+    assert (response.status, response.body) == (200, refused)
+    proxy.wait_for_log(rf"{model} \(chat\) cannot stream any request\. .*force_upstream_plain: true", since=since)
+    assert json.loads(aggregate(ask(proxy, streaming(model)).body).body)["choices"] == ANSWER["choices"]
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(sse(*EVENTS[:4], CANNOT, done=False), sse({"error": {"message": "Out of memory", "code": 500}}, done=False)),
+        *(sse(*EVENTS), sse({"error": CANNOT["error"] | {"code": "rate_limit_exceeded"}}, done=False)),
+    ],
+    ids=["after the beginning of an answer", "another error", "an answer", "a temporary one"],
+)
+def test_nothing_else_in_a_live_stream_is_remembered(proxy: Proxy, upstream: Upstream, said: bytes) -> None:
+    upstream.answer_always(event_stream(said))
+    for _ in range(2):
+        assert ask(proxy, streaming(f"learns-not-{len(said)}")).body == said
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, True]
 
 
 def test_what_the_words_name_is_what_is_remembered(proxy: Proxy, upstream: Upstream) -> None:

@@ -56,7 +56,7 @@ class Player:
 
     `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
     after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
-    in order. `flow`: the latest of `flows`; `ends`: each flow's last hooks, by its id."""
+    in order. `flow`: the latest of `flows`; by its id, `waits` has each flow's client, and `ends` its last hooks."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Player:
         self._guarded = guarded
         self._alpn = b"h2" if http2 else None
         self.flows: list[http.HTTPFlow] = []
-        self._waits: dict[str, ClientWait] = {}
+        self.waits: dict[str, ClientWait] = {}
         self.hooks: list[str] = []
         self.ends: dict[str, list[str]] = {}
         self.log: list[str] = []
@@ -114,7 +114,7 @@ class Player:
         return layer
 
     def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
-        return self._waits.get(flow.id)
+        return self.waits.get(flow.id)
 
     # What happens
 
@@ -241,12 +241,12 @@ class Player:
             self.flows.append(flow)
             self.ends[flow.id] = []
             if self.live:
-                self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+                self.waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             elif self.rule:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
                 plain = self.asked is not None and not self._guarded
                 attempt = Attempt(spec, self.rule, plain=plain, asked=self.asked, clock=lambda: self.now)
-                wait = self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+                wait = self.waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
                 wait.kept = Mock(**{"done.return_value": False}) if self.rule.keep_answers else None
             self.now += self._held
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and (
@@ -259,11 +259,13 @@ class Player:
             if command.name == "response" and wait is not None and wait.attempt is not None and not wait.guard:
                 wait.reply_made = True
                 self._reply(flow, wait.attempt)
+            if isinstance(copy := flow.response and flow.response.stream, LiveCopy):
+                copy.store(flow)
 
     def _pass_on(self, flow: http.HTTPFlow) -> None:
-        wait = self._waits[flow.id]
+        wait = self.waits[flow.id]
         if not self._guarded:
-            self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+            self.waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             flow.response.stream = True
         elif wait.guard is None:
             wait.reply_made = True

@@ -47,6 +47,7 @@ MAY_KNOW_MITMPROXY = {
             "commands",
             "hooks",
             "in_flight",
+            "listeners",
             "mitmweb",
             "options",
             "retries",

@@ -506,9 +506,17 @@ class Attempt:
         unfolds_much = self.asked is not None and self._size > _MOST_UNFOLDED
         if self.encoded or self._aside or unfolds_much or self._reader.blocks_loop:
             reply = await run_aside(lambda: self.finish(decoded))
-            run_aside(self._reader.forget)  # nobody waits for it
+            self.forget()
             return reply
         return self.finish(decoded)
+
+    def forget(self) -> None:
+        """Free what was read, in a thread if that takes long; the report stays. Nobody waits for it."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.add_done_callback(lambda _: self.forget())
+        elif self._reader.blocks_loop:
+            with suppress(RuntimeError):
+                run_aside(self._reader.forget)
 
     @property
     def report(self) -> Report:

@@ -5,6 +5,7 @@ what a body says.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from mitmproxy import http
@@ -13,6 +14,7 @@ from ..rules.rule import Rule
 from ..wire import encodings
 from ..wire.encodings import MissingDecoder, TooLarge
 from ..wire.json_body import BLOCKS_LOOP
+from ..wire.text import printable
 from . import aside
 
 # Bytes. The limit of a decoded body if no rule sets one.
@@ -21,10 +23,21 @@ MOST_DECODED: Final = Rule("", ()).max_body
 MOST_ON_LOOP: Final = 2 * 1024 * 1024
 
 
+def header(message: http.Message, name: bytes) -> str:
+    """A header by its name in lower case, "" where there is none: as mitmproxy gives it, in a tenth of the time."""
+    values = [value for key, value in message.headers.fields if key.lower() == name]
+    return b", ".join(values).decode(errors="surrogateescape")
+
+
 def is_encoded(message: http.Message) -> bool:
     """Whether a body has to be decoded."""
-    label = message.headers.get("content-encoding", "")
+    label = header(message, b"content-encoding")
     return bool(label) and encodings.is_encoded(label)
+
+
+def size_of(flow: http.HTTPFlow) -> int:
+    """Bytes of both bodies."""
+    return sum(len(message.raw_content or b"") for message in (flow.request, flow.response) if message is not None)
 
 
 def blocks_loop(message: http.Message) -> bool:
@@ -57,6 +70,20 @@ def decoded(message: http.Message, limit: int = MOST_DECODED) -> bytes | None:
         return encodings.decode(raw, message.headers.get("content-encoding", ""), limit)
     except (TooLarge, MissingDecoder):
         return None
+
+
+def broken_encoding(message: http.Message) -> str:
+    """That nothing of an encoded body can be decoded, in words; "" if something can, or there is nothing."""
+    coding = message.headers.get("content-encoding", "")
+    with suppress(TooLarge, MissingDecoder):
+        if encodings.decode_noting(message.raw_content or b"", coding, MOST_ON_LOOP) == (b"", True):
+            return broken(coding)
+    return ""
+
+
+def broken(coding: str) -> str:
+    """What ends a body that cannot be decoded."""
+    return f"its {printable(coding)} encoding is broken"
 
 
 def beginning(message: http.Message, length: int) -> bytes:

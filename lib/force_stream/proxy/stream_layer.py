@@ -10,10 +10,12 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 """
 
 import asyncio
+import gc
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
@@ -33,6 +35,7 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
+from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import OversizedStream
 from . import bodies, cors
 from .attempt import Attempt
@@ -41,7 +44,17 @@ from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_buffer, unknown_h2
 from .guard import Guard
 from .inject import Cut, Deliver, Injection, Injections, Respond, Step
-from .response import WITHOUT_BODY, early_head, make_sendable, may_be_document, set_reply, streams, unreachable
+from .response import (
+    WITHOUT_BODY,
+    begins_events,
+    early_head,
+    ended,
+    make_sendable,
+    may_be_document,
+    set_reply,
+    streams,
+    unreachable,
+)
 from .response import fault as reply_of_fault
 from .shortcut import offer, unknown_reader
 
@@ -52,6 +65,8 @@ logger = logging.getLogger("force_stream")
 LONGEST_SLEEP: Final = 1.0
 # Seconds. Clocks and timers are no finer, so two wakeups this close are one.
 SHORTEST_SLEEP: Final = 0.005
+# Bytes. Once a flow with larger bodies has ended, they do not wait for the next collection of garbage.
+_LARGE: Final = 1024 * 1024
 # What may not be in the value of a header.
 _UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
 # How often a request is sent that upstreams do not take because they are going away.
@@ -70,6 +85,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
         HttpStream.state_done HttpStream.state_errored
         HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
         HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
+        HttpStream.child_layer
         HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
         """,
     _base: "ReceiveHttp",
@@ -151,6 +167,32 @@ class ObservedStream(http_layers.HttpStream):
             if self._wait is None:
                 raise
             yield from self._recover(fault)
+        if self._wait is not None and not self.flow.live:
+            self._let_go_if_ended()
+
+    def _let_go_if_ended(self) -> None:
+        """Let go of a flow that has ended. mitmproxy's streams refer to themselves, so they stay until a full
+        collection of garbage, and timers keep them as well; the bodies need not wait for that. Frames that mitmproxy's
+        checks of types (typecheck.py) leave as garbage have the flow too: for those, a young collection is enough."""
+        assert self._wait is not None
+        http_layer, is_broken = self._http_layer(), self.client_state == self.server_state == self.state_errored
+        is_dropped = http_layer is not None and http_layer.streams.get(self.stream_id) is not self
+        if self.child_layer is not None or not (is_dropped or is_broken):
+            return
+        attempt = self._attempt if self._guard is None else self._guard.attempt
+        size = bodies.size_of(self.flow)
+        if attempt is not None:
+            size += attempt.size
+            attempt.forget()
+        if size > _LARGE:
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().call_soon(gc.collect, 1)
+        self._wait.guard = None  # they refer to each other
+        self._wait = self._attempt = self._guard = self.receiver = None
+        self._held, self._steps = [], iter(())
+        self.orphans.discard(self)
+        self._handle_event = _ignore  # type: ignore[method-assign]
+        del self.flow
 
     def _recover(self, fault: Exception) -> Commands:
         """The one place for bugs in the addon below the hooks; mitmproxy would leave the client without an answer."""
@@ -276,7 +318,7 @@ class ObservedStream(http_layers.HttpStream):
         if http_layer is None or timer is None or not self._now() < moment <= until:
             return None
         owner = http_layer.command_sources.get(timer)
-        if not isinstance(owner, http_layers.HttpStream) or owner.flow.live:
+        if not isinstance(owner, http_layers.HttpStream) or hasattr(owner, "flow"):
             return None
         http_layer.command_sources[timer] = self
         return float(moment)
@@ -467,15 +509,14 @@ class ObservedStream(http_layers.HttpStream):
             yield from self.send_response()
             return
         injection = attempt.injection
-        content_type = response.headers.get("content-type", "")
+        content_type = bodies.header(response, b"content-type")
         if injection is not None and (wanted := injection.content_type(content_type)) != content_type:
             content_type = response.headers["content-type"] = wanted
         fields = response.headers.fields
-        encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
-        attempt.start_response(status, content_type, encoded=encoded, fields=fields)
+        attempt.start_response(status, content_type, encoded=bodies.is_encoded(response), fields=fields)
         if injection is None:
-            # A client's own stream may have to be passed on after its first bytes.
-            self.receiver = None if attempt.is_own_stream else attempt
+            # A stream that its client asked for may have to be passed on after its first bytes.
+            self.receiver = attempt if attempt.asked is None else None
         else:
             yield from self._inject(attempt, injection.begin())
 
@@ -519,7 +560,7 @@ class ObservedStream(http_layers.HttpStream):
         elif isinstance(event, _events.ResponseData):
             if attempt.injection is None:
                 yield from self._deliver(attempt, event.data)
-                if attempt.is_own_stream and not self._is_over:
+                if attempt.asked is not None and self.receiver is None and not self._is_over:
                     yield from self._pass_on_unless_document(attempt)
             else:
                 yield from self._inject(attempt, attempt.injection.feed(event.data))
@@ -535,28 +576,48 @@ class ObservedStream(http_layers.HttpStream):
                 yield from self._answer()
 
     def _pass_on_unless_document(self, attempt: Attempt) -> Commands:
-        """Pass a client's own stream on once its first bytes show that it is one, whatever its label says; and a
-        document that is too large to be made into events. After a heartbeat, only what is read to its end can be known
-        to be events, as the head says that they are."""
+        """Pass a stream on that its client asked for once its first bytes show that it is one, whatever its label says;
+        and a document that is too large to be made into events. After a heartbeat, only what is read to its end can be
+        known to be events, as the head says that they are."""
         assert self.flow.response is not None
         assert self._wait is not None
         limit = self._wait.rule.max_body
+        if attempt.plain:
+            yield from self._pass_on_if_events(attempt, self.flow.response, self._wait)
+            return
         if self._wait.headers_sent:
             if attempt.size > limit:
                 attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
                 yield from self._follow_up()
             return
         is_kept = attempt.size <= limit and may_be_document(self.flow.response, attempt)
-        if is_kept or not 200 <= attempt.status < 300:
+        if not is_kept and 200 <= attempt.status < 300:
+            yield from self._pass_on_from_here(attempt, self.flow.response)
+
+    def _pass_on_if_events(self, attempt: Attempt, response: http.Response, wait: ClientWait) -> Commands:
+        """The same for the answer to a request that was made plain: anything but events is no answer for its client."""
+        is_events = begins_events(response, attempt)
+        if is_events is None:
             return
+        is_wanted = not wait.client_gone and not (wait.headers_sent and attempt.encoded)
+        if is_events and is_wanted and 200 <= attempt.status < 300:
+            yield from self._pass_on_from_here(attempt, response, EVENT_STREAM_TYPE)
+        else:
+            self.receiver = attempt
+
+    def _pass_on_from_here(self, attempt: Attempt, response: http.Response, content_type: str = "") -> Commands:
         self.pass_on(self.flow)
+        if not response.stream:
+            return  # nobody waits for this flow's own answer
+        if content_type:
+            response.headers["content-type"] = content_type
         yield from self.start_response_stream()
         yield from self.state_stream_response_body(_events.ResponseData(self.stream_id, attempt.body()))
 
     def _is_short(self, attempt: Attempt) -> bool:
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
         assert self.flow.response is not None
-        announced = self.flow.response.headers.get("content-length", "")
+        announced = bodies.header(self.flow.response, b"content-length")
         has_body = attempt.injection is None and self.flow.response.status_code not in WITHOUT_BODY
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
@@ -711,6 +772,7 @@ class ObservedStream(http_layers.HttpStream):
     def send_response(self, already_streamed: bool = False) -> Commands:
         if self._wait is None and (joined := self.wait_of(self.flow)) is not None and joined.retrying:
             self._wait = joined  # it waits for an answer that another stream observes
+            self.flow.response = self.flow.response or ended()  # unless another addon has taken that away
         wait = None if already_streamed else self._wait
         if wait is not None and wait.heartbeat is not None:
             yield from self._wake_in(wait.heartbeat)
@@ -776,6 +838,11 @@ class ObservedStream(http_layers.HttpStream):
         self.flow.live = False
         self.client_state = self.server_state = self.state_errored
         yield http_layers.DropStream(self.stream_id)
+
+
+def _ignore(event: events.Event) -> Commands:
+    """How a stream that has ended handles an event, such as one of its timers."""
+    yield from ()
 
 
 def _stand_in() -> http.Response:

@@ -35,9 +35,9 @@ class UpstreamSSE(Contentview):
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         response, flow = _response(metadata), metadata.flow
-        if response is None or not (self.render_priority(data, metadata) > 0 or _holds_events(flow, response)):
-            return _as_usual(data, metadata)
         kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
+        if response is None or (kept is None and not streams(response)):
+            return _as_usual(data, metadata)
         if kept is None:
             kept, times = _decoded(data, response, times)
         return timeline_text.text(flow_record.timeline_of(flow, kept, times), _about(flow, response))
@@ -63,14 +63,9 @@ def _response(metadata: Metadata) -> http.Response | None:
     return message if isinstance(message, http.Response) else None
 
 
-def _holds_events(flow: Flow | None, response: http.Response) -> bool:
-    """Whether there is an event stream, whatever the response's label says."""
-    return notes.SSE.of(flow) is not None or streams(response)
-
-
 def _as_usual(data: bytes, metadata: Metadata) -> str:
-    """What mitmproxy's own views make of a body that is no event stream: an option of mitmproxy's may have this view
-    show all there are."""
+    """What mitmproxy's own views make of a body that is not an event stream: an option of mitmproxy's may have this
+    view show every body."""
     try:
         return contentviews.registry.get_view(data, metadata).prettify(data, metadata)
     except Exception:  # what they raise for a body that is not as its label says

@@ -16,12 +16,11 @@ from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
-from ..proxy.bodies import beginning
+from ..proxy.bodies import beginning, broken_encoding
 from ..proxy.notes import CUT_AT, ENDED, ENDPOINT, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY
-from ..proxy.request import name_of, without_credentials
+from ..proxy.request import upstream_of, without_credentials
 from ..proxy.response import plain_body
 from ..proxy.summary import direction_of
-from ..rules.hosts import with_port
 from ..wire.text import printable
 from . import timeline
 from .stats import Outcome, thinned
@@ -51,6 +50,7 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     response = flow.response
     assert response is not None
     body = beginning(response, limit)
+    cut = cut or (broken_encoding(response) if not body else "")
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
@@ -79,7 +79,7 @@ def _outcome(
     return Outcome(
         id=flow.id,
         at=start,
-        upstream=with_port(printable(name_of(flow)), request.port),
+        upstream=upstream_of(flow),
         rule=spec.rule,
         endpoint=spec.endpoint,
         model=spec.model,

@@ -46,12 +46,13 @@ TAIL: Final = 512 * 1024
 MOST_WORK_IN_TAIL: Final = 50_000
 LONGEST_TYPE: Final = 48
 LONGEST_COMMENT: Final = 120
-# Bytes of a body that is no event stream: of a larger one nothing is said, and less than that is shown of it.
+# Bytes of a body that is not an event stream: a larger one is not parsed, and this much of any is shown.
 MOST_PARSED: Final = 1024 * 1024
 MOST_SHOWN: Final = 64 * 1024
 # How far to look for the first content, in bytes and events, if nothing else is wanted.
 MOST_BYTES_TO_CONTENT: Final = 64 * 1024
 MOST_EVENTS_TO_CONTENT: Final = 100
+MOST_BLOCKS_TO_CONTENT: Final = 500  # events and comments
 
 _PLAIN: Final = re.compile(rb"data: (\{[^\r\n]*\})\n\n")
 _NO_LINE_END: Final = re.compile(rb"[^\r\n]")
@@ -128,7 +129,7 @@ def read(
 ) -> Timeline:
     """The timeline of a body. `times`: for each piece of it, seconds and bytes so far, in one flat list; anything
     else counts as no times. `ended`: when the answer was over. `endpoint`: whose answer it is where its events do not
-    show that. `plain`: it is no event stream, whatever it looks like."""
+    show that. `plain`: it is not an event stream, whatever it looks like."""
     reader = _Reader(body, times, ended)
     timeline = reader.timeline
     timeline.is_json = body[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
@@ -141,8 +142,8 @@ def read(
 
 
 def _document(body: bytes, timeline: Timeline) -> str:
-    """How a body begins that is no event stream, JSON with a line for each value; what is said in it is added to the
-    timeline."""
+    """The beginning of a body that is not an event stream, with a line for each value if it is JSON; what is said in it
+    is added to the timeline."""
     if timeline.is_json and len(body) <= MOST_PARSED:
         with suppress(ValueError):
             timeline.said = said_in(jsontext.loads(body.decode("utf-8-sig", errors="replace")))
@@ -158,7 +159,7 @@ def first_content(body: bytes, times: Sequence[float]) -> float | None:
     if not times or times[-1] != len(body):
         return None
     reader = EventReader()
-    for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]):
+    for start, end, whole in islice(_blocks(body[:MOST_BYTES_TO_CONTENT]), MOST_BLOCKS_TO_CONTENT):
         if any(map(has_text, _chunks(reader, body[start:end], at_end=not whole and end == len(body)))):
             return times[2 * bisect_left(range(len(times) // 2), end, key=lambda place: int(times[2 * place + 1]))]
         if reader.count >= MOST_EVENTS_TO_CONTENT:

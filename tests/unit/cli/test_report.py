@@ -194,13 +194,3 @@ def test_of_very_many_flows_those_that_failed_come_first(
     assert main(["report", "flows"]) == 0
     assert capsys.readouterr().out == "flows.html: 6 flows, 3 failed, 2 too many to be shown\n"
     assert Path("flows.html").read_text().count('<details class="flow"') == 4
-
-
-def test_without_mitmproxy_it_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "mitmproxy", None)
-    assert main(["report", "flows"]) == 1
-    assert capsys.readouterr().err == (
-        "force-stream report: reading flow files needs mitmproxy; pip install mitmproxy\n"
-    )

@@ -603,3 +603,27 @@ def test_with_an_unknown_buffer_frames_are_read_one_by_one(
 def test_another_mitmproxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(Http2Client.__annotations__, "their_stream_id")
     assert goaway.unknown_h2() == "mitmproxy's Http2Client has no their_stream_id"
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["mitmproxy alone", "with the addon"])
+def test_fact_a_live_stream_from_http2_to_http1_ends_alike_whole_or_cut_off(
+    monkeypatch: pytest.MonkeyPatch, bare: bool
+) -> None:
+    """docs/limits.md says so. When mitmproxy frames such a stream, what the docs say of it needs another look."""
+
+    def played(*, is_whole: bool) -> tuple[bytes, list[str]]:
+        player = Player(monkeypatch, None, http2=True, live=True, bare=bare)
+        upstream = Upstream(player)
+        player.ask()
+        upstream.listen()
+        upstream.begins(STREAM)
+        if is_whole:
+            upstream.ends(b"")
+        else:
+            upstream.refuses(1, ErrorCodes.INTERNAL_ERROR)
+        return player.to_client, player.closed[:1]
+
+    whole, cut = played(is_whole=True), played(is_whole=False)
+    assert whole == cut
+    assert b"transfer-encoding" not in whole[0].lower()
+    assert whole[0].endswith(STREAM)

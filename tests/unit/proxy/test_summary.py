@@ -123,6 +123,14 @@ def test_a_credential_in_a_broken_head_is_not_said() -> None:
     assert flow.metadata["force_stream.cut_by"] == "Invalid header: b'x-key ***'"
 
 
+def test_a_credential_that_is_not_the_requests_own_is_masked_too() -> None:
+    said = b'{"error": {"message": "Incorrect API key provided: sk-secret-abc", "code": "invalid_api_key"}}'
+    flow, attempt = answered(b"data: " + said + b"\n\n")
+    line = summarize(flow, attempt)
+    assert '(401, invalid_api_key): "Incorrect API key provided: ***"; ' in line
+    assert "sk-secret" not in line + flow.comment + str(flow.metadata)
+
+
 def test_the_line_of_another_try_says_which_one_it_is() -> None:
     flow, attempt = answered(STREAM)
     flow.metadata["force_stream.try"] = 2
