@@ -166,10 +166,10 @@ def test_what_came_of_a_key_or_a_command_is_seen_at_the_foot(
     screen.wait_for(r"^: force_stream\.sse @focus ")
     screen.type(f"{tmp_path}/again.sse")
     screen.press("Enter")
-    screen.wait_for(rf"^Alert: .*\d bytes of event stream written to {tmp_path}/again\.sse")
+    screen.wait_for(rf"^Alert: .*\d bytes written to {tmp_path}/again\.sse")
     for typed, said in (
         ("force_stream.set elsewhere timeout 3", "rule elsewhere: timeout null -> 3"),
-        ("force_stream.reload", "the rules file was read again: 6 rules are in force"),
+        ("force_stream.reload", "the rules file was read again: 6 rules in force"),
     ):
         screen.press(":")
         screen.type(typed)

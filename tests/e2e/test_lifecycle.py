@@ -246,6 +246,12 @@ def test_rules_with_a_mistake_end_the_start_with_one_line(
     assert "Traceback" not in failure.value.log
 
 
+def test_an_option_that_cannot_be_set_ends_the_start_with_one_line(start: Callable[..., Proxy]) -> None:
+    with pytest.raises(ProxyExitedError, match=r"option force_stream_page_port: not an integer: 80x") as failure:
+        start(options={"force_stream_page_port": "80x"})
+    assert "Traceback" not in failure.value.log
+
+
 def test_an_encoding_that_no_library_here_reads_is_an_error_that_says_so_and_all_else_works(
     proxy_factory: Callable[..., Proxy], upstream: Upstream
 ) -> None:

@@ -115,6 +115,22 @@ def test_a_json_answer_is_printed_as_it_is() -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b'{"id":  1.50}\n', b"")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["proxy", "http://h"], ["run", "--host", "h", "--", "true"], ["check"], ["report", "flows"]]
+)
+def test_a_subcommand_that_needs_mitmproxy_says_so(
+    arguments: list[str], blocked: Callable[..., dict[str, str]]
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "force_stream.cli", *arguments],
+        capture_output=True,
+        env=os.environ | blocked("mitmproxy"),
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert ran.stderr.decode() == f"force-stream {arguments[0]}: mitmproxy is not installed; pip install mitmproxy\n"
+
+
 def test_a_file_that_is_not_there_is_reported_without_a_traceback(tmp_path: Path) -> None:
     ran = command(tmp_path / "none.sse")
     assert (ran.returncode, ran.stdout) == (2, b"")

@@ -82,6 +82,7 @@ ANSWER = {
 }
 ERROR = {"error": {"message": "Too many", "type": "requests", "param": None, "code": "rate_limit_exceeded"}}
 PLAIN = [("Content-Type", "application/json")]
+LABELS = ["application/json", "application/json; charset=utf-8", "text/event-stream2", "text/plain", None]
 REVERSE, REVERSE_H2, NOWHERE = range(3)
 CLIENTS = [pytest.param(Http1Client, id="h1-client"), pytest.param(Http2Client, id="h2-client")]
 UPSTREAMS = [pytest.param(REVERSE, id="h1-upstream"), pytest.param(REVERSE_H2, id="h2-upstream")]
@@ -388,6 +389,48 @@ def test_an_upstream_that_streams_all_the_same_is_passed_on_live(proxy: Proxy, u
     assert set(beats) == ({b": waiting for the answer\n\n"} if model == "slow" else set())
 
 
+@pytest.mark.parametrize("label", [*LABELS, "text/event-stream"])
+@pytest.mark.parametrize("model", ["m", "slow"])
+def test_events_under_another_label_are_passed_on_live_too(
+    proxy: Proxy, upstream: Upstream, model: str, label: str | None
+) -> None:
+    begin, gate = Gate(), Gate()
+    first, rest = b": hi\n\n" + STREAM[:50], STREAM[50:]
+    # Under its own label, it is known at once unless it has a length.
+    head = Head(content_type=label, framing="length" if label == "text/event-stream" else "chunked")
+    upstream.answer(WaitFor(begin), head, *pieces(first, 3), WaitFor(gate), Data(rest), End())
+    beat = b": waiting for the answer\n\n" if model == "slow" else b""
+    with Http1Client(proxy.url) as client:
+        client.start("POST", CHAT, PLAIN, json.dumps(streaming(model)).encode())
+        try:
+            if not beat:
+                begin.open()
+            incoming = client.begin("POST")
+            while first not in incoming.response.body:
+                assert incoming.read_piece() is not None
+                begin.open()
+        finally:
+            begin.open()
+            gate.open()
+        while incoming.read_piece() is not None:
+            pass
+    response = incoming.response
+    assert (response.status, response.ended) == (200, "complete")
+    assert response.header("content-type").startswith("text/event-stream")
+    assert response.body.removeprefix(beat * response.body.count(beat) if beat else b"") == first + rest
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/plain"])
+def test_compressed_events_under_another_label_are_passed_on_as_they_came(
+    proxy: Proxy, upstream: Upstream, label: str
+) -> None:
+    packed = gzip.compress(STREAM)
+    upstream.answer(Head(content_type=label, headers={"Content-Encoding": "gzip"}), *pieces(packed, 9), End())
+    response = ask(proxy, streaming())
+    assert (response.header("content-encoding"), response.header("content-type")) == ("gzip", "text/event-stream")
+    assert response.body == packed
+
+
 def test_an_encoded_stream_behind_heartbeats_is_decoded(proxy: Proxy, upstream: Upstream, certs: Certs) -> None:
     gate = Gate()
     head = Head(headers={"Content-Encoding": "gzip"})
@@ -469,6 +512,12 @@ FAILURES: dict[str, tuple[list[Step | Answer], int, Any]] = {
     "a page labelled as JSON": ([Head(content_type=JSON), Data(b"<html><p>No</p>"), End()], 502, "stream_malformed"),
     "another document": ([document({"hello": "world"})], 502, "stream_malformed"),
     "nothing": ([Head(content_type=JSON), End()], 502, "stream_empty"),
+    "what is not gzip": (
+        [Head(content_type=JSON, headers={"Content-Encoding": "gzip"}), Data(b"\x80\xff\xfe\x81" * 30), End()],
+        502,
+        "stream_truncated",
+    ),
+    "no choices": ([document(ANSWER | {"choices": []})], 502, "stream_empty"),
 }
 
 
@@ -499,6 +548,28 @@ def test_the_same_failure_behind_heartbeats_is_an_error_event(
     *_, last, empty = response.body.split(b"\n\n")
     assert empty == b""
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == code
+
+
+# How an upstream answers behind heartbeats without an error in JSON, and the message that the client gets.
+SILENT: dict[str, tuple[list[Step], str]] = {
+    "no content": ([Head(204, content_type=None, framing="length"), End()], "the upstream answered 204 without a body"),
+    "reset content": ([Head(205, content_type=None), End()], "the upstream answered 205 without a body"),
+    "not modified": ([Head(304, content_type=None, framing="length"), End()], "answered 304 without a body"),
+    "an error": ([Head(500, content_type=None), End()], "the upstream answered 500 without a body"),
+    "a page": ([Head(502, content_type="text/html"), Data(b"<p>Bad gateway</p>"), End()], "answered 502: Bad gateway"),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_an_answer_without_an_error_behind_heartbeats_says_its_status(
+    proxy: Proxy, upstream: Upstream, certs: Certs, case: str
+) -> None:
+    steps, message = SILENT[case]
+    gate = Gate()
+    upstream.answer(WaitFor(gate), *steps)
+    response = beaten(proxy, certs, Http1Client, gate, streaming("slow"))
+    assert (response.status, response.ended) == (200, "complete")
+    assert message in json.loads(aggregate(response.body).body)["error"]["message"]
 
 
 def test_an_upstream_that_refuses_connections_is_unreachable(proxy: Proxy) -> None:
@@ -533,7 +604,6 @@ def test_an_answer_that_failed_is_tried_again(proxy: Proxy, upstream: Upstream) 
 # An upstream that answers JSON to a client that asks for a stream, under a rule that forces the other direction
 
 USED = {"stream_options": {"include_usage": True}}
-LABELS = ["application/json", "application/json; charset=utf-8", "text/event-stream2", "text/plain", None]
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)
@@ -578,6 +648,22 @@ def test_compressed_json_becomes_its_events(proxy: Proxy, upstream: Upstream) ->
     assert json.loads(aggregate(response.body).body) == ANSWER
 
 
+NOT_GZIP = Answer.of(Head(headers={"Content-Encoding": "gzip"}), Data(b"\x80\xff\xfe\x81" * 30), End())
+
+
+@pytest.mark.parametrize("body", [request("forced"), streaming("forced")], ids=["forced", "own stream"])
+def test_a_stream_that_cannot_be_decoded_is_not_said_to_be_empty(proxy: Proxy, upstream: Upstream, body: Any) -> None:
+    since = proxy.mark()
+    upstream.answer(NOT_GZIP)
+    response = ask(proxy, body)
+    if response.status != 200:
+        assert error_in(response) == "stream_truncated"
+        assert "its gzip encoding is broken" in response.json()["error"]["message"]
+    line = proxy.wait_for_log("^.*: chat ", since=since)
+    assert "cut off before the first event (its gzip encoding is broken)" in line.string
+    assert len(upstream.requests) == 1
+
+
 AS_IT_CAME: dict[str, Answer] = {
     "an error": document(ERROR, status=429),
     "an error with status 200": document(ERROR),
@@ -585,6 +671,7 @@ AS_IT_CAME: dict[str, Answer] = {
     "a page": Answer.of(Head(502, content_type="text/html"), Data(b"<html><p>Bad gateway</p>"), End()),
     "a page with status 200": Answer.of(Head(content_type="text/html"), Data(b"<html><p>Sign in</p>"), End()),
     "another document": document({"hello": "world"}),
+    "one without choices": document(ANSWER | {"choices": []}),
     "half a document": Answer.of(Head(content_type=JSON), Data(HALF), End()),
     "nothing": Answer.of(Head(content_type=JSON), End()),
     "a document larger than max_body": document(ANSWER | {"padding": "x" * 2048}),

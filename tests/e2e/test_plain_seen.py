@@ -321,7 +321,7 @@ def test_sse_writes_what_the_upstream_sent_and_says_what_that_is(
     upstream.answer(document(ANSWER))
     ask(proxy, "one")
     proxy.command("force_stream.sse", flows_of("one"), str(tmp_path / "out.json"))
-    proxy.wait_for_log(rf"{len(BYTES):,} bytes of a plain answer written to .*out\.json")
+    proxy.wait_for_log(rf"{len(BYTES):,} bytes written to .*out\.json")
     assert (tmp_path / "out.json").read_bytes() == BYTES
 
 

@@ -669,7 +669,7 @@ def _sent_plain() -> Iterator[Fault]:
     for over, without in ((H1, "200, cut short"), (H2, "")):
         steps = [Head(), HEL, LO, Close()]
         yield row("a stream all the same, cut", steps, cut, over=over, without_layer=without)
-    yield row("a stream labelled JSON", [head, *WHOLE, End()], answered())
+    yield row("a stream labelled JSON", [head, *WHOLE, End()], live)
 
 
 FAULTS: Final = (*_no_response(), *_cut(), *_too_long(), *_other(), *_last(), *_sent_plain())

@@ -88,7 +88,7 @@ def pretty(value: Any) -> list[str]:
 
 
 def main(name: str) -> int:
-    chosen = [case for case in CASES if name in case.path.stem]
+    chosen = [case for case in CASES if name in f"{case.folder}/{case.path.stem}"]
     for case in chosen:
         expected = case.expected
         if case.folder == "broken":
@@ -96,6 +96,8 @@ def main(name: str) -> int:
         got = parse(case.read([case.stream]).body)
         diff = list(difflib.unified_diff(pretty(expected), pretty(got), "expected", "got", lineterm="", n=2))
         print(f"{case.folder}/{case.path.stem}: {'differs' if diff else 'equal'}", *diff, sep="\n")
+    if not chosen:
+        print(f"no golden pair has {name!r} in its name", file=sys.stderr)
     return 0 if chosen else 2
 
 

@@ -1,6 +1,7 @@
 """In which pieces a body comes changes nothing, though pieces that are alike wait for one another."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -104,3 +105,31 @@ def test_what_comes_behind_an_end_in_one_piece_with_it_is_no_part_of_the_answer(
         made.feed(event(word))
     made.feed(event("!", "stop") + DONE + event("more"))
     assert json.loads(made.finish().body)["choices"][0]["message"]["content"] == "Once upon a time!"
+
+
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+JSON_BODIES = {
+    "an answer": {"id": "c", "choices": [CHOICE]},
+    "a chunk": {"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]},
+    "an error": {"error": {"message": "No", "code": "rate_limit_exceeded"}},
+    "words": {"message": "Please wait"},
+    "nothing": {},
+}
+FOLLOWED_BY = [
+    *("\ndata: [DONE]", "\n\ndata: [DONE]\n\n", "\n[DONE]", "\n: x\n\n", "\nevent: x", "\n{}", "\nNo", "No", "\n\n7"),
+]
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/event-stream", "text/plain"])
+@pytest.mark.parametrize("rest", FOLLOWED_BY)
+@pytest.mark.parametrize("case", JSON_BODIES)
+def test_json_that_something_follows_is_the_same_in_any_pieces(case: str, rest: str, label: str) -> None:
+    head = json.dumps(JSON_BODIES[case]).encode()
+    body, end = head + rest.encode(), len(head)
+    found = []
+    for cuts in ([], [end], [end + 1], [end - 1, end, end + 1], range(1, len(body))):
+        made = AnswerSpec(rule="r", endpoint="chat").read(200, label)
+        for start, stop in pairwise([0, *cuts, len(body)]):
+            made.feed(body[start:stop])
+        found.append((made.finish(), made.report))
+    assert all(each == found[0] for each in found)

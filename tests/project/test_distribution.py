@@ -147,9 +147,9 @@ def test_an_edit_of_the_one_file_is_taken_up(
     upstream.answer_always(event_stream(STREAM, size=10))
     proxy = proxy_factory(f"reverse:{upstream.url()}", scripts=[one_file], options={"force_stream_hosts": "127.0.0.1"})
     text = one_file.read_text(encoding="utf-8")
-    words = "JSON given as events"
+    words = "JSON given as {events}"
     assert text.count(words) == 1
-    one_file.write_text(text.replace(words, "JSON with a new name"), encoding="utf-8")
+    one_file.write_text(text.replace(words, "JSON with a new name, {events}"), encoding="utf-8")
     later = one_file.stat().st_mtime_ns + 2_000_000_000
     os.utime(one_file, ns=(later, later))
     since = proxy.mark()

@@ -103,7 +103,7 @@ class Commands:
             raise exceptions.CommandError(
                 "the rules file has a mistake, so the previous rules stay in force; see the log"
             )
-        logger.log(ALERT, f"the rules file was read again: {len(self._addon.rules)} rules are in force")
+        logger.log(ALERT, f"the rules file was read again: {counted(len(self._addon.rules), 'rule')} in force")
 
     @command.command("force_stream.stats")
     def show_stats(self) -> Sequence[str]:
@@ -148,7 +148,7 @@ class Commands:
 
     async def _write(self, flows: Sequence[http.HTTPFlow], path: Path) -> None:
         chosen, unread = await _with_stream(flows)
-        for number, (each, stream) in enumerate(chosen, 1):
+        for number, (_, stream) in enumerate(chosen, 1):
             target = path.with_stem(f"{path.stem}-{number}") if len(chosen) > 1 else path
             try:
                 if len(stream) > bodies.MOST_ON_LOOP:
@@ -157,8 +157,7 @@ class Commands:
                     target.write_bytes(stream)
             except OSError as error:
                 raise exceptions.CommandError(f"{target}: {error.strerror}") from error
-            what = "event stream" if response.plain_body(each) is None else "a plain answer"
-            logger.log(ALERT, f"{len(stream):,} bytes of {what} written to {target}")
+            logger.log(ALERT, f"{counted(len(stream), 'byte')} written to {target}")
         _tell("written", len(chosen), unread)
 
     @command.command("force_stream.aggregate")
@@ -208,7 +207,7 @@ class Commands:
                 spec, asked = await bodies.read(changed.request, partial(request.make_plain, changed, body, *match))
                 streamed, plain = Attempt(spec, rule), Attempt(spec, rule, plain=True, asked=asked)
                 await asyncio.gather(self._addon.send_attempt(came, streamed), self._addon.send_attempt(changed, plain))
-                compared = partial(_compared_plain, changed, came, streamed)
+                compared = partial(_compared, changed, came, streamed)
             else:
                 forced = await bodies.read(changed.request, partial(request.force, changed, body, *match))
                 if forced is None:
@@ -297,38 +296,28 @@ def _why(error: Exception) -> str:
     return f"of a bug in the addon: {type(error).__name__}"
 
 
-def _compared(plain: http.HTTPFlow, forced: http.HTTPFlow, attempt: Attempt) -> list[str]:
-    """What the two answers mean, then what differs (the plain one's value first), then the line that makes the rule add
-    the constants of direct answers to forced ones."""
-    rule, report = attempt.rule, attempt.report
-    # An upstream's own error is quoted, as on the plain side.
-    is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
-    one = _side(plain, rule, streamed=False)
-    other = _side(forced, rule, "" if is_upstreams else report.cause, streamed=True)
-    if not one.ok or not other.ok:
-        return [request.without_credentials(plain, compare.verdict(one, other, 0))]
-    differing = list(compare.differences(one.document, other.document))
-    fill = compare.constants(one.document, other.document)
-    line = f"fill: {jsontext.dumps({**rule.fill, **fill}).decode()}"
-    to_paste = [f"rule {rule.name}: what its direct answers have and its streams lack: {line}"] if fill else []
-    return [compare.verdict(one, other, len(differing)), *differing, *to_paste]
-
-
-def _compared_plain(plain: http.HTTPFlow, live: http.HTTPFlow, streamed: Attempt) -> list[str]:
-    """The same for a request that asks for a stream: that stream, aggregated, and the events that are made of the plain
-    answer, which are aggregated too."""
-    rule, report = streamed.rule, streamed.report
-    is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
-    if plain.response is not None and response.is_event_stream(plain.response):
-        made = streamed.spec.read(content_type=None)
+def _compared(plain: http.HTTPFlow, streamed: http.HTTPFlow, attempt: Attempt) -> list[str]:
+    """What the two answers mean, then what differs (the plain one's value first), then, where the rule forces, the line
+    that makes it add the constants of direct answers to forced ones. Where its clients ask for streams, they are
+    compared with the events that are made of the plain answer, both aggregated. `attempt`: the stream's."""
+    rule, report, is_live = attempt.rule, attempt.report, attempt.rule.force_upstream_plain
+    if is_live and plain.response is not None and response.is_event_stream(plain.response):
+        made = attempt.spec.read(content_type=None)
         made.feed(plain.response.raw_content or b"")
         if (reply := made.finish()) is not None:
             response.set_reply(plain, reply)
+    # An upstream's own error is quoted, as on the plain side.
+    is_upstreams = report.status >= 400 and report.code in ("", UpstreamError.code)
     one = _side(plain, rule, streamed=False)
-    other = _side(live, rule, "" if is_upstreams else report.cause, streamed=True)
-    differing = list(compare.differences(one.document, other.document)) if one.ok and other.ok else []
-    verdict = compare.verdict(one, other, len(differing), streamed="live")
-    return [request.without_credentials(plain, verdict), *differing]
+    other = _side(streamed, rule, "" if is_upstreams else report.cause, streamed=True)
+    both = one.ok and other.ok
+    differing = list(compare.differences(one.document, other.document)) if both else []
+    verdict = compare.verdict(one, other, len(differing), streamed="live" if is_live else "forced")
+    lines = [request.without_credentials(plain, verdict), *differing]
+    if both and not is_live and (fill := compare.constants(one.document, other.document)):
+        line = f"fill: {jsontext.dumps({**rule.fill, **fill}).decode()}"
+        lines.append(f"rule {rule.name}: what its direct answers have and its streams lack: {line}")
+    return lines
 
 
 def _side(sent: http.HTTPFlow, rule: Rule, cause: str = "", *, streamed: bool) -> compare.Side:

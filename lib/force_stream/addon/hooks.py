@@ -46,7 +46,7 @@ from ..proxy.saved import aggregate_again
 from ..rules.rule import UNLIMITED, Match, Rule, candidates, first_match
 from ..view import contentview, flow_record
 from ..view.stats import Outcome, Stats
-from ..wire.encodings import MissingDecoder, TooLarge, decode, decoded_sizes
+from ..wire.encodings import MissingDecoder, TooLarge, decode_noting, decoded_sizes
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
@@ -332,7 +332,7 @@ class ForceStream:
             elif not isinstance(role, Watched) and role.wait is not None and (attempt := role.wait.attempt) is not None:
                 gone = role.wait.client_gone or not flow.client_conn.connected
                 logger.warning(summary.describe_error(flow, attempt, flow.error.msg, gone=gone))
-                self.stats.add(flow_record.of_no_answer(flow, attempt))
+                self.stats.add(flow_record.of_attempt(flow, attempt))
         except Exception as error:
             _log_bug("the flow has no comment", error)
         self._finish(flow, role)
@@ -573,7 +573,9 @@ class ForceStream:
         limit = bodies.MOST_DECODED if limit == UNLIMITED.max_body else limit
 
         def work() -> bytes:
-            decoded = decode(attempt.body(), coding, limit)
+            decoded, is_broken = decode_noting(attempt.body(), coding, limit)
+            if is_broken:
+                attempt.cut(bodies.broken(coding))
             attempt.decode_times(partial(decoded_sizes, attempt.body(), coding, limit))
             return decoded
 
@@ -615,7 +617,7 @@ class ForceStream:
     def _count_answers(self) -> None:
         answers, self._uncounted = self._uncounted, []
         for flow, attempt, answered in answers:
-            self._count(flow_record.of_answer, flow, attempt, answered)
+            self._count(flow_record.of_attempt, flow, attempt, answered)
 
     def _count(self, outcome_of: Callable[..., Outcome], *of_what: object) -> None:
         try:

@@ -1,15 +1,19 @@
 """The addon's mitmproxy options, and the warnings about mistyped or conflicting ones."""
 
+import logging
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
+from mitmproxy import exceptions
 from mitmproxy.addonmanager import Loader
 from mitmproxy.options import Options
 
 from ..rules.rule import HOSTS_OPTION
+
+logger = logging.getLogger("force_stream")
 
 # The modes in which mitmproxy connects to a TCP upstream before it has the request, unless told to be lazy, and what it
 # does if that fails. (Not in upstream mode: there it connects to the upstream proxy, later.)
@@ -24,7 +28,7 @@ _IF_UNREACHABLE: Final = {
 
 
 def add_options(loader: Loader, default_rules: Path) -> None:
-    """Declare them. `default_rules`: the rules file where the option names no other."""
+    """Declare them, and set those that were given. `default_rules`: the rules file where the option names no other."""
     loader.add_option(
         "force_stream", bool, True, "Force upstream streaming according to the rules; off: no flow is touched."
     )
@@ -52,6 +56,11 @@ def add_options(loader: Loader, default_rules: Path) -> None:
         False,
         "When flows are read from a file, aggregate their event streams again with the current rules.",
     )
+    try:
+        loader.master.options.process_deferred()
+    except exceptions.OptionsError as error:
+        # mitmproxy itself would leave the addon out without a word. With an error in its log, it exits at the start.
+        logger.error(f"{error}")
 
 
 def unknown_options(options: Options) -> list[str]:

@@ -23,7 +23,7 @@ from ..proxy.client_wait import ClientWait
 from ..proxy.learned import Learned, what
 from ..proxy.notes import LEFT_ALONE, save_notes, was_made_plain, was_made_to_stream
 from ..proxy.refusals import Demand
-from ..proxy.retry_policy import delay
+from ..proxy.retry_policy import TEMPORARY, delay
 from ..rules.rule import Rule
 from ..wire.form_body import Form
 from ..wire.json_body import Body
@@ -38,9 +38,6 @@ _USELESS: Final = {
 }
 # Events. A refusal inside an event stream comes first, or after events that only announce the answer.
 _MOST_BEFORE_REFUSAL: Final = 3
-# Statuses of a temporary state. 500 is not one: servers use it for what they never do (llama.cpp: "Cannot use tools
-# with stream").
-_PASSING: Final = frozenset((408, 409, 425, 429, 503, 504, 529))
 
 
 @dataclass
@@ -195,7 +192,7 @@ class Retries:
     async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
         """The answer to the plain request has confirmed the refusal. A temporary one, such as 503 "streaming is
         temporarily unavailable", says nothing about the next request."""
-        if refusal.status_code in _PASSING:
+        if refusal.status_code in TEMPORARY:
             return
         read = await request.read_request(tries.latest)
         if read is None:

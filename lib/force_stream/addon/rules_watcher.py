@@ -16,6 +16,7 @@ from mitmproxy.log import ALERT
 from ..rules.describe import changes
 from ..rules.file import RulesError, parse_rules, read_file, with_value
 from ..rules.rule import HOSTS_OPTION, Rule
+from ..wire.text import counted
 
 logger = logging.getLogger("force_stream")
 
@@ -80,8 +81,7 @@ class RulesWatcher:
             logger.error(f"{error}")
             return False
         if self._file_rules is None and rules:
-            noun = "rule" if len(rules) == 1 else "rules"
-            logger.info(f"{len(rules)} {noun} from {path}: {', '.join(rule.name for rule in rules)}")
+            logger.info(f"{counted(len(rules), 'rule')} from {path}: {', '.join(rule.name for rule in rules)}")
         self._put_in_force(rules)
         return True
 

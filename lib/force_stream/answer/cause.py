@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ..errors import ERROR_TYPE, MALFORMED, IncompleteStream, MalformedStream, StreamError, StreamTimeout, UpstreamError
 from ..errors.events import error_in
-from ..errors.words import words_in
+from ..errors.words import is_readable, words_in
 from ..wire import jsontext
 from ..wire.text import counted, printable
 from .oddities import in_brief
@@ -242,4 +242,4 @@ def words_of_page(page: str) -> str:
 
 
 def _quoted(words: str) -> str:
-    return f': "{printable(words)}"' if words else ""
+    return f': "{printable(words)}"' if words and is_readable(words) else ""

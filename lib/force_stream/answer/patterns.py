@@ -561,8 +561,9 @@ class Repeats:
     def close(self) -> Iterator[Event]:
         """What the end of the stream leaves."""
         yield from self.flush()
-        if self._rest:
-            yield from self._parse(self._rest, starts=False)
+        rest, self._rest = self._rest, b""
+        if rest:
+            yield from self._parse(rest, starts=False)
         yield from self._reader.close()
 
     def _learn(self, event: Event, known: Templates | None) -> None:

@@ -22,14 +22,14 @@ from ..errors import (
     error_body,
 )
 from ..errors.events import error_from_words, error_in
-from ..errors.words import is_keepalive, words_in
+from ..errors.words import is_keepalive, is_readable, words_in
 from ..merge.fields import spelled
 from ..wire import jsontext
 from ..wire.long_json import LONG, drop
 from ..wire.sse import EventStreamDecoder
 from ..wire.text import counted, decoded, printable
 from . import cause
-from .events import REPLACED, Event, EventReader, Kind
+from .events import Event, EventReader, Kind
 from .fill import fill
 from .oddities import Oddities
 from .patterns import Repeats
@@ -68,6 +68,7 @@ _MORE_CONTENT: Final = re.compile(
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 # One word, with what may follow it.
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
+_BLANKS: Final = re.compile(r"\s*")
 # How often an answer's bytes may be parsed, on average, to see whether all of it is there but its end.
 _MOST_LOOKS: Final = 8
 
@@ -133,6 +134,7 @@ class AnswerReader:
         self._latest = 0  # the number of the latest event
         self._unreadable = 0
         self._is_cut_off = False  # the body stops within its first event
+        self._halves = 0  # events of which the end is missing
         self._is_cut = False  # in the middle of a chunk with content
         self._scalar = b""
         # Large values that were read, and are no longer needed here.
@@ -205,7 +207,8 @@ class AnswerReader:
             data = self._sniff(data)
         if self._is_json:
             self._json.append(data)
-            if not (self._may_be_lines and (self._has_line or b"\n" in data) and data.strip() and self._is_lines()):
+            self._has_line = self._has_line or b"\n" in data
+            if not (self._may_be_lines and self._has_line and data.strip() and self._is_lines()):
                 return True
             data = self._give_back_json()
         if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
@@ -298,7 +301,7 @@ class AnswerReader:
                     return None
                 document = _document_in(body)
                 self._left.append(document)
-                if document is not None and not self._is_events(*document):
+                if document is not None and (not self._is_events(*document) or self._is_said_again(*document)):
                     return self._plain(body, *document)
                 self._merge(self._repeats.feed(self._give_back_json()))
                 self._merge(self._repeats.close())
@@ -340,7 +343,7 @@ class AnswerReader:
         report = self.report
         if self.gives_events and isinstance(error, IncompleteStream):
             error.advice = "Try again."
-        events = "" if self._is_plain else f"{counted(report.events, 'event')}, "
+        events = "" if self._is_plain else f"{counted(report.events - self._halves, 'event')}, "
         came = f"{events}{counted(report.bytes, 'byte')}"
         context = f"Rule {self._spec.rule}; {came} received."
         status = self._status if self._status >= 400 and isinstance(error, UpstreamError) else error.status_hint
@@ -396,16 +399,37 @@ class AnswerReader:
         self._left.append(found)
         if found is None or found[2].strip() or not isinstance(value := found[0], dict) or _is_event(value):
             return False
+        return self._has_answer(value) or self._status >= 400 or error_in(value) is not None
+
+    def _has_answer(self, value: dict[str, Any]) -> bool:
         is_transcript = self._spec.endpoint == "transcriptions" and "text" in value
-        has_answer = is_transcript or any(isinstance(value.get(name), list) and value[name] for name in _ANSWERS)
-        return has_answer or self._status >= 400 or error_in(value) is not None
+        return is_transcript or any(isinstance(value.get(name), list) and value[name] for name in _ANSWERS)
+
+    def _is_said_again(self, value: Any, _: str, rest: str) -> bool:
+        """Whether nothing follows an answer but the same one. Raises `CorruptedStream` where others follow it: those
+        are not the parts of one, and it is not known which of them was asked for."""
+        documents, found, at = [], value, 0
+        rest = rest.rstrip()
+        while isinstance(found, dict) and not _is_event(found) and self._has_answer(found) and not error_in(found):
+            documents.append(found)
+            if at == len(rest):
+                break
+            try:
+                found, at = jsontext.value_at(rest, _BLANKS.match(rest, at).end())  # type: ignore[union-attr]
+            except ValueError:
+                return False
+        else:
+            return False
+        self._left.append(documents)
+        if len({jsontext.dumps(each.get("id")) for each in documents}) > 1:
+            error = CorruptedStream(f"the upstream's answer is {len(documents)} JSON documents, and not one")
+            error.advice = "Try again."
+            raise error
+        return all(each == value for each in documents)
 
     def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
-        if rest.strip():
-            self._reader.odd.add("a JSON answer followed by the end of an event stream")
-            return Reply(self._status, document.strip().encode())
-        if self._is_plain_json:
+        if self._is_plain_json and not rest.strip():
             return None
         if self._status < 300 and isinstance(value, dict):
             error = error_in(value)
@@ -413,6 +437,10 @@ class AnswerReader:
                 error = error_from_words(value)
             if error is not None:
                 raise UpstreamError(error)
+        if rest.strip():
+            what = "itself" if rest.lstrip().startswith("{") else "the end of an event stream"
+            self._reader.odd.add(f"a JSON answer followed by {what}")
+            return Reply(self._status, document.strip().encode())
         label = f"labelled {printable(self._content_type)}" if self._content_type else "without a content type"
         self._reader.odd.add(f"a JSON answer {label}")
         return Reply(self._status, body)
@@ -459,6 +487,7 @@ class AnswerReader:
             if not _NO_CHOICES.search(event.data) or _CHOICES.search(event.data):
                 self._unreadable = self._unreadable or event.number
         elif event.kind is Kind.CUT:
+            self._halves += 1
             self._aggregator.ends_with_body = False  # the body did not end as it should
             self._is_cut_off = True
             if _MORE_CONTENT.search(event.data):
@@ -643,11 +672,7 @@ def _opened(marks: bytes) -> int:
 
 def _is_readable(words: Any) -> bool:
     """Whether words are for a person: not markup, and not bytes of which hardly any are text."""
-    if not isinstance(words, str):
-        return True
-    head = words.lstrip()[:_LONGEST_SCALAR]
-    noise = sum(character == REPLACED or not (character.isprintable() or character.isspace()) for character in head)
-    return not head.startswith("<") and 2 * noise <= len(head)
+    return not isinstance(words, str) or (not words.lstrip().startswith("<") and is_readable(words))
 
 
 def _is_large_document(body: bytes) -> bool:

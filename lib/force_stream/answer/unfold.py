@@ -9,15 +9,19 @@ from typing import Any, Final, NamedTuple
 
 from ..endpoints.endpoint import Asked as Asked
 from ..endpoints.endpoint import Endpoint
-from ..errors import ERROR_TYPE, MalformedStream, UpstreamError
-from ..errors.events import error_in
+from ..errors import EmptyStream, MalformedStream, UpstreamError, error_body
+from ..errors.events import error_from_words, error_in
+from ..errors.words import is_readable, words_in
 from ..wire import jsontext
 from ..wire.long_json import LONG, drop
 from ..wire.text import decoded, printable
+from .cause import words_of_page
 from .report import usage_in
 
 _NAME: Final = b"event: "
 _DONE: Final = b"data: [DONE]\n\n"
+# Characters of a body that is no error in JSON.
+_LONGEST_WORDS: Final = 1000
 # Where the answers of each API say why they ended.
 _REASONS: Final = ("finish_reason", "stop_reason", "stop_type", "status")
 
@@ -32,8 +36,8 @@ class Unfolded(NamedTuple):
 
 
 def unfold(document: bytes, asked: Asked) -> Unfolded:
-    """The event stream of a document. Raises `UpstreamError` where that is an error, and `MalformedStream` where it is
-    none of this API."""
+    """The event stream of a document. Raises `UpstreamError` where that is an error, `EmptyStream` where it has no
+    answer in it, and `MalformedStream` where it is none of this API."""
     read: list[Any] = []
     try:
         return _unfold(document, asked, read)
@@ -54,9 +58,14 @@ def _unfold(document: bytes, asked: Asked, read: list[Any]) -> Unfolded:
             return Unfolded(b"".join([*written, end]), _finish_reason(value), usage_in(value), len(written))
         error = error_in(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError):
-        error = None  # deeper than Python's parser goes
+        value = error = None  # deeper than Python's parser goes
     if error is not None:
         raise UpstreamError(error)
+    if isinstance(value, dict) and value.get(endpoint.holds, 0) in (None, "", []):
+        nothing = jsontext.dumps(value[endpoint.holds]).decode()
+        empty = EmptyStream(f"the upstream's answer has nothing in it: its {endpoint.holds} is {nothing}")
+        empty.advice = "Try again."
+        raise empty
     raise MalformedStream(f"the upstream's plain answer is not one of the {endpoint.name} API")
 
 
@@ -80,21 +89,38 @@ def silence(endpoint: Endpoint) -> bytes:
     )
 
 
-def failure(body: bytes, endpoint: Endpoint, sequence: int = 0) -> bytes:
-    """The API's own error event, for a client that has its status 200 already. `body`: the error's JSON; `sequence`:
-    the event's number, where the API numbers them."""
-    try:
-        said = jsontext.loads(body.decode("utf-8-sig", errors="replace"))
-    except ValueError:
-        said = None
-    error = said.get("error") if isinstance(said, dict) else None
-    if not isinstance(error, dict):
-        words = error if isinstance(error, str) and error else "the upstream's answer cannot be read"
-        error = {"message": words, "type": ERROR_TYPE, "param": None, "code": None}
+def failure(body: bytes, endpoint: Endpoint, *, status: int = 0, sequence: int = 0) -> bytes:
+    """The API's own error event, for a client that has its status 200 already. `body`, `status`: what it would have got
+    otherwise; `sequence`: the event's number, where the API numbers them."""
+    said = _said(body.decode("utf-8-sig", errors="replace"), status)
+    error = said["error"]
+    beside = {key: value for key, value in said.items() if key not in ("error", "type")}
     if endpoint.name == "messages":
-        return event_of({"type": "error", "error": {"type": "api_error", "message": ""} | error}, endpoint)
+        return event_of({"type": "error", "error": {"type": "api_error", "message": ""} | error} | beside, endpoint)
     if endpoint.name == "responses":
         told = {key: error.get(key) for key in ("code", "message", "param")}
         # As documented; and `error` as OpenAI's servers have it, without which openai-python raises nothing.
-        return event_of({"type": "error", **told, "error": error, "sequence_number": sequence}, endpoint)
-    return event_of({"error": error}, endpoint)
+        return event_of({**beside, "type": "error", **told, "error": error, "sequence_number": sequence}, endpoint)
+    return event_of({"error": error} | beside, endpoint)
+
+
+def _said(text: str, status: int) -> dict[str, Any]:
+    """The error that a body says, or else which status it came with, and as much of it as a person can read."""
+    try:
+        said = jsontext.loads(text)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict):
+        if isinstance(said.get("error"), dict):
+            return said
+        if (error := error_in(said)) is not None:
+            return error
+        if status >= 400 and words_in(said):
+            return error_from_words(said)
+    if not text:
+        words = " without a body"
+    elif is_readable(text):
+        words = f": {printable(words_of_page(text), _LONGEST_WORDS)}"
+    else:
+        words = " with a body that cannot be read"
+    return error_body(f"the upstream answered {status}{words}")

@@ -36,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(options, "misplaced", None):
         parser.error("put -- before the command, as in force-stream run -- python app.py")
     options.more = words[end + 1 :]
-    run: Command = resolve_name(f"{__name__}.{options.command}:run")
-    return exit_code(run, options, f"force-stream {options.command}")
+    name = f"force-stream {options.command}"
+    try:
+        run: Command = resolve_name(f"{__name__}.{options.command}:run")
+    except ModuleNotFoundError as error:
+        parser.exit(1, f"{name}: {error.name} is not installed; pip install mitmproxy\n")
+    return exit_code(run, options, name)
 
 
 def _parser() -> argparse.ArgumentParser:

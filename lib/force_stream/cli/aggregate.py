@@ -15,8 +15,8 @@ from ..endpoints import ENDPOINTS, api_of
 from ..errors import MalformedStream
 from ..view import timeline, timeline_text
 from ..wire import encodings, jsontext
-from ..wire.text import printable
-from .exits import Failed, reason
+from ..wire.text import printable, reason
+from .exits import Failed
 
 _LONGEST_NAME: Final = 1000
 # What other files begin with that people have of an answer. A flow is a netstring that holds netstrings.

@@ -34,9 +34,3 @@ def exit_code(run: Command, options: argparse.Namespace, name: str) -> int:
         # Nobody reads the output any more, as after `| head`. Python would complain when it flushes the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as if SIGPIPE had ended it
-
-
-def reason(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    return error.strerror or "" if isinstance(error, OSError) else str(error)

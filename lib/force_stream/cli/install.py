@@ -8,13 +8,15 @@ import json
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from .exits import Failed, reason
+from ..wire.text import reason
+from .exits import Failed
 from .path import script
 
 
@@ -48,30 +50,28 @@ def _is_ours(entry: object) -> bool:
     return entry == str(script()) or Path(str(entry)).parts[-3:] == ("force_stream", "script", "addon.py")
 
 
-def _scripts(text: str) -> Any:
-    """The list under `scripts`, None if there is none. ValueError if the text is not a file of options."""
+def _options(text: str) -> dict[str, Any]:
+    """The options in a configuration. ValueError if it is not one."""
     try:
         config = YAML().load(text)
     except YAMLError as error:
         raise ValueError("it is not YAML; fix it first") from error
-    scripts = config.get("scripts") if isinstance(config, dict) else None
-    if not isinstance(config, dict | None) or not isinstance(scripts, list | None):
+    if not isinstance(config, dict | None) or not isinstance((config or {}).get("scripts"), list | None):
         raise ValueError("it is not a file of mitmproxy's options")
-    return scripts
+    return config or {}
 
 
 def _with(text: str) -> str:
     """The text with our entry after those that are there."""
     entry = f"- {json.dumps(str(script()), ensure_ascii=False)}\n"
-    scripts = _scripts(text)
+    options = _options(text)
+    scripts = options.get("scripts")
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     if scripts:
         last, _ = scripts.lc.item(len(scripts) - 1)
-        indent, dash, _ = lines[last].partition("-")
-        if scripts.fa.flow_style() or not dash or indent.strip():
-            raise ValueError(f"add {script()} to the list of scripts by hand: the list is on one line")
+        indent, _, _ = lines[last].partition("-")
         lines.insert(last + 1, indent + entry)
     else:
         heading = next((number for number, line in enumerate(lines) if re.match("scripts *:", line)), None)
@@ -80,24 +80,31 @@ def _with(text: str) -> str:
             heading = len(lines) - 1
         lines[heading] = re.sub(r"^(scripts *:) *(\[ *\]|null|~)?", r"\1", lines[heading])
         lines.insert(heading + 1, entry)
-    return "".join(lines)
+    return _checked("".join(lines), options | {"scripts": [*(scripts or ()), str(script())]}, "add")
 
 
 def _without(text: str) -> str:
     """The text without our entries, and without a list that would be empty then."""
-    scripts = _scripts(text)
-    ours = [number for number, entry in enumerate(scripts or []) if _is_ours(entry)]
+    options = _options(text)
+    scripts: Any = options.pop("scripts", None) or []
+    ours = [number for number, entry in enumerate(scripts) if _is_ours(entry)]
     if not ours:
         return text
-    if scripts.fa.flow_style():
-        raise ValueError(f"take {script()} out of the list of scripts by hand: the list is on one line")
     lines = text.splitlines(keepends=True)
     for number in reversed(ours):
         del lines[scripts.lc.item(number)[0]]
     text = "".join(lines)
     if len(ours) == len(scripts):
-        text = re.sub(r"^scripts *: *\n", "", text, flags=re.MULTILINE)
-    return text
+        return _checked(re.sub(r"^scripts *: *\n", "", text, flags=re.MULTILINE), options, "remove")
+    return _checked(text, options | {"scripts": [entry for entry in scripts if not _is_ours(entry)]}, "remove")
+
+
+def _checked(text: str, meant: dict[str, Any], what: str) -> str:
+    """The text, if it means that: the same options may be written in other ways than a line an entry."""
+    with suppress(ValueError):
+        if _options(text) == meant:
+            return text
+    raise ValueError(f"{what} {script()} by hand: the list of scripts is not written with a line for each")
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from ..endpoints import endpoint_for
 from ..rules.hosts import compile_host
 from ..rules.rule import HOSTS_OPTION
+from .check import rules_in
 from .exits import Failed
 from .mitmproxy_tools import LOOPBACK, arguments, folder_of, free_port, is_free, settings_in, start, web_options
 
@@ -17,6 +18,8 @@ _PAGE_OFFSETS = range(10_000, 10_020)
 def run(options: argparse.Namespace) -> int:
     origin, host, path = upstream(options.url)
     port, rules = options.port, options.rules
+    if rules:
+        rules_in(rules)
     if not is_free(port):
         raise Failed(f"port {port} is already in use; choose another one with --port")
     folder_of(settings_in(options.more))

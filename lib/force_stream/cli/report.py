@@ -18,10 +18,14 @@ from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from mitmproxy import http
+from mitmproxy.io import FlowReader, FlowWriter
+
 from .. import __version__
 from ..view.masking import Masker
-from ..wire.text import counted, printable
-from .exits import Failed, reason
+from ..wire.text import counted, printable, reason
+from .exits import Failed
+from .report_page import end, head, heading, section
 
 # The kinds of flows, in the order of the page, and how many of each it shows.
 _TITLES: Final = {"fault": "Failed", "odd": "Odd", "good": "Whole"}
@@ -36,16 +40,6 @@ _ABOUT: Final = (
 
 def run(options: argparse.Namespace) -> int:
     """Write the page, and the flow file where one is asked for."""
-    try:
-        from mitmproxy import http
-        from mitmproxy.io import FlowWriter
-
-        from .report_page import end, head, heading, section
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("mitmproxy"):
-            raise
-        raise Failed("reading flow files needs mitmproxy; pip install mitmproxy") from error
-
     name = "stdin" if options.source == "-" else printable(Path(options.source).name, _LONGEST_NAME)
     with (
         _opened(options.source) as file,
@@ -90,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         _write(page, [*written, BytesIO(end().encode())])
         if options.flows:
             _write(options.flows, [flows])
-    if page != "-":
+    if "-" not in (page, options.flows):
         print(f"{printable(page, _LONGEST_NAME)}: {summary}")
     if source.problem:
         print(f"force-stream report: {source.problem}", file=sys.stderr)
@@ -108,8 +102,9 @@ def _page(options: argparse.Namespace) -> str:
 
 
 def _check_different(source: str, *outputs: str | None) -> None:
-    named = [each for each in (source, *outputs) if each not in (None, "-")]
-    if len({os.path.realpath(each) for each in named}) < len(named):
+    # Stdin and stdout are both "-", and different.
+    named = [os.path.realpath(each) for each in ("" if source == "-" else source, *outputs) if each]
+    if len(set(named)) < len(named):
         raise Failed("FLOWS, the page and the masked flows must be different files")
 
 
@@ -138,8 +133,6 @@ class _Source:
         self._file = file
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        from mitmproxy.io import FlowReader
-
         self._file.seek(0)
         count = 0
         try:

@@ -20,17 +20,18 @@ from ..answer import cause
 from ..answer.forcing import at_path
 from ..answer.oddities import MOST_ODD
 from ..answer.report import Report
-from ..page.plot import describe, plot
+from ..page.plot import describe, ending, plot
 from ..proxy import notes
 from ..proxy.bodies import decoded
 from ..proxy.notes import UnreadableFlow
 from ..proxy.request import name_of
 from ..proxy.response import kept_answer, streams
 from ..proxy.retry_policy import wait_asked
+from ..proxy.summary import direction_of
 from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
-from ..view.flow_record import direction_of, head_of
+from ..view.flow_record import head_of
 from ..view.joined import said_in
 from ..view.masking import STAND_IN
 from ..view.stats import Outcome, thinned
@@ -92,19 +93,17 @@ def end() -> str:
 
 def section(flow: http.HTTPFlow, *, opened: bool = False) -> Section:
     """A flow: its cause first, then figures, what was said, the timeline, and what was sent."""
-    seen = _Seen(flow)
-    label = f"{seen.status or 'no answer'}"
-    clock = time.strftime("%H:%M:%S", time.gmtime(flow.request.timestamp_start))
-    place = f"{flow.request.method} {seen.outcome.upstream}{flow.request.path.partition('?')[0]}"
+    seen, request = _Seen(flow), flow.request
+    clock = time.strftime("%H:%M:%S", time.gmtime(request.timestamp_start))
+    place = f"{request.method} {seen.outcome.upstream}{request.path.partition('?')[0]}"
     summary = (
-        f'<span class="label {seen.kind}">{_text(label)}</span> <strong>{_text(seen.cause or seen.success)}</strong> '
+        f'<span class="label {seen.kind}">{seen.status or "no answer"}</span> '
+        f"<strong>{_text(seen.cause or ending(seen.outcome))}</strong> "
         f'<span class="quiet">{_text(f"{clock} UTC · {seen.outcome.model or 'no model'} · {place}")}</span>'
     )
-    body = "\n".join(_parts(flow, seen))
     is_open = " open" if opened else ""
-    return Section(
-        seen.kind, f'<details class="flow"{is_open}><summary>{summary}</summary>\n<div>\n{body}\n</div></details>\n'
-    )
+    inside = f"<summary>{summary}</summary>\n<div>\n{'\n'.join(_parts(flow, seen))}\n</div>"
+    return Section(seen.kind, f'<details class="flow"{is_open}>{inside}</details>\n')
 
 
 class _Seen:
@@ -112,9 +111,7 @@ class _Seen:
 
     def __init__(self, flow: http.HTTPFlow) -> None:
         response = flow.response
-        # The response of a client that left has what came for it.
-        was_sent = response is not None and notes.ERROR.of(flow) not in ("client_gone", "no_answer")
-        self.status = response.status_code if response is not None and was_sent else 0
+        self.status = response.status_code if response is not None and not notes.got_no_answer(flow) else 0
         self.given = notes.GIVEN.of(flow)
         self.stream = notes.SSE.of(flow)
         if self.stream is None and response is not None and streams(response):
@@ -129,12 +126,6 @@ class _Seen:
         self.outcome = _outcome(flow, self)
         failed = self.status >= 400 or not self.status or self.truncated or flow.error is not None
         self.kind = "fault" if failed else "odd" if self.cause or self.odd or flow.marked else "good"
-
-    @property
-    def success(self) -> str:
-        """What is said first where nothing is wrong."""
-        finish = self.outcome.finish_reason
-        return f"finish {finish}" + (" (inferred)" if self.outcome.inferred else "") if finish else "answered"
 
 
 def _read_again(flow: http.HTTPFlow, stream: bytes | None) -> tuple[bytes, Report]:
@@ -227,9 +218,9 @@ def _parts(flow: http.HTTPFlow, seen: _Seen) -> Iterator[str]:
     if seen.stream is not None:
         yield _folded("Timeline", "<pre>" + _escaped(_timeline(flow, seen.stream)) + "</pre>")
     yield _folded("The request", _message(f"{request.method} {request.url} {request.http_version}", request))
-    if seen.stream is not None and notes.SSE.of(flow) is not None:
+    if seen.stream is not None and (notes.SSE.of(flow) is not None or not seen.status):
         yield _folded(f"What the upstream sent ({counted(len(seen.stream), 'byte')})", _body(seen.stream, ""))
-    if response is not None:
+    if response is not None and seen.status:
         first = f"{response.http_version} {response.status_code} {response.reason}"
         yield _folded("What the client got", _message(first, response))
 

@@ -18,10 +18,10 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 from types import FrameType
 from typing import IO, Any, Final
 
-from ..rules.file import RulesError, parse_rules, read_file
 from ..rules.hosts import compile_host
 from ..rules.rule import HOSTS_OPTION
 from ..wire import jsontext
+from .check import rules_in
 from .environment import PROXY, chromium_arguments, proxied
 from .exits import Failed
 from .mitmproxy_tools import LOOPBACK, arguments, command, folder_of, free_ports, web_options
@@ -87,18 +87,16 @@ def _program(name: str) -> str:
 
 def _forced(hosts: list[str], rules: str | None) -> list[str]:
     """The hosts to intercept: those that were named, or else those of the rules file."""
+    found = () if rules is None else rules_in(rules, PROXY_FAILED)
     try:
         for host in hosts:
             compile_host(host)
-        if hosts:
-            return hosts
-        if rules is None:
-            raise Failed("name the upstream's host (--host llm.example.com), or a rules file (--rules FILE)", 2)
-        found = parse_rules(read_file(Path(rules).expanduser()), Path(rules).name)
-    except RulesError as error:
-        raise Failed(f"{error}", PROXY_FAILED) from error
     except ValueError as error:
         raise Failed(f"{error}; write it as in --host llm.example.com", 2) from error
+    if hosts:
+        return hosts
+    if rules is None:
+        raise Failed("name the upstream's host (--host llm.example.com), or a rules file (--rules FILE)", 2)
     if not found:
         raise Failed(f"{rules} has no rule, so there is no host to intercept", PROXY_FAILED)
     return list(dict.fromkeys(host for rule in found for host in rule.hosts))

@@ -97,8 +97,8 @@ class Endpoint:
     `only_streamed`: the options of a request that only a stream may have.
     `forms`: whether its requests may be forms with files.
     `aggregator`: makes one for an answer, given the number of choices that the request asks for.
-    `events_of`: the other direction. `named`: what the types begin with that are the names of their events too; no
-    `[DONE]` follows such events.
+    `events_of`: the other direction. `holds`: the member in which a document has what was answered. `named`: what the
+    types begin with that are the names of their events too; no `[DONE]` follows such events.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Endpoint:
     stream_options: frozenset[str] | None = None
     only_streamed: tuple[str, ...] = ("stream_options",)
     forms: bool = False
+    holds: str = "choices"
     named: tuple[str, ...] = ()
 
     def options_for(self, wanted: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -159,5 +159,6 @@ IMAGES: Final = Endpoint(
     stream_options=frozenset(),
     only_streamed=("partial_images",),
     forms=True,
+    holds="data",
     named=_FAMILIES,
 )

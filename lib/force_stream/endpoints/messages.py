@@ -391,5 +391,6 @@ MESSAGES: Final = Endpoint(
     _events_of,
     not_under=("/threads/",),  # the Assistants API's
     stream_options=frozenset(),
+    holds="content",
     named=("",),
 )

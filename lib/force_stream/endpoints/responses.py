@@ -701,5 +701,6 @@ RESPONSES: Final = Endpoint(
     never_streams=("/responses/compact",),
     # The API rejects include_usage here; its terminal event has the usage anyway.
     stream_options=frozenset(("include_obfuscation",)),
+    holds="output",
     named=("",),
 )

@@ -246,5 +246,6 @@ TRANSCRIPTIONS: Final = Endpoint(
     stream_options=frozenset(),
     only_streamed=_OF_VLLM,
     forms=True,
+    holds="text",
     named=("transcription.",),  # the SDK of Mistral reads the names, and knows no [DONE]
 )

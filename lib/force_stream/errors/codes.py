@@ -368,7 +368,7 @@ def status_named(said: Mapping[str, Any]) -> int | None:
 
     Numbers decide before names, names before the words; the error's own before what stands around it.
     """
-    layers = list(_layers(said))
+    layers = _layers(said)
     return (
         _first(_number(layer) for layer in layers)
         or _first(_of_text_generation_inference(layer) for layer in layers)
@@ -383,7 +383,7 @@ def _first(found: Iterator[int | None]) -> int | None:
     return next(filter(None, found), None)
 
 
-def _layers(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _layers(said: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The objects that may name the status, the error's own first, with their members' names normalized."""
     error = said.get("error")
     around = {key: value for key, value in said.items() if not (key == "error" and isinstance(error, dict | list))}
@@ -391,7 +391,7 @@ def _layers(said: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for value in (error, around):
         if not isinstance(value, str):  # which is one of the members around
             _collect(value, _DEPTH, found)
-    return iter(found[:_MOST])
+    return found[:_MOST]
 
 
 def _collect(value: Any, depth: int, found: list[dict[str, Any]]) -> None:
@@ -428,13 +428,8 @@ def _number(layer: Mapping[str, Any]) -> int | None:
 
 
 def _named(layer: Mapping[str, Any], *, vague: bool) -> int | None:
-    for key in _NAME_KEYS:
-        name = layer.get(key)
-        if isinstance(name, str) and (normal(name[:_LONGEST_NAME]) in _VAGUE) is vague:
-            status = status_of_name(name)
-            if status:
-                return status
-    return None
+    names = (name for key in _NAME_KEYS if isinstance(name := layer.get(key), str))
+    return _first(status_of_name(name) for name in names if (normal(name[:_LONGEST_NAME]) in _VAGUE) is vague)
 
 
 def _of_text_generation_inference(layer: Mapping[str, Any]) -> int | None:

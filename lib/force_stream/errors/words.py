@@ -94,6 +94,13 @@ def words_in(value: Any, depth: int = _DEPTH) -> str:
     return "; ".join(words_in(member) for member in others if isinstance(member, str) and words_in(member))
 
 
+def is_readable(text: str) -> bool:
+    """Whether a text is one, as far as its beginning shows, and not bytes of which hardly any are text."""
+    head = text.lstrip()[:_LONGEST]
+    noise = sum(character == "\ufffd" or not (character.isprintable() or character.isspace()) for character in head)
+    return 2 * noise <= len(head)
+
+
 # HTTP's reason phrases (RFC 9110, and the older ones of RFC 2616 and RFC 4918), and what servers write in their place.
 _PHRASES: Final = {
     **{normal(status.phrase): status.value for status in HTTPStatus if status >= 400},

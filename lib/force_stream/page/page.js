@@ -17,8 +17,8 @@ function parsed(html) {
 }
 
 function query() {
-  const chosen = new URLSearchParams([...new FormData(filters)].map(([name, value]) => [name, value === "on" ? "1" : value.trim()]).filter(([, value]) => value));
-  return chosen;
+  const fields = [...new FormData(filters)].map(([name, value]) => [name, value === "on" ? "1" : value.trim()]);
+  return new URLSearchParams(fields.filter(([, value]) => value));
 }
 
 async function text(answer) {
@@ -46,20 +46,22 @@ function rowOf(key) {
   return [...flows.children].find((row) => row.dataset.key === key);
 }
 
-function replaceRow(old, fresh) {
-  if (old.classList.contains("open")) return; // somebody reads it
-  const focused = old.contains(document.activeElement);
-  old.replaceWith(fresh);
-  if (focused) fresh.querySelector("button")?.focus();
+// Puts rows in the place of those that are shown, and returns the others.
+function replaceRows(html) {
+  return [...parsed(html).children].filter((fresh) => {
+    const old = rowOf(fresh.dataset.key);
+    if (old && !old.classList.contains("open")) { // an open one somebody reads
+      const focused = old.contains(document.activeElement);
+      old.replaceWith(fresh);
+      if (focused) fresh.querySelector("button")?.focus();
+    }
+    return !old;
+  });
 }
 
 function addNews(html) {
   rowOf("")?.matches(".quiet") && rowOf("").remove();
-  for (const fresh of [...parsed(html).children].reverse()) {
-    const old = rowOf(fresh.dataset.key);
-    if (old) replaceRow(old, fresh);
-    else flows.prepend(fresh);
-  }
+  flows.prepend(...replaceRows(html));
   while (flows.children.length > MOST_ROWS + 1) flows.lastElementChild.remove();
   rove();
 }
@@ -83,10 +85,7 @@ function show(parts) {
   }
   if ("flows" in parts) showList(parts.flows);
   if ("news" in parts) addNews(parts.news);
-  for (const fresh of parsed(parts.again ?? "").children) {
-    const old = rowOf(fresh.dataset.key);
-    if (old) replaceRow(old, fresh);
-  }
+  if ("again" in parts) replaceRows(parts.again);
 }
 
 function listen() {
@@ -104,7 +103,7 @@ function listen() {
     lost = 0;
     if (message.textContent.startsWith("mitmproxy")) message.textContent = "";
   });
-  // A browser comes back by itself, unless it was told no.
+  // A browser reconnects by itself, unless it was refused.
   mine.addEventListener("error", () => {
     if (mine.readyState === EventSource.CLOSED) setTimeout(() => mine === source && listen(), 3000);
     lost ||= setTimeout(() => {
@@ -113,7 +112,7 @@ function listen() {
   });
 }
 
-// Of a page that nobody looks at, and that may be one of several, there is no connection.
+// A page that nobody looks at gives up its connection: there may be several of them.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     source?.close();

@@ -58,7 +58,7 @@ def ending(outcome: Outcome) -> str:
     if outcome.code or not outcome.ok:
         return f"error {printable(outcome.code, LONGEST_WORD) or outcome.status}"
     if not outcome.finish_reason:
-        return "ended"
+        return "answered"
     return f"finish {printable(outcome.finish_reason, LONGEST_WORD)}" + (" (inferred)" if outcome.inferred else "")
 
 

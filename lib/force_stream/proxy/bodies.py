@@ -5,6 +5,7 @@ what a body says.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from mitmproxy import http
@@ -13,6 +14,7 @@ from ..rules.rule import Rule
 from ..wire import encodings
 from ..wire.encodings import MissingDecoder, TooLarge
 from ..wire.json_body import BLOCKS_LOOP
+from ..wire.text import printable
 from . import aside
 
 # Bytes. The limit of a decoded body if no rule sets one.
@@ -57,6 +59,20 @@ def decoded(message: http.Message, limit: int = MOST_DECODED) -> bytes | None:
         return encodings.decode(raw, message.headers.get("content-encoding", ""), limit)
     except (TooLarge, MissingDecoder):
         return None
+
+
+def broken_encoding(message: http.Message) -> str:
+    """That nothing of an encoded body can be decoded, in words; "" if something can, or there is nothing."""
+    coding = message.headers.get("content-encoding", "")
+    with suppress(TooLarge, MissingDecoder):
+        if encodings.decode_noting(message.raw_content or b"", coding, MOST_ON_LOOP) == (b"", True):
+            return broken(coding)
+    return ""
+
+
+def broken(coding: str) -> str:
+    """What ends a body that cannot be decoded."""
+    return f"its {printable(coding)} encoding is broken"
 
 
 def beginning(message: http.Message, length: int) -> bytes:

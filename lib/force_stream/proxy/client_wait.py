@@ -55,9 +55,9 @@ class ClientWait:
         """A heartbeat. JSON allows a space."""
         return b" " if self.asked is None else silence(self.asked.endpoint)
 
-    def last_words(self, error: bytes) -> bytes:
-        """What a client that has its status 200 is sent of a failure; a document just ends short."""
-        return b"" if self.asked is None else failure(error, self.asked.endpoint)
+    def last_words(self, status: int, body: bytes) -> bytes:
+        """What a client that has its status 200 is sent in place of another answer; a document just ends short."""
+        return b"" if self.asked is None else failure(body, self.asked.endpoint, status=status)
 
     def said(self) -> None:
         """The client has got something."""

@@ -129,30 +129,19 @@ def _verdict(flow: http.HTTPFlow, rule: Rule, *, enabled: bool) -> str:
         return f"it changes nothing, since force_upstream_stream is false{learns}"
     if not enabled:
         return "it changes nothing, since the option force_stream is off"
-    if rule.force_upstream_plain:
-        return _verdict_plain(flow, rule)
+    plain = rule.force_upstream_plain
     if flow.request.method != "POST" or body is None or endpoint is None:
         # What was left because its body could not be decoded says so itself.
-        return f"left as it came: {why or 'only a POST with a JSON object or a form is forced'}"
-    if not body.asks_plain:
+        done = "sent plain" if plain else "forced"
+        return f"left as it came: {why or f'only a POST with a JSON object or a form is {done}'}"
+    if body.asks_plain is plain:
         guarded = ", and guarded" if rule.guard_streams else ""
-        return f"the client itself asks for a stream, which is passed on live{guarded}"
+        asked = "a plain answer" if plain else f"a stream, which is passed on live{guarded}"
+        return f"the client itself asks for {asked}"
     try:
-        forced_form(flow, body, rule, endpoint)
+        (plain_form if plain else forced_form)(flow, body, rule, endpoint)
     except Refusal as reason:
         return f"left as it came: {reason}"
+    done = "sent plain now, and its client get events" if plain else "forced now"
     # What an upstream has said about streaming is not part of the rules.
-    return "its request would be forced now" + (f"; it was left as it came: {why}" if why else "")
-
-
-def _verdict_plain(flow: http.HTTPFlow, rule: Rule) -> str:
-    body, endpoint, why = body_of(flow), rule.endpoint(flow.request.path), LEFT_ALONE.of(flow)
-    if flow.request.method != "POST" or body is None or endpoint is None:
-        return f"left as it came: {why or 'only a POST with a JSON object or a form is sent plain'}"
-    if body.asks_plain:
-        return "the client itself asks for a plain answer"
-    try:
-        plain_form(flow, body, rule, endpoint)
-    except Refusal as reason:
-        return f"left as it came: {reason}"
-    return "its request would be sent plain now, and its client get events"
+    return f"its request would be {done}" + (f"; it was left as it came: {why}" if why else "")

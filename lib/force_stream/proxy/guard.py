@@ -66,7 +66,7 @@ class Guard:
     def _decide(self, reply: Reply | None) -> None:
         self.is_on = False
         if reply is not None and self.attempt.report.code in _NO_END:
-            self.error = failure(reply.body, self._endpoint, self._next_number())
+            self.error = failure(reply.body, self._endpoint, sequence=self._next_number())
 
     def last_words(self) -> bytes:
         """What the client gets before the end. Another addon may have kept ours from concluding it."""

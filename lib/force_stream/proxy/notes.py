@@ -250,6 +250,11 @@ def was_made_to_stream(flow: http.HTTPFlow) -> bool:
     return FORCED.of(flow) is True
 
 
+def got_no_answer(flow: Flow | None) -> bool:
+    """Whether a forced flow ended without an answer to its client. What came is its response nevertheless."""
+    return ERROR.of(flow) in ("client_gone", "no_answer")
+
+
 def was_made_plain(flow: Flow | None) -> bool:
     """Whether this flow's request is plain because a rule said so, and its client gets events."""
     return MADE_PLAIN.of(flow) is True

@@ -19,6 +19,7 @@ from ..endpoints import expected_choices, never_streams
 from ..endpoints.endpoint import Endpoint
 from ..rules.hosts import canonical_host, is_address
 from ..rules.rule import Rule
+from ..wire import credentials
 from ..wire.form_body import Form, read_form
 from ..wire.json_body import Body, Edited, means_false, read_body, undo
 from . import bodies
@@ -121,8 +122,8 @@ def credentials_of(flow: http.HTTPFlow) -> bytes:
 
 
 def without_credentials(flow: http.HTTPFlow, text: str) -> str:
-    """A text of the upstream's without the request's credentials: an error may quote them, and may be cut short within
-    one."""
+    """A text of the upstream's without credentials: an error may quote those of the request, and may be cut short
+    within one, or others that can be told by their looks."""
     if not text:
         return text
     request = flow.request
@@ -132,7 +133,7 @@ def without_credentials(flow: http.HTTPFlow, text: str) -> str:
         while len(secret) >= _SHORTEST_SECRET and secret[:_SHORTEST_SECRET] in text:
             size = next(size for size in range(min(len(secret), len(text)), 0, -1) if secret[:size] in text)
             text = text.replace(secret[:size], "***")
-    return text
+    return credentials.hidden(text)
 
 
 def asked_of(flow: http.HTTPFlow, model: str | None, endpoint: Endpoint) -> Asked:

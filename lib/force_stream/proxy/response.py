@@ -88,10 +88,22 @@ def may_be_document(response: http.Response, attempt: Attempt) -> bool:
     """Whether what an attempt has received so far may be a JSON document, whatever its label says."""
     if not attempt.encoded:
         return attempt.may_be_document
-    if attempt.size > _LONGEST_HEAD:
-        return True  # it did not show that it is none
-    coding = response.headers.get("content-encoding", "")
-    return encodings.beginning(attempt.body(), coding, _LONGEST_HEAD).lstrip(_BLANK)[:1] in b"{["
+    # If it did not show at the beginning that it is none, it may be.
+    return attempt.size > _LONGEST_HEAD or _head_of(response, attempt).lstrip(_BLANK)[:1] in b"{["
+
+
+def begins_events(response: http.Response, attempt: Attempt) -> bool | None:
+    """Whether what an attempt has received begins as an event stream does, whatever its label says; None where that is
+    not known yet."""
+    head = _head_of(response, attempt)
+    if _begins_events(head):
+        return True
+    return False if head.lstrip(_BLANK)[:1] in (b"{", b"[", b"<") or attempt.size > _LONGEST_HEAD else None
+
+
+def _head_of(response: http.Response, attempt: Attempt) -> bytes:
+    coding = response.headers.get("content-encoding", "") if attempt.encoded else ""
+    return encodings.beginning(attempt.body(), coding, _LONGEST_HEAD)
 
 
 def text_of(response: http.Response) -> str:

@@ -13,6 +13,9 @@ from typing import Final
 # What another try may fix, according to RFC 9110 and to what OpenAI's own clients retry: a timeout, a conflict, a rate
 # limit, and server errors.
 RETRIED: Final = frozenset((408, 409, 429))
+# Statuses of a temporary state, which say nothing about streaming. 500 is not one: servers use it for what they never
+# do (llama.cpp: "Cannot use tools with stream").
+TEMPORARY: Final = frozenset((408, 409, 425, 429, 503, 504, 529))
 # Seconds.
 FIRST_DELAY: Final = 0.5
 LONGEST_DELAY: Final = 8.0

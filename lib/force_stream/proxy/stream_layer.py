@@ -33,6 +33,7 @@ from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _base, _events, _hooks, _http1, _http2
 from mitmproxy.proxy.server import ConnectionHandler
 
+from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import OversizedStream
 from . import bodies, cors
 from .attempt import Attempt
@@ -41,7 +42,16 @@ from .client_wait import ClientWait, Deadline
 from .goaway import DrainingClient, NotTaken, unknown_buffer, unknown_h2
 from .guard import Guard
 from .inject import Cut, Deliver, Injection, Injections, Respond, Step
-from .response import WITHOUT_BODY, early_head, make_sendable, may_be_document, set_reply, streams, unreachable
+from .response import (
+    WITHOUT_BODY,
+    begins_events,
+    early_head,
+    make_sendable,
+    may_be_document,
+    set_reply,
+    streams,
+    unreachable,
+)
 from .response import fault as reply_of_fault
 
 logger = logging.getLogger("force_stream")
@@ -469,8 +479,8 @@ class ObservedStream(http_layers.HttpStream):
         encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
         attempt.start_response(status, content_type, encoded=encoded, fields=fields)
         if injection is None:
-            # A client's own stream may have to be passed on after its first bytes.
-            self.receiver = None if attempt.is_own_stream else attempt
+            # A stream that its client asked for may have to be passed on after its first bytes.
+            self.receiver = attempt if attempt.asked is None else None
         else:
             yield from self._inject(attempt, injection.begin())
 
@@ -514,7 +524,7 @@ class ObservedStream(http_layers.HttpStream):
         elif isinstance(event, _events.ResponseData):
             if attempt.injection is None:
                 yield from self._deliver(attempt, event.data)
-                if attempt.is_own_stream and not self._is_over:
+                if attempt.asked is not None and self.receiver is None and not self._is_over:
                     yield from self._pass_on_unless_document(attempt)
             else:
                 yield from self._inject(attempt, attempt.injection.feed(event.data))
@@ -530,21 +540,41 @@ class ObservedStream(http_layers.HttpStream):
                 yield from self._answer()
 
     def _pass_on_unless_document(self, attempt: Attempt) -> Commands:
-        """Pass a client's own stream on once its first bytes show that it is one, whatever its label says; and a
-        document that is too large to be made into events. After a heartbeat, only what is read to its end can be known
-        to be events, as the head says that they are."""
+        """Pass a stream on that its client asked for once its first bytes show that it is one, whatever its label says;
+        and a document that is too large to be made into events. After a heartbeat, only what is read to its end can be
+        known to be events, as the head says that they are."""
         assert self.flow.response is not None
         assert self._wait is not None
         limit = self._wait.rule.max_body
+        if attempt.plain:
+            yield from self._pass_on_if_events(attempt, self.flow.response, self._wait)
+            return
         if self._wait.headers_sent:
             if attempt.size > limit:
                 attempt.fail(OversizedStream(f"the upstream's answer is larger than {limit:,} bytes"))
                 yield from self._follow_up()
             return
         is_kept = attempt.size <= limit and may_be_document(self.flow.response, attempt)
-        if is_kept or not 200 <= attempt.status < 300:
+        if not is_kept and 200 <= attempt.status < 300:
+            yield from self._pass_on_from_here(attempt, self.flow.response)
+
+    def _pass_on_if_events(self, attempt: Attempt, response: http.Response, wait: ClientWait) -> Commands:
+        """The same for the answer to a request that was made plain: anything but events is no answer for its client."""
+        is_events = begins_events(response, attempt)
+        if is_events is None:
             return
+        is_wanted = not wait.client_gone and not (wait.headers_sent and attempt.encoded)
+        if is_events and is_wanted and 200 <= attempt.status < 300:
+            yield from self._pass_on_from_here(attempt, response, EVENT_STREAM_TYPE)
+        else:
+            self.receiver = attempt
+
+    def _pass_on_from_here(self, attempt: Attempt, response: http.Response, content_type: str = "") -> Commands:
         self.pass_on(self.flow)
+        if not response.stream:
+            return  # nobody waits for this flow's own answer
+        if content_type:
+            response.headers["content-type"] = content_type
         yield from self.start_response_stream()
         yield from self.state_stream_response_body(_events.ResponseData(self.stream_id, attempt.body()))
 
@@ -751,7 +781,7 @@ class ObservedStream(http_layers.HttpStream):
         document = bodies.decoded(self.flow.response, bodies.MOST_ON_LOOP)
         is_failure = not 200 <= self.flow.response.status_code < 300
         if is_failure or (wait.asked is not None and not streams(self.flow.response)):
-            document = wait.last_words(document or b"")
+            document = wait.last_words(self.flow.response.status_code, document or b"")
         if document:
             yield http_layers.SendHttp(_events.ResponseData(self.stream_id, document), self.context.client)
             yield from self.flow_done()

@@ -7,6 +7,7 @@ import time
 from typing import Any, Final
 
 from mitmproxy import http
+from mitmproxy.flow import Flow
 
 from ..answer.cause import gave_up, of_response, plainly
 from ..answer.oddities import in_brief
@@ -14,7 +15,7 @@ from ..answer.report import Report
 from ..wire import jsontext
 from ..wire.text import counted, printable
 from .attempt import LONGEST_REASON, Attempt
-from .notes import TRY, save_notes
+from .notes import GIVEN, TRY, save_notes, was_made_plain
 from .request import without_credentials
 from .response import MARK, retry_after, store_answer
 
@@ -42,7 +43,7 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     short = [
         f"{spec.rule}: {spec.endpoint} {spec.model}".rstrip(),
         f"{report.status}",
-        _direction(attempt),
+        "" if attempt.asked is None else _direction("events" if report.given else "", plain=attempt.plain),
         "FAULT INJECTED" if injected else "",
         finish and f"finish {finish}" + (" (inferred)" if report.inferred else ""),
         report.error or ("truncated" if report.truncated else ""),
@@ -127,14 +128,18 @@ def _became_events(attempt: Attempt) -> bool:
     return attempt.asked is not None and (attempt.plain or attempt.report.given > 0)
 
 
-def _direction(attempt: Attempt) -> str:
-    """What is not as with a forced stream."""
-    given = attempt.report.given
-    if attempt.is_own_stream:
-        return "JSON given as events" if given else "the client's own stream"
-    if attempt.asked is None:
+def direction_of(flow: Flow | None) -> str:
+    """How a plain answer came to a client that asked for events; "" for any other flow."""
+    if (given := GIVEN.of(flow)) is None:
         return ""
-    return "sent plain, given as events" if given else "sent plain"
+    return _direction(counted(given, "event") if given else "", plain=was_made_plain(flow))
+
+
+def _direction(events: str, *, plain: bool) -> str:
+    """How a client came to what it asked for, which was events. `plain`: its upstream was asked for none."""
+    if plain:
+        return f"sent plain, given as {events}" if events else "sent plain"
+    return f"JSON given as {events}" if events else "the client's own stream"
 
 
 def _odd(report: Report) -> str:
@@ -150,7 +155,8 @@ def _try(flow: http.HTTPFlow) -> str:
 
 def _seconds(flow: http.HTTPFlow) -> float:
     start = flow.request.timestamp_end or flow.request.timestamp_start
-    end = None if flow.live or flow.response is None else flow.response.timestamp_end
+    response, error = flow.response, flow.error
+    end = None if flow.live else (response and response.timestamp_end) or (error and error.timestamp)
     return max(0.0, (end or time.time()) - start)
 
 

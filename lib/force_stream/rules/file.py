@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
-from ..wire.text import printable
+from ..wire.text import printable, reason
 from .keys import KEYS, NAME, REQUIRED, conflict
 from .parse import MistakeError, Node, expected, items, kind_of, line_of, or_null, read, read_mapping, unknown
 from .rule import Rule
@@ -53,11 +53,7 @@ def read_file(path: Path) -> str:
             raise RulesError(_TOO_LONG)
         return data.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            reason = "it is not UTF-8"
-        else:
-            reason = (isinstance(error, OSError) and error.strerror) or f"{error}"
-        raise RulesError(f"{path}: the rules cannot be read: {reason}") from error
+        raise RulesError(f"{path}: the rules cannot be read: {reason(error)}") from error
 
 
 def _check_kind(status: os.stat_result) -> None:

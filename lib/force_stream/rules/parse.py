@@ -146,7 +146,7 @@ def whole(least: int, most: int) -> Parser:
 def seconds(node: Node) -> float:
     value = number(node)
     if value is None or not 0 < value <= _YEAR:
-        raise expected("seconds, " + ("a number above 0" if value is None or value <= 0 else "at most a year"), node)
+        raise expected(f"seconds, {'such as 30 or 2.5' if value is None or value <= 0 else 'at most a year'}", node)
     return value
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from ..answer.cause import words_of_page
 from ..answer.fill import is_path
 from ..errors.words import words_in
+from ..proxy.retry_policy import TEMPORARY
 from ..wire import jsontext
 from ..wire.text import counted, printable
 
@@ -21,8 +22,8 @@ _LONGEST: Final = 120
 _LONGEST_LINE: Final = 1000
 _LONGEST_WORDS: Final = 100
 _LONGEST_CAUSE: Final = 200
-# Statuses of a temporary state, which says nothing about streaming.
-_PASSING: Final = (408, 409, 425, 429, 503, 529)
+# A gateway that waits for a whole answer gives up with 504: that is what streaming is for.
+_MAY_PASS: Final = TEMPORARY - {504}
 
 
 class Side(NamedTuple):
@@ -78,7 +79,7 @@ def _meaning(plain: Side, stream: Side) -> str:
     if not plain.ok and not stream.ok:
         return "both fail"
     failed = stream if plain.ok else plain
-    if failed.status in _PASSING and not failed.refuses:
+    if failed.status in _MAY_PASS and not failed.refuses:
         return "that may be temporary, so compare again later"
     if failed is plain:
         return "this upstream only streams" if plain.refuses else "only streaming works here"

@@ -10,11 +10,11 @@ from mitmproxy import contentviews, ctx, http
 from mitmproxy.contentviews import Contentview, Metadata
 from mitmproxy.flow import Flow
 
-from ..answer.forcing import at_path
 from ..answer.report import EVENT_STREAM_TYPE
 from ..errors import ClientGone
 from ..proxy import notes
-from ..proxy.response import plain_body, streams
+from ..proxy.response import streams
+from ..proxy.summary import direction_of
 from ..wire import encodings
 from . import flow_record, timeline, timeline_text
 from .timeline_text import About
@@ -40,9 +40,7 @@ class UpstreamSSE(Contentview):
         kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
         if kept is None:
             kept, times = _decoded(data, response, times)
-        plain = plain_body(flow) is not None
-        read = timeline.read(kept, times, ended=notes.ENDED.of(flow), endpoint=_endpoint(flow), plain=plain)
-        return timeline_text.text(read, _about(flow, response))
+        return timeline_text.text(flow_record.timeline_of(flow, kept, times), _about(flow, response))
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         if _response(metadata) is None:
@@ -71,8 +69,8 @@ def _holds_events(flow: Flow | None, response: http.Response) -> bool:
 
 
 def _as_usual(data: bytes, metadata: Metadata) -> str:
-    """What mitmproxy's own views make of a body that is no event stream: an option of mitmproxy's may have this view
-    show all there are."""
+    """What mitmproxy's own views make of a body that is not an event stream: an option of mitmproxy's may have this
+    view show every body."""
     try:
         return contentviews.registry.get_view(data, metadata).prettify(data, metadata)
     except Exception:  # what they raise for a body that is not as its label says
@@ -92,37 +90,32 @@ def _decoded(data: bytes, response: http.Response, times: Sequence[float] | None
     return decoded, [value for pair in zip(times[::2], sizes, strict=True) for value in pair]
 
 
-def _endpoint(flow: Flow | None) -> str:
-    """The endpoint of a flow, by its rule or else by its path."""
-    if (noted := notes.ENDPOINT.of(flow)) is not None or not isinstance(flow, http.HTTPFlow):
-        return noted or ""
-    spec = at_path(flow.request.path)
-    return spec.endpoint if spec is not None else ""
-
-
 def _about(flow: Flow | None, response: http.Response) -> About:
     number, retries = notes.TRY.of(flow), notes.RETRIED_AS.of(flow)
     status, upstream = response.status_code, notes.SSE_STATUS.of(flow)
-    differs = upstream is not None and upstream != status
-    # Of the later tries, the last one's answer is the client's.
-    whose = "to the client" if number is None else "made of it"
+    given = f"{status}"
+    if notes.got_no_answer(flow):
+        given = f"{status} from the upstream, nothing to the client"
+    elif upstream is not None and upstream != status:
+        # Of the later tries, the last one's answer is the client's.
+        given = f"{upstream} from the upstream, {status} {'to the client' if number is None else 'made of it'}"
     finish = _text(notes.FINISH_REASON.of(flow))
     return About(
         cause=_text(notes.CAUSE.of(flow), _LONGEST_CAUSE),
         rule=_text(notes.RULE.of(flow)),
         endpoint=_text(notes.ENDPOINT.of(flow)),
         model=_text(notes.MODEL.of(flow)),
-        status=f"{upstream} from the upstream, {status} {whose}" if differs else f"{status}",
+        status=given,
         finish_reason=f"{finish} (inferred)" if finish and notes.INFERRED.of(flow) else finish,
         tries=f"1 of {len(retries) + 1}; the others are separate flows" if retries else f"{number or ''}",
         truncated=notes.TRUNCATED.of(flow) is True,
-        error=_text(notes.ERROR.of(flow)),
+        error="" if notes.got_no_answer(flow) else _text(notes.ERROR.of(flow)),
         encoding=_text(response.headers.get("content-encoding")),
         kept=notes.CUT_AT.of(flow),
         odd=notes.ODD.of(flow),
         head=_head(flow),
         end=_end(flow),
-        direction=flow_record.direction_of(flow),
+        direction=direction_of(flow),
         usage=_text(notes.USAGE.of(flow)),
     )
 

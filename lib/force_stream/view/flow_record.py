@@ -1,6 +1,6 @@
-"""A flow's outcome, for the statistics and the page.
+"""What is known of a flow: its outcome, for the statistics and the page, and the timeline of what its upstream sent.
 
-Knows flows. Must not know events, rules or the page.
+Knows flows and their notes. Must not know how an event is read, rules or the page.
 """
 
 import re
@@ -12,16 +12,19 @@ from weakref import ref
 from mitmproxy import http
 from mitmproxy.flow import Flow
 
+from ..answer.forcing import at_path
 from ..answer.reader import AnswerSpec
 from ..answer.report import Report
 from ..proxy.attempt import Attempt
-from ..proxy.bodies import beginning
-from ..proxy.notes import CUT_AT, ENDED, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY, was_made_plain
+from ..proxy.bodies import beginning, broken_encoding
+from ..proxy.notes import CUT_AT, ENDED, ENDPOINT, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY
 from ..proxy.request import name_of, without_credentials
+from ..proxy.response import plain_body
+from ..proxy.summary import direction_of
 from ..rules.hosts import with_port
-from ..wire.text import counted, printable
+from ..wire.text import printable
+from . import timeline
 from .stats import Outcome, thinned
-from .timeline import first_content
 
 # What a person wants to see of an upstream's head, and how much of each.
 _SHOWN: Final = re.compile(
@@ -33,18 +36,12 @@ _WITHOUT_BODIES: Final = 20_000
 _OF_A_TIME: Final = 32
 
 
-def of_answer(flow: http.HTTPFlow, attempt: Attempt, answered: float | None = None) -> Outcome:
-    """The outcome of a forced flow that was answered and logged: now, or when `answered` says (seconds since 1970)."""
+def of_attempt(flow: http.HTTPFlow, attempt: Attempt, answered: float | None = None) -> Outcome:
+    """The outcome of a forced flow that is over and logged. It ended now, or when `answered` says (seconds since 1970);
+    without an answer, its status is 0."""
     body = b"" if attempt.encoded else attempt.body()
     return _outcome(
         flow, attempt.spec, attempt.report, body, attempt.times, attempt.ended, bool(attempt.injected), answered
-    )
-
-
-def of_no_answer(flow: http.HTTPFlow, attempt: Attempt) -> Outcome:
-    """The outcome of a forced flow that ended without an answer: its status is 0."""
-    return _outcome(
-        flow, attempt.spec, attempt.report, attempt.body(), attempt.times, attempt.ended, bool(attempt.injected)
     )
 
 
@@ -54,6 +51,7 @@ def of_own_stream(flow: http.HTTPFlow, spec: AnswerSpec, limit: int, cut: str = 
     response = flow.response
     assert response is not None
     body = beginning(response, limit)
+    cut = cut or (broken_encoding(response) if not body else "")
     answer = spec.read(response.status_code, response.headers.get("content-type", ""))
     answer.feed(body)
     answer.finish(cut)
@@ -95,7 +93,7 @@ def _outcome(
         code=report.error,
         seconds=max(0.0, (time.time() if answered is None else answered) - start),
         first_event=times[0] if times and given is None else None,
-        first_content=first_content(body, times) if given is None else None,
+        first_content=timeline.first_content(body, times) if given is None else None,
         arrivals=thinned(times[::2]),
         odd=tuple(report.odd),
         injected=injected,
@@ -110,14 +108,13 @@ def _outcome(
     )
 
 
-def direction_of(flow: Flow | None) -> str:
-    """How a plain answer came to a client that asked for events; "" for any other flow."""
-    if (given := GIVEN.of(flow)) is None:
-        return ""
-    events = f"given as {counted(given, 'event')}"
-    if not was_made_plain(flow):
-        return f"JSON {events}"
-    return f"sent plain, {events}" if given else "sent plain"
+def timeline_of(flow: Flow | None, body: bytes, times: Sequence[float] | None) -> timeline.Timeline:
+    """The timeline of a flow's answer as its upstream sent it, with the times of its pieces."""
+    endpoint = ENDPOINT.of(flow)
+    if endpoint is None and isinstance(flow, http.HTTPFlow) and (known := at_path(flow.request.path)):
+        endpoint = known.endpoint
+    plain = plain_body(flow) is not None
+    return timeline.read(body, times, ended=ENDED.of(flow), endpoint=endpoint or "", plain=plain)
 
 
 def head_of(flow: http.HTTPFlow) -> tuple[tuple[str, str], ...]:

@@ -17,9 +17,8 @@ from functools import cache
 from itertools import islice
 from typing import Any, Final
 
-from ..wire import encodings
-from . import credentials
-from .credentials import Found
+from ..wire import credentials, encodings
+from ..wire.credentials import Found
 
 # The mask of a secret; the number tells secrets apart.
 STAND_IN: Final = re.compile(r"\*{3}(\d+)\**")

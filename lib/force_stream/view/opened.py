@@ -11,16 +11,15 @@ from typing import Final, NamedTuple
 
 from mitmproxy import http
 
-from ..answer.forcing import at_path
 from ..proxy import bodies, explain, request, response
-from ..proxy.notes import ENDED, ENDPOINT, GIVEN, TIMES, UnreadableFlow
+from ..proxy.notes import GIVEN, TIMES, UnreadableFlow
 from ..rules.hosts import with_port
 from ..rules.rule import Rule
 from ..wire import jsontext
 from ..wire.text import counted
-from . import timeline
+from .flow_record import timeline_of
 from .joined import Said, said_in
-from .masking import Masker
+from .masking import STAND_IN, Masker
 from .stats import LONG_GAP
 from .timeline import Entry, Timeline
 
@@ -34,7 +33,6 @@ MOST_RAW: Final = 16 * 1024
 _WINDOW: Final = 32 * 1024
 # Where a body may be cut into these, the best place first: not within a credential, nor between its name and it.
 _CUTS: Final = b"\n", b",", b" "
-_STAND_IN: Final = re.compile(r"\*{3}\d+\**")
 _KEY: Final = '"$API_KEY"'
 # Headers that curl makes itself, or that belong to the connection and the encoding of the body.
 _CURLS_OWN: Final = frozenset(
@@ -65,16 +63,16 @@ class Opened(NamedTuple):
 
 def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bool) -> Opened:
     """Open a flow. `whole`: all of its texts and of its timeline, and not only as much as a person reads at once."""
-    mask, sent, plain = _Mask(flow), _sent(flow), response.plain_body(flow) is not None
+    mask, sent = _Mask(flow), _sent(flow)
     if sent is None:
         spoken, about, entries = said_in(_document(flow)), "", []
     else:
-        known = at_path(flow.request.path)
-        endpoint = ENDPOINT.of(flow) or (known.endpoint if known else "")
-        read = timeline.read(sent, TIMES.of(flow), ended=ENDED.of(flow), endpoint=endpoint, plain=plain)
+        read = timeline_of(flow, sent, TIMES.of(flow))
         spoken, about, entries = read.said, _about(read, GIVEN.of(flow)), [*read.entries, *_end(read)]
     left_out = 0 if whole else max(0, len(entries) - FIRST_ENTRIES - LAST_ENTRIES)
-    shown = [entry._replace(added=mask.text(entry.added)) for entry in _ends(entries, left_out)]
+    if left_out:
+        del entries[FIRST_ENTRIES:-LAST_ENTRIES]
+    shown = [entry._replace(added=mask.text(entry.added)) for entry in entries]
     first = FIRST_ENTRIES if left_out else len(shown)
     return Opened(
         said=[(each._replace(text=mask.text(text)), len(each.text)) for each, text in _shown(spoken, whole=whole)],
@@ -87,10 +85,6 @@ def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bo
         size=len(sent or b""),
         explained=explain.explain(flow, rules, enabled=enabled),
     )
-
-
-def _ends(entries: list[Entry], left_out: int) -> list[Entry]:
-    return entries[:FIRST_ENTRIES] + entries[FIRST_ENTRIES + left_out :]
 
 
 def _end(read: Timeline) -> Iterator[Entry]:
@@ -176,7 +170,7 @@ def _as_asked(flow: http.HTTPFlow) -> http.HTTPFlow:
 
 def _quoted(text: str) -> str:
     """A word for a shell, in which the stand-ins of credentials are a variable."""
-    return _KEY.join(shlex.quote(part) if part else "" for part in _STAND_IN.split(text)) or "''"
+    return _KEY.join(shlex.quote(part) if part else "" for part in STAND_IN.split(text)[::2]) or "''"
 
 
 class _Mask:

@@ -46,7 +46,7 @@ TAIL: Final = 512 * 1024
 MOST_WORK_IN_TAIL: Final = 50_000
 LONGEST_TYPE: Final = 48
 LONGEST_COMMENT: Final = 120
-# Bytes of a body that is no event stream: of a larger one nothing is said, and less than that is shown of it.
+# Bytes of a body that is not an event stream: a larger one is not parsed, and this much of any is shown.
 MOST_PARSED: Final = 1024 * 1024
 MOST_SHOWN: Final = 64 * 1024
 # How far to look for the first content, in bytes and events, if nothing else is wanted.
@@ -128,7 +128,7 @@ def read(
 ) -> Timeline:
     """The timeline of a body. `times`: for each piece of it, seconds and bytes so far, in one flat list; anything
     else counts as no times. `ended`: when the answer was over. `endpoint`: whose answer it is where its events do not
-    show that. `plain`: it is no event stream, whatever it looks like."""
+    show that. `plain`: it is not an event stream, whatever it looks like."""
     reader = _Reader(body, times, ended)
     timeline = reader.timeline
     timeline.is_json = body[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
@@ -141,8 +141,8 @@ def read(
 
 
 def _document(body: bytes, timeline: Timeline) -> str:
-    """How a body begins that is no event stream, JSON with a line for each value; what is said in it is added to the
-    timeline."""
+    """The beginning of a body that is not an event stream, with a line for each value if it is JSON; what is said in it
+    is added to the timeline."""
     if timeline.is_json and len(body) <= MOST_PARSED:
         with suppress(ValueError):
             timeline.said = said_in(jsontext.loads(body.decode("utf-8-sig", errors="replace")))

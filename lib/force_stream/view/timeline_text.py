@@ -72,7 +72,7 @@ def text(timeline: Timeline, about: About) -> str:
 
 
 def _shown(timeline: Timeline, document: str) -> Iterator[str]:
-    """A body that is no event stream."""
+    """A body that is not an event stream."""
     yield "The document:" if timeline.is_json else "What came:" if document else "Nothing came."
     lines = document.replace("\r\n", "\n").expandtabs(4).split("\n")
     yield from (line or _BLANK for line in lines[:SHOWN_FIRST] if document)
@@ -124,9 +124,10 @@ def _header(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:
     yield from _times(timeline, about)
     yield "events", "" if is_document else f"{timeline.events:,}" + (", then [DONE]" if timeline.dones else "")
     yield "not looked at", f"about {timeline.unread:,} events in the middle" if timeline.unread else ""
-    keep_alives = ("comment line (usually a keep-alive)", "comment lines (usually keep-alives)")
-    yield "comments", _counted(timeline.comments, *keep_alives)
-    yield "without data", _counted(timeline.without_data, "event", "events")
+    keep_alives = "a keep-alive" if timeline.comments == 1 else "keep-alives"
+    comments = f"{counted(timeline.comments, 'comment line')} (usually {keep_alives})"
+    yield "comments", comments if timeline.comments else ""
+    yield "without data", counted(timeline.without_data, "event") if timeline.without_data else ""
     yield "bytes", f"{timeline.bytes:,}"
     reasons = [reason for _, reason in sorted(timeline.finish_reasons.items())]
     finish = about.finish_reason or ", ".join(list(dict.fromkeys(reasons))[:MOST_NUMBERS])
@@ -159,10 +160,6 @@ def _wrapped(text: str) -> list[str]:
         for line in clean
         for part in textwrap.wrap(line, WIDTH, replace_whitespace=False, break_on_hyphens=False) or [_BLANK]
     ]
-
-
-def _counted(count: int, one: str, several: str) -> str:
-    return f"{count:,} {one if count == 1 else several}" if count else ""
 
 
 def _times(timeline: Timeline, about: About) -> Iterator[tuple[str, str]]:

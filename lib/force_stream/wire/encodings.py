@@ -9,7 +9,7 @@ import codecs
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import BytesIO
 from itertools import chain, pairwise
@@ -48,26 +48,38 @@ class TooLarge(ValueError):
     """The decoded body is larger than the limit."""
 
 
+class Broken(ValueError):
+    """A byte that cannot be decoded."""
+
+
 class MissingDecoder(ValueError):
     """No library here can read the coding; says which one to install."""
 
 
 def decode(body: bytes, label: str, limit: int) -> bytes:
+    """The same as `decode_noting`, for those who do not ask whether all of it could be decoded."""
+    return decode_noting(body, label, limit)[0]
+
+
+def decode_noting(body: bytes, label: str, limit: int) -> tuple[bytes, bool]:
     """The body without the codings that the header lists: as much as can be read of one that is cut off or broken, and
-    itself if a coding is unknown or if it is plain text whatever the label says.
+    itself if a coding is unknown or if it is plain text whatever the label says. And whether it is broken.
 
     Raises `TooLarge` for more than `limit` bytes, `MissingDecoder` if this machine cannot read the coding. May take
     long: do not call it on the event loop.
     """
     made = BytesIO()  # a list of pieces and their concatenation would be in memory at once
-    made.writelines(_decoded(body, label, limit))
-    return made.getvalue()
+    try:
+        made.writelines(_decoded(body, label, limit))
+    except Broken:
+        return made.getvalue(), True
+    return made.getvalue(), False
 
 
 def beginning(body: bytes, label: str, length: int) -> bytes:
     """So many bytes of the decoded body, or as many as can be read. Never raises."""
     made = BytesIO()
-    with suppress(TooLarge, MissingDecoder):
+    with suppress(Broken, TooLarge, MissingDecoder):
         made.writelines(_decoded(body[: length + _STEP], label, length))
     return made.getvalue()[:length]
 
@@ -83,7 +95,7 @@ def decoded_sizes(body: bytes, label: str, limit: int, sizes: Sequence[int]) -> 
             yield from _steps(body, start, end)
             found.append(made)  # when the next is asked for, all that this one makes is decoded
 
-    with suppress(TooLarge, MissingDecoder):
+    with suppress(Broken, TooLarge, MissingDecoder):
         for piece in _undo_all(pieces(), label, limit):
             made += len(piece)
     return [*found, *[made] * (len(sizes) - len(found))]
@@ -140,7 +152,17 @@ def _is_text(head: bytes) -> bool:
     return False
 
 
-# Each coding: pieces in, pieces out, until the end, or the first byte that cannot be decoded.
+# Each coding: pieces in, pieces out, until the end. Raises `Broken` at the first byte that cannot be decoded, but for
+# what follows the end.
+
+
+@contextmanager
+def _broken_by(error: type[Exception], has_ended: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    try:
+        yield
+    except error as reason:
+        if not has_ended():
+            raise Broken(f"{reason}") from reason
 
 
 def _gzip(pieces: Pieces) -> Pieces:
@@ -155,12 +177,13 @@ def _deflate(pieces: Pieces) -> Pieces:
 
 
 def _inflated(pieces: Pieces, window: int) -> Pieces:
-    decoder = zlib.decompressobj(window)
-    with suppress(zlib.error):
+    decoder, members = zlib.decompressobj(window), 1
+    with _broken_by(zlib.error, lambda: members > 1):
         for data in pieces:
             made = b""
             while data or len(made) == _PIECE:
                 if decoder.eof:
+                    members += 1
                     decoder = zlib.decompressobj(_GZIP_HEADER)  # members may follow one another (RFC 1952, section 2.2)
                 made = decoder.decompress(data, _PIECE)
                 yield made
@@ -171,7 +194,7 @@ def _brotli(pieces: Pieces) -> Pieces:
     if brotli is None:
         raise MissingDecoder("no brotli library is installed; `pip install brotli`")
     decoder = brotli.Decompressor()
-    with suppress(brotli.error):
+    with _broken_by(brotli.error):
         for data in pieces:
             if not _LIMITS_OUTPUT:
                 for start in range(0, len(data), _STEP_WITHOUT_LIMIT):
@@ -184,23 +207,28 @@ def _brotli(pieces: Pieces) -> Pieces:
 
 def _zstd(pieces: Pieces) -> Pieces:
     library = _zstd_library()
-    with suppress(library.ZstdError):
-        yield from (_zstd_read if library.__name__ == "zstandard" else _zstd_frames)(library, pieces)
+    yield from (_zstd_read if library.__name__ == "zstandard" else _zstd_frames)(library, pieces)
 
 
 def _zstd_frames(library: ModuleType, pieces: Pieces) -> Pieces:
-    decoder = library.ZstdDecompressor()
-    for data in pieces:
-        while data or not (decoder.needs_input or decoder.eof):
-            if decoder.eof:
-                decoder = library.ZstdDecompressor()  # frames may follow one another (RFC 8878, section 3.1)
-            yield decoder.decompress(data, _PIECE)
-            data = decoder.unused_data if decoder.eof else b""
+    decoder, frames = library.ZstdDecompressor(), 1
+    with _broken_by(library.ZstdError, lambda: frames > 1):
+        for data in pieces:
+            while data or not (decoder.needs_input or decoder.eof):
+                if decoder.eof:
+                    frames += 1
+                    decoder = library.ZstdDecompressor()  # frames may follow one another (RFC 8878, section 3.1)
+                yield decoder.decompress(data, _PIECE)
+                data = decoder.unused_data if decoder.eof else b""
 
 
 def _zstd_read(library: ModuleType, pieces: Pieces) -> Pieces:
-    reader = library.ZstdDecompressor().stream_reader(_Source(pieces), read_across_frames=True)
-    yield from iter(lambda: reader.read(_PIECE), b"")
+    made = 0  # it does not tell where a frame ends
+    with _broken_by(library.ZstdError, lambda: made > 0):
+        reader = library.ZstdDecompressor().stream_reader(_Source(pieces), read_across_frames=True)
+        while data := reader.read(_PIECE):
+            made += len(data)
+            yield data
 
 
 class _Source:

@@ -1,4 +1,4 @@
-"""Text: bytes of any length decoded; and for our own lines, foreign text made printable, and counts."""
+"""Text: bytes of any length decoded; and for our own lines, foreign text made printable, reasons, and counts."""
 
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
@@ -34,6 +34,13 @@ def printable(text: str, longest: int = LONGEST_PRINTED) -> str:
         return text
     clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:longest])
     return clean if len(text) <= longest and len(clean) <= longest else f"{clean[:longest]}…"
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read or written."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return (isinstance(error, OSError) and error.strerror) or f"{error}"
 
 
 def counted(count: int, what: str) -> str:

@@ -96,7 +96,7 @@ def compressed() -> http.HTTPFlow:
 OFF_LOOP: dict[str, tuple[list[str], str]] = {
     "aggregate": ([], "finish stop"),
     "explain": ([], "its request would be forced now"),
-    "sse": (["out.sse"], "bytes of event stream written to out.sse"),
+    "sse": (["out.sse"], "bytes written to out.sse"),
 }
 
 

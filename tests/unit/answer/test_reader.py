@@ -324,3 +324,59 @@ def test_a_usage_that_is_too_long_to_be_one_is_in_the_answer_and_not_in_the_repo
         assert reply is not None
         assert json.loads(reply.body)["usage"] == usage
         assert reader.report.usage == (usage if is_noted else None)
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/event-stream", ""])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_error_before_the_end_of_an_event_stream_is_an_error(label: str, indent: int | None) -> None:
+    body = json.dumps({"error": {"message": "No", "code": "rate_limit_exceeded"}}, indent=indent).encode()
+    made = AnswerSpec("r", "chat").read(200, label)
+    made.feed(body + b"\n\ndata: [DONE]\n\n")
+    reply = made.finish()
+    assert reply is not None
+    assert (reply.status, made.report.error) == (429, "rate_limit_exceeded")
+
+
+# An answer of each API, by its id and its text.
+def _answers(name: str) -> dict[str, dict[str, Any]]:
+    return {
+        "chat": {"id": name, "choices": [{"index": 0, "message": {"content": name}, "finish_reason": "stop"}]},
+        "completions": {"id": name, "choices": [{"index": 0, "text": name, "finish_reason": "stop"}]},
+        "messages": {"id": name, "type": "message", "role": "assistant", "content": [{"type": "text", "text": name}]},
+        "responses": {"id": name, "object": "response", "status": "completed", "output": [{"type": "x", "id": name}]},
+        "images": {"id": name, "created": 7, "data": [{"b64_json": name}]},
+        "transcriptions": {"id": name, "text": name},
+    }
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("between", ["", "\n", "\r\n\r\n"])
+@pytest.mark.parametrize("endpoint", _answers(""))
+def test_an_answer_that_is_said_twice_is_said_once_and_two_are_none(
+    endpoint: str, between: str, indent: int | None, plain: bool
+) -> None:
+    one, other = (json.dumps(_answers(name)[endpoint], indent=indent) for name in ("one", "other"))
+    for second, status in ((one, 200), (other, 502)):
+        made = AnswerSpec("r", endpoint).read(200, "application/json", plain=plain)
+        made.feed(f"{one}{between}{second}\n".encode())
+        reply = made.finish()
+        assert reply is not None
+        assert reply.status == status
+        if status == 200:
+            assert reply.body == one.encode()
+            assert made.report.odd == ["a JSON answer followed by itself"]
+        else:
+            assert made.report.code == "stream_corrupted"
+            assert b"2 JSON documents" in reply.body
+
+
+def test_the_last_event_of_json_that_is_read_as_events_counts_once() -> None:
+    first, last = (
+        json.dumps(chunk_of(choice(content=text, finish_reason=reason)))
+        for text, reason in (("Once", None), (" upon", "stop"))
+    )
+    made = AnswerSpec("r", "chat").read(200, "application/json")
+    made.feed(f"[]{first}\n\n{last}".encode())
+    made.finish()
+    assert made.report.events == 3

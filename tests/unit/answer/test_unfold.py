@@ -1,10 +1,11 @@
 import json
+import re
 from typing import Any
 
 import pytest
 from force_stream import ENDPOINTS, aggregate
 from force_stream.answer.unfold import Asked, failure, silence, unfold
-from force_stream.errors import MalformedStream, UpstreamError
+from force_stream.errors import EmptyStream, MalformedStream, UpstreamError
 
 CHAT = Asked(ENDPOINTS["chat"])
 HEAD = {"id": "c1", "object": "chat.completion", "created": 7, "model": "m"}
@@ -293,11 +294,25 @@ def test_a_lone_surrogate_stays() -> None:
     assert rb"a\ud83d" in unfold(document, CHAT).stream
 
 
-@pytest.mark.parametrize("document", ["", "[]", "7", "null", "{}", '{"choices":[]}', '{"choices":[1]}', "[" * 100_000])
+@pytest.mark.parametrize("document", ["", "[]", "7", "null", "{}", '{"models":[]}', '{"choices":[1]}', "[" * 100_000])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_what_is_no_answer_of_the_api_has_no_events(document: str, endpoint: str) -> None:
     with pytest.raises(MalformedStream, match=f"plain answer is not one of the {endpoint} API"):
         unfold(document.encode(), Asked(ENDPOINTS[endpoint]))
+
+
+@pytest.mark.parametrize("nothing", ["[]", "null"])
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "images"])
+def test_an_answer_with_nothing_in_it_is_empty_and_its_address_is_not_to_blame(endpoint: str, nothing: str) -> None:
+    name = "data" if endpoint == "images" else "choices"
+    with pytest.raises(EmptyStream, match=f"its {name} is {re.escape(nothing)}") as raised:
+        unfold(f'{{"object":"x","{name}":{nothing},"usage":{{}}}}'.encode(), Asked(ENDPOINTS[endpoint]))
+    assert "address" not in raised.value.advice
+
+
+def test_an_error_beside_an_empty_list_is_an_error() -> None:
+    with pytest.raises(UpstreamError, match="reported an error"):
+        unfold(b'{"choices":[],"error":{"message":"Filtered","code":"content_filter"}}', CHAT)
 
 
 def test_an_error_in_place_of_an_answer_is_an_error() -> None:
@@ -324,9 +339,34 @@ def test_a_failure_is_an_error_event_that_reads_as_one(endpoint: str, body: str)
     assert json.loads(reply.body)["error"]["message"] == "Too many"
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error":7}'])
-def test_a_failure_that_cannot_be_read_is_an_error_event_too(body: bytes) -> None:
-    assert b'data: {"error":{"message":"' in failure(body, CHAT.endpoint)
+# What else an upstream may answer once the client has its status 200, and the message that it gets.
+OTHERWISE: dict[str, tuple[int, bytes, str]] = {
+    "no content": (204, b"", "the upstream answered 204 without a body"),
+    "not modified": (304, b"", "the upstream answered 304 without a body"),
+    "an error without a body": (500, b"", "the upstream answered 500 without a body"),
+    "a page": (502, b"<html><p>Bad gateway</p></html>", "the upstream answered 502: Bad gateway"),
+    "text": (503, b"no healthy upstream", "the upstream answered 503: no healthy upstream"),
+    "bytes": (200, b"\x80\xff\x00" * 9, "the upstream answered 200 with a body that cannot be read"),
+    "an error in another shape": (404, b'{"detail":"Not Found"}', "Not Found"),
+    "a list": (200, b"[]", "the upstream answered 200: []"),
+    "another document": (200, b'{"hello":"world"}', 'the upstream answered 200: {"hello":"world"}'),
+    "a number": (500, b'{"error":7}', "the upstream's error: 7"),
+}
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "messages", "responses"])
+@pytest.mark.parametrize("case", OTHERWISE)
+def test_whatever_else_an_upstream_answers_is_an_error_event_that_says_so(case: str, endpoint: str) -> None:
+    status, body, message = OTHERWISE[case]
+    reply = aggregate(failure(body, ENDPOINTS[endpoint], status=status), endpoint)
+    assert reply.status >= 400
+    assert json.loads(reply.body)["error"]["message"] == message
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "messages", "responses"])
+def test_what_an_error_has_beside_it_is_in_its_event_too(endpoint: str) -> None:
+    body = json.dumps({"error": ERROR, "request_id": "req_1"}).encode()
+    assert b'"request_id":"req_1"' in failure(body, ENDPOINTS[endpoint])
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

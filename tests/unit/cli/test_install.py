@@ -70,7 +70,18 @@ def test_a_script_of_another_environment_is_replaced(tmp_path: Path) -> None:
     assert str(ROOT / "addon.py") in config.read_text()
 
 
-@pytest.mark.parametrize("text", ["scripts: [", "- a\n", "scripts: addon.py\n", "scripts: [/opt/other.py]\n", b"\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "scripts: [",
+        "- a\n",
+        "scripts: addon.py\n",
+        "scripts: [/opt/other.py]\n",
+        "{showhost: true}\n",
+        "showhost: true\n...\n",
+        b"\xff",
+    ],
+)
 def test_a_configuration_that_cannot_be_changed_safely_stays_as_it_is(
     text: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,3 +91,14 @@ def test_a_configuration_that_cannot_be_changed_safely_stays_as_it_is(
     assert main(["install", "--confdir", str(tmp_path)]) == 1
     assert config.read_bytes() == content
     assert "nothing was changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["scripts: [{}, /opt/other.py]\n", "{{showhost: true, scripts: [{}]}}\n"])
+def test_what_would_be_removed_with_the_script_stays(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(content := text.format(ROOT / "addon.py"), encoding="utf-8")
+    assert main(["install", "--remove", "--confdir", str(tmp_path)]) == 1
+    assert f"remove {ROOT / 'addon.py'} by hand" in capsys.readouterr().err
+    assert config.read_text(encoding="utf-8") == content

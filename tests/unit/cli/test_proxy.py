@@ -2,6 +2,7 @@
 
 import socket
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from force_stream.cli import main
@@ -54,3 +55,21 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
         assert main(["proxy", "https://llm.example.com", "--port", f"{port}"]) == 1
     said = f"force-stream proxy: port {port} is already in use; choose another one with --port\n"
     assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "rules.yaml: the rules cannot be read: No such file or directory"),
+        ("rule: []", "rules.yaml:1: unknown key"),
+    ],
+)
+def test_a_rules_file_with_a_mistake_is_named_before_anything_starts(
+    text: str | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rules.yaml"
+    if text is not None:
+        path.write_text(text)
+    assert main(["proxy", "https://llm.example.com", "--rules", f"{path}"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, problem in err) == ("", True)

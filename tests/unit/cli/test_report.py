@@ -149,13 +149,25 @@ def test_a_file_that_was_cut_off_gives_what_comes_before(capsys: pytest.CaptureF
     assert "the file is damaged" in Path("flows.html").read_text()
 
 
-@pytest.mark.parametrize("arguments", [["-o", "flows"], ["--flows", "./flows"], ["-o", "a", "--flows", "a"]])
-def test_nothing_is_written_over_what_is_read(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["-o", "flows"], ["--flows", "./flows"], ["-o", "a", "--flows", "a"], ["-o", "-", "--flows", "-"]],
+)
+def test_what_is_read_and_what_is_written_are_different_files(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = written(flow())
     Path("flows").write_bytes(before)
     assert main(["report", "flows", *arguments]) == 1
     assert "must be different files" in capsys.readouterr().err
     assert Path("flows").read_bytes() == before
+
+
+def test_masked_flows_on_stdout_are_a_flow_file(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    Path("flows").write_bytes(written(flow()))
+    assert main(["report", "flows", "--flows", "-"]) == 0
+    out, _ = capfdbinary.readouterr()
+    assert len(list(FlowReader(io.BytesIO(out)).stream())) == 1
 
 
 def test_a_page_that_cannot_be_written_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,13 +194,3 @@ def test_of_very_many_flows_those_that_failed_come_first(
     assert main(["report", "flows"]) == 0
     assert capsys.readouterr().out == "flows.html: 6 flows, 3 failed, 2 too many to be shown\n"
     assert Path("flows.html").read_text().count('<details class="flow"') == 4
-
-
-def test_without_mitmproxy_it_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "mitmproxy", None)
-    assert main(["report", "flows"]) == 1
-    assert capsys.readouterr().err == (
-        "force-stream report: reading flow files needs mitmproxy; pip install mitmproxy\n"
-    )

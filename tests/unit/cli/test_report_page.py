@@ -169,6 +169,8 @@ def test_what_came_for_a_client_that_gave_up_is_no_answer() -> None:
     made = forced({"cause": "the client gave up after 3.0 s", "error": "client_gone"})
     shown = report_page.section(made).html
     assert "no answer" in Page(shown).text
+    assert "What the client got" not in Page(shown).text
+    assert "What the upstream sent" in Page(shown).text
     assert re.search(r'class="[^"]*fault', shown)
 
 

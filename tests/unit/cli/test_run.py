@@ -50,6 +50,7 @@ def test_a_host_of_a_rule_is_intercepted_and_no_other(host: str, seen: str, inte
             "none.yaml: the rules cannot be read: No such",
         ),
         (["run", "--rules", "bad.yaml", "--", sys.executable], 125, "bad.yaml:1: unknown key 'rule'"),
+        (["run", "--host", "h", "--rules", "bad.yaml", "--", sys.executable], 125, "bad.yaml:1: unknown key 'rule'"),
         (["run", "--rules", "empty.yaml", "--", sys.executable], 125, "empty.yaml has no rule"),
     ],
 )

@@ -85,6 +85,13 @@ def test_a_stream_without_its_end_gets_an_error_event(case: str, is_concluded: b
         assert came + words == body
 
 
+@pytest.mark.parametrize("half", [b"", HALF, b"data: {", b"data: [DO"])
+def test_the_error_counts_whole_events(half: bytes) -> None:
+    guard = guard_of()
+    guard.pass_on(BEGIN + half)
+    assert f"2 events, {len(BEGIN + half)} bytes received".encode() in concluded(guard)
+
+
 def test_the_error_of_responses_has_the_number_after_the_last_one_that_the_client_got() -> None:
     guard = guard_of("responses")
     whole = RESPONSE_STREAM.split(b"\n\n")[:4]

@@ -11,6 +11,7 @@ from harness.master import answer_with, flow_with
 from harness.samples import EVENTS, STREAM, choice, chunk
 from harness.steps import sse
 from mitmproxy import http
+from mitmproxy.flow import Error
 
 INFERRED = sse(chunk(choice(content="Hi")), done=True)
 FAILED = b'data: {"error": {"message": "no", "code": 429}}\n\n'
@@ -122,6 +123,14 @@ def test_a_credential_in_a_broken_head_is_not_said() -> None:
     assert flow.metadata["force_stream.cut_by"] == "Invalid header: b'x-key ***'"
 
 
+def test_a_credential_that_is_not_the_requests_own_is_masked_too() -> None:
+    said = b'{"error": {"message": "Incorrect API key provided: sk-secret-abc", "code": "invalid_api_key"}}'
+    flow, attempt = answered(b"data: " + said + b"\n\n")
+    line = summarize(flow, attempt)
+    assert '(401, invalid_api_key): "Incorrect API key provided: ***"; ' in line
+    assert "sk-secret" not in line + flow.comment + str(flow.metadata)
+
+
 def test_the_line_of_another_try_says_which_one_it_is() -> None:
     flow, attempt = answered(STREAM)
     flow.metadata["force_stream.try"] = 2
@@ -154,6 +163,13 @@ def test_aggregating_again_keeps_the_times_and_a_persons_mark() -> None:
     flow.marked = ":grapes:"
     summarize(flow, attempt, from_kept=True)
     assert (flow.metadata["force_stream.times"], flow.marked) == ([1.5, 49], ":grapes:")
+
+
+def test_a_saved_flow_whose_client_gave_up_lasted_until_then() -> None:
+    flow, attempt = answered(STREAM)
+    assert flow.response is not None
+    flow.response.timestamp_end, flow.error = None, Error("Client disconnected.", 1002.5)
+    assert summarize(flow, attempt, from_kept=True).endswith(", 2.5 s")
 
 
 @pytest.mark.parametrize("gone", [True, False])

@@ -288,7 +288,7 @@ def test_a_changed_host_matches_at_once() -> None:
     [
         ("name", "y", "rule x: the name cannot be changed, because logs and commands use it"),
         ("timout", "1", "rule x: unknown key 'timout', did you mean 'timeout'?"),
-        ("timeout", "soon", "rule x: timeout: expected seconds, a number above 0, found the text 'soon'"),
+        ("timeout", "soon", "rule x: timeout: expected seconds, such as 30 or 2.5, found the text 'soon'"),
         ("learn", "", "rule x: learn: expected true, false or a list of phrases, found nothing"),
         ("hosts", "[*.a]", "(put a value that starts with * in quotes)"),
         ("hosts", "a", "rule x: hosts: expected a list, found the text 'a'; write ['a']"),

@@ -209,6 +209,13 @@ def test_what_a_silence_ended_with_is_said(metadata: dict[str, Any], end: str) -
     assert text.endswith(f"[5.1 s of silence, then {end}]\n")
 
 
+@pytest.mark.parametrize("error", ["client_gone", "no_answer"])
+def test_a_client_that_got_no_answer_is_not_said_to_have_got_an_error(error: str) -> None:
+    lines = seen(flow_with(STREAM, "text/event-stream", KEPT | {"force_stream.error": error}), NAME)[1].splitlines()
+    assert not [line for line in lines if line.startswith("client got")]
+    assert "status         200 from the upstream, nothing to the client" in lines
+
+
 def test_the_head_of_an_older_flow_is_what_is_known_of_the_upstreams() -> None:
     _, text = seen(flow_with(*REWRITTEN[:2], KEPT | {"force_stream.sse_type": "text/plain"}), NAME)
     assert "content-type   text/plain\n" in text

@@ -43,7 +43,7 @@ def answered(body: bytes = STREAM) -> http.HTTPFlow:
 
 def test_a_forced_flow_has_the_figures_of_its_answer_and_its_times() -> None:
     report = Report(events=5, bytes=len(STREAM), status=200, finish_reason="stop", odd=["no [DONE]"])
-    outcome = flow_record.of_answer(answered(), Attempt(report, TIMES, STREAM, injected={"cut_after": 3}))
+    outcome = flow_record.of_attempt(answered(), Attempt(report, TIMES, STREAM, injected={"cut_after": 3}))
     assert (outcome.upstream, outcome.rule, outcome.endpoint, outcome.model) == ("127.0.0.1:22", "r", "chat", "m")
     assert (outcome.status, outcome.events, outcome.bytes, outcome.finish_reason) == (200, 5, len(STREAM), "stop")
     assert (outcome.first_event, outcome.first_content, [*outcome.arrivals]) == (0.25, 0.5, [0.25, 0.5, 1.5])
@@ -66,7 +66,7 @@ def test_a_plain_answer_that_became_events_has_no_first_event(notes: dict[str, A
     flow = answered(b"data: {}\n\n")
     flow.metadata |= {f"force_stream.{name}": value for name, value in notes.items()}
     report = Report(bytes=30, status=200, finish_reason="stop")
-    outcome = flow_record.of_answer(flow, Attempt(report, [1.5, 10, 1.75, 30], b'{"choices": []}'))
+    outcome = flow_record.of_attempt(flow, Attempt(report, [1.5, 10, 1.75, 30], b'{"choices": []}'))
     assert (outcome.first_event, outcome.first_content) == (None if "given" in notes else 1.5, None)
     assert (outcome.ok, outcome.first_byte, outcome.longest_gap, outcome.event_rate) == (True, 1.5, 0.75, None)
     assert outcome.came == came
@@ -76,24 +76,24 @@ def test_another_try_is_told_from_the_first() -> None:
     flow = answered()
     for notes, expected in (({}, ("", 1)), ({"force_stream.retry_of": "f-1", "force_stream.try": 2}, ("f-1", 2))):
         flow.metadata |= notes
-        outcome = flow_record.of_answer(flow, Attempt())
+        outcome = flow_record.of_attempt(flow, Attempt())
         assert (outcome.retry_of, outcome.number) == expected
 
 
 def test_of_a_compressed_answer_the_first_content_is_not_known() -> None:
-    outcome = flow_record.of_answer(answered(), Attempt(Report(status=200), TIMES, STREAM, encoded=True))
+    outcome = flow_record.of_attempt(answered(), Attempt(Report(status=200), TIMES, STREAM, encoded=True))
     assert (outcome.first_event, outcome.first_content) == (0.25, None)
 
 
 def test_many_arrivals_are_thinned() -> None:
     times = [value for number in range(3 * MOST_ARRIVALS) for value in (number / 1000, number)]
-    assert len(flow_record.of_answer(answered(), Attempt(times=times)).arrivals) <= MOST_ARRIVALS
+    assert len(flow_record.of_attempt(answered(), Attempt(times=times)).arrivals) <= MOST_ARRIVALS
 
 
 def test_a_flow_without_an_answer_has_no_status_and_says_why() -> None:
     flow, why = flow_with(), "the client gave up after 30.0 s"
     seen = Report(events=2, bytes=10, code="client_gone", cause=why, odd=["no [DONE]"])
-    outcome = flow_record.of_no_answer(flow, Attempt(seen, times=[0.5, 10]))
+    outcome = flow_record.of_attempt(flow, Attempt(seen, times=[0.5, 10]))
     assert (outcome.status, outcome.code, outcome.cause, outcome.ok) == (0, "client_gone", why, False)
     assert (outcome.events, outcome.bytes, outcome.odd, outcome.first_event) == (2, 10, ("no [DONE]",), 0.5)
 
@@ -129,7 +129,7 @@ def test_an_ipv6_upstream_is_named_in_brackets() -> None:
     flow = answered()
     flow.request.host, flow.request.headers["host"] = "::1", "[::1]:22"
     flow.client_conn.sni = None
-    assert flow_record.of_answer(flow, Attempt()).upstream == "[::1]:22"
+    assert flow_record.of_attempt(flow, Attempt()).upstream == "[::1]:22"
 
 
 def test_of_the_upstreams_head_only_what_explains_an_answer_is_shown() -> None:

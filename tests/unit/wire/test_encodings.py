@@ -20,6 +20,7 @@ from force_stream.wire.encodings import (
     TooLarge,
     beginning,
     decode,
+    decode_noting,
     decoded_sizes,
     is_encoded,
 )
@@ -131,7 +132,7 @@ def test_the_members_of_a_gzip_body_are_one_body(separator: bytes, split: int) -
 @pytest.mark.parametrize("name", ["gzip", "deflate", "deflate without its head", "zstd"])
 def test_what_follows_the_end_of_an_encoded_body_is_ignored(name: str) -> None:
     coding, encode = CODINGS[name]
-    assert decode(encode(BODY) + b"\r\nmore", coding, len(BODY)) == BODY
+    assert decode_noting(encode(BODY) + b"\r\nmore", coding, len(BODY)) == (BODY, False)
 
 
 CHAINS = ["gzip, br", "br,gzip", "identity, gzip", " GZIP , , Deflate", "none, zstd, br, gzip", "gzip, gzip"]
@@ -220,6 +221,16 @@ def test_sizes_of_what_cannot_be_decoded_are_known_as_far_as_it_can(monkeypatch:
     assert decoded_sizes(b"\xff" * 100, "gzip", 1000, [50, 100]) == [0, 0]
     only_zstd(monkeypatch, None)
     assert decoded_sizes(zstandard.ZstdCompressor().compress(BODY), "zstd", 1000, [50, 60]) == [0, 0]
+
+
+@EACH
+def test_a_body_that_cannot_be_decoded_is_known_from_one_that_is_cut_off(name: str) -> None:
+    coding, encode = CODINGS[name]
+    whole = encode(BODY)
+    assert decode_noting(whole, coding, len(BODY)) == (BODY, False)
+    assert not decode_noting(whole[: len(whole) // 2], coding, len(BODY))[1]
+    assert decode_noting(b"\x80\xff\xfe\x81" * 30, coding, 1_000) == (b"", True)
+    assert decode_noting(b"This is plain text.", coding, 1_000) == (b"This is plain text.", False)
 
 
 @EACH

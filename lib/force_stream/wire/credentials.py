@@ -84,8 +84,11 @@ _FORM_FIELD: Final = re.compile(
     rb"(?i)form-data;[^\r\n]{0,200}?name=\"?([^\"\r\n;]{1,64}+)\"?[^\r\n]{0,200}+\r?\n(?:[^\r\n]{1,200}\r?\n){0,8}?\r?\n"
     rb"([^\r\n]+)"
 )
-# The keys of well-known services: how they begin, and what follows.
+# The keys of well-known services: how they begin, and what follows. What follows may be cut short, or made up, as
+# examples are; `sk-SK-` begins the names of voices, and words of lowercase letters those of code and models.
 _KEY: Final = rb"(?=[a-zA-Z_-]*+[\d*])[\w*-]{16,4096}+"
+_SECRET: Final = rb"(?!learn|[sS][kK]-)[\w*-]{8,4096}+"
+_SHORT: Final = rb"(?=[a-z]*+[A-Z\d])[a-zA-Z\d]{8,4096}+"
 _SHAPES: Final = re.compile(
     b"|".join(
         _begun(prefix, rest)
@@ -93,7 +96,9 @@ _SHAPES: Final = re.compile(
             b"sk- sk_ rk_ pk_ pk- csk- pplx- nvapi- xai- fw_ tgp_ dop_ sess- org- proj_ gsk_ hf_ r8_ whsec_": _KEY,
             b"ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat-": _KEY,
             b"xoxb- xoxp- xoxa- xoxs- ya29.": rb"[\w.-]{10,4096}+",
-            b"AIza": rb"[\w-]{30,512}+",
+            b"sk-": _SECRET,
+            b"gsk_ hf_ r8_ xai- pplx- nvapi-": _SHORT,
+            b"AIza": rb"[\w-]{8,512}+",
             b"AKIA ASIA": rb"[0-9A-Z]{16}+",
             b"eyJ": rb"[\w-]{5,65536}+\.[\w-]{5,65536}+(?:\.[\w-]{0,65536}+){0,3}",  # a JSON web token
         }.items()
@@ -104,11 +109,6 @@ _BEARER: Final = re.compile(rb"(?i)(?:bearer|basic)(?:\s|%20|\+){1,4}+([\w.~+/=-
 _USER: Final = re.compile(rb"(?<=://)([^/\s:@\"'<>\\?#]{0,256}+)(?::([^/\s@\"'<>\\?#]{0,512}+))?@")
 _PEM: Final = re.compile(rb"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----((?:[^-]|-(?!----)){1,16384}+)")
 _COOKIE: Final = re.compile(rb"(?:^|;)\s*([^=;\s]{1,256}+)\s*=\s*\"?([^;\"]*+)")
-
-
-def is_secret_name(name: bytes) -> bool:
-    """Whether a header, or a parameter of a query or a form, has a value that must not be shown."""
-    return name.lower() in _PERSONAL or _strength(name) > 0
 
 
 @lru_cache(4096)
@@ -184,6 +184,15 @@ def in_text(data: bytes | bytearray) -> Iterator[Found]:
             within += 1
             if within <= _MOST_IN_A_RUN:
                 yield from _value(data, named, _strength(name))
+
+
+def hidden(text: str) -> str:
+    """A text with stars in place of its credentials."""
+    data, shown, at = text.encode(errors="surrogatepass"), b"", 0
+    for start, end, _ in sorted(in_text(data)):
+        shown += data[at:start] + b"***" if start >= at else b""
+        at = max(at, end)
+    return (shown + data[at:]).decode(errors="surrogatepass")
 
 
 def _value(data: bytes | bytearray, named: re.Match[bytes], strength: int) -> Iterator[Found]:
