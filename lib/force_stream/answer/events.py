@@ -74,8 +74,8 @@ class Event:
 
 
 class Form(NamedTuple):
-    """What merges chunks of one form: whose members have the same names, down to their delta, and which are of the same
-    type, id and model, as far as these are watched. `memo`: what is known of all of them."""
+    """What merges chunks of one form: the names of their members are the same, down to those of their delta, and so are
+    their event's name, their type and model, and their id as long as a new one is odd."""
 
     add: Callable[[dict[str, Any], str], object]
     goes_on: Callable[[dict[str, Any], Memo], bool]
@@ -85,18 +85,21 @@ class Form(NamedTuple):
 type _Names = tuple[Any, ...]
 
 
-def _names(event: str, chunk: dict[str, Any], with_id: bool) -> _Names | None:
-    """What makes the form of an event's chunk; None if it has more than one choice."""
+def _names(event: str, chunk: dict[str, Any], with_id: bool) -> _Names:
+    """What makes the form of an event's chunk. Raises one of `_WITHOUT_FORM` if there is none: the chunk or its delta
+    is not an object, or its choices are not one object."""
     choices, id_of = chunk.get("choices"), chunk.get("id") if with_id else None
     if choices is None:
         return (event, id_of, chunk.get("model"), chunk.get("type"), *chunk)
-    if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
-        return None
-    choice: dict[str, Any] = choices[0]
+    (choice,) = choices
     delta = choice.get("delta")
-    if type(delta) is dict:
-        return (event, id_of, chunk.get("model"), *chunk, None, *choice, None, *delta)
-    return (event, id_of, chunk.get("model"), *chunk, None, *choice) if delta is None else None
+    if delta is None:
+        return (event, id_of, chunk.get("model"), *chunk, None, *choice)
+    return (event, id_of, chunk.get("model"), *chunk, None, *choice, None, *delta.keys())
+
+
+# Or a label of it, or its type, is a list or an object.
+_WITHOUT_FORM: Final = (AttributeError, TypeError, ValueError)
 
 
 class EventReader:
@@ -114,7 +117,7 @@ class EventReader:
         self.decoder = EventStreamDecoder()
         # How the latest plain event starts, the name that it has there, its lines, and where its data is.
         self._start, self._name, self._lines, self._at = b"data: ", "", 1, 6
-        self._forms: dict[_Names | None, Form] = {}
+        self._forms: dict[_Names, Form] = {}
         self._with_id = True
         # The data of an event that was parsed before it was read, and its value.
         self._ahead: tuple[str | None, Any] = (None, None)
@@ -154,11 +157,11 @@ class EventReader:
         if self._with_id != ("id" in self.odd.watched):
             self._with_id = not self._with_id
             self._forms.clear()
-        names = _names(event.name, event.value, self._with_id)
-        if self.dones or self.patches or len(self._forms) >= _MOST_FORMS or names is None:
+        if self.dones or self.patches or len(self._forms) >= _MOST_FORMS:
             return
-        if is_never_error(event.value, event.name):
-            with suppress(TypeError):  # an id or a model that is a list or an object
+        with suppress(*_WITHOUT_FORM):
+            names = _names(event.name, event.value, self._with_id)
+            if is_never_error(event.value, event.name):
                 self._forms.setdefault(names, Form(aggregator.add, aggregator.goes_on, {}))
 
     def forget(self) -> None:
@@ -170,39 +173,35 @@ class EventReader:
         so many: what could be wrong or odd with them was looked for when their form became known, but for what
         differs from chunk to chunk. Returns where they end, and how many they are."""
         forms, with_id, start, width, name = self._forms, self._with_id, self._start, self._at, self._name
-        count, lines = self.count, 0
-        most += count
+        before, lines = self.count, self._lines
+        most += before
         # This loop runs once for each event.
         while self.count < most:
             if not data.startswith(start, at):
                 if not self._finds_start(data, at):
                     break
-                start, width, name = self._start, self._at, self._name
+                start, width, name, lines = self._start, self._at, self._name, self._lines
             end = data.find(b"\n", at + width, at + _SHORT)
             if not data.startswith(b"\n\n", end):
                 break
-            try:
-                text = data[at + width : end].decode()
-                chunk, stop = jsontext.scan(text, 0)
-                if stop != len(text) or REPLACED in text:
-                    break
-                names = _names(name, chunk, with_id)
-                add, goes_on, memo = forms[names]
-            except (UnicodeDecodeError, AttributeError, TypeError):  # its data is not an object, or a label is one
+            text = data[at + width : end].decode("utf-8", "replace")
+            chunk, stop = jsontext.scan(text, 0)
+            if stop != len(text) or REPLACED in text:
                 break
-            except KeyError:
+            try:
+                add, goes_on, memo = forms[_names(name, chunk, with_id)]
+            except (KeyError, *_WITHOUT_FORM):
                 self._ahead = text, chunk
                 break
             self.count += 1
-            lines += self._lines
+            self.decoder.lines += lines
             if not goes_on(chunk, memo):
                 self.odd.check(chunk, self.count)
                 add(chunk, name)
             at = end + 2
-        if lines:
-            self.decoder.lines += lines
+        if self.count > before:
             self.latest = self.count
-        return at, self.count - count
+        return at, self.count - before
 
     def close(self) -> list[Event]:
         """The event that the end of the stream leaves without its blank line, if there is one."""

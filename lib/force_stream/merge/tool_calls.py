@@ -133,13 +133,16 @@ class ToolCalls:
         if not value:
             self.add(value)
             return True
-        if type(value) is not list or len(value) != 1 or type(entry := value[0]) is not dict or len(entry) != 2:
+        try:
+            (entry,) = value
+            index, function = entry["index"], entry["function"]
+            piece = function["arguments"]
+        except (KeyError, TypeError, ValueError):
             return False
-        index, function = entry.get("index"), entry.get("function")
-        if type(index) is not int or type(function) is not dict or len(function) != 1:
+        if type(index) is not int or type(piece) is not str or len(entry) != 2 or len(function) != 1:
             return False
-        call, piece = self._by_index.get(index), function.get("arguments")
-        if call is None or call.arguments is None or call.whole or type(piece) is not str:
+        call = self._by_index.get(index)
+        if call is None or call.arguments is None or call.whole:
             return False
         call.arguments.add(piece)
         self._latest = call
