@@ -599,8 +599,8 @@ def test_compare_takes_a_flow_that_no_rule_forced(shared: Proxy, upstream: Upstr
 
 
 NOT_COMPARED: dict[str, tuple[dict[str, Any], str]] = {
-    "no rule": (request("gpt"), "no rule takes this request, or it asks for a stream itself"),
-    "its own stream": (request(stream=True), "no rule takes this request, or it asks for a stream itself"),
+    "no rule": (request("gpt"), "no rule takes this request; force_stream.explain says why"),
+    "its own stream": (request(stream=True), "this request itself asks for a stream"),
     "cannot stream": (
         request(modalities=["text", "audio"], audio={"format": "wav", "voice": "x"}),
         "this request has to go out as it came: ",

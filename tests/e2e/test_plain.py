@@ -39,7 +39,7 @@ from harness import (
 from harness.forms import content_type, field, file, form
 from harness.golden import parse
 from harness.paths import ADDON
-from harness.samples import CHAT, COMPLETIONS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
+from harness.samples import CHAT, COMPLETIONS, EVENTS, RESPONSE, RESPONSE_STREAM, RESPONSES, STREAM, USAGE, request
 from harness.steps import Step
 
 RULES = """\
@@ -52,6 +52,7 @@ rules:
   - {name: fails, hosts: ["*"], models: [fails], inject: {status: 429, retry_after: 7}, force_upstream_plain: true}
   - {name: cuts, hosts: ["*"], models: [cuts], inject: {cut_after: 0}, force_upstream_plain: true}
   - {name: delays, hosts: ["*"], models: [delays], inject: {delay: 0.01}, force_upstream_plain: true}
+  - {name: learns-guarded, hosts: ["*"], models: ["learns-guarded*"], learn: true, guard_streams: true}
   - {name: learns, hosts: ["*"], models: ["learns*"], learn: true}
   - {name: learns-too, hosts: ["*"], models: ["forced-learns*"], learn: true, force_upstream_stream: true}
   - {name: learns-back, hosts: ["*"], models: ["plain-learns*"], learn: true, force_upstream_plain: true}
@@ -762,6 +763,37 @@ def test_a_stream_that_is_refused_is_asked_for_plainly_and_remembered(
     assert f"learned: 127.0.0.1 {model} (chat) cannot stream any request; sent plain" in proxy.command(
         "force_stream.rules"
     )
+
+
+@pytest.mark.parametrize("before", [[], [{"id": "c1", "choices": []}]])
+@pytest.mark.parametrize("guard", [False, True])
+def test_a_refusal_inside_a_live_stream_is_remembered_for_the_next(
+    proxy: Proxy, upstream: Upstream, before: list[Any], guard: bool
+) -> None:
+    refused = sse(*before, CANNOT, done=False)
+    upstream.handle(lambda seen: event_stream(refused) if seen.json().get("stream") else document(ANSWER))
+    model = f"learns-{'guarded-' * guard}live-{len(before)}"
+    since = proxy.mark()
+    response = ask(proxy, streaming(model))
+    assert (response.status, response.body) == (200, refused)
+    proxy.wait_for_log(rf"{model} \(chat\) cannot stream any request\. .*force_upstream_plain: true", since=since)
+    assert json.loads(aggregate(ask(proxy, streaming(model)).body).body)["choices"] == ANSWER["choices"]
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, None]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(sse(*EVENTS[:4], CANNOT, done=False), sse({"error": {"message": "Out of memory", "code": 500}}, done=False)),
+        *(sse(*EVENTS), sse({"error": CANNOT["error"] | {"code": "rate_limit_exceeded"}}, done=False)),
+    ],
+    ids=["after the beginning of an answer", "another error", "an answer", "a temporary one"],
+)
+def test_nothing_else_in_a_live_stream_is_remembered(proxy: Proxy, upstream: Upstream, said: bytes) -> None:
+    upstream.answer_always(event_stream(said))
+    for _ in range(2):
+        assert ask(proxy, streaming(f"learns-not-{len(said)}")).body == said
+    assert [seen.json().get("stream") for seen in upstream.requests] == [True, True]
 
 
 def test_what_the_words_name_is_what_is_remembered(proxy: Proxy, upstream: Upstream) -> None:

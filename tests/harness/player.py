@@ -9,10 +9,12 @@
 The client speaks HTTP/1 unless a test says `client_http2`, and so does the upstream unless it says `http2`. Every hook
 is answered at once; `response` gives the client what the attempt has become, as the addon does. A client that leaves
 takes everything with it, unless the rule keeps answers (tests/e2e/test_kept_answers.py shows that mitmproxy does both).
-A connection that the layer closes is heard of as closed, and hears nothing more, as with mitmproxy's sockets. Knows the
-stream layer's public face alone; the clock is the player's own.
+A connection that the layer closes is heard of as closed, and hears nothing more, as with mitmproxy's sockets. What an
+upstream sends comes through a reader of asyncio's, as in mitmproxy; `handled` counts the pieces that mitmproxy got to
+handle. Knows the stream layer's public face alone; the clock is the player's own.
 """
 
+import asyncio
 import heapq
 import time
 from collections import deque
@@ -29,7 +31,7 @@ from force_stream.proxy.guard import Guard
 from force_stream.proxy.live_copy import LiveCopy
 from force_stream.proxy.stream_layer import StreamLayerAddon
 from force_stream.rules.rule import UNLIMITED, Rule
-from mitmproxy import connection, http, options
+from mitmproxy import connection, ctx, http, options
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy import commands, context, events
 from mitmproxy.proxy.layers import http as http_layers
@@ -54,7 +56,7 @@ class Player:
 
     `to_client`, `to_upstream`: all bytes; `sent`: those to each upstream. `forgets`: nothing is heard of a connection
     after it was made. `servers`: the connections to upstreams that were tried; `closed`: which connections were closed,
-    in order. `flow`: the latest of `flows`; `ends`: each flow's last hooks, by its id."""
+    in order. `flow`: the latest of `flows`; by its id, `waits` has each flow's client, and `ends` its last hooks."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class Player:
         self._guarded = guarded
         self._alpn = b"h2" if http2 else None
         self.flows: list[http.HTTPFlow] = []
-        self._waits: dict[str, ClientWait] = {}
+        self.waits: dict[str, ClientWait] = {}
         self.hooks: list[str] = []
         self.ends: dict[str, list[str]] = {}
         self.log: list[str] = []
@@ -87,7 +89,13 @@ class Player:
         self.forgets = False
         self._wakeups: list[tuple[float, int, commands.RequestWakeup]] = []
         self._closing: list[connection.Connection] = []
+        self.handled = 0
+        self._transports: dict[connection.Connection, SimpleNamespace] = {}
         self.layer = self._make_layer(b"h2" if client_http2 else None, bare=bare)
+        handler = SimpleNamespace(client=self.client, transports=self._transports)
+        proxyserver = SimpleNamespace(connections={self.client.id: handler})
+        addons = SimpleNamespace(chain=[], get={"proxyserver": proxyserver}.get)
+        monkeypatch.setattr(ctx, "master", SimpleNamespace(addons=addons), raising=False)
         self.play(events.Start())
 
     def _make_layer(self, alpn: bytes | None, *, bare: bool) -> http_layers.HttpLayer:
@@ -106,7 +114,7 @@ class Player:
         return layer
 
     def wait_of(self, flow: http.HTTPFlow) -> ClientWait | None:
-        return self._waits.get(flow.id)
+        return self.waits.get(flow.id)
 
     # What happens
 
@@ -115,8 +123,15 @@ class Player:
         self._hear(self.client, request)
 
     def upstream_sends(self, *data: bytes, upstream: int = -1) -> None:
+        server = self.servers[upstream]
         for each in data:
-            self._hear(self.servers[upstream], each)
+            reader = self._transports[server].reader
+            reader._waiter = Mock()  # what mitmproxy waits with
+            reader.feed_data(each)
+            if reader._buffer:
+                self.handled += 1
+                self._hear(server, bytes(reader._buffer))
+                reader._buffer.clear()
 
     def upstream_closes(self, upstream: int = -1) -> None:
         self._close(self.servers[upstream])
@@ -196,6 +211,7 @@ class Player:
             return events.HookCompleted(command) if command.blocking else None
         if isinstance(command, commands.OpenConnection):
             self.servers.append(command.connection)
+            self._transports[command.connection] = SimpleNamespace(reader=asyncio.StreamReader(loop=Mock()))
             self.sent.append(b"")
             command.connection.alpn = self._alpn
             if not self.refuses:
@@ -225,12 +241,12 @@ class Player:
             self.flows.append(flow)
             self.ends[flow.id] = []
             if self.live:
-                self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+                self.waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             elif self.rule:
                 spec = AnswerSpec("r", "chat", on_truncated=self.rule.on_truncated)
                 plain = self.asked is not None and not self._guarded
                 attempt = Attempt(spec, self.rule, plain=plain, asked=self.asked, clock=lambda: self.now)
-                wait = self._waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
+                wait = self.waits[flow.id] = ClientWait(self.rule, attempt, lambda: self.now)
                 wait.kept = Mock(**{"done.return_value": False}) if self.rule.keep_answers else None
             self.now += self._held
         elif isinstance(command, _hooks.HttpResponseHeadersHook) and (
@@ -243,11 +259,13 @@ class Player:
             if command.name == "response" and wait is not None and wait.attempt is not None and not wait.guard:
                 wait.reply_made = True
                 self._reply(flow, wait.attempt)
+            if isinstance(copy := flow.response and flow.response.stream, LiveCopy):
+                copy.store(flow)
 
     def _pass_on(self, flow: http.HTTPFlow) -> None:
-        wait = self._waits[flow.id]
+        wait = self.waits[flow.id]
         if not self._guarded:
-            self._waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
+            self.waits[flow.id] = ClientWait(UNLIMITED, clock=lambda: self.now)
             flow.response.stream = True
         elif wait.guard is None:
             wait.reply_made = True

@@ -9,6 +9,7 @@ from force_stream.endpoints import ENDPOINTS
 from force_stream.errors import StreamError
 from force_stream.merge.fields import (
     CHANGED,
+    LAST,
     SAME,
     Accumulator,
     Concat,
@@ -23,6 +24,7 @@ from force_stream.merge.fields import (
     fields,
     first,
     fragment,
+    label,
     latest,
     name,
     nothing,
@@ -39,6 +41,7 @@ from hypothesis import strategies as st
 RULES: dict[str, Rule] = {
     "first": first,
     "latest": latest,
+    "label": label,
     "overlay": overlay,
     "concat": concat,
     "name": name,
@@ -88,6 +91,19 @@ def test_an_effect_is_all_that_a_repeat_changes(rule: Rule, before: list[Any], v
     elif isinstance(effect, Concat | Extend | Padding):
         effect.add(value)
         assert repeated.result() == added(rule, [*before, value, value])[0].result()
+
+
+LABELS = st.text(min_size=1, max_size=3) | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(before=st.lists(VALUES | LABELS, max_size=4), value=LABELS, between=st.lists(LABELS), last=LABELS)
+def test_where_a_label_may_differ_the_last_one_counts(
+    before: list[Any], value: Any, between: list[Any], last: Any
+) -> None:
+    _, effect = added(label, [*before, value])
+    if effect is LAST:
+        all_of_them, _ = added(label, [*before, value, *between, last])
+        assert all_of_them.result() == added(label, [*before, value, last])[0].result()
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.path.stem) for case in CASES if case.folder in ENDPOINTS])

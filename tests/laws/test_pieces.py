@@ -133,3 +133,16 @@ def test_json_that_something_follows_is_the_same_in_any_pieces(case: str, rest: 
             made.feed(body[start:stop])
         found.append((made.finish(), made.report))
     assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize("size", [1, 9, 700])
+def test_what_an_error_status_says_is_the_same_in_any_pieces(size: int) -> None:
+    # The API sends its answers as texts too.
+    body = b"Loading\n\nplease\n\n" + b"wait " * 300
+    spec = AnswerSpec(rule="r", endpoint="transcriptions")
+    whole, in_pieces = (spec.read(503, "text/event-stream") for _ in range(2))
+    whole.feed(body)
+    for at in range(0, len(body), size):
+        in_pieces.feed(body[at : at + size])
+    assert in_pieces.finish() == whole.finish()
+    assert in_pieces.report == whole.report

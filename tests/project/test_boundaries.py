@@ -32,6 +32,7 @@ MAY_KNOW_MITMPROXY = {
             "request",
             "response",
             "saved",
+            "shortcut",
             "stream_layer",
             "summary",
         )
@@ -46,6 +47,7 @@ MAY_KNOW_MITMPROXY = {
             "commands",
             "hooks",
             "in_flight",
+            "listeners",
             "mitmweb",
             "options",
             "retries",
@@ -62,6 +64,7 @@ MAY_KNOW = {
     "wire/encodings": {"brotli"},
     "proxy/chunked": {"h11"},
     "proxy/goaway": {"h2", "hyperframe"},
+    "proxy/shortcut": {"OpenSSL"},
     "page/server": {"h11"},
     "cli/environment": {"certifi", "cryptography"},
     "cli/install": {"ruamel"},
@@ -118,7 +121,8 @@ def declared() -> set[str]:
     """What pyproject.toml says that the addon needs, as names of modules."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in project["dependencies"]}
-    return {{"pyyaml": "yaml", "ruamel.yaml": "ruamel"}.get(name, name) for name in names}
+    modules = {"pyopenssl": "OpenSSL", "pyyaml": "yaml", "ruamel.yaml": "ruamel"}
+    return {modules.get(name, name) for name in names}
 
 
 def guarded(source: Path) -> set[str]:

@@ -197,12 +197,15 @@ class Commands:
             body = await bodies.read(changed.request, partial(request.body_of, changed))
             found = candidates(self._addon.rules, request.hosts_of(changed), changed.request.path)
             match = first_match(found, body.members if body else {}, changed)
-            rule = None if match is None else match[0]
-            if match is None or rule is None or body is None or body.asks_plain == rule.force_upstream_plain:
-                wants = "a plain answer" if rule is not None and rule.force_upstream_plain else "a stream"
-                logger.warning(f"{name}: no rule takes this request, or it asks for {wants} itself")
+            if match is None or body is None:
+                logger.warning(f"{name}: no rule takes this request; force_stream.explain says why")
                 return
-            rule = replace(rule, inject={})
+            rule = replace(match[0], inject={})
+            if body.asks_plain == rule.force_upstream_plain:
+                logger.warning(
+                    f"{name}: this request itself asks for {'a plain answer' if body.asks_plain else 'a stream'}"
+                )
+                return
             if rule.force_upstream_plain:
                 spec, asked = await bodies.read(changed.request, partial(request.make_plain, changed, body, *match))
                 streamed, plain = Attempt(spec, rule), Attempt(spec, rule, plain=True, asked=asked)
@@ -211,7 +214,7 @@ class Commands:
             else:
                 forced = await bodies.read(changed.request, partial(request.force, changed, body, *match))
                 if forced is None:
-                    logger.warning(f"{name}: this path never streams.")
+                    logger.warning(f"{name}: this path never streams")
                     return
                 attempt = Attempt(forced, rule)
                 await asyncio.gather(self._addon.send_attempt(came, None), self._addon.send_attempt(changed, attempt))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from mitmproxy import ctx, http, log
-from mitmproxy.addonmanager import Loader, traverse
+from mitmproxy import ctx, http
+from mitmproxy.addonmanager import Loader
 from mitmproxy.hooks import UpdateHook
 
 from ..answer.cause import plainly
@@ -50,6 +50,7 @@ from ..wire.encodings import MissingDecoder, TooLarge, decode_noting, decoded_si
 from ..wire.form_body import Form
 from ..wire.json_body import Body
 from ..wire.text import printable
+from . import listeners
 from .in_flight import LOOK_EVERY, Observer, SilenceWatch, figures
 from .options import add_options, eager_warning, unknown_options
 from .retries import Retries
@@ -134,8 +135,7 @@ class ForceStream:
 
     def load(self, loader: Loader) -> None:
         contentview.register()
-        for handler in _announcers():
-            handler.addFilter(_is_announced)
+        listeners.install()
         add_options(loader, self._default_rules)
         # Before there can be rules: `running` comes when clients may have sent requests already.
         self._observe()
@@ -154,8 +154,7 @@ class ForceStream:
 
     def done(self) -> None:
         contentview.unregister()
-        for handler in _announcers():
-            handler.removeFilter(_is_announced)
+        listeners.uninstall()
         self.rules_watcher.stop()
         self._kept.clear()
         if self._silence_watch is not None:
@@ -244,7 +243,7 @@ class ForceStream:
         if isinstance(self._roles.get(flow), Own):
             return  # it was prepared before it was sent
         try:
-            if "origin" in flow.request.headers:
+            if bodies.header(flow.request, b"origin"):
                 cors.admit(flow, self.rules)
             if flow.response is None:
                 await self._force(flow)
@@ -634,6 +633,7 @@ class ForceStream:
             if guard.error:
                 logger.info(f"{copy.spec.rule}: the stream came to no end, and its client gets an error event")
         self._count_own_stream(flow, copy, cut)
+        await self._retries.learn_refusal(flow, copy.spec)
 
     def _count_own_stream(self, flow: http.HTTPFlow, copy: LiveCopy, cut: str = "") -> None:
         """Keep a stream that the client itself asked for, and count its outcome, once the client has it."""
@@ -643,21 +643,20 @@ class ForceStream:
         if not copy.is_empty:
             task = aside.run(partial(flow_record.of_own_stream, flow, copy.spec, copy.limit, cut))
             self._counting.add(task)
-            task.add_done_callback(self._count_when_read)
+            task.add_done_callback(partial(self._count_when_read, flow))
 
-    def _count_when_read(self, task: asyncio.Future[Outcome]) -> None:
+    def _count_when_read(self, flow: http.HTTPFlow, task: asyncio.Future[Outcome]) -> None:
         self._counting.discard(task)
         if task.cancelled():
             return
         self._count(task.result)
         try:
-            self._tell_of_own_stream(task.result())
+            self._tell_of_own_stream(flow, task.result())
         except Exception as error:
             _log_bug("the flow has no comment", error)
 
-    def _tell_of_own_stream(self, outcome: Outcome) -> None:
-        flow = outcome.flow()
-        if flow is None or not outcome.cause:
+    def _tell_of_own_stream(self, flow: http.HTTPFlow, outcome: Outcome) -> None:
+        if not outcome.cause:
             return
         # A client that closes its own stream has often enough.
         marked = CUT_BY.of(flow) != _CLIENT_LEFT
@@ -665,19 +664,6 @@ class ForceStream:
         line = summary.describe_own_stream(flow, about, outcome.cause, marked=marked)
         logger.log(logging.WARNING if marked else logging.INFO, line)
         ctx.master.addons.trigger(UpdateHook([flow]))
-
-
-def _announcers() -> list[logging.Handler]:
-    """What tells scripts of each line of the log, by mitmproxy's deprecated event `add_log`; nothing if a version of
-    mitmproxy has it no longer."""
-    announcer: type[logging.Handler] | tuple[()] = getattr(log, "LegacyLogEvents", ())
-    return [handler for handler in logging.getLogger().handlers if isinstance(handler, announcer)]
-
-
-def _is_announced(record: logging.LogRecord) -> bool:
-    """Whether there may be a script that wants to be told: to ask all addons takes longer than to aggregate a short
-    answer."""
-    return record.name != logger.name or any(hasattr(addon, "add_log") for addon in traverse(ctx.master.addons.chain))
 
 
 def _level(flow: http.HTTPFlow) -> int:

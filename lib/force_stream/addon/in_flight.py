@@ -11,9 +11,8 @@ from mitmproxy import http
 
 from ..proxy.attempt import Attempt
 from ..proxy.live_copy import LiveCopy
-from ..proxy.request import name_of
-from ..rules.hosts import with_port
-from ..wire.text import counted, printable
+from ..proxy.request import upstream_of
+from ..wire.text import counted
 
 # Seconds of silence after which the log has a line, and between two looks.
 SILENT: Final = 30.0
@@ -53,7 +52,7 @@ def _figures(flow: http.HTTPFlow, observer: Observer) -> InFlight:
     return InFlight(
         id=flow.id,
         at=started,
-        upstream=with_port(printable(name_of(flow)), request.port),
+        upstream=upstream_of(flow),
         rule=spec.rule,
         endpoint=spec.endpoint,
         model=spec.model,

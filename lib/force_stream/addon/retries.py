@@ -14,6 +14,8 @@ from typing import Final
 from mitmproxy import ctx, http
 
 from ..answer.forcing import Refusal
+from ..answer.reader import AnswerSpec
+from ..answer.report import EVENT_STREAM_TYPE
 from ..endpoints import ENDPOINTS
 from ..endpoints.endpoint import Endpoint
 from ..errors import EmptyStream, MixedChoices, UpstreamError
@@ -38,6 +40,8 @@ _USELESS: Final = {
 }
 # Events. A refusal inside an event stream comes first, or after events that only announce the answer.
 _MOST_BEFORE_REFUSAL: Final = 3
+# Bytes of a stream that holds nothing else. It is read on the event loop.
+_LONGEST_REFUSAL: Final = 16 * 1024
 
 
 @dataclass
@@ -169,7 +173,10 @@ class Retries:
             return
         tries.take(plain, attempt, f"sent plain: {why}")
         if not useless and answer.status_code < 400:
-            await self._learn_plain(tries, refusal)
+            body = bodies.decoded(refusal, refusals.LONGEST_ERROR) or b""
+            read = await request.read_request(tries.latest)
+            given = tries.attempt.asked is not None
+            self._learn_plain(tries.flow, read, rule, tries.attempt.spec, refusal.status_code, body, to_events=given)
 
     async def _plain_again(self, tries: _Tries) -> http.HTTPFlow | None:
         """A new flow for the client, whose request asks for no stream; None where it cannot be made plain."""
@@ -189,30 +196,55 @@ class Retries:
             return None
         return request.link(tries.flow, again)
 
-    async def _learn_plain(self, tries: _Tries, refusal: http.Response) -> None:
-        """The answer to the plain request has confirmed the refusal. A temporary one, such as 503 "streaming is
-        temporarily unavailable", says nothing about the next request."""
-        if refusal.status_code in TEMPORARY:
+    async def learn_refusal(self, flow: http.HTTPFlow, spec: AnswerSpec) -> None:
+        """Learn from a stream that its client got as it came: it may hold nothing but a refusal to stream. Whether the
+        plain request fares better, the next one shows."""
+        rule = next((rule for rule in self._rules() if rule.name == spec.rule), None)
+        answer = flow.response
+        if rule is None or not rule.learn or answer is None or was_made_plain(flow):
             return
-        read = await request.read_request(tries.latest)
-        if read is None:
+        raw = answer.raw_content or b""
+        body = bodies.decoded(answer, _LONGEST_REFUSAL) if len(raw) <= _LONGEST_REFUSAL else None
+        if body is None:
+            return
+        read = spec.read(answer.status_code, EVENT_STREAM_TYPE)
+        read.feed(body)
+        said, report = read.finish(), read.report
+        if said is None or report.code != UpstreamError.code or report.events > _MOST_BEFORE_REFUSAL:
+            return
+        demand = refusals.demand_of(said.status, said.body, streamed=True, phrases=_phrases(rule))
+        if demand is Demand.PLAIN:
+            asked = await request.read_request(flow)
+            self._learn_plain(flow, asked, rule, spec, said.status, said.body, to_events=True)
+
+    def _learn_plain(
+        self,
+        flow: http.HTTPFlow,
+        read: tuple[Body | Form, str | None] | None,
+        rule: Rule,
+        spec: AnswerSpec,
+        status: int,
+        refusal: bytes,
+        *,
+        to_events: bool,
+    ) -> None:
+        """Remember a refusal. A temporary one, such as 503 "streaming is temporarily unavailable", says nothing about
+        the next request. `read`: the request without what a rule adds; `to_events`: its client asks for a stream."""
+        if read is None or status in TEMPORARY:
             return
         body, model = read
-        members = refusals.scope_of(
-            refusal.status_code, bodies.decoded(refusal, refusals.LONGEST_ERROR) or b"", body.members
-        )
+        members = refusals.scope_of(status, refusal, body.members)
         if members is None:
             return
-        spec = tries.attempt.spec
-        asked = request.asked_of(tries.flow, model, ENDPOINTS[spec.endpoint])
-        self.learned.add_plain(asked, request.credentials_of(tries.flow), members)
-        rule = ""
-        if tries.attempt.asked is not None and not members:
+        asked = request.asked_of(flow, model, ENDPOINTS[spec.endpoint])
+        self.learned.add_plain(asked, request.credentials_of(flow), members)
+        to_paste = ""
+        if to_events and not members:
             pasted = refusals.rule_to_paste(asked.name, model or "", forced="plain")
-            rule = f" The rule for it, to be put before this one: {pasted}"
+            to_paste = f" The rule for it, to be put before this one: {pasted}"
         logger.warning(
-            f"{tries.rule.name}: {asked} cannot stream {what(members)}. Until the rules change or mitmproxy stops, "
-            f"such requests are sent plain.{rule}"
+            f"{rule.name}: {asked} cannot stream {what(members)}. Until the rules change or mitmproxy stops, "
+            f"such requests are sent plain.{to_paste}"
         )
 
     async def _send_without_options(self, tries: _Tries) -> None:
@@ -314,10 +346,13 @@ def _demand_of(tries: _Tries) -> Demand | None:
 
 
 def _demand_in(answer: http.Response, rule: Rule, *, streamed: bool, options: bool = False) -> Demand | None:
-    phrases = rule.learn if isinstance(rule.learn, tuple) else ()
     if len(answer.raw_content or b"") > refusals.LONGEST_ERROR:
         return None
     body = bodies.decoded(answer, refusals.LONGEST_ERROR)
     if body is None:
         return None
-    return refusals.demand_of(answer.status_code, body, streamed=streamed, options=options, phrases=phrases)
+    return refusals.demand_of(answer.status_code, body, streamed=streamed, options=options, phrases=_phrases(rule))
+
+
+def _phrases(rule: Rule) -> tuple[str, ...]:
+    return rule.learn if isinstance(rule.learn, tuple) else ()

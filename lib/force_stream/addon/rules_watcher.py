@@ -136,7 +136,8 @@ class RulesWatcher:
             logger.info(line)
         self.rules = rules
         self._changed()
-        if not any(rule.watches_streams for rule in rules):
+        # Where mitmproxy only reads flows from a file, no request goes out.
+        if getattr(ctx.options, "server", True) and not any(rule.watches_streams for rule in rules):
             # The default file came with the addon, and an update would overwrite what was edited in it.
             own = self._file if self._file != self._default_file else None
             where = f"set force_upstream_stream: true in a rule of {own}, or " if own else ""

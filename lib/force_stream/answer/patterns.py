@@ -17,22 +17,28 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
+from functools import cached_property
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from ..merge.fields import CHANGED, Concat, Extend, Listing, Padding, Slots, Target, Totals
+from ..merge.fields import CHANGED, Concat, Extend, Last, Listing, Padding, Slots, Target, Totals
 from ..wire import jsontext
 from ..wire.sse import end_of_event
 from . import shapes
 from .events import REPLACED, Event, EventReader, is_whole
 
 _BACKSLASH: Final = ord("\\")
-_NUMBER: Final = re.compile(rb"(?:0|[1-9][0-9]*)(?=[,}])")
-_NUMBERS: Final = re.compile(rb"(?:(?:0|[1-9][0-9]*),)*")
+# An odd number of them.
+_ENDS_IN_BACKSLASH: Final = re.compile(rb"(?<!\\)\\(?:\\\\)*+\n")
+_REPLACED: Final = REPLACED.encode()
+_A_NUMBER: Final = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+"
+_NUMBER: Final = re.compile(_A_NUMBER + rb"(?=[,}])")
+_NUMBERS: Final = re.compile(rb"(?:%s,)*+" % _A_NUMBER)
 # A number that is not 0, in an object, with its name.
-_COUNT: Final = re.compile(rb'"[^"\\]*": ?([1-9][0-9]*)(?=[,}])')
-_COUNTS: Final = re.compile(rb"(?:[1-9][0-9]*,)*")
+_A_COUNT: Final = rb"(?=[-0.]*[1-9])" + _A_NUMBER
+_COUNT: Final = re.compile(rb'"[^"\\]*": ?(%s)(?=[,}])' % _A_COUNT)
+_COUNTS: Final = re.compile(rb"(?:%s,)*+" % _A_COUNT)
 # Where templates that are in force together may differ.
 _INDEX: Final = re.compile(rb'("index": ?)[0-9]+')
 # The start of an event of which nothing has ended, but for its name. (A line that reports an error is an event itself.)
@@ -82,16 +88,25 @@ class _Values:
         """Whether all of them are valid for such a slot."""
         if not self.slot.opening:
             numbers = _COUNTS if isinstance(self.slot.target, Totals) else _NUMBERS
-            return numbers.fullmatch(b"%s," % b",".join(self.raw)) is not None
+            joined = b",%s," % b",".join(self.raw)
+            if joined.count(b",") != len(self.raw) + 1:
+                return False
+            are_plain = joined.replace(b",", b"").isdigit() and b",0" not in joined and b",," not in joined
+            return are_plain or numbers.fullmatch(joined, 1) is not None
         joined, opening = b"".join(self.raw), self.slot.opening
         # A line end inside a value ends the event there, by the grammar of event streams.
         if b"\n" in joined or b"\r" in joined:
             return False
+        if isinstance(self.slot.target, Last) and b"" in self.raw:
+            return False
+        if b"\\" in joined and opening == b'"' and _ENDS_IN_BACKSLASH.search(b"\n".join((*self.raw, b""))):
+            return False  # the quote behind it is a part of the string
         if opening == b":":
             return b"}" not in joined  # the decoder looks for an event whose line end is lost
+        keeps_pieces = isinstance(self.slot.target, Concat) and self.slot.target.keeps_pieces
         if opening == b'"' and joined.isascii() and b"\\" not in joined:
-            # A quote is in none of them.
-            keeps_pieces = isinstance(self.slot.target, Concat) and self.slot.target.keeps_pieces
+            if b'"' in joined:
+                return False
             self._values = b'"'.join(self.raw).decode("ascii").split('"') if keeps_pieces else [joined.decode("ascii")]
             return True
         # A quote between them, as `_parse` has it: the halves of a split character must not make a whole one.
@@ -100,6 +115,13 @@ class _Values:
             self._shape = self._shape or shapes.shape_of(self.raw)
             self._items = b"" if self._shape is None else shapes.written(self.raw, self._shape)
             if self._items:
+                return True
+        if opening == b'"' and not keeps_pieces and not self.replaced and b"\\u" not in joined:
+            # No character, and no escape, begins in one of them and ends in the next.
+            text = f'"{joined.decode()}"'
+            value, end = jsontext.scan(text, 0)
+            if end == len(text):
+                self._values = [value]
                 return True
         values = _parse(opening, self.raw)
         self._values = values or []
@@ -133,7 +155,7 @@ class Template:
         self.alone = Round([self])
         self.next = self  # the one that was last seen after it
 
-    @property
+    @cached_property
     def shape(self) -> list[bytes]:
         """What those in force together have in common."""
         return [_INDEX.sub(rb"\1", part) for part in self.fixed]
@@ -191,7 +213,8 @@ class Round:
             for stop, part, length, append in steps:
                 end = find(stop, here, limit)
                 if end > 0 and data[end - 1] == _BACKSLASH:
-                    end = _end_of_string(data, here)
+                    # What follows the slot, in this line: whether it is in a string shows later.
+                    end = find(part, here, find(b"\n", here, limit) + length)
                 if not startswith(part, end):
                     break
                 append(data[here:end])
@@ -234,7 +257,7 @@ class Templates:
         self._foretold = 0
         self._rounds: dict[Template, Round] = {}
         # Whether it matters which event is the last.
-        self._in_order = any(isinstance(target, Totals) for target in first.targets)
+        self._in_order = any(isinstance(target, Last | Totals) for target in first.targets)
 
     def are_near(self, event: bytes) -> bool:
         """Whether an event may be one that can join these, as far as its beginning and its end tell."""
@@ -248,6 +271,9 @@ class Templates:
         if made.shape != self._templates[0].shape or own & known or len(self._templates) > _MOST_TEMPLATES:
             return False
         self._templates.insert(0, made)
+        # It was the last to come, and most likely they take turns in the order in which they came first.
+        made.next, self._last.next, self._last = self._last.next, made, made
+        self._foretold = len(self._templates)
         self._starts, self._ends = (made.fixed[0], *self._starts), (made.fixed[-1], *self._ends)
         self._in_order = True
         return True
@@ -267,19 +293,16 @@ class Templates:
             last = self._last if self._chunk is None else self._chunk
             last_start = (end if self._chunk is None else self._chunk_end) - last.last_size
             if self._in_order and self._chunk is not None:
-                end, is_last = last_start, last_start == at
-                if not is_last:
-                    # If it is not, the one before it is the last that counts.
-                    are_valid = [values.drop_last() for values in last.values]
-                    is_valid = all(are_valid)
-                    if self._comment is not None:
-                        self._comment.cut(self._comments)
+                # The last of these is the last that counts, if nothing behind it fits.
+                are_valid = [values.drop_last() for values in last.values]
+                is_valid = all(are_valid)
+                is_last, end = last_start == at or end - at < most, last_start
+                if self._comment is not None:
+                    self._comment.cut(self._comments)
             fitted = [template for template in self._templates if template.count]
             if not is_valid or not all(values.are_valid() for template in fitted for values in template.values):
                 # What comes before the first that is not valid is matched again: fewer events each time.
                 most, is_last, in_rounds = (last_start - at + 1) // 2, False, False
-            elif is_last:
-                most = 0
             else:
                 for template in fitted:
                     template.append()
@@ -289,7 +312,7 @@ class Templates:
                     run.lines + sum(template.count * template.lines for template in fitted),
                     run.has_replaced or any(values.replaced for template in fitted for values in template.values),
                 )
-                most = 2 * most if self._in_order or end - at >= most else 0
+                most = 2 * most if (self._in_order and not is_last) or end - at >= most else 0
             for template in fitted:
                 template.cut(0)
             if not most:
@@ -385,7 +408,8 @@ def _parse(opening: bytes, insides: Sequence[bytes]) -> list[Any] | None:
     except ValueError:
         return None
     if opening == b'"':
-        return values
+        # Each has two quotes around it: with one inside, there would be more strings.
+        return values if len(values) == len(insides) and all(type(one) is str for one in values) else None
     # An inside that ends its list and starts another would make one more of them than there are insides.
     return values if len(values) == len(insides) and all(isinstance(one, list) and one for one in values) else None
 
@@ -397,20 +421,21 @@ def template_of(
     members; None if the bytes do not plainly show where they are. What is not a text and was the same in the event
     `before` is assumed to stay the same: a slot costs time in every event, and a wrong guess one more event parsed."""
     head, _, end = event.partition(data)
-    if REPLACED.encode() in data or not _is_head(head) or end not in (b"\n\n", b"\r\n\r\n"):
+    if _REPLACED in data or not _is_head(head) or end not in (b"\n\n", b"\r\n\r\n"):
         return None
     texts: list[Slot] = []
     others: list[Slot] = []
     for key, target in slots:
+        if isinstance(target, Padding | Last | Totals):
+            others += _slots(event, key, target) if key not in watched else ()
+            continue
         found = _slots(event, key, target)
-        if isinstance(target, Padding | Totals):
-            others += found if key not in watched else ()
-        elif not found:
+        if not found:
             return None
-        texts += found if isinstance(target, Concat | Extend) else ()
-    known = sorted((*texts, *others), key=itemgetter(0))
+        texts += found
+    known = sorted((*texts, *others), key=itemgetter(0)) if others or len(texts) > 1 else texts
     fixed = _around(event, known)
-    if any(b"\\" in part for part in fixed):
+    if b"\\" in b"".join(fixed):
         return None  # a name may be spelled with escapes there, and the bytes in a slot be another member's
     varying = [slot for slot in known if slot in texts or (before and event[slot.named : slot.end + 1] not in before)]
     return Template(fixed if varying == known else _around(event, varying), varying)
@@ -427,6 +452,8 @@ def _are_learnable(slots: Slots, before: bytes) -> bool:
 
 def _is_head(head: bytes) -> bool:
     """Whether nothing but the field's name, and the event's name, comes before an event's data."""
+    if head == b"data: ":
+        return True
     *named, last = head.replace(b"\r\n", b"\n").split(b"\n")
     return last in (b"data: ", b"data:") and len(named) < 2 and all(line.startswith(b"event:") for line in named)
 
@@ -444,7 +471,7 @@ def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
     if len(found) != 1:
         return []  # where there are two before a value of one kind, it is not clear which is meant
     named, start = found[0]
-    opening = event[start : start + 1].strip(b"0123456789")
+    opening = event[start : start + 1].strip(b"-0123456789")
     start += len(opening)
     end = _ENDS[opening](event, start)
     if end >= 0 and isinstance(target, Totals):
@@ -453,8 +480,11 @@ def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
     return [] if end < 0 else [Slot(start, end, named, opening, target)]
 
 
-# What opens a member's value, by its target; padding is a string or a number, and all others are texts.
-_OPENINGS: Final = defaultdict(lambda: b'"', {Extend: b"[", Listing: b"[", Padding: b'"0123456789', Totals: b"{"})
+_LABEL_OPENINGS: Final = b'"-0123456789'
+# What opens a member's value, by its target; padding and labels are strings or numbers, and all others are texts.
+_OPENINGS: Final = defaultdict(
+    lambda: b'"', {Extend: b"[", Listing: b"[", Padding: _LABEL_OPENINGS, Last: _LABEL_OPENINGS, Totals: b"{"}
+)
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_value, b"{": _end_of_value, b"": _end_of_number}
 
 

@@ -211,8 +211,8 @@ class AnswerReader:
             if not (self._may_be_lines and self._has_line and data.strip() and self._is_lines()):
                 return True
             data = self._give_back_json()
-        if not self._has_chunks and len(self._scalar) < _LONGEST_SCALAR:
-            self._scalar += data[:_LONGEST_SCALAR]
+        if len(self._scalar) < _LONGEST_SCALAR:
+            self._scalar += data[: _LONGEST_SCALAR - len(self._scalar)]
         before = self._reader.count
         self._merge(self._repeats.feed(data))
         if self._left:
@@ -321,12 +321,12 @@ class AnswerReader:
 
     def forget(self) -> None:
         """Free what was read, in short steps; the report stays."""
-        self._left += (self._aggregator, self._repeats)
+        left, self._left = [*self._left, self._aggregator, self._repeats], []
         self._reader.forget()
         self._aggregator = ENDPOINTS[self._spec.endpoint].aggregator(self._spec.choices)
         self._repeats = Repeats(self._reader)
         self._json, self._error, self._words = [], None, None
-        drop(self._left)
+        drop(left)
 
     def so_far(self) -> Any:
         """The document of what has come, for a person: whole or not, and whatever reply that makes; None if there is
@@ -399,18 +399,16 @@ class AnswerReader:
         self._left.append(found)
         if found is None or found[2].strip() or not isinstance(value := found[0], dict) or _is_event(value):
             return False
-        return self._has_answer(value) or self._status >= 400 or error_in(value) is not None
-
-    def _has_answer(self, value: dict[str, Any]) -> bool:
         is_transcript = self._spec.endpoint == "transcriptions" and "text" in value
-        return is_transcript or any(isinstance(value.get(name), list) and value[name] for name in _ANSWERS)
+        has_answer = is_transcript or any(isinstance(value.get(name), list) and value[name] for name in _ANSWERS)
+        return has_answer or self._status >= 400 or error_in(value) is not None
 
     def _is_said_again(self, value: Any, _: str, rest: str) -> bool:
         """Whether nothing follows an answer but the same one. Raises `CorruptedStream` where others follow it: those
         are not the parts of one, and it is not known which of them was asked for."""
         documents, found, at = [], value, 0
         rest = rest.rstrip()
-        while isinstance(found, dict) and not _is_event(found) and self._has_answer(found) and not error_in(found):
+        while isinstance(found, dict) and not _is_event(found) and _has_ended(found) and not error_in(found):
             documents.append(found)
             if at == len(rest):
                 break
@@ -683,6 +681,15 @@ def _is_large_document(body: bytes) -> bool:
     if len(body) == len(head) or not ends or _OF_AN_EVENT.search(head):
         return False
     return _document_in(head) is None  # otherwise it is a small one, and more after it
+
+
+def _has_ended(value: dict[str, Any]) -> bool:
+    """Whether a JSON document says that it is a whole answer, and not a part of one: chunks of legacy completions look
+    like their answers."""
+    choices = value.get("choices")
+    if isinstance(choices, list):
+        return bool(choices) and all(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices)
+    return any(value.get(name) for name in ("stop_reason", "status", "data"))
 
 
 def _is_event(value: dict[str, Any]) -> bool:

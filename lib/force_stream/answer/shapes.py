@@ -67,7 +67,7 @@ def _one_of(values: list[Any]) -> bytes:
 def _source(value: Any) -> bytes:
     """The regular expression of a value; null may take the place of any but an object."""
     if isinstance(value, dict):
-        members = (re.escape(jsontext.dumps(key)) + b":" + _source(item) for key, item in value.items())
+        members = (_name(key) + b":" + _source(item) for key, item in value.items())
         return rb"\{%s\}" % b",".join(members)
     if isinstance(value, list):
         item = _one_of(value) if any(isinstance(each, dict | list | str) for each in value) else _WHOLE
@@ -77,6 +77,12 @@ def _source(value: Any) -> bytes:
     if value is None or isinstance(value, str):
         return b"(?:%s|null)" % _STRING
     return b"(?:true|false|null)" if isinstance(value, bool) else b"(?:%s|null)" % _NUMBER
+
+
+def _name(key: str) -> bytes:
+    """The regular expression of a member's name."""
+    is_word = key.isascii() and key.isidentifier()
+    return b'"%s"' % key.encode() if is_word else re.escape(jsontext.dumps(key))
 
 
 def written(insides: Sequence[bytes], shape: Shape) -> bytes:

@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "-o", metavar="FILE.html", dest="page", help="the page, replaced if it exists; -: stdout (default: FLOWS.html)"
     )
-    report.add_argument("--flows", metavar="FILE", help="also write the flows, masked the same way, to a flow file")
+    report.add_argument("--flows", metavar="FILE", help="also write the flows, masked the same way; -: stdout")
     add("path", "print the path of the addon's script, for mitmproxy's -s", 'mitmdump -s "$(force-stream path)"')
     install = add(
         "install", "make every mitmproxy load the addon, through its config.yaml", "force-stream install --remove"

@@ -24,11 +24,10 @@ from ..page.plot import describe, ending, plot
 from ..proxy import notes
 from ..proxy.bodies import decoded
 from ..proxy.notes import UnreadableFlow
-from ..proxy.request import name_of
+from ..proxy.request import upstream_of
 from ..proxy.response import kept_answer, streams
 from ..proxy.retry_policy import wait_asked
 from ..proxy.summary import direction_of
-from ..rules.hosts import with_port
 from ..view import timeline, timeline_text
 from ..view.contentview import view
 from ..view.flow_record import head_of
@@ -168,7 +167,7 @@ def _outcome(flow: http.HTTPFlow, seen: _Seen) -> Outcome:
     return Outcome(
         id=flow.id,
         at=start,
-        upstream=with_port(printable(name_of(flow)), request.port),
+        upstream=upstream_of(flow),
         rule=notes.RULE.of(flow) or "",
         endpoint=notes.ENDPOINT.of(flow) or "",
         model=notes.MODEL.of(flow) or _model(flow),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from ..errors import EmptyStream, IncompleteStream, MixedChoices
-from ..errors.events import error_in
+from ..errors.events import MAY_REPORT, error_in
 from ..merge.fields import (
     CHANGED,
     SAME,
@@ -24,6 +24,7 @@ from ..merge.fields import (
     fields,
     first,
     index_of,
+    label,
     latest,
     listing,
     nothing,
@@ -114,6 +115,7 @@ _DELTA: Final[Mapping[str, Rule]] = {
     "images": by_index(fields({}, latest)),
     "executed_tools": by_index(fields({}, latest)),  # Groq compound: each first without, then with its output
     "annotations": extend,
+    "error": latest,  # whatever it is, it may be one
     "name": first,
     "channel": latest,  # Groq, gpt-oss
     "phase": latest,  # Cline, codex models
@@ -135,11 +137,10 @@ _CHUNK: Final[Mapping[str, Rule]] = {
     "id": of_first,
     "object": nothing,  # "chat.completion.chunk", "", "text_completion", …: the answer has its own
     "created": of_first,
-    "model": first,
+    "model": of_first,
     "choices": nothing,  # and usage: they have accumulators of their own
     "usage": nothing,
-    "service_tier": latest,
-    "system_fingerprint": latest,
+    **dict.fromkeys(("type", *MAY_REPORT), overlay),  # each of them is looked at; all others are labels
     "prompt_progress": nothing,  # llama.cpp's progress through the prompt, which a plain answer does not have
     "x_groq": fields({"usage": nothing}, overlay),  # Groq's plain answers have the usage at the top alone
     "obfuscation": padding,
@@ -200,7 +201,7 @@ class CompletionAggregator(Aggregator):
     choice_rules: Mapping[str, Rule]
 
     def __init__(self, expected_choices: int = 1) -> None:
-        self._top = Fields(_CHUNK, overlay)
+        self._top = Fields(_CHUNK, label)
         self._choices: dict[int, Fields] = {}
         self._reasons: dict[int, Any] = {}
         self._unfinished: set[int] = set()  # without a finish reason

@@ -26,8 +26,8 @@ _CODES: Final = ("error_code", "errorCode", "err_code", "errCode", "errcode", "e
 _STATUSES: Final = ("statusCode", "status_code", "status", "http_status", "httpStatus", "http_code", "httpCode", "code")
 _TEXTS: Final = ("message", "msg", "detail", "description", "title", "error_description", "Message")
 _WRAPPERS: Final = ("x_groq", "data", "Response", "result", "output")
-# What may make a chunk an error at all. Nearly no chunk has one of these.
-_TELLING: Final = frozenset(
+# What may make a chunk an error at all, beside its type. Nearly no chunk has one of these.
+MAY_REPORT: Final = frozenset(
     (
         *("error", "errors", "Error", "ErrorMsg", "base_resp", "response", "fault", "success", "ok", "name", "reason"),
         "__type",
@@ -58,7 +58,7 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
     # Nearly every chunk leaves after a few look-ups.
     kind = chunk.get("type")
     named = event != kind and event.endswith(_ENDINGS)  # if they are the same, it is asked below
-    if _TELLING.isdisjoint(chunk) and not named:
+    if MAY_REPORT.isdisjoint(chunk) and not named:
         if kind is None and (choices := chunk.get("choices")):
             return _of_choices(choices, chunk)
         if not (isinstance(kind, str) and kind.endswith(_ENDINGS)):
@@ -70,7 +70,7 @@ def is_never_error(chunk: dict[str, Any], event: str = "") -> bool:
     """Whether no event like this one reports an error: of the same name and type, with at most one choice, and members
     of the same names down to its delta."""
     kind, choices = chunk.get("type"), chunk.get("choices")
-    if not _TELLING.isdisjoint(chunk) or event.endswith(_ENDINGS):
+    if not MAY_REPORT.isdisjoint(chunk) or event.endswith(_ENDINGS):
         return False
     if choices is None:
         return isinstance(kind, str) and bool(kind) and not kind.endswith(_ENDINGS) and _LOOKED_INTO.isdisjoint(chunk)

@@ -66,11 +66,9 @@ _KEEPALIVE: Final = re.compile(
 def is_keepalive(text: str) -> bool:
     """Whether a text only keeps the connection open: "ping", ": OPENROUTER PROCESSING" (mnfst/llm-gateway#2053)."""
     text = text.strip()
-    return not text or (len(text) <= _SHORT and (_KEEPALIVE.fullmatch(text) is not None)) or _is_comment(text)
-
-
-def _is_comment(text: str) -> bool:
-    """Whether it is an event stream's comment line that a gateway wrapped into an event."""
+    if not text or (len(text) <= _SHORT and _KEEPALIVE.fullmatch(text)):
+        return True
+    # An event stream's comment line, which a gateway wrapped into an event.
     return text.startswith(":") and not says_error(text[1:])
 
 

@@ -8,12 +8,13 @@ chunk says about the field, `result` returns what all of them said. Fragments ar
     of_first   id, time: likewise, where it may differ from chunk to chunk
     latest     usage, service tier: the last informative value
     overlay    objects that several chunks send in parts: member by member, the last wins
+    label      the same, where nobody looks into it: it may differ from chunk to chunk
     concat     text in fragments; a number or a truth value among them is its own spelling
     name       text that is sent whole, perhaps repeatedly, or in fragments
     extend     lists in pieces
     listing    the same, where nobody looks into the items
     fragment   an unknown field within a delta: strings are joined unless all are equal, lists extended, objects merged
-               likewise
+               likewise; of numbers, the last counts
     fields     an object, with a rule for each field and one for those it does not list
     by_index   a list of objects, addressed by their `index`
     nothing    what no direct answer has
@@ -25,7 +26,7 @@ For all of them: null never overwrites a value, a field once seen is in the resu
 
 `add` returns its effect: what would change if the same value were added once more. That is SAME (nothing), CHANGED
 (something), the text or list to which the value would be appended, or, for an object, the slots of all such members.
-Padding may have any value; of totals, the last that are sent count.
+Padding may have any value; of labels and totals, the last that are sent count.
 Chunks that differ in nothing but their slots need not be parsed (answer/patterns.py). An effect may be CHANGED where
 SAME would be true, never the other way round.
 """
@@ -36,7 +37,7 @@ from typing import Any, ClassVar, Final, Protocol
 from ..wire import jsontext
 from .said_again import said_once
 
-type Target = Concat | Extend | Padding | Totals
+type Target = Concat | Extend | Padding | Last | Totals
 type Slots = tuple[tuple[str, Target], ...]
 type Effect = Slots | Target | None
 
@@ -45,9 +46,9 @@ CHANGED: Final = None
 
 # Each is looked for in every event's bytes.
 _MOST_SLOTS: Final = 32
-# What padding may be. What is neither a text nor a number has no slot, and a slot of its name would be another
-# member's.
-_WITH_SLOTS: Final = (str, int)
+# What padding and labels may be. What is neither a text nor a number has no slot, and a slot of its name would be
+# another member's.
+_WITH_SLOTS: Final = (str, int, float, jsontext.Number)
 
 # The result of a field that the answer does not have.
 NOTHING: Any = object()
@@ -87,12 +88,13 @@ class First(_Single):
 
 
 class OfFirst(First):
-    """An id or a time: that of the first chunk counts, and later chunks may have their own."""
+    """An id or a time: that of the first chunk counts, and later chunks may have their own. While they do not, it is
+    taken to stay as it is."""
 
     def add(self, value: Any) -> Effect:
         if not self._value:
             return super().add(value)
-        return ANY_PADDING if type(value) in _WITH_SLOTS else SAME
+        return ANY_PADDING if value != self._value and type(value) in _WITH_SLOTS else SAME
 
 
 class Latest(_Single):
@@ -111,11 +113,20 @@ class Overlay(Latest):
         if not isinstance(value, dict):
             return super().add(value)
         if self._members is None:
-            self._members = Fields({}, overlay)
+            self._members = Fields({}, type(self))
         return self._members.add(value)
 
     def result(self) -> Any:
         return super().result() if self._members is None else self._members.result()
+
+
+class Label(Overlay):
+    def add(self, value: Any) -> Effect:
+        known = self._value
+        if type(value) is str and value == known:
+            return SAME
+        effect = super().add(value)
+        return LAST if known is not None and type(value) in _WITH_SLOTS and value != "" else effect
 
 
 def spelled(value: Any) -> str | None:
@@ -294,10 +305,11 @@ class Fields:
             effect = member.add(item)
             if effect is SAME or slots is None:
                 continue
-            if effect is None or len(slots) >= _MOST_SLOTS:
+            of_member = effect if isinstance(effect, tuple) or effect is None else ((key, effect),)
+            if of_member is not None and len(slots) < _MOST_SLOTS:
+                slots += of_member
+            elif of_member is None or not all(isinstance(target, Padding | Last) for _, target in of_member):
                 slots = None
-            else:
-                slots += effect if isinstance(effect, tuple) else ((key, effect),)
         return slots
 
     def rows(self, value: dict[str, Any]) -> list[tuple[str, Callable[[Any], object]]] | None:
@@ -382,11 +394,16 @@ class Padding(Nothing):
         return self if type(value) in _WITH_SLOTS else SAME
 
 
+class Last:
+    """A label, or a number: the last that is sent counts, unless it is empty."""
+
+
 class Totals:
     """An object with running totals: the last that is sent counts, with whatever numbers but zeros."""
 
 
 ANY_PADDING: Final = Padding()
+LAST: Final = Last()
 TOTALS: Final = Totals()
 
 
@@ -407,6 +424,7 @@ def index_of(entry: Any) -> int | None:
 first: Rule = First
 latest: Rule = Latest
 overlay: Rule = Overlay
+label: Rule = Label
 concat: Rule = Concat
 name: Rule = Name
 extend: Rule = Extend
@@ -427,4 +445,5 @@ def by_index(rule: Rule) -> Rule:
     return lambda: ByIndex(rule)
 
 
-Fragment.rules = {str: TextOrLabel, list: Extend, dict: fields({})}
+_OF_NUMBERS: Final = dict.fromkeys((int, float, jsontext.Number), label)
+Fragment.rules = {str: TextOrLabel, list: Extend, dict: fields({}), **_OF_NUMBERS}

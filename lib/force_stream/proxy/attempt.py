@@ -97,7 +97,13 @@ _WITHOUT_BODY: Final = (204, 205)
 _MOST_UNFOLDED: Final = 8 * 1024
 # Bytes that a thread reads in one go; the event loop reads twice as many, since nearly all of them are read fast.
 _PORTION: Final = 4096
-# Seconds of work on what comes after the first portion in each of these spans. The rest of it is read in a thread.
+# Seconds a byte. mitmproxy alone needs longer than this: what is read in less stays on the event loop, which reads ever
+# more of it in one go, up to so many bytes. But not where its lines are shorter than this: if the next ones have to be
+# parsed, each takes the same time, however short it is.
+_FAST: Final = 1e-8
+_MOST_AT_ONCE: Final = 64 * 1024
+_SHORT_LINE: Final = 64
+# Seconds of work on all else after the first portion in each of these spans. The rest of it is read in a thread.
 _MOST_ON_LOOP: Final = 0.002
 _SPAN: Final = 0.02
 # Seconds. A thread that reads for longer pauses, or each step of the event loop would wait its turn for 5 ms.
@@ -199,6 +205,7 @@ class Attempt:
         self._early = 0
         self._span_began = self._spent = 0.0
         self._span_size = 0
+        self._at_once = 2 * _PORTION
         self._started = self._last_byte = self._last_change = clock()
         self._ended: float | None = None
         self.deadline = self._started + rule.timeout if deadline is None and rule.timeout is not None else deadline
@@ -249,6 +256,18 @@ class Attempt:
         """The upstream has sent something other than a piece of the body."""
         self._last_byte = self.clock()
 
+    def wait(self, piece: bytes) -> bool:
+        """Whether the next piece of the body may wait for more like it. If so, it does, and there is nothing else to
+        do."""
+        if self.state is not State.RECEIVING or self._reading is not None or self._aside:
+            return False
+        if self._size + len(piece) > self.rule.max_body or not self._reader.wait(piece):
+            return False
+        self._last_byte = now = self.clock()
+        self._size += len(piece)
+        self._body.add(piece, now - self._started)
+        return True
+
     def receive(self, piece: bytes) -> bool:
         """The next piece of the body. True if the caller has to `poll`: the answer is ready, or a deadline has moved
         closer. Never raises: a bug of ours becomes the answer."""
@@ -283,15 +302,22 @@ class Attempt:
             self._span_began, self._span_size, self._spent = now, self._size - len(piece), 0.0
         if self._size - self._span_size <= _PORTION and not self._reader.in_large_event:
             return self._reader.feed(piece) and self._notice_end()  # whatever it is
-        was_read = False
+        has_short_lines = _SHORT_LINE * (piece.count(b"\n") + piece.count(b"\r")) > len(piece)
+        most = 2 * _PORTION if has_short_lines else _MOST_AT_ONCE
+        at, was_read = 0, False
         begun = time.thread_time()  # CPU time: without what other processes take
-        for at in range(0, len(piece), 2 * _PORTION):
+        while at < len(piece):
             if self._spent > _MOST_ON_LOOP or self._reader.in_large_event:
                 is_noticed = was_read and self._notice_end()
                 return self._set_aside(piece[at:]) or is_noticed
-            was_read = self._reader.feed(piece[at : at + 2 * _PORTION]) or was_read
+            portion = piece[at : at + min(self._at_once, most)]
+            was_read = self._reader.feed(portion) or was_read
+            at += len(portion)
             begun, before = time.thread_time(), begun
-            self._spent += begun - before
+            if begun - before > _FAST * len(portion):
+                self._spent, self._at_once = self._spent + begun - before, 2 * _PORTION
+            else:
+                self._at_once = min(2 * self._at_once, most)
         return was_read and self._notice_end()
 
     def _set_aside(self, piece: bytes) -> bool:
@@ -480,9 +506,17 @@ class Attempt:
         unfolds_much = self.asked is not None and self._size > _MOST_UNFOLDED
         if self.encoded or self._aside or unfolds_much or self._reader.blocks_loop:
             reply = await run_aside(lambda: self.finish(decoded))
-            run_aside(self._reader.forget)  # nobody waits for it
+            self.forget()
             return reply
         return self.finish(decoded)
+
+    def forget(self) -> None:
+        """Free what was read, in a thread if that takes long; the report stays. Nobody waits for it."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.add_done_callback(lambda _: self.forget())
+        elif self._reader.blocks_loop:
+            with suppress(RuntimeError):
+                run_aside(self._reader.forget)
 
     @property
     def report(self) -> Report:

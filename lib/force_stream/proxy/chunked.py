@@ -23,6 +23,7 @@ from .attempt import Attempt
 
 # RFC 9112, section 7.1, without extensions.
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+_NEXT_SIZE: Final = re.compile(rb"\r\n([0-9A-Fa-f]{1,8})\r\n")
 # Bytes. h11's own limit, which mitmproxy does not apply to what it reads of a body: a chunk's size, and all trailers.
 _LONGEST_LINE: Final = 16 * 1024
 # All but 101, which ends the exchange of HTTP.
@@ -50,6 +51,13 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
             if left:
                 break
             line_end = b"\r\n"
+            # Nearly all that comes together are whole chunks.
+            while (size := _NEXT_SIZE.match(data, at)) and (length := int(size[1], 16)):
+                start = size.end()
+                if start + length > len(data):
+                    break
+                at = start + length
+                pieces.append(data[start:at])
         if data[at : at + len(line_end)] != line_end:
             break
         at, line_end = at + len(line_end), b""
@@ -59,6 +67,25 @@ def read_chunks(reader: Any, buffer: ReceiveBuffer) -> bytes:
         at = size.end()
     buffer.maybe_extract_at_most(at)
     reader._bytes_in_chunk, reader._bytes_to_discard = left, line_end
+    return b"".join(pieces)
+
+
+def read_whole_chunks(reader: Any, data: bytes) -> bytes:
+    """The data of chunks that are whole and well-formed, without anything around them, where the reader awaits the next
+    chunk; b"" if these bytes are anything else. The reader goes on as if they had not been."""
+    if type(reader) is not ChunkedReader or reader._reading_trailer:
+        return b""
+    if reader._bytes_in_chunk or reader._bytes_to_discard:
+        return b""
+    pieces, at = [], 0
+    while at < len(data):
+        size = _SIZE.match(data, at)
+        if size is None or not (length := int(size[1], 16)):
+            return b""
+        start, at = size.end(), size.end() + length + 2
+        if not data.startswith(b"\r\n", at - 2):
+            return b""
+        pieces.append(data[start : at - 2])
     return b"".join(pieces)
 
 
@@ -99,6 +126,15 @@ def hand_over(receiver: Attempt, piece: bytes) -> bool:
         return True
 
 
+def may_wait(receiver: Attempt, piece: bytes) -> bool:
+    """Give a piece of the body to who reads it, if it may wait there for more like it."""
+    try:
+        return receiver.wait(piece)
+    except Exception as fault:
+        receiver.record_bug(fault)
+        return False
+
+
 class ChunkedClient(_http1.Http1Client):
     """mitmproxy's connection to an HTTP/1 upstream. While it serves an observed stream, the body goes straight to the
     stream's receiver: for one event, the way through mitmproxy's layers costs more than all of our own work."""
@@ -109,6 +145,13 @@ class ChunkedClient(_http1.Http1Client):
     def _served(self) -> Observer | None:
         stream = self.stream()
         return stream if stream is not None and stream.stream_id == self.stream_id else None
+
+    def accept(self, data: bytes) -> bool:
+        """Take bytes that are nothing but chunks whose data may wait."""
+        stream = self._served()
+        receiver = None if stream is None or self.buf._data else stream.receiver
+        piece = b"" if receiver is None else read_whole_chunks(self.body_reader, data)
+        return receiver is not None and bool(piece) and may_wait(receiver, piece)
 
     def read_headers(self, event: events.ConnectionEvent) -> Generator[commands.Command, Any, None]:
         stream = self._served()

@@ -3,6 +3,7 @@
 Knows rules and flows; must not know where the words are shown, or change anything.
 """
 
+import re
 from collections.abc import Sequence
 from copy import copy
 from typing import Final
@@ -24,6 +25,9 @@ _RULES_IN_A_LINE: Final = 3
 # Characters of a path, and of a line.
 _LONGEST_PATH: Final = 200
 _LONGEST_LINE: Final = 1000
+# How nearly all requests for a stream ask for it: they need not be parsed to know that. It may also stand deeper in one
+# that does not, which then goes without a line.
+_ASKS_FOR_EVENTS: Final = re.compile(rb'"stream"\s*:\s*true')
 
 
 def explain(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool) -> list[str]:
@@ -44,17 +48,22 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
     if is_preflight(flow.request):
         why = why_refused(flow, rules)
         return why and printable(f"{_about(flow)}: {why}", _LONGEST_LINE)
-    if response is None or not (endpoint_for(path, {}) or any(rule.endpoint(path) for rule in rules)):
+    if response is None or (response.status_code < 400 and not _are_unasked_events(flow, response)):
+        return ""
+    if not (endpoint_for(path, {}) or any(rule.endpoint(path) for rule in rules)):
         return ""
     if flow.server_conn.timestamp_start is None:
         return ""  # another addon answered it
-    if response.status_code < 400:
-        body = body_of(flow) if is_event_stream(response) else None
-        if body is None or not body.asks_plain:
-            return ""
     what = f"{response.status_code}" if response.status_code >= 400 else "an event stream"
     why = _why(flow, rules, enabled=enabled)
     return printable(f"{_about(flow)}: answered with {what}, and not forced: {why}", _LONGEST_LINE)
+
+
+def _are_unasked_events(flow: http.HTTPFlow, response: http.Response) -> bool:
+    if not is_event_stream(response) or _ASKS_FOR_EVENTS.search(flow.request.raw_content or b""):
+        return False
+    body = body_of(flow)
+    return body is not None and body.asks_plain
 
 
 def why_nowhere(flow: http.HTTPFlow) -> str:

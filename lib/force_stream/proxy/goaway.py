@@ -27,7 +27,7 @@ from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import _base, _events, _http2
 
-from .chunked import Observer, PollRequested, hand_over
+from .chunked import Observer, PollRequested, hand_over, may_wait
 
 type Commands[Result] = Generator[commands.Command, Any, Result]
 
@@ -37,6 +37,8 @@ _REFUSED: Final = "the upstream did not take the request (HTTP/2 REFUSED_STREAM)
 _HEADER: Final = 9
 # DATA that is neither padded nor the last of its stream.
 _PLAIN_DATA: Final = b"\0\0"
+# Bytes. More would not become one frame with what follows.
+_MOST_HELD: Final = 8 * 1024
 # Where h2 keeps what it has not parsed yet: the first name since h2 4.3.
 _UNPARSED: Final = next((name for name in ("_data", "data") if hasattr(FrameBuffer(), name)), "_data")
 
@@ -64,14 +66,40 @@ def _as_frames(payloads: dict[bytes, list[bytes]]) -> bytes:
 
 
 class MergingBuffer(FrameBuffer):
-    """h2's buffer of what it has received. A frame costs h2 and mitmproxy more than all of our own work."""
+    """h2's buffer of what it has received. A frame costs h2 and mitmproxy more than all of our own work. `held`: the
+    bytes of the frames that wait in it until others follow."""
+
+    held = 0
 
     def add_data(self, data: Any) -> None:
+        self.held = 0
         super().add_data(data)
         held = getattr(self, _UNPARSED)
         # More than one frame, and together no larger than one may be.
         if _HEADER + int.from_bytes(held[:3]) < len(held) <= self.max_frame_size:
             setattr(self, _UNPARSED, type(held)(merge_data(bytes(held))))
+
+    def has_room(self, frames: bytes) -> bool:
+        """Whether whole frames may wait in it until others follow."""
+        return len(getattr(self, _UNPARSED)) == self.held <= _MOST_HELD - len(frames)
+
+    def hold(self, frames: bytes) -> None:
+        """Have them wait."""
+        setattr(self, _UNPARSED, getattr(self, _UNPARSED) + frames)
+        self.held += len(frames)
+
+
+def payload_of(frames: bytes) -> tuple[int, bytes]:
+    """The stream of plain DATA frames, and what they hold; b"" if these bytes are anything else."""
+    head, payload, at, size = frames[3:_HEADER], [], 0, len(frames)
+    while at < size:
+        start = at + _HEADER
+        at = start + int.from_bytes(frames[at : at + 3])
+        if at > size or frames[start - 6 : start] != head:
+            return 0, b""
+        payload.append(frames[start:at])
+    is_plain = head.startswith(_PLAIN_DATA)
+    return int.from_bytes(head[2:]), b"".join(payload) if is_plain else b""
 
 
 def unknown_h2() -> str:
@@ -102,11 +130,13 @@ class NotTaken(_events.ResponseProtocolError):
 
 class DrainingClient(_http2.Http2Client):
     """mitmproxy's connection to an HTTP/2 upstream. `observers`: its observed streams, by the numbers that they have on
-    the client's side; `to_poll`: those that need it after what is read now. `going`: there has been a GOAWAY, and some
+    the client's side; `to_poll`: those that need it after what is read now; `ahead`: how many bytes of the upstream's
+    streams have been handed over before h2 has read them. `going`: there has been a GOAWAY, and some
     of its streams have not ended yet; `reading`: what has ended already may still have to be told."""
 
     observers: WeakValueDictionary[int, Observer]
     to_poll: list[int]
+    ahead: dict[int, int]
     going = reading = False
 
     @classmethod
@@ -114,12 +144,26 @@ class DrainingClient(_http2.Http2Client):
         """Make a connection of mitmproxy's one of these."""
         client.__class__ = cls
         assert isinstance(client, cls)
-        client.observers, client.to_poll = WeakValueDictionary(), []
+        client.observers, client.to_poll, client.ahead = WeakValueDictionary(), [], {}
         table: Any = client.h2_conn._frame_dispatch_table
         table[GoAwayFrame] = _withhold
         if not unknown_buffer():
             client.h2_conn.incoming_buffer.__class__ = MergingBuffer
         return client
+
+    def accept(self, data: bytes) -> bool:
+        """Take bytes that are nothing but DATA of a stream, which may wait. h2 reads them when others follow."""
+        stream_id, piece = payload_of(data)
+        stream = self.observers.get(self.their_stream_id.get(stream_id, 0)) if piece else None
+        receiver = None if stream is None else stream.receiver
+        buffer = self.h2_conn.incoming_buffer
+        if receiver is None or type(buffer) is not MergingBuffer or not buffer.has_room(data):
+            return False
+        if not may_wait(receiver, piece):
+            return False
+        buffer.hold(data)
+        self.ahead[stream_id] = self.ahead.get(stream_id, 0) + len(piece)
+        return True
 
     def _handle_event(self, event: events.Event) -> Commands[None]:
         reads = isinstance(event, events.DataReceived)
@@ -140,9 +184,12 @@ class DrainingClient(_http2.Http2Client):
     def handle_h2_event(self, event: Any) -> Commands[bool]:
         if isinstance(event, DataReceived):
             stream = self.observers.get(self.their_stream_id.get(event.stream_id, 0))
+            known = self.ahead.pop(event.stream_id, 0)
+            if known > len(event.data):
+                self.ahead[event.stream_id] = known - len(event.data)
             if stream is None or stream.receiver is None:
                 return (yield from super().handle_h2_event(event))
-            if hand_over(stream.receiver, event.data):
+            if hand_over(stream.receiver, event.data[known:]):
                 self.to_poll.append(stream.stream_id)
             self.h2_conn.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             return False

@@ -6,18 +6,24 @@ Knows how an answer is read; must not know mitmproxy or flows.
 
 import re
 from collections.abc import Callable
+from functools import partial
+from io import BytesIO
 from typing import Final
 
 from ..answer.report import Reply
 from ..answer.unfold import Asked, failure
 from ..errors import EmptyStream, IncompleteStream, StreamTimeout
 from ..wire.sse import end_of_last_event
+from . import aside
 from .attempt import Attempt, State
 
 # An end that is none, by the codes of its errors.
 _NO_END: Final = frozenset((EmptyStream.code, IncompleteStream.code, StreamTimeout.code))
-_SEQUENCE: Final = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
+_NAME: Final = b'"sequence_number"'
+_SEQUENCE: Final = re.compile(_NAME + rb"\s*:\s*(\d{1,15})")
 _SEQUENCE_LENGTH: Final = 64
+# Bytes in which it is looked for together. The event loop does so in a shorter stream.
+_WINDOW: Final = 64 * 1024
 
 
 class Guard:
@@ -32,25 +38,26 @@ class Guard:
         self.error = b""
         self._endpoint = asked.endpoint
         self._limit, self._said = limit, said
-        self._held = bytearray()  # the event that is not whole yet
+        self._held = BytesIO()  # the event that is not whole yet: one that hands out its bytes without a copy
 
     def pass_on(self, data: bytes) -> bytes:
         """The whole events that the next bytes of the stream complete."""
         if not self.is_on:
             return data
         self.attempt.receive(data)
-        before = bytes(self._held[-3:])  # the end of an event may be split
+        before = bytes(self._held.getbuffer()[-3:])  # the end of an event may be split
         end = max(0, end_of_last_event(before + data) - len(before))
         self.is_on = self.attempt.size <= self._limit
         if not self.is_on:
             end = len(data)
         elif not end:
-            self._held += data
+            self._held.write(data)
             return b""
         self._said()
-        whole = bytes(self._held) + data[:end]
-        self._held = bytearray(data[end:])
-        return whole
+        whole, self._held = self._held, BytesIO()
+        whole.write(data[:end])
+        self._held.write(data[end:])
+        return whole.getvalue()
 
     @property
     def is_broken(self) -> bool:
@@ -61,7 +68,8 @@ class Guard:
         """Decide how the stream ends for the client, once it has ended."""
         if self.is_on:
             self.attempt.end()  # unless it was cut off
-            self._decide(await self.attempt.finish_aside())
+            decide = partial(self._decide, await self.attempt.finish_aside())
+            await aside.run(decide) if self.attempt.size > _WINDOW else decide()
 
     def _decide(self, reply: Reply | None) -> None:
         self.is_on = False
@@ -73,11 +81,14 @@ class Guard:
         if self.is_on:
             self.attempt.end()
             self._decide(self.attempt.finish())
-        return self.error or bytes(self._held)
+        return self.error or self._held.getvalue()
 
     def _next_number(self) -> int:
         """Of the event after the last one that the client got."""
-        body = self.attempt.body()
-        at = body.rfind(b'"sequence_number"', 0, len(body) - len(self._held))
+        body, at = self.attempt.body(), -1
+        end = len(body) - len(self._held.getbuffer())
+        while at < 0 < end:
+            at = body.rfind(_NAME, max(0, end - _WINDOW), end)
+            end -= _WINDOW - len(_NAME)
         found = _SEQUENCE.match(body, at, at + _SEQUENCE_LENGTH) if at >= 0 else None
         return 0 if found is None else int(found[1]) + 1

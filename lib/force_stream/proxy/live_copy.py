@@ -59,7 +59,8 @@ class LiveCopy:
         return self.guard.pass_on(data) or ()
 
     def store(self, flow: http.HTTPFlow) -> None:
-        """Store the copy as the body of the flow's response."""
+        """Store the copy as the body of the flow's response, which keeps this object but needs nothing else of it."""
+        self.wait = self.guard = None
         if flow.response is not None and flow.response.raw_content is None and not self.is_empty:
             flow.response.raw_content = self._body.whole()
             save_notes(

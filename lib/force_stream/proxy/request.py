@@ -17,7 +17,7 @@ from ..answer.reader import AnswerSpec
 from ..answer.unfold import Asked as AskedStream
 from ..endpoints import expected_choices, never_streams
 from ..endpoints.endpoint import Endpoint
-from ..rules.hosts import canonical_host, is_address
+from ..rules.hosts import canonical_host, is_address, with_port
 from ..rules.rule import Rule
 from ..wire import credentials
 from ..wire.form_body import Form, read_form
@@ -41,10 +41,11 @@ from .notes import (
 
 # What a request asks for when it asks for a stream. Identity, because a compressed stream cannot be read until its end.
 _STREAM_HEADERS: Final = {"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "identity"}
+_BY_KEY: Final = {name.lower().encode(): name for name in _STREAM_HEADERS}
 # And when it asks for a plain answer: all else stays as it came.
 _PLAIN_HEADERS: Final = {"Accept": "application/json"}
 # Headers that sign or hash the body. An upstream would reject a request that has one after its body was edited.
-_SIGNATURES: Final = b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split()
+_SIGNATURES: Final = frozenset(b"x-amz-content-sha256 content-md5 digest content-digest repr-digest signature".split())
 # Headers that tell for whose account a request is.
 KEYS: Final = ("authorization", "api-key", "x-api-key", "x-goog-api-key", "cookie")
 _CREDENTIALS: Final = (*KEYS, "openai-organization", "openai-project")
@@ -64,7 +65,7 @@ def hosts_of(flow: http.HTTPFlow) -> tuple[tuple[str, int | None], ...]:
     """The names a request goes by: its target, its Host or :authority, its TLS server name."""
     request = flow.request
     hosts: list[tuple[str, int | None]] = [(request.host, request.port)]
-    if named := request.host_header:
+    if named := request.host_header if request.is_http2 or request.is_http3 else bodies.header(request, b"host"):
         name, port = _split_authority(named)
         hosts.append((name, port or request.port))
     if flow.client_conn.sni:
@@ -85,6 +86,11 @@ def name_of(flow: http.HTTPFlow) -> str:
     return host
 
 
+def upstream_of(flow: http.HTTPFlow) -> str:
+    """The same with its port."""
+    return with_port(name_of(flow), flow.request.port)
+
+
 def _split_authority(authority: str) -> tuple[str, int | None]:
     name, colon, port = authority.rpartition(":")
     if colon and port.isascii() and port.isdigit() and len(port) < 6 and (":" not in name or name.startswith("[")):
@@ -95,7 +101,7 @@ def _split_authority(authority: str) -> tuple[str, int | None]:
 def body_of(flow: http.HTTPFlow, limit: int = bodies.MOST_DECODED) -> Body | Form | None:
     """The body, parsed, as a form or as JSON; a large one takes a while. None if it is neither, or if decoding it would
     make more bytes than the limit."""
-    raw, content_type = bodies.decoded(flow.request, limit), flow.request.headers.get("content-type", "")
+    raw, content_type = bodies.decoded(flow.request, limit), bodies.header(flow.request, b"content-type")
     if raw is None:
         return None
     form = read_form(raw, content_type) if content_type[:9].lower() == "multipart" else None
@@ -187,10 +193,7 @@ def forced_form(
 def force(flow: http.HTTPFlow, body: Body | Form, rule: Rule, endpoint: Endpoint) -> AnswerSpec | None:
     """Make a flow's request stream, as `forced_form` says."""
     spec, edited = forced_form(flow, body, rule, endpoint)
-    notes: dict[str, Any] = {}
-    if spec is not None:
-        notes = {"forced": True, "headers_undo": _set_headers(flow.request, _STREAM_HEADERS)}
-    _edit(flow, edited, notes, spec)
+    _edit(flow, edited, {} if spec is None else _STREAM_HEADERS, {} if spec is None else {"forced": True}, spec)
     return spec
 
 
@@ -222,37 +225,38 @@ def make_plain(
     """Make a flow's request plain, as `plain_form` says; how to read the answer, and what its client gets."""
     asked, edited = plain_form(flow, body, rule, endpoint)
     spec = stream_spec_for(body, rule, endpoint)
-    headers = _set_headers(flow.request, _PLAIN_HEADERS)
-    _edit(flow, edited, {"made_plain": True, "headers_undo": headers}, spec)
+    _edit(flow, edited, _PLAIN_HEADERS, {"made_plain": True}, spec)
     return spec, asked
 
 
-def _edit(flow: http.HTTPFlow, edited: Edited, notes: dict[str, Any], spec: AnswerSpec | None) -> None:
-    if "content-encoding" in flow.request.headers:
-        del flow.request.headers["content-encoding"]  # the edited body is sent plain
-    _set_body(flow.request, edited.body)
-    undo_notes = {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
-    save_notes(flow, undo_notes | notes, spec)
+def _edit(
+    flow: http.HTTPFlow, edited: Edited, headers: Mapping[str, str], notes: dict[str, Any], spec: AnswerSpec | None
+) -> None:
+    """Set the edited body, which is sent plain, and these headers; and note how the request came."""
+    request = flow.request
+    fields = request.headers.fields
+    if headers:
+        # As bytes: a flow file takes no text that was not UTF-8.
+        came = ((_BY_KEY.get(key.lower()), old) for key, old in fields)
+        notes["headers_undo"] = [[name, old] for name, old in came if name is not None]
+    notes |= {"undo": [list(splice) for splice in edited.undo], "forced_size": len(edited.body)}
+    keys = {key.lower() for key, _ in fields}
+    if b"transfer-encoding" not in keys:
+        headers = {**headers, "content-length": str(len(edited.body))}
+    if b"content-encoding" in keys:
+        fields = tuple(field for field in fields if field[0].lower() != b"content-encoding")
+    request.headers.fields = with_headers(fields, headers, spelling_for(request))
+    request.raw_content = edited.body
+    save_notes(flow, notes, spec)
 
 
 def _check_unsigned(request: http.Request) -> None:
     """Raises `Refusal` for a request whose headers sign or hash its body."""
-    names = {name.lower() for name, _ in request.headers.fields}
-    signed = [name.decode() for name in _SIGNATURES if name in names]
-    if request.headers.get("authorization", "").startswith("AWS4-"):
-        signed.append("authorization")
-    if signed:
-        raise Refusal(f"the request is signed ({signed[0]}), and the signature would not match a changed body")
-
-
-def _set_headers(request: http.Request, wanted: Mapping[str, str]) -> list[list[str | bytes]]:
-    """Sets the headers; returns the values that all those had which either direction sets."""
-    before: list[list[str | bytes]] = []
-    for name in _STREAM_HEADERS:
-        # As bytes: a flow file takes no text that was not UTF-8.
-        before.extend([name, old] for key, old in request.headers.fields if key.lower() == name.lower().encode())
-    request.headers.fields = with_headers(request.headers.fields, wanted, spelling_for(request))
-    return before
+    for key, value in request.headers.fields:
+        name = key.lower()
+        if name in _SIGNATURES or (name == b"authorization" and value.startswith(b"AWS4-")):
+            signed = name.decode()
+            raise Refusal(f"the request is signed ({signed}), and the signature would not match a changed body")
 
 
 def with_headers(

@@ -69,8 +69,8 @@ _CORS: Final = re.compile(rb"access-control-|vary$", re.IGNORECASE)
 
 def is_event_stream(response: http.Response) -> bool:
     """Whether a response is labelled as an event stream."""
-    content_type: str = response.headers.get("content-type", "")
-    return 200 <= response.status_code < 300 and content_type.lower().startswith(EVENT_STREAM_TYPE)
+    is_success = 200 <= response.status_code < 300
+    return is_success and bodies.header(response, b"content-type").lower().startswith(EVENT_STREAM_TYPE)
 
 
 def streams(response: http.Response) -> bool:
@@ -201,11 +201,9 @@ def observe_whole(flow: http.HTTPFlow, attempt: Attempt) -> bool:
 def store_answer(flow: http.HTTPFlow, attempt: Attempt, body: bytes | None) -> None:
     """Keep the upstream's body on the flow, before the response is rewritten. `body`: that of an encoded answer."""
     if flow.response is not None and attempt.response_started:
-        raw, headers = attempt.body() if body is None else body, flow.response.headers
-        head = [
-            [name.decode(errors="replace"), value] for name, value in headers.fields if name.lower() != b"set-cookie"
-        ]
-        content_type = printable(headers.get("content-type", ""))
+        raw, fields = attempt.body() if body is None else body, flow.response.headers.fields
+        head = [[name.decode(errors="replace"), value] for name, value in fields if name.lower() != b"set-cookie"]
+        content_type = printable(bodies.header(flow.response, b"content-type"))
         save_notes(flow, {"sse": raw, "sse_status": flow.response.status_code, "sse_type": content_type, "head": head})
 
 
@@ -271,7 +269,8 @@ def make_sendable(response: http.Response, *, with_trailers: bool) -> None:
     if response.raw_content is None or response.status_code in WITHOUT_BODY:
         response.raw_content = b""
     length = str(len(response.raw_content or b""))
-    if response.headers.get("content-length", length) != length and response.status_code not in WITHOUT_BODY:
+    announced = [value for name, value in response.headers.fields if name.lower() == b"content-length"]
+    if announced not in ([], [length.encode()]) and response.status_code not in WITHOUT_BODY:
         response.headers["content-length"] = length
     if not with_trailers:
         response.trailers = None

@@ -10,10 +10,12 @@ Must not know JSON or events. `check` says whether mitmproxy is what this module
 """
 
 import asyncio
+import gc
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from operator import attrgetter
 from types import ModuleType
@@ -46,6 +48,7 @@ from .response import (
     WITHOUT_BODY,
     begins_events,
     early_head,
+    ended,
     make_sendable,
     may_be_document,
     set_reply,
@@ -53,6 +56,7 @@ from .response import (
     unreachable,
 )
 from .response import fault as reply_of_fault
+from .shortcut import offer, unknown_reader
 
 logger = logging.getLogger("force_stream")
 
@@ -61,6 +65,8 @@ logger = logging.getLogger("force_stream")
 LONGEST_SLEEP: Final = 1.0
 # Seconds. Clocks and timers are no finer, so two wakeups this close are one.
 SHORTEST_SLEEP: Final = 0.005
+# Bytes. Once a flow with larger bodies has ended, they do not wait for the next collection of garbage.
+_LARGE: Final = 1024 * 1024
 # What may not be in the value of a header.
 _UNSENDABLE: Final = re.compile(rb"[\0\r\n]")
 # How often a request is sent that upstreams do not take because they are going away.
@@ -79,6 +85,7 @@ _NEEDED: Final[Mapping[ModuleType, str]] = {
         HttpStream.state_done HttpStream.state_errored
         HttpStream.make_server_connection HttpStream.handle_protocol_error HttpStream.check_body_size
         HttpStream.check_invalid HttpStream.check_killed HttpStream.send_response HttpStream.flow_done
+        HttpStream.child_layer
         HttpLayer.make_stream HttpLayer.event_to_child SendHttp DropStream GetHttpConnection
         """,
     _base: "ReceiveHttp",
@@ -114,6 +121,7 @@ def check() -> str:
 
 _UNKNOWN_H11: Final = unknown_h11()
 _UNKNOWN_H2: Final = unknown_h2()
+_UNKNOWN_READER: Final = unknown_reader()
 
 
 class _Faulted(events.Event):
@@ -158,6 +166,32 @@ class ObservedStream(http_layers.HttpStream):
             if self._wait is None:
                 raise
             yield from self._recover(fault)
+        if self._wait is not None and not self.flow.live:
+            self._let_go_if_ended()
+
+    def _let_go_if_ended(self) -> None:
+        """Let go of a flow that has ended. mitmproxy's streams refer to themselves, so they stay until a full
+        collection of garbage, and timers keep them as well; the bodies need not wait for that. Frames that mitmproxy's
+        checks of types (typecheck.py) leave as garbage have the flow too: for those, a young collection is enough."""
+        assert self._wait is not None
+        http_layer, is_broken = self._http_layer(), self.client_state == self.server_state == self.state_errored
+        is_dropped = http_layer is not None and http_layer.streams.get(self.stream_id) is not self
+        if self.child_layer is not None or not (is_dropped or is_broken):
+            return
+        attempt = self._attempt if self._guard is None else self._guard.attempt
+        size = bodies.size_of(self.flow)
+        if attempt is not None:
+            size += attempt.size
+            attempt.forget()
+        if size > _LARGE:
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().call_soon(gc.collect, 1)
+        self._wait.guard = None  # they refer to each other
+        self._wait = self._attempt = self._guard = self.receiver = None
+        self._held, self._steps = [], iter(())
+        self.orphans.discard(self)
+        self._handle_event = _ignore  # type: ignore[method-assign]
+        del self.flow
 
     def _recover(self, fault: Exception) -> Commands:
         """The one place for bugs in the addon below the hooks; mitmproxy would leave the client without an answer."""
@@ -283,7 +317,7 @@ class ObservedStream(http_layers.HttpStream):
         if http_layer is None or timer is None or not self._now() < moment <= until:
             return None
         owner = http_layer.command_sources.get(timer)
-        if not isinstance(owner, http_layers.HttpStream) or owner.flow.live:
+        if not isinstance(owner, http_layers.HttpStream) or hasattr(owner, "flow"):
             return None
         http_layer.command_sources[timer] = self
         return float(moment)
@@ -425,6 +459,8 @@ class ObservedStream(http_layers.HttpStream):
             client.stream = ref(self)
         elif isinstance(client, DrainingClient):
             client.observers[self.stream_id] = self
+        if isinstance(client, ChunkedClient | DrainingClient) and not _UNKNOWN_READER:
+            offer(self._reader, self.context.server, client.context.layers, client.accept)
 
     def check_body_size(self, request: bool) -> Commands:
         # stream_large_bodies would hand raw events to the client, body_size_limit a page; the rule's max_body decides.
@@ -472,12 +508,11 @@ class ObservedStream(http_layers.HttpStream):
             yield from self.send_response()
             return
         injection = attempt.injection
-        content_type = response.headers.get("content-type", "")
+        content_type = bodies.header(response, b"content-type")
         if injection is not None and (wanted := injection.content_type(content_type)) != content_type:
             content_type = response.headers["content-type"] = wanted
         fields = response.headers.fields
-        encoded = "content-encoding" in response.headers and bodies.is_encoded(response)
-        attempt.start_response(status, content_type, encoded=encoded, fields=fields)
+        attempt.start_response(status, content_type, encoded=bodies.is_encoded(response), fields=fields)
         if injection is None:
             # A stream that its client asked for may have to be passed on after its first bytes.
             self.receiver = attempt if attempt.asked is None else None
@@ -581,7 +616,7 @@ class ObservedStream(http_layers.HttpStream):
     def _is_short(self, attempt: Attempt) -> bool:
         """Whether less came than was announced (RFC 9113, section 8.1.1); h2 does not look before trailers."""
         assert self.flow.response is not None
-        announced = self.flow.response.headers.get("content-length", "")
+        announced = bodies.header(self.flow.response, b"content-length")
         has_body = attempt.injection is None and self.flow.response.status_code not in WITHOUT_BODY
         return has_body and announced.isdecimal() and int(announced) > len(attempt.body())
 
@@ -665,12 +700,17 @@ class ObservedStream(http_layers.HttpStream):
 
     def _why_closed(self) -> str:
         """That the upstream has reset its connection, which mitmproxy does not tell from a close; "" if it has not."""
-        client, connection = self.context.client, self.context.server
-        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
-        reader = handler.transports[connection].reader if handler and connection in handler.transports else None
+        reader = self._reader
         # A stream over UDP has no such thing.
         error = reader.exception() if isinstance(reader, asyncio.StreamReader) else None
         return "connection reset" if isinstance(error, ConnectionResetError) else ""
+
+    @property
+    def _reader(self) -> Any:
+        """What reads the upstream's connection; None if there is no such thing."""
+        client, connection = self.context.client, self.context.server
+        handler = _connections().get(client.id) or _REPLAYS.get(client.id)
+        return handler.transports[connection].reader if handler and connection in handler.transports else None
 
     def _send_again(self, request: http.Request) -> Commands:
         if (yield from self.make_server_connection()):
@@ -731,6 +771,7 @@ class ObservedStream(http_layers.HttpStream):
     def send_response(self, already_streamed: bool = False) -> Commands:
         if self._wait is None and (joined := self.wait_of(self.flow)) is not None and joined.retrying:
             self._wait = joined  # it waits for an answer that another stream observes
+            self.flow.response = self.flow.response or ended()  # unless another addon has taken that away
         wait = None if already_streamed else self._wait
         if wait is not None and wait.heartbeat is not None:
             yield from self._wake_in(wait.heartbeat)
@@ -798,6 +839,11 @@ class ObservedStream(http_layers.HttpStream):
         yield http_layers.DropStream(self.stream_id)
 
 
+def _ignore(event: events.Event) -> Commands:
+    """How a stream that has ended handles an event, such as one of its timers."""
+    yield from ()
+
+
 def _stand_in() -> http.Response:
     """A placeholder, until the `response` hook puts the reply in its place."""
     response = http.Response.make(502)
@@ -844,6 +890,7 @@ class StreamLayerAddon:
             (_UNKNOWN_H11, "an interim response ends an answer"),
             (_UNKNOWN_H2, "an HTTP/2 GOAWAY cuts off an answer"),
             (unknown_buffer(), "events over HTTP/2 are read one by one"),
+            (_UNKNOWN_READER, "mitmproxy is woken for each event"),
         ):
             if unknown:
                 logger.warning(f"force-stream: {unknown}; so {loss}, as in mitmproxy alone")

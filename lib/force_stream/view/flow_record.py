@@ -18,10 +18,9 @@ from ..answer.report import Report
 from ..proxy.attempt import Attempt
 from ..proxy.bodies import beginning, broken_encoding
 from ..proxy.notes import CUT_AT, ENDED, ENDPOINT, GIVEN, HEAD, RETRY_OF, SSE, TIMES, TRY
-from ..proxy.request import name_of, without_credentials
+from ..proxy.request import upstream_of, without_credentials
 from ..proxy.response import plain_body
 from ..proxy.summary import direction_of
-from ..rules.hosts import with_port
 from ..wire.text import printable
 from . import timeline
 from .stats import Outcome, thinned
@@ -80,7 +79,7 @@ def _outcome(
     return Outcome(
         id=flow.id,
         at=start,
-        upstream=with_port(printable(name_of(flow)), request.port),
+        upstream=upstream_of(flow),
         rule=spec.rule,
         endpoint=spec.endpoint,
         model=spec.model,

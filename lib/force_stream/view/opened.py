@@ -13,7 +13,6 @@ from mitmproxy import http
 
 from ..proxy import bodies, explain, request, response
 from ..proxy.notes import GIVEN, TIMES, UnreadableFlow
-from ..rules.hosts import with_port
 from ..rules.rule import Rule
 from ..wire import jsontext
 from ..wire.text import counted
@@ -34,6 +33,8 @@ _WINDOW: Final = 32 * 1024
 # Where a body may be cut into these, the best place first: not within a credential, nor between its name and it.
 _CUTS: Final = b"\n", b",", b" "
 _KEY: Final = '"$API_KEY"'
+# A text that an entry adds, and where: `content +"Hel"`.
+_ADDED: Final = re.compile(rb'([^\s"]+) \+"((?:[^"\\]|\\.)*)"')
 # Headers that curl makes itself, or that belong to the connection and the encoding of the body.
 _CURLS_OWN: Final = frozenset(
     b"""
@@ -72,7 +73,7 @@ def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bo
     left_out = 0 if whole else max(0, len(entries) - FIRST_ENTRIES - LAST_ENTRIES)
     if left_out:
         del entries[FIRST_ENTRIES:-LAST_ENTRIES]
-    shown = [entry._replace(added=mask.text(entry.added)) for entry in entries]
+    shown = _masked(entries, mask)
     first = FIRST_ENTRIES if left_out else len(shown)
     return Opened(
         said=[(each._replace(text=mask.text(text)), len(each.text)) for each, text in _shown(spoken, whole=whole)],
@@ -85,6 +86,24 @@ def look(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool, whole: bo
         size=len(sent or b""),
         explained=explain.explain(flow, rules, enabled=enabled),
     )
+
+
+def _masked(entries: list[Entry], mask: "_Mask") -> list[Entry]:
+    """The entries without credentials: in one of them, or in pieces, an entry each. A stand-in is as long as what it
+    stands for, so that the pieces are where they were."""
+    rows = [bytearray(entry.added.encode(errors="surrogatepass")) for entry in entries]
+    places: dict[bytes, list[tuple[bytearray, int, int]]] = {}
+    for row in rows:
+        for said in _ADDED.finditer(row):
+            place = said[1].removeprefix(b"choices[0].delta.")  # which is left out until there is a second choice
+            places.setdefault(place, []).append((row, *said.span(2)))
+    for pieces in places.values():
+        text, at = mask.data(b"".join(row[start:end] for row, start, end in pieces)), 0
+        for row, start, end in pieces:
+            row[start:end] = text[at : at + end - start]
+            at += end - start
+    masked = (mask.data(bytes(row)).decode(errors="replace") for row in rows)
+    return [entry._replace(added=added) for entry, added in zip(entries, masked, strict=True)]
 
 
 def _end(read: Timeline) -> Iterator[Entry]:
@@ -145,8 +164,8 @@ def saved_document(flow: http.HTTPFlow) -> bytes | None:
 def curl(flow: http.HTTPFlow) -> bytes:
     """The request as the client sent it, as a command, with `$API_KEY` in place of its credentials."""
     mask, asked = _Mask(flow), _as_asked(flow).request
-    port = "" if _DEFAULT_PORTS.get(asked.scheme) == asked.port else f":{asked.port}"
-    url = f"{asked.scheme}://{with_port(request.name_of(flow), None)}{port}{asked.path}"
+    host = request.upstream_of(flow).removesuffix(f":{_DEFAULT_PORTS.get(asked.scheme)}")
+    url = f"{asked.scheme}://{host}{asked.path}"
     # Without -g, brackets and braces in an address are curl's own, and one request becomes several, or none.
     as_it_is = "-g " if _CURLS_GLOBS.search(url) else ""
     lines = [f"curl {as_it_is}-X {_quoted(asked.method)} {_quoted(mask.text(url))}"]

@@ -52,6 +52,7 @@ MOST_SHOWN: Final = 64 * 1024
 # How far to look for the first content, in bytes and events, if nothing else is wanted.
 MOST_BYTES_TO_CONTENT: Final = 64 * 1024
 MOST_EVENTS_TO_CONTENT: Final = 100
+MOST_BLOCKS_TO_CONTENT: Final = 500  # events and comments
 
 _PLAIN: Final = re.compile(rb"data: (\{[^\r\n]*\})\n\n")
 _NO_LINE_END: Final = re.compile(rb"[^\r\n]")
@@ -158,7 +159,7 @@ def first_content(body: bytes, times: Sequence[float]) -> float | None:
     if not times or times[-1] != len(body):
         return None
     reader = EventReader()
-    for start, end, whole in _blocks(body[:MOST_BYTES_TO_CONTENT]):
+    for start, end, whole in islice(_blocks(body[:MOST_BYTES_TO_CONTENT]), MOST_BLOCKS_TO_CONTENT):
         if any(map(has_text, _chunks(reader, body[start:end], at_end=not whole and end == len(body)))):
             return times[2 * bisect_left(range(len(times) // 2), end, key=lambda place: int(times[2 * place + 1]))]
         if reader.count >= MOST_EVENTS_TO_CONTENT:

@@ -11,6 +11,7 @@ from bisect import bisect
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -69,7 +70,7 @@ def means_false(value: object) -> bool:
     return value is None or (isinstance(value, (bool, int, float)) and not value)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Body:
     """A request body that is a JSON object.
 
@@ -80,11 +81,18 @@ class Body:
 
     members: Mapping[str, object] = field(repr=False)
     _raw: bytes = field(repr=False)
-    _spans: list[Span] = field(repr=False)
+    _known_spans: list[Span] | None = field(default=None, repr=False)
+
+    @cached_property
+    def _spans(self) -> list[Span]:
+        """Where all members are; of a short body, only looked for where one of them has to change."""
+        return _read(self._raw, [], BLOCK)._spans if self._known_spans is None else self._known_spans
 
     @property
     def asks_plain(self) -> bool:
         """Whether the request wants one JSON document: `stream` is absent, null, or what clients send for false."""
+        if "stream" not in self.members:
+            return True
         found = (self._raw[span.value : span.end] for span in reversed(self._spans) if span.key == "stream")
         value = next(found, b"null")
         # Read from the bytes: among the members, a long text is an empty one.
@@ -97,7 +105,8 @@ class Body:
         members override the request's own whole."""
         extra = dict(extra_body or {})
         edits: list[Splice] = []
-        for span in self._spans:
+        changed = {"stream", "stream_options", *extra}
+        for span in () if changed.isdisjoint(self.members) else self._spans:
             if span.key == "stream":
                 edits.append((span.value, span.end, b"true"))
             elif span.key == "stream_options" and stream_options:
@@ -105,7 +114,8 @@ class Body:
             elif span.key in extra:
                 edits.append((span.value, span.end, _dump(extra[span.key])))
         removed = {"stream_options"} if stream_options is None else set()
-        edits += _removals(self._spans, removed)
+        if not removed.isdisjoint(self.members):
+            edits += _removals(self._spans, removed)
         wanted = {"stream": True} | ({"stream_options": stream_options} if stream_options else {}) | extra
         edits += _insertion(self._raw.index(b"{") + 1, wanted, self.members.keys() - removed)
         return edited(self._raw, edits)
@@ -131,6 +141,8 @@ def read_body(raw: bytes, block: int = BLOCK) -> Body | None:
     Stricter in two: a body that is nested too deeply for Python's parser is None, and so is one with more than 10,000
     members at the top. `block` is for tests (at least 6).
     """
+    if len(raw) <= block:
+        return _read_short(raw)
     runs = _quiet_runs(raw, block)
     # A run may be a long array of numbers, or white space; then the skeleton does not parse, but the whole body may.
     for cuts in (runs, []) if runs else ([],):
@@ -261,6 +273,15 @@ def _read(raw: bytes, cuts: list[tuple[int, int]], block: int) -> Body:
     return Body(members, raw, spans)
 
 
+def _read_short(raw: bytes) -> Body | None:
+    """Read a body in which no value is long."""
+    try:
+        members = _DECODER.decode(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return Body(members, raw) if isinstance(members, dict) else None
+
+
 def _emptied(value: str | list[Any] | dict[str, Any]) -> object:
     """What is kept of a long value: its type, and how many items an array has."""
     if isinstance(value, list) and value:
@@ -278,7 +299,7 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
     while more:
         count += 1
         if count > _MOST_MEMBERS or not text.startswith('"', at):
-            _refuse(text, at)
+            _refuse()
         key, end = _value(text, at, block)
         if not key.isascii():
             key = _DECODER.decode(text[at:end].encode("latin-1").decode("utf-8"))
@@ -289,14 +310,14 @@ def _walk(text: str, start: int, block: int) -> Iterator[tuple[Span, object]]:
         more = not text.startswith("}", end)
         at = _after(text, "," if more else "}", end)
     if at != len(text):
-        _refuse(text, at)
+        _refuse()
 
 
 def _after(text: str, mark: str, at: int) -> int:
     """Where the next token is, after a mark that must come first."""
     at = after_blanks(text, at)
     if not text.startswith(mark, at):
-        _refuse(text, at)
+        _refuse()
     return after_blanks(text, at + 1)
 
 
@@ -310,8 +331,8 @@ def _value(text: str, start: int, block: int) -> tuple[Any, int]:
     return value, end
 
 
-def _refuse(text: str, at: int) -> NoReturn:
-    raise json.JSONDecodeError("not a JSON object", text, at)
+def _refuse() -> NoReturn:
+    raise json.JSONDecodeError("not a JSON object", "", 0)
 
 
 def _integer(digits: str) -> int | float:

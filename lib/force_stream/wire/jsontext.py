@@ -117,7 +117,7 @@ def is_json(text: str) -> bool:
 
 def _whole(text: str, value: Any, end: int) -> Any:
     if text[end:].strip(_WHITE_SPACE):
-        raise json.JSONDecodeError("Extra data", text, end)
+        raise json.JSONDecodeError("Extra data", "", 0)
     return value
 
 
@@ -153,13 +153,20 @@ _QUOTED_NUMBER: Final = re.compile(f'"{_TOKEN}([-+.eE0-9]+)"')
 _WRITTEN: Final = f'"{_TOKEN}"'.encode()
 
 
-def _default(value: object, written: list[bytes]) -> str:
+def _default(value: object, written: list[bytes] | None = None) -> str:
     if isinstance(value, Number):
         return _TOKEN + value.text
-    if isinstance(value, Written):
+    if isinstance(value, Written) and written is not None:
         written.append(value.text)
         return _TOKEN
     raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+# No value that was read contains itself.
+_encoder: Final = partial(
+    json.JSONEncoder, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+)
+_ENCODER: Final = _encoder(default=_default)
 
 
 def dumps(value: Any) -> bytes:
@@ -173,11 +180,10 @@ def dumps(value: Any) -> bytes:
 
 def _dump_short(value: Any) -> bytes:
     written: list[bytes] = []
-    default = partial(_default, written=written)
-    # No value that was read contains itself.
-    text = json.dumps(
-        value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=default, check_circular=False
-    )
+    try:
+        text = _ENCODER.encode(value)  # to make an encoder takes longer than to write a short answer
+    except TypeError:
+        text = _encoder(default=partial(_default, written=written)).encode(value)
     made = _encode(_QUOTED_NUMBER.sub(r"\1", text) if _TOKEN in text else text)
     if not written:
         return made

@@ -118,7 +118,7 @@ def _read(text: str, start: int, decode: Decode, window: int, most: int) -> tupl
             if at >= next_try:
                 next_try = at + width  # so that what is tried in vain is not tried again at every level
             if len(containers) >= _MOST_OPEN:
-                raise json.JSONDecodeError("nested too deeply", text, start)
+                _refuse("nested too deeply")
             containers.append([] if opening == "[" else {})
             names.append("")
             at, is_closed = _read_members(text, at + 1, containers[-1], decode, window, most)
@@ -142,7 +142,7 @@ def _read(text: str, start: int, decode: Decode, window: int, most: int) -> tupl
             elif mark == ",":
                 at, is_closed = _read_members(text, at, holder, decode, window, most)
             else:
-                _refuse("Expecting ',' delimiter", text, at - 1)
+                _refuse("Expecting ',' delimiter")
         at = after_blanks(text, at, window)
         if isinstance(containers[-1], dict):
             names[-1], at = _read_name(text, at, decode, window)
@@ -150,12 +150,13 @@ def _read(text: str, start: int, decode: Decode, window: int, most: int) -> tupl
 
 def skimming(decode: Decode) -> Decode:
     """The same for a text of whose lists and objects only this is asked: whether they are empty, how many items a list
-    has, and which its first one is."""
+    has, and of which type its first one is."""
 
     def skim(text: str, start: int) -> tuple[Any, int]:
         value, end = decode(text, start)
         if value and isinstance(value, list):
-            value = value[:1] * len(value)
+            first = value[0]  # which may have a hundred lists in one another
+            value = [type(first)() if isinstance(first, (list, dict)) else first] * len(value)
         elif value and isinstance(value, dict):
             value = {"": None}
         return value, end
@@ -169,12 +170,9 @@ def _read_members(text: str, at: int, holder: Any, decode: Decode, window: int, 
     opening, closing = "[]" if isinstance(holder, list) else "{}"
     while (end := _MEMBERS.match(text, at, at + window).end()) > at:  # type: ignore[union-attr]  # it matches anything
         is_closed = text[end - 1] != ","
-        try:
-            members, _ = decode(opening + (text[at:end] if is_closed else text[at : end - 1] + closing), 0)
-        except json.JSONDecodeError as error:
-            raise json.JSONDecodeError(error.msg, text, at + error.pos - 1) from None
+        members, _ = decode(opening + (text[at:end] if is_closed else text[at : end - 1] + closing), 0)
         if not members and (not is_closed or text[at - 1] == ","):
-            _refuse("Expecting value", text, at)
+            _refuse("Expecting value")
         if isinstance(holder, list):
             holder += members if len(holder) < most else ()
         else:
@@ -191,11 +189,11 @@ def _read_members(text: str, at: int, holder: Any, decode: Decode, window: int, 
 def _read_name(text: str, at: int, decode: Decode, window: int) -> tuple[str, int]:
     """The name of a member, and where its value is."""
     if not text.startswith('"', at):
-        _refuse("Expecting property name enclosed in double quotes", text, at)
+        _refuse("Expecting property name enclosed in double quotes")
     name, at = _read_string(text, at, decode, window)
     at = after_blanks(text, at, window)
     if not text.startswith(":", at):
-        _refuse("Expecting ':' delimiter", text, at)
+        _refuse("Expecting ':' delimiter")
     return name, after_blanks(text, at + 1, window)
 
 
@@ -212,10 +210,7 @@ def _read_scalar(text: str, at: int, decode: Decode, window: int, most: int) -> 
     if text.startswith('"', at):
         return _read_string(text, at, decode, window, most)
     end = _NUMBER.match(text, at).end()  # type: ignore[union-attr]  # it matches anything
-    try:
-        value, length = decode(text[at : max(end, at + _LONGEST_NAME)], 0)
-    except json.JSONDecodeError as error:
-        raise json.JSONDecodeError(error.msg, text, at + error.pos) from None
+    value, length = decode(text[at : max(end, at + _LONGEST_NAME)], 0)
     return value, at + length
 
 
@@ -226,12 +221,9 @@ def _read_string(text: str, start: int, decode: Decode, window: int, most: int =
         end = _CHARACTERS.match(text, at, at + width).end()  # type: ignore[union-attr]  # it matches anything
         piece, is_whole = text[at:end], text.startswith('"', end)
         if end == at and not is_whole:
-            _refuse("Unterminated string starting at", text, start)
+            _refuse("Unterminated string starting at")
         if "\\" in piece:
-            try:
-                piece, _ = decode(f'"{piece}"', 0)
-            except json.JSONDecodeError as error:
-                raise json.JSONDecodeError(error.msg, text, at + error.pos - 1) from None
+            piece, _ = decode(f'"{piece}"', 0)
             if not is_whole and len(piece) > 1 and "\ud800" <= piece[-1] <= "\udbff" and piece[-1] != text[end - 1]:
                 # The escape of the first half of a pair; the other half may be the next one. One that is alone here is
                 # the last one of a text that is cut off.
@@ -250,8 +242,9 @@ def after_blanks(text: str, at: int, window: int = _WINDOW) -> int:
     return end
 
 
-def _refuse(message: str, text: str, at: int) -> NoReturn:
-    raise json.JSONDecodeError(message, text, at)
+def _refuse(message: str) -> NoReturn:
+    # Without the text: to tell line and column, it would count the lines of all of it in one step.
+    raise json.JSONDecodeError(message, "", 0)
 
 
 # Freeing

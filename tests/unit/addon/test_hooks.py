@@ -11,9 +11,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from force_stream import aggregate
@@ -700,22 +698,6 @@ def test_no_more_than_some_answers_wait_to_be_counted(run: Callable) -> None:
         assert len(ours._uncounted) > addon._MOST_UNCOUNTED
         await asyncio.sleep(0)
         assert not ours._uncounted
-
-    run(test)
-
-
-@pytest.mark.parametrize("hears", [True, False])
-def test_mitmproxys_event_for_lines_of_the_log_goes_to_scripts_alone(run: Callable, hears: bool) -> None:
-    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
-        heard: list[str] = []
-        hooks = {"add_log": lambda entry: heard.append(entry.msg)} if hears else {}
-        script = SimpleNamespace(name="a_script", **hooks)
-        context.master.addons.add(script)
-        with patch.object(context.master.addons, "trigger", wraps=context.master.addons.trigger) as trigger:
-            logging.getLogger("force_stream").warning("a line")
-            await asyncio.sleep(0.01)
-        assert trigger.called is hears
-        assert sum(line.endswith("a line") for line in heard) == hears
 
     run(test)
 

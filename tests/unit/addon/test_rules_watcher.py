@@ -42,6 +42,19 @@ def test_a_mistake_in_the_file_is_one_error_line_and_the_rules_stay(
     run(test)
 
 
+@pytest.mark.parametrize("serves", [True, False])
+def test_that_nothing_is_forced_is_said_where_requests_go_out(
+    run: Callable, rules_file: Path, caplog: pytest.LogCaptureFixture, serves: bool
+) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        context.options.add_option("server", bool, serves, "")
+        rules_file.write_bytes(b"rules: []")
+        ours.configure({"force_stream_rules"})
+        assert ("no rule forces anything" in caplog.text) is serves
+
+    run(test)
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/tty")])
 def test_what_takes_the_place_of_the_file_is_one_line_and_the_rules_stay(
     run: Callable,

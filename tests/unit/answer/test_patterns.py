@@ -95,6 +95,10 @@ def counted(number: int) -> dict[str, Any]:
     return {"usage": {"prompt_tokens": 7, "completion_tokens": number, "details": details, "cost": "1.5"}}
 
 
+def figures(number: int) -> dict[str, Any]:
+    return {"stats": {"rate": number / 7, "left": -number, "by": {"host": f"h{number}"}}, "x_request": f"r{number}"}
+
+
 def thought(text: str, said: str, index: int = 0) -> dict[str, Any]:
     details = [{"type": "reasoning.text", "text": said, "format": "unknown", "index": index}]
     return delta(role="assistant", content="", reasoning=text, reasoning_details=details)
@@ -125,6 +129,19 @@ LONG = {
     "usage in every chunk": b"".join(event(chunk(f"w{n} ") | counted(n)) for n in range(1, 41)),
     "usage of choices in turn": b"".join(event(at(n % 2, chunk(f"w{n} ")) | counted(n)) for n in range(2, 42)),
     "an id for every chunk": b"".join(event(chunk(f"w{n} ", id=f"c{n}")) for n in range(40)),
+    "a label for every chunk": b"".join(
+        event(chunk(f"w{n} ", service_tier=("default", "flex")[n % 2], system_fingerprint=f"fp_{n}")) for n in range(40)
+    ),
+    "a model for every chunk": b"".join(event(chunk(f"w{n} ", model=f"m{n}")) for n in range(40)),
+    "times with fractions": b"".join(event(chunk(f"w{n} ") | {"created": 7 + n / 8}) for n in range(40)),
+    "figures in every chunk": b"".join(event(chunk(f"w{n} ") | figures(n)) for n in range(40)),
+    "costs in every chunk": b"".join(
+        event(chunk(f"w{n} ") | {"usage": {"tokens": n, "cost": {"total": n / 1e5}}}) for n in range(1, 41)
+    ),
+    "labels of choices in turn": b"".join(
+        event(at(n % 2, chunk(f"w{n} ", system_fingerprint=f"fp_{n}"))) for n in range(40)
+    ),
+    "a number in each delta": b"".join(event(delta(content=f"w{n} ", token_id=n * 7919)) for n in range(40)),
     "one text in two places": b"".join(event(thought(f"w{n} ", f"w{n} ")) for n in range(40)),
     "comments between": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" * (n % 3) for n in range(40)),
     "a comment after each": b"".join(event(chunk(f"w{n} ")) + b": still here\n\n" for n in range(40)),
@@ -136,6 +153,7 @@ LONG = {
         for n in range(40)
     ),
 }
+LABELLED = ("a label for every chunk", "figures in every chunk", "costs in every chunk", "labels of choices in turn")
 ENDPOINT_OF = {"a response": "responses", "a message": "messages"}
 
 
@@ -208,6 +226,17 @@ SPOILED = {
     "half a list": event(logprobs(1)).replace(b'"content":[', b'"content":[{'),
     "an empty list": event(logprobs(1)).replace(b'"content":[{', b'"content":[],"x":[{'),
     "a number spelled oddly": event(logprobs(1)).replace(b"1.5}", b"1.50e2}"),
+    "two numbers for one": event(chunk("a") | figures(1) | counted(3)).replace(
+        b'"cached_tokens":0', b'"cached_tokens":1,2'
+    ),
+    "two numbers at an end": event(chunk("u") | {"usage": {"tokens": 7}}).replace(b":7}", b":7,8}"),
+    "an empty label": event(chunk("l", system_fingerprint="")),
+    "a label that is null": event(chunk("l", system_fingerprint=None)),
+    "figures that are none": event(
+        chunk("f") | {"stats": {"rate": 0, "left": -0.0, "by": {"host": ""}}, "x_request": ""}
+    ),
+    "a label that is a list": event(chunk("l", x_request=["r"])),
+    "a label that tells of an error": event(chunk("l", error_code="e1")),
     "the end": b"data: [DONE]\n\n",
 }
 
@@ -221,7 +250,10 @@ def test_an_odd_event_among_like_ones_is_read_as_ever(spoiled: str) -> None:
         assert_same(listed + SPOILED[spoiled] + listed, [1 << 20])
         padded = b"".join(event(chunk(f"{n}", obfuscation="x" * n)) for n in range(4))
         assert_same(padded + SPOILED[spoiled] + padded, [1 << 20])
-        for name in ("choices in turn", "calls in turn", "usage of choices in turn", "an id for every chunk"):
+        for name in (
+            *("choices in turn", "calls in turn", "usage of choices in turn", "an id for every chunk"),
+            *LABELLED,
+        ):
             assert_same(LONG[name] + SPOILED[spoiled] + LONG[name], [1 << 20])
 
 
@@ -230,6 +262,29 @@ def test_lists_behind_an_empty_one_are_written_as_json() -> None:
     empty = event({"choices": [{"index": 0, "delta": {}, "logprobs": {"content": []}}]})
     for before in range(4):
         assert_same(b"".join([*listed[:before], empty, *listed]), [1 << 20])
+
+
+@pytest.mark.parametrize("last", ["", None, 0, -1.5, "fp_last", True, {}, {"a": "b"}])
+def test_the_label_before_a_placeholder_is_the_last_that_counts(last: Any) -> None:
+    events = [event(chunk(f"w{n} ", system_fingerprint=f"fp_{n}", x_note=n / 3)) for n in range(20)]
+    end = event(chunk("end", system_fingerprint=last, x_note=last))
+    assert_same(b"".join([*events, end]), [1 << 20])
+    assert_same(b"".join([*events, end, *events, end, end]), [900])
+
+
+@pytest.mark.parametrize("name", ["error", "code", "status", "message", "data", "type", "error_code", "detail", "ok"])
+def test_an_error_among_labels_is_seen(name: str) -> None:
+    events = [event(chunk(f"w{n} ") | {name: word}) for n, word in enumerate(["ok", "fine", "success", "", "1"] * 4)]
+    for words in ("the upstream failed", "429", 500, "rate_limit_exceeded"):
+        assert_same(b"".join([*events, event(chunk("e") | {name: words}), *events]), [1 << 20])
+        assert_same(b"".join([*events, event({"choices": [], name: words}), *events]), [1 << 20])
+
+
+def test_many_labels_leave_a_chunk_a_pattern() -> None:
+    labels = {f"label{number}": {f"of{number}": number} for number in range(60)}
+    Counting.matched = 0
+    answer(b"".join(event(chunk(f"w{n} ") | labels) for n in range(40)), Counting, [1 << 20])
+    assert Counting.matched >= 30
 
 
 def test_the_totals_before_a_placeholder_are_the_last_that_count() -> None:
@@ -242,6 +297,10 @@ def test_the_totals_before_a_placeholder_are_the_last_that_count() -> None:
 MORE = st.sampled_from(
     [
         {"novel": 3},
+        {"novel": 4.5},
+        {"novel": "5"},
+        {"error": 0},
+        {"error": 500},
         {"novel": True},
         {"novel": ["x"]},
         {"novel": {"list": [1]}},
@@ -274,6 +333,15 @@ EVENTS = st.one_of(
         lambda pair: event(at(pair[1], chunk("i", id=pair[0])))
     ),
     st.tuples(st.text(max_size=3), st.text(max_size=3), st.integers(0, 1)).map(lambda one: event(thought(*one))),
+    st.tuples(st.text("ab1", max_size=2), st.integers(0, 1)).map(
+        lambda pair: event(at(pair[1], chunk("l", model=pair[0], system_fingerprint=pair[0])))
+    ),
+    st.tuples(st.integers(-1, 9), st.integers(0, 1)).map(
+        lambda pair: event(at(pair[1], chunk("f")) | figures(pair[0]))
+    ),
+    st.sampled_from(["", "ok", "error", "429", "failed"]).map(
+        lambda word: event(chunk("e", status=word, code=word, type=word))
+    ),
     st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=4).map(
         lambda text: f": {text}\n\n".encode()
     ),

@@ -342,10 +342,9 @@ def _answers(name: str) -> dict[str, dict[str, Any]]:
     return {
         "chat": {"id": name, "choices": [{"index": 0, "message": {"content": name}, "finish_reason": "stop"}]},
         "completions": {"id": name, "choices": [{"index": 0, "text": name, "finish_reason": "stop"}]},
-        "messages": {"id": name, "type": "message", "role": "assistant", "content": [{"type": "text", "text": name}]},
+        "messages": {"id": name, "type": "message", "content": [{"type": "text", "text": name}], "stop_reason": "x"},
         "responses": {"id": name, "object": "response", "status": "completed", "output": [{"type": "x", "id": name}]},
         "images": {"id": name, "created": 7, "data": [{"b64_json": name}]},
-        "transcriptions": {"id": name, "text": name},
     }
 
 
@@ -369,6 +368,19 @@ def test_an_answer_that_is_said_twice_is_said_once_and_two_are_none(
         else:
             assert made.report.code == "stream_corrupted"
             assert b"2 JSON documents" in reply.body
+
+
+@pytest.mark.parametrize("words", [("ha", "ha"), ("Once", " upon")])
+def test_chunks_that_look_like_answers_are_the_parts_of_one_whatever_their_ids(words: tuple[str, str]) -> None:
+    lines = [
+        json.dumps({"id": f"c{number}", "choices": [{"index": 0, "text": text, "finish_reason": reason}]})
+        for number, (text, reason) in enumerate(((words[0], None), (words[1], None), ("", "stop")))
+    ]
+    made = AnswerSpec("r", "completions").read(200, "application/json")
+    made.feed("\n".join(lines).encode())
+    reply = made.finish()
+    assert reply is not None
+    assert json.loads(reply.body)["choices"][0]["text"] == "".join(words)
 
 
 def test_the_last_event_of_json_that_is_read_as_events_counts_once() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from force_stream.merge.fields import (
+    LAST,
     NOTHING,
     SAME,
     Fields,
@@ -16,6 +17,7 @@ from force_stream.merge.fields import (
     first,
     fragment,
     index_of,
+    label,
     latest,
     name,
     nothing,
@@ -144,9 +146,23 @@ def test_what_has_no_index_has_none(entry: Any) -> None:
     assert index_of(entry) is None
 
 
-@pytest.mark.parametrize("value", [None, True, 1.5, ["x"], {"p": "x"}])
+@pytest.mark.parametrize("value", [None, True, ["x"], {"p": "x"}])
 def test_padding_of_another_kind_has_no_slot(value: Any) -> None:
     assert padding().add(value) is SAME
+
+
+def test_a_label_may_differ_once_it_has_come_and_has_another_value() -> None:
+    accumulator = fields({}, label)()
+    values = ("a", "a", "b", "b", "", ["b"], 1.5)
+    effects = [accumulator.add({"l": value, "of": {"m": value}}) or SAME for value in values]
+    assert [len(effect) for effect in effects] == [0, 0, 2, 0, 0, 0, 2]
+    assert all(target is LAST for effect in effects for _, target in effect)
+
+
+def test_a_number_in_a_delta_is_a_label() -> None:
+    accumulator = fields({})()
+    assert [accumulator.add({"token_id": number}) for number in (7, 8, 9)] == [SAME, *[(("token_id", LAST),)] * 2]
+    assert accumulator.result() == {"token_id": 9}
 
 
 def test_padding_may_differ_and_so_may_every_time_after_the_first() -> None:

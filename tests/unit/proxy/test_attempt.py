@@ -516,6 +516,21 @@ def test_usual_events_are_read_at_once_and_on_the_loop(
     assert fed == {True: list(map(len, pieces)), False: []}
 
 
+@pytest.mark.parametrize(
+    ("line_end", "most"),
+    [(b" " * 80 + b"\n", 65536), (b"\n", 8192), (b"\r", 8192), (b"\r\n", 8192)],
+    ids=["long", "short", "CR", "CRLF"],
+)
+def test_what_is_read_fast_stays_on_the_loop_in_ever_larger_portions_unless_its_lines_are_short(
+    line_end: bytes, most: int, fed: dict[bool, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
+    body = MANY_EVENTS.replace(b"\n\n", line_end + line_end.strip(b" "))
+    asyncio.run(play(attempt(Clock()), [body], ends=True))
+    assert fed[False] == []
+    assert max(fed[True]) == most
+
+
 @pytest.mark.usefixtures("slow")
 def test_after_a_while_the_loop_reads_again(fed: dict[bool, list[int]]) -> None:
     clock = Clock()

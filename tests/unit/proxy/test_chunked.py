@@ -96,6 +96,42 @@ def test_a_body_without_chunks_is_left_to_h11(reader: Any) -> None:
     assert bytes(buffer) == b"2\r\nab\r\n"
 
 
+@given(CHUNKS, SIZES, st.sampled_from((b"", b"0\r\n\r\n", b"0;a=b\r\n\r\n")), st.data())
+def test_whole_chunks_are_read_as_h11_reads_them_or_not_at_all(
+    chunks: list[bytes], sizes: list[int], end: bytes, data: st.DataObject
+) -> None:
+    body = bytearray(framed(chunks, end=end))
+    if body and data.draw(st.booleans()):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.sampled_from(b"0fg\r\n-+_ \x00"))
+    for each in (sizes, [len(body) + 1]):
+        reader, buffer, at, out = ChunkedReader(), ReceiveBuffer(), 0, b""
+        for size in each * len(body):
+            read_at_once = chunked.read_whole_chunks(reader, bytes(body[at : at + size])) if not buffer else b""
+            if not read_at_once:
+                buffer += body[at : at + size]
+                try:
+                    while isinstance(event := reader(buffer), h11.Data):
+                        out += bytes(event.data)
+                except h11.ProtocolError:
+                    event = h11.EndOfMessage()
+                if event is not None:
+                    break
+            out, at = out + read_at_once, at + size
+        assert out == read(bytes(body), each, nothing)[0]
+
+
+def test_whole_chunks_need_nothing_else_around_them() -> None:
+    reader = ChunkedReader()
+    assert chunked.read_whole_chunks(reader, b"2\r\nab\r\n1\r\nc\r\n") == b"abc"
+    for other in (b"2\r\nab\r", b"2\r\nab\r\n1\r\n", b"2\r\nab\r\n0\r\n\r\n", b"ab", b""):
+        assert chunked.read_whole_chunks(reader, other) == b""
+    for name, value in (("_bytes_in_chunk", 2), ("_bytes_to_discard", b"\r\n"), ("_reading_trailer", True)):
+        busy = ChunkedReader()
+        setattr(busy, name, value)
+        assert chunked.read_whole_chunks(busy, b"2\r\nab\r\n") == b""
+    assert chunked.read_whole_chunks(Http10Reader(), b"2\r\nab\r\n") == b""
+
+
 def test_this_h11_is_known() -> None:
     assert chunked.unknown_h11() == ""
 

@@ -16,7 +16,8 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from harness.player import Player
-from harness.samples import CHAT, DOCUMENT, STREAM
+from harness.samples import CHAT, DOCUMENT, STREAM, choice, chunk
+from harness.steps import sse
 from hpack import Encoder
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame
 from hypothesis import given
@@ -322,6 +323,7 @@ def test_a_status_that_has_no_body_brings_none_into_a_clients_connection(play: P
 
 # Many frames at once
 
+FINAL = sse(chunk(choice(finish_reason="stop")))
 EVENTS = [event + b"\n\n" for event in STREAM.split(b"\n\n")[:-1]]
 _TRAILERS = Encoder().encode([("x-sum", "1")])
 
@@ -405,6 +407,53 @@ def test_a_wrong_byte_among_merged_frames_has_the_same_outcome(
     sent = bytearray(b"".join(frame.serialize() for frame in frames) or b"\0")
     sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.sampled_from(b"\0\1\3\4\x80\xff"))
     assert made_of(bytes(sent), cuts, merging=True) == made_of(bytes(sent), cuts, merging=False)
+
+
+@pytest.mark.parametrize(
+    ("frames", "held"),
+    [
+        ([data_frame(1, b"ab"), data_frame(1, b"c")], (1, b"abc")),
+        ([data_frame(3, b"a")], (3, b"a")),
+        ([data_frame(1, b"a"), data_frame(3, b"b")], (0, b"")),
+        ([data_frame(1, b"a", "END_STREAM")], (1, b"")),
+        ([data_frame(1, b"a", pad=2)], (1, b"")),
+        ([data_frame(1, b"")], (1, b"")),
+        ([PingFrame(0, b"12345678")], (0, b"")),
+        ([data_frame(1, b"a"), PingFrame(0, b"12345678")], (0, b"")),
+        ([], (0, b"")),
+    ],
+)
+def test_frames_are_read_ahead_if_all_are_plain_data_of_one_stream(
+    frames: list[Frame], held: tuple[int, bytes]
+) -> None:
+    sent = b"".join(frame.serialize() for frame in frames)
+    assert goaway.payload_of(sent) == held
+    assert goaway.payload_of(sent + b"\0\0") == (0, b"")
+    assert goaway.payload_of(sent[:-1])[1] == b""
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_events_that_come_one_by_one_are_read_ahead_of_h2(play: Play, received: list[bytes], size: int) -> None:
+    player, upstream = play()
+    events = [sse(chunk(choice(content=f"word{number} " * size)), done=False) for number in range(50)]
+    length = sum(map(len, events)) + len(FINAL)
+    upstream.h2.send_headers(1, [*HEAD, ("content-length", f"{length}")])
+    upstream.send()
+    window = player.handled
+    for event in events:
+        upstream.send(data_frame(1, event))
+        upstream.listen()
+    assert player.handled - window < (10 if size == 1 else 50)
+    upstream.send(PingFrame(0, b"12345678"))
+    upstream.send(data_frame(1, FINAL, "END_STREAM"))
+    content = "".join(f"word{number} " * size for number in range(50))
+    assert player.answer.json()["choices"][0]["message"]["content"] == content
+    assert player.flow is not None
+    assert player.flow.response is not None
+    assert sum(map(len, received)) < length  # the others waited, and did so once
+    assert player.client_wait is not None
+    assert player.client_wait.attempt is not None
+    assert player.client_wait.attempt.body() == b"".join(events) + FINAL
 
 
 def test_the_data_of_two_streams_is_merged_between_other_frames() -> None:
@@ -537,3 +586,27 @@ def test_with_an_unknown_buffer_frames_are_read_one_by_one(
 def test_another_mitmproxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(Http2Client.__annotations__, "their_stream_id")
     assert goaway.unknown_h2() == "mitmproxy's Http2Client has no their_stream_id"
+
+
+@pytest.mark.parametrize("bare", [True, False], ids=["mitmproxy alone", "with the addon"])
+def test_fact_a_live_stream_from_http2_to_http1_ends_alike_whole_or_cut_off(
+    monkeypatch: pytest.MonkeyPatch, bare: bool
+) -> None:
+    """docs/limits.md says so. When mitmproxy frames such a stream, what the docs say of it needs another look."""
+
+    def played(*, is_whole: bool) -> tuple[bytes, list[str]]:
+        player = Player(monkeypatch, None, http2=True, live=True, bare=bare)
+        upstream = Upstream(player)
+        player.ask()
+        upstream.listen()
+        upstream.begins(STREAM)
+        if is_whole:
+            upstream.ends(b"")
+        else:
+            upstream.refuses(1, ErrorCodes.INTERNAL_ERROR)
+        return player.to_client, player.closed[:1]
+
+    whole, cut = played(is_whole=True), played(is_whole=False)
+    assert whole == cut
+    assert b"transfer-encoding" not in whole[0].lower()
+    assert whole[0].endswith(STREAM)

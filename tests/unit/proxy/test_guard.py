@@ -92,10 +92,11 @@ def test_the_error_counts_whole_events(half: bytes) -> None:
     assert f"2 events, {len(BEGIN + half)} bytes received".encode() in concluded(guard)
 
 
-def test_the_error_of_responses_has_the_number_after_the_last_one_that_the_client_got() -> None:
-    guard = guard_of("responses")
-    whole = RESPONSE_STREAM.split(b"\n\n")[:4]
-    guard.pass_on(b"\n\n".join(whole))
+@pytest.mark.parametrize("behind", [0, 1, 65_480, 65_536, 200_000])
+def test_the_error_of_responses_has_the_number_after_the_last_one_that_the_client_got(behind: int) -> None:
+    guard = guard_of("responses", 10**6)
+    *whole, half = RESPONSE_STREAM.split(b"\n\n")[:4]
+    guard.pass_on(b"\n\n".join([*whole, b":" + b"-" * behind, half]))
     words = concluded(guard)
     assert words.startswith(b"event: error\n")
     assert json.loads(words.partition(b"data: ")[2])["sequence_number"] == 3

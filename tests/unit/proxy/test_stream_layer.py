@@ -1,6 +1,7 @@
 """The stream layer without sockets: what reaches the client, when, and what becomes of the upstream's connection."""
 
 import asyncio
+import gc
 import gzip
 import json
 import tracemalloc
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 from unittest.mock import AsyncMock, Mock
+from weakref import ref
 
 import pytest
 from force_stream import ENDPOINTS, aggregate
@@ -570,6 +572,32 @@ def test_nothing_is_asked_of_the_clock_once_the_client_has_its_answer(play: Call
     player.wait(120)
     assert player.to_client == before
     assert player.is_asleep
+
+
+ENDS: dict[str, Callable[[Player], None]] = {
+    "answered": lambda player: player.upstream_sends(piece(STREAM), END),
+    "cut off": Player.upstream_closes,
+    "lingering": lambda player: (player.upstream_sends(piece(STREAM)), player.wait(1))[1],
+    "client gone": Player.client_leaves,
+}
+
+
+@pytest.mark.parametrize(
+    ("end", "is_guarded"), [*((end, False) for end in ENDS), *((end, True) for end in ENDS if end != "lingering")]
+)
+def test_what_a_flow_has_is_freed_once_it_has_ended_though_its_stream_and_its_timer_stay(
+    play: Callable[..., Player], play_guarded: Callable[..., Player], end: str, *, is_guarded: bool
+) -> None:
+    player = (play_guarded if is_guarded else play)(idle_timeout=60)
+    player.upstream_sends(HEAD, BEGIN)
+    gc.collect()  # from now on, only a full collection would free mitmproxy's stream
+    ENDS[end](player)
+    flow, wait = player.flows.pop(), player.waits.popitem()[1]
+    assert wait.attempt is not None
+    had = [ref(each) for each in (flow, wait, wait.attempt)]
+    del flow, wait
+    gc.collect(1)
+    assert [each() for each in had] == [None, None, None]
 
 
 def test_two_requests_of_one_connection_have_their_own_clocks(play: Callable[..., Player]) -> None:

@@ -1,6 +1,7 @@
 """A flow that a person opens: what is in it, what can be saved, and that no credential is."""
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -129,6 +130,20 @@ def test_no_credential_is_shown_or_saved_wherever_it_stands() -> None:
     assert "Incorrect API key provided: " in shown
 
 
+@pytest.mark.parametrize("size", [3, 7, 20])
+def test_no_credential_is_shown_in_pieces_an_event_each(size: int) -> None:
+    text = f"é: the key {SECRET}é is wrong"
+    parts = [text[at : at + size] for at in range(0, len(text), size)]
+    flow = forced(sse(*(chunk(choice(content=part, index=index)) for part in parts for index in (0, 1))), {})
+    flow.request.headers["authorization"] = f"Bearer {SECRET}"
+    found = look(flow, whole=True)
+    for place in (r"(?:choices\[0\]\.delta\.)?content", r"choices\[1\]\.delta\.content"):
+        rows = (re.fullmatch(rf'{place} \+"([^"]*)"', entry.added) for entry in found.first)
+        shown = "".join(row[1] for row in rows if row)
+        assert re.fullmatch(r"é: the key \*{3}\d+\**é is wrong", shown), (place, shown)
+        assert len(shown) == len(text)
+
+
 def test_what_is_saved_is_as_it_came_where_there_is_no_credential() -> None:
     document = {"text": "é" * 50_000 + ' "quoted", and so on' * 5000}
     stream = sse(*EVENTS * 500)
@@ -164,6 +179,21 @@ def test_the_command_is_the_request_as_it_came_with_the_key_from_the_environment
     assert not [word for word in words if word.startswith(("host:", "content-length:"))]
     if body:
         assert words[words.index("--data-binary") + 1] == body.decode()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "port", "named"),
+    [
+        ("http", "::1", 8000, "http://[::1]:8000/"),
+        ("http", "::1", 80, "http://[::1]/"),
+        ("https", "a.example", 443, "https://a.example/"),
+        ("https", "a.example", 8443, "https://a.example:8443/"),
+    ],
+)
+def test_the_command_has_the_address_as_curl_takes_it(scheme: str, host: str, port: int, named: str) -> None:
+    flow = flow_with()
+    flow.request.scheme, flow.request.host, flow.request.port = scheme, host, port
+    assert f"POST '{named}" in opened.curl(flow).decode() or f"POST {named}" in opened.curl(flow).decode()
 
 
 def test_a_body_that_no_command_can_have_is_left_out() -> None:

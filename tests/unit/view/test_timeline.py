@@ -367,6 +367,8 @@ def test_the_first_content_is_at_the_same_time_in_the_figures(cuts: list[int], e
 def test_the_first_content_is_looked_for_near_the_begin_alone() -> None:
     late = event_of(b'{"n":1}') * 10_000 + STREAM
     assert timeline.first_content(late, [1.0, len(late)]) is None
+    much = b":\n\n" * 500 + STREAM
+    assert timeline.first_content(much, [1.0, len(much)]) is None
     assert timeline.first_content(STREAM, [1.0, 5]) is None, "times of another body"
     last = event_of(b'{"b64_json":"a"}').rstrip()
     assert timeline.first_content(last, [1.0, len(last)]) == 1.0, "an event without its blank line"

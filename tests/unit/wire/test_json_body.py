@@ -581,6 +581,8 @@ def test_any_bytes_are_read_as_json_reads_them(raw: bytes, block: int) -> None:
         stream = expected.get("stream")
         spelled = json.dumps(stream).strip('"').lower().strip()
         assert body.asks_plain == (spelled in ("", "null", "none", "false", "0", "0.0", "-0.0"))
+        for edited in (body.forced(None), body.plain()):
+            assert undo(edited.body, edited.undo) == raw
 
 
 QUOTED = {
