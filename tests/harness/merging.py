@@ -4,7 +4,7 @@ the plain way to read them."""
 from collections.abc import Callable
 from typing import Any
 
-from force_stream.answer.events import Event
+from force_stream.answer.events import Event, EventReader
 from force_stream.answer.patterns import Repeats, Templates
 from force_stream.merge.fields import Rule
 from force_stream.wire.jsontext import Number
@@ -33,6 +33,14 @@ class Never(Repeats):
 
     def _match_run(self, templates: Templates, data: bytes, start: int) -> tuple[int, bool]:
         raise AssertionError("a chunk was taken by its bytes")
+
+
+class ByForm(Never):
+    """Merges every chunk by its form, if that is known."""
+
+    def __init__(self, reader: EventReader) -> None:
+        super().__init__(reader)
+        self._until_attempt = 1 << 60
 
 
 def merged(rule: Rule, said: list[Any]) -> Any:

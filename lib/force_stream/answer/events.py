@@ -10,11 +10,13 @@ is a part of one cannot be read; whether an answer is whole without it is for th
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from ..errors.events import error_from_words, error_in
+from ..endpoints.endpoint import Aggregator, Memo
+from ..errors.events import error_from_words, error_in, is_never_error
 from ..errors.words import is_keepalive, says_error
 from ..wire import jsontext
 from ..wire.sse import EventStreamDecoder, ServerSentEvent, end_of_event
@@ -26,13 +28,10 @@ _IS_REPLACED: Final = "not all of it is UTF-8, or the upstream put replacement c
 _DONE: Final = "[DONE]"
 # How nearly all events start, before their data in one line: maybe with a line that has the event's name.
 _START: Final = re.compile(rb"(?:event: (.*)\n)?data: ")
-# What is before a chunk's choices, and before the delta of the first.
-_UP_TO_CHOICES: Final = re.compile(r'.*?"choices": ?')
-_UP_TO_DELTA: Final = re.compile(r'.*?"choices": ?.*?"delta": ?')
-# The members of a chunk that say neither a part of the answer nor that something is wrong.
-_LABELS: Final = frozenset(
-    ("id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint", "provider")
-)
+# Bytes. Longer events are read like those of an unknown form.
+_SHORT: Final = 1024
+# Forms that are known at a time: a stream has few.
+_MOST_FORMS: Final = 64
 # What broken framing leaves before an event's data.
 _BEFORE_DATA: Final = re.compile(r"(?:[\ufeff\0\s,]++|data:)*+")
 # The next event, where one is cut off in the middle of it.
@@ -64,8 +63,7 @@ class Kind(Enum):
 @dataclass(slots=True)
 class Event:
     """One event. `number` counts from 1, and is 0 for `[DONE]` and for lines of text that are not an event; `value` is
-    what its data says, if that is JSON; `error` is the body of the error that it reports, if it does; `envelope`
-    stands for all of a chunk but its choices: chunks with the same one differ in these alone."""
+    what its data says, if that is JSON; `error` is the body of the error that it reports, if it does."""
 
     number: int
     kind: Kind
@@ -73,82 +71,56 @@ class Event:
     data: str
     value: Any = None
     error: dict[str, Any] | None = None
-    envelope: "Envelope | None" = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Envelope:
-    """All of a chunk but its choices, or but the delta of its one choice, as text, and one chunk that has it. Most
-    chunks have that of the one before, to the character: only what is in it needs to be parsed.
+class Form(NamedTuple):
+    """What merges chunks of one form: the names of their members are the same, down to those of their delta, and so are
+    their event's name, their type and model, and their id as long as a new one is odd."""
 
-    `of_delta`: the latter; then nothing around the delta is more than a label, or can be odd.
-    """
-
-    name: str
-    head: str
-    tail: str
-    chunk: dict[str, Any]
-    of_delta: bool
-
-    def open(self, name: str, data: str) -> dict[str, Any] | None:
-        """The chunk in this envelope, or None if it has another."""
-        if not data.startswith(self.head) or not data.endswith(self.tail) or name != self.name:
-            return None
-        inside, end = jsontext.scan(data, len(self.head))
-        if end != len(data) - len(self.tail):
-            return None
-        return self.chunk | {"choices": [self.chunk["choices"][0] | {"delta": inside}] if self.of_delta else inside}
+    add: Callable[[dict[str, Any], str], object]
+    goes_on: Callable[[dict[str, Any], Memo], bool]
+    memo: Memo
 
 
-def _envelope_of(name: str, data: str, chunk: dict[str, Any], *, may_be_of_delta: bool) -> Envelope | None:
-    """The envelope of a chunk; None if its text does not plainly show where the choices are."""
-    if "choices" not in chunk:
-        return None
-    of_delta = may_be_of_delta and not name and _is_delta_alone(chunk)
-    found = (_UP_TO_DELTA if of_delta else _UP_TO_CHOICES).match(data)
-    if found is None:
-        return None
-    start, end = found.end(), jsontext.scan(data, found.end())[1]
-    if end < 0:
-        return None
-    around = data[:start] + data[end:]
-    # Not in an object within the chunk, or twice; with escapes, a name has more than one spelling.
-    if "\\" in around or around.count('"choices"') > 1 or (of_delta and around.count('"delta"') > 1):
-        return None
-    return Envelope(name, data[:start], data[end:], chunk, of_delta)
+type _Names = tuple[Any, ...]
 
 
-def _is_delta_alone(chunk: dict[str, Any]) -> bool:
-    """Whether a chunk has nothing beside one delta but labels, and members without a value."""
-    choices = chunk["choices"]
-    if not _LABELS.issuperset(chunk) or chunk.get("usage") or not isinstance(choices, list) or len(choices) != 1:
-        return False
-    choice = choices[0]
-    if not isinstance(choice, dict) or not isinstance(choice.get("delta"), dict):
-        return False
-    rest = {key: value for key, value in choice.items() if key != "delta" and value is not None}
-    return rest.keys() == {"index"} and type(rest["index"]) is int
+def _names(event: str, chunk: dict[str, Any], with_id: bool) -> _Names:
+    """What makes the form of an event's chunk. Raises one of `_WITHOUT_FORM` if there is none: the chunk or its delta
+    is not an object, or its choices are not one object."""
+    choices, id_of = chunk.get("choices"), chunk.get("id") if with_id else None
+    if choices is None:
+        return (event, id_of, chunk.get("model"), chunk.get("type"), *chunk)
+    (choice,) = choices
+    delta = choice.get("delta")
+    if delta is None:
+        return (event, id_of, chunk.get("model"), *chunk, None, *choice)
+    return (event, id_of, chunk.get("model"), *chunk, None, *choice, None, *delta.keys())
+
+
+# Or a label of it, or its type, is a list or an object.
+_WITHOUT_FORM: Final = (AttributeError, TypeError, ValueError)
 
 
 class EventReader:
     """A pull parser: feed it bytes, take the events they complete. `patches`: applied to each chunk first.
 
-    `count` is the number of the last event; whoever reads some of them elsewhere adds these. `dones` counts `[DONE]`;
-    `decoder` knows the lines.
+    `count` is the number of the last event; whoever reads some of them elsewhere adds these. `latest` is that of the
+    last one that `merge_run` merged. `dones` counts `[DONE]`; `decoder` knows the lines.
     """
 
     def __init__(self, patches: Sequence[Callable[[dict[str, Any]], None]] = ()) -> None:
-        self.count = 0
+        self.count = self.latest = 0
         self.dones = 0
         self.odd = Oddities()
         self.patches = patches
         self.decoder = EventStreamDecoder()
         # How the latest plain event starts, the name that it has there, its lines, and where its data is.
         self._start, self._name, self._lines, self._at = b"data: ", "", 1, 6
-        self._envelope: Envelope | None = None
-        # Chunks that were not in the envelope, and which of them is the next whose envelope is looked at: fewer and
-        # fewer, since each may have one of its own.
-        self._parsed, self._try_at = 0, 1
+        self._forms: dict[_Names, Form] = {}
+        self._with_id = True
+        # The data of an event that was parsed before it was read, and its value.
+        self._ahead: tuple[str | None, Any] = (None, None)
 
     def feed(self, data: bytes) -> list[Event] | Iterator[Event]:
         """The events that these bytes complete; an iterator, to be used up before the next bytes, where they may be
@@ -163,17 +135,73 @@ class EventReader:
     def read_plain(self, event: bytes) -> list[Event] | Iterator[Event] | None:
         """The same for bytes that start where an event does, end with a blank line, and have no CR: if they are one
         event as nearly all are, for which the decoder takes longer. None if they are not."""
-        if not event.startswith(self._start):
-            start = _START.match(event)
-            if start is None:
-                return None
-            self._start, self._at, self._lines = start[0], start.end(), start[0].count(b"\n") + 1
-            self._name = (start[1] or b"").decode(errors="replace")
-        end = event.find(b"\n", self._at)
-        if end != len(event) - 2 or end == self._at:
+        if not (event.startswith(self._start) or self._finds_start(event, 0)):
+            return None
+        data = event[self._at : -2]
+        if not data or b"\n" in data:
             return None
         self.decoder.lines += self._lines
-        return self._read(self._name, event[self._at : end].decode("utf-8", "replace"))
+        return self._read(self._name, data.decode("utf-8", "replace"))
+
+    def _finds_start(self, data: bytes, at: int) -> bool:
+        """Note how an event starts that starts otherwise than the one before. Whether it is a plain one."""
+        start = _START.match(data, at)
+        if start is None:
+            return False
+        self._start, self._at, self._lines = start[0], len(start[0]), start[0].count(b"\n") + 1
+        self._name = (start[1] or b"").decode(errors="replace")
+        return True
+
+    def know(self, event: Event, aggregator: Aggregator) -> None:
+        """Let `merge_run` merge events like this one, all of which are as sure to be a part of the answer."""
+        if self._with_id != ("id" in self.odd.watched):
+            self._with_id = not self._with_id
+            self._forms.clear()
+        if self.dones or self.patches or len(self._forms) >= _MOST_FORMS:
+            return
+        with suppress(*_WITHOUT_FORM):
+            names = _names(event.name, event.value, self._with_id)
+            if is_never_error(event.value, event.name):
+                self._forms.setdefault(names, Form(aggregator.add, aggregator.goes_on, {}))
+
+    def forget(self) -> None:
+        """Let go of whatever merges the chunks."""
+        self._forms.clear()
+
+    def merge_run(self, data: bytes, at: int, most: int) -> tuple[int, int]:
+        """Merge events from `at` on, in bytes without a CR, as long as they are plain ones of a known form, and at most
+        so many: what could be wrong or odd with them was looked for when their form became known, but for what
+        differs from chunk to chunk. Returns where they end, and how many they are."""
+        forms, with_id, start, width, name = self._forms, self._with_id, self._start, self._at, self._name
+        before, lines = self.count, self._lines
+        most += before
+        # This loop runs once for each event.
+        while self.count < most:
+            if not data.startswith(start, at):
+                if not self._finds_start(data, at):
+                    break
+                start, width, name, lines = self._start, self._at, self._name, self._lines
+            end = data.find(b"\n", at + width, at + _SHORT)
+            if not data.startswith(b"\n\n", end):
+                break
+            text = data[at + width : end].decode("utf-8", "replace")
+            chunk, stop = jsontext.scan(text, 0)
+            if stop != len(text) or REPLACED in text:
+                break
+            try:
+                add, goes_on, memo = forms[_names(name, chunk, with_id)]
+            except (KeyError, *_WITHOUT_FORM):
+                self._ahead = text, chunk
+                break
+            self.count += 1
+            self.decoder.lines += lines
+            if not goes_on(chunk, memo):
+                self.odd.check(chunk, self.count)
+                add(chunk, name)
+            at = end + 2
+        if self.count > before:
+            self.latest = self.count
+        return at, self.count - before
 
     def close(self) -> list[Event]:
         """The event that the end of the stream leaves without its blank line, if there is one."""
@@ -208,31 +236,15 @@ class EventReader:
     def _read(self, name: str, data: str, *, at_end: bool = False) -> list[Event] | Iterator[Event]:
         if data.strip() == _DONE:
             return self._done(name)
-        envelope = self._envelope
-        if envelope is not None and (value := envelope.open(name, data)) is not None:
-            delta = value["choices"][0]["delta"] if envelope.of_delta else None
-            if isinstance(delta, dict) and "error" not in delta:
-                number = self._number(data)
-                if "tool_calls" in delta:
-                    self.odd.check(value, number)
-                return [Event(number, Kind.CHUNK, name, data, value, None, envelope)]
-            return [self._chunk(name, data, value, envelope)]
+        (text, value), self._ahead = self._ahead, (None, None)
         try:
-            value = jsontext.loads(data)
+            value = value if text == data else jsontext.loads(data)
         except ValueError:
             # Events with no blank line between them (ggml-org/llama.cpp#14268): each line is one.
             read = self._read_lines if "\n" in data.strip() else self._recover
             events = read(name, data, at_end=at_end)
             return events if len(data) > _LONG else [*events]
-        if not isinstance(value, dict):
-            return self._read_value(name, data, value)
-        self._parsed += 1
-        if self._parsed < self._try_at or self.patches:
-            return [self._chunk(name, data, value)]
-        # Where the delta does not stay alone, or choices take turns, their list is what differs.
-        self._envelope = envelope = _envelope_of(name, data, value, may_be_of_delta=self._try_at == 1)
-        self._try_at *= 4
-        return [self._chunk(name, data, value, envelope)]
+        return self._read_value(name, data, value)
 
     def _read_lines(self, name: str, data: str, *, at_end: bool) -> Iterator[Event]:
         # Not all at once: lines may be very many, and not all of them are looked at.
@@ -251,6 +263,7 @@ class EventReader:
 
     def _done(self, name: str) -> list[Event]:
         self.dones += 1
+        self.forget()
         if self.dones == 2:
             self.odd.add("more than one [DONE]")
         return [Event(0, Kind.DONE, name, _DONE)]
@@ -282,16 +295,16 @@ class EventReader:
             at = _BEFORE_DATA.match(text, at).end()  # type: ignore[union-attr]
 
     def _read_value(self, name: str, data: str, value: Any) -> list[Event]:
+        if isinstance(value, dict):
+            return [self._chunk(name, data, value)]
         if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
             return [event for each in value for event in self._read_value(name, data, each)]
-        if not isinstance(value, dict):
-            number = self._number(data)
-            self.odd.add(f"its data is {kind_of(value)}, not an object", number)
-            error = _error_of(value) if isinstance(value, str) else None
-            return [Event(number, Kind.VALUE, name, data, value, error)]
-        return [self._chunk(name, data, value)]
+        number = self._number(data)
+        self.odd.add(f"its data is {kind_of(value)}, not an object", number)
+        error = _error_of(value) if isinstance(value, str) else None
+        return [Event(number, Kind.VALUE, name, data, value, error)]
 
-    def _chunk(self, name: str, data: str, chunk: dict[str, Any], envelope: Envelope | None = None) -> Event:
+    def _chunk(self, name: str, data: str, chunk: dict[str, Any]) -> Event:
         number = self._number(data)
         error = error_in(chunk, name)
         if error is not None:
@@ -300,7 +313,7 @@ class EventReader:
             for patch in self.patches:
                 patch(chunk)
         self.odd.check(chunk, number)
-        return Event(number, Kind.CHUNK, name, data, chunk, error, envelope)
+        return Event(number, Kind.CHUNK, name, data, chunk, error)
 
     def _number(self, data: str) -> int:
         self.count = number = self.count + 1

@@ -49,6 +49,8 @@ _LONGEST_SLOT: Final = 16 * 1024
 _FIRST_RUN: Final = 16 * 1024
 # Events. How many pass without an attempt after failed attempts: four times as many each time, up to this.
 _LONGEST_PAUSE: Final = 128
+# Events in a row. After more that cannot be templates, whether they could is not asked for a while.
+_MOST_IN_VAIN: Final = 8
 # Templates in force at once: each is tried at every event that the one before does not foretell.
 _MOST_TEMPLATES: Final = 8
 # Bytes. Most events are shorter.
@@ -505,7 +507,7 @@ class Repeats:
         self._rest = b""
         self._waiting: list[bytes] = []
         self._waiting_size = 0
-        self._until_attempt = 0
+        self._until_attempt = self._in_vain = 0
         self._pause = 1
 
     def wait(self, data: bytes) -> bool:
@@ -537,8 +539,10 @@ class Repeats:
             starts, is_last = self._decoder.between_events, False
             if starts and self._templates is not None:
                 at, is_last = self._match_run(self._templates, data, at)
-                if at == len(data):
-                    return
+            elif starts and self.pauses and not has_returns:
+                at = self._merge_run(data, at)
+            if at == len(data):
+                return
             # What `end_of_event` does first, without the call: this runs once for each event that is parsed.
             end, is_plain = data.find(b"\n\n", at, at + _SHORT_EVENT) + 2, starts
             if end < 2 or has_returns:
@@ -563,6 +567,11 @@ class Repeats:
                     self._learn(event, known)
                     known = None
             at = end
+
+    @property
+    def pauses(self) -> bool:
+        """Whether no effect is asked for, for now."""
+        return self._until_attempt > 0
 
     @property
     def begun(self) -> int:
@@ -594,11 +603,13 @@ class Repeats:
         is_wanted = self._until_attempt < 0 if known is None else is_used or known.are_near(self._event)
         made = None
         if is_wanted and self._event and not self._reader.patches:
-            if self.effect and _are_learnable(self.effect, self._before):
+            is_tried = False
+            if self.effect and (is_tried := _are_learnable(self.effect, self._before)):
                 data = event.data.encode(errors="surrogatepass")
                 made = template_of(self._event, data, self.effect, self._before, self._reader.odd.watched)
-                if known is None and made is None:
-                    self._attempted(success=False)
+            self._in_vain = self._in_vain + 1 if made is None else 0
+            if known is None and made is None and (is_tried or self._in_vain > _MOST_IN_VAIN):
+                self._attempted(success=False)
             self._before = self._event
         if known is not None:
             if made is not None and known.join(made):
@@ -618,6 +629,12 @@ class Repeats:
         self._reader.count += run.events
         self._decoder.lines += run.lines
         return run.end, run.is_last
+
+    def _merge_run(self, data: bytes, start: int) -> int:
+        end, events = self._reader.merge_run(data, start, self._until_attempt)
+        self.parsed += end - start
+        self._until_attempt -= events
+        return end
 
     def _parse(self, piece: bytes, *, starts: bool, is_plain: bool = False) -> list[Event] | Iterator[Event]:
         """The events of a piece that is one event, or part of one. `starts`: it starts where an event does; `is_plain`:

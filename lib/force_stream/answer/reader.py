@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..endpoints import ENDPOINTS, api_of
-from ..endpoints.endpoint import Aggregated
+from ..endpoints.endpoint import Aggregated, Aggregator
 from ..errors import (
     CorruptedStream,
     EmptyStream,
@@ -322,6 +322,7 @@ class AnswerReader:
     def forget(self) -> None:
         """Free what was read, in short steps; the report stays."""
         left, self._left = [*self._left, self._aggregator, self._repeats], []
+        self._reader.forget()
         self._aggregator = ENDPOINTS[self._spec.endpoint].aggregator(self._spec.choices)
         self._repeats = Repeats(self._reader)
         self._json, self._error, self._words = [], None, None
@@ -510,9 +511,11 @@ class AnswerReader:
             self._words = self._words or event.value
 
     def _merge_chunk(self, event: Event) -> None:
-        chunk, envelope, aggregator = event.value, event.envelope, self._aggregator
+        chunk, aggregator = event.value, self._aggregator
         if chunk.get("object") in aggregator.objects or aggregator.knows(chunk, event.name):
             self._has_chunks = True
+            if self._repeats.pauses and _is_known_by_form(chunk, aggregator):
+                self._reader.know(event, aggregator)
         elif (api := api_of(chunk, event.name)) is not None and api != self._spec.endpoint:
             self._other_api = self._other_api or api
             self._others += 1
@@ -523,10 +526,9 @@ class AnswerReader:
             self._words = self._words or chunk
             self._reader.odd.add("text where a chunk should be", event.number)
             chunk = {key: value for key, value in chunk.items() if key not in _OF_A_CHUNK}
-            envelope = None
         else:
             self._has_chunks = True
-        self._repeats.effect = aggregator.add(chunk, event.name, envelope)
+        self._repeats.effect = aggregator.add(chunk, event.name)
 
     def _failed(self) -> Reply | None:
         """An error status whose body is not JSON and has no error event: text, or a page to pass on."""
@@ -549,7 +551,7 @@ class AnswerReader:
             self._report.cause = f"{error}"
             aggregated = self._aggregator.result(done=self.done, partial=True)
         except (IncompleteStream, EmptyStream) as error:
-            if self._others and 2 * self._others >= self._latest:
+            if self._others and 2 * self._others >= max(self._latest, self._reader.latest):
                 raise self._another_api() from None
             if self._words is not None and not (cut and wants_partial):
                 raise UpstreamError(error_from_words(self._words)) from None
@@ -625,6 +627,14 @@ class AnswerReader:
         if self._unreadable:
             raise CorruptedStream("no event of the upstream's stream can be read")
         raise EmptyStream("the upstream's event stream was empty")
+
+
+def _is_known_by_form(chunk: dict[str, Any], aggregator: Aggregator) -> bool:
+    """Whether an aggregator that knows a chunk would know any other of its form, whatever its values are."""
+    kind = chunk.get("type")
+    return (
+        aggregator.has_choices if "choices" in chunk else isinstance(kind, str) and kind.startswith(aggregator.families)
+    )
 
 
 def _too_deep() -> MalformedStream:

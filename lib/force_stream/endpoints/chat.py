@@ -6,7 +6,7 @@ or server-sent events. https://platform.openai.com/docs/api-reference/chat-strea
 
 import base64
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..errors import EmptyStream, IncompleteStream, MixedChoices
 from ..errors.events import MAY_REPORT, error_in
@@ -34,10 +34,10 @@ from ..merge.fields import (
 )
 from ..merge.parts import parts, reasoning
 from ..merge.snapshots import snapshots
-from ..merge.tool_calls import called_function, tool_calls, with_ids
+from ..merge.tool_calls import ToolCalls, called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
 from ..wire.text import printable
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Envelope, Request, fewer_than
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Memo, Request, fewer_than
 from .pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 
 
@@ -170,6 +170,25 @@ _ENVELOPE: Final = frozenset(
 )
 
 
+# The members of a choice that do more than to add to what there is.
+_UNUSUAL: Final = frozenset(("finishReason", "usage", "message"))
+_MOST_CHOICES: Final = 10_000
+
+# Where in a chunk are what is not merged in its row: it consists of rows, or shows first whether it goes on.
+_BY_THEMSELVES: Final = ((1, "delta"), (2, "tool_calls"))
+
+type _Row = tuple[int, str, Callable[[Any], object]]
+
+
+class _Plan(NamedTuple):
+    """The members of a chunk (0), of its choice (1) and of the delta (2) that are to be merged, and what does it; what
+    merges tool calls, if there are any; and whether the delta has a role."""
+
+    rows: list[_Row]
+    calls_go_on: Callable[[Any], bool] | None
+    has_role: bool
+
+
 class CompletionAggregator(Aggregator):
     """What chat and legacy completions share: chunks with choices, each with its finish reason.
 
@@ -177,14 +196,12 @@ class CompletionAggregator(Aggregator):
     """
 
     objects: tuple[str, ...] = OBJECTS
+    has_choices = True
     object_name: str
     choice_rules: Mapping[str, Rule]
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._top = Fields(_CHUNK, label)
-        # That of the latest chunk, and the effect of the members in it.
-        self._envelope: Envelope | None = None
-        self._of_top: Slots | None = SAME
         self._choices: dict[int, Fields] = {}
         self._reasons: dict[int, Any] = {}
         self._unfinished: set[int] = set()  # without a finish reason
@@ -196,50 +213,82 @@ class CompletionAggregator(Aggregator):
         self._placeholder: Any = None
         self._expected = expected_choices
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         choices = chunk.get("choices")
         if not choices and chunk.get("type") in _KEEP_ALIVES:
             return SAME
         if not isinstance(choices, list):
             choices = []
         self._with_usage = bool(chunk.get("usage"))
-        if envelope is None or envelope is not self._envelope or self._of_top is CHANGED:
-            self._of_top, self._envelope = self._top.add(chunk), envelope
-        elif envelope.of_delta and (known := self._delta_of(choices[0])) is not None:
-            effect = known.add(choices[0]["delta"])
-            return CHANGED if effect is CHANGED else (*self._of_top, *effect)
-        chosen = self._add_choices(choices)
-        slots = None if self._of_top is None or chosen is None else self._of_top + chosen
+        of_top, chosen = self._top.add(chunk), self._add_choices(choices)
+        slots = None if of_top is None or chosen is None else of_top + chosen
         in_choices = [choice for choice in choices if isinstance(choice, dict) and choice.get("usage")]
         if self._with_usage or in_choices or chunk.get("x_groq"):
             slots = self._add_usage(chunk, choices, slots)
         return slots
 
-    def _delta_of(self, choice: dict[str, Any]) -> Fields | None:
-        """What merges the delta of a choice that says nothing else, and has not ended; None where it is not merged
-        alone."""
-        delta, index = choice["delta"], choice["index"]
-        if index in self._reasons or not isinstance(delta, dict) or delta.get("role") == "tool":
+    def goes_on(self, chunk: dict[str, Any], memo: Memo) -> bool:
+        choice = chunk["choices"][0]
+        index = choice.get("index", 0)
+        if type(index) is not int or index in self._reasons or choice.get("finish_reason"):
+            return False
+        plan = memo.get(index) or self._plan(chunk, choice, index, memo)
+        if plan is None:
+            return False
+        rows, calls_go_on, has_role = plan
+        delta = choice.get("delta")
+        if has_role and delta["role"] == "tool":
+            return False
+        if calls_go_on is not None and not calls_go_on(delta["tool_calls"]):
+            return False
+        places = (chunk, choice, delta)
+        for place, name, add in rows:
+            said = places[place][name]
+            if said is not None:  # no member is changed by null
+                add(said)
+        usage = chunk.get("usage")
+        if usage:
+            self._note_usage(usage)
+        return True
+
+    def _plan(self, chunk: dict[str, Any], choice: dict[str, Any], index: int, memo: Memo) -> _Plan | None:
+        """What is to be merged of chunks of one form whose choice has this index. None if they may do more than to go
+        on with what there is."""
+        known, delta = self._choices.get(index), choice.get("delta")
+        if known is None or "x_groq" in chunk or not _UNUSUAL.isdisjoint(choice) or not 0 <= index < _MOST_CHOICES:
             return None
-        known = self._choices[index].member("delta")
-        return known if isinstance(known, Fields) else None
+        found: list[_Row] = []
+        for place, (merged, said) in enumerate(((self._top, chunk), (known, choice), (known.member("delta"), delta))):
+            if isinstance(merged, Fields) and said is not None:
+                rows = merged.rows(said)
+                if rows is None:
+                    return None
+                found += [(place, name, add) for name, add in rows if (place, name) not in _BY_THEMSELVES]
+        calls = merged.member("tool_calls") if isinstance(merged, Fields) and "tool_calls" in (delta or {}) else None
+        goes_on = calls.goes_on if isinstance(calls, ToolCalls) else None
+        plan = memo[index] = _Plan(found, goes_on, "role" in (delta or {}))
+        return plan
 
     def _add_usage(self, chunk: dict[str, Any], choices: list[Any], slots: Slots | None) -> Slots | None:
         """Note the usage of a chunk, which may also stand in a choice (Moonshot, llama.cpp) or in Groq's x_groq; the
         one at the top level wins. Returns the chunk's effect, given that of the rest."""
         for place in (*choices, chunk.get("x_groq"), chunk):
             usage = place.get("usage") if isinstance(place, dict) else None
-            # Many upstreams send it in every chunk, cumulative, so it is never summed: the last that counts something
-            # is the answer's. Zeros, {} and null are placeholders (MiniMax, GCWing/OpenBitFun#792).
-            if usage and _counts(usage):
-                self._usage = usage
+            if usage and self._note_usage(usage):
                 is_total = place is chunk and isinstance(usage, dict)
                 slots = (*slots, ("usage", TOTALS)) if is_total and slots is not None else CHANGED
                 if not choices and self.finished:
                     self.early = 0  # nothing follows usage that has a chunk of its own
-            elif usage:
-                self._placeholder = usage
         return slots
+
+    def _note_usage(self, usage: Any) -> bool:
+        """Note a usage. Whether it counts something: many upstreams send it in every chunk, cumulative, so it is never
+        summed; the last that does is the answer's. Zeros and {} are placeholders (MiniMax, GCWing/OpenBitFun#792)."""
+        if _counts(usage):
+            self._usage = usage
+            return True
+        self._placeholder = usage
+        return False
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         usage = chunk.get("usage")

@@ -34,7 +34,7 @@ from .chat import (
     has_choices,
     is_blank,
 )
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request, fewer_than
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Memo, Request, fewer_than
 from .pieces import pieces
 
 _CHOICE: Final[Mapping[str, Rule]] = {
@@ -52,13 +52,12 @@ class LegacyAggregator(CompletionAggregator):
     object_name = "text_completion"
     choice_rules = _CHOICE
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
-        value = spelled(chunk.get("value"))
-        if value is not None and "choices" not in chunk:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+        if "choices" not in chunk and (value := spelled(chunk.get("value"))) is not None:
             # Writer streams {"value": "…"} and nothing else.
             super().add({key: item for key, item in chunk.items() if key != "value"} | {"choices": [{"text": value}]})
             return CHANGED
-        return super().add(chunk, event, envelope)
+        return super().add(chunk, event)
 
     def _choice(self, index: int, choice: dict[str, Any], finish_reason: Any, *, done: bool) -> dict[str, Any]:
         finish_reason = finish_reason or ("stop" if done else "length")
@@ -78,7 +77,7 @@ class LlamaCppAggregator(Aggregator):
         self._stopped: set[int] = set()
         self._going_on: set[int] = set()
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         index = index_of(chunk) or 0
         self._merged.setdefault(index, Fields(self._RULES, nothing)).add(chunk)
         stops, has_stopped = chunk.get("stop") is True, index in self._stopped
@@ -117,6 +116,7 @@ class CompletionsAggregator(Aggregator):
     """Passes the chunks to the aggregator of their format, with those that came before the format was known."""
 
     objects = OBJECTS
+    has_choices = True
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices
@@ -124,7 +124,7 @@ class CompletionsAggregator(Aggregator):
         self._format: Aggregator | None = None
         self._as_chat = ChatAggregator()
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         if self._format is None:
             aggregator = _format_of(chunk)
             if aggregator is None:
@@ -134,9 +134,12 @@ class CompletionsAggregator(Aggregator):
             for held in self._held:
                 self._format.add(held)
             self._held.clear()
-        effect = self._format.add(chunk, event, envelope)
+        effect = self._format.add(chunk, event)
         self.finished, self.early = self._format.finished, self._format.early
         return effect
+
+    def goes_on(self, chunk: dict[str, Any], memo: Memo) -> bool:
+        return self._format is not None and self._format.goes_on(chunk, memo)
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return _format_of(chunk) is not None or self._as_chat.knows(chunk, event)

@@ -8,6 +8,9 @@ from ..merge.fields import Slots
 from ..wire.text import counted
 
 type Request = Mapping[str, Any]
+type Memo = dict[int, Any]
+"""The same for all chunks of one form, whose members have the same names, down to their delta: what an aggregator knows
+of all of them."""
 type EventsOf = Callable[[Any, Asked], Iterator[dict[str, Any]] | None]
 """The data of the events in which a real server would have streamed a document, one by one, given what was asked for;
 None for what is no document of this API."""
@@ -30,14 +33,6 @@ class Aggregated:
     odd: tuple[str, ...] = ()
 
 
-class Envelope(Protocol):
-    """Stands for all of a chunk but its choices; `of_delta`: but the delta of its one choice, beside which it has no
-    finish reason and no usage."""
-
-    @property
-    def of_delta(self) -> bool: ...
-
-
 class Aggregator(Protocol):
     """Merges the chunks of one stream.
 
@@ -46,7 +41,8 @@ class Aggregator(Protocol):
     follows a finish reason. `early`: how many finish reasons more content has followed; where there are any, the last
     one may not be the end either, so a broken connection after it is a truncation. `ends_with_body`: nothing in the
     stream says where it ends, so its end is that of a body that is not cut off. `shows_cut`: the document is for a
-    person, who wants to see what is cut off, whatever shape a client needs.
+    person, who wants to see what is cut off, whatever shape a client needs. `has_choices`: a chunk is known by having
+    choices, whatever is in them.
     """
 
     ended: bool = False
@@ -57,11 +53,17 @@ class Aggregator(Protocol):
     families: tuple[str, ...] = ()
     ends_with_body: bool = False
     shows_cut: bool = False
+    has_choices: bool = False
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         """One event's data, with the event's name ("" where it has none). Returns the effect, as in `merge.fields`:
-        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises.
-        `envelope`: that of the chunk, if it is known: another chunk with the same one differs in what is in it."""
+        what would change if the same chunk came once more. An unknown type changes nothing; nothing raises."""
+
+    def goes_on(self, chunk: dict[str, Any], memo: Memo) -> bool:
+        """Add a chunk that has at most one choice, and only goes on with what has begun, so that nothing about it can
+        be odd. False if it may do more: then nothing was added. `memo` is that of its form, for what is known of all
+        such chunks."""
+        return False
 
     def add_text(self, text: str) -> bool:
         """The data of an event that is not an object. True if this API sends its answer that way."""

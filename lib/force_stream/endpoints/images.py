@@ -14,7 +14,7 @@ from typing import Any, Final
 from ..errors import EmptyStream, IncompleteStream, UpstreamError, error_body
 from ..errors.events import error_in
 from ..merge.fields import CHANGED, Fields, Slots, nothing, overlay
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, fewer_than
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, fewer_than
 from .pieces import may_be_said_again
 
 _FAMILIES: Final = ("image_generation.", "image_edit.")
@@ -47,7 +47,7 @@ class ImagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or bool(chunk.get("usage")) or any(key in chunk for key in (*_IMAGE, "data"))
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
         if not kind and isinstance(chunk.get("data"), list):
             self._add_answer(chunk, chunk["data"])

@@ -24,7 +24,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire import jsontext
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Envelope
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Memo
 from .pieces import pieces
 
 # The member of each kind of delta, how it is merged, and what the block calls it, where that is not the same.
@@ -87,6 +87,15 @@ class _Block:
             text = value if isinstance(value, dict) else spelled(value)
             self._members.add({member: value if text is None else text})
         return SAME if value is None and len(delta) == 2 else CHANGED
+
+    def goes_on(self, delta: dict[str, Any]) -> bool:
+        """Add the next piece of a text, if a delta is one."""
+        member = _MEMBERS.get(str(delta.get("type")), "")
+        known, piece = self._members.member(member), delta.get(member)
+        if known is None or len(delta) != 2 or type(piece) is not str:
+            return False
+        known.add(piece)
+        return True
 
     def stop(self, chunk: dict[str, Any]) -> None:
         self.stopped = True
@@ -168,7 +177,7 @@ class MessagesAggregator(Aggregator):
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or (chunk.get("type") or event) == "message"
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         if self.ended:
             return SAME
         kind, delta = chunk.get("type") or event, chunk.get("delta")
@@ -206,6 +215,13 @@ class MessagesAggregator(Aggregator):
             self._count(chunk.get("usage"))
         self.ended = kind == "message_stop"
         return CHANGED
+
+    def goes_on(self, chunk: dict[str, Any], memo: Memo) -> bool:
+        index, delta = chunk.get("index"), chunk.get("delta")
+        if self.ended or self.finished or type(index) is not int or type(delta) is not dict:
+            return False
+        block = self._by_index.get(index)
+        return block is not None and chunk["type"] == "content_block_delta" and block.goes_on(delta)
 
     def _go_on(self, part: Any) -> None:
         """More content."""

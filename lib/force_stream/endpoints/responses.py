@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Memo, Request
 from .pieces import by_tokens, may_be_said_again, pieces
 
 TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
@@ -74,6 +74,8 @@ _TEXT_MEMBERS: Final = frozenset(place.path[-1] for place in _TEXTS.values())
 _INDEXES: Final = frozenset(step for place in _TEXTS.values() for step in place.path if step.endswith("_index"))
 
 type _Path = tuple[str | int, ...]
+type _Address = tuple[str, str, int, int | None, int | None]
+_NO_OR_INDEX: Final = frozenset((int, type(None)))
 
 
 @dataclass(slots=True)
@@ -237,12 +239,15 @@ class ResponsesAggregator(Aggregator):
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
         self._ids_change = self._has_hole = False
+        # The text that the latest event added to, its place, and what addresses it; nothing if it did anything else.
+        self._latest: tuple[_Address, _Item, _Path, Concat] | None = None
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
-        kind = chunk.get("type") or event
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
+        kind, latest = chunk.get("type") or event, self._latest
+        self._latest = None
         if not kind and chunk.get("object") == "response" and chunk.get("output"):
             self._end(chunk)  # a plain answer as an event
         if self.ended or not isinstance(kind, str):
@@ -259,7 +264,7 @@ class ResponsesAggregator(Aggregator):
         else:
             name, _, what = kind.rpartition(".")
             if what == "delta":
-                return self._delta(name, chunk)
+                return self._delta(name, chunk, latest)
             if what in ("added", "done"):
                 if name == "response.output_item":
                     self._output_item(what, chunk)
@@ -268,6 +273,13 @@ class ResponsesAggregator(Aggregator):
                 elif what == "done" and name in _TEXTS:
                     self._whole_text(_TEXTS[name], chunk)
         return CHANGED
+
+    def goes_on(self, chunk: dict[str, Any], memo: Memo) -> bool:
+        delta, latest = chunk.get("delta"), self._latest
+        if latest is None or chunk.get("logprobs") or type(delta) is not str or _address(chunk) != latest[0]:
+            return False
+        latest[3].add(delta)
+        return True
 
     def _end(self, response: dict[str, Any]) -> None:
         self._terminal = response
@@ -358,15 +370,23 @@ class ResponsesAggregator(Aggregator):
                 item.texts[path] = Concat()
                 item.texts[path].add(text)
 
-    def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
+    def _delta(
+        self, name: str, chunk: dict[str, Any], latest: tuple[_Address, _Item, _Path, Concat] | None
+    ) -> Slots | None:
         said, place = chunk.get("delta"), _TEXTS.get(name)
         delta = said if isinstance(said, str) else spelled(said)
         if place is None or delta is None:
             return SAME
-        item, path = self._place(place, chunk)
-        text = item.texts.get(path)
-        if text is None:
-            text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
+        address = _address(chunk)
+        if latest is None or latest[0] != address:
+            item, path = self._place(place, chunk)
+            text = item.texts.get(path)
+            if text is None:
+                text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
+            latest = None if address is None else (address, item, path, text)
+        else:
+            _, item, path, text = latest
+        self._latest = latest
         text.add(delta)
         logprobs = chunk.get("logprobs")
         if logprobs and isinstance(logprobs, list):
@@ -420,6 +440,15 @@ class ResponsesAggregator(Aggregator):
         if item_id:
             self._by_id[str(item_id)] = item
         return item
+
+
+def _address(chunk: dict[str, Any]) -> _Address | None:
+    """What a usual delta says of its text's place; None of another."""
+    kind, item_id, index = chunk.get("type"), chunk.get("item_id"), chunk.get("output_index")
+    part, summary = chunk.get("content_index"), chunk.get("summary_index")
+    if type(kind) is not str or type(item_id) is not str or type(index) is not int or "command_index" in chunk:
+        return None
+    return (kind, item_id, index, part, summary) if {type(part), type(summary)} <= _NO_OR_INDEX else None
 
 
 def _index(chunk: dict[str, Any], name: str) -> int:

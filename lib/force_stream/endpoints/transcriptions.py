@@ -29,7 +29,7 @@ from ..merge.fields import (
     spelled,
 )
 from ..wire.text import printable
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Envelope, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Request
 from .pieces import by_tokens, pieces
 
 _DELTAS: Final = ("transcript.text.delta", "transcription.text.delta")
@@ -70,7 +70,7 @@ class TranscriptionsAggregator(Aggregator):
             return not any(isinstance(choice, dict) and choice.get("text") for choice in choices)
         return _is_whole(chunk)
 
-    def add(self, chunk: dict[str, Any], event: str = "", envelope: Envelope | None = None) -> Slots | None:
+    def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
         kind = chunk.get("type") or event
         if self.ended:
             return SAME

@@ -34,6 +34,10 @@ MAY_REPORT: Final = frozenset(
         *(*_MESSAGES, *_CODES, *_STATUSES, *_TEXTS, *_WRAPPERS),
     )
 )
+# The members of an event with a type that are looked into, though they do not tell that it is an error.
+_LOOKED_INTO: Final = frozenset(("object", "choices"))
+# The same in a choice or its delta.
+_OF_A_CHOICE: Final = frozenset(("error", "message"))
 _FAILED: Final = frozenset(("error", "failed", "failure", "fail", "exception"))
 # How the name of an event, a type or an object ends if it denotes an error.
 _ENDINGS: Final = ("error", "Error", "ERROR", "exception", "Exception", "response.failed")
@@ -60,6 +64,18 @@ def error_in(chunk: dict[str, Any], event: str = "") -> dict[str, Any] | None:
         if not (isinstance(kind, str) and kind.endswith(_ENDINGS)):
             return _of_unlike(chunk, kind) if not kind or "object" in chunk else None
     return _reported(chunk, event, kind if isinstance(kind, str) else "", chunk.get("choices"))
+
+
+def is_never_error(chunk: dict[str, Any], event: str = "") -> bool:
+    """Whether no event like this one reports an error: of the same name and type, with at most one choice, and members
+    of the same names down to its delta."""
+    kind, choices = chunk.get("type"), chunk.get("choices")
+    if not MAY_REPORT.isdisjoint(chunk) or event.endswith(_ENDINGS):
+        return False
+    if choices is None:
+        return isinstance(kind, str) and bool(kind) and not kind.endswith(_ENDINGS) and _LOOKED_INTO.isdisjoint(chunk)
+    places = (place for choice in choices for place in (choice, choice.get("delta") or {}))
+    return "type" not in chunk and all(_OF_A_CHOICE.isdisjoint(place) for place in places)
 
 
 def error_from_words(said: dict[str, Any] | list[Any] | str) -> dict[str, Any]:

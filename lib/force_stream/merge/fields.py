@@ -312,6 +312,13 @@ class Fields:
                 slots = None
         return slots
 
+    def rows(self, value: dict[str, Any]) -> list[tuple[str, Callable[[Any], object]]] | None:
+        """The members of an object that another value can still change, and what adds one. None if a member is new."""
+        members = [(key, self._members.get(key)) for key in value]
+        if not members or any(member is None for _, member in members):
+            return None
+        return [(key, member.add) for key, member in members if member is not None and not _is_settled(member)]
+
     def member(self, key: str) -> Accumulator | None:
         return self._members.get(key)
 
@@ -325,6 +332,11 @@ class Fields:
             return self._other
         results = {key: member.result() for key, member in self._members.items()}
         return {key: value for key, value in results.items() if value is not NOTHING}
+
+
+def _is_settled(member: Accumulator) -> bool:
+    """Whether no value changes a member any more."""
+    return isinstance(member, Nothing) or (isinstance(member, First) and bool(member.result()))
 
 
 class ByIndex:

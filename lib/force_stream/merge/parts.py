@@ -60,10 +60,14 @@ class _Part:
             self.signature = self.signature or _text(entry, "signature")
             self.data = self.data or _text(entry, "data")
             self.closed = bool(self.closed or self.signature or self.data)
+        effect = self.go_on(entry)
+        return CHANGED if self.closed else effect
+
+    def go_on(self, entry: Any) -> Effect:
+        """Add an entry that says neither who it is nor that the part ends."""
         self._pieces += 1
         self._results.clear()
-        effect = self.members.add(entry)
-        return CHANGED if self.closed else effect
+        return self.members.add(entry)
 
     def said(self, entry: dict[str, Any]) -> bool:
         """Whether all of the entry's texts are the whole of this part's."""
@@ -91,6 +95,16 @@ class _Part:
             return True
         # A signature belongs to one part, so another fragment with the same one does too.
         return bool(self.signature) and self.signature == _text(entry, "signature")
+
+    def goes_on(self, entry: dict[str, Any]) -> bool:
+        """Whether an entry with a plain index is the next fragment of a part that has not ended, and does not end it:
+        nothing else about it needs to be asked if the part is the latest."""
+        return (
+            not (self.closed or entry.get("signature") or entry.get("data"))
+            and entry.get("type") == self.kind
+            and entry.get("id") == self.id
+            and type(entry.get("index")) is int
+        )
 
     def merge(self, entry: dict[str, Any]) -> Effect:
         """Add an entry that goes on with this part, without the texts that it says again."""
@@ -215,6 +229,8 @@ class Reasoning:
         return effect if len(entries) < 2 else CHANGED
 
     def _add_entry(self, entry: dict[str, Any]) -> Effect:
+        if self._latest is not None and self._latest.goes_on(entry) and self._latest is self._open.get(entry["index"]):
+            return self._latest.go_on(entry)
         if self._known.has(entry):
             return CHANGED
         kind, index, latest = _text(entry, "type"), index_of(entry), self._latest

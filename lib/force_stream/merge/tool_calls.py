@@ -10,8 +10,8 @@ call of another type than functions have (GLM's web search).
 """
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from ..wire import jsontext
 from .fields import (
@@ -19,12 +19,14 @@ from .fields import (
     SAME,
     Accumulator,
     Effect,
+    Fields,
     JsonText,
     Latest,
     Rule,
     concat,
     fields,
     first,
+    fragment,
     index_of,
     name,
     nothing,
@@ -49,16 +51,14 @@ class Arguments(JsonText):
 
 
 called_function: Rule = fields({"name": name, "arguments": Arguments})
-_CALL: Rule = fields(
-    {
-        "index": nothing,  # addresses the fragments; the answer has a list in its order
-        "id": first,
-        "type": first,
-        "function": called_function,
-        "custom": fields({"name": name, "input": concat}),
-        "obfuscation": padding,
-    }
-)
+_CALL: Final[Mapping[str, Rule]] = {
+    "index": nothing,  # addresses the fragments; the answer has a list in its order
+    "id": first,
+    "type": first,
+    "function": called_function,
+    "custom": fields({"name": name, "input": concat}),
+    "obfuscation": padding,
+}
 
 
 class _Call:
@@ -67,11 +67,11 @@ class _Call:
     def __init__(self, index: float, before: "_Call | None") -> None:
         self.index = index
         self.before = before
-        self.members = _CALL()
+        self.members = Fields(_CALL, fragment)
         self.id: Any = None
         self.kind = ""
         self.name = ""
-        self.arguments_begun = False
+        self.arguments: Accumulator | None = None
         self.whole = ""  # all arguments so far, if they came whole in one piece
         self.owner: _Call | None = None
         self.stray: list[_Call] = []
@@ -84,11 +84,12 @@ class _Call:
             self.name += name
         arguments = _arguments(entry)
         if arguments:
-            if not self.arguments_begun:
+            if self.arguments is None:
                 self.whole = arguments if is_object(arguments) else ""
+                function = self.members.member("function")
+                self.arguments = function.member("arguments") if isinstance(function, Fields) else None
             elif arguments != self.whole:
                 self.whole = ""
-            self.arguments_begun = True
         # That the first fragment is whole by itself matters to the entry after it, unless another one comes between.
         return CHANGED if self.whole else effect
 
@@ -126,6 +127,26 @@ class ToolCalls:
             if isinstance(entry, dict):
                 effect = self._add_entry(entry, named)
         return effect if len(entries) < 2 else CHANGED
+
+    def goes_on(self, value: Any) -> bool:
+        """Add the next piece of a call's arguments, if that or nothing is all there is."""
+        if not value:
+            self.add(value)
+            return True
+        try:
+            (entry,) = value
+            index, function = entry["index"], entry["function"]
+            piece = function["arguments"]
+        except (KeyError, TypeError, ValueError):
+            return False
+        if type(index) is not int or type(piece) is not str or len(entry) != 2 or len(function) != 1:
+            return False
+        call = self._by_index.get(index)
+        if call is None or call.arguments is None or call.whole:
+            return False
+        call.arguments.add(piece)
+        self._latest = call
+        return True
 
     def _add_entry(self, entry: dict[str, Any], named: set[_Call]) -> Effect:
         name = _name(entry)
@@ -196,7 +217,7 @@ def _begins_another(entry: dict[str, Any], name: str, call: _Call) -> bool:
     if entry_id and call.id and entry_id != call.id:
         return True
     if name != call.name:
-        return call.arguments_begun
+        return call.arguments is not None
     arguments = _arguments(entry)
     if not call.whole or not is_object(arguments):
         return False

@@ -97,8 +97,7 @@ def loads(text: str) -> Any:
 def scan(text: str, start: int) -> tuple[Any, int]:
     """The value of the JSON text at `start`, and where that ends: -1 where it must be read with more care, or is not
     JSON. Nearly every text is read here."""
-    negative = text.find("-0", start)
-    if len(text) > LONG or (negative >= 0 and _NEGATIVE_ZERO.search(text, negative)):
+    if len(text) > LONG or ((at := text.find("-0", start)) >= 0 and _NEGATIVE_ZERO.search(text, at)):
         return None, -1
     try:
         found: tuple[Any, int] = _scan(text, start)

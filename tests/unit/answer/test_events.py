@@ -1,9 +1,12 @@
 """The reader of events: what each is, its number, and what was odd, whole and in pieces."""
 
 import tracemalloc
+from typing import Any
 
 import pytest
 from force_stream.answer.events import REPLACED, Event, EventReader, Kind
+from force_stream.endpoints import ENDPOINTS
+from force_stream.endpoints.endpoint import Aggregator, Memo
 from force_stream.errors.events import error_from_words
 from force_stream.wire import jsontext
 
@@ -170,100 +173,130 @@ def test_what_stands_before_the_data_of_an_event_takes_little_memory(event: byte
         tracemalloc.stop()
 
 
-ENVELOPED = '{"id":"x","choices":[{"delta":{"content":"a"}}],"usage":null}'
+class Gathering(Aggregator):
+    """Notes the chunks that come; each goes on."""
+
+    def __init__(self) -> None:
+        self.chunks: list[dict[str, Any]] = []
+
+    def goes_on(self, chunk: dict[str, Any], memo: Memo) -> bool:
+        self.chunks.append(chunk)
+        return True
+
+
+def merge_run(
+    first: bytes, rest: bytes, most: int = 100, reader: EventReader | None = None
+) -> tuple[list[Any], EventReader]:
+    """The chunks that are merged by the form of the first event."""
+    reader, gathering = reader or EventReader(), Gathering()
+    for event in reader.feed(first):
+        reader.know(event, gathering)
+    end, count = reader.merge_run(rest, 0, most)
+    assert count == len(gathering.chunks) == reader.count - 1
+    assert reader.decoder.lines == rest.count(b"\n", 0, end) - count + first.count(b"\n") - 1
+    return gathering.chunks, reader
+
+
+CHOSEN = '{"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"a"},"logprobs":null}],"usage":null}'
+TYPED = '{"type":"x.delta","index":0,"delta":"a"}'
 
 
 @pytest.mark.parametrize(
     ("first", "second", "is_one"),
     [
-        (ENVELOPED, ENVELOPED.replace('"a"', '"b"'), True),
-        (ENVELOPED, ENVELOPED.replace('[{"delta":{"content":"a"}}]', "[]"), True),
-        (ENVELOPED.replace(":", ": "), ENVELOPED.replace(":", ": ").replace('"a"', "1.50"), True),
-        (ENVELOPED, ENVELOPED.replace('"a"', "-0"), False),
-        (ENVELOPED, ENVELOPED.replace("x", "y"), False),
-        (ENVELOPED, ENVELOPED.replace("null", "{}"), False),
-        (ENVELOPED, ENVELOPED.replace('"a"', '"a"}}],"choices":[{"delta":{"content":"b"'), False),
-        (ENVELOPED, ENVELOPED.replace("}}]", '}}],"more":[{"a":{}}]'), False),
-        (ENVELOPED.replace("null", '"choices"'), ENVELOPED.replace("null", '"choices"'), False),
-        (ENVELOPED.replace('"x"', '{"choices":[]}'), ENVELOPED.replace('"x"', '{"choices":[1]}'), False),
-        (ENVELOPED.replace("usage", "c\\u0068oices"), ENVELOPED.replace("usage", "c\\u0068oices"), False),
-        ('{"x":{"choices":[1]}}', '{"x":{"choices":[2]}}', False),
-        ('{"choices" :[1]}', '{"choices" :[2]}', False),
-        ('{"a":[1]}', '{"a":[2]}', False),
+        (CHOSEN, CHOSEN.replace('"a"', '"b"'), True),
+        (CHOSEN, CHOSEN.replace("null", "[1]"), True),
+        (CHOSEN, CHOSEN.replace(":", ": "), True),
+        (CHOSEN, CHOSEN.replace('"a"', '"-0"'), True),
+        (CHOSEN, CHOSEN.replace('"a"', "-0"), False),
+        (CHOSEN, CHOSEN.replace('"a"', f'"{REPLACED}"'), False),
+        (CHOSEN, CHOSEN.replace('"a"', '"' + 1000 * "a" + '"'), False),
+        (CHOSEN, CHOSEN.replace('"x"', '"y"'), False),
+        (CHOSEN, CHOSEN.replace('"m"', '"n"'), False),
+        (CHOSEN, CHOSEN.replace('"m"', "[]"), False),
+        (CHOSEN, CHOSEN.replace("usage", "novel"), False),
+        (CHOSEN, CHOSEN.replace("index", "novel"), False),
+        (CHOSEN, CHOSEN.replace("content", "novel"), False),
+        (CHOSEN, CHOSEN.replace('{"content":"a"}', "null"), False),
+        (CHOSEN, CHOSEN.replace('{"content":"a"}', '"content"'), False),
+        (CHOSEN, CHOSEN.replace("]", ",{}]"), False),
+        (CHOSEN, CHOSEN.replace("[{", "{").replace("}]", "}"), False),
+        (CHOSEN, f"[{CHOSEN}]", False),
+        (CHOSEN, CHOSEN + CHOSEN, False),
+        (CHOSEN, CHOSEN[:-1], False),
+        (CHOSEN, CHOSEN.replace(",", "\ndata: ,"), False),
+        (CHOSEN, CHOSEN + "\nid: 1", False),
+        (CHOSEN, "[DONE]", False),
+        (CHOSEN.replace("content", "error"), CHOSEN.replace("content", "error"), False),
+        (CHOSEN.replace("logprobs", "message"), CHOSEN.replace("logprobs", "message"), False),
+        (CHOSEN.replace("usage", "error"), CHOSEN.replace("usage", "error"), False),
+        (CHOSEN.replace("usage", "type"), CHOSEN.replace("usage", "type"), False),
+        (CHOSEN.replace('"m"', "[]"), CHOSEN.replace('"m"', "[]"), False),
+        (TYPED, TYPED.replace('"a"', "[1]"), True),
+        (TYPED, TYPED.replace("x.", "y."), False),
+        (TYPED, TYPED.replace('"x.delta"', "{}"), False),
+        (TYPED.replace("x.delta", "x.error"), TYPED.replace("x.delta", "x.error"), False),
+        (TYPED.replace("index", "object"), TYPED.replace("index", "object"), False),
+        (TYPED.replace("type", "kind"), TYPED.replace("type", "kind"), False),
     ],
 )
-def test_chunks_share_an_envelope_if_they_differ_in_their_choices_alone(first: str, second: str, is_one: bool) -> None:
+def test_a_chunk_is_merged_by_its_form_if_its_members_have_the_same_names(
+    first: str, second: str, *, is_one: bool
+) -> None:
+    chunks, _ = merge_run(b"data: %s\n\n" % first.encode(), b"data: %s\n\n" % second.encode())
+    assert chunks == ([jsontext.loads(second)] if is_one else [])
+
+
+def test_events_are_merged_by_their_form_up_to_the_first_of_another() -> None:
+    event = b"data: %s\n\n" % CHOSEN.encode()
+    assert len(merge_run(event, 3 * event + b": hi\n\n" + event)[0]) == 3
+    assert len(merge_run(event, 5 * event, most=2)[0]) == 2
+    assert len(merge_run(event, 2 * event + event[:-1])[0]) == 2
+
+
+def test_a_form_belongs_to_one_name_of_an_event() -> None:
+    event, other = b"event: a\ndata: %s\n\n" % TYPED.encode(), b"event: b\ndata: %s\n\n" % TYPED.encode()
+    assert len(merge_run(event, 2 * event + other + event)[0]) == 2
+    failed = b"event: error\n" + b"data: %s\n\n" % TYPED.encode()
+    assert not merge_run(failed, failed)[0]
+
+
+def test_no_form_is_known_of_chunks_that_are_changed_first() -> None:
+    event = b"data: %s\n\n" % CHOSEN.encode()
+    assert not merge_run(event, event, reader=EventReader([lambda chunk: chunk.update(id="y")]))[0]
+
+
+def test_no_form_is_known_after_done() -> None:
+    reader, event = EventReader(), b"data: %s\n\n" % CHOSEN.encode()
+    (read_first,) = reader.feed(event)
+    reader.know(read_first, Gathering())
+    reader.feed(b"data: [DONE]\n\n")
+    assert reader.merge_run(event, 0, 1) == (0, 0)
+    reader.know(read_first, Gathering())
+    assert reader.merge_run(event, 0, 1) == (0, 0)
+
+
+def test_an_id_that_changes_makes_no_other_form() -> None:
+    reader, gathering = EventReader(), Gathering()
+    events = [b"data: %s\n\n" % CHOSEN.replace('"x"', f'"{name}"').encode() for name in "abcd"]
+    for event in events[:2]:
+        for each in reader.feed(event):
+            reader.know(each, gathering)
+    assert reader.merge_run(b"".join(events), 0, 9)[1] == 4
+    assert reader.odd.lines() == ["event 2: its id differs from that of the events before"]
+
+
+def test_what_is_odd_is_noted_if_a_chunk_does_not_only_go_on() -> None:
     reader = EventReader()
-    events = [*reader.feed(b"data: %s\n\n" % first.encode()), *reader.feed(b"data: %s\n\n" % second.encode())]
-    assert (events[0].envelope is not None and events[0].envelope is events[1].envelope) is is_one
-    assert [event.value for event in events] == [jsontext.loads(first), jsontext.loads(second)]
+    choice = CHOSEN.replace('"content":"a"', '"tool_calls":[{"index":0,"id":"a"}]').encode()
+    for event in reader.feed(b"data: %s\n\n" % choice):
+        reader.know(event, ENDPOINTS["chat"].aggregator(1))
+    assert reader.merge_run(b"data: %s\n\n" % choice.replace(b'"a"', b'"b"'), 0, 9)[1] == 1
+    assert reader.odd.lines() == ["event 2: a new id for a tool call at the same index"]
 
 
-DELTA = '{"id":"x","choices":[{"index":0,"delta":{"content":"a"},"logprobs":null}],"usage":null}'
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "is_one"),
-    [
-        (DELTA, DELTA.replace('"content":"a"', ""), True),
-        (DELTA, DELTA.replace('{"content":"a"}', "null"), True),
-        (DELTA, DELTA.replace('{"content":"a"}', '"b"'), True),
-        (DELTA, DELTA.replace('"a"', '{"error":[{}],"tool_calls":[[]]}'), True),
-        (DELTA, DELTA.replace('"index":0', '"index":1'), False),
-        (DELTA, DELTA.replace('"logprobs":null', '"logprobs":{}'), False),
-        (DELTA, DELTA.replace('"a"', '"a"},"delta":{"content":"b"'), False),
-    ],
-)
-def test_chunks_share_an_envelope_if_they_differ_in_their_delta_alone(first: str, second: str, is_one: bool) -> None:
-    reader = EventReader()
-    events = [*reader.feed(b"data: %s\n\n" % first.encode()), *reader.feed(b"data: %s\n\n" % second.encode())]
-    assert events[0].envelope is not None
-    assert events[0].envelope.of_delta
-    assert (events[0].envelope is events[1].envelope) is is_one
-    assert [event.value for event in events] == [jsontext.loads(first), jsontext.loads(second)]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        DELTA.replace('"logprobs":null', '"finish_reason":"stop"'),
-        DELTA.replace('"index":0', '"index":"0"'),
-        DELTA.replace('"index":0', '"text":""'),
-        DELTA.replace('"usage":null', '"usage":{"total_tokens":1}'),
-        DELTA.replace('"usage"', '"novel"'),
-        DELTA.replace("]", ',{"index":1}]'),
-        DELTA.replace('{"content":"a"}', "null"),
-        DELTA.replace('"x"', '"delta"'),
-    ],
-)
-def test_a_delta_is_not_alone_beside_what_says_more_than_a_label(data: str) -> None:
-    (event,) = EventReader().feed(b"data: %s\n\n" % data.encode())
-    assert event.envelope is None or not event.envelope.of_delta
-
-
-@pytest.mark.parametrize("around", ["", '"service_tier":"x",'])
-def test_what_is_odd_or_an_error_in_a_delta_alone_is_noted(around: str) -> None:
-    calls = [b'{"tool_calls":[{"index":0,"id":"%s"}]}' % name for name in (b"a", b"a", b"b")]
-    deltas = [b"{}", *calls, b'{"content":"\xef\xbf\xbd"}', b'{"error":{"message":"no"}}']
-    data = [DELTA.replace('"usage"', around + '"usage"').encode().replace(b'{"content":"a"}', each) for each in deltas]
-    events, reader = read(*(b"data: %s\n\n" % each for each in data))
-    assert reader.odd.lines() == [
-        "event 4: a new id for a tool call at the same index",
-        "event 5: not all of it is UTF-8, or the upstream put replacement characters in it",
-        "event 6: an error",
-    ]
-    assert [event.error is not None for event in events] == [False] * 5 + [True]
-    assert len({event.envelope for event in events}) == 1
-
-
-def test_an_envelope_belongs_to_one_name_of_an_event() -> None:
-    data = b"data: %s\n\n" % ENVELOPED.encode()
-    events, _ = read(data, b"event: error\n" + data, data)
-    assert [event.error is None for event in events] == [True, False, True]
-    assert events[1].envelope is not events[0].envelope
-
-
-def test_chunks_that_are_changed_first_have_no_envelope() -> None:
-    reader = EventReader([lambda chunk: chunk.update(id="y")])
-    events = [event for _ in range(3) for event in reader.feed(b"data: %s\n\n" % ENVELOPED.encode())]
-    assert [(event.value["id"], event.envelope) for event in events] == [("y", None)] * 3
+@pytest.mark.parametrize("data", [TYPED, "[1]"])
+def test_an_event_whose_form_is_unknown_is_read_as_any_other(data: str) -> None:
+    chunks, reader = merge_run(b"data: %s\n\n" % CHOSEN.encode(), b"data: %s\n\n" % TYPED.encode())
+    assert not chunks
+    assert [event.value for event in reader.feed(b"data: %s\n\n" % data.encode())] == [jsontext.loads(data)]

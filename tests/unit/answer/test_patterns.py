@@ -9,7 +9,7 @@ from force_stream.answer import patterns
 from force_stream.answer.quirks import QUIRKS
 from force_stream.answer.reader import AnswerSpec
 from force_stream.endpoints import ENDPOINTS
-from harness.merging import Never
+from harness.merging import ByForm, Never
 from harness.paths import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +46,9 @@ def answer(
 
 
 def assert_same(body: bytes, sizes: list[int], endpoint: str = "chat") -> None:
-    assert answer(body, patterns.Repeats, sizes, endpoint) == answer(body, Never, sizes, endpoint)
+    plain = answer(body, Never, sizes, endpoint)
+    assert answer(body, patterns.Repeats, sizes, endpoint) == plain
+    assert answer(body, ByForm, sizes, endpoint) == plain
 
 
 def chunk(text: str, **more: Any) -> dict[str, Any]:

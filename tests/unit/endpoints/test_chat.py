@@ -1,7 +1,6 @@
 """Chat completions: what golden streams cannot show."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -96,47 +95,45 @@ def test_what_a_repeated_chunk_would_change(first: Any, again: Any, keys: list[s
 SAID_AGAIN = {"id": "i", "created": 7, "model": "m", "service_tier": "x", "novel": {"a": [1]}, "obfuscation": "p"}
 
 
-@dataclass(frozen=True)
-class Known:
-    """An envelope."""
-
-    of_delta: bool
-
-
-@pytest.mark.parametrize("of_delta", [False, True])
 @pytest.mark.parametrize(
-    "second",
+    ("second", "goes_on"),
     [
-        TEXT,
-        {"delta": {"content": "", "role": "assistant"}},
-        {"delta": {"reasoning": "b", "tool_calls": [{"index": 0, "function": {"name": "f"}}]}},
-        {"delta": {"role": "tool", "content": "b"}},
-        {"delta": "b"},
-        {"delta": None},
+        (TEXT, True),
+        ({"delta": {"content": ["b"], "role": "assistant"}}, True),
+        ({"delta": {"reasoning": "b"}}, False),
+        ({"delta": {"content": "b", "role": "tool"}}, False),
+        ({"delta": {"content": "b", "tool_calls": None}}, True),
+        ({"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "}"}}]}}, True),
+        ({"delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}}, False),
+        ({"delta": {"tool_calls": [{"index": 1, "function": {"arguments": "}"}}]}}, False),
+        ({"delta": {"tool_calls": [{"id": "a", "function": {"arguments": "}"}}]}}, False),
+        ({"delta": None}, True),
+        ({"delta": {}}, False),
+        (TEXT | {"finish_reason": ""}, True),
+        (STOP, False),
+        (TEXT | {"finishReason": None}, False),
+        (TEXT | {"usage": None}, False),
+        (TEXT | {"message": None}, False),
+        (TEXT | {"index": "0"}, False),
+        (TEXT | {"index": True}, False),
+        (TEXT | {"index": 7}, False),
     ],
 )
-@pytest.mark.parametrize("first", [TEXT, STOP])
-def test_members_that_a_chunk_says_again_need_not_be_merged(first: Any, second: Any, *, of_delta: bool) -> None:
-    plain, quick = ChatAggregator(), ChatAggregator()
-    others = SAID_AGAIN | {"id": "j", "service_tier": "y", "novel": {"b": 2}}
-    one, another = Known(of_delta), Known(of_delta)
-    chunks = [(SAID_AGAIN, one), (SAID_AGAIN, one), (others, another), (SAID_AGAIN, one), (others, None)]
-    plain.add(chunk(first))
-    quick.add(chunk(first))
-    for beside, envelope in chunks:
-        plain.add(chunk(second, **beside))
-        quick.add(chunk(second, **beside), "", envelope)
+def test_what_only_goes_on_is_merged_as_any_other(second: Any, *, goes_on: bool) -> None:
+    plain, quick, memo = ChatAggregator(), ChatAggregator(), dict[int, Any]()
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}
+    first = {"delta": {"content": "a", "role": "assistant", "tool_calls": [call]}, "finish_reason": None}
+    others = {"id": "j", "service_tier": "y", "usage": {"total_tokens": 2}}
+    went_on = []
+    for said, beside in ((first, {}), (second, {}), (second, others), (second, {"usage": {"total_tokens": 0}})):
+        each = chunk(said, **{"usage": None} | SAID_AGAIN | beside)
+        plain.add(each)
+        went_on.append(said is not first and quick.goes_on(each, memo))
+        if not went_on[-1]:
+            quick.add(each)
         assert (plain.finished, plain.early) == (quick.finished, quick.early)
+    assert went_on[1] is goes_on
     assert quick.result(done=True) == plain.result(done=True)
-
-
-def test_the_effect_of_a_delta_alone_is_that_of_its_chunk() -> None:
-    plain, quick, envelope = ChatAggregator(), ChatAggregator(), Known(of_delta=True)
-    for said in ({"content": "a"}, {"content": "b"}, {"content": "c", "reasoning": "d"}, {"content": [1]}):
-        effect = plain.add(chunk({"delta": said}, **SAID_AGAIN))
-        again = quick.add(chunk({"delta": said}, **SAID_AGAIN), "", envelope)
-        assert (effect is CHANGED) is (again is CHANGED)
-        assert [key for key, _ in effect or () if key in said] == [key for key, _ in again or () if key in said]
 
 
 def test_no_member_beside_the_choices_is_a_text() -> None:

@@ -130,3 +130,30 @@ def test_an_input_may_be_cut_only_by_a_limit_or_where_what_came_is_wanted(
 )
 def test_it_knows_its_own_events(known: bool, said: dict[str, Any], event: str) -> None:
     assert MessagesAggregator().knows(said, event) is known
+
+
+PIECE = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "goes_on"),
+    [
+        (PIECE, True),
+        (PIECE | {"index": 1}, False),
+        (PIECE | {"index": True}, False),
+        (PIECE | {"type": "content_block_stop"}, False),
+        (PIECE | {"delta": "b"}, False),
+        (PIECE | {"delta": {"type": "text_delta", "text": None}}, False),
+        (PIECE | {"delta": {"type": "text_delta", "text": "b", "signature": "x"}}, False),
+        (PIECE | {"delta": {"type": "thinking_delta", "thinking": "b"}}, False),
+        (PIECE | {"delta": {"type": ["text_delta"], "text": "b"}}, False),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "message_delta", "message_stop"])
+def test_a_block_goes_on_with_a_piece_of_its_text_alone(chunk: dict[str, Any], end: str, *, goes_on: bool) -> None:
+    aggregator = MessagesAggregator()
+    for each in (PIECE, {"type": end, "delta": {"stop_reason": "end_turn"}}):
+        aggregator.add(each)
+    assert aggregator.goes_on(chunk, {}) is (goes_on and not end)
+    (block,) = aggregator.result(partial=True).document["content"]
+    assert block["text"] == ("bb" if goes_on and not end else "b")

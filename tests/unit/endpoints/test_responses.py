@@ -122,3 +122,41 @@ def test_many_items_under_other_ids_are_paired_in_time() -> None:
 )
 def test_it_knows_its_own_events(known: bool, said: dict[str, Any], event: str) -> None:
     assert ResponsesAggregator().knows(said, event) is known
+
+
+DELTA = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0, "content_index": 0, "delta": "b"}
+WHOLE = {"type": "response.output_text.done", "item_id": "i", "output_index": 0, "content_index": 0, "text": "c"}
+
+
+@pytest.mark.parametrize(
+    ("before", "chunk", "goes_on"),
+    [
+        (DELTA, DELTA, True),
+        (DELTA, DELTA | {"logprobs": [], "obfuscation": "x"}, True),
+        (DELTA, DELTA | {"logprobs": [1]}, False),
+        (DELTA, DELTA | {"delta": 1}, False),
+        (DELTA, DELTA | {"type": "response.refusal.delta"}, False),
+        (DELTA, DELTA | {"item_id": "j"}, False),
+        (DELTA, DELTA | {"item_id": ["i"]}, False),
+        (DELTA, DELTA | {"output_index": 1}, False),
+        (DELTA, DELTA | {"output_index": False}, False),
+        (DELTA, DELTA | {"content_index": 1}, False),
+        (DELTA, DELTA | {"content_index": 0.0}, False),
+        (DELTA, DELTA | {"summary_index": 0}, False),
+        (DELTA, DELTA | {"command_index": 0}, False),
+        (WHOLE, DELTA, False),
+        ({"type": "response.completed", "response": {}}, DELTA, False),
+        ({key: value for key, value in DELTA.items() if key != "type"}, DELTA, False),
+    ],
+)
+def test_a_text_goes_on_with_deltas_of_the_same_place(
+    before: dict[str, Any], chunk: dict[str, Any], *, goes_on: bool
+) -> None:
+    plain, quick = ResponsesAggregator(), ResponsesAggregator()
+    for each in (plain, quick):
+        each.add(DELTA)
+        each.add(before, "response.output_text.delta")
+    assert quick.goes_on(chunk, {}) is goes_on
+    if goes_on:
+        plain.add(chunk)
+    assert quick.result(partial=True) == plain.result(partial=True)

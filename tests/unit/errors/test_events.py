@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from force_stream.errors import UpstreamError
-from force_stream.errors.events import error_from_words, error_in
+from force_stream.errors.events import error_from_words, error_in, is_never_error
 from force_stream.wire import jsontext
 
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
@@ -291,3 +291,30 @@ def test_what_stands_beside_an_exception_is_kept() -> None:
     body = error_in({"throttlingException": {"message": "busy"}, "request_id": "r1"})
     assert body is not None
     assert body["request_id"] == "r1"
+
+
+ALONE = {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "event", "never"),
+    [
+        (ALONE, "", True),
+        ({"choices": [{"text": "Hi"}]}, "", True),
+        ({"choices": [{"delta": None}]}, "", True),
+        (ALONE, "stream_error", False),
+        (ALONE | {"code": None}, "", False),
+        (ALONE | {"type": None}, "", False),
+        ({"choices": [{"delta": {"error": None}}]}, "", False),
+        ({"choices": [{"delta": {}, "error": None}]}, "", False),
+        ({"choices": [{"delta": {}, "message": None}]}, "", False),
+        ({"type": "a.delta"}, "a.delta", True),
+        ({"type": "a.delta", "object": "b"}, "", False),
+        ({"type": "a.delta", "choices": None}, "", False),
+        ({"type": "error"}, "error", False),
+        ({"type": ""}, "", False),
+        ({"object": "a"}, "", False),
+    ],
+)
+def test_whether_an_event_like_this_one_is_never_an_error(chunk: dict[str, Any], event: str, *, never: bool) -> None:
+    assert is_never_error(chunk, event) is never

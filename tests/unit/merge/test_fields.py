@@ -7,6 +7,7 @@ from force_stream.merge.fields import (
     LAST,
     NOTHING,
     SAME,
+    Fields,
     Padding,
     Rule,
     by_index,
@@ -228,3 +229,18 @@ def test_order_of_interleaved_indexes_does_not_matter(said: list[tuple[int, str]
         return [[{"index": index, "text": text}] for index, text in pieces]
 
     assert merged(ENTRY, entries(said)) == merged(ENTRY, entries(interleave(said, random, lambda piece: piece[0])))
+
+
+def test_the_rows_of_an_object_are_its_members_that_can_change() -> None:
+    merged = Fields({"id": first, "text": concat, "index": nothing}, latest)
+    value = {"id": "a", "text": "b", "index": 0, "other": 1}
+    merged.add(value | {"id": ""})
+    rows = merged.rows(value)
+    assert rows is not None
+    assert [key for key, _ in rows] == ["id", "text", "other"]
+    for key, add in rows:
+        add(value[key])
+    assert merged.result() == {"id": "a", "text": "bb", "other": 1}
+    assert [key for key, _ in merged.rows(value) or ()] == ["text", "other"]
+    assert merged.rows(value | {"new": None}) is None
+    assert merged.rows({}) is None

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from force_stream.merge.tool_calls import tool_calls, with_ids
+from force_stream.merge.tool_calls import ToolCalls, tool_calls, with_ids
 from harness.merging import JSON, interleave, merged
 from hypothesis import given
 from hypothesis import strategies as st
@@ -309,3 +309,37 @@ FIELDS = st.fixed_dictionaries(
 @given(st.lists(JSON | st.lists(FIELDS | JSON, max_size=4), max_size=5))
 def test_no_value_raises(deltas: list[Any]) -> None:
     merged(tool_calls, deltas)
+
+
+@pytest.mark.parametrize(
+    ("value", "goes_on"),
+    [
+        (None, True),
+        ([], True),
+        ([{"index": 0, "function": {"arguments": "1}"}}], True),
+        ([{"index": 0, "function": {"arguments": ""}}], True),
+        ([{"index": 0, "function": {"arguments": None}}], False),
+        ([{"index": 0, "function": {"arguments": "1}", "name": ""}}], False),
+        ([{"index": 0, "id": "a", "function": {"arguments": "1}"}}], False),
+        ([{"id": "a", "function": {"arguments": "1}"}}], False),
+        ([{"index": 0.0, "function": {"arguments": "1}"}}], False),
+        ([{"index": 1, "function": {"arguments": "1}"}}], False),
+        ([{"index": 2, "function": {"arguments": "1}"}}], False),
+        ([{"index": 3, "function": {"arguments": "1}"}}], False),
+        ([{"index": 0, "function": {"arguments": "1"}}, {"index": 0, "function": {"arguments": "}"}}], False),
+        ({"index": 0, "function": {"arguments": "1}"}}, False),
+    ],
+)
+def test_a_call_goes_on_with_a_piece_of_its_arguments_alone(value: Any, *, goes_on: bool) -> None:
+    first = [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"a":'}},
+        {"index": 1, "id": "b", "function": {"name": "g"}},
+        {"index": 2, "id": "c", "function": {"name": "h", "arguments": "{}"}},
+    ]
+    plain, quick = ToolCalls(), ToolCalls()
+    plain.add(first)
+    quick.add(first)
+    assert quick.goes_on(value) is goes_on
+    if goes_on:
+        plain.add(value)
+    assert quick.result() == plain.result()
