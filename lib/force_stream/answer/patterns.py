@@ -268,7 +268,11 @@ class Templates:
         """Whether a template may be in force beside these, which it is from now on."""
         known = {id(target) for template in self._templates for target in template.targets}
         own = {id(target) for target in made.targets if isinstance(target, Concat | Extend)}
-        if made.shape != self._templates[0].shape or own & known or len(self._templates) > _MOST_TEMPLATES:
+        # Of a label in each choice, the last of every choice counts, and not that of the last chunk.
+        labels = {id(target) for target in made.targets if isinstance(target, Last)}
+        if made.shape != self._templates[0].shape or own & known or not labels <= known:
+            return False
+        if len(self._templates) > _MOST_TEMPLATES:
             return False
         self._templates.insert(0, made)
         # It was the last to come, and most likely they take turns in the order in which they came first.

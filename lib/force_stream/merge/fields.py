@@ -121,12 +121,16 @@ class Overlay(Latest):
 
 
 class Label(Overlay):
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = Last()
+
     def add(self, value: Any) -> Effect:
         known = self._value
         if type(value) is str and value == known:
             return SAME
         effect = super().add(value)
-        return LAST if known is not None and type(value) in _WITH_SLOTS and value != "" else effect
+        return self._last if known is not None and type(value) in _WITH_SLOTS and value != "" else effect
 
 
 def spelled(value: Any) -> str | None:
@@ -403,7 +407,6 @@ class Totals:
 
 
 ANY_PADDING: Final = Padding()
-LAST: Final = Last()
 TOTALS: Final = Totals()
 
 

@@ -272,6 +272,21 @@ def test_the_label_before_a_placeholder_is_the_last_that_counts(last: Any) -> No
     assert_same(b"".join([*events, end, *events, end, end]), [900])
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [(0, 0), (1, 0), (0, 1), (1, 0), (0, 0), (1, 2)],
+        [(n % 2, n * n % 5) for n in range(23)],
+        [(0, 1), (0, 2), (1, 3)] * 9,
+    ],
+)
+def test_a_label_in_each_choice_has_its_own_last_value(weights: list[tuple[int, int]]) -> None:
+    events = [event(at(index, delta(refusal=f"w{n} ", weight=weight))) for n, (index, weight) in enumerate(weights)]
+    assert_same(b"".join(events), [1 << 20])
+    for size in (1, 50, 400):
+        assert_same(b"".join(events), [size])
+
+
 @pytest.mark.parametrize("name", ["error", "code", "status", "message", "data", "type", "error_code", "detail", "ok"])
 def test_an_error_among_labels_is_seen(name: str) -> None:
     events = [event(chunk(f"w{n} ") | {name: word}) for n, word in enumerate(["ok", "fine", "success", "", "1"] * 4)]

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 from force_stream.merge.fields import (
-    LAST,
     NOTHING,
     SAME,
     Fields,
+    Last,
     Padding,
     Rule,
     by_index,
@@ -156,12 +156,18 @@ def test_a_label_may_differ_once_it_has_come_and_has_another_value() -> None:
     values = ("a", "a", "b", "b", "", ["b"], 1.5)
     effects = [accumulator.add({"l": value, "of": {"m": value}}) or SAME for value in values]
     assert [len(effect) for effect in effects] == [0, 0, 2, 0, 0, 0, 2]
-    assert all(target is LAST for effect in effects for _, target in effect)
+    assert all(isinstance(target, Last) for effect in effects for _, target in effect)
 
 
 def test_a_number_in_a_delta_is_a_label() -> None:
     accumulator = fields({})()
-    assert [accumulator.add({"token_id": number}) for number in (7, 8, 9)] == [SAME, *[(("token_id", LAST),)] * 2]
+    first, second, third = (accumulator.add({"token_id": number}) for number in (7, 8, 9))
+    assert first == SAME
+    assert second == third
+    assert second is not None
+    [(name, target)] = second
+    assert name == "token_id"
+    assert isinstance(target, Last)
     assert accumulator.result() == {"token_id": 9}
 
 
