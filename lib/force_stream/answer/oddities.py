@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..endpoints.endpoint import NO_REASONS
+from ..merge.fields import index_of
 from ..wire.text import printable
 
 # How many are listed, and how many numbers of events for each.
@@ -30,8 +31,8 @@ def kind_of(value: Any) -> str:
 
 def index_or_place(item: dict[str, Any], place: int) -> int:
     """An item's own index, by which its pieces belong together, or its place in the list where it has none."""
-    index = item.get("index")
-    return index if type(index) is int and 0 <= index < 1_000_000 else place
+    index = index_of(item)
+    return index if index is not None and 0 <= index < 1_000_000 else place
 
 
 def in_brief(lines: Sequence[str]) -> str:

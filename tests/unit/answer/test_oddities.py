@@ -20,9 +20,21 @@ def test_a_value_has_its_kind_in_words_of_json(value: Any, kind: str) -> None:
     assert kind_of(value) == kind
 
 
-@pytest.mark.parametrize(("index", "shown"), [(3, 3), (0, 0), (-1, 7), (10**9, 7), ("3", 7), (True, 7), (None, 7)])
+@pytest.mark.parametrize(
+    ("index", "shown"),
+    [(3, 3), (0, 0), ("3", 3), (3.0, 3), (-1, 7), (10**9, 7), ("x", 7), (3.5, 7), (True, 7), (None, 7)],
+)
 def test_an_item_without_a_sensible_index_goes_by_its_place(index: Any, shown: int) -> None:
     assert index_or_place({"index": index}, 7) == shown
+
+
+@pytest.mark.parametrize("first", [1, "1", 1.0])
+def test_a_choice_is_the_same_whatever_its_index_is_written_as(first: Any) -> None:
+    odd = Oddities()
+    for number, index in enumerate([0, first, 1, 1], 1):
+        odd.check({"choices": [{"index": index, "delta": {}}]}, number)
+    odd.conclude(events=4, done=True, inferred=False)
+    assert odd.lines() == ["no finish reason for choice 0, 1"]
 
 
 def test_each_oddity_is_listed_once_with_its_first_events() -> None:
