@@ -35,9 +35,9 @@ class UpstreamSSE(Contentview):
 
     def prettify(self, data: bytes, metadata: Metadata) -> str:
         response, flow = _response(metadata), metadata.flow
-        kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
-        if response is None or (kept is None and not streams(response)):
+        if response is None or not (self.render_priority(data, metadata) > 0 or _holds_events(flow, response)):
             return _as_usual(data, metadata)
+        kept, times = notes.SSE.of(flow), notes.TIMES.of(flow)
         if kept is None:
             kept, times = _decoded(data, response, times)
         return timeline_text.text(flow_record.timeline_of(flow, kept, times), _about(flow, response))
@@ -61,6 +61,11 @@ def _response(metadata: Metadata) -> http.Response | None:
     """The response that is looked at; None for a request, a WebSocket message and the like."""
     message = metadata.http_message
     return message if isinstance(message, http.Response) else None
+
+
+def _holds_events(flow: Flow | None, response: http.Response) -> bool:
+    """Whether there is an event stream, whatever the response's label says."""
+    return notes.SSE.of(flow) is not None or streams(response)
 
 
 def _as_usual(data: bytes, metadata: Metadata) -> str:
