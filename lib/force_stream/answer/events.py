@@ -146,7 +146,7 @@ class EventReader:
     def _finds_start(self, data: bytes, at: int) -> bool:
         """Note how an event starts that starts otherwise than the one before. Whether it is a plain one."""
         start = _START.match(data, at)
-        if start is None:
+        if start is None or b"data:" in (start[1] or b""):  # a name with more data, whose line end is lost
             return False
         self._start, self._at, self._lines = start[0], len(start[0]), start[0].count(b"\n") + 1
         self._name = (start[1] or b"").decode(errors="replace")

@@ -300,3 +300,16 @@ def test_an_event_whose_form_is_unknown_is_read_as_any_other(data: str) -> None:
     chunks, reader = merge_run(b"data: %s\n\n" % CHOSEN.encode(), b"data: %s\n\n" % TYPED.encode())
     assert not chunks
     assert [event.value for event in reader.feed(b"data: %s\n\n" % data.encode())] == [jsontext.loads(data)]
+
+
+@pytest.mark.parametrize("name", ["", "x", "xdat", "xdata: ", 'xdata: {"a": 1', 'xdata: {"a": 1}'])
+def test_data_in_the_line_of_a_name_is_read_in_whatever_pieces_it_comes(name: str) -> None:
+    event = f'event: {name}\ndata: {{"b": 2}}\n\n'.encode()
+    readers = EventReader(), EventReader()
+    for reader in readers:
+        assert list(reader.feed(b": begins\n\n")) == []
+    at_once = list(readers[0].feed(event))
+    in_pieces = [found for piece in (event[:9], event[9:]) for found in readers[1].feed(piece)]
+    assert [(each.name, each.data, each.kind) for each in at_once] == [
+        (each.name, each.data, each.kind) for each in in_pieces
+    ]
