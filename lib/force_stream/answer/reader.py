@@ -631,10 +631,10 @@ class AnswerReader:
 
 def _is_known_by_form(chunk: dict[str, Any], aggregator: Aggregator) -> bool:
     """Whether an aggregator that knows a chunk would know any other of its form, whatever its values are."""
+    if "choices" in chunk:
+        return aggregator.has_choices and aggregator.knows(chunk)  # and not only by its `object`
     kind = chunk.get("type")
-    return (
-        aggregator.has_choices if "choices" in chunk else isinstance(kind, str) and kind.startswith(aggregator.families)
-    )
+    return isinstance(kind, str) and kind.startswith(aggregator.families)
 
 
 def _too_deep() -> MalformedStream:

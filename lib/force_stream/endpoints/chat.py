@@ -264,9 +264,13 @@ class CompletionAggregator(Aggregator):
                 if rows is None:
                     return None
                 found += [(place, name, add) for name, add in rows if (place, name) not in _BY_THEMSELVES]
-        calls = merged.member("tool_calls") if isinstance(merged, Fields) and "tool_calls" in (delta or {}) else None
-        goes_on = calls.goes_on if isinstance(calls, ToolCalls) else None
-        plan = memo[index] = _Plan(found, goes_on, "role" in (delta or {}))
+        calls_go_on = None
+        if delta and "tool_calls" in delta:
+            calls = merged.member("tool_calls") if isinstance(merged, Fields) else None
+            if not isinstance(calls, ToolCalls):
+                return None  # they are not merged, but may be odd
+            calls_go_on = calls.goes_on
+        plan = memo[index] = _Plan(found, calls_go_on, "role" in (delta or {}))
         return plan
 
     def _add_usage(self, chunk: dict[str, Any], choices: list[Any], slots: Slots | None) -> Slots | None:
