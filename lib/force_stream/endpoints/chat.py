@@ -174,7 +174,8 @@ _ENVELOPE: Final = frozenset(
 _UNUSUAL: Final = frozenset(("finishReason", "usage", "message"))
 _MOST_CHOICES: Final = 10_000
 
-# Where in a chunk are what is not merged in its row: it consists of rows, or shows first whether it goes on.
+# Members, each with where it is, that have no row: a delta's own members have one each, and tool calls are asked first
+# whether they go on.
 _BY_THEMSELVES: Final = ((1, "delta"), (2, "tool_calls"))
 
 type _Row = tuple[int, str, Callable[[Any], object]]
