@@ -106,7 +106,7 @@ class EventReader:
     """A pull parser: feed it bytes, take the events they complete. `patches`: applied to each chunk first.
 
     `count` is the number of the last event; whoever reads some of them elsewhere adds these. `latest` is that of the
-    last one that `merge_run` merged. `dones` counts `[DONE]`; `decoder` knows the lines.
+    last one that was merged without being given out. `dones` counts `[DONE]`; `decoder` knows the lines.
     """
 
     def __init__(self, patches: Sequence[Callable[[dict[str, Any]], None]] = ()) -> None:

@@ -465,10 +465,15 @@ def _is_head(head: bytes) -> bool:
 def _slots(event: bytes, key: str, target: Target) -> list[Slot]:
     # Inside a JSON string a quote has a backslash before it, so these bytes are a member's name wherever they are. (One
     # with half of a surrogate pair is spelled with an escape, so its bytes are never found.)
-    name, openings = b'"%s":' % key.encode(errors="surrogatepass"), _OPENINGS[type(target)]
+    quoted, openings = b'"%s"' % key.encode(errors="surrogatepass"), _OPENINGS[type(target)]
+    if quoted + b" " in event or quoted + b"\t" in event:
+        return []  # it may be a name, and is not found below
+    name = quoted + b":"
     found, named = [], event.find(name)
     while named >= 0:
         start = named + len(name) + event.startswith(b" ", named + len(name))
+        if event[start] in b" \t":
+            return []
         if event[start] in openings:
             found.append((named, start))
         named = event.find(name, named + 1)
@@ -630,7 +635,7 @@ class Repeats:
         self._has_matched = self._has_matched or run.events > 0 or run.is_last
         if run.has_replaced:
             self._reader.look_for_replaced(data[start : run.end])
-        self._reader.count += run.events
+        self._reader.count = self._reader.latest = self._reader.count + run.events
         self._decoder.lines += run.lines
         return run.end, run.is_last
 

@@ -121,7 +121,8 @@ class AnswerReader:
         self._reader = EventReader([quirk.patch() for quirk in self._quirks if quirk.patch is not None])
         self._decoder = self._reader.decoder
         self._repeats = Repeats(self._reader)
-        self._head = b""
+        # The bytes before it is known what they are the beginning of, and whether a byte order mark begins in them.
+        self._head, self._has_mark = bytearray(), False
         self._is_json: bool | None = None
         self._json: list[bytes] = []
         self._may_be_lines, self._has_line = True, False
@@ -224,11 +225,15 @@ class AnswerReader:
 
     def _sniff(self, data: bytes) -> bytes:
         """Find out what the body is. Returns what is to be read of it: nothing while it has only blanks."""
-        data, self._head = self._head + data, b""
-        start = data.removeprefix(BOM_UTF8).lstrip(_BLANK)
-        if not start or BOM_UTF8.startswith(start):
-            self._head = data[: len(BOM_UTF8)]
+        self._head += data
+        if not (self._has_mark or data.strip(_BLANK)):
             return b""
+        data = bytes(self._head)
+        start = data.removeprefix(BOM_UTF8).lstrip(_BLANK)
+        self._has_mark = bool(start)
+        if BOM_UTF8.startswith(start):
+            return b""
+        self._head.clear()
         # The first character tells; the label may be wrong (BYK/loreai#1195). In an event stream, a line that starts
         # with a bracket has no meaning.
         self._is_json = start[:1] in b"{["
@@ -631,10 +636,10 @@ class AnswerReader:
 
 def _is_known_by_form(chunk: dict[str, Any], aggregator: Aggregator) -> bool:
     """Whether an aggregator that knows a chunk would know any other of its form, whatever its values are."""
+    if "choices" in chunk:
+        return aggregator.has_choices and aggregator.knows(chunk)  # and not only by its `object`
     kind = chunk.get("type")
-    return (
-        aggregator.has_choices if "choices" in chunk else isinstance(kind, str) and kind.startswith(aggregator.families)
-    )
+    return isinstance(kind, str) and kind.startswith(aggregator.families)
 
 
 def _too_deep() -> MalformedStream:

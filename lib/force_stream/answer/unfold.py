@@ -111,10 +111,10 @@ def _said(text: str, status: int) -> dict[str, Any]:
     except (ValueError, RecursionError):
         said = None
     if isinstance(said, dict):
-        if isinstance(said.get("error"), dict):
-            return said
-        if (error := error_in(said)) is not None:
-            return error
+        if (error := said.get("error")) and isinstance(error, dict):
+            return said  # clients take an empty one for none
+        if (found := error_in(said)) is not None:
+            return found
         if status >= 400 and words_in(said):
             return error_from_words(said)
     if not text:

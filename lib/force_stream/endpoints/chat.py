@@ -174,7 +174,8 @@ _ENVELOPE: Final = frozenset(
 _UNUSUAL: Final = frozenset(("finishReason", "usage", "message"))
 _MOST_CHOICES: Final = 10_000
 
-# Where in a chunk are what is not merged in its row: it consists of rows, or shows first whether it goes on.
+# Members, each with where it is, that have no row: a delta's own members have one each, and tool calls are asked first
+# whether they go on.
 _BY_THEMSELVES: Final = ((1, "delta"), (2, "tool_calls"))
 
 type _Row = tuple[int, str, Callable[[Any], object]]
@@ -264,9 +265,13 @@ class CompletionAggregator(Aggregator):
                 if rows is None:
                     return None
                 found += [(place, name, add) for name, add in rows if (place, name) not in _BY_THEMSELVES]
-        calls = merged.member("tool_calls") if isinstance(merged, Fields) and "tool_calls" in (delta or {}) else None
-        goes_on = calls.goes_on if isinstance(calls, ToolCalls) else None
-        plan = memo[index] = _Plan(found, goes_on, "role" in (delta or {}))
+        calls_go_on = None
+        if delta and "tool_calls" in delta:
+            calls = merged.member("tool_calls") if isinstance(merged, Fields) else None
+            if not isinstance(calls, ToolCalls):
+                return None  # they are not merged, but may be odd
+            calls_go_on = calls.goes_on
+        plan = memo[index] = _Plan(found, calls_go_on, "role" in (delta or {}))
         return plan
 
     def _add_usage(self, chunk: dict[str, Any], choices: list[Any], slots: Slots | None) -> Slots | None:

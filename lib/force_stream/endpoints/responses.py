@@ -444,7 +444,7 @@ class ResponsesAggregator(Aggregator):
 
 def _address(chunk: dict[str, Any]) -> _Address | None:
     """What a usual delta says of its text's place; None of another."""
-    kind, item_id, index = chunk.get("type"), chunk.get("item_id"), chunk.get("output_index")
+    kind, item_id, index = chunk.get("type") or None, chunk.get("item_id"), chunk.get("output_index")
     part, summary = chunk.get("content_index"), chunk.get("summary_index")
     if type(kind) is not str or type(item_id) is not str or type(index) is not int or "command_index" in chunk:
         return None

@@ -4,10 +4,10 @@ Knows deltas; must not know endpoints, HTTP or server-sent events. A rule makes 
 chunk says about the field, `result` returns what all of them said. Fragments are gathered in lists and joined once, in
 `result`, so that a stream costs time in proportion to its length.
 
-    first      model: the first informative value
-    of_first   id, time: likewise, where it may differ from chunk to chunk
-    latest     usage, service tier: the last informative value
-    overlay    objects that several chunks send in parts: member by member, the last wins
+    first      role, a call's id: the first informative value
+    of_first   id, time, model: likewise, where it may differ from chunk to chunk
+    latest     channel, signature: the last informative value
+    overlay    the same; of objects that several chunks send in parts, member by member
     label      the same, where nobody looks into it: it may differ from chunk to chunk
     concat     text in fragments; a number or a truth value among them is its own spelling
     name       text that is sent whole, perhaps repeatedly, or in fragments
@@ -88,8 +88,8 @@ class First(_Single):
 
 
 class OfFirst(First):
-    """An id or a time: that of the first chunk counts, and later chunks may have their own. While they do not, it is
-    taken to stay as it is."""
+    """An id, a time or a model: that of the first chunk counts, and later chunks may have their own. While they do not,
+    it is taken to stay as it is."""
 
     def add(self, value: Any) -> Effect:
         if not self._value:

@@ -431,6 +431,42 @@ def test_a_name_with_half_of_a_surrogate_pair_is_read_as_any_other() -> None:
     assert_same(named * 5, [1 << 20])
 
 
+def legacy(text: str, name: str) -> bytes:
+    return event({"object": name, "choices": [{"index": 0, "text": text}]})
+
+
+def test_chunks_of_another_api_are_none_though_their_members_are_those_of_known_ones() -> None:
+    mine = [legacy(f"a{n}", "chat.completion.chunk") for n in range(4)]
+    assert_same(b"".join([*mine, *(legacy(f"b{n}", "text_completion") for n in range(4)), *mine]), [1 << 20])
+
+
+def test_what_is_odd_about_calls_is_seen_where_they_are_not_merged() -> None:
+    calls = [[{"index": 0, "id": f"c{n}", "function": {"arguments": ""}}] for n in range(4)]
+    events = [event({"choices": [{"index": 0, "text": "a", "delta": {"tool_calls": call}}]}) for call in calls]
+    assert_same(b"".join(events), [1 << 20], "completions")
+
+
+@pytest.mark.parametrize("count", [3, 7, 9])
+def test_events_that_are_taken_by_their_bytes_count_among_those_of_another_api(count: int) -> None:
+    others = event({"type": "message_delta", "delta": {"x": 1}}) * 4
+    assert_same(others + b"".join(event(chunk(f"w{n} ")) for n in range(count)), [1 << 20])
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        b'{"content" : "a"},"note":{"content":"w%d"}',
+        b'{"content"\t:"a"},"note":{"content":"w%d"}',
+        b'{"content":"w%d","content" :"a"}',
+        b'{"content":"w%d","content":  "a"}',
+        b'{"content":"w%d","content":\t"a"}',
+    ],
+)
+def test_a_member_is_not_taken_for_one_with_white_space_around_its_colon(delta: bytes) -> None:
+    events = [b'data: {"choices":[{"index":0,"delta":%b}]}\n\n' % (delta % n) for n in range(8)]
+    assert_same(b"".join(events), [1 << 20])
+
+
 def test_an_error_on_a_line_of_its_own_is_read_before_the_event_behind_it_is_whole() -> None:
     made = AnswerSpec(rule="r", endpoint="chat").read(200, "text/event-stream")
     made.feed(event(chunk("a")) * 3 + b'error: {"message":"no"}\ndata: {"choices"')

@@ -38,6 +38,14 @@ def test_a_byte_order_mark_may_come_in_pieces(split: int) -> None:
     assert finish(body[:split], body[split:], content_type="application/json") is None
 
 
+@pytest.mark.parametrize("body", [b"failed", b'{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}'])
+@pytest.mark.parametrize("before", [b"     \n", b"\n\n\xef\xbb\xbf", b" \xef\xbb\xbf ", b"\xef\xbb\xbf\n\n\n\n"])
+def test_what_is_before_a_body_may_come_in_pieces(before: bytes, body: bytes) -> None:
+    whole = finish(before + body).body
+    assert finish(before, body).body == whole
+    assert finish(*(bytes([byte]) for byte in before + body)).body == whole
+
+
 def test_an_error_page_with_a_line_like_a_field_is_passed_on() -> None:
     assert finish(b"Overloaded, come later.\nid: 77\n", status=503, content_type="text/plain") is None
 

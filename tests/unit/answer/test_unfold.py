@@ -350,6 +350,7 @@ OTHERWISE: dict[str, tuple[int, bytes, str]] = {
     "an error in another shape": (404, b'{"detail":"Not Found"}', "Not Found"),
     "a list": (200, b"[]", "the upstream answered 200: []"),
     "another document": (200, b'{"hello":"world"}', 'the upstream answered 200: {"hello":"world"}'),
+    "an empty error": (500, b'{"error":{}}', 'the upstream answered 500: {"error":{}}'),
     "a number": (500, b'{"error":7}', "the upstream's error: 7"),
 }
 

@@ -50,6 +50,14 @@ def test_an_event_may_have_its_type_in_its_name_alone() -> None:
     assert aggregator.ended
 
 
+def test_a_text_does_not_go_on_under_another_name_where_the_type_is_empty() -> None:
+    aggregator = ResponsesAggregator()
+    for event, text in (("response.output_text.delta", "a"), ("response.refusal.delta", "b")):
+        aggregator.add(delta() | {"type": "", "item_id": "i", "delta": text}, event)
+    item = aggregator.result(partial=True).document["output"][0]
+    assert "ab" not in str(item)
+
+
 def test_without_its_end_it_is_incomplete_or_partial() -> None:
     aggregator = ResponsesAggregator()
     aggregator.add(delta())
