@@ -608,7 +608,8 @@ class ObservedStream(http_layers.HttpStream):
     def _pass_on_from_here(self, attempt: Attempt, response: http.Response, content_type: str = "") -> Commands:
         self.pass_on(self.flow)
         if not response.stream:
-            return  # nobody waits for this flow's own answer
+            self.receiver = attempt  # nobody waits for this flow's own answer
+            return
         if content_type:
             response.headers["content-type"] = content_type
         yield from self.start_response_stream()

@@ -7,6 +7,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from force_stream import ENDPOINTS
+from force_stream.answer.unfold import Asked
 from force_stream.proxy import shortcut, stream_layer
 from force_stream.rules.rule import Rule
 from harness.player import END, HEAD, Player, piece
@@ -55,6 +57,17 @@ def content_of(player: Player) -> str:
 def test_most_of_an_answer_does_not_wake_mitmproxy(player: Player) -> None:
     player.upstream_sends(HEAD, *map(word, WORDS), LAST)
     assert content_of(player) == "".join(WORDS)
+    assert player.handled < 6
+
+
+def test_a_stream_in_place_of_a_plain_answer_that_nobody_gets_live_does_not_wake_mitmproxy_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Player, "_pass_on", lambda _, flow: None)  # it is another try of a client's flow
+    player = Player(monkeypatch, Rule("r", hosts=(".",)), asked=Asked(ENDPOINTS["chat"]))
+    player.ask()
+    player.upstream_sends(HEAD, *map(word, WORDS), LAST)
+    assert all(text in player.to_client.decode() for text in WORDS)
     assert player.handled < 6
 
 
