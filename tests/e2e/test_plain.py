@@ -655,14 +655,21 @@ NOT_GZIP = Answer.of(Head(headers={"Content-Encoding": "gzip"}), Data(b"\x80\xff
 @pytest.mark.parametrize("body", [request("forced"), streaming("forced")], ids=["forced", "own stream"])
 def test_a_stream_that_cannot_be_decoded_is_not_said_to_be_empty(proxy: Proxy, upstream: Upstream, body: Any) -> None:
     since = proxy.mark()
-    upstream.answer(NOT_GZIP)
+    upstream.answer_always(NOT_GZIP)
     response = ask(proxy, body)
     if response.status != 200:
         assert error_in(response) == "stream_truncated"
         assert "its gzip encoding is broken" in response.json()["error"]["message"]
     line = proxy.wait_for_log("^.*: chat ", since=since)
     assert "cut off before the first event (its gzip encoding is broken)" in line.string
-    assert len(upstream.requests) == 1
+
+
+def test_a_stream_that_cannot_be_decoded_is_replaced_by_a_plain_answer(proxy: Proxy, upstream: Upstream) -> None:
+    upstream.answer(NOT_GZIP)
+    upstream.answer(document(ANSWER))
+    assert ask(proxy, request("forced")).json() == ANSWER
+    assert [one.json()["stream"] for one in upstream.requests[:1]] == [True]
+    assert "stream" not in upstream.requests[1].json()
 
 
 AS_IT_CAME: dict[str, Answer] = {

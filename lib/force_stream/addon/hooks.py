@@ -575,6 +575,7 @@ class ForceStream:
             decoded, is_broken = decode_noting(attempt.body(), coding, limit)
             if is_broken:
                 attempt.cut(bodies.broken(coding))
+                attempt.undecodable = not decoded
             attempt.decode_times(partial(decoded_sizes, attempt.body(), coding, limit))
             return decoded
 

@@ -23,8 +23,15 @@ class ListenersOnly(AddonManager):
     def trigger_event(self, event: Hook) -> Coroutine[Any, Any, None]:
         manager: Any = copy(self)
         # One after the other, as mitmproxy does: an addon may be added while others are told.
-        manager.chain = (each for each in self.chain if hasattr(each, event.name) or hasattr(each, "addons"))
+        manager.chain = (each for each in self.chain if _may_have(each, event.name))
         return AddonManager.trigger_event(manager, event)
+
+
+def _may_have(addon: object, event: str) -> bool:
+    try:
+        return hasattr(addon, event) or hasattr(addon, "addons")
+    except Exception:
+        return True  # mitmproxy knows what to do about it
 
 
 def install() -> None:

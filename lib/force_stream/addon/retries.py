@@ -158,7 +158,7 @@ class Retries:
         """Send the request plain, because the upstream cannot stream it, or has sent a useless stream."""
         refusal, rule = tries.latest.response, tries.rule
         assert refusal is not None
-        useless = _USELESS.get(tries.attempt.report.code, "")
+        useless = _useless(tries.attempt)
         why = useless or "the upstream cannot stream this request"
         plain = await self._plain_again(tries)
         if plain is None:
@@ -322,6 +322,12 @@ class Retries:
         return attempt
 
 
+def _useless(attempt: Attempt) -> str:
+    """Why a stream may be replaced by a plain answer; "" if it may not."""
+    undecodable = "the upstream's event stream cannot be decoded" if attempt.undecodable else ""
+    return undecodable or _USELESS.get(attempt.report.code, "")
+
+
 def _demand_of(tries: _Tries) -> Demand | None:
     """What the upstream demands of the next attempt, if there may be one."""
     attempt, wait, answer = tries.attempt, tries.wait, tries.latest.response
@@ -332,7 +338,7 @@ def _demand_of(tries: _Tries) -> Demand | None:
         return None  # the rule says how this upstream has to be asked
     report = attempt.report
     # Among corrupted streams, only those that would be corrupted again.
-    if report.code in _USELESS and (report.code == EmptyStream.code or "x-should-retry" in answer.headers):
+    if _useless(attempt) and (report.code != MixedChoices.code or "x-should-retry" in answer.headers):
         return None if attempt.plain else Demand.PLAIN
     if report.code not in ("", UpstreamError.code):
         return None

@@ -160,14 +160,14 @@ class KeptBody:
 class Attempt:
     """One try to get an answer, within its rule's limits.
 
-    `observed`: its pieces come one by one, not the whole body at the end; `injected`: the faults that are then
-    injected. `is_final`: the answer can be given now, whatever else may come. `complete`: the upstream ended it
-    properly. `answered`: it became the document for the client, whole. `status`, `fields`: the head of the response,
-    once it has begun. `cut_by`: how the transport ended the answer too early, in words. `deadline`: when the rule's
-    timeout passes, by the clock; None if it has none. `plain`: its request asked for no stream, so a document may be of
-    any size, and no faults are put in. `asked`: the events that are made of that one for a client that asked for
-    them; it is treated as a stream is. `is_live`: the client gets the pieces as they come. `is_document`:
-    what came began as JSON does, and not as an event stream.
+    `observed`: its pieces come one by one, not the whole body at the end; `undecodable`: nothing of its body is what
+    its Content-Encoding says; `injected`: the faults that are then injected. `is_final`: the answer can be given now,
+    whatever else may come. `complete`: the upstream ended it properly. `answered`: it became the document for the
+    client, whole. `status`, `fields`: the head of the response, once it has begun. `cut_by`: how the transport ended
+    the answer too early, in words. `deadline`: when the rule's timeout passes, by the clock; None if it has none.
+    `plain`: its request asked for no stream, so a document may be of any size, and no faults are put in. `asked`: the
+    events that are made of that one for a client that asked for them; it is treated as a stream is. `is_live`: the
+    client gets the pieces as they come. `is_document`: what came began as JSON does, and not as an event stream.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class Attempt:
         self.asked = asked
         self.injection: Injection | None = None
         self.state = State.WAITING
-        self.observed = self.response_started = self.encoded = False
+        self.observed = self.response_started = self.encoded = self.undecodable = False
         self.injected: Mapping[str, Any] = {}
         self.is_final = self.complete = self.answered = self.is_live = False
         self.is_document = True

@@ -188,11 +188,12 @@ def in_text(data: bytes | bytearray) -> Iterator[Found]:
 
 def hidden(text: str) -> str:
     """A text with stars in place of its credentials."""
-    data, shown, at = text.encode(errors="surrogatepass"), b"", 0
-    for start, end, _ in sorted(in_text(data)):
+    data = text.encode(errors="replace")
+    found, shown, at = sorted(in_text(data)), b"", 0
+    for start, end, _ in found:
         shown += data[at:start] + b"***" if start >= at else b""
         at = max(at, end)
-    return (shown + data[at:]).decode(errors="surrogatepass")
+    return (shown + data[at:]).decode(errors="replace") if found else text
 
 
 def _value(data: bytes | bytearray, named: re.Match[bytes], strength: int) -> Iterator[Found]:

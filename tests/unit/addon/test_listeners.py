@@ -112,7 +112,15 @@ def test_an_addon_may_keep_an_event_from_the_others_and_one_that_fails_does_not(
         async def halt(_: mitmflow.Flow) -> None:
             raise exceptions.AddonHalt
 
-        master.addons.add(SimpleNamespace(name="failing", request=fail), addon("heard", told, "request"))
+        class Unwilling:
+            is_added = False
+
+            def __getattr__(self, name: str) -> Any:
+                raise RuntimeError("a bug") if self.is_added else AttributeError(name)
+
+        unwilling = Unwilling()
+        master.addons.add(SimpleNamespace(name="failing", request=fail), unwilling, addon("heard", told, "request"))
+        unwilling.is_added = True
         master.addons.add(SimpleNamespace(name="halting", request=halt), addon("unheard", told, "request", "update"))
         await master.addons.handle_lifecycle(HttpRequestHook(tflow.tflow()))
         assert told == ["heard request", "unheard update"]

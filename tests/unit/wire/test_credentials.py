@@ -171,4 +171,7 @@ def test_after_a_run_of_names_that_has_no_end_the_next_one_is_found() -> None:
 def test_what_is_hidden_of_a_text_is_all_that_was_found_once() -> None:
     text = f"key {KEY}, https://user:{LONG}@x/?key={KEY}&a=b and 'api_key': '{KEY} {KEY}' é."
     assert credentials.hidden(text) == "key ***, https://***:***@x/?key=***&a=b and 'api_key': '***' é."
-    assert credentials.hidden("nothing here") == "nothing here"
+    assert credentials.hidden("nothing here \ud800") == "nothing here \ud800"
+    assert credentials.hidden(f"\udfff -----BEGIN PRIVATE KEY-----{'é' * 20_000}").startswith(
+        "? -----BEGIN PRIVATE KEY-----***"
+    )
