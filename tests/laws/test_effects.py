@@ -9,13 +9,13 @@ from force_stream.endpoints import ENDPOINTS
 from force_stream.errors import StreamError
 from force_stream.merge.fields import (
     CHANGED,
-    LAST,
     SAME,
     Accumulator,
     Concat,
     Effect,
     Extend,
     JsonText,
+    Last,
     Padding,
     Rule,
     by_index,
@@ -101,7 +101,7 @@ def test_where_a_label_may_differ_the_last_one_counts(
     before: list[Any], value: Any, between: list[Any], last: Any
 ) -> None:
     _, effect = added(label, [*before, value])
-    if effect is LAST:
+    if isinstance(effect, Last):
         all_of_them, _ = added(label, [*before, value, *between, last])
         assert all_of_them.result() == added(label, [*before, value, last])[0].result()
 

@@ -98,8 +98,8 @@ _MOST_UNFOLDED: Final = 8 * 1024
 # Bytes that a thread reads in one go; the event loop reads twice as many, since nearly all of them are read fast.
 _PORTION: Final = 4096
 # Seconds a byte. mitmproxy alone needs longer than this: what is read in less stays on the event loop, which reads ever
-# more of it in one go, up to so many bytes. But not where its lines are shorter than this: if the next ones have to be
-# parsed, each takes the same time, however short it is.
+# more of it in one go, up to so many bytes. But where its lines are shorter than this it reads less: if the next ones
+# have to be parsed, each takes the same time, however short it is.
 _FAST: Final = 1e-8
 _MOST_AT_ONCE: Final = 64 * 1024
 _SHORT_LINE: Final = 64
@@ -303,7 +303,7 @@ class Attempt:
         if self._size - self._span_size <= _PORTION and not self._reader.in_large_event:
             return self._reader.feed(piece) and self._notice_end()  # whatever it is
         has_short_lines = _SHORT_LINE * (piece.count(b"\n") + piece.count(b"\r")) > len(piece)
-        most = 2 * _PORTION if has_short_lines else _MOST_AT_ONCE
+        most = _PORTION if has_short_lines else _MOST_AT_ONCE
         at, was_read = 0, False
         begun = time.thread_time()  # CPU time: without what other processes take
         while at < len(piece):
