@@ -60,7 +60,9 @@ def add_options(loader: Loader, default_rules: Path) -> None:
         loader.master.options.process_deferred()
     except exceptions.OptionsError as error:
         # mitmproxy itself would leave the addon out without a word. With an error in its log, it exits at the start.
-        logger.error(f"{error}")
+        # Older versions do not say which option it is.
+        said = f"{error}"
+        logger.error(said if "force_stream" in said else f"an option force_stream… cannot be set: {said}")
 
 
 def unknown_options(options: Options) -> list[str]:
