@@ -361,29 +361,37 @@ def test_openai_python_raises_an_error_behind_heartbeats(proxy: Proxy, upstream:
 # An upstream that streams all the same
 
 
+def read_live(client: Http1Client, model: str, first: bytes, begin: Gate, gate: Gate) -> tuple[Response, list[bytes]]:
+    """A whole response, and its pieces up to those that `first` comes in, which it does before the gate is open. The
+    upstream begins after a heartbeat if the model is slow."""
+    client.start("POST", CHAT, PLAIN, json.dumps(streaming(model)).encode())
+    came: list[bytes] = []
+    try:
+        if model != "slow":
+            begin.open()
+        incoming = client.begin("POST")
+        while first not in b"".join(came):
+            piece = incoming.read_piece()
+            assert piece is not None
+            came.append(piece)
+            begin.open()
+    finally:
+        begin.open()
+        gate.open()
+    while incoming.read_piece() is not None:
+        pass
+    return incoming.response, came
+
+
 @pytest.mark.parametrize("model", ["m", "slow"])
 def test_an_upstream_that_streams_all_the_same_is_passed_on_live(proxy: Proxy, upstream: Upstream, model: str) -> None:
     begin, gate = Gate(), Gate()
     first, rest = b'data: {"x" :1}\r\n', b"\r\n: odd\n\ndata:  [DONE] "
     upstream.answer(WaitFor(begin), Head(), Data(first), WaitFor(gate), Data(rest), End())
-    beats = []
     with Http1Client(proxy.url) as client:
-        client.start("POST", CHAT, PLAIN, json.dumps(streaming(model)).encode())
-        try:
-            if model != "slow":
-                begin.open()
-            incoming = client.begin("POST")
-            while (piece := incoming.read_piece()) != first:
-                beats.append(piece)
-                begin.open()
-        finally:
-            begin.open()
-            gate.open()
-        while incoming.read_piece() is not None:
-            pass
+        response, (*beats, _) = read_live(client, model, first, begin, gate)
         upstream.answer(document("next"))
         assert client.post("/next", {}).json() == "next"
-    response = incoming.response
     assert (response.status, response.ended) == (200, "complete")
     assert response.header("content-type") == "text/event-stream"
     assert response.body == b"".join(beats) + first + rest
@@ -402,20 +410,7 @@ def test_events_under_another_label_are_passed_on_live_too(
     upstream.answer(WaitFor(begin), head, *pieces(first, 3), WaitFor(gate), Data(rest), End())
     beat = b": waiting for the answer\n\n" if model == "slow" else b""
     with Http1Client(proxy.url) as client:
-        client.start("POST", CHAT, PLAIN, json.dumps(streaming(model)).encode())
-        try:
-            if not beat:
-                begin.open()
-            incoming = client.begin("POST")
-            while first not in incoming.response.body:
-                assert incoming.read_piece() is not None
-                begin.open()
-        finally:
-            begin.open()
-            gate.open()
-        while incoming.read_piece() is not None:
-            pass
-    response = incoming.response
+        response, _ = read_live(client, model, first, begin, gate)
     assert (response.status, response.ended) == (200, "complete")
     assert response.header("content-type").startswith("text/event-stream")
     assert response.body.removeprefix(beat * response.body.count(beat) if beat else b"") == first + rest
