@@ -239,14 +239,14 @@ class ResponsesAggregator(Aggregator):
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
         self._ids_change = self._has_hole = False
-        # The text that the latest event added to, its place, and what addresses it; nothing if it did anything else.
-        self._latest: tuple[_Address, _Item, _Path, Concat] | None = None
+        # What addresses the text that the latest event added to, and that text; nothing if it did anything else.
+        self._latest: tuple[_Address, Concat] | None = None
 
     def knows(self, chunk: dict[str, Any], event: str = "") -> bool:
         return super().knows(chunk, event) or isinstance(chunk.get("response"), dict)
 
     def add(self, chunk: dict[str, Any], event: str = "") -> Slots | None:
-        kind, latest = chunk.get("type") or event, self._latest
+        kind = chunk.get("type") or event
         self._latest = None
         if not kind and chunk.get("object") == "response" and chunk.get("output"):
             self._end(chunk)  # a plain answer as an event
@@ -264,7 +264,7 @@ class ResponsesAggregator(Aggregator):
         else:
             name, _, what = kind.rpartition(".")
             if what == "delta":
-                return self._delta(name, chunk, latest)
+                return self._delta(name, chunk)
             if what in ("added", "done"):
                 if name == "response.output_item":
                     self._output_item(what, chunk)
@@ -278,7 +278,7 @@ class ResponsesAggregator(Aggregator):
         delta, latest = chunk.get("delta"), self._latest
         if latest is None or chunk.get("logprobs") or type(delta) is not str or _address(chunk) != latest[0]:
             return False
-        latest[3].add(delta)
+        latest[1].add(delta)
         return True
 
     def _end(self, response: dict[str, Any]) -> None:
@@ -370,23 +370,17 @@ class ResponsesAggregator(Aggregator):
                 item.texts[path] = Concat()
                 item.texts[path].add(text)
 
-    def _delta(
-        self, name: str, chunk: dict[str, Any], latest: tuple[_Address, _Item, _Path, Concat] | None
-    ) -> Slots | None:
+    def _delta(self, name: str, chunk: dict[str, Any]) -> Slots | None:
         said, place = chunk.get("delta"), _TEXTS.get(name)
         delta = said if isinstance(said, str) else spelled(said)
         if place is None or delta is None:
             return SAME
-        address = _address(chunk)
-        if latest is None or latest[0] != address:
-            item, path = self._place(place, chunk)
-            text = item.texts.get(path)
-            if text is None:
-                text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
-            latest = None if address is None else (address, item, path, text)
-        else:
-            _, item, path, text = latest
-        self._latest = latest
+        item, path = self._place(place, chunk)
+        text = item.texts.get(path)
+        if text is None:
+            text = item.texts[path] = JsonText() if path == ("arguments",) else Concat()
+        if (address := _address(chunk)) is not None:
+            self._latest = address, text
         text.add(delta)
         logprobs = chunk.get("logprobs")
         if logprobs and isinstance(logprobs, list):
