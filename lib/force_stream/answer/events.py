@@ -75,7 +75,7 @@ class Event:
 
 class Form(NamedTuple):
     """What merges chunks of one form: the names of their members are the same, down to those of their delta, and so are
-    their event's name, their type and model, and their id as long as a new one is odd."""
+    their event's name and their type, and their id and model as long as a new one is odd."""
 
     add: Callable[[dict[str, Any], str], object]
     goes_on: Callable[[dict[str, Any], Memo], bool]
@@ -85,17 +85,17 @@ class Form(NamedTuple):
 type _Names = tuple[Any, ...]
 
 
-def _names(event: str, chunk: dict[str, Any], with_id: bool) -> _Names:
-    """What makes the form of an event's chunk. Raises one of `_WITHOUT_FORM` if there is none: the chunk or its delta
-    is not an object, or its choices are not one object."""
-    choices, id_of = chunk.get("choices"), chunk.get("id") if with_id else None
+def _names(event: str, chunk: dict[str, Any], watched: Sequence[str]) -> _Names:
+    """What makes the form of an event's chunk. `watched`: the members of which a new value is odd. Raises one of
+    `_WITHOUT_FORM` if there is none: the chunk or its delta is not an object, or its choices are not one object."""
+    choices = chunk.get("choices")
     if choices is None:
-        return (event, id_of, chunk.get("model"), chunk.get("type"), *chunk)
+        return (event, *map(chunk.get, watched), chunk.get("type"), *chunk)
     (choice,) = choices
     delta = choice.get("delta")
     if delta is None:
-        return (event, id_of, chunk.get("model"), *chunk, None, *choice)
-    return (event, id_of, chunk.get("model"), *chunk, None, *choice, None, *delta.keys())
+        return (event, *map(chunk.get, watched), *chunk, None, *choice)
+    return (event, *map(chunk.get, watched), *chunk, None, *choice, None, *delta.keys())
 
 
 # Or a label of it, or its type, is a list or an object.
@@ -118,7 +118,7 @@ class EventReader:
         # How the latest plain event starts, the name that it has there, its lines, and where its data is.
         self._start, self._name, self._lines, self._at = b"data: ", "", 1, 6
         self._forms: dict[_Names, Form] = {}
-        self._with_id = True
+        self._watched: Sequence[str] = ()
         # The data of an event that was parsed before it was read, and its value.
         self._ahead: tuple[str | None, Any] = (None, None)
 
@@ -154,13 +154,13 @@ class EventReader:
 
     def know(self, event: Event, aggregator: Aggregator) -> None:
         """Let `merge_run` merge events like this one, all of which are as sure to be a part of the answer."""
-        if self._with_id != ("id" in self.odd.watched):
-            self._with_id = not self._with_id
+        if len(self._watched) != len(self.odd.watched):
+            self._watched = [*self.odd.watched]
             self._forms.clear()
         if self.dones or self.patches or len(self._forms) >= _MOST_FORMS:
             return
         with suppress(*_WITHOUT_FORM):
-            names = _names(event.name, event.value, self._with_id)
+            names = _names(event.name, event.value, self._watched)
             if is_never_error(event.value, event.name):
                 self._forms.setdefault(names, Form(aggregator.add, aggregator.goes_on, {}))
 
@@ -172,7 +172,7 @@ class EventReader:
         """Merge events from `at` on, in bytes without a CR, as long as they are plain ones of a known form, and at most
         so many: what could be wrong or odd with them was looked for when their form became known, but for what
         differs from chunk to chunk. Returns where they end, and how many they are."""
-        forms, with_id, start, width, name = self._forms, self._with_id, self._start, self._at, self._name
+        forms, watched, start, width, name = self._forms, self._watched, self._start, self._at, self._name
         before, lines = self.count, self._lines
         most += before
         # This loop runs once for each event.
@@ -189,7 +189,7 @@ class EventReader:
             if stop != len(text) or REPLACED in text:
                 break
             try:
-                add, goes_on, memo = forms[_names(name, chunk, with_id)]
+                add, goes_on, memo = forms[_names(name, chunk, watched)]
             except (KeyError, *_WITHOUT_FORM):
                 self._ahead = text, chunk
                 break

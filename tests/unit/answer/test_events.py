@@ -276,14 +276,15 @@ def test_no_form_is_known_after_done() -> None:
     assert reader.merge_run(event, 0, 1) == (0, 0)
 
 
-def test_an_id_that_changes_makes_no_other_form() -> None:
+@pytest.mark.parametrize(("what", "value"), [("id", '"x"'), ("model", '"m"')])
+def test_an_id_or_a_model_that_changes_makes_no_other_form(what: str, value: str) -> None:
     reader, gathering = EventReader(), Gathering()
-    events = [b"data: %s\n\n" % CHOSEN.replace('"x"', f'"{name}"').encode() for name in "abcd"]
+    events = [b"data: %s\n\n" % CHOSEN.replace(value, f'"{name}"').encode() for name in "abcd"]
     for event in events[:2]:
         for each in reader.feed(event):
             reader.know(each, gathering)
     assert reader.merge_run(b"".join(events), 0, 9)[1] == 4
-    assert reader.odd.lines() == ["event 2: its id differs from that of the events before"]
+    assert reader.odd.lines() == [f"event 2: its {what} differs from that of the events before"]
 
 
 def test_what_is_odd_is_noted_if_a_chunk_does_not_only_go_on() -> None:
