@@ -111,6 +111,8 @@ class Overlay(Latest):
 
     def add(self, value: Any) -> Effect:
         if not isinstance(value, dict):
+            if is_informative(value):
+                self._members = None
             return super().add(value)
         if self._members is None:
             self._members = Fields({}, type(self))

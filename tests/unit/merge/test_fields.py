@@ -46,6 +46,8 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "overlay: members one by one": (overlay, [{"a": 1, "b": 1}, {"b": 2, "c": None}], {"a": 1, "b": 2, "c": None}),
     "overlay: objects within": (overlay, [{"a": {"x": 1}}, {"a": {"y": 2}}], {"a": {"x": 1, "y": 2}}),
     "overlay: null takes nothing back": (overlay, [{"a": 1}, {"a": None}, None], {"a": 1}),
+    "overlay: a text after an object": (overlay, ["a", {"b": 1}, "c", ""], "c"),
+    "overlay: an object after a text": (overlay, [{"a": 1}, "b", {"c": 1}, ""], {"c": 1}),
     "overlay: the last list": (overlay, [[1], [2], []], [2]),
     "overlay: an empty object": (overlay, [{}, {}], {}),
     "concat: fragments": (concat, ["Hel", "", None, "lo"], "Hello"),
