@@ -6,9 +6,10 @@ alone. Knows mitmproxy's addon manager, and nothing of what the events are about
 """
 
 import logging
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Iterator
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar, Final
 
 from mitmproxy import ctx, log
 from mitmproxy.addonmanager import AddonManager
@@ -16,22 +17,46 @@ from mitmproxy.hooks import Hook
 
 logger = logging.getLogger("force_stream")
 
+# Seconds. Only a script that gives one of mitmproxy's own addons another event makes a difference to what is known.
+_KNOWN_FOR: Final = 1.0
+
+
+class _Listeners:
+    """What mitmproxy walks in place of its chain: the addons that have an event, or may come to have it."""
+
+    def __init__(self, chain: list[Any], event: str) -> None:
+        self._chain, self._known_chain = chain, list(chain)
+        self._known_until = time.monotonic() + _KNOWN_FOR
+        self._listeners = [each for each in chain if _may_hear(each, event)]
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._listeners
+        # As mitmproxy does: one that is added while the others are told.
+        yield from self._chain[len(self._known_chain) :]
+
+    def are_those_of(self, chain: list[Any]) -> bool:
+        return chain == self._known_chain and time.monotonic() < self._known_until
+
 
 class ListenersOnly(AddonManager):
-    """mitmproxy's own manager, which walks a chain without those addons that do not have the event just then."""
+    """mitmproxy's own manager, which walks the listeners of an event only."""
+
+    # A copy of the manager for each event, with its listeners for a chain.
+    managers: ClassVar[dict[str, Any]] = {}
 
     def trigger_event(self, event: Hook) -> Coroutine[Any, Any, None]:
-        manager: Any = copy(self)
-        # One after the other, as mitmproxy does: an addon may be added while others are told.
-        manager.chain = (each for each in self.chain if _may_have(each, event.name))
+        manager: Any = self.managers.get(event.name)
+        if manager is None or not manager.chain.are_those_of(self.chain):
+            manager = self.managers[event.name] = copy(self)
+            manager.chain = _Listeners(self.chain, event.name)
         return AddonManager.trigger_event(manager, event)
 
 
-def _may_have(addon: object, event: str) -> bool:
-    try:
-        return hasattr(addon, event) or hasattr(addon, "addons")
-    except Exception:
-        return True  # mitmproxy knows what to do about it
+def _may_hear(addon: object, event: str) -> bool:
+    """Whether an addon has an event, or others inside it may have it. A script may get one at any time."""
+    if not type(addon).__module__.startswith("mitmproxy."):
+        return True
+    return hasattr(addon, event) or hasattr(addon, "addons")
 
 
 def install() -> None:
@@ -47,6 +72,7 @@ def install() -> None:
 def uninstall() -> None:
     if type(ctx.master.addons) is ListenersOnly:
         ctx.master.addons.__class__ = AddonManager  # type: ignore[assignment]
+        ListenersOnly.managers.clear()
     for handler in _announcers():
         handler.removeFilter(_is_announced)
 

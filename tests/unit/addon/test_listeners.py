@@ -1,6 +1,8 @@
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -95,6 +97,20 @@ def test_an_addon_that_gets_an_event_later_is_told_of_it(in_master: Callable[[Te
         for _ in range(2):
             await master.addons.trigger_event(HttpRequestHook(tflow.tflow()))
             late.request = told.append
+        assert len(told) == 1
+
+    in_master(test)
+
+
+def test_an_addon_of_mitmproxys_own_that_gets_an_event_later_is_told_of_it_within_a_second(
+    in_master: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(master: DumpMaster) -> None:
+        told: list[object] = []
+        await master.addons.trigger_event(HttpRequestHook(tflow.tflow()))
+        monkeypatch.setattr(master.addons.get("core"), "request", told.append, raising=False)
+        monkeypatch.setattr(time, "monotonic", partial(float, time.monotonic() + 1))
+        await master.addons.trigger_event(HttpRequestHook(tflow.tflow()))
         assert len(told) == 1
 
     in_master(test)
