@@ -12,7 +12,7 @@ from copy import copy
 from typing import Any, ClassVar, Final
 
 from mitmproxy import ctx, log
-from mitmproxy.addonmanager import AddonManager
+from mitmproxy.addonmanager import AddonManager, traverse
 from mitmproxy.hooks import Hook
 
 logger = logging.getLogger("force_stream")
@@ -45,11 +45,14 @@ class ListenersOnly(AddonManager):
     managers: ClassVar[dict[str, Any]] = {}
 
     def trigger_event(self, event: Hook) -> Coroutine[Any, Any, None]:
-        manager: Any = self.managers.get(event.name)
+        return AddonManager.trigger_event(self.of(event.name), event)
+
+    def of(self, event: str) -> Any:
+        manager = self.managers.get(event)
         if manager is None or not manager.chain.are_those_of(self.chain):
-            manager = self.managers[event.name] = copy(self)
-            manager.chain = _Listeners(self.chain, event.name)
-        return AddonManager.trigger_event(manager, event)
+            manager = self.managers[event] = copy(self)
+            manager.chain = _Listeners(self.chain, event)
+        return manager
 
 
 def _may_hear(addon: object, event: str) -> bool:
@@ -86,4 +89,6 @@ def _announcers() -> list[logging.Handler]:
 
 def _is_announced(record: logging.LogRecord) -> bool:
     """Whether there may be an addon that wants to be told of a line of ours."""
-    return record.name != logger.name or any(hasattr(addon, "add_log") for addon in ctx.master.addons.lookup.values())
+    if record.name != logger.name or type(ctx.master.addons) is not ListenersOnly:
+        return True
+    return any(hasattr(addon, "add_log") for addon in traverse(ctx.master.addons.of("add_log").chain))
