@@ -48,7 +48,7 @@ class ListenersOnly(AddonManager):
         return AddonManager.trigger_event(self.of(event.name), event)
 
     def of(self, event: str) -> Any:
-        manager = self.managers.get(event)
+        manager: Any = self.managers.get(event)
         if manager is None or not manager.chain.are_those_of(self.chain):
             manager = self.managers[event] = copy(self)
             manager.chain = _Listeners(self.chain, event)
