@@ -1,6 +1,7 @@
 """The hooks, called by hand in a test master: whom they leave alone, what they keep on a flow, and their faults."""
 
 import asyncio
+import gc
 import gzip
 import io
 import json
@@ -55,6 +56,17 @@ def test_a_flow_that_is_not_ours_to_decide_about_is_left(run: Callable, prepare:
         before = flow.get_state()
         await ours.request(flow)
         assert flow.get_state() == before
+
+    run(test)
+
+
+def test_garbage_is_not_looked_for_in_what_was_there_when_the_proxy_started(run: Callable) -> None:
+    async def test(ours: addon.ForceStream, context: taddons.context) -> None:
+        ours.running()
+        frozen, others = gc.get_freeze_count(), len(gc.get_objects())
+        ours.done()
+        assert frozen > others
+        assert gc.get_freeze_count() == 0
 
     run(test)
 
