@@ -39,6 +39,8 @@ _NUMBERS: Final = re.compile(rb"(?:%s,)*+" % _A_NUMBER)
 _A_COUNT: Final = rb"(?=[-0.]*[1-9])" + _A_NUMBER
 _COUNT: Final = re.compile(rb'"[^"\\]*": ?(%s)(?=[,}])' % _A_COUNT)
 _COUNTS: Final = re.compile(rb"(?:%s,)*+" % _A_COUNT)
+# By spaces of this kind, Anthropic's API hides how long a chunk's text is.
+_BLANKS: Final = re.compile(rb"(?<! )( *+)}\Z")
 # Where templates that are in force together may differ.
 _INDEX: Final = re.compile(rb'("index": ?)[0-9]+')
 # The start of an event of which nothing has ended, but for its name. (A line that reports an error is an event itself.)
@@ -63,7 +65,7 @@ _MOST_WAITING: Final = 8 * 1024
 
 
 class Slot(NamedTuple):
-    """A place where the bytes may differ: the inside of a string or a list, or a number; or all of a comment.
+    """A place where the bytes may differ: the inside of a string or a list, a number, or blanks; or all of a comment.
     `named`: where the member's name starts; `target`: what its values are appended to, if anything."""
 
     start: int
@@ -94,6 +96,8 @@ class _Values:
             are_plain = joined.replace(b",", b"").isdigit() and b",0" not in joined and b",," not in joined
             return are_plain or numbers.fullmatch(joined, 1) is not None
         joined, opening = b"".join(self.raw), self.slot.opening
+        if opening == b" ":
+            return not joined.strip(b" ")
         # A line end inside a value ends the event there, by the grammar of event streams.
         if b"\n" in joined or b"\r" in joined:
             return False
@@ -419,7 +423,13 @@ def _parse(opening: bytes, insides: Sequence[bytes]) -> list[Any] | None:
 
 
 def template_of(
-    event: bytes, data: bytes, slots: Slots, before: bytes = b"", watched: Collection[str] = ()
+    event: bytes,
+    data: bytes,
+    slots: Slots,
+    before: bytes = b"",
+    watched: Collection[str] = (),
+    *,
+    is_padded: bool = False,
 ) -> Template | None:
     """The template of an event with this `data`, a JSON text, of which the `slots` may differ, but those of `watched`
     members; None if the bytes do not plainly show where they are. What is not a text and was the same in the event
@@ -437,6 +447,8 @@ def template_of(
         if not found:
             return None
         texts += found
+    if is_padded and (blanks := _BLANKS.search(data)):
+        texts.append(Slot(len(head) + blanks.start(1), len(head) + blanks.end(1), 0, b" ", None))
     known = sorted((*texts, *others), key=itemgetter(0)) if others or len(texts) > 1 else texts
     fixed = _around(event, known)
     if b"\\" in b"".join(fixed):
@@ -511,6 +523,7 @@ class Repeats:
         self._decoder = reader.decoder
         self._templates: Templates | None = None
         self._has_matched = False
+        self._is_padded = False
         self._event = b""
         self._before = b""
         self._rest = b""
@@ -615,7 +628,9 @@ class Repeats:
             is_tried = False
             if self.effect and (is_tried := _are_learnable(self.effect, self._before)):
                 data = event.data.encode(errors="surrogatepass")
-                made = template_of(self._event, data, self.effect, self._before, self._reader.odd.watched)
+                self._is_padded = self._is_padded or data.endswith(b" }")
+                watched, is_padded = self._reader.odd.watched, self._is_padded
+                made = template_of(self._event, data, self.effect, self._before, watched, is_padded=is_padded)
             self._in_vain = self._in_vain + 1 if made is None else 0
             if known is None and made is None and (is_tried or self._in_vain > _MOST_IN_VAIN):
                 self._attempted(success=False)
