@@ -583,7 +583,9 @@ class AnswerReader:
         if self._spec.fill:
             fill(aggregated.document, self._spec.fill)
         self.answered = not self._report.truncated
-        return Reply(200, jsontext.dumps(aggregated.document))
+        # No document says more than its stream; to look how long one is takes as long as to write it.
+        write = jsontext.dumps if self._report.bytes > LONG else jsontext.dumps_short
+        return Reply(200, write(aggregated.document))
 
     def _whole(self, cut: str) -> Aggregated:
         """The document of a stream that came to its end, and all of it. Raises a `StreamError` for any other."""

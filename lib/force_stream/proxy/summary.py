@@ -35,7 +35,7 @@ def summarize(flow: http.HTTPFlow, attempt: Attempt, *, from_kept: bool = False)
     if not from_kept:
         notes |= {"times": attempt.times, "ended": attempt.ended}
     if report.usage is not None:
-        notes["usage"] = jsontext.dumps(report.usage).decode()
+        notes["usage"] = jsontext.dumps_short(report.usage).decode()
     notes |= _given(attempt)
     if injected:
         notes["injected"] = jsontext.dumps(dict(injected)).decode()

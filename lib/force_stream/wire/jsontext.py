@@ -172,13 +172,14 @@ _ENCODER: Final = _encoder(default=_default)
 def dumps(value: Any) -> bytes:
     """The JSON text of a value, compact, in UTF-8."""
     if not long_json.is_long(value):
-        return _dump_short(value)
+        return dumps_short(value)
     written = BytesIO()
-    written.writelines(long_json.write(value, _dump_short))
+    written.writelines(long_json.write(value, dumps_short))
     return written.getvalue()
 
 
-def _dump_short(value: Any) -> bytes:
+def dumps_short(value: Any) -> bytes:
+    """The same of a value that is known not to be long."""
     written: list[bytes] = []
     try:
         text = _ENCODER.encode(value)  # to make an encoder takes longer than to write a short answer
