@@ -156,7 +156,9 @@ def _filled(whole: Any, streamed: Any) -> Any:
     if not _says_something(whole):
         return streamed
     if isinstance(whole, dict) and isinstance(streamed, dict) and whole.get("type") == streamed.get("type"):
-        members = {key: value for key, value in streamed.items() if key in whole or key in _TEXT_MEMBERS}
+        # Log probabilities are said again whole (and rounded), if at all.
+        kept = {"logprobs"} if _says_something(whole.get("logprobs")) else ()
+        members = {key: streamed[key] for key in streamed if (key in whole or key in _TEXT_MEMBERS) and key not in kept}
         return whole | {key: _filled(whole.get(key), value) for key, value in members.items()}
     if isinstance(whole, list) and isinstance(streamed, list) and len(whole) == len(streamed):
         return [_filled(one, other) for one, other in zip(whole, streamed, strict=True)]
@@ -222,6 +224,19 @@ def _put(item: dict[str, Any], path: _Path, value: Any, places: _Places) -> None
             own = places.holders[path[:depth]] = wanted(held) if isinstance(held, wanted) else wanted()
             holder[step] = own
         holder = own
+
+
+class _Ids(Concat):
+    """The ids by which events address an item, where each event has its own."""
+
+    keeps_pieces = True
+
+    def __init__(self, item: _Item, by_id: dict[str, _Item]) -> None:
+        super().__init__()
+        self._item, self._by_id = item, by_id
+
+    def extend(self, pieces: list[str]) -> None:
+        self._by_id.update(dict.fromkeys(filter(None, pieces), self._item))
 
 
 # The member in which an item of this type says what it has to say.
@@ -389,6 +404,8 @@ class ResponsesAggregator(Aggregator):
         if delta is not said:
             return CHANGED
         slots: Slots = (("delta", text),)
+        if self._ids_change and isinstance(chunk.get("item_id"), str):
+            slots += (("item_id", _Ids(item, self._by_id)),)
         for key in PADDING:
             if key in chunk:
                 slots += ((key, ANY_PADDING),)

@@ -108,9 +108,15 @@ def event(data: object) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-def typed(kind: str, number: int, delta: str) -> bytes:
-    data = {"type": kind, "sequence_number": number, "item_id": "i", "output_index": 0, "delta": delta}
+def typed(kind: str, number: int, delta: str, item_id: str = "i") -> bytes:
+    data = {"type": kind, "sequence_number": number, "item_id": item_id, "output_index": 0, "delta": delta}
     return b"event: " + kind.encode() + b"\n" + event(data)
+
+
+def message(text: str, blanks: int = 0, index: int = 0) -> bytes:
+    """A chunk of Anthropic's, whose API hides by spaces how long its text is."""
+    made = event({"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}})
+    return made.replace(b"}}\n", b"}%b}\n" % (b" " * blanks))
 
 
 LONG = {
@@ -148,13 +154,15 @@ LONG = {
     "comments between choices in turn": b"".join(
         event(at(n % 2, chunk(f"w{n} "))) + b": still here\n\n" * (n % 3) for n in range(40)
     ),
-    "a message": b"".join(
-        event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"w{n} "}})
-        for n in range(40)
-    ),
+    "a message": b"".join(message(f"w{n} ") for n in range(40)),
+    "a message with blanks": b"".join(message(f"w{n} ", 7 * n % 16) for n in range(40)),
+    "an id for every event": b"".join(typed("response.output_text.delta", n, f"w{n} ", f"i{n}") for n in range(40)),
 }
 LABELLED = ("a label for every chunk", "figures in every chunk", "costs in every chunk", "labels of choices in turn")
-ENDPOINT_OF = {"a response": "responses", "a message": "messages"}
+ENDPOINT_OF = {
+    **dict.fromkeys(("a response", "an id for every event"), "responses"),
+    **dict.fromkeys(("a message", "a message with blanks"), "messages"),
+}
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -255,6 +263,28 @@ def test_an_odd_event_among_like_ones_is_read_as_ever(spoiled: str) -> None:
             *LABELLED,
         ):
             assert_same(LONG[name] + SPOILED[spoiled] + LONG[name], [1 << 20])
+
+
+@pytest.mark.parametrize(
+    "blanks", [b"\t", b" \t ", b"}", b"  }", b',"index":1', b',"delta":{}', b" x", b"\n", b"\r\n "]
+)
+def test_what_is_not_blank_where_blanks_are_is_read_as_ever(blanks: bytes) -> None:
+    events = [message(f"w{n} ", 7 * n % 16) for n in range(30)]
+    odd = message("odd", 1).replace(b"} }\n", b"}%b}\n" % blanks)
+    for at in (1, 2, 20):
+        assert_same(b"".join([*events[:at], odd, *events[at:], odd]), [1 << 20], "messages")
+    assert_same(b"".join([*events, *(message(f"v{n} ", n % 5, index=n % 2) for n in range(30))]), [700], "messages")
+
+
+def test_an_event_may_address_its_item_by_any_of_the_ids_it_had() -> None:
+    first = [typed("response.output_text.delta", n, f"w{n} ", f"i{n}") for n in range(30)]
+    second = [each.replace(b'"i', b'"j').replace(b'x":0', b'x":1') for each in first]
+    by_id = [
+        typed("response.output_text.delta", n, f"v{n} ", f"i{n}").replace(b',"output_index":0', b"") for n in (3, 9)
+    ]
+    body = b"".join([*first, *second, *by_id])
+    assert_same(body, [1 << 20], "responses")
+    assert_same(body, [500], "responses")
 
 
 def test_lists_behind_an_empty_one_are_written_as_json() -> None:
