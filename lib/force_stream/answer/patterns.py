@@ -51,6 +51,8 @@ _LONGEST_SLOT: Final = 16 * 1024
 _FIRST_RUN: Final = 16 * 1024
 # Events. How many pass without an attempt after failed attempts: four times as many each time, up to this.
 _LONGEST_PAUSE: Final = 128
+# Events. To merge fewer by their form takes less time than to learn what they have in common.
+_FEWEST_MATCHED: Final = 4
 # Events in a row. After more that cannot be templates, whether they could is not asked for a while.
 _MOST_IN_VAIN: Final = 8
 # Templates in force at once: each is tried at every event that the one before does not foretell.
@@ -522,7 +524,7 @@ class Repeats:
         self._reader = reader
         self._decoder = reader.decoder
         self._templates: Templates | None = None
-        self._has_matched = False
+        self._matched = 0
         self._is_padded = False
         self._event = b""
         self._before = b""
@@ -621,7 +623,7 @@ class Repeats:
     def _learn(self, event: Event, known: Templates | None) -> None:
         """Make the last event a template, if it can be one. `known`: those that were in force before it."""
         self._until_attempt -= 1
-        is_used = known is not None and (self._has_matched or self._pause == 1)
+        is_used = known is not None and (self._matched > 0 or self._pause == 1)
         is_wanted = self._until_attempt < 0 if known is None else is_used or known.are_near(self._event)
         made = None
         if is_wanted and self._event and not self._reader.patches:
@@ -640,14 +642,14 @@ class Repeats:
                 self._templates = known
                 return
             made = made if is_used else None
-            self._attempted(self._has_matched)
+            self._attempted(self._matched >= _FEWEST_MATCHED)
             self._until_attempt -= 1
-            self._has_matched = False
+            self._matched = 0
         self._templates = None if made is None else Templates(made)
 
     def _match_run(self, templates: Templates, data: bytes, start: int) -> tuple[int, bool]:
         run = templates.match_run(data, start)
-        self._has_matched = self._has_matched or run.events > 0 or run.is_last
+        self._matched += run.events + run.is_last
         if run.has_replaced:
             self._reader.look_for_replaced(data[start : run.end])
         self._reader.count = self._reader.latest = self._reader.count + run.events

@@ -36,9 +36,9 @@ _TEXTS: Final = ("thinking", "text", "summary")
 _LABELS: Final = frozenset(("type", "index", "id", "format"))
 # Types whose neighbours are fragments of one part. "summary_text": within Databricks' `reasoning`.
 _JOINED: Final = frozenset(("text", "thinking", "output_text", "reasoning", "summary_text"))
-# Pieces of a part up to which its lists and objects are compared with one that may say them again: each piece makes
-# them anew.
-_MOST_PIECES: Final = 8
+# How often the lists and objects of a part that goes on are compared with one that may say them again: each time, they
+# are made anew.
+_MOST_COMPARED: Final = 8
 
 
 class _Part:
@@ -51,8 +51,8 @@ class _Part:
         self.data = ""
         self.closed = False
         self.members = Fields(rules, fragment)
-        self._pieces = 0
-        self._results: dict[str, Any] = {}
+        self._compared = 0
+        self._results: dict[str, Any] = {}  # of a part that has ended
 
     def add(self, entry: Any) -> Effect:
         if isinstance(entry, dict):
@@ -65,7 +65,6 @@ class _Part:
 
     def go_on(self, entry: Any) -> Effect:
         """Add an entry that says neither who it is nor that the part ends."""
-        self._pieces += 1
         self._results.clear()
         return self.members.add(entry)
 
@@ -77,11 +76,12 @@ class _Part:
         member = self.members.member(key)
         if isinstance(text, str):
             return isinstance(member, Concat) and member.is_text(text)
-        if member is None or self._pieces > _MOST_PIECES:
-            return False
-        if key not in self._results:
+        if member is not None and key not in self._results and self._compared < _MOST_COMPARED:
+            self._compared += 1
+            if not self.closed:
+                return bool(member.result() == text)
             self._results[key] = member.result()
-        return bool(self._results[key] == text)
+        return key in self._results and bool(self._results[key] == text)
 
     @property
     def text(self) -> str:
@@ -153,23 +153,27 @@ class _PartList:
         self._known = _Known()
 
     def add(self, entries: list[Any]) -> Effect:
+        effect: Effect = CHANGED
         for entry in entries:
             if isinstance(entry, dict):
-                self._add_part(entry, _text(entry, "type"))
+                effect = self._add_part(entry, _text(entry, "type"))
             else:
                 self._parts.append(entry)
-        return CHANGED
+                effect = CHANGED
+        return effect if len(entries) == 1 else CHANGED
 
-    def _add_part(self, entry: dict[str, Any], kind: str) -> None:
+    def _add_part(self, entry: dict[str, Any], kind: str) -> Effect:
         if kind != "text" and self._known.has(entry):
-            return
+            return CHANGED
         last = self._parts[-1] if self._parts else None
-        if not isinstance(last, _Part) or last.kind != kind or not last.takes(entry):
+        goes_on = isinstance(last, _Part) and last.kind == kind and last.takes(entry)
+        if not isinstance(last, _Part) or not goes_on:
             last = _Part(kind, _PART)
             self._parts.append(last if kind in _JOINED else entry)
-        last.merge(entry)
+        effect = last.merge(entry)
         if kind in _JOINED or kind == "redacted_thinking":
             self._known.note(last)
+        return effect if goes_on else CHANGED
 
     def result(self) -> Any:
         return [part.members.result() if isinstance(part, _Part) else part for part in self._parts]
@@ -181,11 +185,14 @@ class Parts(Concat):
     def is_text(self, text: str) -> bool:
         return not isinstance(self._other, _PartList) and super().is_text(text)
 
+    def add(self, value: Any) -> Effect:
+        if not isinstance(value, list):
+            return super().add(value)
+        self._other = self._other if isinstance(self._other, _PartList) else _PartList()
+        return self._other.add([*self._take_text(), *value])
+
     def _add_other(self, value: Any) -> None:
-        if isinstance(value, list):
-            self._other = self._other if isinstance(self._other, _PartList) else _PartList()
-            self._other.add([*self._take_text(), *value])
-        elif not isinstance(self._other, _PartList):
+        if not isinstance(self._other, _PartList):
             super()._add_other(value)
 
     def _take_text(self) -> list[Any]:
