@@ -110,13 +110,13 @@ class Overlay(Latest):
         self._members: Fields | None = None
 
     def add(self, value: Any) -> Effect:
-        if not isinstance(value, dict):
-            if is_informative(value):
-                self._members = None
-            return super().add(value)
-        if self._members is None:
-            self._members = Fields({}, type(self))
-        return self._members.add(value)
+        if isinstance(value, dict) and (value or self._value is None):
+            if self._members is None:
+                self._value, self._members = None, Fields({}, type(self))
+            return self._members.add(value)
+        if is_informative(value):
+            self._members = None
+        return super().add(value)
 
     def result(self) -> Any:
         return super().result() if self._members is None else self._members.result()
