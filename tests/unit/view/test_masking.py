@@ -15,6 +15,7 @@ import brotli
 import pytest
 from force_stream.view import masking
 from force_stream.view.masking import STAND_IN, Masker
+from force_stream.wire import credentials
 from harness.certs import Certs
 from harness.samples import STREAM
 from hypothesis import given
@@ -331,6 +332,19 @@ def test_a_flow_without_a_secret_stays_as_it_is() -> None:
         for side in ("client_conn", "server_conn"):
             state[side] |= {"peername": None, "sockname": None}
     assert after == before
+
+
+def test_a_long_text_without_a_secret_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    none, own, elsewhere = (text + b" word" * 1000 for text in (b"none", b'{"password":"x"}', b"Zq4~Zq4~Zq4~Zq4~Zq4"))
+    flow = {b"x-api-key": b"Zq4~Zq4~Zq4~Zq4~Zq4", b"texts": [none, own, elsewhere]}
+    searched: list[bytes] = []
+    in_text = credentials.in_text
+    monkeypatch.setattr(credentials, "in_text", lambda text: [searched.append(bytes(text)), in_text(text)][1])
+    masker = Masker()
+    masker.learn(flow)
+    texts = masker.mask(flow)[b"texts"]
+    assert [text.partition(b" word")[0] for text in texts] == [b"none", b'{"password":"*"}', b"***1" + b"*" * 15]
+    assert [searched.count(text) for text in (none, own)] == [1, 2]
 
 
 # What has to stay true
