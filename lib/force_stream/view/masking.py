@@ -46,6 +46,7 @@ _CHARACTER: Final = re.compile(
 _BACKSLASHES: Final = rb"(?:\\|%(?:25){0,3}5[cC]|\\{1,8}u005[cC]|&#92;|&#[xX]5[cC];){0,16}"
 _PERCENT: Final = re.compile(rb"%(?:25){0,3}([89abAB][0-9a-fA-F])")
 _LOW_HALF: Final = re.compile(rb"\\{1,8}u([dD][c-fC-F][0-9a-fA-F]{2})")
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _GOES_ON: Final = re.compile(rb"[\w-]")
 _NAMES_IN_HTML: Final = {b"amp": "&", b"lt": "<", b"gt": ">", b"quot": '"', b"apos": "'"}
 _NAMED_IN_HTML: Final = {char: name for name, char in _NAMES_IN_HTML.items()}
@@ -195,11 +196,13 @@ def _characters(text: bytes | bytearray, at: int) -> Iterator[tuple[str, int]]:
 
 
 def _basic(secret: bytes) -> tuple[bytes, bytes, bytes]:
-    """User, colon and password, if a secret is what the scheme Basic sends."""
+    """User, colon and password, if a secret is what the scheme Basic sends: they have no control characters (RFC 7617,
+    section 2)."""
     try:
-        return base64.b64decode(secret, validate=True).partition(b":")
+        decoded = base64.b64decode(secret, validate=True)
     except ValueError:
-        return b"", b"", b""
+        decoded = b""
+    return (b"" if _CONTROL.search(decoded) else decoded).partition(b":")
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:

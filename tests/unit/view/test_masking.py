@@ -270,6 +270,12 @@ def test_the_password_of_basic_is_masked_elsewhere() -> None:
     assert STAND_IN.fullmatch(after["comment"].removeprefix("no such user: "))
 
 
+def test_a_key_that_is_bytes_in_base64_is_no_user_with_a_password() -> None:
+    flow = flow_with(comment="hunter-0123456789")
+    flow.request.headers["authorization"] = f"Bearer {base64.b64encode(b'\x12\x94:hunter-0123456789').decode()}"
+    assert masked(flow)[0]["comment"] == "hunter-0123456789"
+
+
 def test_a_secret_that_was_cut_short_is_masked() -> None:
     (after,) = masked(flow_with(comment=f"Incorrect key: {KEY[:20]}…"))
     assert STAND_IN.fullmatch(after["comment"].removeprefix("Incorrect key: ").removesuffix("…"))
