@@ -319,9 +319,10 @@ class Fields:
         return slots
 
     def rows(self, value: dict[str, Any]) -> list[tuple[str, Callable[[Any], object]]] | None:
-        """The members of an object that another value can still change, and what adds one. None if a member is new."""
+        """The members of an object that another value can still change, and what adds one. None if a member is new, or
+        the object has none at all."""
         members = [(key, self._members.get(key)) for key in value]
-        if not members or any(member is None for _, member in members):
+        if not self._members or any(member is None for _, member in members):
             return None
         return [(key, member.add) for key, member in members if member is not None and not _is_settled(member)]
 

@@ -254,4 +254,5 @@ def test_the_rows_of_an_object_are_its_members_that_can_change() -> None:
     assert merged.result() == {"id": "a", "text": "bb", "other": 1}
     assert [key for key, _ in merged.rows(value) or ()] == ["text", "other"]
     assert merged.rows(value | {"new": None}) is None
-    assert merged.rows({}) is None
+    assert merged.rows({}) == []
+    assert Fields({}, latest).rows({}) is None  # it would be in the result
