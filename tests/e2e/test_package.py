@@ -116,19 +116,27 @@ def test_a_json_answer_is_printed_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["proxy", "http://h"], ["run", "--host", "h", "--", "true"], ["check"], ["report", "flows"]]
+    ("missing", "arguments"),
+    [
+        ("mitmproxy", ["proxy", "http://h"]),
+        ("mitmproxy", ["run", "--host", "h", "--", "true"]),
+        ("mitmproxy", ["check"]),
+        ("mitmproxy", ["report", "flows"]),
+        ("certifi", ["run", "--host", "h", "--", "true"]),
+    ],
 )
-def test_a_subcommand_that_needs_mitmproxy_says_so(
-    arguments: list[str], blocked: Callable[..., dict[str, str]]
+def test_a_subcommand_names_the_module_that_it_lacks(
+    missing: str, arguments: list[str], blocked: Callable[..., dict[str, str]]
 ) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "force_stream.cli", *arguments],
         capture_output=True,
-        env=os.environ | blocked("mitmproxy"),
+        env=os.environ | blocked(missing),
         check=False,
     )
+    advice = "; pip install mitmproxy" if missing == "mitmproxy" else ""
     assert (ran.returncode, ran.stdout) == (1, b"")
-    assert ran.stderr.decode() == f"force-stream {arguments[0]}: mitmproxy is not installed; pip install mitmproxy\n"
+    assert ran.stderr.decode() == f"force-stream {arguments[0]}: {missing} is not installed{advice}\n"
 
 
 def test_a_file_that_is_not_there_is_reported_without_a_traceback(tmp_path: Path) -> None:

@@ -110,13 +110,17 @@ COLUMNS = re.findall(r"web_columns=(\w+)", (ROOT / "docs" / "looking.md").read_t
 def reach(words: str, clicks: int, steps: list[Callable[[], object]], seen: Callable[[], str]) -> None:
     """Take the steps until the words are seen: exactly that many. Any time is as good as the one in them."""
     pattern = re.sub(r"\d+\\\.\d\\ s", r"\\d+\\.\\d\\ s", re.escape(words))
+
+    def wait(*, seeing: bool, problem: str) -> None:
+        end = time.monotonic() + TIMEOUT
+        while bool(re.search(pattern, text := seen())) is not seeing:
+            assert time.monotonic() < end, f"{words!r} {problem}:\n{text}"
+            time.sleep(0.05)
+
     for step in steps[:clicks]:
-        assert not re.search(pattern, seen()), f"{words!r} is seen earlier"
+        wait(seeing=False, problem="can be read earlier, in")  # a part of what was seen before may still be there
         step()
-    end = time.monotonic() + TIMEOUT
-    while not re.search(pattern, text := seen()):
-        assert time.monotonic() < end, f"{pattern!r} cannot be read in:\n{text}"
-        time.sleep(0.05)
+    wait(seeing=True, problem="cannot be read in")
 
 
 @pytest.fixture

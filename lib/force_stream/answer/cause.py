@@ -90,6 +90,7 @@ _ADVICE: Final = (
     ("connection refused", "Check that the upstream is running, and its port."),
 )
 _MARKUP: Final = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]*>?", re.IGNORECASE | re.DOTALL)
+_HTML: Final = re.compile(r"<(?:!doctype html|html|head|title|body|h1|center|div|p)\b", re.IGNORECASE)
 # What an address says beside where something is: a user, a query, a fragment.
 _BESIDE_WHERE: Final = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 _SIGN_IN: Final = re.compile(r"\b(?:sign|log)[ -]?(?:in|on)\b|\bpassword\b|\bsso\b", re.IGNORECASE)
@@ -229,7 +230,9 @@ def _wait(retry_after: str) -> str:
 
 
 def _kind(head: str, label: str) -> str:
-    if "<" in head[:_LONGEST_CODE] and _MARKUP.search(head):
+    if not is_readable(head):
+        kind = "binary data"
+    elif head.lstrip().startswith("<") and _HTML.search(head):
         kind = "a sign-in page" if _SIGN_IN.search(head) else "a web page"
     else:
         kind = "text"

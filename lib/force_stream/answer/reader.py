@@ -68,7 +68,6 @@ _MORE_CONTENT: Final = re.compile(
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 # One word, with what may follow it.
 _WORD: Final = re.compile(r"\s*[^\W\d_]+[.,;!?…。，]?\s*")
-_BLANKS: Final = re.compile(r"\s*")
 # How often an answer's bytes may be parsed, on average, to see whether all of it is there but its end.
 _MOST_LOOKS: Final = 8
 
@@ -409,16 +408,16 @@ class AnswerReader:
         return has_answer or self._status >= 400 or error_in(value) is not None
 
     def _is_said_again(self, value: Any, _: str, rest: str) -> bool:
-        """Whether nothing follows an answer but the same one. Raises `CorruptedStream` where others follow it: those
-        are not the parts of one, and it is not known which of them was asked for."""
+        """Whether no object follows an answer but the same one. Raises `CorruptedStream` where others follow it,
+        whatever stands between them: those are not the parts of one, and it is not known which of them was asked
+        for."""
         documents, found, at = [], value, 0
-        rest = rest.rstrip()
         while isinstance(found, dict) and not _is_event(found) and _has_ended(found) and not error_in(found):
             documents.append(found)
-            if at == len(rest):
+            if (at := rest.find("{", at)) < 0:
                 break
             try:
-                found, at = jsontext.value_at(rest, _BLANKS.match(rest, at).end())  # type: ignore[union-attr]
+                found, at = jsontext.value_at(rest, at)
             except ValueError:
                 return False
         else:
@@ -428,7 +427,7 @@ class AnswerReader:
             error = CorruptedStream(f"the upstream's answer is {len(documents)} JSON documents, and not one")
             error.advice = "Try again."
             raise error
-        return all(each == value for each in documents)
+        return len(documents) > 1 and all(each == value for each in documents)
 
     def _plain(self, body: bytes, value: Any, document: str, rest: str) -> Reply | None:
         """The upstream ignored `stream`, or failed before it started to stream."""
@@ -441,7 +440,7 @@ class AnswerReader:
             if error is not None:
                 raise UpstreamError(error)
         if rest.strip():
-            what = "itself" if rest.lstrip().startswith("{") else "the end of an event stream"
+            what = "itself" if "{" in rest else "the end of an event stream"
             self._reader.odd.add(f"a JSON answer followed by {what}")
             return Reply(self._status, document.strip().encode())
         label = f"labelled {printable(self._content_type)}" if self._content_type else "without a content type"

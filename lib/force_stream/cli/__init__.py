@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run: Command = resolve_name(f"{__name__}.{options.command}:run")
     except ModuleNotFoundError as error:
-        parser.exit(1, f"{name}: {error.name} is not installed; pip install mitmproxy\n")
+        advice = "; pip install mitmproxy" if error.name == "mitmproxy" else ""
+        parser.exit(1, f"{name}: {error.name} is not installed{advice}\n")
     return exit_code(run, options, name)
 
 

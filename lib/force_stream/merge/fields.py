@@ -110,13 +110,13 @@ class Overlay(Latest):
         self._members: Fields | None = None
 
     def add(self, value: Any) -> Effect:
-        if not isinstance(value, dict):
-            if is_informative(value):
-                self._members = None
-            return super().add(value)
-        if self._members is None:
-            self._members = Fields({}, type(self))
-        return self._members.add(value)
+        if isinstance(value, dict) and (value or self._value is None):
+            if self._members is None:
+                self._value, self._members = None, Fields({}, type(self))
+            return self._members.add(value)
+        if is_informative(value):
+            self._members = None
+        return super().add(value)
 
     def result(self) -> Any:
         return super().result() if self._members is None else self._members.result()
@@ -319,9 +319,10 @@ class Fields:
         return slots
 
     def rows(self, value: dict[str, Any]) -> list[tuple[str, Callable[[Any], object]]] | None:
-        """The members of an object that another value can still change, and what adds one. None if a member is new."""
+        """The members of an object that another value can still change, and what adds one. None if a member is new, or
+        the object has none at all."""
         members = [(key, self._members.get(key)) for key in value]
-        if not members or any(member is None for _, member in members):
+        if not self._members or any(member is None for _, member in members):
             return None
         return [(key, member.add) for key, member in members if member is not None and not _is_settled(member)]
 

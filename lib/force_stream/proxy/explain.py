@@ -60,7 +60,9 @@ def why_not_forced(flow: http.HTTPFlow, rules: Sequence[Rule], *, enabled: bool)
 
 
 def _are_unasked_events(flow: http.HTTPFlow, response: http.Response) -> bool:
-    if not is_event_stream(response) or _ASKS_FOR_EVENTS.search(flow.request.raw_content or b""):
+    if not is_event_stream(response) or was_made_plain(flow):
+        return False
+    if _ASKS_FOR_EVENTS.search(flow.request.raw_content or b""):
         return False
     body = body_of(flow)
     return body is not None and body.asks_plain

@@ -14,6 +14,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from functools import cache
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ _PREFIX: Final = 6
 _SHORTEST_PART: Final = 12
 # Of what is longer, only the beginning is compared. So much of a text is not the beginning of another.
 _LONGEST_SECRET: Final = 4096
+# Bytes of a text that is not searched twice if it has none. For shorter ones, that would save nothing.
+_LONG: Final = 1024
 _NO_ADDRESS: Final = ("", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
 _MASKED_ADDRESS: Final = "0.0.0.0"
 
@@ -43,6 +46,7 @@ _CHARACTER: Final = re.compile(
 _BACKSLASHES: Final = rb"(?:\\|%(?:25){0,3}5[cC]|\\{1,8}u005[cC]|&#92;|&#[xX]5[cC];){0,16}"
 _PERCENT: Final = re.compile(rb"%(?:25){0,3}([89abAB][0-9a-fA-F])")
 _LOW_HALF: Final = re.compile(rb"\\{1,8}u([dD][c-fC-F][0-9a-fA-F]{2})")
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _GOES_ON: Final = re.compile(rb"[\w-]")
 _NAMES_IN_HTML: Final = {b"amp": "&", b"lt": "<", b"gt": ">", b"quot": '"', b"apos": "'"}
 _NAMED_IN_HTML: Final = {char: name for name, char in _NAMES_IN_HTML.items()}
@@ -61,6 +65,8 @@ class Masker:
         self._numbers: dict[bytes, int] = {}
         self._everywhere: dict[str, int] = {}
         self._search: _Search | None = None
+        # The texts without any, each with its header's name, by their digests.
+        self._without: set[tuple[bytes | None, bytes]] = set()
 
     def learn(self, state: Any) -> None:
         """Learn the secrets of a flow, or of any other plain value."""
@@ -84,10 +90,13 @@ class Masker:
         return data
 
     def _learn_from(self, text: bytes, header: bytes | None) -> None:
-        for found in _found(text, header):
+        secrets = list(_found(text, header))
+        for found in secrets:
             secret = text[found.start : found.end]
             if not _STAND_IN.fullmatch(secret):
                 self._number(secret, everywhere=found.everywhere)
+        if len(text) >= _LONG and not secrets:
+            self._without.add((header, sha256(text).digest()))
 
     def _mask(self, data: bytes, header: bytes | None = None) -> bytes:
         masked = bytearray(data)
@@ -101,6 +110,8 @@ class Masker:
         hidden = bytearray(text)
         for start, end, number in self._known(text):
             hidden[start:end] = _stand_in(number, text[start:end])
+        if len(hidden) >= _LONG and (header, sha256(hidden).digest()) in self._without:
+            return hidden
         for found in list(_found(hidden, header)):
             secret = bytes(hidden[found.start : found.end])
             if not _STAND_IN.fullmatch(secret):
@@ -185,11 +196,13 @@ def _characters(text: bytes | bytearray, at: int) -> Iterator[tuple[str, int]]:
 
 
 def _basic(secret: bytes) -> tuple[bytes, bytes, bytes]:
-    """User, colon and password, if a secret is what the scheme Basic sends."""
+    """User, colon and password, if a secret is what the scheme Basic sends: they have no control characters (RFC 7617,
+    section 2)."""
     try:
-        return base64.b64decode(secret, validate=True).partition(b":")
+        decoded = base64.b64decode(secret, validate=True)
     except ValueError:
-        return b"", b"", b""
+        decoded = b""
+    return (b"" if _CONTROL.search(decoded) else decoded).partition(b":")
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:

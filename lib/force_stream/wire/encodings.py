@@ -193,16 +193,39 @@ def _inflated(pieces: Pieces, window: int) -> Pieces:
 def _brotli(pieces: Pieces) -> Pieces:
     if brotli is None:
         raise MissingDecoder("no brotli library is installed; `pip install brotli`")
-    decoder = brotli.Decompressor()
-    with _broken_by(brotli.error):
+    decoder, read, made = brotli.Decompressor(), [], 0
+    try:
         for data in pieces:
-            if not _LIMITS_OUTPUT:
-                for start in range(0, len(data), _STEP_WITHOUT_LIMIT):
-                    yield decoder.process(data[start : start + _STEP_WITHOUT_LIMIT])
-                continue
-            yield (made := decoder.process(data, output_buffer_limit=_PIECE))
-            while len(made) >= _PIECE or not decoder.can_accept_more_data():
-                yield (made := decoder.process(b"", output_buffer_limit=_PIECE))
+            read.append(data)
+            for piece in _brotli_step(decoder, data):
+                made += len(piece)
+                yield piece
+    except brotli.error:
+        yield from _brotli_again(read, made)
+
+
+def _brotli_again(read: list[bytes], made: int) -> Pieces:
+    """What is still to come of pieces in the last of which is an error: the library raises it and keeps what the bytes
+    before it stand for."""
+    decoder = brotli.Decompressor()
+    steps = chain(read[:-1], (bytes((byte,)) for byte in read[-1]))
+    with _broken_by(brotli.error):
+        for data in steps:
+            if decoder.is_finished():
+                return
+            for piece in _brotli_step(decoder, data):
+                yield piece[made:]
+                made -= min(made, len(piece))
+
+
+def _brotli_step(decoder: Any, data: bytes) -> Pieces:
+    if not _LIMITS_OUTPUT:
+        for start in range(0, len(data), _STEP_WITHOUT_LIMIT):
+            yield decoder.process(data[start : start + _STEP_WITHOUT_LIMIT])
+        return
+    yield (made := decoder.process(data, output_buffer_limit=_PIECE))
+    while len(made) >= _PIECE or not decoder.can_accept_more_data():
+        yield (made := decoder.process(b"", output_buffer_limit=_PIECE))
 
 
 def _zstd(pieces: Pieces) -> Pieces:

@@ -102,6 +102,13 @@ CASES: dict[str, tuple[bytes, dict[str, Any], dict[str, Any], str]] = {
         {},
         'a web page (text/html) in place of events: "Under maintenance"',
     ),
+    "XML": (
+        b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+        {"content_type": "application/xml"},
+        {},
+        'text (application/xml) in place of events: "AccessDenied"',
+    ),
+    "bytes": (b"<\x9f\x00\xfe>" * 9, {"content_type": None}, {}, "binary data in place of events"),
     "nothing": (b"", {}, {}, "the upstream's event stream was empty"),
     "a label that lies": (STREAM, {"content_type": "text/plain"}, {}, "odd: an event stream labelled text/plain"),
     "no label": (STREAM, {"content_type": ""}, {}, ""),

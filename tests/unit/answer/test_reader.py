@@ -358,7 +358,7 @@ def _answers(name: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("between", ["", "\n", "\r\n\r\n"])
+@pytest.mark.parametrize("between", ["", "\n", "\r\n\r\n", ",", " ,\n", ";", "\x00", "\nNo\n", " and ", "\n\ndata: "])
 @pytest.mark.parametrize("endpoint", _answers(""))
 def test_an_answer_that_is_said_twice_is_said_once_and_two_are_none(
     endpoint: str, between: str, indent: int | None, plain: bool

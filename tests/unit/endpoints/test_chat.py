@@ -108,7 +108,7 @@ SAID_AGAIN = {"id": "i", "created": 7, "model": "m", "service_tier": "x", "novel
         ({"delta": {"tool_calls": [{"index": 1, "function": {"arguments": "}"}}]}}, False),
         ({"delta": {"tool_calls": [{"id": "a", "function": {"arguments": "}"}}]}}, False),
         ({"delta": None}, True),
-        ({"delta": {}}, False),
+        ({"delta": {}}, True),
         (TEXT | {"finish_reason": ""}, True),
         (STOP, False),
         (TEXT | {"finishReason": None}, False),

@@ -47,9 +47,12 @@ TABLE: dict[str, tuple[Rule, list[Any], Any]] = {
     "overlay: objects within": (overlay, [{"a": {"x": 1}}, {"a": {"y": 2}}], {"a": {"x": 1, "y": 2}}),
     "overlay: null takes nothing back": (overlay, [{"a": 1}, {"a": None}, None], {"a": 1}),
     "overlay: a text after an object": (overlay, ["a", {"b": 1}, "c", ""], "c"),
+    "overlay: an empty object after a text": (overlay, ["a", {}], "a"),
     "overlay: an object after a text": (overlay, [{"a": 1}, "b", {"c": 1}, ""], {"c": 1}),
     "overlay: the last list": (overlay, [[1], [2], []], [2]),
     "overlay: an empty object": (overlay, [{}, {}], {}),
+    "label: the same text before and after an object": (label, ["a", {"b": 1}, "a"], "a"),
+    "label: an empty object after a text": (label, ["a", {}], "a"),
     "concat: fragments": (concat, ["Hel", "", None, "lo"], "Hello"),
     "concat: only empty": (concat, [None, "", None], ""),
     "concat: only null": (concat, [None], None),
@@ -251,4 +254,5 @@ def test_the_rows_of_an_object_are_its_members_that_can_change() -> None:
     assert merged.result() == {"id": "a", "text": "bb", "other": 1}
     assert [key for key, _ in merged.rows(value) or ()] == ["text", "other"]
     assert merged.rows(value | {"new": None}) is None
-    assert merged.rows({}) is None
+    assert merged.rows({}) == []
+    assert Fields({}, latest).rows({}) is None  # it would be in the result

@@ -91,7 +91,7 @@ def test_the_other_direction_is_explained(path: str, body: Any, why: str) -> Non
     assert explain(flow, [rule], enabled=True) == [f"POST 127.0.0.1{path}: rule r takes it; {why}"]
 
 
-def test_a_request_that_was_sent_plain_is_explained() -> None:
+def test_a_request_that_was_sent_plain_is_explained_and_its_client_asked_for_events() -> None:
     (rule,) = parse_rules(f"rules: [{{name: r, hosts: ['*'], {PLAIN}}}]", "rules.yaml")
     flow = flow_with(request(stream=True))
     body, endpoint = body_of(flow), rule.endpoint(flow.request.path)
@@ -99,6 +99,9 @@ def test_a_request_that_was_sent_plain_is_explained() -> None:
     assert endpoint is not None
     make_plain(flow, body, rule, endpoint)
     assert explain(flow, [rule], enabled=True)[0].endswith("its request was sent plain, and its client gets events")
+    # The upstream streams all the same.
+    flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    assert not why_not_forced(flow, [rule], enabled=True)
 
 
 def test_nothing_is_said_of_a_request_that_another_addon_answered() -> None:

@@ -15,6 +15,7 @@ import brotli
 import pytest
 from force_stream.view import masking
 from force_stream.view.masking import STAND_IN, Masker
+from force_stream.wire import credentials
 from harness.certs import Certs
 from harness.samples import STREAM
 from hypothesis import given
@@ -269,6 +270,12 @@ def test_the_password_of_basic_is_masked_elsewhere() -> None:
     assert STAND_IN.fullmatch(after["comment"].removeprefix("no such user: "))
 
 
+def test_a_key_that_is_bytes_in_base64_is_no_user_with_a_password() -> None:
+    flow = flow_with(comment="hunter-0123456789")
+    flow.request.headers["authorization"] = f"Bearer {base64.b64encode(b'\x12\x94:hunter-0123456789').decode()}"
+    assert masked(flow)[0]["comment"] == "hunter-0123456789"
+
+
 def test_a_secret_that_was_cut_short_is_masked() -> None:
     (after,) = masked(flow_with(comment=f"Incorrect key: {KEY[:20]}…"))
     assert STAND_IN.fullmatch(after["comment"].removeprefix("Incorrect key: ").removesuffix("…"))
@@ -331,6 +338,19 @@ def test_a_flow_without_a_secret_stays_as_it_is() -> None:
         for side in ("client_conn", "server_conn"):
             state[side] |= {"peername": None, "sockname": None}
     assert after == before
+
+
+def test_a_long_text_without_a_secret_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    none, own, elsewhere = (text + b" word" * 1000 for text in (b"none", b'{"password":"x"}', b"Zq4~Zq4~Zq4~Zq4~Zq4"))
+    flow = {b"x-api-key": b"Zq4~Zq4~Zq4~Zq4~Zq4", b"texts": [none, own, elsewhere]}
+    searched: list[bytes] = []
+    in_text = credentials.in_text
+    monkeypatch.setattr(credentials, "in_text", lambda text: [searched.append(bytes(text)), in_text(text)][1])
+    masker = Masker()
+    masker.learn(flow)
+    texts = masker.mask(flow)[b"texts"]
+    assert [text.partition(b" word")[0] for text in texts] == [b"none", b'{"password":"*"}', b"***1" + b"*" * 15]
+    assert [searched.count(text) for text in (none, own)] == [1, 2]
 
 
 # What has to stay true

@@ -129,10 +129,19 @@ def test_the_members_of_a_gzip_body_are_one_body(separator: bytes, split: int) -
     assert decode(members, "gzip", len(BODY)) == BODY
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflate", "deflate without its head", "zstd"])
-def test_what_follows_the_end_of_an_encoded_body_is_ignored(name: str) -> None:
+@EACH
+@pytest.mark.parametrize("rest", [b"\n", b"\r\nmore", b"more" * 10_000])
+def test_what_follows_the_end_of_an_encoded_body_is_ignored(name: str, rest: bytes) -> None:
     coding, encode = CODINGS[name]
-    assert decode_noting(encode(BODY) + b"\r\nmore", coding, len(BODY)) == (BODY, False)
+    assert decode_noting(encode(BODY) + rest, coding, len(BODY)) == (BODY, False)
+
+
+@pytest.mark.parametrize("size", [1_000, 20_000, 200_000])
+def test_of_a_brotli_body_all_that_comes_before_a_wrong_byte_is_decoded(size: int) -> None:
+    body = os.urandom(size)
+    made = brotli.Compressor()
+    head = made.process(body) + made.flush()
+    assert decode_noting(head + b"\xff" * 100, "br", size) == (body, True)
 
 
 CHAINS = ["gzip, br", "br,gzip", "identity, gzip", " GZIP , , Deflate", "none, zstd, br, gzip", "gzip, gzip"]
