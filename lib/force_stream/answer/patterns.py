@@ -511,6 +511,13 @@ _OPENINGS: Final = defaultdict(
 _ENDS: Final = {b'"': _end_of_string, b"[": _end_of_value, b"{": _end_of_value, b"": _end_of_number}
 
 
+def _with_newlines(data: bytes) -> bytes:
+    """The same lines with LF at their ends, if all have CRLF (sse-starlette, Perplexity): both end a line."""
+    if b"\r" not in data or not data.count(b"\r\n") == data.count(b"\r") == data.count(b"\n"):
+        return data
+    return data.replace(b"\r\n", b"\n")
+
+
 class Repeats:
     """Reads events, except those that fit the templates in force: these it merges itself.
 
@@ -536,6 +543,7 @@ class Repeats:
 
     def wait(self, data: bytes) -> bool:
         """Whether these bytes may wait for more like them. If so, they do."""
+        data = _with_newlines(data)
         if self._templates is None or not self._templates.is_like(data):
             return False
         at_event = self._waiting or (not self._rest and self._decoder.between_events)
@@ -555,6 +563,7 @@ class Repeats:
         return self._read(data, may_wait=False)
 
     def _read(self, data: bytes, *, may_wait: bool) -> Iterator[Event]:
+        data = _with_newlines(data)
         if self._rest or self._waiting:
             data = b"".join((self._rest, *self._waiting, data))
             self._rest, self._waiting, self._waiting_size = b"", [], 0

@@ -197,6 +197,17 @@ def test_a_long_stream_has_the_same_answer_in_any_pieces(name: str, size: int) -
     assert taken == whole
 
 
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_stream_whose_lines_end_in_crlf_is_taken_by_its_bytes_too(name: str) -> None:
+    body, endpoint = LONG[name].replace(b"\n", b"\r\n"), ENDPOINT_OF.get(name, "chat")
+    Counting.matched = 0
+    answer(body, Counting, [1 << 20], endpoint)
+    assert Counting.matched >= 30
+    same = answer(LONG[name], Never, [1 << 20], endpoint)[0]
+    for sizes in ([1 << 20], [700, 333], [len(body) // 2 - 1, 1 << 20], *([size] for size in range(200, 207))):
+        assert answer(body, patterns.Repeats, sizes, endpoint)[0] == same
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_golden_streams_have_the_same_answer(name: str) -> None:
     assert_same(STREAMS[name].read_bytes(), [1 << 20], STREAMS[name].parent.name)
