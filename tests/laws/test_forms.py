@@ -21,10 +21,17 @@ def typed(kind: str, **more: Any) -> dict[str, Any]:
     return {"type": kind, **more}
 
 
+def with_message(**members: Any) -> dict[str, Any]:
+    """A chunk of Perplexity's: its choice has the message so far beside the delta."""
+    made = chunk({"content": "a"}, usage=COUNTS)
+    made["choices"][0]["message"] = {"role": "assistant", "content": "aa", **members}
+    return made
+
+
+COUNTS = {"total_tokens": 3}
 CALL = {"index": 0, "function": {"arguments": '{"a":1}'}}
 DETAIL = {"type": "reasoning.text", "text": "a", "index": 0, "format": "x"}
 ADDRESS = {"item_id": "i", "output_index": 0, "content_index": 0}
-COUNTS = {"total_tokens": 3}
 # What streams begin with, and chunks that come again and again.
 STREAMS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "chat": (
@@ -38,6 +45,8 @@ STREAMS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             chunk({"role": "assistant", "reasoning": "a", "reasoning_details": [DETAIL]}, provider="x"),
             chunk({"tool_calls": [CALL]}, service_tier="x", system_fingerprint="y"),
             chunk({"tool_calls": [{**CALL, "id": "a", "type": "function"}]}),
+            with_message(),
+            with_message(refusal="b", tool_calls=[CALL]),
         ],
     ),
     "completions": ([], [{"model": "m", "choices": [{"text": "a", "index": 0, "logprobs": None}], "usage": None}]),

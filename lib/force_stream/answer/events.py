@@ -29,7 +29,7 @@ _DONE: Final = "[DONE]"
 # How nearly all events start, before their data in one line: maybe with a line that has the event's name.
 _START: Final = re.compile(rb"(?:event: (.*)\n)?data: ")
 # Bytes. Longer events are read like those of an unknown form.
-_SHORT: Final = 1024
+_SHORT: Final = 8 * 1024
 # Forms that are known at a time: a stream has few.
 _MOST_FORMS: Final = 64
 # What broken framing leaves before an event's data.

@@ -171,7 +171,7 @@ _ENVELOPE: Final = frozenset(
 
 
 # The members of a choice that do more than to add to what there is.
-_UNUSUAL: Final = frozenset(("finishReason", "usage", "message"))
+_UNUSUAL: Final = frozenset(("finishReason", "usage"))
 _MOST_CHOICES: Final = 10_000
 
 # Members, each with where it is, that have no row: a delta's own members have one each, and tool calls are asked first

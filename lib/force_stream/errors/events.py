@@ -74,8 +74,10 @@ def is_never_error(chunk: dict[str, Any], event: str = "") -> bool:
         return False
     if choices is None:
         return isinstance(kind, str) and bool(kind) and not kind.endswith(_ENDINGS) and _LOOKED_INTO.isdisjoint(chunk)
-    places = (place for choice in choices for place in (choice, choice.get("delta") or {}))
-    return "type" not in chunk and all(_OF_A_CHOICE.isdisjoint(place) for place in places)
+    # Where there is no delta, the message is looked into.
+    return "type" not in chunk and not any(
+        "error" in choice or not _OF_A_CHOICE.isdisjoint(choice.get("delta") or choice) for choice in choices
+    )
 
 
 def error_from_words(said: dict[str, Any] | list[Any] | str) -> dict[str, Any]:
