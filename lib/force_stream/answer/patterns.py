@@ -40,7 +40,7 @@ _A_COUNT: Final = rb"(?=[-0.]*[1-9])" + _A_NUMBER
 _COUNT: Final = re.compile(rb'"[^"\\]*": ?(%s)(?=[,}])' % _A_COUNT)
 _COUNTS: Final = re.compile(rb"(?:%s,)*+" % _A_COUNT)
 # By spaces of this kind, Anthropic's API hides how long a chunk's text is.
-_BLANKS: Final = re.compile(rb"(?<! )( *+)}\Z")
+_BLANKS: Final = re.compile(rb'(?<=["\]}])( *+)}\Z')  # not behind a number, which may be in a slot itself
 # Where templates that are in force together may differ.
 _INDEX: Final = re.compile(rb'("index": ?)[0-9]+')
 # The start of an event of which nothing has ended, but for its name. (A line that reports an error is an event itself.)
@@ -221,7 +221,7 @@ class Round:
                 if end > 0 and data[end - 1] == _BACKSLASH:
                     # What follows the slot, in this line: whether it is in a string shows later.
                     end = find(part, here, find(b"\n", here, limit) + length)
-                if not startswith(part, end):
+                if end < 0 or not startswith(part, end):
                     break
                 append(data[here:end])
                 here = end + length

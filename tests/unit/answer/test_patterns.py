@@ -295,6 +295,28 @@ def test_what_is_not_blank_where_blanks_are_is_read_as_ever(blanks: bytes) -> No
     assert_same(b"".join([*events, *(message(f"v{n} ", n % 5, index=n % 2) for n in range(30))]), [700], "messages")
 
 
+def test_blanks_behind_a_number_are_no_part_of_it() -> None:
+    kind, blanks = "response.output_text.delta", [b" " * (n % 4) + b"}\n" for n in range(40)]
+    said = [{"type": kind, "output_index": 0, "delta": f"w{n} ", "sequence_number": n} for n in range(40)]
+    body = b"".join(event(each).replace(b"}\n", end) for each, end in zip(said, blanks, strict=True))
+    for size in (1 << 20, 700, 150):
+        assert_same(body, [size], "responses")
+
+
+def test_an_event_that_is_cut_behind_a_quote_waits_for_its_rest() -> None:
+    said = [message(f"w{n} ", n % 4).replace(b'"index":0,', b"").replace(b"}}", b"}") for n in range(40)]
+    padded = [typed("response.output_text.delta", n, f"w{n} ") for n in range(40)]
+    padded = [
+        each.replace(b'"}\n', b'","obfuscation":"%b"%b}\n' % (n * b"x", n % 4 * b" ")) for n, each in enumerate(padded)
+    ]
+    for endpoint, events in (("messages", said), ("responses", padded)):
+        body = b"".join(events)
+        for cut in (at for at in range(len(body)) if body[at : at + 1] == b'"'):
+            assert answer(body, patterns.Repeats, [cut + 1, 1 << 20], endpoint) == answer(
+                body, Never, [1 << 20], endpoint
+            )
+
+
 def test_an_event_may_address_its_item_by_any_of_the_ids_it_had() -> None:
     first = [typed("response.output_text.delta", n, f"w{n} ", f"i{n}") for n in range(30)]
     second = [each.replace(b'"i', b'"j').replace(b'x":0', b'x":1') for each in first]
