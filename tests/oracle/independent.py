@@ -875,7 +875,7 @@ def chunked(
 
 # --- responses ------------------------------------------------------------------------------------------------------
 
-TERMINAL = ("response.completed", "response.incomplete", "response.done")
+TERMINAL = ("response.completed", "response.incomplete", "response.cancelled", "response.done")
 FAILED = ("response.failed", "response.error", "error")
 
 
@@ -907,7 +907,10 @@ def response_of(said: list[dict[str, Any]]) -> dict[str, Any]:
     output = final.get("output")
     if not output or isinstance(output, list):
         output = output_of(said[:place], output or [])
-    return constant | filled | beside | final | {"output": output}
+    whole = constant | filled | beside | final | {"output": output}
+    if not final.get("status") and telling(column(early, "status")):
+        whole["status"] = said[place]["type"].removeprefix("response.").replace("done", "completed")
+    return whole
 
 
 def drawn(item: Any) -> Any:
@@ -1579,7 +1582,7 @@ def ended_outcome(kind: str, said: list[Event], on_truncated: str) -> Outcome:
         streamed = {brief(e.get("output_index")) for e in typed(said) if e["type"].startswith("response.output_item.")}
         if hole and items and (is_empty or len(items) < len(streamed)):
             outcome = Either((outcome, Broken(("stream_corrupted",))))
-        hole = hole and not any(outputs)
+        hole = hole and not items
     if said[-1].last and said[-1].is_piece and isinstance(outcome, Whole) and on_truncated != "partial":
         # Cut in more content, after a finish reason; usage may be lost.
         cut: Outcome = Broken(("stream_truncated", "stream_corrupted"))

@@ -22,7 +22,13 @@ from ..wire import jsontext
 from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Memo, Request
 from .pieces import by_tokens, may_be_said_again, pieces
 
-TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
+# The terminal events, and the status that each gives a response.
+TERMINAL: Final[Mapping[str, str]] = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.cancelled": "cancelled",
+    "response.done": "completed",
+}
 # The members of the terminal event that are not part of the response; `timings` is llama.cpp's.
 _ENVELOPE: Final = frozenset(("type", "response", "timings", "sequence_number", "obfuscation"))
 
@@ -250,6 +256,7 @@ class ResponsesAggregator(Aggregator):
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}
         self._terminal: dict[str, Any] = {}
+        self._status = ""  # as the name of the terminal event has it
         self._items: list[_Item] = []
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
@@ -271,7 +278,7 @@ class ResponsesAggregator(Aggregator):
         if kind in TERMINAL:
             # GitHub Copilot has copilot_usage beside the response; its plain answers have it in it.
             beside = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
-            self._end(beside | (response if isinstance(response, dict) else {}))
+            self._end(beside | (response if isinstance(response, dict) else {}), TERMINAL[kind])
         elif isinstance(response, dict):
             self._snapshot.update(response)
         elif kind == "response.output_text.annotation.added":
@@ -296,8 +303,8 @@ class ResponsesAggregator(Aggregator):
         latest[1].add(delta)
         return True
 
-    def _end(self, response: dict[str, Any]) -> None:
-        self._terminal = response
+    def _end(self, response: dict[str, Any], status: str = "") -> None:
+        self._terminal, self._status = response, status
         self.ended = self.finished = True
         output = response.get("output")
         # Items of these types are empty only where an upstream leaves them so.
@@ -312,9 +319,11 @@ class ResponsesAggregator(Aggregator):
         if not self.ended:
             # What the API answers when a response had to stop at its length.
             document |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        elif self._status and not self._terminal.get("status") and self._snapshot.get("status"):
+            document["status"] = self._status  # the other is that of the beginning
         output = document.get("output")
         if not output or isinstance(output, list):
-            status = "completed" if document.get("status") == "completed" else "incomplete"
+            status = "completed" if document.get("status", self._status) == "completed" else "incomplete"
             document["output"] = self._output(output or [], status)
         if self._has_hole and not partial:
             raise CorruptedStream("the events that announce and close a call are missing, and with them its name")
