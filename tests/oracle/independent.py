@@ -952,14 +952,22 @@ def slots_of(said: list[dict[str, Any]]) -> list[Slot]:
     for event in said:
         kind = event["type"].removeprefix("response.")
         near = [slot for slot in slots if slot.index == event.get("output_index")]
+        name = event.get("item_id") or (event.get("item") or {}).get("id")
+        named = [slot for slot in slots if name and slot.item.get("id") == name and not slot.finished]
+        # Two items at one index, or one at two, are told apart by their ids.
+        near = near if not named or (near and near[-1].item.get("id") == name) else named
         if kind in ("output_item.added", "output_item.done") and isinstance(event.get("item"), dict):
             item, done = event["item"], kind.endswith("done")
             if "output_index" not in event:
                 near = [slot for slot in slots if item.get("id") and slot.item.get("id") == item["id"]]
             ids = [one.get("id") for one in (item, near[-1].item if near else {})]
-            # One that has finished is not announced again, and another type is another item.
+            # One that has finished is not announced again, and another type, or another id announced, is another item.
+            before = near[-1].item if near else {}
+            unlike = {key for key in ("type", "id") if before.get(key) and item.get(key) not in (None, before[key])}
             if near and (
-                not near[-1].finished or (done and near[-1].item.get("type") == item.get("type") and ids[0] == ids[1])
+                not unlike & ({"type"} if done else {"type", "id"})
+                if not near[-1].finished
+                else (done and before.get("type") == item.get("type") and ids[0] == ids[1])
             ):
                 near[-1].item, near[-1].finished = item, done
             else:

@@ -130,6 +130,14 @@ class _Item:
         """Whether nothing announced or closed the item, and texts alone are not all of it: a call has a name."""
         return not (self.added or self.done or self.type in _ALL_TEXT)
 
+    def is_another(self, known: Any, what: str) -> bool:
+        """Whether what is announced ("added") or closed ("done") at the item's index is another item: this one is
+        closed (BerriAI/litellm#36375), or was announced under another type or id."""
+        said = known if isinstance(known, dict) else {}
+        keys = ("type", "id") if what == "added" else ("type",)
+        pairs = ((self.added.get(key), said.get(key)) for key in keys)
+        return (self.done is not None and self.done != known) or any(one and two and one != two for one, two in pairs)
+
     @property
     def said(self) -> dict[str, Any]:
         """The item as it was announced or closed."""
@@ -378,10 +386,10 @@ class ResponsesAggregator(Aggregator):
     def _output_item(self, what: str, chunk: dict[str, Any]) -> None:
         known = chunk.get("item")
         if what == "added":
-            item = self._item(chunk, known, begins=True)
+            item = self._item(chunk, known, what=what)
             item.added = known if isinstance(known, dict) and known else item.added
         elif isinstance(known, dict):
-            self._item(chunk, known, begins=True).done = known
+            self._item(chunk, known, what=what).done = known
 
     def _whole_text(self, place: Place, chunk: dict[str, Any]) -> None:
         text = spelled(chunk.get(place.path[-1].removesuffix("_index")))
@@ -439,19 +447,21 @@ class ResponsesAggregator(Aggregator):
             path = ("content", _index(chunk, "content_index"), "annotations")
             item.lists.setdefault(path, []).append(chunk["annotation"])
 
-    def _item(self, chunk: dict[str, Any], known: Any, item_type: str = "", *, begins: bool = False) -> _Item:
+    def _item(self, chunk: dict[str, Any], known: Any, item_type: str = "", what: str = "") -> _Item:
         """The item that an event addresses: by `output_index` (GitHub Copilot's ids change with every event,
         vercel/ai#18548), else by id, else the latest; a new one where there is none."""
         item_id = known.get("id") if isinstance(known, dict) else chunk.get("item_id")
         index = chunk.get("output_index")
+        by_id = self._by_id.get(str(item_id))
         if isinstance(index, int):
             item = self._by_index.get(index)
+            # Some gateways give two items one index, or one item two (theopenco/llmgateway#2908).
+            if by_id is not None and (item is None or item.id != item_id):
+                item = by_id
         else:
-            item = self._by_id.get(str(item_id)) or (self._items[-1] if self._items and not begins else None)
+            item = by_id or (self._items[-1] if self._items and not what else None)
             index = item.index if item else len(self._items)
-        # Some gateways give two items one index (BerriAI/litellm#36375): one that is announced after the first is done
-        # is the second.
-        if item is None or (begins and item.done is not None and item.done != known):
+        if item is None or (what and item.is_another(known, what)):
             item = _Item(index, item_type, item_id)
             self._items.append(item)
             self._by_index[index] = item
