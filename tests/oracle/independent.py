@@ -1229,7 +1229,9 @@ def block_of(said: list[dict[str, Any]]) -> dict[str, Any]:
     after = [event["content_block"] for event in said[1:] if isinstance(event.get("content_block"), dict)]
     built = block | texts | citations | ({"input": told} if pieces or whole else {})
     more = {k: v for end in reversed(after) for k, v in end.items() if v not in NOTHING}
-    return built | {key: value for key, value in more.items() if built.get(key) in NOTHING}
+    built |= {key: value for key, value in more.items() if built.get(key) in NOTHING}
+    is_text = isinstance(built.get("input", ABSENT), str | None) and str(built.get("type")).endswith("tool_use")
+    return built | ({"input": input_of(built["input"] or "")} if is_text else {})
 
 
 def begun(start: Any, text: str) -> str:
@@ -1688,7 +1690,9 @@ def is_unread(block: list[dict[str, Any]]) -> bool:
     pieces = [delta["partial_json"] for delta in deltas if delta.get("partial_json") not in (None, "")]
     if any(isinstance(piece, dict) for piece in pieces):
         return False
-    return bool(said_once(pieces).strip()) and not isinstance(parsed(said_once(pieces).strip()), dict | None)
+    started = [(event.get("content_block") or {}).get("input") for event in block]
+    texts = [said_once(pieces), *(text for text in started if isinstance(text, str))]
+    return any(text.strip() and not isinstance(parsed(text.strip()), dict | None) for text in texts)
 
 
 def read_messages(said: list[Event], done: bool, on_truncated: str) -> Outcome:

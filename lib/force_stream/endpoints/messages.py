@@ -110,14 +110,14 @@ class _Block:
         """The block. An input that is not JSON raises `CorruptedStream`, but where it was cut off; then it is empty, as
         in llama.cpp's own direct answer, or the text that came."""
         block = dict(self.started)
-        if str(block.get("type")) in _INPUT_TYPES:
-            block.setdefault("input", {})
         for name, added in (self._members.result() or {}).items():
             member = _IN_BLOCK.get(name, name)
             block[member] = _joined(block.get(member), _input(added, is_cut, shows_cut) if member == "input" else added)
         block |= self._others.result() or {}
         for end in self._ends:
             block |= {key: value for key, value in end.items() if not is_informative(block.get(key))}
+        if str(block.get("type")) in _INPUT_TYPES:
+            block["input"] = _input(block.get("input"), is_cut, shows_cut)  # what is whole from the start may be a text
         return block
 
 
