@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Memo, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Memo, Request, not_json
 from .pieces import by_tokens, may_be_said_again, pieces
 
 # The terminal events, and the status that each gives a response.
@@ -337,8 +337,11 @@ class ResponsesAggregator(Aggregator):
             raise CorruptedStream("the events that announce and close a call are missing, and with them its name")
         if document.get("status") == "completed" and isinstance(document["output"], list):
             document["output"] = [_closed(item) for item in document["output"]]
-        odd = ("a call has no name",) if self._has_hole else ()
-        return Aggregated(document, (str(document.get("status")),), odd=_oddities(document["output"]) + odd)
+        output = document["output"]
+        calls = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+        odd = not_json(call.get("arguments") for call in calls if call.get("type") in _CALLS)
+        odd += ("a call has no name",) if self._has_hole else ()
+        return Aggregated(document, (str(document.get("status")),), odd=odd)
 
     def _output(self, output: list[Any], status: str) -> list[Any]:
         """The terminal output, with what it lacks: items that were streamed, and texts of those that it has."""
@@ -530,13 +533,6 @@ def _content(item: dict[str, Any]) -> Any:
 def _is_vague(item: dict[str, Any]) -> bool:
     """Whether an item has no name, or nothing in it."""
     return not item.get("id") or _content(item) is None
-
-
-def _oddities(output: Any) -> tuple[str, ...]:
-    calls = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
-    arguments = (call.get("arguments") for call in calls if call.get("type") in _CALLS)
-    is_odd = any(isinstance(text, str) and text and not jsontext.is_json(text) for text in arguments)
-    return ("the arguments of a call are not JSON",) if is_odd else ()
 
 
 def _closed(item: Any) -> Any:
