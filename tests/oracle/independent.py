@@ -1436,7 +1436,10 @@ def error_of(event: Event) -> Any:
     flat = {k: v for k, v in flat.items() if (k, v) != ("type", "error")}
     names = (kind, event.name, body.get("object"))
     if any(isinstance(name, str) and re.search("([eE]rror|[eE]xception)$", name) for name in names):
-        return flat
+        # Without words of its own, it is what it would be under another name.
+        nameless = replace(event, name="", value=body | {"type": "", "object": ""})
+        inside = ABSENT if words_of(flat) else error_of(nameless)
+        return flat if inside is ABSENT or inside is None else inside
     if body.get("type"):
         return None if named_status({k: v for k, v in body.items() if k != "response"}) and words_of(body) else ABSENT
     for choice in choices_in(body):
