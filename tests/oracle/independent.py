@@ -835,8 +835,8 @@ def chat_choice(index: int, pieces: list[dict[str, Any]], partial: bool) -> dict
 
 def text_choice(index: int, pieces: list[dict[str, Any]], partial: bool) -> dict[str, Any]:
     rest = [{k: v for k, v in piece.items() if k not in ("delta", "usage", "index")} for piece in pieces]
-    known = {"logprobs": logprobs_of, "finish_reason": lambda _: None, "text": text_of}
-    extra = fields(rest, known, pieces=False)
+    texts = dict.fromkeys(("text", "reasoning", "reasoning_content"), text_of)
+    extra = fields(rest, {"logprobs": logprobs_of, "finish_reason": lambda _: None, **texts}, pieces=False)
     text = extra.pop("text", None)
     if example(text) in NOTHING:
         text = OneOf(("", None, ABSENT))
@@ -1715,7 +1715,7 @@ def read_messages(said: list[Event], done: bool, on_truncated: str) -> Outcome:
 def read_completions(said: list[Event], done: bool, on_truncated: str) -> Outcome:
     """Legacy completions; Mistral's /fim/completions speaks of chat messages, streamed and not."""
     choices = [choice for chunk in objects(said) for choice in choices_in(chunk)]
-    spoken = any(telling((choice.get("delta") or {}).values()) for choice in choices)
+    spoken = any(telling((choice.get("delta") or choice.get("message") or {}).values()) for choice in choices)
     legacy = any("text" in choice for choice in choices) or not spoken
     reader = chunked("text_completion", text_choice) if legacy else chunked("chat.completion", chat_choice)
     return read_chunks(reader)(said, done, on_truncated)
