@@ -657,7 +657,7 @@ def begins(piece: dict[str, Any], call: list[dict[str, Any]], in_list: bool) -> 
     if in_list and (piece.get("index") is None or (name != given and (kind or ident))):
         return name != given or not (ident and ident == known)
     if name != given:
-        return bool(so_far)
+        return bool(so_far) or (number_of(piece.get("index")) is None and ident is None and kind is not None)
     if not (so_far and all(map(is_whole, so_far)) and is_whole(arguments)):
         return False
     if so_far == ["{}"] and ident is not None and ident == known:
