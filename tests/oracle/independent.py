@@ -1166,6 +1166,8 @@ def blocks_in(said: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         index = event.get("index")
         same = [block for block in blocks if block[0].get("index") == index]
         is_start = event["type"] == "content_block_start"
+        if event["type"] == "content_block_delta" and same and not is_of(event, same[-1]):
+            same = blocks[-1:] if is_of(event, blocks[-1]) else []  # the index of another block
         ids = [(one.get("content_block") or {}).get("id") for one in ([same[-1][0], event] if same else [])]
         again = bool(same) and (
             index is None
@@ -1178,6 +1180,15 @@ def blocks_in(said: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         elif event["type"] != "content_block_stop" or isinstance(event.get("content_block"), dict):
             blocks.append([event])
     return sorted(blocks, key=lambda block: place_of(block[0].get("index")))
+
+
+def is_of(event: dict[str, Any], block: list[dict[str, Any]]) -> bool:
+    """Whether a delta may be a part of a block, as far as their kinds tell."""
+    kinds = {"text_delta": ("text",), "thinking_delta": ("thinking",), "input_json_delta": CALLS}
+    kind, delta = type_of(block[0]), event.get("delta")
+    if not isinstance(delta, dict) or kind not in ("text", "thinking", *CALLS):
+        return True
+    return kind in kinds.get(delta.get("type"), (kind,))
 
 
 def overlaid(values: list[Any]) -> Any:
