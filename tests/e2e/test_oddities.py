@@ -72,6 +72,10 @@ STREAMS: dict[str, tuple[bytes, list[str]]] = {
 # What only a reader that knows the endpoint finds.
 FORCED = STREAMS | {
     "words in an object": (b'data: {"notice": "Busy."}\n\n' + STREAM, ["event 1: text where a chunk should be"]),
+    "arguments that are not JSON": (
+        sse(chunk(choice(tool_calls=[function_call(0, id="a", name="f", arguments='{"a":')])), *EVENTS[3:]),
+        ["the arguments of a call are not JSON"],
+    ),
     "another API": (
         b'data: {"type": "response.created", "response": {}}\n\n' + STREAM,
         ["event 1: an event of the responses API"],

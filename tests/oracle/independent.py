@@ -657,7 +657,7 @@ def begins(piece: dict[str, Any], call: list[dict[str, Any]], in_list: bool) -> 
     if in_list and (piece.get("index") is None or (name != given and (kind or ident))):
         return name != given or not (ident and ident == known)
     if name != given:
-        return bool(so_far)
+        return bool(so_far) or (number_of(piece.get("index")) is None and ident is None and kind is not None)
     if not (so_far and all(map(is_whole, so_far)) and is_whole(arguments)):
         return False
     if so_far == ["{}"] and ident is not None and ident == known:
@@ -835,8 +835,8 @@ def chat_choice(index: int, pieces: list[dict[str, Any]], partial: bool) -> dict
 
 def text_choice(index: int, pieces: list[dict[str, Any]], partial: bool) -> dict[str, Any]:
     rest = [{k: v for k, v in piece.items() if k not in ("delta", "usage", "index")} for piece in pieces]
-    known = {"logprobs": logprobs_of, "finish_reason": lambda _: None, "text": text_of}
-    extra = fields(rest, known, pieces=False)
+    texts = dict.fromkeys(("text", "reasoning", "reasoning_content"), text_of)
+    extra = fields(rest, {"logprobs": logprobs_of, "finish_reason": lambda _: None, **texts}, pieces=False)
     text = extra.pop("text", None)
     if example(text) in NOTHING:
         text = OneOf(("", None, ABSENT))
@@ -875,7 +875,7 @@ def chunked(
 
 # --- responses ------------------------------------------------------------------------------------------------------
 
-TERMINAL = ("response.completed", "response.incomplete", "response.done")
+TERMINAL = ("response.completed", "response.incomplete", "response.cancelled", "response.done")
 FAILED = ("response.failed", "response.error", "error")
 
 
@@ -907,7 +907,10 @@ def response_of(said: list[dict[str, Any]]) -> dict[str, Any]:
     output = final.get("output")
     if not output or isinstance(output, list):
         output = output_of(said[:place], output or [])
-    return constant | filled | beside | final | {"output": output}
+    whole = constant | filled | beside | final | {"output": output}
+    if not final.get("status") and telling(column(early, "status")):
+        whole["status"] = said[place]["type"].removeprefix("response.").replace("done", "completed")
+    return whole
 
 
 def drawn(item: Any) -> Any:
@@ -949,14 +952,22 @@ def slots_of(said: list[dict[str, Any]]) -> list[Slot]:
     for event in said:
         kind = event["type"].removeprefix("response.")
         near = [slot for slot in slots if slot.index == event.get("output_index")]
+        name = event.get("item_id") or (event.get("item") or {}).get("id")
+        named = [slot for slot in slots if name and slot.item.get("id") == name and not slot.finished]
+        # Two items at one index, or one at two, are told apart by their ids.
+        near = near if not named or (near and near[-1].item.get("id") == name) else named
         if kind in ("output_item.added", "output_item.done") and isinstance(event.get("item"), dict):
             item, done = event["item"], kind.endswith("done")
             if "output_index" not in event:
                 near = [slot for slot in slots if item.get("id") and slot.item.get("id") == item["id"]]
             ids = [one.get("id") for one in (item, near[-1].item if near else {})]
-            # One that has finished is not announced again, and another type is another item.
+            # One that has finished is not announced again, and another type, or another id announced, is another item.
+            before = near[-1].item if near else {}
+            unlike = {key for key in ("type", "id") if before.get(key) and item.get(key) not in (None, before[key])}
             if near and (
-                not near[-1].finished or (done and near[-1].item.get("type") == item.get("type") and ids[0] == ids[1])
+                not unlike & ({"type"} if done else {"type", "id"})
+                if not near[-1].finished
+                else (done and before.get("type") == item.get("type") and ids[0] == ids[1])
             ):
                 near[-1].item, near[-1].finished = item, done
             else:
@@ -1155,6 +1166,8 @@ def blocks_in(said: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         index = event.get("index")
         same = [block for block in blocks if block[0].get("index") == index]
         is_start = event["type"] == "content_block_start"
+        if event["type"] == "content_block_delta" and same and not is_of(event, same[-1]):
+            same = blocks[-1:] if is_of(event, blocks[-1]) else []  # the index of another block
         ids = [(one.get("content_block") or {}).get("id") for one in ([same[-1][0], event] if same else [])]
         again = bool(same) and (
             index is None
@@ -1167,6 +1180,15 @@ def blocks_in(said: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         elif event["type"] != "content_block_stop" or isinstance(event.get("content_block"), dict):
             blocks.append([event])
     return sorted(blocks, key=lambda block: place_of(block[0].get("index")))
+
+
+def is_of(event: dict[str, Any], block: list[dict[str, Any]]) -> bool:
+    """Whether a delta may be a part of a block, as far as their kinds tell."""
+    kinds = {"text_delta": ("text",), "thinking_delta": ("thinking",), "input_json_delta": CALLS}
+    kind, delta = type_of(block[0]), event.get("delta")
+    if not isinstance(delta, dict) or kind not in ("text", "thinking", *CALLS):
+        return True
+    return kind in kinds.get(delta.get("type"), (kind,))
 
 
 def overlaid(values: list[Any]) -> Any:
@@ -1218,7 +1240,9 @@ def block_of(said: list[dict[str, Any]]) -> dict[str, Any]:
     after = [event["content_block"] for event in said[1:] if isinstance(event.get("content_block"), dict)]
     built = block | texts | citations | ({"input": told} if pieces or whole else {})
     more = {k: v for end in reversed(after) for k, v in end.items() if v not in NOTHING}
-    return built | {key: value for key, value in more.items() if built.get(key) in NOTHING}
+    built |= {key: value for key, value in more.items() if built.get(key) in NOTHING}
+    is_text = isinstance(built.get("input", ABSENT), str | None) and str(built.get("type")).endswith("tool_use")
+    return built | ({"input": input_of(built["input"] or "")} if is_text else {})
 
 
 def begun(start: Any, text: str) -> str:
@@ -1423,7 +1447,10 @@ def error_of(event: Event) -> Any:
     flat = {k: v for k, v in flat.items() if (k, v) != ("type", "error")}
     names = (kind, event.name, body.get("object"))
     if any(isinstance(name, str) and re.search("([eE]rror|[eE]xception)$", name) for name in names):
-        return flat
+        # Without words of its own, it is what it would be under another name.
+        nameless = replace(event, name="", value=body | {"type": "", "object": ""})
+        inside = ABSENT if words_of(flat) else error_of(nameless)
+        return flat if inside is ABSENT or inside is None else inside
     if body.get("type"):
         return None if named_status({k: v for k, v in body.items() if k != "response"}) and words_of(body) else ABSENT
     for choice in choices_in(body):
@@ -1579,7 +1606,7 @@ def ended_outcome(kind: str, said: list[Event], on_truncated: str) -> Outcome:
         streamed = {brief(e.get("output_index")) for e in typed(said) if e["type"].startswith("response.output_item.")}
         if hole and items and (is_empty or len(items) < len(streamed)):
             outcome = Either((outcome, Broken(("stream_corrupted",))))
-        hole = hole and not any(outputs)
+        hole = hole and not items
     if said[-1].last and said[-1].is_piece and isinstance(outcome, Whole) and on_truncated != "partial":
         # Cut in more content, after a finish reason; usage may be lost.
         cut: Outcome = Broken(("stream_truncated", "stream_corrupted"))
@@ -1677,7 +1704,9 @@ def is_unread(block: list[dict[str, Any]]) -> bool:
     pieces = [delta["partial_json"] for delta in deltas if delta.get("partial_json") not in (None, "")]
     if any(isinstance(piece, dict) for piece in pieces):
         return False
-    return bool(said_once(pieces).strip()) and not isinstance(parsed(said_once(pieces).strip()), dict | None)
+    started = [(event.get("content_block") or {}).get("input") for event in block]
+    texts = [said_once(pieces), *(text for text in started if isinstance(text, str))]
+    return any(text.strip() and not isinstance(parsed(text.strip()), dict | None) for text in texts)
 
 
 def read_messages(said: list[Event], done: bool, on_truncated: str) -> Outcome:
@@ -1697,7 +1726,7 @@ def read_messages(said: list[Event], done: bool, on_truncated: str) -> Outcome:
 def read_completions(said: list[Event], done: bool, on_truncated: str) -> Outcome:
     """Legacy completions; Mistral's /fim/completions speaks of chat messages, streamed and not."""
     choices = [choice for chunk in objects(said) for choice in choices_in(chunk)]
-    spoken = any(telling((choice.get("delta") or {}).values()) for choice in choices)
+    spoken = any(telling((choice.get("delta") or choice.get("message") or {}).values()) for choice in choices)
     legacy = any("text" in choice for choice in choices) or not spoken
     reader = chunked("text_completion", text_choice) if legacy else chunked("chat.completion", chat_choice)
     return read_chunks(reader)(said, done, on_truncated)

@@ -383,9 +383,9 @@ class AnswerReader:
         body."""
         if not rest.strip() and self._status >= 400:
             return False
-        chunks = value if isinstance(value, list) and value else [value]
-        if all(isinstance(chunk, dict) and _is_event(chunk) for chunk in chunks):
-            return True
+        chunks = value if isinstance(value, list) else [value]
+        if all(isinstance(chunk, dict) for chunk in chunks) and any(map(_is_event, chunks)):
+            return True  # those that are not chunks may be an error
         if not rest.strip():
             return False
         # A JSON answer with a stray "data: [DONE]" after it (decolua/9router#3492).
@@ -433,10 +433,11 @@ class AnswerReader:
         """The upstream ignored `stream`, or failed before it started to stream."""
         if self._is_plain_json and not rest.strip():
             return None
-        if self._status < 300 and isinstance(value, dict):
-            error = error_in(value)
-            if error is None and not _OF_A_DOCUMENT & value.keys() and words_in(value):
-                error = error_from_words(value)
+        said = value[0] if isinstance(value, list) and len(value) == 1 else value  # Gemini's error is in a list
+        if self._status < 300 and isinstance(said, dict):
+            error = error_in(said)
+            if error is None and not _OF_A_DOCUMENT & said.keys() and words_in(said):
+                error = error_from_words(said)
             if error is not None:
                 raise UpstreamError(error)
         if rest.strip():

@@ -37,7 +37,7 @@ from ..merge.snapshots import snapshots
 from ..merge.tool_calls import ToolCalls, called_function, tool_calls, with_ids
 from ..wire.jsontext import Number
 from ..wire.text import printable
-from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Memo, Request, fewer_than
+from .endpoint import NO_REASONS, Aggregated, Aggregator, Asked, Endpoint, Memo, Request, fewer_than, not_json
 from .pieces import base64_pieces, by_tokens, may_be_said_again, pieces
 
 
@@ -369,10 +369,13 @@ class CompletionAggregator(Aggregator):
             for index in sorted(self._choices)
         ]
         document = self._top.result()
+        called: list[Any] = []
         for choice in choices:
-            calls = choice["message"].get("tool_calls") if isinstance(choice.get("message"), dict) else None
-            if isinstance(calls, list):
-                choice["message"]["tool_calls"] = list(with_ids(calls, document.get("id"), choice["index"]))
+            message = choice["message"] if isinstance(choice.get("message"), dict) else {}
+            called.append(message.get("function_call"))
+            if isinstance(calls := message.get("tool_calls"), list):
+                message["tool_calls"] = list(with_ids(calls, document.get("id"), choice["index"]))
+                called += [call.get("function") for call in calls if isinstance(call, dict)]
         document["object"] = self.object_name
         document["choices"] = choices
         if usage := self._usage or self._placeholder:
@@ -383,7 +386,8 @@ class CompletionAggregator(Aggregator):
             finish_reasons=tuple(str(choice["finish_reason"]) for choice in choices),
             inferred=bool(self._unfinished),
             odd=fewer_than(self._expected, len(choices))
-            + (("several choices have the same index",) if self._are_mixed else ()),
+            + (("several choices have the same index",) if self._are_mixed else ())
+            + not_json(function.get("arguments") for function in called if isinstance(function, dict)),
         )
 
     @property

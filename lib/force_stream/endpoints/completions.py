@@ -39,7 +39,7 @@ from .pieces import pieces
 
 _CHOICE: Final[Mapping[str, Rule]] = {
     "delta": nothing,
-    "text": concat,
+    **dict.fromkeys(("text", "reasoning", "reasoning_content"), concat),
     # llama.cpp answers in the chat API's shape, which has `content`.
     "logprobs": fields(dict.fromkeys(("tokens", "token_logprobs", "top_logprobs", "text_offset", "content"), listing)),
     "token_ids": listing,
@@ -153,7 +153,10 @@ def _format_of(chunk: Mapping[str, Any]) -> type[LegacyAggregator | ChatAggregat
     choices = chunk.get("choices")
     if isinstance(choices, list) and choices:
         # Together sends both `text` and `delta`, and answers with the former.
-        legacy = any(isinstance(choice, dict) and ("text" in choice or "delta" not in choice) for choice in choices)
+        spoken = ("delta", "message")
+        legacy = any(
+            "text" in choice or choice.keys().isdisjoint(spoken) for choice in choices if isinstance(choice, dict)
+        )
         return LegacyAggregator if legacy else ChatAggregator
     if spelled(chunk.get("value")) is not None:
         return LegacyAggregator

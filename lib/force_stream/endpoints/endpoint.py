@@ -1,10 +1,11 @@
 """What an API is to the table of endpoints, and what merges one of its answers. Must not know any API."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..merge.fields import Slots
+from ..wire import jsontext
 from ..wire.text import counted
 
 type Request = Mapping[str, Any]
@@ -85,6 +86,12 @@ def fewer_than(expected: int, count: int, what: str = "choice") -> tuple[str, ..
     if count >= expected:
         return ()
     return (f"{counted(count, what)}, but the request asks for {expected:,}",)
+
+
+def not_json(arguments: Iterable[Any]) -> tuple[str, ...]:
+    """What is odd about the arguments of calls."""
+    is_odd = any(isinstance(text, str) and text and not jsontext.is_json(text) for text in arguments)
+    return ("the arguments of a call are not JSON",) if is_odd else ()
 
 
 @dataclass(frozen=True, slots=True)

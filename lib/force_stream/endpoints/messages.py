@@ -41,6 +41,9 @@ _IN_BLOCK: Final = {"partial_json": "input", "citation": "citations"}
 _PADDING: Final = "obfuscation"
 _BESIDE: Final = frozenset(("type", "delta", "usage", _PADDING))
 _INPUT_TYPES: Final = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
+# The blocks that each of these kinds of delta can belong to, among those that are known.
+_HOLDERS: Final = {"text_delta": {"text"}, "thinking_delta": {"thinking"}, "input_json_delta": _INPUT_TYPES}
+_KNOWN: Final = frozenset(("text", "thinking", *_INPUT_TYPES))
 # The stop reasons with which a tool's input may end anywhere.
 _LIMITS: Final = ("max_tokens", "model_context_window_exceeded")
 
@@ -97,6 +100,12 @@ class _Block:
         known.add(piece)
         return True
 
+    def takes(self, delta: str) -> bool:
+        """Whether this kind of delta can be this block's."""
+        kind = str(self.started.get("type"))
+        has_member = self._members.member(_MEMBERS.get(delta, "")) is not None
+        return has_member or kind not in _KNOWN or kind in _HOLDERS.get(delta, _KNOWN)
+
     def stop(self, chunk: dict[str, Any]) -> None:
         self.stopped = True
         self.say_again(chunk.get("content_block"))
@@ -110,14 +119,14 @@ class _Block:
         """The block. An input that is not JSON raises `CorruptedStream`, but where it was cut off; then it is empty, as
         in llama.cpp's own direct answer, or the text that came."""
         block = dict(self.started)
-        if str(block.get("type")) in _INPUT_TYPES:
-            block.setdefault("input", {})
         for name, added in (self._members.result() or {}).items():
             member = _IN_BLOCK.get(name, name)
             block[member] = _joined(block.get(member), _input(added, is_cut, shows_cut) if member == "input" else added)
         block |= self._others.result() or {}
         for end in self._ends:
             block |= {key: value for key, value in end.items() if not is_informative(block.get(key))}
+        if str(block.get("type")) in _INPUT_TYPES:
+            block["input"] = _input(block.get("input"), is_cut, shows_cut)  # what is whole from the start may be a text
         return block
 
 
@@ -254,11 +263,12 @@ class MessagesAggregator(Aggregator):
         return self._by_index.get(index) if index is not None else self._blocks[-1][1] if self._blocks else None
 
     def _block(self, chunk: dict[str, Any]) -> _Block:
-        block = self._known(chunk)
-        if block is not None:
-            return block
-        delta = chunk.get("delta")
+        block, delta = self._known(chunk), chunk.get("delta")
         begun = str(delta.get("type")) if isinstance(delta, dict) else ""
+        # Some gateways go on with the index of the block before (Oaklight/llm-rosetta#246).
+        for one in () if block is None else (block, self._blocks[-1][1]):
+            if one.takes(begun):
+                return one
         kinds = {"thinking_delta": "thinking", "signature_delta": "thinking", "input_json_delta": "tool_use"}
         kind = kinds.get(begun, "text")
         return self._start_block({**chunk, "content_block": {"type": kind}})

@@ -19,10 +19,16 @@ from typing import Any, Final
 from ..errors import CorruptedStream, IncompleteStream
 from ..merge.fields import ANY_PADDING, CHANGED, PADDING, SAME, Concat, JsonText, Slots, is_informative, spelled
 from ..wire import jsontext
-from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Memo, Request
+from .endpoint import Aggregated, Aggregator, Asked, Endpoint, Memo, Request, not_json
 from .pieces import by_tokens, may_be_said_again, pieces
 
-TERMINAL: Final = frozenset(("response.completed", "response.incomplete", "response.done"))
+# The terminal events, and the status that each gives a response.
+TERMINAL: Final[Mapping[str, str]] = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.cancelled": "cancelled",
+    "response.done": "completed",
+}
 # The members of the terminal event that are not part of the response; `timings` is llama.cpp's.
 _ENVELOPE: Final = frozenset(("type", "response", "timings", "sequence_number", "obfuscation"))
 
@@ -123,6 +129,14 @@ class _Item:
     def is_nameless(self) -> bool:
         """Whether nothing announced or closed the item, and texts alone are not all of it: a call has a name."""
         return not (self.added or self.done or self.type in _ALL_TEXT)
+
+    def is_another(self, known: Any, what: str) -> bool:
+        """Whether what is announced ("added") or closed ("done") at the item's index is another item: this one is
+        closed (BerriAI/litellm#36375), or was announced under another type or id."""
+        said = known if isinstance(known, dict) else {}
+        keys = ("type", "id") if what == "added" else ("type",)
+        pairs = ((self.added.get(key), said.get(key)) for key in keys)
+        return (self.done is not None and self.done != known) or any(one and two and one != two for one, two in pairs)
 
     @property
     def said(self) -> dict[str, Any]:
@@ -250,6 +264,7 @@ class ResponsesAggregator(Aggregator):
     def __init__(self, expected_choices: int = 1) -> None:
         self._snapshot: dict[str, Any] = {}
         self._terminal: dict[str, Any] = {}
+        self._status = ""  # as the name of the terminal event has it
         self._items: list[_Item] = []
         self._by_index: dict[int, _Item] = {}
         self._by_id: dict[str, _Item] = {}
@@ -271,7 +286,7 @@ class ResponsesAggregator(Aggregator):
         if kind in TERMINAL:
             # GitHub Copilot has copilot_usage beside the response; its plain answers have it in it.
             beside = {key: value for key, value in chunk.items() if key not in _ENVELOPE}
-            self._end(beside | (response if isinstance(response, dict) else {}))
+            self._end(beside | (response if isinstance(response, dict) else {}), TERMINAL[kind])
         elif isinstance(response, dict):
             self._snapshot.update(response)
         elif kind == "response.output_text.annotation.added":
@@ -296,8 +311,8 @@ class ResponsesAggregator(Aggregator):
         latest[1].add(delta)
         return True
 
-    def _end(self, response: dict[str, Any]) -> None:
-        self._terminal = response
+    def _end(self, response: dict[str, Any], status: str = "") -> None:
+        self._terminal, self._status = response, status
         self.ended = self.finished = True
         output = response.get("output")
         # Items of these types are empty only where an upstream leaves them so.
@@ -312,16 +327,21 @@ class ResponsesAggregator(Aggregator):
         if not self.ended:
             # What the API answers when a response had to stop at its length.
             document |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        elif self._status and not self._terminal.get("status") and self._snapshot.get("status"):
+            document["status"] = self._status  # the other is that of the beginning
         output = document.get("output")
         if not output or isinstance(output, list):
-            status = "completed" if document.get("status") == "completed" else "incomplete"
+            status = "completed" if document.get("status", self._status) == "completed" else "incomplete"
             document["output"] = self._output(output or [], status)
         if self._has_hole and not partial:
             raise CorruptedStream("the events that announce and close a call are missing, and with them its name")
         if document.get("status") == "completed" and isinstance(document["output"], list):
             document["output"] = [_closed(item) for item in document["output"]]
-        odd = ("a call has no name",) if self._has_hole else ()
-        return Aggregated(document, (str(document.get("status")),), odd=_oddities(document["output"]) + odd)
+        output = document["output"]
+        calls = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+        odd = not_json(call.get("arguments") for call in calls if call.get("type") in _CALLS)
+        odd += ("a call has no name",) if self._has_hole else ()
+        return Aggregated(document, (str(document.get("status")),), odd=odd)
 
     def _output(self, output: list[Any], status: str) -> list[Any]:
         """The terminal output, with what it lacks: items that were streamed, and texts of those that it has."""
@@ -369,10 +389,10 @@ class ResponsesAggregator(Aggregator):
     def _output_item(self, what: str, chunk: dict[str, Any]) -> None:
         known = chunk.get("item")
         if what == "added":
-            item = self._item(chunk, known, begins=True)
+            item = self._item(chunk, known, what=what)
             item.added = known if isinstance(known, dict) and known else item.added
         elif isinstance(known, dict):
-            self._item(chunk, known, begins=True).done = known
+            self._item(chunk, known, what=what).done = known
 
     def _whole_text(self, place: Place, chunk: dict[str, Any]) -> None:
         text = spelled(chunk.get(place.path[-1].removesuffix("_index")))
@@ -430,19 +450,21 @@ class ResponsesAggregator(Aggregator):
             path = ("content", _index(chunk, "content_index"), "annotations")
             item.lists.setdefault(path, []).append(chunk["annotation"])
 
-    def _item(self, chunk: dict[str, Any], known: Any, item_type: str = "", *, begins: bool = False) -> _Item:
+    def _item(self, chunk: dict[str, Any], known: Any, item_type: str = "", what: str = "") -> _Item:
         """The item that an event addresses: by `output_index` (GitHub Copilot's ids change with every event,
         vercel/ai#18548), else by id, else the latest; a new one where there is none."""
         item_id = known.get("id") if isinstance(known, dict) else chunk.get("item_id")
         index = chunk.get("output_index")
+        by_id = self._by_id.get(str(item_id))
         if isinstance(index, int):
             item = self._by_index.get(index)
+            # Some gateways give two items one index, or one item two (theopenco/llmgateway#2908).
+            if by_id is not None and (item is None or item.id != item_id):
+                item = by_id
         else:
-            item = self._by_id.get(str(item_id)) or (self._items[-1] if self._items and not begins else None)
+            item = by_id or (self._items[-1] if self._items and not what else None)
             index = item.index if item else len(self._items)
-        # Some gateways give two items one index (BerriAI/litellm#36375): one that is announced after the first is done
-        # is the second.
-        if item is None or (begins and item.done is not None and item.done != known):
+        if item is None or (what and item.is_another(known, what)):
             item = _Item(index, item_type, item_id)
             self._items.append(item)
             self._by_index[index] = item
@@ -511,13 +533,6 @@ def _content(item: dict[str, Any]) -> Any:
 def _is_vague(item: dict[str, Any]) -> bool:
     """Whether an item has no name, or nothing in it."""
     return not item.get("id") or _content(item) is None
-
-
-def _oddities(output: Any) -> tuple[str, ...]:
-    calls = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
-    arguments = (call.get("arguments") for call in calls if call.get("type") in _CALLS)
-    is_odd = any(isinstance(text, str) and text and not jsontext.is_json(text) for text in arguments)
-    return ("the arguments of a call are not JSON",) if is_odd else ()
 
 
 def _closed(item: Any) -> Any:

@@ -143,7 +143,9 @@ def _reported(chunk: dict[str, Any], event: str, kind: str, choices: Any) -> dic
     if event != "error" and _has_content(choices):
         event = ""
     if _is_error_name(event) or _is_error_name(kind) or _is_error_name(chunk.get("object")):
-        return _flat(chunk, without_type=kind == "error")
+        has_words = any(chunk.get(key) for key in _TEXTS)
+        inside = None if has_words else _of_choices(choices, chunk) or _inside(chunk) or _exception(chunk)
+        return inside or _flat(chunk, without_type=kind == "error")
     if kind:
         return _flat(chunk) if _typed(chunk, kind) else None
     is_bare = not (chunk.get("usage") or _has_content(choices))
@@ -164,8 +166,8 @@ def _typed(chunk: dict[str, Any], kind: str) -> bool:
     return has_words and not is_fine and (status_of_name(kind) is not None or _has_error_status(chunk))
 
 
-def _in_members(chunk: dict[str, Any], *, is_bare: bool) -> dict[str, Any] | None:
-    """The error that a chunk's own members report. `is_bare`: there is no content beside them."""
+def _inside(chunk: dict[str, Any]) -> dict[str, Any] | None:
+    """The error in a member that is named otherwise than `error`, or deeper in the chunk."""
     for key in ("errors", "fault", "Error", "ErrorMsg"):
         if _says(chunk.get(key)):
             return _body(chunk[key], chunk)
@@ -178,6 +180,13 @@ def _in_members(chunk: dict[str, Any], *, is_bare: bool) -> dict[str, Any] | Non
             for name in ("error", "Error"):
                 if _says(inner.get(name)):
                     return _body(inner[name], chunk)
+    return None
+
+
+def _in_members(chunk: dict[str, Any], *, is_bare: bool) -> dict[str, Any] | None:
+    """The error that a chunk's own members report. `is_bare`: there is no content beside them."""
+    if (inside := _inside(chunk)) is not None:
+        return inside
     if any(isinstance(chunk.get(key), str) and words_in(chunk[key]) for key in _MESSAGES):
         return _flat(chunk)
     if any(not means_success(chunk.get(key)) for key in _CODES):

@@ -217,7 +217,7 @@ def _begins_another(entry: dict[str, Any], name: str, call: _Call) -> bool:
     if entry_id and call.id and entry_id != call.id:
         return True
     if name != call.name:
-        return call.arguments is not None
+        return call.arguments is not None or bool(index_of(entry) is None and not entry_id and _kind(entry))
     arguments = _arguments(entry)
     if not call.whole or not is_object(arguments):
         return False

@@ -356,6 +356,24 @@ def _answers(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.parametrize("label", ["text/event-stream", "text/plain", ""])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_error_in_a_list_as_the_whole_body_is_an_error(label: str, indent: int | None) -> None:
+    body = json.dumps([{"error": {"code": 429, "message": "busy", "status": "RESOURCE_EXHAUSTED"}}], indent=indent)
+    reply = finish(body.encode(), content_type=label)
+    assert reply is not None
+    assert (reply.status, json.loads(reply.body)["error"]["message"]) == (429, "busy")
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/event-stream", ""])
+@pytest.mark.parametrize("said", [{"error": {"code": 429, "message": "busy"}}, {"code": 429, "message": "busy"}])
+def test_an_error_among_chunks_in_a_list_is_an_error(label: str, said: dict[str, Any]) -> None:
+    chunks = [{"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": None}]}, said]
+    reply = finish(json.dumps(chunks).encode(), content_type=label)
+    assert reply is not None
+    assert (reply.status, json.loads(reply.body)["error"]["message"]) == (429, "busy")
+
+
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("between", ["", "\n", "\r\n\r\n", ",", " ,\n", ";", "\x00", "\nNo\n", " and ", "\n\ndata: "])

@@ -224,6 +224,23 @@ def test_an_object_that_says_so_is_an_error(chunk: dict[str, Any], message: str)
     assert body["error"].keys() >= {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"errors": [{"message": "busy", "code": 7}]},
+        {"base_resp": {"status_msg": "busy", "status_code": 7}},
+        {"data": {"error": {"message": "busy", "code": 7}}},
+        {"throttlingException": {"message": "busy", "code": 7}},
+        {"choices": [{"index": 0, "delta": {}, "error": {"message": "busy", "code": 7}}]},
+    ],
+)
+@pytest.mark.parametrize("event", ["", "error", "exception"])
+def test_an_error_inside_an_event_is_found_whatever_the_event_is_called(chunk: dict[str, Any], event: str) -> None:
+    body = error_in(chunk, event)
+    assert body is not None
+    assert (body["error"]["message"], body["error"]["code"]) == ("busy", 7)
+
+
 @pytest.mark.parametrize("event", ["error", "Error", "stream_error", "modelStreamErrorException"])
 def test_an_events_name_makes_it_an_error(event: str) -> None:
     assert error_in({"message": "busy"}, event) == {"error": NULLS | {"message": "busy"}}
