@@ -105,6 +105,8 @@ class _Values:
             return False
         if isinstance(self.slot.target, Last) and b"" in self.raw:
             return False
+        if isinstance(self.slot.target, Concat) and not self.slot.target.takes(self.raw):
+            return False
         if b"\\" in joined and opening == b'"' and _ENDS_IN_BACKSLASH.search(b"\n".join((*self.raw, b""))):
             return False  # the quote behind it is a part of the string
         if opening == b":":

@@ -252,6 +252,10 @@ class _Ids(Concat):
     def extend(self, pieces: list[str]) -> None:
         self._by_id.update(dict.fromkeys(filter(None, pieces), self._item))
 
+    def takes(self, raw: list[bytes]) -> bool:
+        known = (self._by_id.get(item_id.decode(errors="replace"), self._item) for item_id in raw)
+        return all(item is self._item for item in known) and b"\\" not in b"".join(raw)
+
 
 # The member in which an item of this type says what it has to say.
 _SAYING: Final = {"message": "content", "function_call": "arguments", "custom_tool_call": "input"}

@@ -178,6 +178,10 @@ class Concat:
         """The same as adding each of these texts."""
         self.add("".join(pieces))
 
+    def takes(self, raw: list[bytes]) -> bool:
+        """Whether texts, as JSON spells them, are its own whatever they say."""
+        return True
+
     def is_text(self, text: str) -> bool:
         """Whether this is all the text so far."""
         # A different beginning shows without joining: there are many fragments, and most of them ask this.

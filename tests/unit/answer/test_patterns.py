@@ -112,8 +112,8 @@ def event(data: object) -> bytes:
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-def typed(kind: str, number: int, delta: str, item_id: str = "i") -> bytes:
-    data = {"type": kind, "sequence_number": number, "item_id": item_id, "output_index": 0, "delta": delta}
+def typed(kind: str, number: int, delta: str, item_id: str = "i", index: int = 0) -> bytes:
+    data = {"type": kind, "sequence_number": number, "item_id": item_id, "output_index": index, "delta": delta}
     return b"event: " + kind.encode() + b"\n" + event(data)
 
 
@@ -318,14 +318,16 @@ def test_an_event_that_is_cut_behind_a_quote_waits_for_its_rest() -> None:
 
 
 def test_an_event_may_address_its_item_by_any_of_the_ids_it_had() -> None:
-    first = [typed("response.output_text.delta", n, f"w{n} ", f"i{n}") for n in range(30)]
-    second = [each.replace(b'"i', b'"j').replace(b'x":0', b'x":1') for each in first]
-    by_id = [
-        typed("response.output_text.delta", n, f"v{n} ", f"i{n}").replace(b',"output_index":0', b"") for n in (3, 9)
-    ]
-    body = b"".join([*first, *second, *by_id])
-    assert_same(body, [1 << 20], "responses")
-    assert_same(body, [500], "responses")
+    kind = "response.output_text.delta"
+    first = [typed(kind, n, f"w{n} ", f"i{n}") for n in range(30)]
+    second = [typed(kind, n, f"w{n} ", f"j{n}", index=1) for n in range(30)]
+    by_id = [typed(kind, n, f"v{n} ", f"i{n}", index=1) for n in (3, 9)]
+    without_index = [each.replace(b',"output_index":1', b"") for each in by_id]
+    escaped = [each.replace(b'"i3', b'"\\u00693') for each in by_id]
+    for more in (without_index, by_id, escaped):
+        body = b"".join([*first, *second[:15], *more, *second[15:]])
+        for size in (1 << 20, 500):
+            assert_same(body, [size], "responses")
 
 
 @pytest.mark.parametrize("count", [3, 30])
