@@ -429,7 +429,9 @@ class ResponsesAggregator(Aggregator):
             return CHANGED
         slots: Slots = (("delta", text),)
         if self._ids_change and isinstance(chunk.get("item_id"), str):
-            slots += (("item_id", _Ids(item, self._by_id)),)
+            index = chunk.get("output_index")
+            if type(index) is int and self._by_index.get(index) is item:  # by which any other id would find it
+                slots += (("item_id", _Ids(item, self._by_id)),)
         for key in PADDING:
             if key in chunk:
                 slots += ((key, ANY_PADDING),)
