@@ -464,8 +464,9 @@ class ResponsesAggregator(Aggregator):
         by_id = self._by_id.get(str(item_id))
         if isinstance(index, int):
             item = self._by_index.get(index)
-            # Some gateways give two items one index, or one item two (theopenco/llmgateway#2908).
-            if by_id is not None and (item is None or item.id != item_id):
+            # Some gateways give two items one index, or one item two (theopenco/llmgateway#2908); but each is announced
+            # once, so one that is announced at another index is another, whatever its id.
+            if by_id is not None and what != "added" and (item is None or item.id != item_id):
                 item = by_id
         else:
             item = by_id or (self._items[-1] if self._items and not what else None)

@@ -168,3 +168,14 @@ def test_a_text_goes_on_with_deltas_of_the_same_place(
     if goes_on:
         plain.add(chunk)
     assert quick.result(partial=True) == plain.result(partial=True)
+
+
+def test_items_that_share_an_id_are_told_apart_by_their_indexes() -> None:
+    aggregator = ResponsesAggregator()
+    for at in (0, 1):
+        item = {"type": "message", "id": "m", "content": []}
+        aggregator.add({"type": "response.output_item.added", "output_index": at, "item": item})
+    for at in (0, 1):
+        aggregator.add(delta(output_index=at, item_id="m", delta=str(at)))
+    output = aggregator.result(partial=True).document["output"]
+    assert [item["content"][0]["text"] for item in output] == ["0", "1"]
