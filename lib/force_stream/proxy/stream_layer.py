@@ -959,8 +959,12 @@ class StreamLayerAddon:
             if isinstance(made, http_layers.HttpLayer):
                 made.__class__ = self._layer
                 layers += made.streams.values()
+            wait_of: Callable[[Any], ClientWait | None] = getattr(made, "wait_of", lambda _: None)
+            flow: Any = getattr(made, "flow", None)
             if getattr(made, "_attempt", None) is not None:
-                waiting[made.flow] = made._wait
+                waiting[flow] = made._wait
+            elif flow is not None and (wait := wait_of(flow)) and wait.attempt is not None:
+                waiting[flow] = wait  # its `request` hook has just been called, and it has not gone on yet
             layers += [inner for name in ("layer", "child_layer") if (inner := getattr(made, name, None)) is not None]
         return waiting
 

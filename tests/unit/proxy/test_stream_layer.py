@@ -6,13 +6,14 @@ import gzip
 import json
 import tracemalloc
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 from weakref import ref
 
 import pytest
 from force_stream import ENDPOINTS, aggregate
+from force_stream.answer.reader import AnswerSpec
 from force_stream.answer.unfold import Asked, silence
 from force_stream.proxy import stream_layer
 from force_stream.proxy.attempt import Attempt
@@ -31,6 +32,7 @@ from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.server import ConnectionHandler
+from mitmproxy.test import tflow
 
 FORCED: dict[str, Any] = {"name": "r", "hosts": ("llm.test",), "force_upstream_stream": True}
 BEGIN = piece(sse(*EVENTS[:2], done=False))
@@ -830,3 +832,20 @@ def test_a_guarded_stream_whose_client_leaves_is_left(play_guarded: Callable[...
     player.wait(10)
     assert player.to_client == came
     assert player.ends[player.flow.id] == ["error"]
+
+
+@pytest.mark.parametrize("has_attempt", [True, False])
+def test_a_flow_whose_request_hook_has_just_been_called_is_taken_over(
+    monkeypatch: pytest.MonkeyPatch, *, has_attempt: bool
+) -> None:
+    rule = Rule(**FORCED)
+    attempt = Attempt(AnswerSpec(rule.name, "chat"), rule) if has_attempt else None
+    flow, wait = tflow.tflow(), ClientWait(rule, attempt)
+    known = {id(flow): wait}
+    # mitmproxy calls the hook, and goes on with the flow when the loop comes to it again.
+    stream = SimpleNamespace(flow=flow, _attempt=None, _wait=None, wait_of=lambda flow: known.get(id(flow)))
+    unforced = SimpleNamespace(flow=tflow.tflow(), _attempt=None, _wait=None, wait_of=stream.wait_of)
+    layers = SimpleNamespace(layer=stream, child_layer=SimpleNamespace(layer=unforced))
+    monkeypatch.setattr(stream_layer, "_connections", lambda: {"c": SimpleNamespace(layer=layers)})
+    addon = stream_layer.StreamLayerAddon(lambda _: None, AsyncMock(), Mock())
+    assert addon.take_over() == ({flow: wait} if has_attempt else {})
