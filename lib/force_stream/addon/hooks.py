@@ -154,11 +154,11 @@ class ForceStream:
         self.can_send = self._stream_layer is not None
         # A full collection of garbage would look at all that mitmproxy consists of, for 40 to 100 ms in which nobody is
         # served. What a load before this one left is freed first.
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
 
     def done(self) -> None:
-        gc.unfreeze()
         contentview.unregister()
         listeners.uninstall()
         self.rules_watcher.stop()
