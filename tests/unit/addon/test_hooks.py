@@ -61,13 +61,15 @@ def test_a_flow_that_is_not_ours_to_decide_about_is_left(run: Callable, prepare:
     run(test)
 
 
-def test_garbage_is_not_looked_for_in_what_was_there_when_the_proxy_started(
-    run: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Not the real one: the tests have set aside what is theirs.
-    collector = Mock(spec=gc)
-    monkeypatch.setattr(addon, "gc", collector)
+@pytest.fixture(autouse=True)
+def collector(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """In place of the garbage collector: the tests have set aside what is theirs, as the addon does."""
+    made = Mock(spec=gc)
+    monkeypatch.setattr(addon, "gc", made)
+    return made
 
+
+def test_garbage_is_not_looked_for_in_what_was_there_when_the_proxy_started(run: Callable, collector: Mock) -> None:
     async def test(ours: addon.ForceStream, context: taddons.context) -> None:
         ours.running()
         ours.done()
