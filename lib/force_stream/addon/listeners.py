@@ -45,9 +45,9 @@ class ListenersOnly(AddonManager):
     managers: ClassVar[dict[str, Any]] = {}
 
     def trigger_event(self, event: Hook) -> Coroutine[Any, Any, None]:
-        return AddonManager.trigger_event(self.of(event.name), event)
+        return AddonManager.trigger_event(self.manager_for(event.name), event)
 
-    def of(self, event: str) -> Any:
+    def manager_for(self, event: str) -> Any:
         manager: Any = self.managers.get(event)
         if manager is None or not manager.chain.are_those_of(self.chain):
             manager = self.managers[event] = copy(self)
@@ -91,4 +91,7 @@ def _is_announced(record: logging.LogRecord) -> bool:
     """Whether there may be an addon that wants to be told of a line of ours."""
     if record.name != logger.name or type(ctx.master.addons) is not ListenersOnly:
         return True
-    return any(hasattr(addon, "add_log") for addon in traverse(ctx.master.addons.of("add_log").chain))
+    try:
+        return any(hasattr(addon, "add_log") for addon in traverse(ctx.master.addons.manager_for("add_log").chain))
+    except Exception:
+        return True  # a script's attributes may fail, and a line of the log must not

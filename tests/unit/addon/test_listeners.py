@@ -201,3 +201,24 @@ def test_mitmproxys_event_for_lines_of_the_log_goes_to_addons_that_have_it_alone
         listeners.uninstall()
 
     asyncio.run(test())
+
+
+def test_an_addon_whose_attributes_fail_does_not_fail_a_line_of_the_log() -> None:
+    class Unwilling:
+        is_added = False
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("a bug") if self.is_added else AttributeError(name)
+
+    async def test() -> None:
+        master = DumpMaster(Options(), with_termlog=False)
+        listeners.install()
+        unwilling = Unwilling()
+        master.addons.add(unwilling)
+        unwilling.is_added = True
+        logging.getLogger("force_stream").warning("a line")
+        unwilling.is_added = False
+        await asyncio.sleep(0.01)
+        listeners.uninstall()
+
+    asyncio.run(test())
